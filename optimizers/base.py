@@ -1,0 +1,68 @@
+"""What every optimizer of filtune has in common: one way to be driven, and figures about its last step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from optimizers.likelihoods import Observation
+
+Closure = Callable[[], Observation]
+
+
+class OnlineOptimizer(torch.optim.Optimizer):
+    """An optimizer whose ``step`` takes a closure that returns an :class:`Observation`, graph attached.
+
+    The rule calls the closure as often as it needs and returns the observation made before the update, whose
+    outputs are the prediction.
+
+    Attributes:
+        stats: Figures of the last step, by name: detached tensors on the model's device, never waited for.
+            ``nonfinite`` counts the steps on which a non-finite value was met since the state was created.
+    """
+
+    stats: dict[str, Tensor]
+
+    def attach(self, model: nn.Module) -> Self:
+        """Let the rule look at the model's layers; most need not, and ignore it."""
+        return self
+
+    def trained(self) -> Iterator[Tensor]:
+        """The parameters of all groups, in order."""
+        return (p for group in self.param_groups for p in group["params"])
+
+    def state_bytes(self) -> int:
+        """Bytes held by the optimizer's state."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self.state))
+
+
+class FirstOrder(OnlineOptimizer):
+    """Drives one of torch's own rules by a closure: backward of the mean negative log-likelihood, then the rule.
+
+    Mix it in before the torch class: ``class AdamW(FirstOrder, torch.optim.AdamW)``.
+    """
+
+    def step(self, closure: Closure) -> Observation:  # type: ignore[override]
+        """Take one step and return the observation made before it."""
+        with torch.enable_grad():
+            observation = closure()
+            loss = observation.nll()
+        self.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.trained() if p.grad is not None])
+        previous = getattr(self, "stats", {}).get("nonfinite", torch.zeros((), dtype=torch.int64, device=norm.device))
+        self.stats = {"grad_norm": norm, "nonfinite": previous + ~norm.isfinite()}
+        super().step()
+        return observation
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, dict):
+        for value in tree.values():
+            yield from _tensors(value)

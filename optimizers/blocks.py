@@ -1,0 +1,141 @@
+"""Blocks of the Jacobian, and the filter algebra on them.
+
+A block is the part of H (rows, n_i) that belongs to a contiguous slice of the state. ``Explicit`` holds it as a
+matrix; ``OuterProduct`` holds a dense layer's part in factors and never forms it. Each is the other's oracle.
+
+Shapes: ``rows`` = B*d, one a sample and observation coordinate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+CHUNK_ELEMENTS = 1 << 20
+"""Most elements of a temporary in the filter algebra, so that it stays in cache and memory does not grow with n."""
+
+
+class Block(Protocol):
+    """What the filter asks of a part of the Jacobian."""
+
+    def gram(self, p: Tensor) -> Tensor:
+        """H diag(p) H', (rows, rows)."""
+        ...
+
+    def update(self, p: Tensor, L_inverse: Tensor, whitened: Tensor) -> tuple[Tensor, Tensor]:
+        """Change of state and reduction of variance, LoKO eqs. 11b and 11c.
+
+        With W = L^-1 H and S = LL', these are p * W'(L^-1 e) = Ke and p^2 * sum_rows W^2 = diag(KH) p.
+
+        Args:
+            p: Prior variance of the slice, (n_i,).
+            L_inverse: Inverse Cholesky factor of S, (rows, rows).
+            whitened: L^-1 e, (rows,).
+        """
+        ...
+
+
+class Explicit:
+    """A block held as a matrix, worked through in chunks of columns.
+
+    Args:
+        H: Jacobian of the slice, (rows, n_i).
+    """
+
+    def __init__(self, H: Tensor) -> None:
+        self.H = H
+
+    def gram(self, p: Tensor) -> Tensor:
+        """H diag(p) H', (rows, rows)."""
+        total = self.H.new_zeros(len(self.H), len(self.H))
+        for columns in self._chunks():
+            H = self.H[:, columns]
+            total.addmm_(H * p[columns], H.mT)
+        return total
+
+    def update(self, p: Tensor, L_inverse: Tensor, whitened: Tensor) -> tuple[Tensor, Tensor]:
+        """Ke and diag(KH) p, each (n_i,)."""
+        change, reduction = torch.empty_like(p), torch.empty_like(p)
+        for columns in self._chunks():
+            W = L_inverse @ self.H[:, columns]
+            torch.mul(p[columns], whitened @ W, out=change[columns])
+            torch.mul(p[columns].square(), W.square_().sum(0), out=reduction[columns])
+        return change, reduction
+
+    def _chunks(self) -> Iterator[slice]:
+        rows, n = self.H.shape
+        width = max(1, CHUNK_ELEMENTS // rows)
+        return (slice(start, min(start + width, n)) for start in range(0, n, width))
+
+
+class OuterProduct:
+    """The weight of a dense layer seen at one position: row (b, j) of H is g_bj x_b', flattened.
+
+    Then HPH' and diag(H'S^-1H) follow from products of the factors, at the cost of a few passes over p.
+
+    Args:
+        G: Derivative of the observation coordinates with respect to the layer's output, (B, d, out).
+        X: The layer's input, (B, in).
+    """
+
+    def __init__(self, G: Tensor, X: Tensor) -> None:
+        self.G, self.X = G, X
+
+    def gram(self, p: Tensor) -> Tensor:
+        """H diag(p) H', (rows, rows): sum_o g_bjo g_cko Q_bco with Q_bco = sum_i P_oi x_bi x_ci."""
+        B, d, out = self.G.shape
+        P = p.view(out, -1)
+        Q = torch.cat([pairs @ P.mT for pairs in self._pairs()]).view(B, B, out)
+        weighted = self.G.unsqueeze(1) * Q.unsqueeze(2)
+        return torch.einsum("bcjo,cko->bjck", weighted, self.G).reshape(B * d, B * d)
+
+    def update(self, p: Tensor, L_inverse: Tensor, whitened: Tensor) -> tuple[Tensor, Tensor]:
+        """Ke and diag(KH) p, each (out * in,)."""
+        B, d, out = self.G.shape
+        P = p.view(out, -1)
+        A = torch.einsum("rbj,bjo->bro", L_inverse.view(-1, B, d), self.G)
+        change = P * ((whitened @ A).mT @ self.X)
+        M = torch.einsum("bro,cro->bco", A, A).reshape(B * B, out)
+        squares, start = torch.zeros_like(P), 0
+        for pairs in self._pairs():
+            squares.addmm_(M[start : start + len(pairs)].mT, pairs)
+            start += len(pairs)
+        return change.reshape(-1), (P.square() * squares).reshape(-1)
+
+    def explicit(self) -> Explicit:
+        """The same block as a matrix: its oracle."""
+        B, d, _ = self.G.shape
+        return Explicit(torch.einsum("bjo,bi->bjoi", self.G, self.X).reshape(B * d, -1))
+
+    def _pairs(self) -> Iterator[Tensor]:
+        """x_b * x_c for all pairs (b, c), in chunks of pairs, (pairs, in)."""
+        B, width = self.X.shape
+        step = max(1, CHUNK_ELEMENTS // (width * B))
+        for start in range(0, B, step):
+            yield (self.X[start : start + step].unsqueeze(1) * self.X).reshape(-1, width)
+
+
+class BlockJacobian:
+    """The whole Jacobian as blocks over consecutive slices of the state.
+
+    Args:
+        blocks: Each block with the slice of the state it covers; together they cover it once.
+    """
+
+    def __init__(self, blocks: list[tuple[slice, Block]]) -> None:
+        self.blocks = blocks
+
+    def gram(self, p: Tensor) -> Tensor:
+        """H diag(p) H', (rows, rows)."""
+        first, *rest = (block.gram(p[columns]) for columns, block in self.blocks)
+        return sum(rest, start=first)
+
+    def update(self, p: Tensor, L_inverse: Tensor, whitened: Tensor) -> tuple[Tensor, Tensor]:
+        """Ke and diag(KH) p over the whole state, each (n,)."""
+        change, reduction = torch.empty_like(p), torch.empty_like(p)
+        for columns, block in self.blocks:
+            change[columns], reduction[columns] = block.update(p[columns], L_inverse, whitened)
+        return change, reduction
