@@ -28,13 +28,15 @@ def robust_cholesky(S: Tensor) -> Factor:
     """Factorise S in float64, with as little relative jitter on the diagonal as it takes.
 
     The whole ladder of jitters is factorised as one batch and the first success selected on the device, so that
-    no escalation ever makes the host wait.
+    no escalation ever makes the host wait. The jitter is relative to the mean of the diagonal, absolute for a matrix
+    that has underflowed to zero.
 
     Args:
         S: Symmetric positive (semi-)definite matrix, (k, k), any floating dtype.
     """
     S = 0.5 * (S + S.mT).double()
-    jitters = torch.tensor(JITTERS, dtype=S.dtype, device=S.device) * S.diagonal().mean()
+    scale = S.diagonal().mean()
+    jitters = torch.tensor(JITTERS, dtype=S.dtype, device=S.device) * torch.where(scale == 0, 1.0, scale)
     ladder = S + torch.diag_embed(jitters.unsqueeze(-1).expand(-1, len(S)))
     factors, info = torch.linalg.cholesky_ex(ladder)
     worked = (info == 0) & factors.isfinite().all(-1).all(-1)

@@ -75,7 +75,7 @@ class JacobianBuilder:
     ) -> None:
         self.params, self.dtype, self.method, self.max_rows = list(params), dtype, method, max_rows
         self._capture: DenseCapture | None = None
-        self._verified: dict[int, bool] = {}
+        self._verified: dict[tuple[int, int, bool], bool] = {}
         self._batched_works = False
 
     def attach(self, model: nn.Module) -> None:
@@ -93,7 +93,7 @@ class JacobianBuilder:
         """
         B, d, _ = cotangents.shape
         rows = stack_rows(cotangents.to(outputs.dtype))
-        dense = self._dense(outputs, rows, B)
+        dense = self._dense(outputs, B)
         inputs = [dense[id(p)].y if id(p) in dense else p for p in self.params]
         grads = self._vjp(outputs, inputs, rows)
         own = torch.arange(B, device=rows.device)
@@ -110,15 +110,16 @@ class JacobianBuilder:
         if self.method == "loop":
             return looped_vjp(outputs, inputs, rows, False)
         turns = rows.split(self.max_rows)
+        sure = self._batched_works or len(rows) == 1
         try:
             parts = [
-                batched_vjp(outputs, inputs, turn, retain_graph=not self._batched_works or i + 1 < len(turns))
+                batched_vjp(outputs, inputs, turn, retain_graph=not sure or i + 1 < len(turns))
                 for i, turn in enumerate(turns)
             ]
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            if self._batched_works:
+            if sure:
                 raise
             warnings.warn(
                 f"the batched Jacobian does not work for this model, falling back to one backward pass a row, "
@@ -130,21 +131,19 @@ class JacobianBuilder:
         self._batched_works = self._batched_works or len(rows) > 1
         return [torch.cat(part) if len(part) > 1 else part[0] for part in zip(*parts, strict=True)]
 
-    def _dense(self, outputs: Tensor, rows: Tensor, batch: int) -> dict[int, Seen]:
-        """Captured layers whose factors reproduce the gradient of their weight, checked when first seen."""
+    def _dense(self, outputs: Tensor, batch: int) -> dict[int, Seen]:
+        """Captured layers whose factors hold, checked when first seen with this batch size and in this mode."""
         if self._capture is None:
             return {}
         seen = self._capture.take(batch)
-        for key in seen.keys() - self._verified.keys():
-            weight = next(p for p in self.params if id(p) == key)
-            probe = rows.sum(0)
-            y_grad, w_grad = torch.autograd.grad(
-                outputs, [seen[key].y, weight], probe, retain_graph=True, materialize_grads=True
-            )
-            difference = y_grad.mT.double() @ seen[key].x.double() - w_grad.double()
-            tolerance = torch.finfo(outputs.dtype).eps ** 0.5
-            self._verified[key] = bool(difference.norm() <= tolerance * w_grad.double().norm())
-        return {key: value for key, value in seen.items() if self._verified[key]}
+        for key, layer in seen.items():
+            case = (key, batch, layer.training)
+            if case not in self._verified:
+                weight = next(p for p in self.params if id(p) == key)
+                verdict = _factors_hold(outputs, weight, layer)
+                if verdict is not None:
+                    self._verified[case] = verdict
+        return {key: layer for key, layer in seen.items() if self._verified.get((key, batch, layer.training))}
 
     def _assemble(self, parts: list[OuterProduct | Tensor]) -> BlockJacobian:
         """Join neighbouring small matrices into one block, so that small tensors do not cost a pass each."""
@@ -170,3 +169,24 @@ class JacobianBuilder:
             start = end
         flush()
         return BlockJacobian(blocks)
+
+
+def _factors_hold(outputs: Tensor, weight: Tensor, layer: Seen) -> bool | None:
+    """Whether g_b x_b' is the gradient of each sample's outputs; None where it is zero, which says nothing.
+
+    The cotangents are random, so that neither a saturated softmax nor a symmetry hides a difference.
+    """
+    cotangents = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
+    tolerance = max(torch.finfo(outputs.dtype).eps, torch.finfo(layer.y.dtype).eps) ** 0.5
+    telling = True
+    for b in range(len(outputs)):
+        row = torch.zeros_like(outputs)
+        row[b] = cotangents[b]
+        y_grad, w_grad = torch.autograd.grad(
+            outputs, [layer.y, weight], row, retain_graph=True, materialize_grads=True
+        )
+        difference = torch.outer(y_grad[b].double(), layer.x[b].double()) - w_grad.double()
+        if not difference.norm() <= tolerance * w_grad.double().norm():
+            return False
+        telling = telling and bool(w_grad.any())
+    return True if telling else None

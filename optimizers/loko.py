@@ -66,8 +66,8 @@ class LoKO(OnlineOptimizer):
     ) -> None:
         if not 0 <= beta < 1:
             raise ValueError(f"LoKO: beta must lie in [0, 1), got {beta}")
-        if not r0 > 0:
-            raise ValueError(f"LoKO: r0 must be positive, got {r0}")
+        if not 0 < r0 < float("inf"):
+            raise ValueError(f"LoKO: r0 must be positive and finite, got {r0}")
         if max_rows < 1:
             raise ValueError(f"LoKO: max_rows must be at least 1, got {max_rows}")
         for name, value, known in [
@@ -101,7 +101,8 @@ class LoKO(OnlineOptimizer):
         """Add a group before the first step is taken.
 
         Raises:
-            ValueError: If its p0 is not positive, its p0_init unknown, or the filter exists already.
+            ValueError: If its p0 is not positive, its p0_init unknown, a parameter frozen, or the filter exists
+                already.
         """
         if FILTER in self.state:
             raise ValueError("LoKO: parameters cannot join a filter that has been created")
@@ -111,6 +112,8 @@ class LoKO(OnlineOptimizer):
             raise ValueError(f"LoKO: p0 must be positive and finite, got {group['p0']}")
         if group["p0_init"] not in ("constant", "uniform"):
             raise ValueError(f"LoKO: p0_init must be constant or uniform, got {group['p0_init']!r}")
+        if not all(param.requires_grad for param in group["params"]):
+            raise ValueError("LoKO: params must all require grad; leave the frozen ones out")
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]
@@ -144,16 +147,31 @@ class LoKO(OnlineOptimizer):
         """Restore the filter.
 
         Raises:
-            ValueError: If it was saved for a state of another size.
+            ValueError: If it was saved for a state of another size or floating type.
         """
         saved = state_dict["state"].get(FILTER, {}).get("p")
         expected = self.state[FILTER]["p"].numel()
         if saved is None or saved.numel() != expected:
             size = "no filter" if saved is None else f"a filter over {saved.numel()} parameters"
             raise ValueError(f"LoKO: the checkpoint holds {size}, this model trains {expected}")
+        if saved.dtype != self.dtype:
+            raise ValueError(f"LoKO: the checkpoint holds a filter in {saved.dtype}, this one has dtype {self.dtype}")
         super().load_state_dict(state_dict)
         device = self._params[0].device
         self.state[FILTER] = {name: tensor.to(device) for name, tensor in self.state[FILTER].items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the watched layers: a copy wants to be attached to its own model."""
+        own = {name: self.__dict__[name] for name in ("beta", "r0", "observation", "dtype", "_noise")}
+        return {**super().__getstate__(), **own, "_build": (self._build.method, self._build.max_rows)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy; torch's ``load_state_dict`` comes this way too, without what the copy adds."""
+        how = state.pop("_build", None)
+        super().__setstate__(state)
+        if how is not None:
+            self._params = list(self.trained())
+            self._build = JacobianBuilder(self._params, self.dtype, *how)
 
     def variance(self) -> list[Tensor]:
         """The filter's variance of every parameter, shaped like it, in the order of the groups."""

@@ -1,0 +1,26 @@
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow check format benchmark
+
+help:  ## Show what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install:  ## Install filtune with what its tests need
+	pip install -e '.[test]'
+
+quickstart:  ## Learn handwritten digits from a stream with LoKO, then AdamW (under a minute)
+	filtune fit --config configs/quickstart.yaml
+
+test:  ## Run the tests (under ten minutes on two cores)
+	pytest
+
+test-slow:  ## Run the tests that take minutes: the promised figures on real data
+	pytest -m slow
+
+check:  ## Style, docstrings and types
+	ruff check . && ruff format --check . && mypy
+
+format:  ## Mend the style
+	ruff format . && ruff check --fix .
+
+benchmark:  ## Time a step of each optimizer side by side, on LeNet-5
+	python -m benchmarks.step_time --model lenet5 --outputs 10

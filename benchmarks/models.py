@@ -1,0 +1,105 @@
+"""Models and samples to time on: random weights unless a folder with real ones is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModel, BertConfig, BertModel, RobertaConfig, RobertaForSequenceClassification
+
+from lightning_modules.backbones.adapters import resolve_targets
+from lightning_modules.backbones.lenet import LeNet5
+from lightning_modules.backbones.text import MeanPooled
+
+Sample = Callable[[torch.Generator, int], Any]
+
+
+class Case(nn.Module):
+    """A model with its adapter, and how to draw inputs for it.
+
+    Args:
+        model: Maps inputs to outputs (B, m).
+        sample: Draws the inputs of a batch.
+    """
+
+    def __init__(self, model: nn.Module, sample: Sample) -> None:
+        super().__init__()
+        self.model, self.sample = model, sample
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Outputs (B, m)."""
+        outputs = self.model(**inputs) if isinstance(inputs, dict) else self.model(inputs)
+        return outputs if isinstance(outputs, Tensor) else outputs.logits
+
+
+def _images(channels: int, size: int) -> Sample:
+    return lambda generator, batch: torch.randn(batch, channels, size, size, generator=generator)
+
+
+def _tokens(vocabulary: int, length: int) -> Sample:
+    def draw(generator: torch.Generator, batch: int) -> dict[str, Tensor]:
+        ids = torch.randint(5, vocabulary, (batch, length), generator=generator)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    return draw
+
+
+def _adapted(model: nn.Module, rank: int, targets: list[str], head: str) -> nn.Module:
+    names = resolve_targets(model, targets, (head,))
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, target_modules=names, modules_to_save=[head]))
+
+
+def lenet5(outputs: int, weights: str | None, length: int) -> Case:
+    """LeNet-5, all weights trained."""
+    return Case(LeNet5(1, outputs), _images(1, 28))
+
+
+def minilm(outputs: int, weights: str | None, length: int) -> Case:
+    """MiniLM, LoRA r=8 on the queries, mean of the tokens and a linear head."""
+    if weights:
+        encoder = AutoModel.from_pretrained(weights).float()
+    else:
+        encoder = BertModel(
+            BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+        )
+    model = _adapted(MeanPooled(encoder, outputs), 8, ["query"], "head")
+    return Case(model, _tokens(encoder.config.vocab_size, length))
+
+
+def roberta_base(outputs: int, weights: str | None, length: int) -> Case:
+    """RoBERTa-base, LoRA r=4 on the queries and its own two-layer head, as in LoKO."""
+    config = RobertaConfig(
+        vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5, num_labels=outputs
+    )
+    model = RobertaForSequenceClassification(config)
+    if weights:
+        model = RobertaForSequenceClassification.from_pretrained(weights, num_labels=outputs).float()
+    return Case(_adapted(model, 4, ["query"], "classifier"), _tokens(50265, length))
+
+
+def _vit(name: str, outputs: int, weights: str | None) -> Case:
+    model = timm.create_model(name, pretrained=False, num_classes=outputs, checkpoint_path=weights or "")
+    return Case(_adapted(model, 4, ["query"], "head"), _images(3, 224))
+
+
+def vit_small(outputs: int, weights: str | None, length: int) -> Case:
+    """ViT-S/16, LoRA r=4 on the fused query, key and value."""
+    return _vit("vit_small_patch16_224", outputs, weights)
+
+
+def vit_base(outputs: int, weights: str | None, length: int) -> Case:
+    """ViT-B/16, LoRA r=4 on the fused query, key and value."""
+    return _vit("vit_base_patch16_224", outputs, weights)
+
+
+MODELS: dict[str, Callable[[int, str | None, int], Case]] = {
+    "lenet5": lenet5,
+    "minilm": minilm,
+    "vit-s16": vit_small,
+    "vit-b16": vit_base,
+    "roberta-base": roberta_base,
+}

@@ -1,0 +1,201 @@
+"""The entry: ``filtune fit|validate|compare ...`` on the command line, ``python cli.py ...`` in a clone."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import pkgutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the loader forks workers, the tokenizer would complain
+
+from jsonargparse import ArgumentError
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+import optimizers
+from datamodules import StreamDataModule
+from lightning_modules import OnlineModule
+from lightning_modules.callbacks import (
+    AtomicCheckpointIO,
+    OnlineProgressBar,
+    RunSummary,
+    StreamCheckpoint,
+    TensorBoardPage,
+)
+from lightning_modules.callbacks.checkpoint import LAST
+from lightning_modules.runs import RunConfig, RunName, last_folder, new_folder
+from optimizers import OnlineOptimizer
+from reports import compare
+
+CONFIGS = Path(__file__).resolve().with_name("configs")
+"""The configurations that ship with filtune."""
+
+DESCRIPTION = "Online fine-tuning of pre-trained models with Kalman filters, natural gradients and baselines."
+
+EXPLAINED = (ValueError, OSError, ArgumentError, FloatingPointError, ImportError, MisconfigurationException)
+"""Errors that are the user's to mend, told in one line; FILTUNE_DEBUG=1 shows where they come from."""
+
+for module in pkgutil.iter_modules(optimizers.__path__):
+    # every optimizer's class becomes known by its name, so that adding one takes no change here
+    importlib.import_module(f"optimizers.{module.name}")
+
+
+class FiltuneCLI(LightningCLI):
+    """``fit`` and ``validate``, configured by YAML files that compose in any order.
+
+    Args:
+        args: Command line without the program's name.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        self.folder: Path | None = None
+        super().__init__(
+            OnlineModule,
+            StreamDataModule,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"exit_on_error": False, "description": DESCRIPTION},
+            args=resolve_configs(args),
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The trainer's methods that are commands."""
+        skipped = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
+        return {"fit": skipped, "validate": skipped}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add ``--optimizer`` and ``--run``."""
+        parser.add_optimizer_args((OnlineOptimizer,), "optimizer", link_to="model.optimizer_init")
+        parser.add_class_arguments(RunConfig, "run")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with what every run has: one folder, atomic checkpoints, a bar, a summary."""
+        given = self._get(self.config_init, "trainer")
+        self._dump_config()
+        self.model.run_config = {k: v for k, v in self.config_dump.items() if k != "ckpt_path"}
+        kwargs |= {
+            "plugins": [*(given.get("plugins") or []), AtomicCheckpointIO()],
+            "callbacks": list(given.get("callbacks") or []),
+            "num_sanity_val_steps": 0,
+            "enable_model_summary": False,
+            "enable_checkpointing": self.subcommand == "fit",
+            "logger": False,
+        }
+        if given.get("enable_progress_bar") is not False:
+            kwargs["callbacks"].append(OnlineProgressBar(refresh_rate=20))
+        if self.subcommand == "fit":
+            name = self._name()
+            self.folder = self._open_folder(name)
+            kwargs["logger"] = TensorBoardLogger(
+                self.folder.parents[1], "", f"{name.stem}/{self.folder.name}", default_hp_metric=False
+            )
+            kwargs["callbacks"] += [
+                TensorBoardPage(self.model.run_config),
+                RunSummary(self.folder, name.optimizer, self.model.run_config),
+                StreamCheckpoint(self.folder / "checkpoints", self._get(self.config_init, "run").checkpoint_every),
+            ]
+        else:
+            self.save_config_callback = None
+        return super().instantiate_trainer(**kwargs)
+
+    def _parse_ckpt_path(self) -> None:
+        """Take nothing from the checkpoint: the command line says what to run, and a contradiction is refused."""
+
+    def _name(self) -> RunName:
+        return RunName(
+            task=self.datamodule.label,
+            backbone=self.model.backbone_config.name,
+            optimizer=self._get(self.config, "optimizer")["class_path"].rpartition(".")[2],
+            seed=self._get(self.config, "seed_everything"),
+        )
+
+    def _open_folder(self, name: RunName) -> Path:
+        root = Path(self._get(self.config_init, "run").root)
+        return last_folder(root, name) if self._get(self.config, "ckpt_path") == "last" else new_folder(root, name)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if kwargs.get("ckpt_path") == "last":
+            folder = self.folder or last_folder(Path(self._get(self.config_init, "run").root), self._name())
+            kwargs["ckpt_path"] = str(folder / "checkpoints" / LAST)
+        return kwargs
+
+
+def fit(args: list[str]) -> None:
+    """Fit, then fit what the run is to be compared with on the same stream, and show how they did."""
+    cli = FiltuneCLI(args)
+    assert cli.folder is not None
+    folders = [cli.folder]
+    for other in cli._get(cli.config_init, "run").against:
+        same = ["--config", str(cli.folder / "config.yaml"), "--config", other]
+        rival = FiltuneCLI(["fit", *same, "--run.against=[]", "--ckpt_path=null"])
+        assert rival.folder is not None
+        folders.append(rival.folder)
+    compare.show(folders)
+
+
+def resolve_configs(args: list[str]) -> list[str]:
+    """Let ``--config`` also name a configuration that ships with filtune, from any folder.
+
+    ``quickstart``, ``task/sst2`` and ``configs/task/sst2.yaml`` are all found.
+
+    Raises:
+        ValueError: If there is no such file; the message lists what ships.
+    """
+    resolved: list[str] = []
+    previous = ""
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        if name in ("--config", "-c") and equals:
+            resolved += [name, str(_find_config(value))]
+        else:
+            resolved.append(str(_find_config(arg)) if previous in ("--config", "-c") else arg)
+        previous = arg
+    return resolved
+
+
+def _find_config(name: str) -> Path:
+    shipped = name.removeprefix("configs/")
+    for path in (Path(name), CONFIGS / shipped, CONFIGS / f"{shipped}.yaml", CONFIGS / "optimizer" / f"{shipped}.yaml"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml")))
+    raise ValueError(f"--config {name}: no such file; shipped with filtune are {known}")
+
+
+def _quiet() -> None:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a command; mistakes are told in one line."""
+    args = sys.argv[1:] if args is None else args
+    _quiet()
+    try:
+        if args[:1] == ["compare"]:
+            compare.main(args[1:])
+        elif args[:1] == ["fit"]:
+            fit(args)
+        else:
+            FiltuneCLI(args)
+    except EXPLAINED as error:
+        if os.environ.get("FILTUNE_DEBUG"):
+            raise
+        print(f"filtune: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""A backbone from its configuration and the task."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from lightning_modules.backbones.adapters import adapt
+from lightning_modules.backbones.base import Backbone
+from lightning_modules.backbones.config import BackboneConfig
+from lightning_modules.backbones.image import build_lenet, build_timm
+from lightning_modules.backbones.text import build_transformer
+
+
+class Task(Protocol):
+    """What a data module says about its task, as far as a model needs to know."""
+
+    name: str
+    kind: str
+    outputs: int
+    modality: str
+    image_shape: tuple[int, int, int] | None
+    metrics: tuple[str, ...]
+
+
+def build_backbone(config: BackboneConfig, task: Task) -> Backbone:
+    """Build the backbone for a task, with its adapter, in eval mode.
+
+    Raises:
+        ValueError: If the backbone cannot be built, or does not take what the task offers.
+    """
+    library = config.library
+    if library == "auto":
+        automatic = "transformers" if task.modality == "text" else "timm"
+        library = "builtin" if config.name == "lenet5" else automatic
+    if (library == "transformers") != (task.modality == "text"):
+        raise ValueError(
+            f"model.backbone.name: {config.name!r} takes {'texts' if library == 'transformers' else 'images'}, "
+            f"but the task {task.name} has {task.modality}s; choose another configs/backbone"
+        )
+    backbone: Backbone
+    if library == "transformers":
+        backbone = build_transformer(config, task.outputs)
+    elif library == "timm":
+        backbone = build_timm(config, task.outputs)
+    elif config.name == "lenet5" and task.image_shape is not None:
+        backbone = build_lenet(config, task.outputs, task.image_shape)
+    else:
+        raise ValueError(f"model.backbone.name: there is no built-in backbone {config.name!r}; built in is lenet5")
+    adapt(backbone, config)
+    return backbone.eval()

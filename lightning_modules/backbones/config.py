@@ -1,0 +1,41 @@
+"""What a run says about its backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass
+class BackboneConfig:
+    """A backbone, its adapter and its head.
+
+    Args:
+        name: ``lenet5``, a timm model name, a transformers hub id, or a local folder in the hub's layout.
+        library: Where the name is looked up; ``auto`` takes ``builtin`` for lenet5, ``transformers`` for text
+            and ``timm`` for images.
+        pretrained: Load pre-trained weights; otherwise random ones from the seed.
+        adapter: ``lora``, ``dora``, the name of any other PEFT method (such as ``ia3``), or null to train all
+            weights.
+        rank: Rank r of the adapter.
+        alpha: Scale of the adapter, alpha / r; null takes alpha = r.
+        targets: Modules the adapter goes on, by role (``query``, ``key``, ``value``, ``conv``, ``linear``) or by
+            the end of their name.
+        adapter_args: Further arguments of the PEFT configuration.
+        head: ``own``, the architecture's classification head, or ``mean``, a linear layer on the mean of the
+            token states (transformers).
+        max_length: Most tokens of a text; longer ones are cut.
+        image_size: Side of the image the backbone sees; null takes the backbone's own.
+    """
+
+    name: str = "lenet5"
+    library: Literal["auto", "builtin", "timm", "transformers"] = "auto"
+    pretrained: bool = True
+    adapter: str | None = None
+    rank: int = 8
+    alpha: float | None = None
+    targets: list[str] = field(default_factory=lambda: ["query"])
+    adapter_args: dict[str, Any] = field(default_factory=dict)
+    head: Literal["own", "mean"] = "own"
+    max_length: int = 128
+    image_size: int | None = None

@@ -1,0 +1,98 @@
+"""Image backbones: LeNet-5 and timm's models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.backbones.base import Backbone
+from lightning_modules.backbones.config import BackboneConfig
+from lightning_modules.backbones.lenet import LeNet5
+
+
+class ImageBackbone(Backbone):
+    """A model on images of one size, normalised by channel.
+
+    Args:
+        model: Maps (B, C, size, size) to (B, m).
+        head: Names of the head's sub-modules.
+        size: Side of the image the model sees.
+        channels: Channels the model sees; grey images are repeated, colours averaged to fit.
+        mean: Mean of each channel, of pixels in 0..1.
+        std: Standard deviation of each channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        head: tuple[str, ...],
+        size: int,
+        channels: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        super().__init__(model, head)
+        self.size, self.channels = size, channels
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def preprocess(self, batch: dict[str, Any]) -> Tensor:
+        """Images of any size, uint8 or float -> (B, C, size, size), resized and normalised."""
+        images = batch["image"]
+        if isinstance(images, Tensor):
+            pixels = self._fit(images)
+        else:
+            pixels = torch.cat([self._fit(image.unsqueeze(0)) for image in images])
+        return (pixels - self.mean) / self.std
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Pixels (B, C, size, size) -> outputs (B, m)."""
+        return self.model(inputs)
+
+    def _fit(self, image: Tensor) -> Tensor:
+        image = image.to(self.mean.device)
+        pixels = image.float() / 255 if image.dtype == torch.uint8 else image
+        if pixels.shape[1] != self.channels:
+            pixels = pixels.mean(1, keepdim=True).expand(-1, self.channels, -1, -1)
+        if pixels.shape[-2:] != (self.size, self.size):
+            pixels = nn.functional.interpolate(
+                pixels, (self.size, self.size), mode="bilinear", align_corners=False, antialias=True
+            )
+        return pixels
+
+
+def build_lenet(config: BackboneConfig, outputs: int, image_shape: tuple[int, int, int]) -> ImageBackbone:
+    """LeNet-5 for images with the data's number of channels."""
+    channels = image_shape[0]
+    return ImageBackbone(
+        LeNet5(channels, outputs), ("head",), 28, channels, mean=(0.1307,) * channels, std=(0.3081,) * channels
+    )
+
+
+def build_timm(config: BackboneConfig, outputs: int) -> ImageBackbone:
+    """A timm model by name, with a fresh head of m outputs.
+
+    Raises:
+        ValueError: If timm does not know the name, or the weights cannot be had.
+    """
+    if not timm.is_model(config.name):
+        close = ", ".join(timm.list_models(f"*{config.name.split('.')[0][:6]}*")[:8]) or "see timm.list_models()"
+        raise ValueError(f"model.backbone.name: timm has no model {config.name!r}; similar: {close}")
+    try:
+        model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=outputs)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"model.backbone.name: the weights of {config.name} cannot be had ({str(error).splitlines()[0]}); "
+            "with a network they are downloaded, without one set --model.backbone.pretrained false"
+        ) from error
+    settings = timm.data.resolve_data_config({}, model=model)
+    channels, size, _ = settings["input_size"]
+    head = model.default_cfg["classifier"]
+    names = (head,) if isinstance(head, str) else tuple(head)
+    return ImageBackbone(model, names, config.image_size or size, channels, settings["mean"], settings["std"])

@@ -1,0 +1,31 @@
+"""LeNet-5 (LeCun et al., 1998), the small network of the papers' studies."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class LeNet5(nn.Module):
+    """Two convolutions and three dense layers on 28 x 28 images; 61,706 parameters for grey images and 10 outputs.
+
+    Args:
+        channels: Image channels.
+        outputs: m.
+    """
+
+    def __init__(self, channels: int = 1, outputs: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 6, 5, padding=2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.pool = nn.MaxPool2d(2)
+        self.fc1 = nn.Linear(400, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.head = nn.Linear(84, outputs)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image (B, C, 28, 28) -> outputs (B, m)."""
+        x = self.pool(torch.relu(self.conv1(image)))
+        x = self.pool(torch.relu(self.conv2(x)))
+        x = torch.relu(self.fc1(x.flatten(1)))
+        return self.head(torch.relu(self.fc2(x)))

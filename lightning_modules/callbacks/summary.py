@@ -1,0 +1,130 @@
+"""The run's result, as ``summary.json`` and as TensorBoard's hyper-parameters."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lightning_modules.online import OnlineModule
+
+PACKAGES = ("filtune", "torch", "lightning", "peft", "transformers", "timm", "datasets", "torchmetrics")
+
+
+class RunSummary(pl.Callback):
+    """Writes ``summary.json`` when the fit ends.
+
+    Args:
+        folder: The run's folder.
+        optimizer: Name of the optimizer.
+        config: The composed configuration.
+    """
+
+    def __init__(self, folder: Path, optimizer: str, config: dict[str, Any]) -> None:
+        self.folder, self.optimizer, self.config = folder, optimizer, config
+        self._start = 0.0
+        self._first_step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._start, self._first_step = time.perf_counter(), trainer.global_step
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log where the stream ended, between two regular points."""
+        assert isinstance(pl_module, OnlineModule)
+        pl_module.record()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the summary and the hyper-parameters."""
+        assert isinstance(pl_module, OnlineModule)
+        if trainer.interrupted:
+            return
+        summary = self._summary(trainer, pl_module, time.perf_counter() - self._start)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / ".summary.json"
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        os.replace(temporary, self.folder / "summary.json")
+        if isinstance(trainer.logger, TensorBoardLogger):
+            results = {f"final/{k}": v for k, v in summary.items() if k.startswith("online_") and v is not None}
+            results |= {f"final/{name}": value for name, value in pl_module.last_validation.items()}
+            trainer.logger.log_hyperparams(_hyperparameters(summary, self.config), results)
+            trainer.logger.save()
+
+    def _summary(self, trainer: pl.Trainer, module: OnlineModule, seconds: float) -> dict[str, Any]:
+        online = {name: float(value) for name, value in module.online.compute().items()}
+        steps = trainer.global_step - self._first_step
+        return {
+            "optimizer": self.optimizer,
+            "task": module.task.name,
+            "backbone": Path(module.backbone_config.name).name,
+            "seed": self.config.get("seed_everything"),
+            "samples": int(module.online.samples),
+            "steps": trainer.global_step,
+            f"online_{module.online.score}": online[f"online/{module.online.score}"],
+            **({"online_top5": online["online/top5"]} if "online/top5" in online else {}),
+            "online_loss": online["online/loss"],
+            "val": {name.removeprefix("val/"): value for name, value in module.last_validation.items()},
+            "trainable_parameters": sum(p.numel() for p in module.backbone.parameters() if p.requires_grad),
+            "skipped_rows": dict(getattr(trainer.datamodule, "skipped_rows", {})),
+            "seconds_per_step": module.timer.median(),
+            "mean_seconds_per_step": module.timer.mean(),
+            "seconds_per_step_wall": seconds / steps if steps else None,
+            "peak_memory_bytes": peak_memory_bytes(module.device),
+            "device": device_name(module.device),
+            "precision": str(trainer.precision),
+            "versions": versions(),
+            "commit": commit(),
+            "finished": True,
+        }
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory used so far: of the device on CUDA, of the process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def device_name(device: torch.device) -> str:
+    """What the run ran on."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and the packages that shape the result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """Commit of the source tree filtune runs from; None where it is not one."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
+
+
+def _hyperparameters(summary: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    names = ("optimizer", "task", "backbone", "seed", "samples")
+    arguments = (config.get("optimizer") or {}).get("init_args") or {}
+    return {**{name: summary[name] for name in names}, **{f"optimizer.{k}": str(v) for k, v in arguments.items()}}

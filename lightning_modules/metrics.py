@@ -1,0 +1,145 @@
+"""Prequential metrics: every sample is predicted before it is learnt from."""
+
+from __future__ import annotations
+
+import torch
+import torchmetrics
+from torch import Tensor, nn
+
+from lightning_modules.backbones.build import Task
+from optimizers import Observation
+
+WINDOW = 1000
+"""Samples in the windowed loss (LoKO section 5.2)."""
+
+
+class WindowedMean(nn.Module):
+    """Mean of the last ``size`` values, held in buffers so that it is saved and restored exactly.
+
+    Args:
+        size: Length of the window.
+    """
+
+    values: Tensor
+    count: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.zeros(size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def update(self, values: Tensor) -> None:
+        """Append values, (B,)."""
+        positions = (self.count + torch.arange(len(values), device=values.device)) % len(self.values)
+        self.values[positions] = values.float()
+        self.count += len(values)
+
+    def compute(self) -> Tensor:
+        """Mean over what the window holds, ()."""
+        return self.values.sum() / self.count.clamp(min=1, max=len(self.values))
+
+
+def build_metrics(task: Task, names: tuple[str, ...]) -> torchmetrics.MetricCollection:
+    """Metrics by name for a task.
+
+    Raises:
+        ValueError: If a name is unknown or does not fit the kind of task.
+    """
+    m = task.outputs
+    known: dict[str, dict[str, torchmetrics.Metric]] = {
+        "classification": {
+            "accuracy": torchmetrics.classification.MulticlassAccuracy(m, average="micro", validate_args=False),
+            "top5": torchmetrics.classification.MulticlassAccuracy(
+                m, top_k=min(5, m), average="micro", validate_args=False
+            ),
+            "matthews": torchmetrics.classification.MulticlassMatthewsCorrCoef(m, validate_args=False),
+            "f1": torchmetrics.classification.BinaryF1Score(validate_args=False)
+            if m == 2
+            else torchmetrics.classification.MulticlassF1Score(m, validate_args=False),
+        },
+        "regression": {
+            "pearson": torchmetrics.regression.PearsonCorrCoef(num_outputs=m),
+            "spearman": torchmetrics.regression.SpearmanCorrCoef(num_outputs=m),
+        },
+    }
+    choices = known[task.kind]
+    unknown = [name for name in names if name not in choices]
+    if unknown:
+        raise ValueError(
+            f"data.metrics: {', '.join(unknown)} not known for {task.kind}; choose from {', '.join(choices)}"
+        )
+    return torchmetrics.MetricCollection({name: choices[name] for name in names}, compute_groups=False)
+
+
+def percentages(metrics: torchmetrics.MetricCollection, task: Task, prefix: str) -> dict[str, Tensor]:
+    """Current values by prefixed name, in 0..100; several outputs are averaged."""
+    return {f"{prefix}{name}": 100 * value.float().mean() for name, value in metrics.compute().items()}
+
+
+def predictions(observation: Observation, task: Task, name: str) -> Tensor:
+    """What a metric takes of the outputs: probabilities, classes, or values."""
+    mean = observation.likelihood.mean()
+    if task.kind == "regression":
+        return mean.squeeze(-1)
+    return mean.argmax(-1) if name == "f1" and task.outputs == 2 else mean
+
+
+class MetricSet(nn.Module):
+    """A task's metrics over observations, in 0..100.
+
+    Args:
+        task: The task.
+        names: Metrics by name.
+    """
+
+    def __init__(self, task: Task, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.task = task
+        self.metrics = build_metrics(task, names)
+        self.metrics.persistent(True)
+
+    @torch.no_grad()
+    def update(self, observation: Observation) -> None:
+        """Take a batch of observations into account."""
+        for name, metric in self.metrics.items(keep_base=True):
+            metric.update(predictions(observation, self.task, name), observation.target)
+
+    def compute(self, prefix: str) -> dict[str, Tensor]:
+        """Values by prefixed name."""
+        return percentages(self.metrics, self.task, prefix)
+
+    def reset(self) -> None:
+        """Forget all observations."""
+        self.metrics.reset()
+
+
+class Prequential(nn.Module):
+    """The online metrics of a run: accuracy (or Pearson) up to now, top 5, and the windowed loss.
+
+    Args:
+        task: The task.
+    """
+
+    samples: Tensor
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        names: tuple[str, ...] = ("pearson",)
+        if task.kind == "classification":
+            names = ("accuracy", "top5") if task.outputs > 5 else ("accuracy",)
+        self.score = names[0]
+        self.set = MetricSet(task, names)
+        self.loss = WindowedMean(WINDOW)
+        self.register_buffer("samples", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, observation: Observation) -> None:
+        """Take in a batch observed before the update."""
+        self.set.update(observation)
+        self.loss.update(observation.nll().expand(len(observation.target)))
+        self.samples += len(observation.target)
+
+    @torch.no_grad()
+    def compute(self) -> dict[str, Tensor]:
+        """``online/*`` by name."""
+        return {**self.set.compute("online/"), "online/loss": self.loss.compute()}

@@ -1,0 +1,192 @@
+"""The training step: batch -> likelihood -> optimizer.step -> prequential metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from lightning_modules.backbones import BackboneConfig, build_backbone
+from lightning_modules.backbones.build import Task
+from lightning_modules.groups import frozen_fingerprint, group_parameters
+from lightning_modules.metrics import MetricSet, Prequential
+from lightning_modules.resume import CheckpointError, compare_configs, compare_names
+from lightning_modules.schedules import Schedule
+from lightning_modules.timing import StepTimer
+from optimizers import Categorical, Gaussian, Observation, OnlineOptimizer
+
+
+class OnlineModule(pl.LightningModule):
+    """Fine-tunes a backbone on a stream, one batch at a time, with any optimizer.
+
+    Args:
+        backbone: The backbone, its adapter and its head.
+        optimizer_init: Builds the optimizer from parameter groups; filled in from ``--optimizer``.
+        schedule: Warm-up and decay of the learning rate, for optimizers that have one.
+        param_groups: Options for some of the parameters, such as a prior of their own, by a regular expression
+            on the parameter's name: ``{lora_B: {p0: 2.0}}``.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        optimizer_init: Callable[[Iterable], OnlineOptimizer],
+        schedule: Schedule | None = None,
+        param_groups: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False
+        self.backbone_config, self.optimizer_init = backbone, optimizer_init
+        self.schedule, self.param_groups = schedule or Schedule(), param_groups or {}
+        self.run_config: dict[str, Any] = {}
+        self.last_validation: dict[str, float] = {}
+        self._built = False
+
+    def setup(self, stage: str) -> None:
+        """Build the backbone for the data module's task.
+
+        Raises:
+            ValueError: If the run asks for something that cannot work.
+        """
+        _refuse(self.trainer)
+        if self._built:
+            return
+        self.task: Task = self.trainer.datamodule.task
+        self.likelihood = Categorical if self.task.kind == "classification" else Gaussian
+        self.backbone = build_backbone(self.backbone_config, self.task)
+        self.online = Prequential(self.task)
+        self.validation = MetricSet(self.task, self.task.metrics)
+        self.validation.metrics.persistent(False)
+        self.validation_loss = MeanMetric()
+        self.fingerprint = frozen_fingerprint(self.backbone)
+        self._built = True
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over the trainable parameters, and its schedule if it has one."""
+        optimizer = self.optimizer_init(group_parameters(self.backbone, self.param_groups))
+        optimizer.attach(self.backbone)
+        if self.schedule.constant:
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": self.schedule.build(optimizer, steps)}
+
+    def on_train_start(self) -> None:
+        """Start the clock, and keep dropout and batch statistics still."""
+        self.timer = StepTimer(self.device)
+        self.backbone.eval()
+
+    def observe(self, inputs: Any, target: Tensor) -> Observation:
+        """Likelihood of the outputs, bound to the target."""
+        return self.likelihood(self.backbone(inputs)).observe(target)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Predict, learn, and record what was predicted."""
+        torch.manual_seed(_step_seed(self.run_config.get("seed_everything"), self.global_step))
+        inputs, target = self.backbone.preprocess(batch), batch["label"]
+        with self.timer:
+            prediction = self.optimizers().step(lambda: self.observe(inputs, target))
+        self.online.update(prediction)
+        if not self.schedule.constant:
+            self.lr_schedulers().step()
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            self.record()
+
+    def record(self) -> None:
+        """Write the online metrics and the optimizer's figures to the log; stop on non-finite updates.
+
+        Raises:
+            FloatingPointError: If the optimizer met a non-finite value.
+        """
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        rates = {"lr": optimizer.param_groups[0]["lr"]} if "lr" in optimizer.param_groups[0] else {}
+        figures = {**self.online.compute(), **{f"stats/{k}": v for k, v in optimizer.stats.items()}, **rates}
+        if self.logger is not None:
+            self.logger.log_metrics({name: float(value) for name, value in figures.items()}, step=self.global_step)
+        self.check_finite()
+
+    def check_finite(self) -> None:
+        """Stop if the optimizer met a non-finite value.
+
+        Raises:
+            FloatingPointError: Naming the step and the remedy.
+        """
+        stats = getattr(self.optimizers(use_pl_optimizer=False), "stats", {})
+        if "nonfinite" in stats and int(stats["nonfinite"]):
+            raise FloatingPointError(
+                f"{int(stats['nonfinite'])} non-finite updates up to step {self.global_step}: the optimizer diverges; "
+                "take a smaller --optimizer.lr or --optimizer.p0, or resume from the last checkpoint with another seed"
+            )
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        self.validation.reset()
+        self.validation_loss.reset()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score a batch."""
+        observation = self.observe(self.backbone.preprocess(batch), batch["label"])
+        self.validation.update(observation)
+        self.validation_loss.update(observation.nll(), weight=len(observation.target))
+
+    def on_validation_epoch_end(self) -> None:
+        """Report the task's own metrics, in 0..100, and the loss."""
+        scores = {**self.validation.compute("val/"), "val/loss": self.validation_loss.compute()}
+        self.last_validation = {name: float(value) for name, value in scores.items()}
+        self.log_dict(scores)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trained parameters and the online metrics; the frozen backbone is not stored."""
+        kept = self._saved_names()
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+        checkpoint["filtune"] = {
+            "config": self.run_config,
+            "fingerprint": self.fingerprint,
+            "validation": self.last_validation,
+            "backbone": self.backbone_config.name,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that this run does not continue.
+
+        Raises:
+            CheckpointError: Naming what differs.
+        """
+        if "filtune" not in checkpoint:
+            raise CheckpointError("ckpt_path: the file is not a checkpoint of filtune")
+        saved = checkpoint["filtune"]
+        if self.trainer.state.fn == "fit":
+            compare_configs(saved["config"], self.run_config)
+        own = self.state_dict()
+        compare_names(checkpoint["state_dict"], {name: own[name] for name in self._saved_names()})
+        if saved["fingerprint"] != self.fingerprint:
+            raise CheckpointError(
+                f"ckpt_path: the frozen weights of {self.backbone_config.name!r} are not those the checkpoint was "
+                f"trained on ({saved['backbone']!r}); load the same backbone, with the same seed where it is random"
+            )
+        self.last_validation = dict(saved["validation"])
+
+    def _saved_names(self) -> set[str]:
+        trained = {f"backbone.{name}" for name, p in self.backbone.named_parameters() if p.requires_grad}
+        return trained | {name for name in self.state_dict() if name.startswith("online.")}
+
+
+def _step_seed(seed: int | None, step: int) -> int:
+    """Seed of a step, a function of the run's seed and the step alone, so that a resumed run repeats it."""
+    return ((seed or 0) * 1_000_003 + step) % (2**63)
+
+
+def _refuse(trainer: pl.Trainer) -> None:
+    if "16-mixed" in str(trainer.precision) and "bf16" not in str(trainer.precision):
+        raise ValueError(
+            "trainer.precision: 16-mixed scales gradients and cannot drive an optimizer by its closure; take "
+            "bf16-mixed or 32-true"
+        )
+    if trainer.world_size > 1:
+        raise ValueError(
+            "trainer.devices: several processes are not supported yet, the ranks would diverge; set --trainer.devices 1"
+        )

@@ -1,0 +1,84 @@
+"""Where runs live on disk: one folder a run, named by task, backbone, optimizer and seed."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lightning_modules.callbacks.checkpoint import LAST
+from lightning_modules.resume import CheckpointError
+
+
+@dataclass
+class RunConfig:
+    """Where a run is kept, and what it is compared with.
+
+    Args:
+        root: Folder that holds all runs.
+        checkpoint_every: Steps between two checkpoints.
+        against: Optimizer configurations, by name or path, that learn from the same stream afterwards; a table
+            compares them at the end.
+    """
+
+    root: str = "runs"
+    checkpoint_every: int = 500
+    against: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RunName:
+    """What tells one run from another.
+
+    Args:
+        task: Name of the task.
+        backbone: Name of the backbone, or the path it was loaded from.
+        optimizer: Name of the optimizer.
+        seed: The run's seed.
+    """
+
+    task: str
+    backbone: str
+    optimizer: str
+    seed: int | None
+
+    @property
+    def experiment(self) -> str:
+        """Folder of all runs on the same task and backbone."""
+        return f"{_slug(self.task)}-{_slug(Path(self.backbone).name)}"
+
+    @property
+    def stem(self) -> str:
+        """Folder of all runs of the same optimizer and seed."""
+        return f"{self.optimizer}-seed{self.seed}"
+
+
+def new_folder(root: Path, name: RunName) -> Path:
+    """Create the run's folder: the first free ``version_k``; safe when runs start at the same time."""
+    parent = root / name.experiment / name.stem
+    parent.mkdir(parents=True, exist_ok=True)
+    for k in itertools.count():
+        try:
+            (parent / f"version_{k}").mkdir()
+        except FileExistsError:
+            continue
+        return parent / f"version_{k}"
+    raise AssertionError
+
+
+def last_folder(root: Path, name: RunName) -> Path:
+    """The newest run of this name that left a checkpoint.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    parent = root / name.experiment / name.stem
+    saved = [path.parent.parent for path in parent.glob(f"version_*/checkpoints/{LAST}")]
+    if not saved:
+        raise CheckpointError(f"ckpt_path: there is no checkpoint to continue under {parent}; start without --ckpt_path")
+    return max(saved, key=lambda folder: int(folder.name.removeprefix("version_")))
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-") or "run"
