@@ -13,6 +13,7 @@ from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the loader forks workers, the tokenizer would complain
 
+import transformers
 from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -145,23 +146,27 @@ def fit(args: list[str]) -> None:
 
 
 def resolve_configs(args: list[str]) -> list[str]:
-    """Let ``--config`` also name a configuration that ships with filtune, from any folder.
+    """Find the configurations and put them before the other options, so that the line has the last word.
 
-    ``quickstart``, ``task/sst2`` and ``configs/task/sst2.yaml`` are all found.
+    ``--config`` also names what ships with filtune, from any folder: ``quickstart``, ``task/sst2`` and
+    ``configs/task/sst2.yaml`` are all found.
+
+    Args:
+        args: Command line: the command, then its options.
 
     Raises:
         ValueError: If there is no such file; the message lists what ships.
     """
-    resolved: list[str] = []
-    previous = ""
-    for arg in args:
+    command, rest = args[:1], iter(args[1:])
+    configs: list[str] = []
+    options: list[str] = []
+    for arg in rest:
         name, equals, value = arg.partition("=")
-        if name in ("--config", "-c") and equals:
-            resolved += [name, str(_find_config(value))]
+        if name in ("--config", "-c"):
+            configs += ["--config", str(_find_config(value if equals else next(rest, "")))]
         else:
-            resolved.append(str(_find_config(arg)) if previous in ("--config", "-c") else arg)
-        previous = arg
-    return resolved
+            options.append(arg)
+    return command + configs + options
 
 
 def _find_config(name: str) -> Path:
@@ -174,9 +179,13 @@ def _find_config(name: str) -> Path:
 
 
 def _quiet() -> None:
+    transformers.logging.set_verbosity_error()  # a fresh head is meant, and not a warning
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # it is meant to be
+    warnings.filterwarnings("ignore", message=".*will save all targets and predictions in the buffer.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 
 
 def main(args: list[str] | None = None) -> None:

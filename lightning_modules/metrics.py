@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torchmetrics
 from torch import Tensor, nn
+from torchmetrics.classification import (
+    BinaryF1Score,
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MulticlassMatthewsCorrCoef,
+)
+from torchmetrics.regression import PearsonCorrCoef, SpearmanCorrCoef
 
 from lightning_modules.backbones.build import Task
 from optimizers import Observation
@@ -46,34 +55,22 @@ def build_metrics(task: Task, names: tuple[str, ...]) -> torchmetrics.MetricColl
         ValueError: If a name is unknown or does not fit the kind of task.
     """
     m = task.outputs
-    known: dict[str, dict[str, torchmetrics.Metric]] = {
-        "classification": {
-            "accuracy": torchmetrics.classification.MulticlassAccuracy(m, average="micro", validate_args=False),
-            "top5": torchmetrics.classification.MulticlassAccuracy(
-                m, top_k=min(5, m), average="micro", validate_args=False
-            ),
-            "matthews": torchmetrics.classification.MulticlassMatthewsCorrCoef(m, validate_args=False),
-            "f1": torchmetrics.classification.BinaryF1Score(validate_args=False)
-            if m == 2
-            else torchmetrics.classification.MulticlassF1Score(m, validate_args=False),
-        },
-        "regression": {
-            "pearson": torchmetrics.regression.PearsonCorrCoef(num_outputs=m),
-            "spearman": torchmetrics.regression.SpearmanCorrCoef(num_outputs=m),
-        },
-    }
-    choices = known[task.kind]
-    unknown = [name for name in names if name not in choices]
+    if task.kind == "classification":
+        known: dict[str, Callable[[], torchmetrics.Metric]] = {
+            "accuracy": lambda: MulticlassAccuracy(m, average="micro", validate_args=False),
+            "top5": lambda: MulticlassAccuracy(m, top_k=min(5, m), average="micro", validate_args=False),
+            "matthews": lambda: MulticlassMatthewsCorrCoef(m, validate_args=False),
+            "f1": lambda: BinaryF1Score(validate_args=False) if m == 2 else MulticlassF1Score(m, validate_args=False),
+        }
+    else:
+        known = {
+            "pearson": lambda: PearsonCorrCoef(num_outputs=m),
+            "spearman": lambda: SpearmanCorrCoef(num_outputs=m),
+        }
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(
-            f"data.metrics: {', '.join(unknown)} not known for {task.kind}; choose from {', '.join(choices)}"
-        )
-    return torchmetrics.MetricCollection({name: choices[name] for name in names}, compute_groups=False)
-
-
-def percentages(metrics: torchmetrics.MetricCollection, task: Task, prefix: str) -> dict[str, Tensor]:
-    """Current values by prefixed name, in 0..100; several outputs are averaged."""
-    return {f"{prefix}{name}": 100 * value.float().mean() for name, value in metrics.compute().items()}
+        raise ValueError(f"data.metrics: {', '.join(unknown)} not known for {task.kind}; choose from {', '.join(known)}")
+    return torchmetrics.MetricCollection({name: known[name]() for name in names}, compute_groups=False)
 
 
 def predictions(observation: Observation, task: Task, name: str) -> Tensor:
@@ -105,8 +102,8 @@ class MetricSet(nn.Module):
             metric.update(predictions(observation, self.task, name), observation.target)
 
     def compute(self, prefix: str) -> dict[str, Tensor]:
-        """Values by prefixed name."""
-        return percentages(self.metrics, self.task, prefix)
+        """Values by prefixed name; several outputs are averaged."""
+        return {f"{prefix}{name}": 100 * value.float().mean() for name, value in self.metrics.compute().items()}
 
     def reset(self) -> None:
         """Forget all observations."""

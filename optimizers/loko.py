@@ -120,6 +120,12 @@ class LoKO(OnlineOptimizer):
         """Observe, update theta and p, and return the observation made before the update."""
         with torch.enable_grad():
             observation = closure()
+        with torch.autocast(observation.outputs.device.type, enabled=False):
+            self._filter(observation)
+        return observation
+
+    def _filter(self, observation: Observation) -> None:
+        """The equations of the class docstring, in the filter's own precision."""
         e, cotangents = observation.innovation(self.observation)
         e = e.to(self.dtype)
         H = self._build(observation.outputs, cotangents)
@@ -141,7 +147,6 @@ class LoKO(OnlineOptimizer):
         state["clamped"] += torch.where(finite, clamped, 0)
         self._move(change)
         self.stats = self._statistics(e, change)
-        return observation
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the filter.

@@ -91,8 +91,9 @@ def table(runs: list[Run]) -> Table:
     online = sorted({k for run in runs for k in run.summary if k.startswith("online_") and k != "online_loss"})
     result = Table(title=", ".join(sorted({f"{r.summary.get('task')} / {r.summary.get('backbone')}" for r in runs})))
     result.add_column("run", overflow="fold")
-    for name in ["samples", *(k.replace("_", " ") for k in online), "online loss", *(f"val {s}" for s in scores), "ms / step"]:
-        result.add_column(name, justify="right")
+    headings = [*(k.replace("_", "\n", 1) for k in online), "online\nloss", *(f"val\n{name}" for name in scores)]
+    for heading in ["samples", *headings, "ms per\nstep"]:
+        result.add_column(heading, justify="right")
     for label, run in zip(labels(runs), runs, strict=True):
         s = run.summary
         if not s:

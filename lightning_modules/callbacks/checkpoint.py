@@ -70,13 +70,15 @@ class StreamCheckpoint(Checkpoint):
         if every < 1:
             raise ValueError(f"run.checkpoint_every: must be at least 1, got {every}")
         self.path, self.every = folder / LAST, every
-        self._saved_at = -1
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save every so many steps."""
-        if trainer.global_step % self.every == 0:
+        """Save every so many steps, but not between an epoch's last batch and its validation.
+
+        The trainer does not make up for a validation that a kill has cut off after the last batch was counted.
+        """
+        if trainer.global_step % self.every == 0 and not trainer.is_last_batch:
             self._save(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,0 +1,166 @@
+"""What every data module does: choose the samples of the stream, and hand them out."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.errors import DataError
+from datamodules.loader import StreamLoader, permutation
+from datamodules.samples import Part, collate
+from datamodules.task import Task
+
+_VALIDATION = (0, 2)
+
+
+class StreamDataModule(pl.LightningDataModule, ABC):
+    """A stream of training samples and, if there are any, validation samples.
+
+    A batch is a dict of ``text`` (a list of texts, or of pairs of texts) or ``image`` (B, C, H, W), of ``label``
+    (B,), int64 for classes and float32 for values, and of ``row`` (B,), the rows of the source split.
+
+    Args:
+        batch_size: Samples per training batch.
+        val_batch_size: Samples per validation batch.
+        max_samples: Length of the stream: the first so many of its order, the same in every epoch; all by default.
+        max_val_samples: How many validation samples to use, chosen by the seed; all by default.
+        seed: Seed of the order of the stream; by default the run's, as set by ``--seed_everything``, else 0.
+        shuffle: Whether to shuffle the stream, each epoch anew; otherwise the order is that of the source.
+        num_workers: Processes that fetch training samples ahead; 0 for none.
+        task_name: Short name of the task, for log folders; by default taken from the source.
+
+    Attributes:
+        task: What is predicted, after ``setup()``.
+        skipped_rows: How many bad rows were left out, by reason.
+
+    Raises:
+        DataError: If an argument is out of range.
+    """
+
+    modality: ClassVar[Literal["text", "image"]]
+    task: Task
+
+    def __init__(
+        self,
+        batch_size: int = 1,
+        val_batch_size: int = 64,
+        max_samples: int | None = None,
+        max_val_samples: int | None = None,
+        seed: int | None = None,
+        shuffle: bool = True,
+        num_workers: int = 0,
+        task_name: str | None = None,
+    ) -> None:
+        super().__init__()
+        at_least("batch_size", batch_size, 1)
+        at_least("val_batch_size", val_batch_size, 1)
+        at_least("max_samples", max_samples, 1)
+        at_least("max_val_samples", max_val_samples, 1)
+        at_least("seed", seed, 0)
+        at_least("num_workers", num_workers, 0)
+        self.batch_size, self.val_batch_size = batch_size, val_batch_size
+        self.max_samples, self.max_val_samples = max_samples, max_val_samples
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self.shuffle, self.num_workers, self.task_name = shuffle, num_workers, task_name
+        self.skipped_rows: dict[str, int] = {}
+        self._train: Part | None = None
+        self._val: Part | None = None
+        self._loader: StreamLoader | None = None
+        self._restored: dict[str, int] | None = None
+
+    @property
+    def label(self) -> str:
+        """Short name of the task, for log folders; known before the data is read."""
+        return self.task_name or "stream"
+
+    @abstractmethod
+    def prepare(self) -> tuple[Part, Part | None]:
+        """Read the data: the training samples, and the validation samples if there are any."""
+
+    @abstractmethod
+    def describe(self, train: Part) -> Task:
+        """Say what the task is."""
+
+    def usable(self, part: Part, order: np.ndarray, limit: int | None) -> np.ndarray:
+        """The first ``limit`` rows of an order that can be read, (N,)."""
+        return order[:limit]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and check the data, once.
+
+        Raises:
+            DataError: If the data cannot be read, or there is nothing to learn from.
+        """
+        if self._train is not None:
+            return
+        train, val = self.prepare()
+        stream = train.rows[permutation(len(train.rows), self.seed, 0)] if self.shuffle else train.rows
+        train = Part(train.samples, self.usable(train, stream, self.max_samples))
+        if val is not None:
+            chosen = val.rows
+            if self.max_val_samples is not None:
+                chosen = chosen[permutation(len(chosen), self.seed, *_VALIDATION)]
+            val = Part(val.samples, np.sort(self.usable(val, chosen, self.max_val_samples)))
+        self.task = self.describe(train)
+        self._train, self._val = train, val
+
+    def train_dataloader(self) -> StreamLoader:
+        """The stream, from its beginning or from where the checkpoint left it.
+
+        Raises:
+            DataError: If the checkpoint was of another stream.
+        """
+        assert self._train is not None, "call setup() first"
+        self._loader = StreamLoader(
+            self._train.samples,
+            order=self._train.rows,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            shuffle=self.shuffle,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+        )
+        if self._restored is not None:
+            self._loader.load_state_dict(self._restored)
+            self._restored = None
+        return self._loader
+
+    def val_dataloader(self) -> DataLoader | list:
+        """The validation samples in the order of the source; an empty list if there are none."""
+        if self._val is None:
+            return []
+        return DataLoader(
+            self._val.samples,
+            batch_size=self.val_batch_size,
+            sampler=self._val.rows.tolist(),
+            collate_fn=collate,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream is.
+
+        The trainer keeps the state of the loader as well, but hands it back neither after a finished epoch nor
+        where the loader was asked for early, as a schedule that counts steps does.
+        """
+        return {"stream": self._loader.state_dict()} if self._loader is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next stream begin where the checkpoint left it."""
+        self._restored = state_dict.get("stream")
+
+
+def at_least(name: str, value: float | None, least: float) -> None:
+    """Check an argument.
+
+    Raises:
+        DataError: If the value is too small.
+    """
+    if value is not None and value < least:
+        raise DataError(f"--data.{name}: {value} is too small; it must be at least {least}")

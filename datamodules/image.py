@@ -1,0 +1,115 @@
+"""Images with labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from datasets import Dataset, Image
+from torch import Tensor
+from tqdm import tqdm
+
+from datamodules.errors import Fault, Place
+from datamodules.pixels import decode
+from datamodules.samples import Part
+from datamodules.table import TableDataModule
+
+_MANY = 3000
+
+
+class ImageDataModule(TableDataModule):
+    """A stream of images, as they are: uint8 in 0..255, or float32; resizing belongs to the backbone.
+
+    Args:
+        source: A hub id such as ``ylecun/mnist``; a local folder laid out like the hub's; a folder of images with a
+            sub-folder for each class; or a file that holds the images, or their paths relative to itself.
+        image_column: Column of the images.
+        verify: Whether to decode all images of the stream before training, so that a bad one is found first.
+            Otherwise a bad image is an error when its turn comes, whatever ``on_bad_row`` says.
+        **kwargs: The arguments of every table.
+
+    Raises:
+        DataError: If an argument is out of range.
+    """
+
+    modality: ClassVar = "image"
+
+    def __init__(self, source: str, image_column: str = "image", verify: bool = True, **kwargs: Any) -> None:
+        super().__init__(source, **kwargs)
+        self.image_column, self.verify = image_column, verify
+
+    @property
+    def inputs(self) -> list[str]:
+        """Column of the images."""
+        return [self.image_column]
+
+    def place(self, split: str) -> Place:
+        """The split, as messages name it."""
+        if self.verify:
+            return super().place(split)
+        return Place(
+            self._title(), split, "correct it, or leave bad rows out with --data.verify true --data.on_bad_row skip"
+        )
+
+    def reader(self, table: Dataset, place: Place) -> ImageReader:
+        """What gives the image of a row."""
+        source = Path(self.source).expanduser()
+        return ImageReader(table, self.image_column, place, source.parent if source.is_file() else source)
+
+    def usable(self, part: Part, order: np.ndarray, limit: int | None) -> np.ndarray:
+        """The first ``limit`` rows of an order whose images can be read, (N,)."""
+        if not self.verify:
+            return super().usable(part, order, limit)
+        reader, wanted = part.samples.read, len(order) if limit is None else limit
+        assert isinstance(reader, ImageReader)
+        good: list[int] = []
+        faults: list[Fault] = []
+        for row in tqdm(order.tolist(), "checking images", leave=False, disable=min(wanted, len(order)) < _MANY):
+            fault = reader.fault(row)
+            if fault is None:
+                good.append(row)
+            else:
+                faults.append(fault)
+            if len(good) == wanted:
+                break
+        self.reject(reader.place, faults)
+        rows = np.array(good, dtype=np.int64)
+        self.some(rows, reader.place.split)
+        return rows
+
+
+class ImageReader:
+    """Reads images out of a column.
+
+    Args:
+        table: The split.
+        column: Column of the images.
+        place: How messages name the split.
+        folder: What paths in the column are relative to.
+    """
+
+    def __init__(self, table: Dataset, column: str, place: Place, folder: Path) -> None:
+        table = table.select_columns([column])
+        if isinstance(table.features[column], Image):
+            table = table.cast_column(column, Image(decode=False))
+        self.table, self.column, self.place, self.folder = table, column, place, folder
+
+    def __call__(self, row: int) -> Tensor:
+        """The image of a row, (C, H, W).
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        try:
+            return decode(self.table[row][self.column], self.folder)
+        except ValueError as error:
+            raise self.place.error([Fault(row, self.column, str(error))]) from error
+
+    def fault(self, row: int) -> Fault | None:
+        """What is wrong with the image of a row, if anything."""
+        try:
+            decode(self.table[row][self.column], self.folder)
+        except ValueError as error:
+            return Fault(row, self.column, str(error))
+        return None

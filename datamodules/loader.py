@@ -1,0 +1,119 @@
+"""A stream over a map-style dataset, shuffled by a seed and resumable to the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.errors import DataError
+
+
+def permutation(size: int, seed: int, *key: int) -> np.ndarray:
+    """A permutation of 0..size-1 that is a function of the seed and the key alone."""
+    return np.random.default_rng([seed, *key]).permutation(size)
+
+
+class StreamLoader:
+    """Hands out a dataset in batches, epoch by epoch, in an order that is a function of (seed, epoch) alone.
+
+    The state is (epoch, position), where the position counts the samples handed out in the epoch: neither those
+    that workers have fetched ahead, nor the batches of an iterator that was dropped. An iterator begins where the
+    state is, so iterating again after an early stop goes on with the epoch, and after its end begins the next one.
+
+    Args:
+        dataset: Gives a sample for an index.
+        order: Indices of the samples of the stream, as epoch 0 hands them out; by default all, in a seeded
+            permutation. Later epochs permute these.
+        batch_size: Samples per batch; the last batch of an epoch may be smaller.
+        seed: Seed of the order.
+        shuffle: Whether to permute; otherwise every epoch has the same order.
+        num_workers: Processes that fetch ahead.
+        collate_fn: Makes a batch of a list of samples; torch's own by default.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        order: Sequence[int] | np.ndarray | None = None,
+        batch_size: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+        num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+    ) -> None:
+        if order is None:
+            size = len(dataset)  # type: ignore[arg-type]
+            order = permutation(size, seed, 0) if shuffle else np.arange(size)
+        self.dataset, self.order = dataset, np.asarray(order)
+        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self.num_workers, self.collate_fn = num_workers, collate_fn
+        self.epoch, self.position = 0, 0
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.order) // self.batch_size)
+
+    def epoch_order(self, epoch: int) -> np.ndarray:
+        """Indices of the samples in the order of an epoch, (N,)."""
+        if epoch == 0 or not self.shuffle:
+            return self.order
+        return self.order[permutation(len(self.order), self.seed, epoch)]
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches that remain of the epoch, or those of the next one if none remain.
+
+        Raises:
+            DataError: If a sample cannot be read.
+        """
+        if self.position >= len(self.order):
+            self.epoch, self.position = self.epoch + 1, 0
+        batches = DataLoader(
+            self.dataset,
+            batch_size=self.batch_size,
+            sampler=self.epoch_order(self.epoch)[self.position :].tolist(),
+            num_workers=self.num_workers,
+            collate_fn=self.collate_fn,
+            generator=torch.Generator().manual_seed(self.seed),  # the global generator belongs to the model
+        )
+        try:
+            for batch in batches:
+                self.position = min(self.position + self.batch_size, len(self.order))
+                yield batch
+        except DataError as error:
+            # a worker's error arrives with its traceback in the message
+            raise DataError(str(error).rpartition("DataError: ")[2]) from None
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the stream is, and what it is a stream of."""
+        return {"epoch": self.epoch, "position": self.position, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to where another stream was.
+
+        Raises:
+            DataError: If that stream had another order; names what differs.
+        """
+        differing = [
+            f"{name} (checkpoint {state.get(name)}, now {value})"
+            for name, value in self._identity().items()
+            if state.get(name) != value
+        ]
+        if differing:
+            raise DataError(
+                f"the data stream is not the one of the checkpoint: it differs in {', '.join(differing)}; "
+                "restore these, or start a new run without --ckpt_path"
+            )
+        self.epoch, self.position = state["epoch"], state["position"]
+
+    def _identity(self) -> dict[str, int]:
+        return {
+            "seed": self.seed,
+            "samples": len(self.order),
+            "batch_size": self.batch_size,
+            "shuffle": int(self.shuffle),
+        }

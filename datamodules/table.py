@@ -1,0 +1,205 @@
+"""A stream from a table: what texts and images have in common."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from datasets import Dataset
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from datamodules.base import StreamDataModule
+from datamodules.errors import DataError, Fault, Place
+from datamodules.labels import LabelCodec
+from datamodules.loader import permutation
+from datamodules.samples import Part, Samples
+from datamodules.source import load_splits
+from datamodules.task import Task, choose_metrics
+
+_HELD_OUT = (0, 1)
+_USUAL_VALIDATION = "validation"
+
+
+class TableDataModule(StreamDataModule):
+    """A stream of the rows of a table, with a column of labels.
+
+    Args:
+        source: A hub id such as ``nyu-mll/glue``; a local folder laid out like the hub's; a folder of images with a
+            sub-folder for each class; or a file, .csv, .tsv, .json, .jsonl or .parquet.
+        name: Configuration of the data set, such as ``sst2``; none where there is only one.
+        split: The split to learn from.
+        val_split: The split to validate on. Where it is none, or the data has no split of the usual name
+            ``validation``, ``val_fraction`` decides.
+        label_column: Column of the labels.
+        batch_size: Samples per training batch.
+        val_batch_size: Samples per validation batch.
+        max_samples: Length of the stream: the first so many of its order, the same in every epoch; all by default.
+        max_val_samples: How many validation samples to use, chosen by the seed; all by default.
+        seed: Seed of the order of the stream; by default the run's, as set by ``--seed_everything``, else 0.
+        shuffle: Whether to shuffle the stream, each epoch anew; otherwise the order is that of the source.
+        val_fraction: Fraction of ``split`` that is held out for validation, chosen by the seed, where there is no
+            validation split; 0 for no validation.
+        task: Whether labels are classes or values; ``auto`` takes floats for values, all else for classes.
+        classes: Names of the classes, in the order of the model's outputs; by default as the data declares them,
+            else all labels found, sorted.
+        metrics: Validation metrics of accuracy, f1, matthews; or of pearson, spearman. By default accuracy, or both
+            of the latter.
+        on_bad_row: ``error`` stops before training at a row without label, text or readable image; ``skip`` leaves
+            such rows out and says how many.
+        num_workers: Processes that fetch training samples ahead; 0 for none.
+        task_name: Short name of the task, for log folders; by default that of the configuration or the source.
+
+    Raises:
+        DataError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        name: str | None = None,
+        split: str = "train",
+        val_split: str | None = _USUAL_VALIDATION,
+        label_column: str = "label",
+        batch_size: int = 1,
+        val_batch_size: int = 64,
+        max_samples: int | None = None,
+        max_val_samples: int | None = None,
+        seed: int | None = None,
+        shuffle: bool = True,
+        val_fraction: float = 0.1,
+        task: Literal["auto", "classification", "regression"] = "auto",
+        classes: list[str] | None = None,
+        metrics: list[str] | None = None,
+        on_bad_row: Literal["error", "skip"] = "error",
+        num_workers: int = 0,
+        task_name: str | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size, val_batch_size, max_samples, max_val_samples, seed, shuffle, num_workers, task_name
+        )
+        if not 0 <= val_fraction < 1:
+            raise DataError(f"--data.val_fraction: {val_fraction} is not a fraction; it must be in 0 <= fraction < 1")
+        self.source, self.name, self.split, self.val_split = source, name, split, val_split
+        self.label_column, self.val_fraction, self.on_bad_row = label_column, val_fraction, on_bad_row
+        self.kind, self.classes, self.metrics = task, classes, metrics
+
+    @property
+    def label(self) -> str:
+        """Short name of the task: as given, else that of the configuration or the source."""
+        return self.task_name or re.sub(r"[^\w.-]+", "_", self.name or Path(self.source.rstrip("/")).stem)
+
+    @property
+    @abstractmethod
+    def inputs(self) -> list[str]:
+        """Columns of the input."""
+
+    @abstractmethod
+    def reader(self, table: Dataset, place: Place) -> Callable[[int], Any]:
+        """What gives the input of a row."""
+
+    def input_faults(self, table: Dataset) -> list[Fault]:
+        """Rows whose input a look at the whole column shows to be bad."""
+        return []
+
+    def prepare(self) -> tuple[Part, Part | None]:
+        """Read the splits, check their columns, and set the validation samples apart."""
+        splits = load_splits(self.source, self.name, self.inputs if self.modality == "text" else ())
+        train_table = self._pick(splits, self.split, "split")
+        self.codec = LabelCodec.infer(train_table, self.label_column, self.kind, self.classes)
+        train = self._part(train_table, self.split)
+        if self.val_split is None or (self.val_split == _USUAL_VALIDATION and self.val_split not in splits):
+            return self._hold_out(train)
+        return train, self._part(self._pick(splits, self.val_split, "val_split"), self.val_split)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and check the data, once; say how many bad rows were left out.
+
+        Raises:
+            DataError: If the data cannot be read, a row is bad, or there is nothing to learn from.
+        """
+        fresh = self._train is None
+        super().setup(stage)
+        if fresh and self.skipped_rows:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.skipped_rows.items())
+            rank_zero_warn(f"{self._title()}: {sum(self.skipped_rows.values())} bad rows are left out: {reasons}")
+
+    def describe(self, train: Part) -> Task:
+        """The task, with the shape of the first image of the split."""
+        image = train.samples.read(int(train.rows.min())) if self.modality == "image" else None
+        return Task(
+            name=self.label,
+            kind=self.codec.kind,
+            outputs=len(self.codec.classes) or 1,
+            classes=self.codec.classes,
+            modality=self.modality,
+            image_shape=None if image is None else tuple(image.shape),
+            metrics=choose_metrics(self.codec.kind, self.metrics),
+        )
+
+    def place(self, split: str) -> Place:
+        """The split, as messages name it."""
+        return Place(self._title(), split)
+
+    def reject(self, place: Place, faults: Sequence[Fault]) -> set[int]:
+        """The bad rows, counted by what is wrong with them first.
+
+        Raises:
+            DataError: If bad rows are an error, naming the first.
+        """
+        if faults and self.on_bad_row == "error":
+            raise place.error(faults)
+        reasons = {fault.row: fault.reason for fault in reversed(faults)}
+        self.skipped_rows = dict(Counter(self.skipped_rows) + Counter(reasons.values()))
+        return set(reasons)
+
+    def _part(self, table: Dataset, split: str) -> Part:
+        place = self.place(split)
+        labels, faults = self.codec.encode(table)
+        bad = self.reject(place, faults + self.input_faults(table))
+        rows = np.setdiff1d(np.arange(len(table)), np.fromiter(bad, dtype=np.int64))
+        self.some(rows, split)
+        return Part(Samples(self.modality, self.reader(table, place), labels), rows)
+
+    def some(self, rows: np.ndarray, split: str) -> None:
+        """Check that rows are left.
+
+        Raises:
+            DataError: If not.
+        """
+        if not len(rows):
+            raise DataError(f"{self._title()}, split {split!r}: no good row is left; correct the data")
+
+    def _hold_out(self, train: Part) -> tuple[Part, Part | None]:
+        count = round(self.val_fraction * len(train.rows))
+        if not count:
+            return train, None
+        rank_zero_info(
+            f"{self._title()}: {count} of {len(train.rows)} rows of split {self.split!r} are held out for validation "
+            "(--data.val_split, --data.val_fraction)"
+        )
+        shuffled = train.rows[permutation(len(train.rows), self.seed, *_HELD_OUT)]
+        held_out, kept = np.sort(shuffled[:count]), np.sort(shuffled[count:])
+        return Part(train.samples, kept), Part(train.samples, held_out)
+
+    def _pick(self, splits: dict[str, Dataset], split: str, argument: str) -> Dataset:
+        if split not in splits:
+            raise DataError(f"--data.{argument}: {self._title()} has no split {split!r}; choose of {', '.join(splits)}")
+        table = splits[split]
+        for column, option in [(self.label_column, "label"), *((c, self.modality) for c in self.inputs)]:
+            if column not in table.column_names:
+                option = "text_columns" if option == "text" else f"{option}_column"
+                raise DataError(
+                    f"--data.{option}: {self._title()} has no column {column!r}; choose of "
+                    f"{', '.join(table.column_names)}"
+                )
+        if not len(table):
+            raise DataError(f"--data.source: {self._title()}, split {split!r} has no rows")
+        return table
+
+    def _title(self) -> str:
+        return f"{self.source} ({self.name})" if self.name else self.source

@@ -1,0 +1,71 @@
+"""Texts, or pairs of texts, with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from datamodules.errors import DataError, Fault, Place
+from datamodules.table import TableDataModule
+
+
+class TextDataModule(TableDataModule):
+    """A stream of texts, or of pairs of texts.
+
+    Args:
+        source: A hub id such as ``nyu-mll/glue``; a local folder laid out like the hub's; or a file, .csv, .tsv, .json,
+            .jsonl or .parquet.
+        text_columns: The column of the text, or the two columns of a pair.
+        **kwargs: The arguments of every table.
+
+    Raises:
+        DataError: If an argument is out of range.
+    """
+
+    modality: ClassVar = "text"
+
+    def __init__(self, source: str, text_columns: list[str], **kwargs: Any) -> None:
+        super().__init__(source, **kwargs)
+        if len(text_columns) not in (1, 2):
+            raise DataError(f"--data.text_columns: one or two columns are needed, there are {len(text_columns)}")
+        self.text_columns = text_columns
+
+    @property
+    def inputs(self) -> list[str]:
+        """Columns of the texts."""
+        return self.text_columns
+
+    def reader(self, table: Dataset, place: Place) -> Callable[[int], str | tuple[str, str]]:
+        """What gives the text, or the pair of texts, of a row."""
+        return partial(_read, table.select_columns(self.text_columns), self.text_columns)
+
+    def input_faults(self, table: Dataset) -> list[Fault]:
+        """Rows without text.
+
+        Raises:
+            DataError: If a column holds no text at all.
+        """
+        faults = []
+        for column in self.text_columns:
+            texts = table.data.column(column)
+            if pa.types.is_null(texts.type):
+                texts = texts.cast(pa.string())
+            if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+                raise DataError(f"--data.text_columns: column {column!r} holds {texts.type}, not text")
+            lengths = pc.utf8_length(pc.utf8_trim_whitespace(texts)).fill_null(-1).to_numpy()
+            faults += [
+                Fault(row, column, "missing text" if lengths[row] < 0 else "empty text")
+                for row in np.flatnonzero(lengths <= 0).tolist()
+            ]
+        return faults
+
+
+def _read(table: Dataset, columns: list[str], row: int) -> str | tuple[str, str]:
+    texts = table[row]
+    return texts[columns[0]] if len(columns) == 1 else (texts[columns[0]], texts[columns[1]])

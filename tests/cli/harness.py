@@ -1,0 +1,100 @@
+"""Runs the command line in processes of its own, which may be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+# a server that has imported everything and used no threads forks each run in a fraction of a second
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["cli"])
+
+
+class KillAt(pl.Callback):
+    """Kills its own process with SIGKILL at a given moment.
+
+    Args:
+        moment: ``batch``, ``epoch`` (after the last batch, before the validation) or ``validation``.
+        step: Global step at which it strikes.
+    """
+
+    def __init__(self, moment: str, step: int) -> None:
+        self.moment, self.step = moment, step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.moment == "batch" and trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.moment == "epoch" and trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.moment == "validation" and trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _run(args: list[str], folder: str, output: Any) -> None:
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    text, code = io.StringIO(), 0
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        from cli import main
+
+        try:
+            main(args)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        except BaseException as error:
+            text.write(f"{type(error).__name__}: {error}")
+            code = 1
+    output.send((code, text.getvalue()))
+
+
+def run(args: Sequence[str], folder: Path) -> tuple[int, str]:
+    """Run ``filtune args`` in a folder: exit code (-9 if it was killed) and what it printed."""
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_run, args=(list(args), str(folder), sender))
+    process.start()
+    sender.close()
+    try:
+        code, text = receiver.recv()
+    except EOFError:
+        code, text = None, ""
+    process.join()
+    return (process.exitcode or 0 if code is None else code), text
+
+
+def only_run(folder: Path) -> Path:
+    """The folder of the only run below ``folder``."""
+    (config,) = folder.rglob("config.yaml")
+    return config.parent
+
+
+def result(run_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A finished run's summary without times and places, and its last checkpoint."""
+    summary = json.loads((run_folder / "summary.json").read_text())
+    for name in [key for key in summary if "seconds" in key or key in ("peak_memory_bytes", "commit", "versions")]:
+        summary.pop(name)
+    return summary, torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def identical(a: Any, b: Any) -> bool:
+    """Whether two trees of tensors and plain values are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(identical(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(identical(x, y) for x, y in zip(a, b, strict=True))
+    return a == b

@@ -1,0 +1,120 @@
+"""Every mistake is one line that names the culprit and the remedy, before any parameter moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.harness import run
+from tests.conftest import WORDS
+
+DIGITS = ["--config", "trainer/cpu", "--config", "task/digits", "--config", "backbone/lenet5", "--data.max_samples=8"]
+LOKO = ["--config", "optimizer/loko"]
+TEXT = ["--config", "trainer/cpu", "--config", "task/own_text", "--config", "backbone/minilm"]
+
+DIGIT_MISTAKES = {
+    "unknown configuration": (["--config", "task/nowhere"], "task/nowhere"),
+    "unknown key": (["--trainer.nonsense=1"], "nonsense"),
+    "unknown optimizer argument": (["--optimizer.nonsense=1"], "nonsense"),
+    "unknown optimizer": (["--optimizer=Adaam"], "Adaam"),
+    "wrong type": (["--data.batch_size=many"], "batch_size"),
+    "p0 zero": (["--optimizer.p0=0"], "p0 must be positive"),
+    "p0 negative": (["--optimizer.p0=-1"], "p0 must be positive"),
+    "beta one": (["--optimizer.beta=1.0"], "beta must lie in [0, 1)"),
+    "beta negative": (["--optimizer.beta=-0.1"], "beta must lie in [0, 1)"),
+    "half precision by scaling": (["--trainer.precision=16-mixed"], "bf16-mixed"),
+    "batch of none": (["--data.batch_size=0"], "batch_size"),
+    "a schedule for a filter": (["--model.schedule.decay=linear"], "LoKO has no learning rate"),
+    "a group of nothing": (["--model.param_groups={nowhere: {p0: 1.0}}"], "'nowhere' matches no trainable parameter"),
+    "an option no optimizer has": (["--model.param_groups={fc1: {p0: -1.0}}"], "p0 must be positive"),
+    "a checkpoint that is not there": (["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt"),
+    "checkpoints never": (["--run.checkpoint_every=0"], "run.checkpoint_every"),
+    "texts for an image backbone": (["--model.backbone.library=transformers"], "images"),
+    "an adapter on nothing": (["--model.backbone.adapter=lora", "--model.backbone.targets=[nowhere]"], "'nowhere'"),
+    "no such timm model": (["--model.backbone.name=resnet1"], "resnet1"),
+    "an unknown rival": (["--run.against=[nowhere]"], "nowhere"),
+}
+
+
+def refused(args: list[str], folder: Path, culprit: str) -> None:
+    """Assert that a command fails with one line that names the culprit, and leaves no result."""
+    code, text = run(args, folder)
+    lines = [line for line in text.strip().splitlines() if line and not line.startswith("Seed set to")]
+    assert code == 2, text
+    assert len(lines) == 1, text
+    assert lines[0].startswith("filtune: error: ")
+    assert culprit in lines[0]
+    assert not list(folder.rglob("summary.json"))
+    assert not list(folder.rglob("last.ckpt"))
+
+
+@pytest.mark.parametrize("mistake", DIGIT_MISTAKES)
+def test_digits(mistake: str, tmp_path: Path) -> None:
+    arguments, culprit = DIGIT_MISTAKES[mistake]
+    refused(["fit", *DIGITS, *LOKO, *arguments], tmp_path, culprit)
+
+
+def test_no_optimizer(tmp_path: Path) -> None:
+    refused(["fit", *DIGITS], tmp_path, "optimizer")
+
+
+def test_no_command(tmp_path: Path) -> None:
+    refused(["fitt"], tmp_path, "fitt")
+
+
+ROWS = [f"{WORDS[i % 9]} film,{'np'[i % 2]}" for i in range(20)]
+
+FILE_MISTAKES = {
+    "label missing": ([*ROWS[:5], "fine film,", *ROWS[5:]], "row 5"),
+    "text empty": ([*ROWS[:7], "   ,n", *ROWS[7:]], "row 7"),
+}
+
+
+@pytest.mark.parametrize("mistake", FILE_MISTAKES)
+def test_rows_are_named_and_may_be_skipped(mistake: str, tmp_path: Path, tiny_bert: Path) -> None:
+    rows, culprit = FILE_MISTAKES[mistake]
+    data = tmp_path / "reviews.csv"
+    data.write_text("text,label\n" + "\n".join(rows) + "\n")
+    command = ["fit", *TEXT, *LOKO, f"--data.source={data}", f"--model.backbone.name={tiny_bert}"]
+    refused(command, tmp_path, culprit)
+    code, text = run([*command, "--data.on_bad_row=skip"], tmp_path)
+    assert code == 0, text
+    (summary,) = tmp_path.rglob("summary.json")
+    assert '"skipped_rows": {\n' in summary.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        (["--data.source=./nowhere"], "nowhere"),
+        (["--data.source=nowhere.csv"], "nowhere.csv"),
+        (["--data.source=some-organisation/some-data"], "some-organisation/some-data"),
+        ([], "source"),
+        (["--model.backbone.name=./nowhere"], "./nowhere"),
+        (["--model.backbone.targets=[nowhere]"], "'nowhere' matches no layer"),
+        (["--data.text_columns=[nothing]"], "nothing"),
+        (["--data.classes=[n]"], "row 1"),
+    ],
+)
+def test_sources(arguments: list[str], culprit: str, tmp_path: Path, tiny_bert: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    data = tmp_path / "reviews.csv"
+    data.write_text("text,label\n" + "\n".join(ROWS) + "\n")
+    source = [] if culprit == "source" else [f"--data.source={data}"]
+    refused(["fit", *TEXT, *LOKO, *source, f"--model.backbone.name={tiny_bert}", *arguments], tmp_path, culprit)
+
+
+def test_damaged_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 not really")
+    code, text = run(["fit", *DIGITS, *LOKO, f"--ckpt_path={tmp_path / 'last.ckpt'}"], tmp_path)
+    assert code == 2
+    assert "last.ckpt is damaged or not a checkpoint of filtune" in text.strip().splitlines()[-1]
+
+
+def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    arguments = ["--config", "optimizer/sgd", "--optimizer.lr=1e30", "--trainer.log_every_n_steps=4"]
+    code, text = run(["fit", *DIGITS, *arguments], tmp_path)
+    assert code == 2
+    assert "non-finite updates up to step" in text.strip().splitlines()[-1]
+    assert not list(tmp_path.rglob("summary.json"))

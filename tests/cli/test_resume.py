@@ -1,0 +1,123 @@
+"""A run that was killed and continued ends bit for bit like one that was not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.harness import identical, only_run, result, run
+from tests.conftest import WORDS
+
+SAMPLES, EPOCHS = 24, 2
+
+OPTIMIZERS = {
+    "loko": ["--config", "optimizer/loko"],
+    "adamw": ["--config", "optimizer/adamw"],
+}
+COMMON = [
+    "--config", "trainer/cpu",
+    f"--data.max_samples={SAMPLES}",
+    f"--trainer.max_epochs={EPOCHS}",
+    "--trainer.log_every_n_steps=5",
+    "--run.checkpoint_every=6",
+    "--trainer.enable_progress_bar=false",
+    "--seed_everything=3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "reviews.csv"
+    rows = [f"{WORDS[i % 7]} {WORDS[i % 5 + 7]} {WORDS[i % 3]},{'np'[(i // 2) % 2]}" for i in range(60)]
+    path.write_text("text,label\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tasks(reviews: Path, tiny_bert: Path) -> dict[str, list[str]]:
+    text = ["--config", "task/own_text", f"--data.source={reviews}", "--config", "backbone/minilm"]
+    return {
+        "text": [*text, f"--model.backbone.name={tiny_bert}"],
+        "image": ["--config", "task/digits", "--config", "backbone/lenet5", "--data.max_val_samples=130"],
+    }
+
+
+MOMENTS = {
+    "mid-epoch": ("batch", 9),
+    "second epoch": ("batch", SAMPLES + 11),
+    "last batch": ("batch", SAMPLES),
+    "epoch boundary": ("epoch", SAMPLES),
+    "in validation": ("validation", SAMPLES),
+    "in the last validation": ("validation", EPOCHS * SAMPLES),
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tasks: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """The run folder of every task and optimizer, run without a break."""
+    finished = {}
+    for task in tasks:
+        for optimizer, arguments in OPTIMIZERS.items():
+            folder = tmp_path_factory.mktemp("whole")
+            code, text = run(["fit", *COMMON, *tasks[task], *arguments], folder)
+            assert code == 0, text
+            finished[task, optimizer] = only_run(folder)
+    return finished
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("task", ["text", "image"])
+def test_killed_and_continued(
+    task: str, optimizer: str, moment: str, tasks: dict, uninterrupted: dict, tmp_path: Path
+) -> None:
+    command = ["fit", *COMMON, *tasks[task], *OPTIMIZERS[optimizer]]
+    kind, step = MOMENTS[moment]
+    killer = f"--trainer.callbacks=[{{class_path: tests.cli.harness.KillAt, init_args: {{moment: {kind}, step: {step}}}}}]"
+    code, text = run([*command, killer], tmp_path)
+    assert code == -9, text
+    code, text = run([*command, "--ckpt_path=last"], tmp_path)
+    assert code == 0, text
+
+    whole, continued = result(uninterrupted[task, optimizer]), result(only_run(tmp_path))
+    assert continued[0] == whole[0]
+    assert continued[0]["samples"] == EPOCHS * SAMPLES
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        assert identical(continued[1][part], whole[1][part]), part
+
+
+def test_the_checkpoint_holds_what_is_trained_and_no_more(uninterrupted: dict, tiny_bert: Path) -> None:
+    from transformers import AutoModel
+
+    _, checkpoint = result(uninterrupted["text", "loko"])
+    names = [name for name in checkpoint["state_dict"] if name.startswith("backbone.")]
+    assert all("lora_" in name or "modules_to_save" in name for name in names)
+    frozen = sum(p.numel() for p in AutoModel.from_pretrained(tiny_bert).parameters())
+    assert sum(checkpoint["state_dict"][name].numel() for name in names) < frozen
+    filter_state = checkpoint["optimizer_states"][0]["state"]["filter"]
+    assert filter_state["p"].numel() == sum(checkpoint["state_dict"][name].numel() for name in names)
+
+
+def test_another_configuration_is_refused_with_its_keys(tasks: dict, uninterrupted: dict, tmp_path: Path) -> None:
+    checkpoint = uninterrupted["image", "loko"] / "checkpoints" / "last.ckpt"
+    command = ["fit", *COMMON, *tasks["image"], *OPTIMIZERS["loko"], f"--ckpt_path={checkpoint}"]
+    code, text = run([*command, "--optimizer.p0=0.3", "--data.batch_size=2"], tmp_path)
+    assert code == 2
+    error = text.strip().splitlines()[-1]
+    assert "optimizer.init_args.p0 (checkpoint 0.2, now 0.3)" in error
+    assert "data.init_args.batch_size (checkpoint 1, now 2)" in error
+
+
+def test_a_finished_run_may_go_on_for_another_epoch(tasks: dict, tmp_path: Path) -> None:
+    command = ["fit", *COMMON, *tasks["image"], *OPTIMIZERS["loko"]]
+    assert run([*command, "--trainer.max_epochs=1"], tmp_path)[0] == 0
+    code, text = run([*command, "--ckpt_path=last"], tmp_path)
+    assert code == 0, text
+    assert result(only_run(tmp_path))[0]["samples"] == EPOCHS * SAMPLES
+
+
+def test_continuing_nothing_is_refused(tasks: dict, tmp_path: Path) -> None:
+    code, text = run(["fit", *COMMON, *tasks["image"], *OPTIMIZERS["loko"], "--ckpt_path=last"], tmp_path)
+    assert code == 2
+    assert "there is no checkpoint to continue" in text.strip().splitlines()[-1]

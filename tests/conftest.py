@@ -1,0 +1,82 @@
+"""What several folders of tests share: real data where it is at hand, and a tiny random text model where it is not."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(os.environ.get("FILTUNE_DATA", Path(__file__).resolve().parents[2] / "shared"))
+WORDS = "good bad film plot dull bright actor story love hate great poor a the is was not very and of".split()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task as a data module would describe it."""
+
+    name: str = "toy"
+    kind: str = "classification"
+    outputs: int = 2
+    modality: str = "text"
+    image_shape: tuple[int, int, int] | None = None
+    metrics: tuple[str, ...] = ("accuracy",)
+
+
+def _shared(*parts: str) -> Path:
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"real data not at hand: {'/'.join(parts)} (set FILTUNE_DATA to the folder that holds it)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_glue() -> Path:
+    """A small part of GLUE in the hub's layout."""
+    return _shared("data-tiny", "nyu-mll", "glue")
+
+
+@pytest.fixture(scope="session")
+def tiny_mnist() -> Path:
+    """A small part of MNIST in the hub's layout."""
+    return _shared("data-tiny", "ylecun", "mnist")
+
+
+@pytest.fixture(scope="session")
+def glue() -> Path:
+    """GLUE in the hub's layout."""
+    return _shared("data", "nyu-mll", "glue")
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Path:
+    """MNIST in the hub's layout."""
+    return _shared("data", "ylecun", "mnist")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Pre-trained MiniLM."""
+    return _shared("models", "minilm-l6-v2")
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer BERT with a word-level vocabulary, in the hub's layout."""
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder

@@ -1,0 +1,109 @@
+"""Wrong arguments are refused in one line that names them; figures of a step are detached and named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from optimizers import SGD, AdaGrad, AdamW, Categorical, LoKO
+from tests.optimizers.models import drive, labels, mlp
+
+NAN, INF = float("nan"), float("inf")
+
+REFUSED = [
+    ("p0", [0.0, -1.0, INF, -INF, NAN]),
+    ("r0", [0.0, -1.0, INF, NAN]),
+    ("beta", [-0.1, 1.0, 2.0, NAN]),
+    ("max_rows", [0, -3]),
+    ("p0_init", ["normal", ""]),
+    ("noise", ["ema", "ema-3"]),
+    ("observation", ["odds", "values"]),
+    ("dtype", ["bfloat16", "float16"]),
+    ("jacobian", ["jacrev"]),
+]
+CASES = [(name, value) for name, values in REFUSED for value in values]
+
+
+@pytest.mark.parametrize(("name", "value"), CASES, ids=lambda v: repr(v))
+def test_arguments_out_of_range_are_named(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^LoKO: {name} must .*got") as error:
+        LoKO(mlp(3).parameters(), **{name: value})
+    assert "\n" not in str(error.value)
+    assert str(value) in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("p0", 0.0), ("p0", NAN), ("p0_init", "normal")])
+def test_so_are_a_groups_own(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^LoKO: {name} must"):
+        LoKO([{"params": mlp(3).parameters(), name: value}])
+
+
+def test_frozen_parameters_are_refused_and_the_rest_is_taken() -> None:
+    model = mlp(3)
+    model[0].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"^LoKO: params must all require grad"):
+        LoKO(model.parameters())
+    optimizer = LoKO(p for p in model.parameters() if p.requires_grad)
+    drive(optimizer, model, Categorical, labels(1, 1, 3))
+
+
+def test_parameters_cannot_join_later() -> None:
+    optimizer = LoKO(mlp(3).parameters())
+    with pytest.raises(ValueError, match=r"^LoKO: parameters cannot join") as error:
+        optimizer.add_param_group({"params": mlp(2).parameters()})
+    assert "\n" not in str(error.value)
+    assert len(optimizer.param_groups) == 1
+
+
+FIGURES = {
+    LoKO: {
+        "innovation_norm",
+        "update_norm",
+        "gain_norm",
+        "noise_trace",
+        "p_min",
+        "p_mean",
+        "escalations",
+        "clamped",
+        "nonfinite",
+    },
+    AdamW: {"grad_norm", "nonfinite"},
+    AdaGrad: {"grad_norm", "nonfinite"},
+    SGD: {"grad_norm", "nonfinite"},
+}
+
+
+@pytest.mark.parametrize("rule", FIGURES, ids=lambda rule: rule.__name__)
+def test_figures_are_detached_scalars_of_the_last_step(rule: Any) -> None:
+    model = mlp(3)
+    optimizer = rule(model.parameters())
+    stream = labels(2, 1, 3)
+    drive(optimizer, model, Categorical, stream[:1])
+    first = dict(optimizer.stats)
+    kept = {name: value.clone() for name, value in first.items()}
+    drive(optimizer, model, Categorical, stream[1:])
+    assert optimizer.stats.keys() == FIGURES[rule]
+    for name, value in optimizer.stats.items():
+        assert value.shape == (), name
+        assert not value.requires_grad, name
+        assert torch.equal(first[name], kept[name]), name
+
+
+def test_figures_say_what_happened() -> None:
+    model = mlp(3)
+    optimizer = LoKO(model.parameters(), dtype="float64")
+    (x, y) = labels(1, 2, 3)[0]
+    residual = Categorical(model(x)).observe(y).innovation().residual
+    before = torch.cat([p.detach().flatten() for p in model.parameters()])
+    drive(optimizer, model, Categorical, [(x, y)])
+    moved = torch.cat([p.detach().flatten() for p in model.parameters()]) - before
+    stats, p = optimizer.stats, torch.cat([v.flatten() for v in optimizer.variance()])
+    assert torch.equal(stats["innovation_norm"], residual.norm())
+    assert float(stats["update_norm"]) == pytest.approx(float(moved.norm()), rel=1e-12)
+    assert float(stats["gain_norm"]) == pytest.approx(float(moved.norm() / residual.norm()), rel=1e-12)
+    assert torch.equal(stats["noise_trace"], optimizer.state["filter"]["R"].trace())
+    assert torch.equal(stats["p_min"], p.min())
+    assert torch.equal(stats["p_mean"], p.mean())
+    assert [int(stats[name]) for name in ("escalations", "clamped", "nonfinite")] == [0, 0, 0]
