@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import optimizers
 from datamodules import StreamDataModule
-from lightning_modules import OnlineModule
+from lightning_modules import OnlineModule, check_precision
 from lightning_modules.callbacks import (
     AtomicCheckpointIO,
     OnlineProgressBar,
@@ -78,6 +78,19 @@ class FiltuneCLI(LightningCLI):
         """Add ``--optimizer`` and ``--run``."""
         parser.add_optimizer_args((OnlineOptimizer,), "optimizer", link_to="model.optimizer_init")
         parser.add_class_arguments(RunConfig, "run")
+
+    def before_instantiate_classes(self) -> None:
+        """See that the parts of a run are there, before anything is read or built.
+
+        Raises:
+            ValueError: Naming what is missing or cannot work.
+        """
+        for key, example in (("optimizer", "configs/optimizer/loko.yaml"), ("data", "configs/task/digits.yaml")):
+            if not self._get(self.config, key):
+                raise ValueError(f"--{key}: none is given; name one, or a configuration such as --config {example}")
+        check_precision(self._get(self.config, "trainer").get("precision"))
+        for rival in self._get(self.config, "run").against:
+            _find_config(rival)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with what every run has: one folder, atomic checkpoints, a bar, a summary."""
@@ -180,8 +193,10 @@ def _find_config(name: str) -> Path:
 
 def _quiet() -> None:
     transformers.logging.set_verbosity_error()  # a fresh head is meant, and not a warning
+    transformers.logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # it is meant to be
     warnings.filterwarnings("ignore", message=".*will save all targets and predictions in the buffer.*")

@@ -146,8 +146,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """Print the figures."""
-    table = Table(title=f"{result['model']}, {result['outputs']} outputs, batch {result['batch_size']}, "
-                  f"n = {result['trainable_parameters']:,}")
+    table = Table(
+        title=f"{result['model']}, {result['outputs']} outputs, batch {result['batch_size']}, "
+        f"n = {result['trainable_parameters']:,}"
+    )
     for name in ("optimizer", "ms / step", "ratio to AdamW", "peak of a step, MiB", "state, MiB"):
         table.add_column(name, justify="left" if name == "optimizer" else "right")
     for name, figures in result["optimizers"].items():

@@ -16,7 +16,8 @@ def decode(value: Any, folder: Path) -> Tensor:
     """The pixels of an image, (C, H, W): uint8 in 0..255, or float32.
 
     Grey images have one channel; colours, with or without palette, three; transparency is dropped. 16-bit images
-    become floats in 0..1, and float images stay as they are. Nested lists may be (H, W), (C, H, W) or (H, W, C).
+    become floats in 0..1, and float images stay as they are. Nested lists may be (H, W), (C, H, W) or (H, W, C),
+    with fewer channels than rows.
 
     Args:
         value: Bytes, path, dict of the two, or nested lists.
@@ -51,7 +52,7 @@ def _from_file(image: Image.Image) -> Tensor:
     else:
         grey = image.mode in ("1", "L", "LA", "La")
         pixels = np.array(image.convert("L" if grey else "RGB"))
-    return _channels_first(torch.from_numpy(pixels))
+    return torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1).contiguous()
 
 
 def _from_lists(value: list) -> Tensor:
@@ -61,11 +62,7 @@ def _from_lists(value: list) -> Tensor:
     integer = np.issubdtype(pixels.dtype, np.integer)
     if integer and (pixels.min() < 0 or pixels.max() > 255):
         raise ValueError
-    return _channels_first(torch.from_numpy(pixels.astype(np.uint8 if integer else np.float32)))
-
-
-def _channels_first(pixels: Tensor) -> Tensor:
-    if pixels.ndim == 2:
-        return pixels.unsqueeze(0)
-    channels_last = pixels.shape[2] in (1, 3, 4) and pixels.shape[0] not in (1, 3, 4)
-    return (pixels.permute(2, 0, 1) if channels_last else pixels).contiguous()
+    tensor = torch.from_numpy(np.atleast_3d(pixels).astype(np.uint8 if integer else np.float32))
+    # the axis of the channels is the shorter one; (H, W) has got its single channel as the last
+    last = tensor.shape[2] < tensor.shape[0] or pixels.ndim == 2
+    return (tensor.permute(2, 0, 1) if last else tensor).contiguous()

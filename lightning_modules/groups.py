@@ -51,4 +51,3 @@ def frozen_fingerprint(model: nn.Module) -> int:
         if not param.requires_grad:
             checksum = zlib.crc32(param.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), checksum)
     return checksum
-

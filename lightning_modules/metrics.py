@@ -40,7 +40,7 @@ class WindowedMean(nn.Module):
     def update(self, values: Tensor) -> None:
         """Append values, (B,)."""
         positions = (self.count + torch.arange(len(values), device=values.device)) % len(self.values)
-        self.values[positions] = values.float()
+        self.values[positions] = values.to(self.values.dtype)
         self.count += len(values)
 
     def compute(self) -> Tensor:
@@ -69,7 +69,9 @@ def build_metrics(task: Task, names: tuple[str, ...]) -> torchmetrics.MetricColl
         }
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"data.metrics: {', '.join(unknown)} not known for {task.kind}; choose from {', '.join(known)}")
+        raise ValueError(
+            f"data.metrics: {', '.join(unknown)} not known for {task.kind}; choose from {', '.join(known)}"
+        )
     return torchmetrics.MetricCollection({name: known[name]() for name in names}, compute_groups=False)
 
 

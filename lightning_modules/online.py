@@ -53,7 +53,7 @@ class OnlineModule(pl.LightningModule):
         Raises:
             ValueError: If the run asks for something that cannot work.
         """
-        _refuse(self.trainer)
+        _check_trainer(self.trainer)
         if self._built:
             return
         self.task: Task = self.trainer.datamodule.task
@@ -180,12 +180,21 @@ def _step_seed(seed: int | None, step: int) -> int:
     return ((seed or 0) * 1_000_003 + step) % (2**63)
 
 
-def _refuse(trainer: pl.Trainer) -> None:
-    if "16-mixed" in str(trainer.precision) and "bf16" not in str(trainer.precision):
+def check_precision(precision: object) -> None:
+    """Refuse float16 by gradient scaling.
+
+    Raises:
+        ValueError: If the precision is 16-mixed.
+    """
+    if str(precision) in ("16", "16-mixed"):
         raise ValueError(
-            "trainer.precision: 16-mixed scales gradients and cannot drive an optimizer by its closure; take "
+            f"trainer.precision: {precision} scales gradients and cannot drive an optimizer by its closure; take "
             "bf16-mixed or 32-true"
         )
+
+
+def _check_trainer(trainer: pl.Trainer) -> None:
+    check_precision(trainer.precision)
     if trainer.world_size > 1:
         raise ValueError(
             "trainer.devices: several processes are not supported yet, the ranks would diverge; set --trainer.devices 1"

@@ -76,7 +76,9 @@ def last_folder(root: Path, name: RunName) -> Path:
     parent = root / name.experiment / name.stem
     saved = [path.parent.parent for path in parent.glob(f"version_*/checkpoints/{LAST}")]
     if not saved:
-        raise CheckpointError(f"ckpt_path: there is no checkpoint to continue under {parent}; start without --ckpt_path")
+        raise CheckpointError(
+            f"ckpt_path: there is no checkpoint to continue under {parent}; start without --ckpt_path"
+        )
     return max(saved, key=lambda folder: int(folder.name.removeprefix("version_")))
 
 

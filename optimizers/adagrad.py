@@ -7,7 +7,7 @@ import torch
 from optimizers.base import FirstOrder
 
 
-class AdaGrad(FirstOrder, torch.optim.Adagrad):
+class AdaGrad(FirstOrder, torch.optim.Adagrad):  # type: ignore[misc]
     """``torch.optim.Adagrad`` driven by a closure.
 
     Args:

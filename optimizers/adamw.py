@@ -7,7 +7,7 @@ import torch
 from optimizers.base import FirstOrder
 
 
-class AdamW(FirstOrder, torch.optim.AdamW):
+class AdamW(FirstOrder, torch.optim.AdamW):  # type: ignore[misc]
     """``torch.optim.AdamW`` driven by a closure.
 
     Args:

@@ -55,9 +55,7 @@ def batched_vjp(outputs: Tensor, inputs: Sequence[Tensor], rows: Tensor, retain_
     grads = torch.autograd.grad(
         outputs, inputs, rows, retain_graph=retain_graph, is_grads_batched=True, allow_unused=True
     )
-    return [
-        x.new_zeros(len(rows), *x.shape) if grad is None else grad for x, grad in zip(inputs, grads, strict=True)
-    ]
+    return [x.new_zeros(len(rows), *x.shape) if grad is None else grad for x, grad in zip(inputs, grads, strict=True)]
 
 
 class JacobianBuilder:
@@ -182,9 +180,7 @@ def _factors_hold(outputs: Tensor, weight: Tensor, layer: Seen) -> bool | None:
     for b in range(len(outputs)):
         row = torch.zeros_like(outputs)
         row[b] = cotangents[b]
-        y_grad, w_grad = torch.autograd.grad(
-            outputs, [layer.y, weight], row, retain_graph=True, materialize_grads=True
-        )
+        y_grad, w_grad = torch.autograd.grad(outputs, [layer.y, weight], row, retain_graph=True, materialize_grads=True)
         difference = torch.outer(y_grad[b].double(), layer.x[b].double()) - w_grad.double()
         if not difference.norm() <= tolerance * w_grad.double().norm():
             return False

@@ -85,12 +85,18 @@ class LoKO(OnlineOptimizer):
         self._params = list(self.trained())
         self._build = JacobianBuilder(self._params, self.dtype, jacobian, max_rows)
         device = self._params[0].device
-        self.state[FILTER] = {
+        filter_state = {
             "p": torch.cat([_initial_variance(g, self.dtype) for g in self.param_groups]),
             "nonfinite": torch.zeros((), dtype=torch.int64, device=device),
             "escalations": torch.zeros((), dtype=torch.int64, device=device),
             "clamped": torch.zeros((), dtype=torch.int64, device=device),
         }
+        self.state[FILTER] = filter_state  # type: ignore[index]
+
+    @property
+    def filter(self) -> dict[str, Tensor]:
+        """The filter's state: ``p`` (n,), ``R`` (d, d) after the first step, and counters."""
+        return self.state[FILTER]  # type: ignore[index]
 
     def attach(self, model: nn.Module) -> Self:
         """Watch the model's dense layers: those seen at one position never materialise their Jacobian."""
@@ -129,7 +135,7 @@ class LoKO(OnlineOptimizer):
         e, cotangents = observation.innovation(self.observation)
         e = e.to(self.dtype)
         H = self._build(observation.outputs, cotangents)
-        state, p = self.state[FILTER], self.state[FILTER]["p"]
+        state, p = self.filter, self.filter["p"]
 
         HPH = H.gram(p)
         R = self._noise(self._observation_noise(e), e, HPH, self.beta)
@@ -155,7 +161,7 @@ class LoKO(OnlineOptimizer):
             ValueError: If it was saved for a state of another size or floating type.
         """
         saved = state_dict["state"].get(FILTER, {}).get("p")
-        expected = self.state[FILTER]["p"].numel()
+        expected = self.filter["p"].numel()
         if saved is None or saved.numel() != expected:
             size = "no filter" if saved is None else f"a filter over {saved.numel()} parameters"
             raise ValueError(f"LoKO: the checkpoint holds {size}, this model trains {expected}")
@@ -163,7 +169,8 @@ class LoKO(OnlineOptimizer):
             raise ValueError(f"LoKO: the checkpoint holds a filter in {saved.dtype}, this one has dtype {self.dtype}")
         super().load_state_dict(state_dict)
         device = self._params[0].device
-        self.state[FILTER] = {name: tensor.to(device) for name, tensor in self.state[FILTER].items()}
+        own = {name: tensor.to(device, copy=True) for name, tensor in self.filter.items()}
+        self.state[FILTER] = own  # type: ignore[index]
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the watched layers: a copy wants to be attached to its own model."""
@@ -180,12 +187,12 @@ class LoKO(OnlineOptimizer):
 
     def variance(self) -> list[Tensor]:
         """The filter's variance of every parameter, shaped like it, in the order of the groups."""
-        p = self.state[FILTER]["p"].split([param.numel() for param in self._params])
+        p = self.filter["p"].split([param.numel() for param in self._params])
         return [part.view_as(param) for part, param in zip(p, self._params, strict=True)]
 
     def _observation_noise(self, e: Tensor) -> Tensor:
         """R before this step, (d, d); r0 I on the first."""
-        state, d = self.state[FILTER], e.shape[1]
+        state, d = self.filter, e.shape[1]
         if "R" not in state:
             state["R"] = self.r0 * torch.eye(d, dtype=self.dtype, device=e.device)
         if len(state["R"]) != d:
@@ -199,7 +206,7 @@ class LoKO(OnlineOptimizer):
 
     def _statistics(self, e: Tensor, change: Tensor) -> dict[str, Tensor]:
         """Figures of the step. ``gain_norm`` is the gain along the innovation, |Ke| / |e|."""
-        state = self.state[FILTER]
+        state = self.filter
         innovation, update = e.norm(), change.norm()
         return {
             "innovation_norm": innovation,

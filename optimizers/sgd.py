@@ -7,7 +7,7 @@ import torch
 from optimizers.base import FirstOrder
 
 
-class SGD(FirstOrder, torch.optim.SGD):
+class SGD(FirstOrder, torch.optim.SGD):  # type: ignore[misc]
     """``torch.optim.SGD`` driven by a closure.
 
     Args:

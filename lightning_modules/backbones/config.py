@@ -24,7 +24,7 @@ class BackboneConfig:
         adapter_args: Further arguments of the PEFT configuration.
         head: ``own``, the architecture's classification head, or ``mean``, a linear layer on the mean of the
             token states (transformers).
-        max_length: Most tokens of a text; longer ones are cut.
+        max_length: Most tokens of a text; longer ones are cut, and so is what the model has no positions for.
         image_size: Side of the image the backbone sees; null takes the backbone's own.
     """
 

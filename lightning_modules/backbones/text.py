@@ -90,7 +90,8 @@ def build_transformer(config: BackboneConfig, outputs: int) -> TextBackbone:
             f"model.backbone.name: {config.name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); name a "
             "hub id (with a network) or a local folder with config.json, weights and tokenizer files"
         ) from error
-    return TextBackbone(model.float(), head, tokenizer, config.max_length)
+    positions = getattr(AutoConfig.from_pretrained(config.name), "max_position_embeddings", config.max_length)
+    return TextBackbone(model.float(), head, tokenizer, min(config.max_length, positions, tokenizer.model_max_length))
 
 
 def _load(auto: Any, config: BackboneConfig, **arguments: Any) -> nn.Module:

@@ -94,7 +94,7 @@ def test_rows_are_named_and_may_be_skipped(mistake: str, tmp_path: Path, tiny_be
         (["--model.backbone.name=./nowhere"], "./nowhere"),
         (["--model.backbone.targets=[nowhere]"], "'nowhere' matches no layer"),
         (["--data.text_columns=[nothing]"], "nothing"),
-        (["--data.classes=[n]"], "row 1"),
+        (["--data.classes=[n, x]"], "row 1"),
     ],
 )
 def test_sources(arguments: list[str], culprit: str, tmp_path: Path, tiny_bert: Path, monkeypatch) -> None:

@@ -74,7 +74,9 @@ def test_killed_and_continued(
 ) -> None:
     command = ["fit", *COMMON, *tasks[task], *OPTIMIZERS[optimizer]]
     kind, step = MOMENTS[moment]
-    killer = f"--trainer.callbacks=[{{class_path: tests.cli.harness.KillAt, init_args: {{moment: {kind}, step: {step}}}}}]"
+    killer = (
+        f"--trainer.callbacks=[{{class_path: tests.cli.harness.KillAt, init_args: {{moment: {kind}, step: {step}}}}}]"
+    )
     code, text = run([*command, killer], tmp_path)
     assert code == -9, text
     code, text = run([*command, "--ckpt_path=last"], tmp_path)

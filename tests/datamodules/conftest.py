@@ -25,10 +25,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture
 def hub() -> Path:
     """The folder of small data sets laid out like the hub's."""
-    for folder in [os.environ.get("FILTUNE_DATA"), ROOT.parent / "shared" / "data-tiny"]:
-        if folder is not None and Path(folder).is_dir():
-            return Path(folder)
-    pytest.skip("no data laid out like the hub's: set FILTUNE_DATA to its folder")
+    folder = Path(os.environ.get("FILTUNE_DATA", ROOT.parent / "shared")) / "data-tiny"
+    if not folder.is_dir():
+        pytest.skip("no data laid out like the hub's at hand (set FILTUNE_DATA to the folder that holds data-tiny)")
+    return folder
 
 
 @pytest.fixture
@@ -46,7 +46,9 @@ def write(tmp_path: Path) -> Callable[[str, str], str]:
 @pytest.fixture
 def reviews(write: Callable[[str, str], str]) -> str:
     """A table of 20 texts of two classes."""
-    return write("reviews.csv", "text,label\n" + "".join(f"review {i},{'bad' if i % 3 else 'good'}\n" for i in range(20)))
+    return write(
+        "reviews.csv", "text,label\n" + "".join(f"review {i},{'bad' if i % 3 else 'good'}\n" for i in range(20))
+    )
 
 
 @pytest.fixture

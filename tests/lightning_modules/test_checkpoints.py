@@ -130,7 +130,11 @@ def test_the_same_folder_by_another_path_is_the_same(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize(
     ("saved", "culprit"),
-    [({}, "lacks a"), ({"a": torch.zeros(2), "b": torch.zeros(1)}, "unexpected b"), ({"a": torch.zeros(3)}, "shape of a")],
+    [
+        ({}, "lacks a"),
+        ({"a": torch.zeros(2), "b": torch.zeros(1)}, "unexpected b"),
+        ({"a": torch.zeros(3)}, "shape of a"),
+    ],
 )
 def test_tensors_of_another_model_are_refused(saved: dict, culprit: str) -> None:
     with pytest.raises(CheckpointError, match=culprit):

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from optimizers import SGD, AdaGrad, AdamW, Categorical, LoKO
+from optimizers import SGD, AdaGrad, AdamW, Categorical, Gaussian, LoKO
 from tests.optimizers.models import drive, labels, mlp
 
 NAN, INF = float("nan"), float("inf")
@@ -89,6 +90,23 @@ def test_figures_are_detached_scalars_of_the_last_step(rule: Any) -> None:
         assert value.shape == (), name
         assert not value.requires_grad, name
         assert torch.equal(first[name], kept[name]), name
+
+
+def test_counters_of_an_earlier_step_stay_what_they_were() -> None:
+    """One column is observed twice, almost without noise: S is singular, then a sample is not a number."""
+    model = nn.Linear(5, 1).double()
+    optimizer = LoKO(model.parameters(), r0=1e-30, noise="ema-1", dtype="float64")
+    kept = []
+    for k in range(4):
+        x = torch.full((1, 5), float("nan") if k == 3 else 1.0 + k, dtype=torch.float64)
+        optimizer.step(lambda x=x: Gaussian(model(x).expand(1, 2)).observe(torch.ones(1, 2)))
+        names = ("escalations", "nonfinite")
+        kept.append((dict(optimizer.stats), [int(optimizer.stats[name]) for name in names]))
+    assert kept[0][1][0] >= 1
+    assert kept[2][1][0] > kept[0][1][0]
+    assert [counts[1] for _, counts in kept] == [0, 0, 0, 1]
+    for stats, counts in kept:
+        assert [int(stats[name]) for name in names] == counts
 
 
 def test_figures_say_what_happened() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev
 
+from optimizers import jacobian
 from optimizers.blocks import Explicit, OuterProduct
-from optimizers.jacobian import JacobianBuilder, stack_rows
+from optimizers.jacobian import JacobianBuilder, batched_vjp, stack_rows
 from tests.optimizers.architectures import bert, conv_lora
 from tests.optimizers.models import FEATURES, convnet, mlp, relative, rounding
 from tests.optimizers.reference import flat, outputs_of
@@ -104,7 +105,23 @@ def test_every_way_gives_the_jacobian(case: Case, B: int) -> None:
             builder._capture.remove()
 
 
-def test_float32_rows_are_kept_apart_per_sample() -> None:
+@pytest.mark.parametrize("max_rows", [1, 2, 4, 6, 100])
+def test_no_pass_has_more_rows_than_asked(max_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+
+    def counting(outputs: Tensor, inputs: Sequence[Tensor], rows: Tensor, retain_graph: bool) -> list[Tensor]:
+        passes.append(len(rows))
+        return batched_vjp(outputs, inputs, rows, retain_graph)
+
+    monkeypatch.setattr(jacobian, "batched_vjp", counting)
+    model = mlp(M)
+    builder = JacobianBuilder(list(model.parameters()), torch.float64, max_rows=max_rows)
+    builder(model(features(3)), torch.randn(3, D, M, dtype=torch.float64))
+    assert sum(passes) == 3 * D
+    assert max(passes) == min(max_rows, 3 * D)
+
+
+def test_rows_are_kept_apart_per_sample() -> None:
     cotangents = torch.arange(1.0, 13).view(2, 2, 3)
     rows = stack_rows(cotangents)
     expected = torch.zeros(4, 2, 3)

@@ -170,15 +170,6 @@ def test_a_single_value_may_come_without_its_column() -> None:
     assert torch.equal(Gaussian(h).observe(y).innovation().residual, y[:, None].double() - h)
 
 
-def test_a_basis_first_made_in_inference_mode_serves_training() -> None:
-    simplex_basis.cache_clear()
-    with torch.inference_mode():
-        Categorical(logits(1, 5, 0)).covariance()
-    e, cotangents = Categorical(logits(1, 5, 0).requires_grad_()).observe(torch.tensor([0])).innovation()
-    assert bool((e.clone().requires_grad_() * 2).sum().requires_grad)
-    assert cotangents.shape == (1, 4, 5)
-
-
 @pytest.mark.parametrize("likelihood", [Categorical, Gaussian])
 @pytest.mark.parametrize("shape", [(3,), (1, 2, 3), ()], ids=str)
 def test_outputs_must_be_a_matrix(likelihood: type[Likelihood], shape: tuple[int, ...]) -> None:

@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from optimizers import AdamW, Categorical, LoKO, OnlineOptimizer
+from optimizers.likelihoods import simplex_basis
 from tests.optimizers.models import Stream, relative, rounding
 from tests.optimizers.reference import flat
 
@@ -118,3 +119,21 @@ def test_a_closure_that_fails_leaves_everything_as_it_was() -> None:
         optimizer.step(lambda: Categorical(model(x)[:, :1]).observe(y))
     assert torch.equal(flat(model), before)
     assert torch.equal(optimizer.state["filter"]["p"], p)
+
+
+def test_validation_in_inference_mode_does_no_harm() -> None:
+    """Not even before the first step, where it is what fills the cache of bases."""
+    simplex_basis.cache_clear()
+    (model, twin), stream = (network(torch.float64), network(torch.float64)), digits(torch.float64)[:3]
+    results = []
+    for it, validated in ((model, True), (twin, False)):
+        optimizer = LoKO(it.parameters(), dtype="float64", p0_init="constant").attach(it)
+        for sample in stream:
+            with torch.inference_mode():
+                if validated:
+                    prediction = Categorical(it(sample[0]))
+                    prediction.covariance()
+                    prediction.observe(sample[1]).innovation()
+            prequential(optimizer, it, [sample])
+        results.append(flat(it))
+    assert torch.equal(*results)

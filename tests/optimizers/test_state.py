@@ -75,13 +75,17 @@ def test_a_checkpoint_taken_before_the_first_step_has_no_noise_yet() -> None:
 
 
 def test_loading_does_not_tie_the_two() -> None:
+    """Straight from the other's state_dict, without a file in between; the counters too."""
     model = mlp(3)
     optimizer, resumed = LoKO(model.parameters()), LoKO(model.parameters())
     drive(optimizer, model, Categorical, stream(1, torch.float64))
     resumed.load_state_dict(optimizer.state_dict())
-    before = resumed.state[FILTER]["p"].clone()
+    before = {name: tensor.clone() for name, tensor in resumed.state[FILTER].items()}
     drive(optimizer, model, Categorical, stream(1, torch.float64))
-    assert torch.equal(resumed.state[FILTER]["p"], before)
+    drive(optimizer, model, Categorical, [(torch.full((1, 5), float("nan")).double(), torch.tensor([0]))])
+    assert int(optimizer.state[FILTER]["nonfinite"]) == 1
+    assert resumed.state[FILTER].keys() == before.keys()
+    assert all(torch.equal(resumed.state[FILTER][name], tensor) for name, tensor in before.items())
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -1,0 +1,96 @@
+"""The kind of task and its classes are those the labels declare or imply, unless they are given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset
+
+from datamodules import DataError, TextDataModule
+from datamodules.labels import LabelCodec
+
+
+def encoded(values: list[Any], names: list[str] | None = None, **given: Any) -> tuple[LabelCodec, list]:
+    table = Dataset.from_dict({"label": values})
+    if names is not None:
+        table = table.cast_column("label", ClassLabel(names=names))
+    codec = LabelCodec.infer(table, "label", **given)
+    targets, faults = codec.encode(table)
+    assert not faults
+    assert targets.dtype == (torch.int64 if codec.kind == "classification" else torch.float32)
+    return codec, targets.tolist()
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "targets"),
+    [
+        (["b", "a", "b"], ("a", "b"), [1, 0, 1]),
+        ([10, 9, -1], ("-1", "9", "10"), [2, 1, 0]),
+        ([True, False], ("False", "True"), [1, 0]),
+    ],
+    ids=["strings", "integers", "booleans"],
+)
+def test_strings_integers_and_booleans_are_classes(values: list, classes: tuple, targets: list) -> None:
+    codec, found = encoded(values)
+    assert (codec.kind, codec.classes, found) == ("classification", classes, targets)
+
+
+def test_declared_classes_keep_their_names_and_order() -> None:
+    codec, targets = encoded([1, 0], names=["sad", "glad"])
+    assert (codec.classes, targets) == (("sad", "glad"), [1, 0])
+
+
+def test_floats_are_values() -> None:
+    codec, targets = encoded([0.5, 3.0])
+    assert (codec.kind, codec.classes, targets) == ("regression", (), [0.5, 3.0])
+
+
+@pytest.mark.parametrize("values", [[4, 2], ["4", "2"], [True, False]], ids=["integers", "strings", "booleans"])
+def test_any_numbers_may_be_values(values: list) -> None:
+    codec, targets = encoded(values, task="regression")
+    assert (codec.kind, targets) == ("regression", [float(value) for value in values])
+
+
+def test_floats_may_be_classes() -> None:
+    assert encoded([2.0, 10.0, 2.5], task="classification")[0].classes == ("2", "2.5", "10")
+    assert encoded([1.0, 0.0], classes=["1", "0"]) == (LabelCodec("classification", ("1", "0"), "label"), [0, 1])
+
+
+def test_given_classes_set_the_order_of_the_outputs() -> None:
+    assert encoded([0, 1], names=["no", "yes"], classes=["yes", "no"])[1] == [1, 0]
+    assert encoded(["x", "y"], classes=["z", "y", "x"])[1] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "given", "message"),
+    [
+        (["a", "a"], {}, "two different classes at least, column 'label' has a"),
+        ([None, None], {}, "column 'label' has none"),
+        ([1, 2], {"classes": ["1", "1"]}, "two different classes"),
+        ([1.0, 2.0], {"classes": ["a", "b"], "task": "regression"}, "--data.classes: a regression task has none"),
+        ([[1], [2]], {}, "column 'label' holds neither numbers nor strings"),
+    ],
+)
+def test_labels_that_make_no_task(values: list, given: dict, message: str) -> None:
+    with pytest.raises(DataError) as error:
+        LabelCodec.infer(Dataset.from_dict({"label": values}), "label", **given)
+    assert message in str(error.value)
+
+
+def test_the_task_tells_what_the_labels_are(write: Any) -> None:
+    module = TextDataModule(write("my scores!.csv", "text,label\na,0.5\nb,1.5\nc,2\n"), ["text"], val_fraction=0)
+    module.setup()
+    task = module.task
+    assert (task.name, task.kind, task.outputs, task.classes) == ("my_scores_", "regression", 1, ())
+    assert (task.modality, task.image_shape, task.metrics) == ("text", None, ("pearson", "spearman"))
+    assert module.val_dataloader() == []
+
+
+def test_metrics_are_those_asked_for_if_the_task_has_them(reviews: str) -> None:
+    module = TextDataModule(reviews, ["text"], metrics=["matthews", "accuracy"], task_name="mine")
+    module.setup()
+    assert (module.task.name, module.task.metrics) == ("mine", ("matthews", "accuracy"))
+    with pytest.raises(DataError, match="a classification task has no 'pearson'; choose of accuracy, f1, matthews"):
+        TextDataModule(reviews, ["text"], metrics=["pearson"]).setup()
