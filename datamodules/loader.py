@@ -84,9 +84,12 @@ class StreamLoader:
             for batch in batches:
                 self.position = min(self.position + self.batch_size, len(self.order))
                 yield batch
+            return
         except DataError as error:
-            # a worker's error arrives with its traceback in the message
-            raise DataError(str(error).rpartition("DataError: ")[2]) from None
+            # the traceback holds on to the workers, which then take seconds to end
+            message = str(error.with_traceback(None))
+        # a worker's message begins with its own traceback
+        raise DataError(message.rpartition("DataError: ")[2])
 
     def state_dict(self) -> dict[str, int]:
         """Where the stream is, and what it is a stream of."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -46,6 +47,7 @@ class OnlineModule(pl.LightningModule):
         self.run_config: dict[str, Any] = {}
         self.last_validation: dict[str, float] = {}
         self._built = False
+        self._advised = False
 
     def setup(self, stage: str) -> None:
         """Build the backbone for the data module's task.
@@ -108,6 +110,10 @@ class OnlineModule(pl.LightningModule):
         if self.logger is not None:
             self.logger.log_metrics({name: float(value) for name, value in figures.items()}, step=self.global_step)
         self.check_finite()
+        advice = optimizer.advice()
+        if advice and not self._advised:
+            rank_zero_warn(f"step {self.global_step}: {advice}")
+            self._advised = True
 
     def check_finite(self) -> None:
         """Stop if the optimizer met a non-finite value.

@@ -31,6 +31,10 @@ class OnlineOptimizer(torch.optim.Optimizer):
         """Let the rule look at the model's layers; most need not, and ignore it."""
         return self
 
+    def advice(self) -> str | None:
+        """What its user should know of the state it is in, in one line; waits for the device."""
+        return None
+
     def trained(self) -> Iterator[Tensor]:
         """The parameters of all groups, in order."""
         return (p for group in self.param_groups for p in group["params"])

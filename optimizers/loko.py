@@ -17,6 +17,9 @@ from optimizers.likelihoods import OBSERVATIONS, Observation
 FILTER = "filter"
 """Key of the filter's state. A string, because torch casts state keyed by a parameter to the parameter's type."""
 
+SATURATED = 1e-10
+"""Trace of the observation noise below which the filter takes its predictions for certain."""
+
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -184,6 +187,20 @@ class LoKO(OnlineOptimizer):
         if how is not None:
             self._params = list(self.trained())
             self._build = JacobianBuilder(self._params, self.dtype, *how)
+
+    def advice(self) -> str | None:
+        """Say that the filter is saturated, where it is.
+
+        On a stream of one label the residual, H and with them R fall to zero; a label that contradicts then moves
+        nothing, whatever the precision.
+        """
+        if self.observation == "probabilities" and float(self.stats["noise_trace"]) < SATURATED:
+            return (
+                f"the filter is saturated (trace of the observation noise {float(self.stats['noise_trace']):.0e}): it "
+                "takes its predictions for certain, and a label that contradicts them moves little; "
+                "--optimizer.observation logits does not saturate"
+            )
+        return None
 
     def variance(self) -> list[Tensor]:
         """The filter's variance of every parameter, shaped like it, in the order of the groups."""
