@@ -38,7 +38,10 @@ from reports import compare
 CONFIGS = Path(__file__).resolve().with_name("configs")
 """The configurations that ship with filtune."""
 
-DESCRIPTION = "Online fine-tuning of pre-trained models with Kalman filters, natural gradients and baselines."
+DESCRIPTION = (
+    "Online fine-tuning of pre-trained models with Kalman filters, natural gradients and baselines. "
+    "`filtune compare RUN ...` sets finished runs side by side."
+)
 
 EXPLAINED = (ValueError, OSError, ArgumentError, FloatingPointError, ImportError, MisconfigurationException)
 """Errors that are the user's to mend, told in one line; FILTUNE_DEBUG=1 shows where they come from."""

@@ -126,7 +126,7 @@ class TableDataModule(StreamDataModule):
         super().setup(stage)
         if fresh and self.skipped_rows:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.skipped_rows.items())
-            rank_zero_warn(f"{self._title()}: {sum(self.skipped_rows.values())} bad rows are left out: {reasons}")
+            rank_zero_warn(f"{self._title()}: bad rows left out: {sum(self.skipped_rows.values())} ({reasons})")
 
     def describe(self, train: Part) -> Task:
         """The task, with the shape of the first image of the split."""

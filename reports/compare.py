@@ -88,9 +88,9 @@ def labels(runs: list[Run]) -> list[str]:
 def table(runs: list[Run]) -> Table:
     """The runs' results, one row each."""
     scores = sorted({name for run in runs for name in run.summary.get("val", {})})
-    online = sorted({k for run in runs for k in run.summary if k.startswith("online_") and k != "online_loss"})
-    result = Table(title=", ".join(sorted({f"{r.summary.get('task')} / {r.summary.get('backbone')}" for r in runs})))
-    result.add_column("run", overflow="fold")
+    online = sorted({k for run in runs for k in run.summary if k in ("online_accuracy", "online_pearson")})
+    result = Table(title=_title(runs))
+    result.add_column("run", overflow="fold", min_width=10)
     headings = [*(k.replace("_", "\n", 1) for k in online), "online\nloss", *(f"val\n{name}" for name in scores)]
     for heading in ["samples", *headings, "ms per\nstep"]:
         result.add_column(heading, justify="right")
@@ -139,8 +139,8 @@ def plot(runs: list[Run], target: Path) -> None:
             axis.plot(*run.curve(tag), label=label)
         axis.set(xlabel="step", title=title)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize="small")
-    figure.suptitle(", ".join(sorted({f"{r.summary.get('task')} / {r.summary.get('backbone')}" for r in runs})))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    figure.suptitle(_title(runs))
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=130)
     plt.close(figure)
@@ -157,6 +157,10 @@ def main(args: list[str]) -> None:
     console.print(table(runs))
     plot(runs, options.output)
     console.print(f"plot {options.output}", highlight=False)
+
+
+def _title(runs: list[Run]) -> str:
+    return ", ".join(sorted({f"{r.summary['task']} / {r.summary['backbone']}" for r in runs if r.summary}))
 
 
 def _figure(value: float | None, digits: int) -> str:

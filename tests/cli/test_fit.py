@@ -67,7 +67,7 @@ def test_online_accuracy_is_of_predictions_made_before_the_update(digits_run: Pa
             before = backbone(inputs)
         right += int(before.argmax(-1) == y)
         loss += float(torch.nn.functional.cross_entropy(before, y))
-        optimizer.step(lambda: Categorical(backbone(inputs)).observe(y))
+        optimizer.step(lambda inputs=inputs, y=y: Categorical(backbone(inputs)).observe(y))
     summary = json.loads((digits_run / "summary.json").read_text())
     assert summary["online_accuracy"] == pytest.approx(100 * right / 60)
     assert summary["online_loss"] == pytest.approx(loss / 60, rel=1e-4)

@@ -34,14 +34,24 @@ class Net(nn.Module):
         return self.head(self.how(self, x))
 
 
+class Product(nn.Module):
+    """A module of another kind that uses a weight it is given."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T
+
+
 class Tied(Net):
     """Another module holds the inner layer's weight too, and uses it."""
 
     def __init__(self) -> None:
         super().__init__(lambda net, x: torch.tanh(net.inner(x)) + net.gate * net.twin(x.square()))
         self.gate = 0.0
-        self.twin = nn.Linear(FEATURES, FEATURES, bias=False).double()
-        self.twin.weight = self.inner.weight
+        self.twin = Product(self.inner.weight)
 
 
 def in_place_relu(net: Net, x: Tensor) -> Tensor:

@@ -97,6 +97,22 @@ def test_the_clamp_never_fires_where_the_noise_is_not_dwarfed(dtype: str, observ
         assert int(optimizer.stats["nonfinite"]) == 0
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_where_the_noise_is_dwarfed_p_stays_positive_and_the_clamp_is_counted(dtype: str) -> None:
+    """64 scalars with p h^2 / R above 1e25: p falls to the resolution of p, in many of them through the floor."""
+    floating = torch.float64 if dtype == "float64" else torch.float32
+    model = nn.Linear(1, 64, bias=False).to(floating)
+    optimizer = LoKO(model.parameters(), p0=2.0, noise="ema-1", r0=1e-30, dtype=dtype)
+    x, prior = torch.ones(1, 1, dtype=floating), optimizer.variance()[0].clone()
+    drive(optimizer, model, Gaussian, [(x, model(x).detach())])
+    p = optimizer.variance()[0]
+    assert int(optimizer.stats["clamped"]) > 0
+    assert bool((p >= torch.finfo(floating).eps * prior).all())
+    # 1 - p h^2 / S takes fewer than 8 roundings
+    assert bool((p <= 8 * torch.finfo(floating).eps * prior).all())
+    assert int(optimizer.stats["nonfinite"]) == 0
+
+
 BAD = [float("nan"), float("inf"), -float("inf")]
 
 

@@ -112,12 +112,15 @@ def test_another_number_of_coordinates_is_refused() -> None:
 
 
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"])
-@pytest.mark.parametrize("options", [{}, {"dtype": "float64", "noise": "ema-1", "jacobian": "loop", "beta": 0.5}])
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": "float64", "noise": "ema-1", "jacobian": "loop", "beta": 0.5, "max_rows": 7}]
+)
 def test_a_copy_of_model_and_optimizer_goes_on_like_the_original(how: Any, options: dict[str, Any]) -> None:
     model = mlp(3)
     optimizer = LoKO(model.parameters(), **options).attach(model)
     drive(optimizer, model, Categorical, stream(2, torch.float64))
     twin, copied = how((model, optimizer))
+    assert (copied._build.method, copied._build.max_rows) == (optimizer._build.method, optimizer._build.max_rows)
     before = flat(model)
     drive(copied.attach(twin), twin, Categorical, stream(3, torch.float64, seed=2))
     assert torch.equal(flat(model), before)

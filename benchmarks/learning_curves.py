@@ -1,0 +1,162 @@
+"""Online accuracy of several optimizers on the same streams, over several seeds.
+
+Every optimizer sees the same samples in the same order for a seed, from the same initial model. What is finished is
+not run again, so a study that was stopped goes on where it was. The result is a JSON with every run's figures, their
+mean and standard deviation, and the environment, and a plot of the mean curves.
+
+    python -m benchmarks.learning_curves digits --output docs/results/digits_lenet5
+    python -m benchmarks.learning_curves sst2 --seeds 3 --output docs/results/sst2_minilm \\
+        --data.source DATA/nyu-mll/glue --model.backbone.name MODELS/minilm-l6-v2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from cli import FiltuneCLI
+from reports.compare import read_run
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402  (after the choice of the backend)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Which runs make a study.
+
+    Attributes:
+        parts: Configurations of task and backbone.
+        samples: Length of the stream.
+        optimizers: Command-line options of each optimizer, by its name in the table.
+    """
+
+    parts: tuple[str, ...]
+    samples: int
+    optimizers: dict[str, tuple[str, ...]]
+
+
+def _grid(config: str, rates: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    return {f"{config.partition('_')[0]} lr={lr}": ("--config", config, f"--optimizer.lr={lr}") for lr in rates}
+
+
+FILTERS = {
+    "loko (paper)": ("--config", "loko"),
+    "loko logits": ("--config", "loko_logits"),
+}
+BASELINES = {
+    "adamw (paper)": ("--config", "adamw"),
+    **_grid("adamw_1e-3", ("3e-4", "1e-3", "3e-3")),
+    **_grid("adagrad", ("1e-3", "1e-2")),
+}
+STUDIES = {
+    "digits": Study(("task/digits", "backbone/lenet5"), 1500, {**FILTERS, **BASELINES}),
+    "mnist": Study(("task/mnist", "backbone/lenet5"), 2000, {**FILTERS, **BASELINES}),
+    "sst2": Study(("task/sst2", "backbone/minilm"), 1000, {**FILTERS, **BASELINES}),
+}
+
+
+def run(study: Study, optimizer: str, seed: int, root: Path, options: list[str]) -> Path:
+    """Run one cell, unless it is finished, and return its folder."""
+    folder = root / f"{optimizer}-seed{seed}".replace(" ", "_")
+    finished = sorted(path.parent for path in folder.rglob("summary.json"))
+    if finished:
+        return finished[-1]
+    configs = [argument for part in ("trainer/cpu", *study.parts) for argument in ("--config", part)]
+    command = ["fit", *configs, *study.optimizers[optimizer], f"--data.max_samples={study.samples}", *options]
+    trained = FiltuneCLI([*command, f"--seed_everything={seed}", f"--run.root={folder}"])
+    assert trained.folder is not None
+    return trained.folder
+
+
+def collect(folders: dict[str, list[Path]]) -> dict[str, Any]:
+    """Figures of every optimizer: per seed, mean and standard deviation (over seeds, n - 1)."""
+    results = {}
+    for name, paths in folders.items():
+        summaries = [read_run(path).summary for path in paths]
+        figures = {
+            "online_accuracy": [s["online_accuracy"] for s in summaries],
+            "online_loss": [s["online_loss"] for s in summaries],
+            **{f"val_{key}": [s["val"][key] for s in summaries] for key in summaries[0]["val"]},
+        }
+        results[name] = {
+            key: {
+                "mean": statistics.fmean(values),
+                "std": statistics.stdev(values) if len(values) > 1 else None,
+                "seeds": values,
+            }
+            for key, values in figures.items()
+        }
+    return results
+
+
+def plot(folders: dict[str, list[Path]], title: str, target: Path) -> None:
+    """Mean online accuracy over the seeds, with a band of one standard deviation."""
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for name, paths in folders.items():
+        curves = [read_run(path).curve("online/accuracy") for path in paths]
+        steps, values = np.array(curves[0][0]), np.array([curve[1] for curve in curves])
+        (line,) = axis.plot(steps, values.mean(0), label=name, linestyle="-" if "loko" in name else "--")
+        axis.fill_between(
+            steps, values.mean(0) - values.std(0), values.mean(0) + values.std(0), color=line.get_color(), alpha=0.12
+        )
+    axis.set(xlabel="samples", ylabel="average online accuracy (%)", title=title)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
+    figure.savefig(target, dpi=130)
+    plt.close(figure)
+
+
+def show(results: dict[str, Any], title: str) -> None:
+    """Print means and standard deviations."""
+    table = Table(title=title)
+    columns = list(next(iter(results.values())))
+    for column in ("optimizer", *columns):
+        table.add_column(column.replace("_", "\n", 1), justify="left" if column == "optimizer" else "right")
+    for name, figures in results.items():
+        cells = [(figures[c]["mean"], figures[c]["std"] or 0.0, 3 if "loss" in c else 1) for c in columns]
+        table.add_row(name, *(f"{mean:.{digits}f} ± {std:.{digits}f}" for mean, std, digits in cells))
+    Console().print(table)
+
+
+def main(args: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to SEEDS - 1 (default: 3)")
+    parser.add_argument("--optimizers", nargs="+", help="only these of the study")
+    parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="where the runs are kept")
+    parser.add_argument("--output", type=Path, help="path of the JSON and the PNG, without suffix")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options, rest = parser.parse_known_args(args)
+    torch.set_num_threads(options.threads)
+    study = STUDIES[options.study]
+    folders = {
+        name: [run(study, name, seed, options.runs / options.study, rest) for seed in range(options.seeds)]
+        for name in options.optimizers or study.optimizers
+    }
+    results = collect(folders)
+    title = (
+        f"{' + '.join(part.partition('/')[2] for part in study.parts)}, {study.samples} samples, {options.seeds} seeds"
+    )
+    show(results, title)
+    if options.output:
+        summary = read_run(next(iter(folders.values()))[0]).summary
+        environment = {key: summary[key] for key in ("device", "precision", "versions", "commit")}
+        record = {"study": options.study, "samples": study.samples, "results": results, "environment": environment}
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+        plot(folders, title, options.output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
