@@ -141,7 +141,7 @@ class FiltuneCLI(LightningCLI):
         return last_folder(root, name) if self._get(self.config, "ckpt_path") == "last" else new_folder(root, name)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
         if kwargs.get("ckpt_path") == "last":
             folder = self.folder or last_folder(Path(self._get(self.config_init, "run").root), self._name())
             kwargs["ckpt_path"] = str(folder / "checkpoints" / LAST)
@@ -194,7 +194,8 @@ def _find_config(name: str) -> Path:
     raise ValueError(f"--config {name}: no such file; shipped with filtune are {known}")
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Keep down the notices of libraries about what is meant to be so."""
     transformers.logging.set_verbosity_error()  # a fresh head is meant, and not a warning
     transformers.logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -209,7 +210,7 @@ def _quiet() -> None:
 def main(args: list[str] | None = None) -> None:
     """Run a command; mistakes are told in one line."""
     args = sys.argv[1:] if args is None else args
-    _quiet()
+    quiet()
     try:
         if args[:1] == ["compare"]:
             compare.main(args[1:])

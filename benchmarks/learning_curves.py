@@ -1,11 +1,11 @@
-"""Online accuracy of several optimizers on the same streams, over several seeds.
+r"""Online accuracy of several optimizers on the same streams, over several seeds.
 
 Every optimizer sees the same samples in the same order for a seed, from the same initial model. What is finished is
 not run again, so a study that was stopped goes on where it was. The result is a JSON with every run's figures, their
 mean and standard deviation, and the environment, and a plot of the mean curves.
 
     python -m benchmarks.learning_curves digits --output docs/results/digits_lenet5
-    python -m benchmarks.learning_curves sst2 --seeds 3 --output docs/results/sst2_minilm \\
+    python -m benchmarks.learning_curves sst2 --seeds 3 --output docs/results/sst2_minilm \
         --data.source DATA/nyu-mll/glue --model.backbone.name MODELS/minilm-l6-v2
 """
 
@@ -24,11 +24,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from cli import FiltuneCLI
+from cli import FiltuneCLI, quiet
 from reports.compare import read_run
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (after the choice of the backend)
+from matplotlib import pyplot as plt
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options, rest = parser.parse_known_args(args)
     torch.set_num_threads(options.threads)
+    quiet()
     study = STUDIES[options.study]
     folders = {
         name: [run(study, name, seed, options.runs / options.study, rest) for seed in range(options.seeds)]

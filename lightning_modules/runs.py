@@ -23,7 +23,7 @@ class RunConfig:
     """
 
     root: str = "runs"
-    checkpoint_every: int = 500
+    checkpoint_every: int = 200
     against: list[str] = field(default_factory=list)
 
 

@@ -194,9 +194,10 @@ class LoKO(OnlineOptimizer):
         On a stream of one label the residual, H and with them R fall to zero; a label that contradicts then moves
         nothing, whatever the precision.
         """
-        if self.observation == "probabilities" and float(self.stats["noise_trace"]) < SATURATED:
+        R = self.filter.get("R")
+        if self.observation == "probabilities" and R is not None and float(R.trace()) < SATURATED:
             return (
-                f"the filter is saturated (trace of the observation noise {float(self.stats['noise_trace']):.0e}): it "
+                f"the filter is saturated (trace of the observation noise {float(R.trace()):.0e}): it "
                 "takes its predictions for certain, and a label that contradicts them moves little; "
                 "--optimizer.observation logits does not saturate"
             )

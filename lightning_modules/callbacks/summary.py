@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -44,6 +45,11 @@ class RunSummary(pl.Callback):
         """Log where the stream ended, between two regular points."""
         assert isinstance(pl_module, OnlineModule)
         pl_module.record()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave nothing behind of a run that failed before its first step."""
+        if trainer.global_step == 0 and not (self.folder / "checkpoints").exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the summary and the hyper-parameters."""

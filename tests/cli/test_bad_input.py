@@ -45,8 +45,8 @@ def refused(args: list[str], folder: Path, culprit: str) -> None:
     assert len(lines) == 1, text
     assert lines[0].startswith("filtune: error: ")
     assert culprit in lines[0]
-    assert not list(folder.rglob("summary.json"))
-    assert not list(folder.rglob("last.ckpt"))
+    for left in ("summary.json", "last.ckpt", "config.yaml"):
+        assert not list(folder.rglob(left))
 
 
 @pytest.mark.parametrize("mistake", DIGIT_MISTAKES)

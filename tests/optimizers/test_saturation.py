@@ -79,3 +79,21 @@ def test_known_limit_logits_lose_their_variance_in_the_long_run(m: int, noise: s
     assert outcome.p_min < 1e-4
     assert outcome.moved < 1e-2
     assert not outcome.turned
+
+
+@pytest.mark.parametrize("observation", ["probabilities", "logits"])
+def test_saturation_is_said_in_one_line_by_a_restored_filter_too(observation: str) -> None:
+    model = mlp(2)
+    optimizer, restored = (LoKO(model.parameters(), p0=1.0, observation=observation) for _ in range(2))
+    assert optimizer.advice() is None  # before the first step
+    x = torch.ones(1, 5, dtype=torch.float64)
+    drive(optimizer, model, Categorical, [(x, torch.tensor([0]))])
+    assert optimizer.advice() is None
+    drive(optimizer, model, Categorical, [(x, torch.tensor([0]))] * 600)
+    restored.load_state_dict(optimizer.state_dict())
+    for it in (optimizer, restored):
+        if observation == "probabilities":
+            assert "saturated" in it.advice()
+            assert "\n" not in it.advice()
+        else:
+            assert it.advice() is None
