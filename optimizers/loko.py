@@ -192,16 +192,17 @@ class LoKO(OnlineOptimizer):
         """Say that the filter is saturated, where it is.
 
         On a stream of one label the residual, H and with them R fall to zero; a label that contradicts then moves
-        nothing, whatever the precision.
+        nothing, whatever the precision. Observed logits take longer to get there, but without process noise they do.
         """
         R = self.filter.get("R")
-        if self.observation == "probabilities" and R is not None and float(R.trace()) < SATURATED:
-            return (
-                f"the filter is saturated (trace of the observation noise {float(R.trace()):.0e}): it "
-                "takes its predictions for certain, and a label that contradicts them moves little; "
-                "--optimizer.observation logits does not saturate"
-            )
-        return None
+        if R is None or float(R.trace()) >= SATURATED:
+            return None
+        slower = "--optimizer.observation logits gets there later; " if self.observation == "probabilities" else ""
+        return (
+            f"the filter is saturated (trace of the observation noise {float(R.trace()):.0e}): it takes its "
+            f"predictions for certain, and a label that contradicts them moves little; {slower}a new run from these "
+            "weights starts with a fresh covariance"
+        )
 
     def variance(self) -> list[Tensor]:
         """The filter's variance of every parameter, shaped like it, in the order of the groups."""

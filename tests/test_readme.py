@@ -1,0 +1,82 @@
+"""What the README and the docs tell a newcomer to do can be done."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cli import resolve_configs
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Every ``filtune`` command on a page, as arguments."""
+    text = page.read_text().replace("\\\n", " ")
+    found = re.findall(r"(?:^|&& |`)(filtune (?:fit|validate)[^`\n]*)", text, flags=re.MULTILINE)
+    return [shlex.split(command)[1:] for command in found]
+
+
+def test_first_screen_has_two_setup_commands() -> None:
+    first = "\n".join((ROOT / "README.md").read_text().splitlines()[:20])
+    blocks = re.findall(r"```bash\n(.*?)\n```", first, flags=re.DOTALL)
+    assert blocks == [
+        "pip install -e . && filtune fit --config configs/quickstart.yaml",
+        "pip install -e '.[test]' && pytest",
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_configurations_exist(page: Path) -> None:
+    for arguments in commands(page):
+        if not any("RUN" in argument or "config.yaml" in argument for argument in arguments):
+            resolve_configs(arguments)
+
+
+def test_there_are_commands_to_check() -> None:
+    assert sum(len(commands(page)) for page in PAGES) >= 6
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_loop_of_the_readme_runs() -> None:
+    """The lines shown under "The optimizer in your own loop", on a small model."""
+    import torch
+
+    code = re.search(r"```python\n(from optimizers.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert code
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3)
+    before = model.weight.detach().clone()
+    stream = [(torch.randn(1, 4), torch.tensor([i % 3])) for i in range(5)]
+    scope: dict = {"model": model, "stream": stream}
+    exec(code[1], scope)
+    assert scope["prediction"].shape == (1, 3)
+    assert not torch.equal(model.weight, before)
+
+
+def test_the_example_optimizer_of_the_docs_works() -> None:
+    import torch
+
+    from optimizers import Categorical
+
+    code = re.search(
+        r"```python\n(# optimizers/rmsprop.*?)```", (ROOT / "docs/own_optimizer.md").read_text(), re.DOTALL
+    )
+    assert code
+    scope: dict = {}
+    exec(code[1], scope)
+    model = torch.nn.Linear(4, 3)
+    optimizer = scope["RMSprop"](model.parameters(), lr=0.1)
+    before = model.weight.detach().clone()
+    optimizer.step(lambda: Categorical(model(torch.ones(1, 4))).observe(torch.tensor([1])))
+    assert not torch.equal(model.weight, before)
