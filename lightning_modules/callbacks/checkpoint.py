@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class StreamCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt`` up to date: every so many steps, at the end of each epoch, and when the run is stopped.
+    """Keeps ``last.ckpt`` up to date: every so many steps, and at the end of each epoch.
 
     Args:
         folder: Where ``last.ckpt`` goes.
@@ -84,6 +85,15 @@ class StreamCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save at the end of an epoch, after its validation."""
         self._save(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Say how to go on with a run that was stopped."""
+        if trainer.global_step and self.path.exists():
+            print(
+                f"\nstopped at step {trainer.global_step}; the same command with --ckpt_path last goes on from the "
+                f"last checkpoint, {self.path}",
+                file=sys.stderr,
+            )
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, OnlineModule)
