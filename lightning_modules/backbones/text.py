@@ -14,7 +14,7 @@ from lightning_modules.backbones.config import BackboneConfig
 class MeanPooled(nn.Module):
     """Encoder, mean over the tokens that are not padding, linear head.
 
-    The head starts as transformers' own heads do: weights of the encoder's ``initializer_range``, no bias.
+    The head starts at zero: before the first sample one class is as likely as any other.
 
     Args:
         encoder: A transformers encoder.
@@ -25,7 +25,7 @@ class MeanPooled(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(encoder.config.hidden_size, outputs)
-        nn.init.normal_(self.head.weight, std=getattr(encoder.config, "initializer_range", 0.02))
+        nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
