@@ -70,7 +70,8 @@ def adapt(backbone: Backbone, config: BackboneConfig) -> None:
     """Put the adapter on the backbone; only the adapter and the head stay trainable.
 
     Raises:
-        ValueError: If the rank is not positive, a target matches nothing, or PEFT does not know the method.
+        ValueError: If the rank is not positive, a target matches nothing, or PEFT does not know the method or its
+            arguments.
     """
     if config.adapter is None:
         return
@@ -91,5 +92,10 @@ def adapt(backbone: Backbone, config: BackboneConfig) -> None:
             raise ValueError(
                 f"model.backbone.adapter: unknown adapter {config.adapter!r}; known are dora, {', '.join(known)}"
             )
-        peft_config = known[method](**arguments)
+        try:
+            peft_config = known[method](**arguments)
+        except TypeError as error:
+            raise ValueError(
+                f"model.backbone.adapter: {config.adapter} cannot be put on layers with these adapter_args ({error})"
+            ) from error
     backbone.model = peft.get_peft_model(backbone.model, peft_config)

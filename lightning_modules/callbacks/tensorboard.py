@@ -8,9 +8,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 LAYOUT = {
     "prequential": {
-        "online accuracy": ["Multiline", ["online/accuracy", "online/pearson"]],
+        "online score": ["Multiline", ["online/accuracy", "online/pearson"]],
         "online loss, last 1000": ["Multiline", ["online/loss"]],
-        "online top 5": ["Multiline", ["online/top5"]],
     },
     "validation": {"scores": ["Multiline", ["val/(?!loss).*"]], "loss": ["Multiline", ["val/loss"]]},
     "filter": {

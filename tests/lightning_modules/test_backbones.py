@@ -11,6 +11,7 @@ from torch import nn
 from lightning_modules import BackboneConfig, build_backbone
 from lightning_modules.backbones.adapters import resolve_targets
 from lightning_modules.backbones.lenet import LeNet5
+from optimizers import Categorical, LoKO
 from tests.conftest import Task
 
 
@@ -37,6 +38,17 @@ def test_uint8_and_float_images_mean_the_same() -> None:
     torch.testing.assert_close(
         backbone.preprocess({"image": image}), backbone.preprocess({"image": image.float() / 255})
     )
+
+
+@pytest.mark.parametrize("adapter", ["vera", "adalora", "ia3", "loha"])
+def test_any_method_on_layers_works(tiny_bert: Path, adapter: str) -> None:
+    extra = {"ia3": {"feedforward_modules": []}, "adalora": {"total_step": 10}}.get(adapter, {})
+    backbone = build_backbone(BackboneConfig(str(tiny_bert), adapter=adapter, adapter_args=extra, head="mean"), Task())
+    optimizer = LoKO([p for p in backbone.parameters() if p.requires_grad]).attach(backbone)
+    inputs = backbone.preprocess({"text": ["good film"]})
+    for _ in range(3):
+        optimizer.step(lambda: Categorical(backbone(inputs)).observe(torch.tensor([1])))
+    assert backbone(inputs)[0, 1] > backbone(inputs)[0, 0]
 
 
 @pytest.mark.parametrize("head", ["own", "mean"])
@@ -107,6 +119,8 @@ def test_grey_images_fit_a_colour_backbone() -> None:
         ({"targets": ["nowhere"]}, "model.backbone.targets: 'nowhere' matches no layer"),
         ({"rank": 0}, "model.backbone.rank"),
         ({"adapter": "magic"}, "model.backbone.adapter: unknown adapter 'magic'"),
+        ({"adapter": "prompt_tuning"}, "model.backbone.adapter: prompt_tuning cannot be put on layers"),
+        ({"adapter": "ia3", "adapter_args": {"nonsense": 1}}, "model.backbone.adapter: ia3 cannot be put on layers"),
         ({"name": "/nowhere/at/all"}, "model.backbone.name: '/nowhere/at/all' cannot be loaded"),
         ({"library": "timm", "name": "resnet18"}, "takes images, but the task toy has texts"),
     ],
