@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_modules.backbones.base import Backbone
 from lightning_modules.backbones.config import BackboneConfig
+from lightning_modules.backbones.hub import look_up
 from lightning_modules.backbones.lenet import LeNet5
 
 
@@ -84,6 +85,9 @@ def build_timm(config: BackboneConfig, outputs: int) -> ImageBackbone:
     if not timm.is_model(config.name):
         close = ", ".join(timm.list_models(f"*{config.name.split('.')[0][:6]}*")[:8]) or "see timm.list_models()"
         raise ValueError(f"model.backbone.name: timm has no model {config.name!r}; similar: {close}")
+    weights = timm.get_pretrained_cfg(config.name)
+    if config.pretrained and weights is not None and weights.hf_hub_id:
+        look_up(weights.hf_hub_id, "without a network set --model.backbone.pretrained false for random weights")
     try:
         model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=outputs)
     except (OSError, RuntimeError) as error:

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from lightning_modules.backbones.base import Backbone
 from lightning_modules.backbones.config import BackboneConfig
+from lightning_modules.backbones.hub import look_up
 
 
 class MeanPooled(nn.Module):
@@ -79,6 +80,8 @@ def build_transformer(config: BackboneConfig, outputs: int) -> TextBackbone:
     Raises:
         ValueError: If it cannot be found or loaded.
     """
+    remedy = "name a hub id (with a network), or a local folder with config.json, weights and tokenizer files"
+    look_up(config.name, remedy)
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.name)
         model: nn.Module
@@ -91,8 +94,7 @@ def build_transformer(config: BackboneConfig, outputs: int) -> TextBackbone:
             head = tuple(name for name in head if any(True for _ in getattr(model, name).parameters()))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model.backbone.name: {config.name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); name a "
-            "hub id (with a network) or a local folder with config.json, weights and tokenizer files"
+            f"model.backbone.name: {config.name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); {remedy}"
         ) from error
     positions = getattr(AutoConfig.from_pretrained(config.name), "max_position_embeddings", config.max_length)
     return TextBackbone(model.float(), head, tokenizer, min(config.max_length, positions, tokenizer.model_max_length))

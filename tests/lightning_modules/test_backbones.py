@@ -121,7 +121,8 @@ def test_grey_images_fit_a_colour_backbone() -> None:
         ({"adapter": "magic"}, "model.backbone.adapter: unknown adapter 'magic'"),
         ({"adapter": "prompt_tuning"}, "model.backbone.adapter: prompt_tuning cannot be put on layers"),
         ({"adapter": "ia3", "adapter_args": {"nonsense": 1}}, "model.backbone.adapter: ia3 cannot be put on layers"),
-        ({"name": "/nowhere/at/all"}, "model.backbone.name: '/nowhere/at/all' cannot be loaded"),
+        ({"name": "/nowhere/at/all"}, "model.backbone.name: there is no folder '/nowhere/at/all'"),
+        ({"name": "no-such-organisation/no-such-model"}, "model.backbone.name: "),
         ({"library": "timm", "name": "resnet18"}, "takes images, but the task toy has texts"),
     ],
 )
