@@ -120,14 +120,16 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Commit of the source tree filtune runs from; None where it is not one."""
+    """Commit of the source tree filtune runs from; None where it is installed elsewhere."""
+    root = Path(__file__).resolve().parents[2]
     try:
         answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
+            ["git", "rev-parse", "--show-toplevel", "HEAD"], cwd=root, capture_output=True, text=True, timeout=5
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None
+    toplevel, _, head = answer.stdout.strip().partition("\n")
+    return head if answer.returncode == 0 and Path(toplevel) == root else None
 
 
 def _hyperparameters(summary: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
