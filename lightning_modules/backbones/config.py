@@ -24,6 +24,8 @@ class BackboneConfig:
         adapter_args: Further arguments of the PEFT configuration.
         head: ``own``, the architecture's classification head, or ``mean``, a linear layer on the mean of the
             token states (transformers).
+        head_init: How the ``mean`` head starts: ``random``, or ``zero``, where one class is as likely as any other
+            before the first sample.
         max_length: Most tokens of a text; longer ones are cut, and so is what the model has no positions for.
         image_size: Side of the image the backbone sees; null takes the backbone's own.
     """
@@ -37,5 +39,6 @@ class BackboneConfig:
     targets: list[str] = field(default_factory=lambda: ["query"])
     adapter_args: dict[str, Any] = field(default_factory=dict)
     head: Literal["own", "mean"] = "own"
+    head_init: Literal["random", "zero"] = "random"
     max_length: int = 128
     image_size: int | None = None

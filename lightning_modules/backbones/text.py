@@ -15,19 +15,19 @@ from lightning_modules.backbones.hub import look_up
 class MeanPooled(nn.Module):
     """Encoder, mean over the tokens that are not padding, linear head.
 
-    The head starts at zero: before the first sample one class is as likely as any other.
-
     Args:
         encoder: A transformers encoder.
         outputs: m.
+        zero: Start the head at zero rather than at random.
     """
 
-    def __init__(self, encoder: nn.Module, outputs: int) -> None:
+    def __init__(self, encoder: nn.Module, outputs: int, zero: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(encoder.config.hidden_size, outputs)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        if zero:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
 
     def forward(self, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
         """Tokens (B, L) -> outputs (B, m)."""
@@ -86,7 +86,7 @@ def build_transformer(config: BackboneConfig, outputs: int) -> TextBackbone:
         tokenizer = AutoTokenizer.from_pretrained(config.name)
         model: nn.Module
         if config.head == "mean":
-            model = MeanPooled(_load(AutoModel, config), outputs)
+            model = MeanPooled(_load(AutoModel, config), outputs, zero=config.head_init == "zero")
             head: tuple[str, ...] = ("head",)
         else:
             model = _load(AutoModelForSequenceClassification, config, num_labels=outputs)

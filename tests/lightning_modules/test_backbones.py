@@ -81,6 +81,12 @@ def test_texts_and_pairs_are_tokenised(tiny_bert: Path) -> None:
     assert long["input_ids"].shape[1] == 12
 
 
+def test_a_head_at_zero_favours_no_class(tiny_bert: Path) -> None:
+    config = BackboneConfig(str(tiny_bert), adapter="lora", head="mean", head_init="zero")
+    backbone = build_backbone(config, Task(outputs=3))
+    assert not backbone(backbone.preprocess({"text": ["good film"]})).any()
+
+
 def test_mean_pooling_ignores_padding(tiny_bert: Path) -> None:
     backbone = build_backbone(BackboneConfig(str(tiny_bert), adapter="lora", head="mean"), Task())
     alone = backbone(backbone.preprocess({"text": ["good film"]}))
