@@ -6,7 +6,7 @@ mean and standard deviation, and the environment, and a plot of the mean curves.
 
     python -m benchmarks.learning_curves digits --output docs/results/digits_lenet5
     python -m benchmarks.learning_curves sst2 --seeds 3 --output docs/results/sst2_minilm \
-        --data.source DATA/nyu-mll/glue --model.backbone.name MODELS/minilm-l6-v2
+        --data.source=DATA/nyu-mll/glue --model.backbone.name=MODELS/minilm-l6-v2
 """
 
 from __future__ import annotations

@@ -64,11 +64,11 @@ def test_quickstart(tmp_path: Path) -> None:
     assert accuracy["LoKO"] >= accuracy["AdamW"]
 
 
-@pytest.mark.parametrize(("model", "outputs", "bound"), [("minilm", 2, 1.10), ("minilm", 10, 2.5), ("lenet5", 10, 3.0)])
+@pytest.mark.parametrize(("model", "outputs", "bound"), [("minilm", 2, 1.10), ("minilm", 10, 3.0), ("lenet5", 10, 3.0)])
 def test_step_time(model: str, outputs: int, bound: float) -> None:
-    """Ratio of medians to AdamW's, interleaved."""
+    """Ratio of medians to AdamW's, interleaved, on two threads."""
     options = argparse.Namespace(
         model=model, outputs=outputs, optimizers=["adamw", "loko"], weights=None, batch_size=1, length=24,
-        rounds=100, warmup=10, threads=1, device="cpu",
+        rounds=100, warmup=10, threads=2, device="cpu",
     )  # fmt: skip
     assert step_time.measure(options)["optimizers"]["loko"]["ratio_to_adamw"] <= bound
