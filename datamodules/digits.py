@@ -22,37 +22,14 @@ class DigitsDataModule(StreamDataModule):
     """The 1,797 digits of ``sklearn.datasets.load_digits``: uint8 images (1, 8, 8) of ten classes.
 
     1,500 are for training and 297 for validation, the same ones whatever the seed.
-
-    Args:
-        batch_size: Samples per training batch.
-        val_batch_size: Samples per validation batch.
-        max_samples: Length of the stream: the first so many of its order, the same in every epoch; all by default.
-        max_val_samples: How many validation samples to use, chosen by the seed; all by default.
-        seed: Seed of the order of the stream; by default the run's, as set by ``--seed_everything``, else 0.
-        shuffle: Whether to shuffle the stream, each epoch anew.
-        num_workers: Processes that fetch training samples ahead; 0 for none.
-        task_name: Short name of the task, for log folders.
-
-    Raises:
-        DataError: If an argument is out of range.
     """
 
     modality: ClassVar = "image"
 
-    def __init__(
-        self,
-        batch_size: int = 1,
-        val_batch_size: int = 64,
-        max_samples: int | None = None,
-        max_val_samples: int | None = None,
-        seed: int | None = None,
-        shuffle: bool = True,
-        num_workers: int = 0,
-        task_name: str = "digits",
-    ) -> None:
-        super().__init__(
-            batch_size, val_batch_size, max_samples, max_val_samples, seed, shuffle, num_workers, task_name
-        )
+    @property
+    def label(self) -> str:
+        """Short name of the task: as given, else ``digits``."""
+        return self.task_name or "digits"
 
     def prepare(self) -> tuple[Part, Part]:
         """Read the digits and part them."""

@@ -96,7 +96,8 @@ def build_transformer(config: BackboneConfig, outputs: int) -> TextBackbone:
         raise ValueError(
             f"model.backbone.name: {config.name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); {remedy}"
         ) from error
-    positions = getattr(AutoConfig.from_pretrained(config.name), "max_position_embeddings", config.max_length)
+    encoder = model.encoder if isinstance(model, MeanPooled) else model
+    positions = getattr(encoder.config, "max_position_embeddings", config.max_length)
     return TextBackbone(model.float(), head, tokenizer, min(config.max_length, positions, tokenizer.model_max_length))
 
 
