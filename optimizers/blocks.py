@@ -9,13 +9,33 @@ Shapes: ``rows`` = B*d, one a sample and observation coordinate.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 20
 """Most elements of a temporary in the filter algebra, so that it stays in cache and memory does not grow with n."""
+
+
+class Gain(NamedTuple):
+    """A filter's gain in the space of the observed rows, where P is the prior covariance and H the Jacobian.
+
+    The change of state is P H'(W'u + v), the posterior covariance P - P H'W'WH P.
+
+    Attributes:
+        W: (k, rows).
+        u: (k,).
+        v: (rows,), or None for zero. It is apart from u, for W'u alone may overflow where WH does not.
+    """
+
+    W: Tensor
+    u: Tensor
+    v: Tensor | None = None
+
+    def to(self, dtype: torch.dtype) -> Gain:
+        """The same in another floating type."""
+        return Gain(self.W.to(dtype), self.u.to(dtype), None if self.v is None else self.v.to(dtype))
 
 
 class Block(Protocol):
@@ -25,16 +45,19 @@ class Block(Protocol):
         """H diag(p) H', (rows, rows)."""
         ...
 
-    def update(self, p: Tensor, L_inverse: Tensor, whitened: Tensor) -> tuple[Tensor, Tensor]:
+    def update(self, p: Tensor, gain: Gain) -> tuple[Tensor, Tensor]:
         """Change of state and reduction of variance, LoKO eqs. 11b and 11c.
 
-        With W = L^-1 H and S = LL', these are p * W'(L^-1 e) = Ke and p^2 * sum_rows W^2 = diag(KH) p.
+        These are Ke = p * H'(W'u + v) and diag(KH) p = p^2 * sum_k (WH)_k^2.
 
         Args:
             p: Prior variance of the slice, (n_i,).
-            L_inverse: Inverse Cholesky factor of S, (rows, rows).
-            whitened: L^-1 e, (rows,).
+            gain: The gain in the space of the rows.
         """
+        ...
+
+    def dense(self) -> Tensor:
+        """The block as a matrix, (rows, n_i)."""
         ...
 
 
@@ -56,14 +79,20 @@ class Explicit:
             total.addmm_(H * p[columns], H.mT)
         return total
 
-    def update(self, p: Tensor, L_inverse: Tensor, whitened: Tensor) -> tuple[Tensor, Tensor]:
+    def update(self, p: Tensor, gain: Gain) -> tuple[Tensor, Tensor]:
         """Ke and diag(KH) p, each (n_i,)."""
         change, reduction = torch.empty_like(p), torch.empty_like(p)
         for columns in self._chunks():
-            W = L_inverse @ self.H[:, columns]
-            torch.mul(p[columns], whitened @ W, out=change[columns])
-            torch.mul(p[columns].square(), W.square_().sum(0), out=reduction[columns])
+            H = self.H[:, columns]
+            WH = gain.W @ H
+            direction = gain.u @ WH if gain.v is None else gain.u @ WH + gain.v @ H
+            torch.mul(p[columns], direction, out=change[columns])
+            torch.mul(p[columns].square(), WH.square_().sum(0), out=reduction[columns])
         return change, reduction
+
+    def dense(self) -> Tensor:
+        """H, (rows, n_i)."""
+        return self.H
 
     def _chunks(self) -> Iterator[slice]:
         rows, n = self.H.shape
@@ -92,23 +121,26 @@ class OuterProduct:
         weighted = self.G.unsqueeze(1) * Q.unsqueeze(2)
         return torch.einsum("bcjo,cko->bjck", weighted, self.G).reshape(B * d, B * d)
 
-    def update(self, p: Tensor, L_inverse: Tensor, whitened: Tensor) -> tuple[Tensor, Tensor]:
+    def update(self, p: Tensor, gain: Gain) -> tuple[Tensor, Tensor]:
         """Ke and diag(KH) p, each (out * in,)."""
         B, d, out = self.G.shape
         P = p.view(out, -1)
-        A = torch.einsum("rbj,bjo->bro", L_inverse.view(-1, B, d), self.G)
-        change = P * ((whitened @ A).mT @ self.X)
-        M = torch.einsum("bro,cro->bco", A, A).reshape(B * B, out)
+        A = torch.einsum("kbj,bjo->bko", gain.W.view(-1, B, d), self.G)
+        weights = gain.u @ A
+        if gain.v is not None:
+            weights = weights + torch.einsum("bj,bjo->bo", gain.v.view(B, d), self.G)
+        change = P * (weights.mT @ self.X)
+        M = torch.einsum("bko,cko->bco", A, A).reshape(B * B, out)
         squares, start = torch.zeros_like(P), 0
         for pairs in self._pairs():
             squares.addmm_(M[start : start + len(pairs)].mT, pairs)
             start += len(pairs)
         return change.reshape(-1), (P.square() * squares).reshape(-1)
 
-    def explicit(self) -> Explicit:
-        """The same block as a matrix: its oracle."""
+    def dense(self) -> Tensor:
+        """The block as a matrix, (rows, out * in)."""
         B, d, _ = self.G.shape
-        return Explicit(torch.einsum("bjo,bi->bjoi", self.G, self.X).reshape(B * d, -1))
+        return torch.einsum("bjo,bi->bjoi", self.G, self.X).reshape(B * d, -1)
 
     def _pairs(self) -> Iterator[Tensor]:
         """x_b * x_c for all pairs (b, c), in chunks of pairs, (pairs, in)."""
@@ -133,9 +165,13 @@ class BlockJacobian:
         first, *rest = (block.gram(p[columns]) for columns, block in self.blocks)
         return sum(rest, start=first)
 
-    def update(self, p: Tensor, L_inverse: Tensor, whitened: Tensor) -> tuple[Tensor, Tensor]:
+    def update(self, p: Tensor, gain: Gain) -> tuple[Tensor, Tensor]:
         """Ke and diag(KH) p over the whole state, each (n,)."""
         change, reduction = torch.empty_like(p), torch.empty_like(p)
         for columns, block in self.blocks:
-            change[columns], reduction[columns] = block.update(p[columns], L_inverse, whitened)
+            change[columns], reduction[columns] = block.update(p[columns], gain)
         return change, reduction
+
+    def dense(self) -> Tensor:
+        """The whole Jacobian as a matrix, (rows, n)."""
+        return torch.cat([block.dense() for _, block in self.blocks], dim=1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from optimizers.base import Closure, OnlineOptimizer
+from optimizers.blocks import Gain
 from optimizers.cholesky import robust_cholesky
 from optimizers.jacobian import JacobianBuilder
 from optimizers.kalman import NOISES, innovation_covariance, posterior_variance
@@ -144,7 +145,7 @@ class LoKO(OnlineOptimizer):
         R = self._noise(self._observation_noise(e), e, HPH, self.beta)
         factor = robust_cholesky(innovation_covariance(HPH, R))
         L_inverse = factor.inverse.to(self.dtype)
-        Ke, KHp = H.update(p, L_inverse, L_inverse @ e.flatten())
+        Ke, KHp = H.update(p, Gain(L_inverse, L_inverse @ e.flatten()))
         posterior, clamped = posterior_variance(p, KHp)
 
         finite = factor.valid & Ke.isfinite().all() & posterior.isfinite().all()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from optimizers import blocks
-from optimizers.blocks import Block, BlockJacobian, Explicit, OuterProduct
+from optimizers.blocks import Block, BlockJacobian, Explicit, Gain, OuterProduct
 from optimizers.kalman import innovation_covariance, posterior_variance
 from tests.optimizers.models import relative, rounding
 
@@ -54,7 +54,7 @@ def check(block: Block, H: Tensor, it: Problem) -> None:
     S = gram + torch.block_diag(*[it.R] * (len(H) // len(it.R)))
     K = torch.diag(it.p) @ H.T @ torch.linalg.inv(S)
     L_inverse = torch.linalg.inv(torch.linalg.cholesky(S))
-    change, reduction = block.update(it.p, L_inverse, L_inverse @ it.e)
+    change, reduction = block.update(it.p, Gain(L_inverse, L_inverse @ it.e))
     terms, condition = 10 * (len(H) + len(it.p)), float(torch.linalg.cond(S))
     assert bool(((block.gram(it.p) - gram).abs() <= rounding(terms) * ((H.abs() * it.p) @ H.abs().T)).all())
     scale = float((K.abs() @ it.e.abs()).max())
@@ -71,7 +71,7 @@ def test_blocks_equal_the_dense_formulas(chunk: int, B: int, d: int, out: int, w
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "CHUNK_ELEMENTS", chunk)
         factored = OuterProduct(it.G, it.X)
-        assert torch.equal(factored.explicit().H, H)
+        assert torch.equal(factored.dense(), H)
         check(factored, H, it)
         check(Explicit(H), H, it)
 
@@ -80,7 +80,7 @@ def test_blocks_equal_the_dense_formulas(chunk: int, B: int, d: int, out: int, w
 def test_chunks_are_as_small_as_asked(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "CHUNK_ELEMENTS", chunk)
     it = problem(4, 3, 5, 6, 0)
-    columns = [H.stop - H.start for H in OuterProduct(it.G, it.X).explicit()._chunks()]
+    columns = [H.stop - H.start for H in Explicit(OuterProduct(it.G, it.X).dense())._chunks()]
     pairs = [len(pairs) for pairs in OuterProduct(it.G, it.X)._pairs()]
     assert sum(columns) == 30
     assert sum(pairs) == 16
@@ -94,11 +94,11 @@ def test_a_jacobian_of_blocks_is_the_blocks_side_by_side(
     cut: int, B: int, d: int, out: int, width: int, seed: int
 ) -> None:
     first, second = problem(B, d, out, width, seed), problem(B, d, cut, width, seed + 1)
-    left, right = OuterProduct(first.G, first.X), OuterProduct(second.G, second.X).explicit()
+    left, right = OuterProduct(first.G, first.X), Explicit(OuterProduct(second.G, second.X).dense())
     n = out * width
     p = torch.cat([first.p, second.p])
     both = BlockJacobian([(slice(0, n), left), (slice(n, len(p)), right)])
-    check(both, torch.cat([left.explicit().H, right.H], 1), first._replace(p=p))
+    check(both, torch.cat([left.dense(), right.H], 1), first._replace(p=p))
 
 
 @given(**SHAPES)
@@ -106,7 +106,7 @@ def test_posterior_variance_lies_between_zero_and_the_prior(B: int, d: int, out:
     it = problem(B, d, out, width, seed)
     factored = OuterProduct(it.G, it.X)
     L_inverse = torch.linalg.inv(torch.linalg.cholesky(innovation_covariance(factored.gram(it.p), it.R)))
-    _, reduction = factored.update(it.p, L_inverse, L_inverse @ it.e)
+    _, reduction = factored.update(it.p, Gain(L_inverse, L_inverse @ it.e))
     posterior, clamped = posterior_variance(it.p, reduction)
     assert bool((posterior > 0).all() & (posterior <= it.p).all())
     assert int(clamped) == 0

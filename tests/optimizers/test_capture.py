@@ -100,7 +100,7 @@ def matches(model: nn.Module, builder: JacobianBuilder, x: Tensor) -> int:
     """Compare with jacrev; how many blocks are factored."""
     cotangents = torch.randn(len(x), D, M, dtype=torch.float64)
     blocks = builder(model(x), cotangents).blocks
-    parts = [block.explicit().H if isinstance(block, OuterProduct) else block.H for _, block in blocks]
+    parts = [block.dense() for _, block in blocks]
     full = jacrev(outputs_of(model, x))(flat(model))
     assert relative(torch.cat(parts, 1), torch.einsum("bdm,bmn->bdn", cotangents, full).flatten(0, 1)) <= CLOSE
     return sum(isinstance(block, OuterProduct) for _, block in blocks)

@@ -72,7 +72,7 @@ def matrix(builder: JacobianBuilder, outputs: Tensor, cotangents: Tensor) -> tup
     """The Jacobian with its factors multiplied out, (rows, n), and the kinds of its blocks."""
     blocks = builder(outputs, cotangents).blocks
     assert [columns.start for columns, _ in blocks[1:]] == [columns.stop for columns, _ in blocks[:-1]]
-    parts = [block.explicit().H if isinstance(block, OuterProduct) else block.H for _, block in blocks]
+    parts = [block.dense() for _, block in blocks]
     return torch.cat(parts, dim=1), [type(block) for _, block in blocks]
 
 
