@@ -1,8 +1,9 @@
-"""A stream over a map-style dataset, shuffled by a seed and resumable to the sample."""
+"""A stream over a map-style dataset, shuffled by a seed, resumable to the sample, and shared out over processes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,24 @@ class StreamLoader:
     that workers have fetched ahead, nor the batches of an iterator that was dropped. An iterator begins where the
     state is, so iterating again after an early stop goes on with the epoch, and after its end begins the next one.
 
+    Several processes share the stream: together they are handed the batches of one process whose batch size is
+    theirs added up, each its part. The position counts the samples of all, so that it is the same on all of them.
+
     Args:
         dataset: Gives a sample for an index.
         order: Indices of the samples of the stream, as epoch 0 hands them out; by default all, in a seeded
             permutation. Later epochs permute these.
-        batch_size: Samples per batch; the last batch of an epoch may be smaller.
+        batch_size: Samples per batch and process; the last batch of an epoch may be smaller, or where it would have
+            fewer samples than there are processes, the one before it larger.
         seed: Seed of the order.
         shuffle: Whether to permute; otherwise every epoch has the same order.
         num_workers: Processes that fetch ahead.
         collate_fn: Makes a batch of a list of samples; torch's own by default.
+        ranks: Processes that share the stream.
+        rank: Which of them this is.
+
+    Raises:
+        DataError: If there are fewer samples than processes.
     """
 
     def __init__(
@@ -45,6 +55,8 @@ class StreamLoader:
         shuffle: bool = True,
         num_workers: int = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        ranks: int = 1,
+        rank: int = 0,
     ) -> None:
         if order is None:
             size = len(dataset)  # type: ignore[arg-type]
@@ -52,11 +64,20 @@ class StreamLoader:
         self.dataset, self.order = dataset, np.asarray(order)
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.num_workers, self.collate_fn = num_workers, collate_fn
+        self.ranks, self.rank = ranks, rank
         self.epoch, self.position = 0, 0
+        if len(self.order) < ranks:
+            raise DataError(
+                f"--trainer.devices: {len(self.order)} samples cannot be shared out over {ranks} processes; take fewer"
+            )
+        starts = np.arange(0, len(self.order), ranks * batch_size)
+        if len(self.order) - starts[-1] < ranks:
+            starts = starts[:-1]
+        self._ends = np.append(starts[1:], len(self.order))
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return -(-len(self.order) // self.batch_size)
+        return len(self._ends)
 
     def epoch_order(self, epoch: int) -> np.ndarray:
         """Indices of the samples in the order of an epoch, (N,)."""
@@ -72,17 +93,18 @@ class StreamLoader:
         """
         if self.position >= len(self.order):
             self.epoch, self.position = self.epoch + 1, 0
+        order = self.epoch_order(self.epoch)
+        ends = self._ends[self._ends > self.position].tolist()
         batches = DataLoader(
             self.dataset,
-            batch_size=self.batch_size,
-            sampler=self.epoch_order(self.epoch)[self.position :].tolist(),
+            batch_sampler=[order[self._own(start, end)].tolist() for start, end in pairwise([self.position, *ends])],
             num_workers=self.num_workers,
             collate_fn=self.collate_fn,
             generator=torch.Generator().manual_seed(self.seed),  # the global generator belongs to the model
         )
         try:
-            for batch in batches:
-                self.position = min(self.position + self.batch_size, len(self.order))
+            for end, batch in zip(ends, batches, strict=True):
+                self.position = end
                 yield batch
             return
         except DataError as error:
@@ -113,10 +135,15 @@ class StreamLoader:
             )
         self.epoch, self.position = state["epoch"], state["position"]
 
+    def _own(self, start: int, end: int) -> slice:
+        """This process's part of a batch: as even as can be."""
+        size = end - start
+        return slice(start + size * self.rank // self.ranks, start + size * (self.rank + 1) // self.ranks)
+
     def _identity(self) -> dict[str, int]:
         return {
             "seed": self.seed,
             "samples": len(self.order),
-            "batch_size": self.batch_size,
+            "batch_size": self.ranks * self.batch_size,
             "shuffle": int(self.shuffle),
         }

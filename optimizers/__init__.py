@@ -3,11 +3,15 @@
 from optimizers.adagrad import AdaGrad
 from optimizers.adamw import AdamW
 from optimizers.base import FirstOrder, OnlineOptimizer
-from optimizers.likelihoods import Categorical, Gaussian, Likelihood, Observation
+from optimizers.categorical import Categorical
+from optimizers.ekf import EKF
+from optimizers.likelihoods import Gaussian, Likelihood, Observation
 from optimizers.loko import LoKO
+from optimizers.r_kalman import RKalman
 from optimizers.sgd import SGD
 
 __all__ = [
+    "EKF",
     "SGD",
     "AdaGrad",
     "AdamW",
@@ -18,4 +22,5 @@ __all__ = [
     "LoKO",
     "Observation",
     "OnlineOptimizer",
+    "RKalman",
 ]

@@ -31,6 +31,13 @@ class OnlineOptimizer(torch.optim.Optimizer):
         """Let the rule look at the model's layers; most need not, and ignore it."""
         return self
 
+    def failure(self) -> str | None:
+        """What went wrong since the state was created, in one line; waits for the device."""
+        nonfinite = self.stats.get("nonfinite") if hasattr(self, "stats") else None
+        if nonfinite is None or not int(nonfinite):
+            return None
+        return f"{int(nonfinite)} non-finite gradients: the optimizer diverges; take a smaller --optimizer.lr"
+
     def advice(self) -> str | None:
         """What its user should know of the state it is in, in one line; waits for the device."""
         return None

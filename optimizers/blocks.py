@@ -9,6 +9,7 @@ Shapes: ``rows`` = B*d, one a sample and observation coordinate.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
@@ -141,6 +142,25 @@ class OuterProduct:
         """The block as a matrix, (rows, out * in)."""
         B, d, _ = self.G.shape
         return torch.einsum("bjo,bi->bjoi", self.G, self.X).reshape(B * d, -1)
+
+    def columns(self, inside: slice) -> list[tuple[slice, Block]]:
+        """A stretch of the block in at most three: the end of a row of the weight, whole rows, the beginning of one.
+
+        Args:
+            inside: Columns of the block.
+
+        Returns:
+            Each with the part of the stretch that it covers.
+        """
+        width, start, stop = self.X.shape[1], inside.start, inside.stop
+        first = min(-(-start // width) * width, stop)
+        parts: list[tuple[slice, Block]] = []
+        for a, b in pairwise([start, first, max(first, stop // width * width), stop]):
+            if a < b:
+                G = self.G[..., a // width : (b - 1) // width + 1]
+                X = self.X[:, a % width : (b - 1) % width + 1]
+                parts.append((slice(a - start, b - start), OuterProduct(G, X)))
+        return parts
 
     def _pairs(self) -> Iterator[Tensor]:
         """x_b * x_c for all pairs (b, c), in chunks of pairs, (pairs, in)."""

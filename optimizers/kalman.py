@@ -1,4 +1,4 @@
-"""The equations of LoKO as pure functions on tensors.
+"""The equations of LoKO and R-Kalman as pure functions on tensors.
 
 Shapes: ``B`` batch, ``d`` observation coordinates, ``n`` state. A batch is observed jointly: its B*d coordinates
 are stacked, and its observation noise is I_B (x) R.
@@ -10,39 +10,40 @@ import torch
 from torch import Tensor
 
 
-def ema_residual(R: Tensor, e: Tensor, HPH: Tensor, beta: float) -> Tensor:
-    """LoKO eq. 7, method 1: R <- beta R + (1 - beta) ee', averaged over the batch.
-
-    Args:
-        R: Observation noise, (d, d).
-        e: Residuals, (B, d).
-        HPH: Ignored; method 2 takes it.
-        beta: Forgetting factor.
-    """
-    return beta * R + (1 - beta) * (e.mT @ e) / len(e)
+def mean_outer(e: Tensor) -> Tensor:
+    """ee', averaged over the batch: (B, d) -> (d, d)."""
+    return (e.mT @ e) / len(e)
 
 
-def ema_innovation(R: Tensor, e: Tensor, HPH: Tensor, beta: float) -> Tensor:
-    """LoKO eq. 12, method 2: R <- beta R + (1 - beta)(ee' + HPH'), averaged over the batch.
-
-    Args:
-        R: Observation noise, (d, d).
-        e: Residuals, (B, d).
-        HPH: Predicted observation covariance of the stacked batch, (B*d, B*d).
-        beta: Forgetting factor.
-    """
-    B, d = e.shape
-    own = HPH.view(B, d, B, d).diagonal(dim1=0, dim2=2).mean(-1)
-    return beta * R + (1 - beta) * ((e.mT @ e) / B + own)
-
-
-NOISES = {"ema-1": ema_residual, "ema-2": ema_innovation}
+def mean_own(HPH: Tensor, d: int) -> Tensor:
+    """HPH' of each sample's own coordinates, averaged over the batch: (B*d, B*d) -> (d, d)."""
+    B = len(HPH) // d
+    return HPH.view(B, d, B, d).diagonal(dim1=0, dim2=2).mean(-1)
 
 
 def innovation_covariance(HPH: Tensor, R: Tensor) -> Tensor:
     """The bracket of LoKO eq. 11a for a batch: S = HPH' + I_B (x) R, (B*d, B*d)."""
     identity = torch.eye(len(HPH) // len(R), dtype=R.dtype, device=R.device)
     return HPH + torch.kron(identity, R)
+
+
+def regularised_noise(R: Tensor, rho: float) -> Tensor:
+    """The regularised noise of GRNG eq. 15, R(I + rho R)^-1 = (R^-1 + rho I)^-1, (d, d).
+
+    Positive definite wherever R is, for any rho >= 0. rho I must be meant in orthonormal coordinates.
+    """
+    identity = torch.eye(len(R), dtype=R.dtype, device=R.device)
+    regularised = torch.linalg.solve_ex(identity + rho * R, R).result
+    return 0.5 * (regularised + regularised.mT)
+
+
+def neumann_noise(R: Tensor, rho: float) -> tuple[Tensor, Tensor]:
+    """First-order Neumann form of :func:`regularised_noise` (after GRNG eq. 15): R(I - rho R) = R - rho R^2.
+
+    Returns:
+        It, (d, d), and whether it is positive definite where R is, that is rho lambda_max(R) < 1, () bool.
+    """
+    return R - rho * (R @ R), rho * torch.linalg.eigvalsh(R)[-1] < 1
 
 
 def posterior_variance(p: Tensor, reduction: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ NAN, INF = float("nan"), float("inf")
 
 REFUSED = [
     ("p0", [0.0, -1.0, INF, -INF, NAN]),
-    ("r0", [0.0, -1.0, INF, NAN]),
+    ("r0", [-1.0, INF, NAN]),
     ("beta", [-0.1, 1.0, 2.0, NAN]),
     ("max_rows", [0, -3]),
     ("p0_init", ["normal", ""]),
@@ -69,6 +69,7 @@ FIGURES = {
         "escalations",
         "clamped",
         "nonfinite",
+        "exploded",
     },
     AdamW: {"grad_norm", "nonfinite"},
     AdaGrad: {"grad_norm", "nonfinite"},

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from optimizers import AdamW, Categorical, LoKO, OnlineOptimizer
-from optimizers.likelihoods import simplex_basis
+from optimizers.categorical import simplex_basis
 from tests.optimizers.models import Stream, relative, rounding
 from tests.optimizers.reference import flat
 

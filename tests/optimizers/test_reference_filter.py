@@ -55,8 +55,8 @@ def pair(case: Case, model: nn.Module, params: Any) -> tuple[LoKO, DenseFilter, 
     optimizer = LoKO(params, noise=case.noise, observation=observation, dtype="float64", **case.options)
     d = {"probabilities": case.m - 1, "logits": 1 if case.m == 2 else case.m, "values": case.m}[case.observed]
     P = torch.diag(torch.cat([p.flatten() for p in optimizer.variance()]))
-    R = optimizer.r0 * torch.eye(d, dtype=torch.float64)
-    return optimizer, DenseFilter(flat(model), P, R, optimizer.beta, case.noise), d
+    R = optimizer.settings.r0 * torch.eye(d, dtype=torch.float64)
+    return optimizer, DenseFilter(flat(model), P, R, optimizer.settings.beta, case.noise), d
 
 
 def compare(case: Case, model: nn.Module, optimizer: LoKO, dense: DenseFilter) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from optimizers import Categorical, LoKO
-from optimizers.loko import FILTER
+from optimizers.filter import FILTER
 from tests.optimizers.models import FEATURES, drive, labels, mlp
 from tests.optimizers.reference import flat
 
@@ -55,7 +55,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(floating: torch.dtype, dtype
     drive(resumed, twin, Categorical, stream(5, floating, seed=2))
     assert torch.equal(flat(twin), flat(model))
     assert resumed.state[FILTER].keys() == optimizer.state[FILTER].keys() == {
-        "p", "R", "nonfinite", "escalations", "clamped",
+        "p", "R", "scale", "steps", "failed_at", "nonfinite", "exploded", "escalations", "clamped",
     }  # fmt: skip
     for name, tensor in optimizer.state[FILTER].items():
         assert torch.equal(resumed.state[FILTER][name], tensor)
@@ -90,7 +90,7 @@ def test_loading_does_not_tie_the_two() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     optimizer = LoKO(mlp(3).parameters(), dtype="float64")
-    with pytest.raises(ValueError, match="over 66 parameters, this model trains 74"):
+    with pytest.raises(ValueError, match=r"over another state: its p is \(66,\), here it is \(74,\)"):
         LoKO(mlp(4).parameters(), dtype="float64").load_state_dict(optimizer.state_dict())
     with pytest.raises(ValueError, match=r"in torch\.float64, this one has dtype torch\.float32"):
         LoKO(mlp(3).parameters()).load_state_dict(optimizer.state_dict())
@@ -130,12 +130,12 @@ def test_a_copy_of_model_and_optimizer_goes_on_like_the_original(how: Any, optio
 
 
 @pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("float64", 8)])
-def test_state_bytes_counts_p_R_and_three_counters(dtype: str, width: int) -> None:
+def test_state_bytes_counts_p_the_scale_R_and_six_counters(dtype: str, width: int) -> None:
     model = mlp(3)
     optimizer = LoKO(model.parameters(), dtype=dtype)
-    assert optimizer.state_bytes() == 66 * width + 3 * 8
+    assert optimizer.state_bytes() == (66 + 1) * width + 6 * 8
     drive(optimizer, model, Categorical, stream(1, torch.float64))
-    assert optimizer.state_bytes() == (66 + 4) * width + 3 * 8
+    assert optimizer.state_bytes() == (66 + 1 + 4) * width + 6 * 8
 
 
 def test_variance_is_shaped_like_the_parameters_in_the_order_of_the_groups() -> None:

@@ -1,0 +1,92 @@
+"""What a filter can tell about itself: figures of a step, failures, saturation."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from optimizers.covariance import Covariance
+from optimizers.measurement import Measurement
+from optimizers.settings import Settings
+
+SATURATED = 1e-10
+"""Trace of the observation noise below which the filter takes its predictions for certain."""
+
+
+class LastStep(NamedTuple):
+    """What is kept of a step until somebody asks for its figures.
+
+    Attributes:
+        e: Residuals, (B, d).
+        change: Change of the state, (n,).
+        measurement: The batch, observed.
+        probed: HPH' where its last coordinate probes what was left out, else None.
+    """
+
+    e: Tensor
+    change: Tensor
+    measurement: Measurement
+    probed: Tensor | None
+
+
+def statistics(state: dict[str, Tensor], covariance: Covariance, last: LastStep) -> dict[str, Tensor]:
+    """Figures of the last step. ``gain_norm`` is the gain along the innovation, |Ke| / |e|.
+
+    ``row_error`` estimates the bound on the relative error of rows left out; see
+    :func:`optimizers.categorical.leading`.
+    """
+    innovation, update = last.e.norm(), last.change.norm()
+    variance = covariance.variance(covariance.select(state))
+    counters = ("escalations", "clamped", "nonfinite", "exploded")
+    return {
+        "innovation_norm": innovation,
+        "update_norm": update,
+        "gain_norm": update / innovation.clamp_min(torch.finfo(innovation.dtype).tiny),
+        "noise_trace": last.measurement.noise_trace(),
+        "p_min": variance.min(),
+        "p_mean": variance.mean(),
+        **{name: state[name].clone() for name in counters},
+        **_rows_left_out(last),
+    }
+
+
+def _rows_left_out(last: LastStep) -> dict[str, Tensor]:
+    if last.probed is None:
+        return {}
+    probes = last.probed.diagonal().view(last.e.shape)[:, -1]
+    return {"rows": torch.tensor(last.e.numel()), "row_error": probes.max()}
+
+
+def failure(state: dict[str, Tensor], settings: Settings) -> str | None:
+    """What went wrong so far, naming the first such step, and the remedy; waits for the device."""
+    step = int(state["failed_at"])
+    if not step:
+        return None
+    if settings.neumann:
+        cure = "the Neumann form needs rho times the largest noise below 1: take --optimizer.neumann false"
+    else:
+        cure = "take a smaller --optimizer.p0"
+    what = "the innovation exploded" if int(state["exploded"]) else "an update was not finite"
+    return (
+        f"the filter diverged at step {step}: {what} ({int(state['exploded'])} exploding innovations, "
+        f"{int(state['nonfinite'])} non-finite updates so far); {cure}"
+    )
+
+
+def saturation(state: dict[str, Tensor], settings: Settings) -> str | None:
+    """Say that the filter is saturated, where it is.
+
+    On a stream of one label the residual, H and with them an estimated R fall to zero; a label that contradicts then
+    moves nothing, whatever the precision. Observed logits take longer to get there, but without process noise they do.
+    """
+    R = state.get("R")
+    if R is None or float(R.trace()) >= SATURATED:
+        return None
+    slower = "--optimizer.observation logits gets there later; " if settings.observation == "probabilities" else ""
+    return (
+        f"the filter is saturated (trace of the observation noise {float(R.trace()):.0e}): it takes its "
+        f"predictions for certain, and a label that contradicts them moves little; {slower}--optimizer.noise softmax "
+        "does not saturate; a new run from these weights starts with a fresh covariance"
+    )

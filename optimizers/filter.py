@@ -1,0 +1,221 @@
+r"""The filter that all Kalman optimizers share: observe, solve in the space of the rows, correct."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from optimizers.base import Closure, OnlineOptimizer
+from optimizers.covariance import COVARIANCES, Covariance
+from optimizers.covariance.base import check_size
+from optimizers.diagnostics import LastStep, failure, saturation, statistics
+from optimizers.jacobian import JacobianBuilder
+from optimizers.likelihoods import Innovation, Observation
+from optimizers.measurement import Measurement, Moments, Natural
+from optimizers.noise import NOISES, ObservationNoise
+from optimizers.prior import check_prior, initial_variance
+from optimizers.settings import DTYPES, Settings
+
+FILTER = "filter"
+"""Key of the filter's state. A string, because torch casts state keyed by a parameter to the parameter's type."""
+
+COUNTERS = ("steps", "failed_at", "nonfinite", "exploded", "escalations", "clamped")
+
+
+class KalmanOptimizer(OnlineOptimizer):
+    r"""An extended Kalman filter over the parameters, with identity transition.
+
+    .. math::
+        P &\leftarrow P + q I                                                       & (2b)\\
+        R &\leftarrow \text{the noise, of } e \text{ and } H P H^\top               & (7, 12)\\
+        \theta &\leftarrow \theta + K e, \quad K = P H^\top (H P H^\top + R)^{-1}   & (3a, 3b)\\
+        P &\leftarrow P - K H P                                                     & (3c)
+
+    Args:
+        params: Parameters or parameter groups; a group may have its own ``p0`` and ``p0_init``.
+        p0: Initial variance of the state, or its upper bound; positive.
+        p0_init: ``constant`` or ``uniform``.
+        settings: The rest.
+
+    Raises:
+        ValueError: If an argument is out of range, or the covariance too large for the machine.
+    """
+
+    def __init__(self, params: torch.optim.optimizer.ParamsT, p0: float, p0_init: str, settings: Settings) -> None:
+        settings.check(type(self).__name__)
+        self.settings = settings
+        super().__init__(params, {"p0": p0, "p0_init": p0_init})
+        self._prepare()
+        check_size(self._covariance, settings.covariance, self.dtype, self.device)
+        prior = torch.cat([initial_variance(g, self.dtype) for g in self.param_groups])
+        counters = {name: torch.zeros((), dtype=torch.int64, device=self.device) for name in COUNTERS}
+        scale = torch.zeros((), dtype=self.dtype, device=self.device)
+        start = {**self._covariance.start(prior), **counters, "scale": scale}
+        self.state[FILTER] = start  # type: ignore[index]
+
+    def _prepare(self) -> None:
+        """All that follows from the parameters and the settings, and is not state."""
+        settings = self.settings
+        self.dtype = DTYPES[settings.dtype]
+        self._params = list(self.trained())
+        self.device = self._params[0].device
+        shapes = [param.shape for param in self._params]
+        self._covariance: Covariance = COVARIANCES[settings.covariance](shapes, settings.rank)
+        self._noise: ObservationNoise = NOISES[settings.noise](settings.r0, settings.beta)
+        self._build = JacobianBuilder(self._params, self.dtype, settings.jacobian, settings.max_rows)
+        self._last: LastStep | None = None
+
+    @property
+    def filter(self) -> dict[str, Tensor]:
+        """The filter's state: its covariance, what the noise remembers after the first step, and counters."""
+        return self.state[FILTER]  # type: ignore[index]
+
+    def attach(self, model: nn.Module) -> Self:
+        """Watch the model's dense layers: those seen at one position need not materialise their Jacobian."""
+        self._build.attach(model)
+        return self
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group before the first step is taken.
+
+        Raises:
+            ValueError: If its p0 is not positive, its p0_init unknown, a parameter frozen or not of real floating
+                type, or the filter exists already.
+        """
+        name = type(self).__name__
+        if FILTER in self.state:
+            raise ValueError(f"{name}: parameters cannot join a filter that has been created")
+        super().add_param_group(param_group)
+        check_prior(name, self.param_groups[-1])
+
+    @torch.no_grad()
+    def step(self, closure: Closure) -> Observation:  # type: ignore[override]
+        """Observe, update theta and P, and return the observation made before the update."""
+        with torch.enable_grad():
+            observation = closure()
+        with torch.autocast(observation.outputs.device.type, enabled=False):
+            self._filter(observation)
+        return observation
+
+    def _filter(self, observation: Observation) -> None:
+        """The equations of the class docstring, in the filter's own precision."""
+        innovation = self._observe(observation)
+        e = innovation.residual.to(self.dtype)
+        H = self._build(observation.outputs, innovation.cotangents)
+
+        P = self._prior()
+        HPH, projected = self._covariance.project(P, H)
+        measurement, remembered = self._measure(innovation, e, HPH)
+        gain, level, valid = measurement.solve(HPH)
+        change, posterior, clamped = self._covariance.correct(P, H, projected, gain.to(self.dtype), measurement)
+
+        finite = valid & _all_finite([change, *posterior.values(), *remembered.values()])
+        change = torch.where(finite, change, 0)
+        state = self.filter
+        for name, value in {**posterior, **remembered}.items():
+            state[name] = torch.where(finite, value, P[name] if name in P else state.get(name, value))
+        self._count(e, innovation.observed, finite, level, torch.where(finite, clamped, 0))
+        self._move(change)
+        self._last = LastStep(e, change, measurement, HPH if innovation.probed else None)
+
+    def _observe(self, observation: Observation) -> Innovation:
+        if self._noise.natural:
+            return observation.natural(self.settings.row_tolerance)
+        return observation.innovation(self.settings.observation)
+
+    def _prior(self) -> dict[str, Tensor]:
+        """The covariance before the batch, with process noise (eq. 2b)."""
+        P = self._covariance.select(self.filter)
+        q = self.settings.process_noise
+        return self._covariance.predict(P, q) if q else P
+
+    def _measure(self, innovation: Innovation, e: Tensor, HPH: Tensor) -> tuple[Measurement, dict[str, Tensor]]:
+        """What the batch says, and what the noise remembers of it."""
+        settings = self.settings
+        if innovation.factor is not None:
+            return Natural(e, innovation.factor, settings.rho), {}
+        state, d = self.filter, e.shape[1]
+        if "R" not in state:
+            state.update(self._noise.start(d, e))
+        if len(state["R"]) != d:
+            name = type(self).__name__
+            raise ValueError(f"{name}: the filter observed {len(state['R'])} coordinates so far, now {d}")
+        R, remembered = self._noise.update(state, e, HPH)
+        return Moments(e, R, settings.rho, settings.neumann), remembered
+
+    def _count(self, e: Tensor, observed: Tensor, finite: Tensor, level: Tensor, clamped: Tensor) -> None:
+        """Count what happened; an innovation explodes where it dwarfs the mean size of what is observed."""
+        state = self.filter
+        state["steps"] += 1
+        state["scale"] += (observed.norm(dim=1).mean() - state["scale"]) / state["steps"]
+        exploded = e.norm(dim=1).amax() > self.settings.explode * state["scale"]
+        failed = ~finite | exploded
+        state["failed_at"] = torch.where((state["failed_at"] == 0) & failed, state["steps"], state["failed_at"])
+        names = ("nonfinite", "exploded", "escalations", "clamped")
+        torch._foreach_add_([state[name] for name in names], [(~finite).long(), exploded.long(), level, clamped])
+
+    def _move(self, change: Tensor) -> None:
+        parts = change.split([param.numel() for param in self._params])
+        steps = [part.view_as(param).to(param.dtype) for part, param in zip(parts, self._params, strict=True)]
+        torch._foreach_add_(self._params, steps)
+
+    def variance(self) -> list[Tensor]:
+        """The filter's variance of every parameter, shaped like it, in the order of the groups."""
+        p = self._covariance.variance(self._covariance.select(self.filter))
+        parts = p.split([param.numel() for param in self._params])
+        return [part.view_as(param) for part, param in zip(parts, self._params, strict=True)]
+
+    @property
+    def stats(self) -> dict[str, Tensor]:  # type: ignore[override]
+        """Figures of the last step, worked out when asked for; empty before the first."""
+        return statistics(self.filter, self._covariance, self._last) if self._last else {}
+
+    def failure(self) -> str | None:
+        """What went wrong so far, naming the step, and the remedy; waits for the device."""
+        return failure(self.filter, self.settings)
+
+    def advice(self) -> str | None:
+        """Say that the filter is saturated, where it is."""
+        return saturation(self.filter, self.settings)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the filter.
+
+        Raises:
+            ValueError: If it was saved for another covariance, a state of another size, or another floating type.
+        """
+        name, saved = type(self).__name__, state_dict["state"].get(FILTER, {})
+        for key, own in self._covariance.select(self.filter).items():
+            if key not in saved:
+                raise ValueError(f"{name}: the checkpoint holds no filter with covariance {self.settings.covariance}")
+            if saved[key].shape != own.shape:
+                raise ValueError(
+                    f"{name}: the checkpoint holds a filter over another state: its {key} is "
+                    f"{tuple(saved[key].shape)}, here it is {tuple(own.shape)}"
+                )
+            if saved[key].dtype != self.dtype:
+                raise ValueError(
+                    f"{name}: the checkpoint holds a filter in {saved[key].dtype}, this one has dtype {self.dtype}"
+                )
+        super().load_state_dict(state_dict)
+        copies = {key: tensor.to(self.device, copy=True) for key, tensor in self.filter.items()}
+        self.state[FILTER] = copies  # type: ignore[index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the watched layers: a copy wants to be attached to its own model."""
+        return {**super().__getstate__(), "settings": self.settings}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy; torch's ``load_state_dict`` comes this way too, without the settings."""
+        super().__setstate__(state)
+        if "settings" in state:
+            self._prepare()
+
+
+def _all_finite(tensors: list[Tensor]) -> Tensor:
+    """Whether no entry of the floating tensors is infinite or NaN, by one sum over each."""
+    total = torch.stack([tensor.sum().double() for tensor in tensors if tensor.is_floating_point()]).sum()
+    return total.isfinite()

@@ -1,0 +1,76 @@
+"""What a filter is told beside its parameters, checked before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from optimizers.covariance import COVARIANCES
+from optimizers.jacobian import Method
+from optimizers.likelihoods import OBSERVATIONS
+from optimizers.noise import NOISES
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a filter is told beside its parameters; see the optimizers for what it means."""
+
+    covariance: str = "diagonal"
+    rank: int = 0
+    noise: str = "ema-2"
+    beta: float = 0.95
+    r0: float = 1.0
+    observation: str = "probabilities"
+    rho: float = 0.0
+    neumann: bool = False
+    process_noise: float = 0.0
+    row_tolerance: float = 0.0
+    explode: float = 1e3
+    dtype: str = "float32"
+    jacobian: Method = "batched"
+    max_rows: int = 256
+
+    def check(self, name: str) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            ValueError: Naming the argument.
+        """
+        choices: list[tuple[str, str, Iterable[str]]] = [
+            ("covariance", self.covariance, COVARIANCES),
+            ("noise", self.noise, NOISES),
+            ("observation", self.observation, OBSERVATIONS),
+            ("dtype", self.dtype, DTYPES),
+            ("jacobian", self.jacobian, ("batched", "loop")),
+        ]
+        for argument, choice, known in choices:
+            if choice not in known:
+                raise ValueError(f"{name}: {argument} must be one of {', '.join(known)}; got {choice!r}")
+        forgets = NOISES[self.noise].forgets_start
+        finite = float("inf")
+        ranges: list[tuple[str, float, bool, str]] = [
+            ("beta", self.beta, 0 <= self.beta < 1, "lie in [0, 1)"),
+            (
+                "r0",
+                self.r0,
+                (0 if forgets else 1e-300) <= self.r0 < finite,
+                f"be {'zero or ' if forgets else ''}positive and finite with noise {self.noise}",
+            ),
+            ("rho", self.rho, 0 <= self.rho < finite, "be zero or positive, and finite"),
+            ("process_noise", self.process_noise, 0 <= self.process_noise < finite, "be zero or positive, and finite"),
+            ("row_tolerance", self.row_tolerance, 0 <= self.row_tolerance < 1, "lie in [0, 1)"),
+            ("explode", self.explode, self.explode > 1, "be above 1"),
+            ("max_rows", self.max_rows, self.max_rows >= 1, "be at least 1"),
+            ("rank", self.rank, self.rank >= 1 or self.covariance != "low-rank", "be at least 1"),
+        ]
+        for argument, value, holds, allowed in ranges:
+            if not holds:
+                raise ValueError(f"{name}: {argument} must {allowed}; got {value}")
+        if self.noise == "softmax" and self.observation != "probabilities":
+            raise ValueError(f"{name}: noise softmax is that of probabilities; take observation probabilities")
+        if self.row_tolerance and self.noise != "softmax":
+            raise ValueError(f"{name}: row_tolerance needs noise softmax; with other noise no row can be left out")
