@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 
 from lightning_modules.backbones import BackboneConfig, build_backbone
 from lightning_modules.backbones.build import Task
+from lightning_modules.divergence import Watch
 from lightning_modules.groups import frozen_fingerprint, group_parameters
 from lightning_modules.metrics import MetricSet, Prequential
 from lightning_modules.resume import CheckpointError, compare_configs, compare_names
@@ -30,6 +31,8 @@ class OnlineModule(pl.LightningModule):
         schedule: Warm-up and decay of the learning rate, for optimizers that have one.
         param_groups: Options for some of the parameters, such as a prior of their own, by a regular expression
             on the parameter's name: ``{lora_B: {p0: 2.0}}``.
+        on_divergence: ``stop`` with an error when the optimizer diverges, or ``rewind`` parameters and state to the
+            last checkpoint's and go on with the samples that follow.
     """
 
     def __init__(
@@ -38,12 +41,14 @@ class OnlineModule(pl.LightningModule):
         optimizer_init: Callable[[Iterable], OnlineOptimizer],
         schedule: Schedule | None = None,
         param_groups: dict[str, dict[str, Any]] | None = None,
+        on_divergence: Literal["stop", "rewind"] = "stop",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.strict_loading = False
         self.backbone_config, self.optimizer_init = backbone, optimizer_init
         self.schedule, self.param_groups = schedule or Schedule(), param_groups or {}
+        self.watch = Watch(on_divergence)
         self.run_config: dict[str, Any] = {}
         self.last_validation: dict[str, float] = {}
         self._built = False
@@ -81,6 +86,7 @@ class OnlineModule(pl.LightningModule):
         """Start the clock, and keep dropout and batch statistics still."""
         self.timer = StepTimer(self.device)
         self.backbone.eval()
+        self.watch.keep(self.optimizers(use_pl_optimizer=False), self.global_step)
 
     def observe(self, inputs: Any, target: Tensor) -> Observation:
         """Likelihood of the outputs, bound to the target."""
@@ -99,34 +105,31 @@ class OnlineModule(pl.LightningModule):
             self.record()
 
     def record(self) -> None:
-        """Write the online metrics and the optimizer's figures to the log; stop on non-finite updates.
+        """Write the online metrics and the optimizer's figures to the log; see that the optimizer is well.
 
         Raises:
-            FloatingPointError: If the optimizer met a non-finite value.
+            FloatingPointError: If it diverged.
         """
         optimizer = self.optimizers(use_pl_optimizer=False)
         rates = {"lr": optimizer.param_groups[0]["lr"]} if "lr" in optimizer.param_groups[0] else {}
         figures = {**self.online.compute(), **{f"stats/{k}": v for k, v in optimizer.stats.items()}, **rates}
         if self.logger is not None:
             self.logger.log_metrics({name: float(value) for name, value in figures.items()}, step=self.global_step)
-        self.check_finite()
+        self.watch.check(optimizer, self.global_step)
         advice = optimizer.advice()
         if advice and not self._advised:
             rank_zero_warn(f"step {self.global_step}: {advice}")
             self._advised = True
 
-    def check_finite(self) -> None:
-        """Stop if the optimizer met a non-finite value.
+    def before_checkpoint(self) -> None:
+        """See that the optimizer is well, and take its state for a good one.
 
         Raises:
-            FloatingPointError: Naming the step and the remedy.
+            FloatingPointError: If it diverged.
         """
-        stats = getattr(self.optimizers(use_pl_optimizer=False), "stats", {})
-        if "nonfinite" in stats and int(stats["nonfinite"]):
-            raise FloatingPointError(
-                f"{int(stats['nonfinite'])} non-finite updates up to step {self.global_step}: the optimizer diverges; "
-                "take a smaller --optimizer.lr or --optimizer.p0, or resume from the last checkpoint with another seed"
-            )
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        self.watch.check(optimizer, self.global_step)
+        self.watch.keep(optimizer, self.global_step)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
@@ -153,6 +156,7 @@ class OnlineModule(pl.LightningModule):
             "config": self.run_config,
             "fingerprint": self.fingerprint,
             "validation": self.last_validation,
+            "rewinds": self.watch.rewinds,
             "backbone": self.backbone_config.name,
         }
 
@@ -175,6 +179,7 @@ class OnlineModule(pl.LightningModule):
                 f"trained on ({saved['backbone']!r}); load the same backbone, with the same seed where it is random"
             )
         self.last_validation = dict(saved["validation"])
+        self.watch.rewinds = saved["rewinds"]
 
     def _saved_names(self) -> set[str]:
         trained = {f"backbone.{name}" for name, p in self.backbone.named_parameters() if p.requires_grad}

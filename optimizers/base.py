@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from optimizers.likelihoods import Observation
+from optimizers.ranks import Ranks
 
 Closure = Callable[[], Observation]
 
@@ -18,7 +19,8 @@ class OnlineOptimizer(torch.optim.Optimizer):
     """An optimizer whose ``step`` takes a closure that returns an :class:`Observation`, graph attached.
 
     The rule calls the closure as often as it needs and returns the observation made before the update, whose
-    outputs are the prediction.
+    outputs are the prediction. Where several processes of a group learn together, each with samples of its own, the
+    update is that of one process with all their samples, and so is the observation that is returned.
 
     Attributes:
         stats: Figures of the last step, by name: detached tensors on the model's device, never waited for.
@@ -46,6 +48,18 @@ class OnlineOptimizer(torch.optim.Optimizer):
         """The parameters of all groups, in order."""
         return (p for group in self.param_groups for p in group["params"])
 
+    def check_ranks(self) -> None:
+        """See that all processes hold the same parameters, bit for bit.
+
+        Raises:
+            ValueError: On all of them, naming those that differ.
+        """
+        Ranks.current().check(self.replicated())
+
+    def replicated(self) -> Iterator[Tensor]:
+        """What every process must hold alike."""
+        return self.trained()
+
     def state_bytes(self) -> int:
         """Bytes held by the optimizer's state."""
         return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self.state))
@@ -64,11 +78,19 @@ class FirstOrder(OnlineOptimizer):
             loss = observation.nll()
         self.zero_grad()
         loss.backward()
+        ranks = Ranks.current()
+        joint, sizes = ranks.join(observation)
+        ranks.average([p.grad for p in self.trained() if p.grad is not None], sizes)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.trained() if p.grad is not None])
         previous = getattr(self, "stats", {}).get("nonfinite", torch.zeros((), dtype=torch.int64, device=norm.device))
         self.stats = {"grad_norm": norm, "nonfinite": previous + ~norm.isfinite()}
         super().step()
-        return observation
+        return joint
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the rule's state, and count failures anew."""
+        super().load_state_dict(state_dict)
+        self.stats = {}
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

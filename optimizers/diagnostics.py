@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from optimizers.covariance import Covariance
 from optimizers.measurement import Measurement
 from optimizers.settings import Settings
 
@@ -31,14 +30,14 @@ class LastStep(NamedTuple):
     probed: Tensor | None
 
 
-def statistics(state: dict[str, Tensor], covariance: Covariance, last: LastStep) -> dict[str, Tensor]:
-    """Figures of the last step. ``gain_norm`` is the gain along the innovation, |Ke| / |e|.
+def statistics(state: dict[str, Tensor], variance: Tensor, last: LastStep) -> dict[str, Tensor]:
+    """Figures of the last step, given the diagonal of the covariance, (n,).
 
+    ``gain_norm`` is the gain along the innovation, |Ke| / |e|.
     ``row_error`` estimates the bound on the relative error of rows left out; see
     :func:`optimizers.categorical.leading`.
     """
     innovation, update = last.e.norm(), last.change.norm()
-    variance = covariance.variance(covariance.select(state))
     counters = ("escalations", "clamped", "nonfinite", "exploded")
     return {
         "innovation_norm": innovation,
@@ -67,7 +66,7 @@ def failure(state: dict[str, Tensor], settings: Settings) -> str | None:
     if settings.neumann:
         cure = "the Neumann form needs rho times the largest noise below 1: take --optimizer.neumann false"
     else:
-        cure = "take a smaller --optimizer.p0"
+        cure = "take a smaller --optimizer.p0 (--optimizer.explode says what counts as an explosion)"
     what = "the innovation exploded" if int(state["exploded"]) else "an update was not finite"
     return (
         f"the filter diverged at step {step}: {what} ({int(state['exploded'])} exploding innovations, "

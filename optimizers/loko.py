@@ -61,7 +61,7 @@ class LoKO(KalmanOptimizer):
         r0: float = 1.0,
         process_noise: float = 0.0,
         row_tolerance: float = 0.0,
-        explode: float = 1e3,
+        explode: float = 100.0,
         dtype: Literal["float32", "float64"] = "float32",
         jacobian: Method = "batched",
         max_rows: int = 256,

@@ -106,15 +106,15 @@ class EmaDifference(ObservationNoise):
 
     def start(self, d: int, like: Tensor) -> State:
         """R0, and zero for the scale."""
-        return {**super().start(d, like), "scale": torch.full((), self.r0, dtype=like.dtype, device=like.device)}
+        return {**super().start(d, like), "innovation": torch.full((), self.r0, dtype=like.dtype, device=like.device)}
 
     def update(self, state: State, e: Tensor, HPH: Tensor) -> tuple[Tensor, State]:
         """Average in ee' - HPH', and project."""
         residual, predicted = mean_outer(e), mean_own(HPH, e.shape[1])
-        scale = self.beta * state["scale"] + (1 - self.beta) * (residual + predicted).diagonal().mean()
+        scale = self.beta * state["innovation"] + (1 - self.beta) * (residual + predicted).diagonal().mean()
         R = self.beta * state["R"] + (1 - self.beta) * (residual - predicted)
         values, vectors = torch.linalg.eigh(torch.nan_to_num(0.5 * (R + R.mT)))
-        return (vectors * values.clamp_min(self.FLOOR * scale)) @ vectors.mT, {"R": R, "scale": scale}
+        return (vectors * values.clamp_min(self.FLOOR * scale)) @ vectors.mT, {"R": R, "innovation": scale}
 
 
 class Scalar(ObservationNoise):

@@ -57,7 +57,7 @@ class RKalman(KalmanOptimizer):
         observation: Literal["probabilities", "logits"] = "probabilities",
         r0: float = 0.0,
         process_noise: float = 0.0,
-        explode: float = 1e3,
+        explode: float = 100.0,
         dtype: Literal["float32", "float64"] = "float32",
         jacobian: Method = "batched",
         max_rows: int = 256,

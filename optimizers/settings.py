@@ -29,7 +29,7 @@ class Settings:
     neumann: bool = False
     process_noise: float = 0.0
     row_tolerance: float = 0.0
-    explode: float = 1e3
+    explode: float = 100.0
     dtype: str = "float32"
     jacobian: Method = "batched"
     max_rows: int = 256

@@ -97,7 +97,7 @@ class StreamCheckpoint(Checkpoint):
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, OnlineModule)
-        pl_module.check_finite()
+        pl_module.before_checkpoint()
         for logger in trainer.loggers:
             if hasattr(logger, "experiment"):
                 logger.experiment.flush()

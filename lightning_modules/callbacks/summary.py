@@ -83,6 +83,7 @@ class RunSummary(pl.Callback):
             "val": {name.removeprefix("val/"): value for name, value in module.last_validation.items()},
             "trainable_parameters": sum(p.numel() for p in module.backbone.parameters() if p.requires_grad),
             "skipped_rows": dict(getattr(trainer.datamodule, "skipped_rows", {})),
+            "rewinds": module.watch.rewinds,
             "seconds_per_step": module.timer.median(),
             "mean_seconds_per_step": module.timer.mean(),
             "seconds_per_step_wall": seconds / steps if steps else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -116,5 +118,37 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: P
     arguments = ["--config", "optimizer/sgd", "--optimizer.lr=1e30", "--trainer.log_every_n_steps=4"]
     code, text = run(["fit", *DIGITS, *arguments], tmp_path)
     assert code == 2
-    assert "non-finite updates up to step" in text.strip().splitlines()[-1]
+    assert "non-finite gradients: the optimizer diverges" in text.strip().splitlines()[-1]
     assert not list(tmp_path.rglob("summary.json"))
+
+
+EXPLODING = ["--config", "optimizer/loko_logits", "--optimizer.p0=20", "--optimizer.explode=1.1"]
+"""With so low a limit, a step that overshoots is an explosion: a network this small hardly has a real one."""
+
+
+def test_a_diverging_filter_stops_and_names_the_step(tmp_path: Path) -> None:
+    code, text = run(["fit", *DIGITS, *EXPLODING, "--trainer.log_every_n_steps=4"], tmp_path)
+    assert code == 2
+    assert re.search(r"the filter diverged at step \d: .* take a smaller --optimizer.p0", text.strip().splitlines()[-1])
+    assert not list(tmp_path.rglob("summary.json"))
+
+
+def test_divergence_can_be_taken_back(tmp_path: Path) -> None:
+    arguments = ["--trainer.log_every_n_steps=1", "--model.on_divergence=rewind"]
+    code, text = run(["fit", *DIGITS, *EXPLODING, *arguments], tmp_path)
+    assert code == 0
+    assert "parameters and state are again those of step 0" in " ".join(text.split())
+    assert json.loads(next(tmp_path.rglob("summary.json")).read_text())["rewinds"] >= 1
+
+
+def test_divergence_that_comes_back_stops_in_the_end(tmp_path: Path) -> None:
+    arguments = ["--config", "optimizer/sgd", "--optimizer.lr=1e30", "--trainer.log_every_n_steps=1"]
+    code, text = run(["fit", *DIGITS, *arguments, "--data.max_samples=40", "--model.on_divergence=rewind"], tmp_path)
+    assert code == 2
+    assert "taken back 10 times, in vain" in text.strip().splitlines()[-1]
+
+
+def test_a_full_covariance_too_large_is_refused_with_its_size(tmp_path: Path) -> None:
+    """Eleven million parameters, squared, are more than any machine of today holds."""
+    resnet = ["--config", "backbone/resnet18", "--model.backbone.pretrained=false", "--model.backbone.adapter=null"]
+    refused(["fit", *DIGITS, *resnet, "--config", "optimizer/ekf_full"], tmp_path, " GiB")
