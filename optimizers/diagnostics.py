@@ -83,9 +83,9 @@ def saturation(state: dict[str, Tensor], settings: Settings) -> str | None:
     R = state.get("R")
     if R is None or float(R.trace()) >= SATURATED:
         return None
-    slower = "--optimizer.observation logits gets there later; " if settings.observation == "probabilities" else ""
+    cure = "noise softmax" if settings.observation == "probabilities" else "process_noise 1e-4"
     return (
         f"the filter is saturated (trace of the observation noise {float(R.trace()):.0e}): it takes its "
-        f"predictions for certain, and a label that contradicts them moves little; {slower}--optimizer.noise softmax "
-        "does not saturate; a new run from these weights starts with a fresh covariance"
+        f"predictions for certain, and a label that contradicts them moves little; --optimizer.{cure} does not get "
+        "there, and a new run from these weights starts with a fresh covariance"
     )
