@@ -59,10 +59,29 @@ BASELINES = {
     **_grid("adamw_1e-3", ("3e-4", "1e-3", "3e-3")),
     **_grid("adagrad", ("1e-3", "1e-2")),
 }
+BLOCKS = ("--optimizer.p0=0.1", "--model.param_groups={lora_B: {p0: 3.0}, lora_A: {p0: 0.3}}")
+COVARIANCES = {
+    "loko (paper)": ("--config", "loko"),
+    "r-kalman (paper)": ("--config", "r_kalman"),
+    "ekf neuron": ("--config", "ekf_neuron"),
+    "lofi": ("--config", "lofi"),
+    "loko, prior a block": ("--config", "loko", "--optimizer.p0_init=constant", *BLOCKS),
+    "lofi, prior a block": ("--config", "lofi", *BLOCKS),
+    "adamw lr=1e-3": ("--config", "adamw_1e-3"),
+    "adagrad lr=1e-2": ("--config", "adagrad", "--optimizer.lr=1e-2"),
+}
+PRECISIONS = {
+    f"{name} {precision}": ("--config", config, f"--trainer.precision={precision}")
+    for name, config in (("loko (paper)", "loko"), ("loko logits", "loko_logits"), ("adamw lr=1e-3", "adamw_1e-3"))
+    for precision in ("32-true", "bf16-mixed")
+}
 STUDIES = {
     "digits": Study(("task/digits", "backbone/lenet5"), 1500, {**FILTERS, **BASELINES}),
     "mnist": Study(("task/mnist", "backbone/lenet5"), 2000, {**FILTERS, **BASELINES}),
     "sst2": Study(("task/sst2", "backbone/minilm"), 1000, {**FILTERS, **BASELINES}),
+    "covariance": Study(("task/sst2", "backbone/minilm"), 1000, COVARIANCES),
+    "precision": Study(("task/sst2", "backbone/minilm"), 1000, PRECISIONS),
+    "precision-mnist": Study(("task/mnist", "backbone/lenet5"), 2000, PRECISIONS),
 }
 
 
