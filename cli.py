@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the loader forks workers, the tokenizer would complain
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a process that stops with another would log its stack
 
 import transformers
 from jsonargparse import ArgumentError
@@ -31,6 +32,7 @@ from lightning_modules.callbacks import (
     TensorBoardPage,
 )
 from lightning_modules.callbacks.checkpoint import LAST
+from lightning_modules.launch import is_first, is_first_to_tell, other_process_lost
 from lightning_modules.runs import RunConfig, RunName, last_folder, new_folder
 from optimizers import OnlineOptimizer
 from reports import compare
@@ -107,6 +109,7 @@ class FiltuneCLI(LightningCLI):
             "enable_model_summary": False,
             "enable_checkpointing": self.subcommand == "fit",
             "logger": False,
+            "use_distributed_sampler": False,
         }
         if given.get("enable_progress_bar") is not False:
             kwargs["callbacks"].append(OnlineProgressBar(refresh_rate=20))
@@ -138,7 +141,13 @@ class FiltuneCLI(LightningCLI):
 
     def _open_folder(self, name: RunName) -> Path:
         root = Path(self._get(self.config_init, "run").root)
-        return last_folder(root, name) if self._get(self.config, "ckpt_path") == "last" else new_folder(root, name)
+        if self._get(self.config, "ckpt_path") == "last":
+            return last_folder(root, name)
+        return new_folder(root, name) if is_first() else root / name.experiment / name.stem / "of_the_first_process"
+
+    def after_fit(self) -> None:
+        """Let every process know the folder."""
+        self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
@@ -158,7 +167,8 @@ def fit(args: list[str]) -> None:
         rival = FiltuneCLI(["fit", *same, "--run.against=[]", "--ckpt_path=null"])
         assert rival.folder is not None
         folders.append(rival.folder)
-    compare.show(folders)
+    if is_first():
+        compare.show(folders)
 
 
 def resolve_configs(args: list[str]) -> list[str]:
@@ -199,10 +209,14 @@ def quiet() -> None:
     transformers.logging.set_verbosity_error()  # a fresh head is meant, and not a warning
     transformers.logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
+    if not is_first():
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # it is meant to be
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # the metrics have been synchronised
     warnings.filterwarnings("ignore", message=".*will save all targets and predictions in the buffer.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 
@@ -218,10 +232,12 @@ def main(args: list[str] | None = None) -> None:
             fit(args)
         else:
             FiltuneCLI(args)
-    except EXPLAINED as error:
-        if os.environ.get("FILTUNE_DEBUG"):
+    except (*EXPLAINED, RuntimeError) as error:
+        first, lost = is_first_to_tell(), other_process_lost(error)
+        if os.environ.get("FILTUNE_DEBUG") or (first and not isinstance(error, EXPLAINED) and not lost):
             raise
-        print(f"filtune: error: {' '.join(str(error).split())}", file=sys.stderr)
+        if first:
+            print(f"filtune: error: {lost or ' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -26,7 +26,7 @@ class StreamDataModule(pl.LightningDataModule, ABC):
     (B,), int64 for classes and float32 for values, and of ``row`` (B,), the rows of the source split.
 
     Args:
-        batch_size: Samples per training batch.
+        batch_size: Samples per training batch of each process.
         val_batch_size: Samples per validation batch.
         max_samples: Length of the stream: the first so many of its order, the same in every epoch; all by default.
         max_val_samples: How many validation samples to use, chosen by the seed; all by default.
@@ -125,6 +125,8 @@ class StreamDataModule(pl.LightningDataModule, ABC):
             shuffle=self.shuffle,
             num_workers=self.num_workers,
             collate_fn=collate,
+            ranks=self._ranks[0],
+            rank=self._ranks[1],
         )
         if self._restored is not None:
             self._loader.load_state_dict(self._restored)
@@ -132,16 +134,31 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         return self._loader
 
     def val_dataloader(self) -> DataLoader | list:
-        """The validation samples in the order of the source; an empty list if there are none."""
+        """This process's validation samples in the order of the source; an empty list if there are none.
+
+        Raises:
+            DataError: If there are fewer than processes.
+        """
         if self._val is None:
             return []
+        ranks, rank = self._ranks
+        if len(self._val.rows) < ranks:
+            raise DataError(
+                f"--trainer.devices: {len(self._val.rows)} validation samples cannot be shared out over {ranks} "
+                "processes; take fewer"
+            )
         return DataLoader(
             self._val.samples,
             batch_size=self.val_batch_size,
-            sampler=self._val.rows.tolist(),
+            sampler=self._val.rows[rank::ranks].tolist(),
             collate_fn=collate,
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        """How many processes share the data, and which of them this is."""
+        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is.

@@ -65,7 +65,8 @@ class ImageDataModule(TableDataModule):
         assert isinstance(reader, ImageReader)
         good: list[int] = []
         faults: list[Fault] = []
-        for row in tqdm(order.tolist(), "checking images", leave=False, disable=min(wanted, len(order)) < _MANY):
+        silent = min(wanted, len(order)) < _MANY or self._ranks[1] > 0
+        for row in tqdm(order.tolist(), "checking images", leave=False, disable=silent):
             fault = reader.fault(row)
             if fault is None:
                 good.append(row)

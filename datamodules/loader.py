@@ -97,7 +97,7 @@ class StreamLoader:
         ends = self._ends[self._ends > self.position].tolist()
         batches = DataLoader(
             self.dataset,
-            batch_sampler=[order[self._own(start, end)].tolist() for start, end in pairwise([self.position, *ends])],
+            batch_sampler=(order[self._own(start, end)].tolist() for start, end in pairwise([self.position, *ends])),
             num_workers=self.num_workers,
             collate_fn=self.collate_fn,
             generator=torch.Generator().manual_seed(self.seed),  # the global generator belongs to the model
@@ -132,6 +132,11 @@ class StreamLoader:
             raise DataError(
                 f"the data stream is not the one of the checkpoint: it differs in {', '.join(differing)}; "
                 "restore these, or start a new run without --ckpt_path"
+            )
+        if state["position"] not in (0, *self._ends):
+            raise DataError(
+                f"the checkpoint's position in the data stream is within a batch of {self.ranks} processes; go on with "
+                "as many processes as it was saved with"
             )
         self.epoch, self.position = state["epoch"], state["position"]
 

@@ -36,7 +36,7 @@ class TableDataModule(StreamDataModule):
         val_split: The split to validate on. Where it is none, or the data has no split of the usual name
             ``validation``, ``val_fraction`` decides.
         label_column: Column of the labels.
-        batch_size: Samples per training batch.
+        batch_size: Samples per training batch of each process.
         val_batch_size: Samples per validation batch.
         max_samples: Length of the stream: the first so many of its order, the same in every epoch; all by default.
         max_val_samples: How many validation samples to use, chosen by the seed; all by default.

@@ -48,24 +48,30 @@ class WindowedMean(nn.Module):
         return self.values.sum() / self.count.clamp(min=1, max=len(self.values))
 
 
-def build_metrics(task: Task, names: tuple[str, ...]) -> torchmetrics.MetricCollection:
+def build_metrics(task: Task, names: tuple[str, ...], joint: bool = False) -> torchmetrics.MetricCollection:
     """Metrics by name for a task.
+
+    Args:
+        task: The task.
+        names: Metrics by name.
+        joint: Whether every process sees the samples of all; otherwise each sees its own, and they are counted
+            together in the end.
 
     Raises:
         ValueError: If a name is unknown or does not fit the kind of task.
     """
-    m = task.outputs
+    m, options = task.outputs, {"validate_args": False, "sync_on_compute": not joint}
     if task.kind == "classification":
         known: dict[str, Callable[[], torchmetrics.Metric]] = {
-            "accuracy": lambda: MulticlassAccuracy(m, average="micro", validate_args=False),
-            "top5": lambda: MulticlassAccuracy(m, top_k=min(5, m), average="micro", validate_args=False),
-            "matthews": lambda: MulticlassMatthewsCorrCoef(m, validate_args=False),
-            "f1": lambda: BinaryF1Score(validate_args=False) if m == 2 else MulticlassF1Score(m, validate_args=False),
+            "accuracy": lambda: MulticlassAccuracy(m, average="micro", **options),
+            "top5": lambda: MulticlassAccuracy(m, top_k=min(5, m), average="micro", **options),
+            "matthews": lambda: MulticlassMatthewsCorrCoef(m, **options),
+            "f1": lambda: BinaryF1Score(**options) if m == 2 else MulticlassF1Score(m, **options),
         }
     else:
         known = {
-            "pearson": lambda: PearsonCorrCoef(num_outputs=m),
-            "spearman": lambda: SpearmanCorrCoef(num_outputs=m),
+            "pearson": lambda: PearsonCorrCoef(num_outputs=m, sync_on_compute=not joint),
+            "spearman": lambda: SpearmanCorrCoef(num_outputs=m, sync_on_compute=not joint),
         }
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -89,12 +95,13 @@ class MetricSet(nn.Module):
     Args:
         task: The task.
         names: Metrics by name.
+        joint: Whether every process sees the samples of all.
     """
 
-    def __init__(self, task: Task, names: tuple[str, ...]) -> None:
+    def __init__(self, task: Task, names: tuple[str, ...], joint: bool = False) -> None:
         super().__init__()
         self.task = task
-        self.metrics = build_metrics(task, names)
+        self.metrics = build_metrics(task, names, joint)
         self.metrics.persistent(True)
 
     @torch.no_grad()
@@ -127,7 +134,7 @@ class Prequential(nn.Module):
         if task.kind == "classification":
             names = ("accuracy", "top5") if task.outputs > 5 else ("accuracy",)
         self.score = names[0]
-        self.set = MetricSet(task, names)
+        self.set = MetricSet(task, names, joint=True)
         self.loss = WindowedMean(WINDOW)
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64))
 

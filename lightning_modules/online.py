@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -16,7 +17,7 @@ from lightning_modules.backbones.build import Task
 from lightning_modules.divergence import Watch
 from lightning_modules.groups import frozen_fingerprint, group_parameters
 from lightning_modules.metrics import MetricSet, Prequential
-from lightning_modules.resume import CheckpointError, compare_configs, compare_names
+from lightning_modules.resume import CheckpointError, compare_configs, compare_names, joint_batch
 from lightning_modules.schedules import Schedule
 from lightning_modules.timing import StepTimer
 from optimizers import Categorical, Gaussian, Observation, OnlineOptimizer
@@ -33,6 +34,7 @@ class OnlineModule(pl.LightningModule):
             on the parameter's name: ``{lora_B: {p0: 2.0}}``.
         on_divergence: ``stop`` with an error when the optimizer diverges, or ``rewind`` parameters and state to the
             last checkpoint's and go on with the samples that follow.
+        checksum_every: Steps between two checks that all processes hold the same parameters, where there are several.
     """
 
     def __init__(
@@ -42,13 +44,16 @@ class OnlineModule(pl.LightningModule):
         schedule: Schedule | None = None,
         param_groups: dict[str, dict[str, Any]] | None = None,
         on_divergence: Literal["stop", "rewind"] = "stop",
+        checksum_every: int = 100,
     ) -> None:
         super().__init__()
+        if checksum_every < 1:
+            raise ValueError(f"model.checksum_every: must be at least 1, got {checksum_every}")
         self.automatic_optimization = False
         self.strict_loading = False
         self.backbone_config, self.optimizer_init = backbone, optimizer_init
         self.schedule, self.param_groups = schedule or Schedule(), param_groups or {}
-        self.watch = Watch(on_divergence)
+        self.watch, self.checksum_every = Watch(on_divergence), checksum_every
         self.run_config: dict[str, Any] = {}
         self.last_validation: dict[str, float] = {}
         self._built = False
@@ -83,17 +88,18 @@ class OnlineModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": self.schedule.build(optimizer, steps)}
 
     def on_train_start(self) -> None:
-        """Start the clock, and keep dropout and batch statistics still."""
+        """Start the clock, and keep dropout and batch statistics still; all processes start alike."""
         self.timer = StepTimer(self.device)
         self.backbone.eval()
         self.watch.keep(self.optimizers(use_pl_optimizer=False), self.global_step)
+        self.check_ranks()
 
     def observe(self, inputs: Any, target: Tensor) -> Observation:
         """Likelihood of the outputs, bound to the target."""
         return self.likelihood(self.backbone(inputs)).observe(target)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Predict, learn, and record what was predicted."""
+        """Predict, learn, and record what was predicted, of the samples of all processes."""
         torch.manual_seed(_step_seed(self.run_config.get("seed_everything"), self.global_step))
         inputs, target = self.backbone.preprocess(batch), batch["label"]
         with self.timer:
@@ -101,8 +107,21 @@ class OnlineModule(pl.LightningModule):
         self.online.update(prediction)
         if not self.schedule.constant:
             self.lr_schedulers().step()
+        if self.global_step % self.checksum_every == 0:
+            self.check_ranks()
         if self.global_step % self.trainer.log_every_n_steps == 0:
             self.record()
+
+    def check_ranks(self) -> None:
+        """See that all processes hold the same parameters.
+
+        Raises:
+            ValueError: If they do not.
+        """
+        try:
+            self.optimizers(use_pl_optimizer=False).check_ranks()
+        except ValueError as error:
+            raise ValueError(f"step {self.global_step}: {error}") from None
 
     def record(self) -> None:
         """Write the online metrics and the optimizer's figures to the log; see that the optimizer is well.
@@ -154,6 +173,7 @@ class OnlineModule(pl.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["filtune"] = {
             "config": self.run_config,
+            "ranks": self.trainer.world_size,
             "fingerprint": self.fingerprint,
             "validation": self.last_validation,
             "rewinds": self.watch.rewinds,
@@ -170,7 +190,8 @@ class OnlineModule(pl.LightningModule):
             raise CheckpointError("ckpt_path: the file is not a checkpoint of filtune")
         saved = checkpoint["filtune"]
         if self.trainer.state.fn == "fit":
-            compare_configs(saved["config"], self.run_config)
+            ranks = saved.get("ranks", 1), self.trainer.world_size
+            compare_configs(*map(joint_batch, (saved["config"], self.run_config), ranks))
         own = self.state_dict()
         compare_names(checkpoint["state_dict"], {name: own[name] for name in self._saved_names()})
         if saved["fingerprint"] != self.fingerprint:
@@ -206,7 +227,12 @@ def check_precision(precision: object) -> None:
 
 def _check_trainer(trainer: pl.Trainer) -> None:
     check_precision(trainer.precision)
-    if trainer.world_size > 1:
+    if trainer.world_size == 1:
+        return
+    if type(trainer.strategy) is not DDPStrategy:
+        name = type(trainer.strategy).__name__
+        raise ValueError(f"trainer.strategy: {name} does not keep all parameters on every process; take ddp")
+    if trainer._accelerator_connector.use_distributed_sampler:
         raise ValueError(
-            "trainer.devices: several processes are not supported yet, the ranks would diverge; set --trainer.devices 1"
+            "trainer.use_distributed_sampler: the data modules share the samples out themselves; set it to false"
         )

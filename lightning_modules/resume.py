@@ -41,6 +41,15 @@ def compare_configs(saved: dict[str, Any], current: dict[str, Any]) -> None:
         )
 
 
+def joint_batch(config: dict[str, Any], ranks: int) -> dict[str, Any]:
+    """A configuration with the batch size of all processes together, which is what shapes a run."""
+    arguments = (config.get("data") or {}).get("init_args") or {}
+    if "batch_size" not in arguments:
+        return config
+    arguments = {**arguments, "batch_size": ranks * arguments["batch_size"]}
+    return {**config, "data": {**config["data"], "init_args": arguments}}
+
+
 def compare_names(saved: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Refuse a checkpoint of another model.
 

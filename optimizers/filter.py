@@ -2,6 +2,8 @@ r"""The filter that all Kalman optimizers share: observe, solve in the space of 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from optimizers.measurement import Measurement, Moments, Natural
 from optimizers.noise import NOISES, ObservationNoise
 from optimizers.prior import check_prior, initial_variance
 from optimizers.settings import DTYPES, Settings
+from optimizers.sharding import Sharding
 
 FILTER = "filter"
 """Key of the filter's state. A string, because torch casts state keyed by a parameter to the parameter's type."""
@@ -50,7 +53,7 @@ class KalmanOptimizer(OnlineOptimizer):
         super().__init__(params, {"p0": p0, "p0_init": p0_init})
         self._prepare()
         check_size(self._covariance, settings.covariance, self.dtype, self.device)
-        prior = torch.cat([initial_variance(g, self.dtype) for g in self.param_groups])
+        prior = self._sharding.part(torch.cat([initial_variance(g, self.dtype) for g in self.param_groups]))
         counters = {name: torch.zeros((), dtype=torch.int64, device=self.device) for name in COUNTERS}
         scale = torch.zeros((), dtype=self.dtype, device=self.device)
         start = {**self._covariance.start(prior), **counters, "scale": scale}
@@ -64,6 +67,7 @@ class KalmanOptimizer(OnlineOptimizer):
         self.device = self._params[0].device
         shapes = [param.shape for param in self._params]
         self._covariance: Covariance = COVARIANCES[settings.covariance](shapes, settings.rank)
+        self._sharding = Sharding([shape.numel() for shape in shapes], self._covariance.by_columns)
         self._noise: ObservationNoise = NOISES[settings.noise](settings.r0, settings.beta)
         self._build = JacobianBuilder(self._params, self.dtype, settings.jacobian, settings.max_rows)
         self._last: LastStep | None = None
@@ -97,29 +101,34 @@ class KalmanOptimizer(OnlineOptimizer):
         with torch.enable_grad():
             observation = closure()
         with torch.autocast(observation.outputs.device.type, enabled=False):
-            self._filter(observation)
-        return observation
+            return self._filter(observation)
 
-    def _filter(self, observation: Observation) -> None:
-        """The equations of the class docstring, in the filter's own precision."""
-        innovation = self._observe(observation)
+    def _filter(self, observation: Observation) -> Observation:
+        """The equations of the class docstring, in the filter's own precision, for all ranks' samples."""
+        sharding = self._sharding
+        joint, sizes = sharding.join(observation)
+        innovation = self._observe(joint)
         e = innovation.residual.to(self.dtype)
-        H = self._build(observation.outputs, innovation.cotangents)
+        own = innovation.cotangents[sharding.ranks.own(sizes)]
+        H = sharding.exchange(self._build(observation.outputs, own), sizes)
 
         P = self._prior()
         HPH, projected = self._covariance.project(P, H)
+        HPH = sharding.sum(HPH)
         measurement, remembered = self._measure(innovation, e, HPH)
         gain, level, valid = measurement.solve(HPH)
         change, posterior, clamped = self._covariance.correct(P, H, projected, gain.to(self.dtype), measurement)
 
         finite = valid & _all_finite([change, *posterior.values(), *remembered.values()])
-        change = torch.where(finite, change, 0)
+        finite, clamped = sharding.agree(finite, clamped)
+        change = sharding.whole(torch.where(finite, change, 0))
         state = self.filter
         for name, value in {**posterior, **remembered}.items():
-            state[name] = torch.where(finite, value, P[name] if name in P else state.get(name, value))
+            state[name] = torch.where(finite, value, state.get(name, value))
         self._count(e, innovation.observed, finite, level, torch.where(finite, clamped, 0))
         self._move(change)
         self._last = LastStep(e, change, measurement, HPH if innovation.probed else None)
+        return joint
 
     def _observe(self, observation: Observation) -> Innovation:
         if self._noise.natural:
@@ -147,11 +156,12 @@ class KalmanOptimizer(OnlineOptimizer):
         return Moments(e, R, settings.rho, settings.neumann), remembered
 
     def _count(self, e: Tensor, observed: Tensor, finite: Tensor, level: Tensor, clamped: Tensor) -> None:
-        """Count what happened; an innovation explodes where it dwarfs the mean size of what is observed."""
+        """Count what happened; an innovation explodes where it dwarfs 1 and the mean size of what is observed."""
         state = self.filter
         state["steps"] += 1
-        state["scale"] += (observed.norm(dim=1).mean() - state["scale"]) / state["steps"]
-        exploded = e.norm(dim=1).amax() > self.settings.explode * state["scale"]
+        drift = (observed.norm(dim=1).mean() - state["scale"]) / state["steps"]
+        state["scale"] += torch.where(finite, drift, 0)
+        exploded = e.norm(dim=1).amax() > self.settings.explode * state["scale"].clamp_min(1)
         failed = ~finite | exploded
         state["failed_at"] = torch.where((state["failed_at"] == 0) & failed, state["steps"], state["failed_at"])
         names = ("nonfinite", "exploded", "escalations", "clamped")
@@ -164,14 +174,16 @@ class KalmanOptimizer(OnlineOptimizer):
 
     def variance(self) -> list[Tensor]:
         """The filter's variance of every parameter, shaped like it, in the order of the groups."""
-        p = self._covariance.variance(self._covariance.select(self.filter))
-        parts = p.split([param.numel() for param in self._params])
+        parts = self._variance().split([param.numel() for param in self._params])
         return [part.view_as(param) for part, param in zip(parts, self._params, strict=True)]
+
+    def _variance(self) -> Tensor:
+        return self._sharding.whole(self._covariance.variance(self._covariance.select(self.filter)))
 
     @property
     def stats(self) -> dict[str, Tensor]:  # type: ignore[override]
         """Figures of the last step, worked out when asked for; empty before the first."""
-        return statistics(self.filter, self._covariance, self._last) if self._last else {}
+        return statistics(self.filter, self._variance(), self._last) if self._last else {}
 
     def failure(self) -> str | None:
         """What went wrong so far, naming the step, and the remedy; waits for the device."""
@@ -181,26 +193,39 @@ class KalmanOptimizer(OnlineOptimizer):
         """Say that the filter is saturated, where it is."""
         return saturation(self.filter, self.settings)
 
+    def replicated(self) -> Iterator[Tensor]:
+        """The parameters, and what the noise remembers."""
+        kept = self._covariance.names()
+        return chain(self.trained(), (tensor for name, tensor in self.filter.items() if name not in kept))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the whole filter, however many ranks it is shared out over; all of them call this."""
+        saved = super().state_dict()
+        whole = {name: self._sharding.whole(self.filter[name]) for name in self._covariance.names()}
+        return {**saved, "state": {**saved["state"], FILTER: {**self.filter, **whole}}}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the filter.
 
         Raises:
             ValueError: If it was saved for another covariance, a state of another size, or another floating type.
         """
-        name, saved = type(self).__name__, state_dict["state"].get(FILTER, {})
+        name, saved = type(self).__name__, dict(state_dict["state"].get(FILTER, {}))
         for key, own in self._covariance.select(self.filter).items():
             if key not in saved:
                 raise ValueError(f"{name}: the checkpoint holds no filter with covariance {self.settings.covariance}")
-            if saved[key].shape != own.shape:
+            expected = (self._covariance.n,) if self._sharding.divided else tuple(own.shape)
+            if tuple(saved[key].shape) != expected:
                 raise ValueError(
                     f"{name}: the checkpoint holds a filter over another state: its {key} is "
-                    f"{tuple(saved[key].shape)}, here it is {tuple(own.shape)}"
+                    f"{tuple(saved[key].shape)}, here it is {expected}"
                 )
             if saved[key].dtype != self.dtype:
                 raise ValueError(
                     f"{name}: the checkpoint holds a filter in {saved[key].dtype}, this one has dtype {self.dtype}"
                 )
-        super().load_state_dict(state_dict)
+            saved[key] = self._sharding.part(saved[key])
+        super().load_state_dict({**state_dict, "state": {**state_dict["state"], FILTER: saved}})
         copies = {key: tensor.to(self.device, copy=True) for key, tensor in self.filter.items()}
         self.state[FILTER] = copies  # type: ignore[index]
 

@@ -88,7 +88,7 @@ class StreamCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say how to go on with a run that was stopped."""
-        if trainer.global_step and self.path.exists():
+        if trainer.is_global_zero and trainer.global_step and self.path.exists():
             print(
                 f"\nstopped at step {trainer.global_step}; the same command with --ckpt_path last goes on from the "
                 f"last checkpoint, {self.path}",

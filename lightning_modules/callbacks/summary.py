@@ -48,13 +48,13 @@ class RunSummary(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave nothing behind of a run that failed before its first step."""
-        if trainer.global_step == 0 and not (self.folder / "checkpoints").exists():
+        if trainer.is_global_zero and trainer.global_step == 0 and not (self.folder / "checkpoints").exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the summary and the hyper-parameters."""
         assert isinstance(pl_module, OnlineModule)
-        if trainer.interrupted:
+        if trainer.interrupted or not trainer.is_global_zero:
             return
         summary = self._summary(trainer, pl_module, time.perf_counter() - self._start)
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,10 @@ class Covariance(ABC):
         rank: Rank of what is kept beside the diagonal, where there is one.
     """
 
+    by_columns = False
+    """Whether an update of some parameters needs the gain and their own columns of H alone, and what is kept has one
+    entry a parameter: then several processes share the state out."""
+
     def __init__(self, shapes: Sequence[torch.Size], rank: int = 0) -> None:
         self.shapes, self.rank = list(shapes), rank
         self.n = sum(math.prod(shape) for shape in shapes)

@@ -13,6 +13,8 @@ from optimizers.measurement import Measurement
 class Diagonal(Covariance):
     """The variances alone, ``p`` (n,). Dense layers seen at one position never form their Jacobian."""
 
+    by_columns = True
+
     def names(self) -> list[str]:
         """The variances."""
         return ["p"]

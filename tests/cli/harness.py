@@ -8,16 +8,21 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 # a server that has imported everything and used no threads forks each run in a fraction of a second
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["cli"])
+CONTEXT.set_forkserver_preload(["cli", "torch._dynamo"])  # the latter is what a first step imports
+
+PATIENCE = 600
+"""Seconds after which a run that does not end is killed."""
 
 
 class KillAt(pl.Callback):
@@ -61,12 +66,70 @@ def _run(args: list[str], folder: str, output: Any) -> None:
     output.send((code, text.getvalue()))
 
 
+class ChangeAParameter(pl.Callback):
+    """Changes one bit of one parameter on one rank.
+
+    Args:
+        step: Global step at which it strikes.
+        rank: Where.
+    """
+
+    def __init__(self, step: int, rank: int) -> None:
+        self.step, self.rank = step, rank
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
+            param = next(p for p in pl_module.parameters() if p.requires_grad)
+            param.data.view(-1).view(torch.int32)[0] ^= 1
+
+
+class FailAt(ChangeAParameter):
+    """Fails on one rank, with an error that is the user's to mend."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
+            raise ValueError(f"rank {self.rank} alone cannot go on")
+
+
+def _run_rank(args: list[str], folder: str, output: Any, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    rank_zero_only.rank = int(environment["RANK"])  # read when the server imported it
+    _run(args, folder, output)
+
+
 def run(args: Sequence[str], folder: Path) -> tuple[int, str]:
     """Run ``filtune args`` in a folder: exit code (-9 if it was killed) and what it printed."""
+    return _finish(*_start(_run, args, folder))
+
+
+def run_ranks(args: Sequence[str], folder: Path, ranks: int) -> list[tuple[int, str]]:
+    """Run ``filtune args`` in several processes, with the environment that torchrun gives them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    environments = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+    started = [_start(_run_rank, args, folder, environment) for environment in environments]
+    return [_finish(*process) for process in started]
+
+
+def _start(target: Any, args: Sequence[str], folder: Path, *more: Any) -> tuple[Any, Any]:
     receiver, sender = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_run, args=(list(args), str(folder), sender))
+    process = CONTEXT.Process(target=target, args=(list(args), str(folder), sender, *more))
     process.start()
     sender.close()
+    return process, receiver
+
+
+def _finish(process: Any, receiver: Any) -> tuple[int, str]:
+    if not receiver.poll(PATIENCE):
+        process.kill()
     try:
         code, text = receiver.recv()
     except EOFError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
-from datamodules import DataError, StreamLoader
+from datamodules import DataError, DigitsDataModule, StreamLoader
 
 SIZES = st.integers(1, 12)
 
@@ -70,6 +71,64 @@ def test_a_resumed_stream_goes_on_with_the_next_sample(size: int, batch_size: in
     assert list(islice(endless(stopped), stop)) == whole[:stop]
     resumed.load_state_dict(stopped.state_dict())
     assert list(islice(endless(resumed), 20)) == whole[stop:]
+
+
+@given(size=st.integers(4, 20), batch_size=st.integers(1, 3), ranks=st.integers(1, 4), stop=st.integers(0, 12))
+@settings(max_examples=60, deadline=None)
+def test_several_processes_are_handed_the_batches_of_one(size: int, batch_size: int, ranks: int, stop: int) -> None:
+    def loader(rank: int) -> StreamLoader:
+        return StreamLoader(Numbers(size), batch_size=batch_size, seed=7, ranks=ranks, rank=rank)
+
+    parts = [epochs(loader(rank), 2) for rank in range(ranks)]
+    one = epochs(StreamLoader(Numbers(size), batch_size=ranks * batch_size, seed=7), 2)
+    for epoch, expected in enumerate(one):
+        together = [[batch for part in parts for batch in part[epoch][k]] for k in range(len(parts[0][epoch]))]
+        assert {len(part[epoch]) for part in parts} == {len(loader(0))}
+        if len(expected[-1]) < ranks and len(expected) > 1:  # too few for all: they join the batch before
+            expected[-2:] = [expected[-2] + expected[-1]]
+        assert together == expected
+        sizes = [[len(batch) for batch in part[epoch]] for part in parts]
+        assert all(max(column) - min(column) <= 1 <= min(column) for column in zip(*sizes, strict=True))
+
+    stopped = [loader(rank) for rank in range(ranks)]
+    for part in stopped:
+        list(islice(part, stop))
+    (state,) = {tuple(part.state_dict().items()) for part in stopped}
+    for rank, part in enumerate(parts):
+        resumed = loader(rank)
+        resumed.load_state_dict(dict(state))
+        rest = part[0][stop:] if stop < len(part[0]) else part[1]
+        assert epochs(resumed, 1)[0] == rest
+
+
+def test_a_stream_goes_on_with_other_processes_but_not_within_a_batch_of_theirs() -> None:
+    one = StreamLoader(Numbers(9), batch_size=4)
+    list(islice(one, 1))
+    two = StreamLoader(Numbers(9), batch_size=2, ranks=2)
+    two.load_state_dict(one.state_dict())
+    assert epochs(two, 1)[0] == [one.epoch_order(0)[4:6].tolist()]
+    list(islice(one, 1))  # of the ninth sample two processes make no batch
+    with pytest.raises(DataError, match="as many processes as it was saved with"):
+        StreamLoader(Numbers(9), batch_size=2, ranks=2).load_state_dict(one.state_dict())
+
+
+def test_fewer_samples_than_processes_are_refused() -> None:
+    with pytest.raises(DataError, match="2 samples cannot be shared out over 3 processes"):
+        StreamLoader(Numbers(2), ranks=3)
+
+
+def test_validation_samples_are_shared_out_once() -> None:
+    def rows(ranks: int, rank: int) -> list[int]:
+        module = DigitsDataModule(max_val_samples=10)
+        module.trainer = SimpleNamespace(world_size=ranks, global_rank=rank)  # type: ignore[assignment]
+        module.setup()
+        return [row for batch in module.val_dataloader() for row in batch["row"].tolist()]
+
+    parts = [rows(3, rank) for rank in range(3)]
+    assert sorted(len(part) for part in parts) == [3, 3, 4]
+    assert sorted(row for part in parts for row in part) == rows(1, 0)
+    with pytest.raises(DataError, match="10 validation samples cannot be shared out over 11 processes"):
+        rows(11, 0)
 
 
 def test_a_state_at_the_end_of_an_epoch_begins_the_next() -> None:

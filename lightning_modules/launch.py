@@ -1,0 +1,38 @@
+"""What one of several processes does for all: the first opens the run's folder, one of them tells of a mistake."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import torch.distributed as dist
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch.distributed.distributed_c10d import _get_default_store
+
+
+def is_first() -> bool:
+    """Whether this process is the first of its run, or the only one; known before there is a trainer."""
+    return rank_zero_only.rank == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
+
+
+def is_first_to_tell() -> bool:
+    """Whether no other process has told of what stops them all; whoever asks first is to tell.
+
+    Before the processes have met, all that were started at once stop alike, and the first tells.
+    """
+    if not dist.is_initialized():
+        return is_first() or "RANK" not in os.environ
+    try:
+        return _get_default_store().add("filtune/told", 1) == 1
+    except RuntimeError:  # the store went with the first process, which had told
+        return False
+
+
+def other_process_lost(error: BaseException) -> str | None:
+    """What to say where the error is that another process has gone without a word."""
+    if not dist.is_initialized() or not re.search("Connection (closed|reset)", str(error)):
+        return None
+    return (
+        "another process of the run has gone, killed or out of memory; the same command with --ckpt_path last goes on "
+        "from the last checkpoint"
+    )
