@@ -58,22 +58,39 @@ def lenet5(outputs: int, weights: str | None, length: int) -> Case:
     return Case(LeNet5(1, outputs), _images(1, 28))
 
 
+def transformer(outputs: int, rank: int, targets: list[str], length: int = 24) -> Case:
+    """A transformer of MiniLM's shape with random weights, LoRA on these layers and a trained head.
+
+    Args:
+        outputs: m.
+        rank: Of LoRA.
+        targets: Roles or names of the layers.
+        length: Tokens of a text.
+    """
+    shape = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    model = MeanPooled(BertModel(shape, add_pooling_layer=False), outputs)
+    return Case(_adapted(model, rank, targets, "head"), _tokens(shape.vocab_size, length))
+
+
 def minilm(outputs: int, weights: str | None, length: int) -> Case:
     """MiniLM, LoRA r=8 on the queries, mean of the tokens and a linear head."""
-    if weights:
-        encoder = AutoModel.from_pretrained(weights).float()
-    else:
-        encoder = BertModel(
-            BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
-        )
-    model = _adapted(MeanPooled(encoder, outputs), 8, ["query"], "head")
-    return Case(model, _tokens(encoder.config.vocab_size, length))
+    if weights is None:
+        return transformer(outputs, 8, ["query"], length)
+    encoder = AutoModel.from_pretrained(weights).float()
+    return Case(
+        _adapted(MeanPooled(encoder, outputs), 8, ["query"], "head"), _tokens(encoder.config.vocab_size, length)
+    )
 
 
-def roberta_base(outputs: int, weights: str | None, length: int) -> Case:
-    """RoBERTa-base, LoRA r=4 on the queries and its own two-layer head, as in LoKO."""
+def roberta(outputs: int, weights: str | None, length: int, **shape: int) -> Case:
+    """RoBERTa, LoRA r=4 on the queries and its own two-layer head, as in LoKO; the base model unless told otherwise."""
     config = RobertaConfig(
-        vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5, num_labels=outputs
+        vocab_size=50265,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        num_labels=outputs,
+        **shape,
     )
     model = RobertaForSequenceClassification(config)
     if weights:
@@ -81,19 +98,20 @@ def roberta_base(outputs: int, weights: str | None, length: int) -> Case:
     return Case(_adapted(model, 4, ["query"], "classifier"), _tokens(50265, length))
 
 
-def _vit(name: str, outputs: int, weights: str | None) -> Case:
+def pretrained_image(name: str, outputs: int, weights: str | None, targets: list[str], head: str) -> Case:
+    """One of timm's models, LoRA r=4 on these layers and a trained head, on images of 224 pixels."""
     model = timm.create_model(name, pretrained=False, num_classes=outputs, checkpoint_path=weights or "")
-    return Case(_adapted(model, 4, ["query"], "head"), _images(3, 224))
+    return Case(_adapted(model, 4, targets, head), _images(3, 224))
 
 
 def vit_small(outputs: int, weights: str | None, length: int) -> Case:
     """ViT-S/16, LoRA r=4 on the fused query, key and value."""
-    return _vit("vit_small_patch16_224", outputs, weights)
+    return pretrained_image("vit_small_patch16_224", outputs, weights, ["query"], "head")
 
 
 def vit_base(outputs: int, weights: str | None, length: int) -> Case:
     """ViT-B/16, LoRA r=4 on the fused query, key and value."""
-    return _vit("vit_base_patch16_224", outputs, weights)
+    return pretrained_image("vit_base_patch16_224", outputs, weights, ["query"], "head")
 
 
 MODELS: dict[str, Callable[[int, str | None, int], Case]] = {
@@ -101,5 +119,5 @@ MODELS: dict[str, Callable[[int, str | None, int], Case]] = {
     "minilm": minilm,
     "vit-s16": vit_small,
     "vit-b16": vit_base,
-    "roberta-base": roberta_base,
+    "roberta-base": roberta,
 }

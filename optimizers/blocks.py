@@ -15,8 +15,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 1 << 20
-"""Most elements of a temporary in the filter algebra, so that it stays in cache and memory does not grow with n."""
+CHUNK_ELEMENTS = 1 << 18
+"""Most elements of a temporary in the filter algebra on a CPU, so that it stays in cache; elsewhere 256 times as many,
+for there a small operation costs as much as a large one. Memory does not grow with n."""
+
+
+Pair = tuple[Tensor, Tensor]
 
 
 class Gain(NamedTuple):
@@ -46,7 +50,7 @@ class Block(Protocol):
         """H diag(p) H', (rows, rows)."""
         ...
 
-    def update(self, p: Tensor, gain: Gain) -> tuple[Tensor, Tensor]:
+    def update(self, p: Tensor, gain: Gain, out: Pair | None = None) -> Pair:
         """Change of state and reduction of variance, LoKO eqs. 11b and 11c.
 
         These are Ke = p * H'(W'u + v) and diag(KH) p = p^2 * sum_k (WH)_k^2.
@@ -54,6 +58,7 @@ class Block(Protocol):
         Args:
             p: Prior variance of the slice, (n_i,).
             gain: The gain in the space of the rows.
+            out: Where to put them.
         """
         ...
 
@@ -80,9 +85,9 @@ class Explicit:
             total.addmm_(H * p[columns], H.mT)
         return total
 
-    def update(self, p: Tensor, gain: Gain) -> tuple[Tensor, Tensor]:
+    def update(self, p: Tensor, gain: Gain, out: Pair | None = None) -> Pair:
         """Ke and diag(KH) p, each (n_i,)."""
-        change, reduction = torch.empty_like(p), torch.empty_like(p)
+        change, reduction = out or (torch.empty_like(p), torch.empty_like(p))
         for columns in self._chunks():
             H = self.H[:, columns]
             WH = gain.W @ H
@@ -97,7 +102,7 @@ class Explicit:
 
     def _chunks(self) -> Iterator[slice]:
         rows, n = self.H.shape
-        width = max(1, CHUNK_ELEMENTS // rows)
+        width = max(1, _chunk(self.H) // rows)
         return (slice(start, min(start + width, n)) for start in range(0, n, width))
 
 
@@ -120,28 +125,31 @@ class OuterProduct:
         P = p.view(out, -1)
         Q = torch.cat([pairs @ P.mT for pairs in self._pairs()]).view(B, B, out)
         weighted = self.G.unsqueeze(1) * Q.unsqueeze(2)
-        return torch.einsum("bcjo,cko->bjck", weighted, self.G).reshape(B * d, B * d)
+        return (weighted @ self.G.mT).transpose(1, 2).reshape(B * d, B * d)
 
-    def update(self, p: Tensor, gain: Gain) -> tuple[Tensor, Tensor]:
+    def update(self, p: Tensor, gain: Gain, out: Pair | None = None) -> Pair:
         """Ke and diag(KH) p, each (out * in,)."""
-        B, d, out = self.G.shape
-        P = p.view(out, -1)
-        A = torch.einsum("kbj,bjo->bko", gain.W.view(-1, B, d), self.G)
+        B, d, width = self.G.shape
+        change, reduction = out or (torch.empty_like(p), torch.empty_like(p))
+        P = p.view(width, -1)
+        A = gain.W.view(-1, B, d).transpose(0, 1) @ self.G  # (B, k, out)
         weights = gain.u @ A
         if gain.v is not None:
-            weights = weights + torch.einsum("bj,bjo->bo", gain.v.view(B, d), self.G)
-        change = P * (weights.mT @ self.X)
-        M = torch.einsum("bko,cko->bco", A, A).reshape(B * B, out)
-        squares, start = torch.zeros_like(P), 0
+            weights = weights + (gain.v.view(B, 1, d) @ self.G).squeeze(1)
+        torch.mm(weights.mT, self.X, out=change.view_as(P)).mul_(P)
+        by_output = A.permute(2, 0, 1)
+        M = (by_output @ by_output.mT).permute(1, 2, 0).reshape(B * B, width)
+        squares, start = reduction.view_as(P).zero_(), 0
         for pairs in self._pairs():
             squares.addmm_(M[start : start + len(pairs)].mT, pairs)
             start += len(pairs)
-        return change.reshape(-1), (P.square() * squares).reshape(-1)
+        squares.mul_(P).mul_(P)
+        return change, reduction
 
     def dense(self) -> Tensor:
         """The block as a matrix, (rows, out * in)."""
         B, d, _ = self.G.shape
-        return torch.einsum("bjo,bi->bjoi", self.G, self.X).reshape(B * d, -1)
+        return (self.G.unsqueeze(-1) * self.X[:, None, None]).reshape(B * d, -1)
 
     def columns(self, inside: slice) -> list[tuple[slice, Block]]:
         """A stretch of the block in at most three: the end of a row of the weight, whole rows, the beginning of one.
@@ -165,7 +173,7 @@ class OuterProduct:
     def _pairs(self) -> Iterator[Tensor]:
         """x_b * x_c for all pairs (b, c), in chunks of pairs, (pairs, in)."""
         B, width = self.X.shape
-        step = max(1, CHUNK_ELEMENTS // (width * B))
+        step = max(1, _chunk(self.X) // (width * B))
         for start in range(0, B, step):
             yield (self.X[start : start + step].unsqueeze(1) * self.X).reshape(-1, width)
 
@@ -185,13 +193,17 @@ class BlockJacobian:
         first, *rest = (block.gram(p[columns]) for columns, block in self.blocks)
         return sum(rest, start=first)
 
-    def update(self, p: Tensor, gain: Gain) -> tuple[Tensor, Tensor]:
+    def update(self, p: Tensor, gain: Gain) -> Pair:
         """Ke and diag(KH) p over the whole state, each (n,)."""
         change, reduction = torch.empty_like(p), torch.empty_like(p)
         for columns, block in self.blocks:
-            change[columns], reduction[columns] = block.update(p[columns], gain)
+            block.update(p[columns], gain, (change[columns], reduction[columns]))
         return change, reduction
 
     def dense(self) -> Tensor:
         """The whole Jacobian as a matrix, (rows, n)."""
         return torch.cat([block.dense() for _, block in self.blocks], dim=1)
+
+
+def _chunk(like: Tensor) -> int:
+    return CHUNK_ELEMENTS if like.device.type == "cpu" else 256 * CHUNK_ELEMENTS

@@ -12,10 +12,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from optimizers.blocks import CHUNK_ELEMENTS, Block, BlockJacobian, Explicit, OuterProduct
-from optimizers.capture import DenseCapture, Seen
+from optimizers.blocks import Block, BlockJacobian, Explicit, OuterProduct
+from optimizers.capture import LayerCapture, Seen, factors_hold
 
 Method = Literal["batched", "loop"]
+
+FACTORED_PARAMETERS = 1 << 12
+"""Parameters of the largest dense layer whose matrix is formed all the same: with its neighbours it costs less."""
+
+JOINED_ELEMENTS = 1 << 20
+"""Most elements of a matrix that is copied, to make one block with its neighbours."""
 
 
 def stack_rows(cotangents: Tensor) -> Tensor:
@@ -27,6 +33,12 @@ def stack_rows(cotangents: Tensor) -> Tensor:
     return torch.einsum("bjm,bc->bjcm", cotangents, identity).reshape(B * d, B, m)
 
 
+def own_rows(G: Tensor) -> Tensor:
+    """Of derivatives (B*d, B, ...), each row's own sample, (B, d, ...)."""
+    own = torch.arange(G.shape[1], device=G.device)
+    return G.unflatten(0, (G.shape[1], -1))[own, :, own]
+
+
 def looped_vjp(outputs: Tensor, inputs: Sequence[Tensor], rows: Tensor, retain_graph: bool) -> list[Tensor]:
     """One backward pass a row: the oracle of :func:`batched_vjp`, and its slow fallback."""
     passes = [
@@ -35,6 +47,8 @@ def looped_vjp(outputs: Tensor, inputs: Sequence[Tensor], rows: Tensor, retain_g
         )
         for i, row in enumerate(rows)
     ]
+    if len(passes) == 1:
+        return [grad.unsqueeze(0) for grad in passes[0]]
     return [torch.stack(grads) for grads in zip(*passes, strict=True)]
 
 
@@ -52,10 +66,11 @@ def batched_vjp(outputs: Tensor, inputs: Sequence[Tensor], rows: Tensor, retain_
     """
     if len(rows) == 1:
         return looped_vjp(outputs, inputs, rows, retain_graph)
-    grads = torch.autograd.grad(
-        outputs, inputs, rows, retain_graph=retain_graph, is_grads_batched=True, allow_unused=True
-    )
-    return [x.new_zeros(len(rows), *x.shape) if grad is None else grad for x, grad in zip(inputs, grads, strict=True)]
+
+    def vjp(row: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(outputs, inputs, row, retain_graph=retain_graph, materialize_grads=True)
+
+    return list(torch.func.vmap(vjp)(rows))
 
 
 class JacobianBuilder:
@@ -72,43 +87,50 @@ class JacobianBuilder:
         self, params: Sequence[Tensor], dtype: torch.dtype, method: Method = "batched", max_rows: int = 256
     ) -> None:
         self.params, self.dtype, self.method, self.max_rows = list(params), dtype, method, max_rows
-        self._capture: DenseCapture | None = None
+        self._capture: LayerCapture | None = None
         self._verified: dict[tuple[int, int, bool], bool] = {}
         self._batched_works = False
 
     def attach(self, model: nn.Module) -> None:
-        """Watch the dense layers of ``model``; those seen at one position are never formed as a matrix."""
+        """Watch the layers of ``model``, so that a batch costs what its samples cost, and dense heads are factored."""
         if self._capture is not None:
             self._capture.remove()
-        self._capture, self._verified = DenseCapture(model, self.params), {}
+        self._capture, self._verified = LayerCapture(model, self.params), {}
 
     def __call__(self, outputs: Tensor, cotangents: Tensor) -> BlockJacobian:
         """The Jacobian of the observation coordinates.
+
+        A parameter's gradient is a sum over the samples, that of a layer's output is not: where layers account for the
+        whole state, all samples share their rows. Otherwise each has rows of its own. A single sample's gradients are
+        left to autograd, but for layers with a single position, whose matrices are not formed.
 
         Args:
             outputs: Model outputs with their graph, (B, m).
             cotangents: Derivatives of the coordinates with respect to the outputs, (B, d, m).
         """
-        B, d, _ = cotangents.shape
-        rows = stack_rows(cotangents.to(outputs.dtype))
-        dense = self._dense(outputs, B)
-        inputs = [dense[id(p)].y if id(p) in dense else p for p in self.params]
-        grads = self._vjp(outputs, inputs, rows)
-        own = torch.arange(B, device=rows.device)
-        return self._assemble(
-            [
-                OuterProduct(g.to(self.dtype).view(B, d, B, -1)[own, :, own], dense[id(p)].x.to(self.dtype))
-                if id(p) in dense
-                else g.to(self.dtype).flatten(1)
-                for p, g in zip(self.params, grads, strict=True)
-            ]
-        )
+        cotangents = cotangents.to(outputs.dtype)
+        layers = self._layers(outputs)
+        explained = {id(p) for layer in layers for p in layer.trained()}
+        others = [p for p in self.params if id(p) not in explained]
+        shared = not others or len(cotangents) == 1
+        rows = cotangents.transpose(0, 1) if shared else stack_rows(cotangents)
+        limit = max(1, self.max_rows // (len(cotangents) if shared else 1))
+        grads = self._vjp(outputs, [*(layer.y for layer in layers), *others], rows.split(limit))
 
-    def _vjp(self, outputs: Tensor, inputs: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
+        parts: dict[int, OuterProduct | Tensor] = {}
+        for layer, G in zip(layers, grads[: len(layers)], strict=True):
+            parts |= layer.derivatives(G.transpose(0, 1) if shared else own_rows(G), self.dtype)
+        for p, g in zip(others, grads[len(layers) :], strict=True):
+            parts[id(p)] = g.to(self.dtype).flatten(1)
+        if self._capture is not None:
+            self._capture.take(0)  # what a checkpointed layer showed when it was run again
+        return self._assemble([parts[id(p)] for p in self.params])
+
+    def _vjp(self, outputs: Tensor, inputs: Sequence[Tensor], turns: Sequence[Tensor]) -> list[Tensor]:
+        rows = sum(len(turn) for turn in turns)
         if self.method == "loop":
-            return looped_vjp(outputs, inputs, rows, False)
-        turns = rows.split(self.max_rows)
-        sure = self._batched_works or len(rows) == 1
+            return looped_vjp(outputs, inputs, torch.cat([*turns]), False)
+        sure = self._batched_works or rows == 1
         try:
             parts = [
                 batched_vjp(outputs, inputs, turn, retain_graph=not sure or i + 1 < len(turns))
@@ -125,23 +147,21 @@ class JacobianBuilder:
                 stacklevel=2,
             )
             self.method = "loop"
-            return looped_vjp(outputs, inputs, rows, False)
-        self._batched_works = self._batched_works or len(rows) > 1
+            return looped_vjp(outputs, inputs, torch.cat([*turns]), False)
+        self._batched_works = self._batched_works or rows > 1
         return [torch.cat(part) if len(part) > 1 else part[0] for part in zip(*parts, strict=True)]
 
-    def _dense(self, outputs: Tensor, batch: int) -> dict[int, Seen]:
-        """Captured layers whose factors hold, checked when first seen with this batch size and in this mode."""
+    def _layers(self, outputs: Tensor) -> list[Seen]:
+        """Layers whose derivatives hold, checked when first seen with this batch size and in this mode."""
         if self._capture is None:
-            return {}
-        seen = self._capture.take(batch)
-        for key, layer in seen.items():
-            case = (key, batch, layer.training)
-            if case not in self._verified:
-                weight = next(p for p in self.params if id(p) == key)
-                verdict = _factors_hold(outputs, weight, layer)
-                if verdict is not None:
-                    self._verified[case] = verdict
-        return {key: layer for key, layer in seen.items() if self._verified.get((key, batch, layer.training))}
+            return []
+        batch = len(outputs)
+        wanted = [layer for layer in self._capture.take(batch) if layer.single or batch > 1]
+        seen = {(id(layer.layer), batch, layer.training): layer for layer in wanted}
+        new = {case: layer for case, layer in seen.items() if case not in self._verified}
+        verdicts = dict(zip(new, factors_hold(outputs, list(new.values())), strict=True)) if new else {}
+        self._verified |= {case: verdict for case, verdict in verdicts.items() if verdict is not None}
+        return [layer for case, layer in seen.items() if self._verified.get(case, case in verdicts)]
 
     def _assemble(self, parts: list[OuterProduct | Tensor]) -> BlockJacobian:
         """Join neighbouring small matrices into one block, so that small tensors do not cost a pass each."""
@@ -157,7 +177,9 @@ class JacobianBuilder:
                 start, pending = end, []
 
         for param, part in zip(self.params, parts, strict=True):
-            if isinstance(part, Tensor) and part.numel() <= CHUNK_ELEMENTS:
+            if isinstance(part, OuterProduct) and param.numel() <= FACTORED_PARAMETERS:
+                part = part.dense()
+            if isinstance(part, Tensor) and part.numel() <= JOINED_ELEMENTS:
                 pending.append(part)
                 end += param.numel()
                 continue
@@ -167,22 +189,3 @@ class JacobianBuilder:
             start = end
         flush()
         return BlockJacobian(blocks)
-
-
-def _factors_hold(outputs: Tensor, weight: Tensor, layer: Seen) -> bool | None:
-    """Whether g_b x_b' is the gradient of each sample's outputs; None where it is zero, which says nothing.
-
-    The cotangents are random, so that neither a saturated softmax nor a symmetry hides a difference.
-    """
-    cotangents = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
-    tolerance = max(torch.finfo(outputs.dtype).eps, torch.finfo(layer.y.dtype).eps) ** 0.5
-    telling = True
-    for b in range(len(outputs)):
-        row = torch.zeros_like(outputs)
-        row[b] = cotangents[b]
-        y_grad, w_grad = torch.autograd.grad(outputs, [layer.y, weight], row, retain_graph=True, materialize_grads=True)
-        difference = torch.outer(y_grad[b].double(), layer.x[b].double()) - w_grad.double()
-        if not difference.norm() <= tolerance * w_grad.double().norm():
-            return False
-        telling = telling and bool(w_grad.any())
-    return True if telling else None

@@ -31,6 +31,7 @@ class Case:
     build: Callable[[], nn.Module]
     sample: Callable[[int], Tensor]
     factored: int
+    explained: bool = True  # by dense and convolutional layers
 
     def __str__(self) -> str:
         return self.name
@@ -56,10 +57,10 @@ CASES = [
     Case("convnet", lambda: convnet(M), features, 1),
     Case("bert-eager-lora", lambda: bert(M, "eager"), tokens, 1),
     Case("bert-sdpa-lora", lambda: bert(M, "sdpa"), tokens, 1),
-    Case("bert-eager-dora", lambda: bert(M, "eager", use_dora=True), tokens, 1),
+    Case("bert-eager-dora", lambda: bert(M, "eager", use_dora=True), tokens, 1, False),
     Case("bert-sdpa-all-linear", lambda: bert(M, "sdpa", targets=["query", "dense"]), tokens, 3),
     Case("conv-lora", lambda: conv_lora(M), image, 1),
-    Case("conv-dora", lambda: conv_lora(M, use_dora=True), image, 1),
+    Case("conv-dora", lambda: conv_lora(M, use_dora=True), image, 1, False),
 ]
 
 
@@ -105,15 +106,40 @@ def test_every_way_gives_the_jacobian(case: Case, B: int) -> None:
             builder._capture.remove()
 
 
-@pytest.mark.parametrize("max_rows", [1, 2, 4, 6, 100])
-def test_no_pass_has_more_rows_than_asked(max_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    passes: list[int] = []
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows every vectorised pass has had."""
+    counts: list[int] = []
 
     def counting(outputs: Tensor, inputs: Sequence[Tensor], rows: Tensor, retain_graph: bool) -> list[Tensor]:
-        passes.append(len(rows))
+        counts.append(len(rows))
         return batched_vjp(outputs, inputs, rows, retain_graph)
 
     monkeypatch.setattr(jacobian, "batched_vjp", counting)
+    return counts
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_the_samples_of_a_batch_share_their_rows_where_layers_explain_the_state(case: Case, passes: list[int]) -> None:
+    model = case.build()
+    builder = JacobianBuilder(trained(model), torch.float64)
+    builder.attach(model)
+    builder(model(case.sample(3)), torch.randn(3, D, M, dtype=torch.float64))
+    assert passes == [D if case.explained else 3 * D]
+
+
+@pytest.mark.parametrize(("max_rows", "expected"), [(1, [1, 1]), (5, [1, 1]), (6, [2])])
+def test_shared_rows_count_once_a_sample(max_rows: int, expected: list[int], passes: list[int]) -> None:
+    model = mlp(M)
+    builder = JacobianBuilder(list(model.parameters()), torch.float64, max_rows=max_rows)
+    builder.attach(model)
+    builder(model(features(3)), torch.randn(3, D, M, dtype=torch.float64))
+    assert passes == expected
+
+
+@pytest.mark.parametrize("max_rows", [1, 2, 4, 6, 100])
+def test_no_pass_has_more_rows_than_asked(max_rows: int, passes: list[int]) -> None:
     model = mlp(M)
     builder = JacobianBuilder(list(model.parameters()), torch.float64, max_rows=max_rows)
     builder(model(features(3)), torch.randn(3, D, M, dtype=torch.float64))
@@ -184,7 +210,7 @@ class Squared(nn.Module):
 
 
 @pytest.mark.parametrize("attached", [False, True])
-@pytest.mark.parametrize("max_rows", [2, 256])
+@pytest.mark.parametrize("max_rows", [4, 256])
 def test_backward_that_cannot_be_batched_falls_back_to_the_loop(attached: bool, max_rows: int) -> None:
     model = Squared(NoVmap.apply)
     plain = Squared(torch.square)
@@ -231,3 +257,19 @@ def test_small_neighbours_are_joined_into_one_block() -> None:
         model(features(1)), torch.ones(1, 1, M, dtype=torch.float64)
     ).blocks
     assert [(columns, type(block)) for columns, block in blocks] == [(slice(0, 66), Explicit)]
+
+
+@pytest.mark.parametrize(("limit", "kinds"), [(34, [OuterProduct, Explicit]), (35, [Explicit])])
+def test_a_small_layers_factors_are_multiplied_out(
+    limit: int, kinds: list[type], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jacobian, "FACTORED_PARAMETERS", limit)
+    model = nn.Sequential(nn.Linear(FEATURES, 7), nn.Tanh(), nn.Linear(7, M)).double()
+    x, cotangents = features(2), torch.randn(2, D, M, dtype=torch.float64)
+    params = [model[0].weight, model[0].bias]
+    expected, _ = matrix(JacobianBuilder(params, torch.float64), model(x), cotangents)
+    builder = JacobianBuilder(params, torch.float64)
+    builder.attach(model)
+    H, found = matrix(builder, model(x), cotangents)
+    assert relative(H, expected) <= CLOSE
+    assert found == kinds

@@ -1,0 +1,151 @@
+r"""What a step of every filter costs against AdamW's and against the floor: over outputs, size of the state, and batch.
+
+The model is a transformer of MiniLM's shape (6 layers, width 384, 24 tokens) with random weights; the state is LoRA on
+its layers and its head. A matrix or a block of P that does not fit is left out. Under eight minutes on two cores.
+
+    python -m benchmarks.cost --threads 1 --output docs/results/cost
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.models import transformer
+from benchmarks.timing import batches, compare, contestants, environment, race
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+STATES: dict[str, tuple[int, list[str]]] = {"1e4": (2, ["query"]), "1e5": (2, ["linear"]), "1e6": (24, ["linear"])}
+"""LoRA's rank and layers, by the size of the state they make."""
+
+OUTPUTS = (2, 10, 100)
+BATCHES = (1, 2, 4, 8)
+
+
+class Cell(NamedTuple):
+    """A point of the grid: size of the state, outputs, batch."""
+
+    state: str
+    outputs: int
+    batch: int
+
+    def optimizers(self) -> list[str]:
+        """Those whose covariance fits."""
+        names = ["adamw", "loko", "r-kalman", "low-rank"]
+        if self.batch == 1:
+            names += ["loko-logits"]
+        if self.state != "1e6":
+            names += ["neuron"]
+        if self.state == "1e4" and self.outputs < 100:
+            names += ["tensor", "full"]
+        return names
+
+
+def grid() -> Iterator[Cell]:
+    """Every size with every number of outputs, and batches for the middle size and few outputs."""
+    yield from (Cell(state, outputs, 1) for state in STATES for outputs in OUTPUTS)
+    yield from (Cell("1e5", outputs, batch) for outputs in (2, 10) for batch in BATCHES if batch > 1)
+
+
+def measure(cell: Cell, seconds: float, device: torch.device) -> dict[str, Any]:
+    """All contestants at one point."""
+    torch.manual_seed(0)
+    rank, targets = STATES[cell.state]
+    case = transformer(cell.outputs, rank, targets).to(device)
+    racing = contestants(case, cell.optimizers(), cell.outputs, device)
+    rounds = race(racing, batches(case, cell.outputs, cell.batch, device), warmup=2, rounds=1000, seconds=seconds)
+    n = sum(p.numel() for p in case.parameters() if p.requires_grad)
+    return {**cell._asdict(), "trainable_parameters": n, "rounds": rounds, "optimizers": compare(racing)}
+
+
+def show(cells: list[dict[str, Any]]) -> None:
+    """Print the ratios to AdamW and to the floor, and the share of the algebra."""
+    table = Table(title="ratio to AdamW, ratio to the floor, algebra in % of the step")
+    names = list(dict.fromkeys(name for cell in cells for name in cell["optimizers"] if name != "adamw"))
+    for column in ("n", "m", "B", "AdamW, ms", *names):
+        table.add_column(column, justify="right")
+    for cell in cells:
+        found = cell["optimizers"]
+        row = [f"{cell['trainable_parameters']:,}", str(cell["outputs"]), str(cell["batch"])]
+        row += [f"{1000 * found['adamw']['median_seconds']:.1f}", *(_entry(found.get(name)) for name in names)]
+        table.add_row(*row)
+    Console(width=170).print(table)
+
+
+def _entry(figures: dict[str, Any] | None) -> str:
+    if figures is None:
+        return ""
+    share = figures.get("algebra_share")
+    ratios = f"{figures['ratio_to_adamw']:.2f} {figures['ratio_to_floor']:.2f}"
+    return ratios if share is None else f"{ratios} {100 * share:.0f}"
+
+
+def plot(cells: list[dict[str, Any]], target: Path) -> None:
+    """Ratio to AdamW against m for each size of the state, and against B."""
+    figure, axes = plt.subplots(1, len(STATES) + 1, figsize=(15, 4.2), layout="constrained", sharey=True)
+    single = [cell for cell in cells if cell["batch"] == 1]
+    for axis, state in zip(axes, STATES, strict=False):
+        _lines(axis, [cell for cell in single if cell["state"] == state], "outputs")
+        axis.set(title=f"n ≈ {state}, batch 1", xlabel="outputs m")
+    axes[0].set_ylabel("step time, ratio to AdamW")
+    axes[0].legend(fontsize="small")
+    _lines(axes[-1], [cell for cell in cells if cell["state"] == "1e5" and cell["outputs"] == 2], "batch")
+    axes[-1].set(title="n ≈ 1e5, two outputs", xlabel="batch B")
+    figure.savefig(target, dpi=130)
+    plt.close(figure)
+
+
+def _lines(axis: Axes, cells: list[dict[str, Any]], over: str) -> None:
+    names = dict.fromkeys(name for cell in cells for name in cell["optimizers"])
+    for i, name in enumerate(names):
+        points = [(c[over], c["optimizers"][name]["ratio_to_adamw"]) for c in cells if name in c["optimizers"]]
+        floor = "floor" in name
+        axis.plot(
+            *zip(*points, strict=True),
+            label=name,
+            marker="." if floor else "o",
+            color=f"C{i}",
+            ls="--" if floor else "-",
+        )
+    axis.set(xscale="log", yscale="log")
+    axis.set_xticks(sorted({cell[over] for cell in cells}), labels=[str(x) for x in sorted({c[over] for c in cells})])
+    axis.grid(alpha=0.3)
+
+
+def main(args: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--states", nargs="+", choices=STATES, default=list(STATES))
+    parser.add_argument("--outputs", nargs="+", type=int, choices=OUTPUTS, default=list(OUTPUTS))
+    parser.add_argument("--batches", nargs="+", type=int, choices=BATCHES, default=list(BATCHES))
+    parser.add_argument("--seconds", type=float, default=12, help="for a point of the grid, but at least three rounds")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, help="path of the JSON and the PNG, without suffix")
+    options = parser.parse_args(args)
+    torch.set_num_threads(options.threads)
+    device, cells = torch.device(options.device), []
+    for cell in grid():
+        if cell.state in options.states and cell.outputs in options.outputs and cell.batch in options.batches:
+            print(f"n ~ {cell.state}, m = {cell.outputs}, B = {cell.batch}", flush=True)
+            cells.append(measure(cell, options.seconds, device))
+    show(cells)
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        record = {"cells": cells, "environment": environment(device, options.threads)}
+        options.output.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+        plot(cells, options.output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
