@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
 import peft
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from torch import nn
 
 from lightning_modules.backbones.base import Backbone
@@ -23,6 +24,13 @@ FUSED = ("qkv", "Wqkv", "query_key_value", "c_attn")
 """Names of layers that are query, key and value in one; a role falls back on them."""
 
 
+SCALED = {"lora": "lora_alpha", "dora": "lora_alpha", "loha": "alpha", "lokr": "alpha"}
+"""Methods that are scaled by alpha / rank, with PEFT's name of alpha."""
+
+WRONG_GRADIENTS = ("c3a",)
+"""Methods whose backward pass in PEFT is not the derivative of their forward pass."""
+
+
 def resolve_targets(model: nn.Module, targets: list[str], head: tuple[str, ...]) -> list[str]:
     """Full names of the modules that the roles or name endings in ``targets`` mean.
 
@@ -37,7 +45,7 @@ def resolve_targets(model: nn.Module, targets: list[str], head: tuple[str, ...])
     layers = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv1d, nn.Embedding))
+        if any(True for _ in module.parameters(recurse=False))
         and not any(name == h or name.startswith(f"{h}.") for h in head)
     }
     resolved: list[str] = []
@@ -70,32 +78,68 @@ def adapt(backbone: Backbone, config: BackboneConfig) -> None:
     """Put the adapter on the backbone; only the adapter and the head stay trainable.
 
     Raises:
-        ValueError: If the rank is not positive, a target matches nothing, or PEFT does not know the method or its
-            arguments.
+        ValueError: If the rank is not positive, a target matches nothing, PEFT does not know the method, or it cannot
+            be put on these layers.
     """
     if config.adapter is None:
         return
     if config.rank < 1:
         raise ValueError(f"model.backbone.rank: must be at least 1, got {config.rank}")
-    arguments: dict[str, Any] = {
-        "target_modules": resolve_targets(backbone.model, config.targets, backbone.head),
-        "modules_to_save": list(backbone.head),
-        **config.adapter_args,
-    }
     method = config.adapter.lower()
-    if method in ("lora", "dora"):
-        alpha = config.rank if config.alpha is None else config.alpha
-        peft_config = peft.LoraConfig(r=config.rank, lora_alpha=alpha, use_dora=method == "dora", **arguments)
-    else:
-        known = {str(kind.value).lower(): cls for kind, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-        if method not in known:
-            raise ValueError(
-                f"model.backbone.adapter: unknown adapter {config.adapter!r}; known are dora, {', '.join(known)}"
-            )
-        try:
-            peft_config = known[method](**arguments)
-        except TypeError as error:
-            raise ValueError(
-                f"model.backbone.adapter: {config.adapter} cannot be put on layers with these adapter_args ({error})"
-            ) from error
-    backbone.model = peft.get_peft_model(backbone.model, peft_config)
+    configuration, tuner = _look_up(method)
+    options = {field.name for field in dataclasses.fields(configuration) if field.init}
+    if "target_modules" not in options:
+        raise ValueError(
+            f"model.backbone.adapter: {method} cannot be put on layers, it works on the whole model or its inputs; "
+            "take one that adapts layers, such as lora"
+        )
+    if method in WRONG_GRADIENTS:
+        raise ValueError(
+            f"model.backbone.adapter: the backward pass of {method} in PEFT is wrong; take another, such as lora"
+        )
+    # AdaMSS does so on request only, AdaLoRA always
+    if hasattr(tuner, "update_and_allocate") and config.adapter_args.get("use_asa", "use_asa" not in options):
+        raise ValueError(
+            f"model.backbone.adapter: {method} gives up ranks as it goes on, by gradients that a filter does not have; "
+            "take one of fixed rank, such as lora"
+        )
+    targets = resolve_targets(backbone.model, config.targets, backbone.head)
+    arguments: dict[str, Any] = {"target_modules": targets, **_arguments(method, config)}
+    if "modules_to_save" in options:
+        arguments["modules_to_save"] = list(backbone.head)
+    try:
+        adapted = peft.get_peft_model(backbone.model, configuration(**{**arguments, **config.adapter_args}))
+    except Exception as error:  # every method has errors of its own
+        raise ValueError(
+            f"model.backbone.adapter: {method} cannot be put on layers with these targets and adapter_args "
+            f"({one_line(error)})"
+        ) from error
+    if "modules_to_save" not in options:
+        for name in backbone.head:
+            adapted.get_base_model().get_submodule(name).requires_grad_(True)
+    backbone.model = adapted
+
+
+def _look_up(method: str) -> tuple[type[peft.PeftConfig], type | None]:
+    """PEFT's configuration of a method, and what puts it on a model."""
+    known = {str(kind.value).lower(): kind for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
+    known["dora"] = known["lora"]
+    if method not in known:
+        raise ValueError(f"model.backbone.adapter: unknown adapter {method!r}; known are {', '.join(sorted(known))}")
+    return PEFT_TYPE_TO_CONFIG_MAPPING[known[method]], PEFT_TYPE_TO_TUNER_MAPPING.get(known[method])
+
+
+def _arguments(method: str, config: BackboneConfig) -> dict[str, Any]:
+    """What a method is told where ``adapter_args`` does not say otherwise."""
+    if method == "ia3":
+        return {"feedforward_modules": []}
+    if method not in SCALED:
+        return {}
+    alpha = config.rank if config.alpha is None else config.alpha
+    return {"r": config.rank, SCALED[method]: alpha, **({"use_dora": True} if method == "dora" else {})}
+
+
+def one_line(error: Exception) -> str:
+    """What an exception says, and its kind where that is no sentence."""
+    said = " ".join(str(error).split())
+    return said if " " in said else f"{type(error).__name__} {said}".strip()

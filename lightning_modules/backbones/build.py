@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
+
+import torch
 
 from lightning_modules.backbones.adapters import adapt
 from lightning_modules.backbones.base import Backbone
 from lightning_modules.backbones.config import BackboneConfig
 from lightning_modules.backbones.image import build_lenet, build_timm
 from lightning_modules.backbones.text import build_transformer
+from lightning_modules.backbones.trial import try_adapter
 
 
 class Task(Protocol):
@@ -47,4 +50,13 @@ def build_backbone(config: BackboneConfig, task: Task) -> Backbone:
     else:
         raise ValueError(f"model.backbone.name: there is no built-in backbone {config.name!r}; built in is lenet5")
     adapt(backbone, config)
-    return backbone.eval()
+    backbone.eval()
+    if config.adapter is not None:
+        try_adapter(backbone, config, _sample(task))
+    return backbone
+
+
+def _sample(task: Task) -> dict[str, Any]:
+    if task.modality == "text":
+        return {"text": ["a"]}
+    return {"image": torch.zeros(1, *(task.image_shape or (3, 32, 32)), dtype=torch.uint8)}
