@@ -145,7 +145,7 @@ def leading(full: Innovation, F: Tensor, tolerance: float) -> Innovation:
     Returns:
         The innovation in k + 2 coordinates: the k directions, e / |e|, and x.
     """
-    values, vectors = torch.linalg.eigh(F.double())
+    values, vectors = torch.linalg.eigh(torch.nan_to_num(F.double()))
     values, vectors = values.flip(-1).clamp_min(0), vectors.flip(-1)
     left_out = values.sum(-1, keepdim=True) - values.cumsum(-1)
     k = max(1, int((left_out > tolerance).sum(-1).max()) + 1)

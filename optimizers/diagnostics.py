@@ -55,7 +55,7 @@ def _rows_left_out(last: LastStep) -> dict[str, Tensor]:
     if last.probed is None:
         return {}
     probes = last.probed.diagonal().view(last.e.shape)[:, -1]
-    return {"rows": torch.tensor(last.e.numel()), "row_error": probes.max()}
+    return {"rows": torch.tensor(last.e.numel()), "row_error": probes.sum()}
 
 
 def failure(state: dict[str, Tensor], settings: Settings) -> str | None:

@@ -34,16 +34,18 @@ def regularised_noise(R: Tensor, rho: float) -> Tensor:
     """
     identity = torch.eye(len(R), dtype=R.dtype, device=R.device)
     regularised = torch.linalg.solve_ex(identity + rho * R, R).result
-    return 0.5 * (regularised + regularised.mT)
+    return (0.5 * (regularised + regularised.mT)).contiguous()  # solved columns first, which kron does not take
 
 
 def neumann_noise(R: Tensor, rho: float) -> tuple[Tensor, Tensor]:
     """First-order Neumann form of :func:`regularised_noise` (after GRNG eq. 15): R(I - rho R) = R - rho R^2.
 
     Returns:
-        It, (d, d), and whether it is positive definite where R is, that is rho lambda_max(R) < 1, () bool.
+        It, (d, d), and whether it is positive definite where R is, that is rho lambda_max(R) < 1, () bool: whether
+        I - rho R has a Cholesky factor.
     """
-    return R - rho * (R @ R), rho * torch.linalg.eigvalsh(R)[-1] < 1
+    identity = torch.eye(len(R), dtype=R.dtype, device=R.device)
+    return R - rho * (R @ R), torch.linalg.cholesky_ex(identity - rho * R).info == 0
 
 
 def posterior_variance(p: Tensor, reduction: Tensor) -> tuple[Tensor, Tensor]:

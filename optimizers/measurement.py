@@ -75,7 +75,7 @@ class Moments:
 
     def information(self) -> Tensor:
         """The inverse factor of R, once a sample."""
-        Z = robust_cholesky(self.R).inverse
+        Z = robust_cholesky(self.R).inverse.contiguous()  # solved columns first, which kron does not take
         return torch.kron(torch.eye(len(self.e), dtype=Z.dtype, device=Z.device), Z)
 
     def noise_trace(self) -> Tensor:

@@ -52,7 +52,7 @@ class Identity(ObservationNoise):
 
     def update(self, state: State, e: Tensor, HPH: Tensor) -> tuple[Tensor, State]:
         """R as it is."""
-        return state["R"], state
+        return state["R"], {"R": state["R"]}
 
 
 class Annealed(ObservationNoise):
@@ -65,8 +65,8 @@ class Annealed(ObservationNoise):
     def update(self, state: State, e: Tensor, HPH: Tensor) -> tuple[Tensor, State]:
         """One step further down."""
         k = state["k"] + 1
-        scale = torch.exp(-k.to(e.dtype) / 50).clamp_min(torch.finfo(e.dtype).tiny)
-        return state["R"] * scale, {"R": state["R"], "k": k}
+        least = torch.finfo(e.dtype).tiny * torch.eye(e.shape[1], dtype=e.dtype, device=e.device)
+        return torch.maximum(state["R"] * torch.exp(-k.to(e.dtype) / 50), least), {"R": state["R"], "k": k}
 
 
 class EmaResidual(ObservationNoise):
@@ -97,15 +97,15 @@ class EmaInnovation(ObservationNoise):
 class EmaDifference(ObservationNoise):
     """The classical estimator from the innovations, Cov(e) = HPH' + R: R <- beta R + (1 - beta)(ee' - HPH').
 
-    What is remembered may be indefinite. What is used has its eigenvalues raised to ``FLOOR`` times the largest of
-    the mean of ee' and HPH'.
+    What is remembered may be indefinite. What is used has its eigenvalues raised to ``FLOOR`` times the mean of the
+    diagonal of the same average of ee' + HPH'.
     """
 
     forgets_start = True
     FLOOR = 1e-3
 
     def start(self, d: int, like: Tensor) -> State:
-        """R0, and zero for the scale."""
+        """R0, and its scale for that of ee' + HPH'."""
         return {**super().start(d, like), "innovation": torch.full((), self.r0, dtype=like.dtype, device=like.device)}
 
     def update(self, state: State, e: Tensor, HPH: Tensor) -> tuple[Tensor, State]:

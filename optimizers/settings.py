@@ -50,7 +50,7 @@ class Settings:
         for argument, choice, known in choices:
             if choice not in known:
                 raise ValueError(f"{name}: {argument} must be one of {', '.join(known)}; got {choice!r}")
-        forgets = NOISES[self.noise].forgets_start
+        forgets = NOISES[self.noise].forgets_start or NOISES[self.noise].natural
         finite = float("inf")
         ranges: list[tuple[str, float, bool, str]] = [
             ("beta", self.beta, 0 <= self.beta < 1, "lie in [0, 1)"),

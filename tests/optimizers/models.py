@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from optimizers import LoKO
+from optimizers import OnlineOptimizer
+from optimizers.filter import KalmanOptimizer
 from optimizers.likelihoods import Likelihood
 
 FEATURES = 5
@@ -59,10 +60,17 @@ def values(steps: int, B: int, m: int, seed: int = 1) -> Stream:
     ]
 
 
-def drive(optimizer: LoKO, model: nn.Module, likelihood: Callable[[Tensor], Likelihood], stream: Iterable) -> None:
+def drive(
+    optimizer: OnlineOptimizer, model: nn.Module, likelihood: Callable[[Tensor], Likelihood], stream: Iterable
+) -> None:
     """The five-line loop."""
     for x, y in stream:
         optimizer.step(lambda x=x, y=y: likelihood(model(x)).observe(y))
+
+
+def variances(optimizer: KalmanOptimizer) -> Tensor:
+    """Variances of all parameters, flat, (n,)."""
+    return torch.cat([v.flatten() for v in optimizer.variance()])
 
 
 def rounding(terms: int, condition: float = 1.0, dtype: torch.dtype = torch.float64) -> float:

@@ -1,0 +1,84 @@
+"""A diverging optimizer stops the run, or goes back to the last good state bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_modules.divergence import MOST_REWINDS, Watch
+from optimizers import EKF, SGD, AdamW, Categorical, LoKO, OnlineOptimizer
+
+RULES: dict[str, Any] = {
+    "LoKO": LoKO,
+    "LoFi": lambda params: EKF(params, covariance="low-rank", rank=3),
+    "AdamW": AdamW,
+    "SGD with momentum": lambda params: SGD(params, momentum=0.9),
+}
+
+
+def step(optimizer: OnlineOptimizer, model: nn.Module, value: float) -> None:
+    x = torch.full((1, 5), value)
+    optimizer.step(lambda: Categorical(model(x)).observe(torch.tensor([1])))
+
+
+def everything(optimizer: OnlineOptimizer) -> list[torch.Tensor]:
+    """Parameters and state, copied."""
+    tensors = list(optimizer.trained())
+    for state in optimizer.state_dict()["state"].values():
+        tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rewinding_restores_parameters_and_state_and_the_optimizer_goes_on(rule: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(5, 3)
+    optimizer, watch = RULES[rule](model.parameters()), Watch("rewind")
+    step(optimizer, model, 1.0)
+    watch.keep(optimizer, 1)
+    good = everything(optimizer)
+    step(optimizer, model, 0.5)
+    watch.check(optimizer, 2)
+    assert watch.rewinds == 0
+    step(optimizer, model, float("nan"))
+    with pytest.warns(UserWarning, match="again those of step 1 "):
+        watch.check(optimizer, 3)
+    assert all(torch.equal(a, b) for a, b in zip(everything(optimizer), good, strict=True))
+    step(optimizer, model, 0.5)
+    watch.check(optimizer, 4)
+    assert watch.rewinds == 1
+    assert not all(torch.equal(a, b) for a, b in zip(everything(optimizer), good, strict=True))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_stopping_names_the_step(rule: str) -> None:
+    model = nn.Linear(5, 3)
+    optimizer, watch = RULES[rule](model.parameters()), Watch("stop")
+    watch.keep(optimizer, 0)
+    step(optimizer, model, 1.0)
+    step(optimizer, model, float("nan"))
+    with pytest.raises(FloatingPointError, match="^step 7: .*take a smaller --optimizer") as error:
+        watch.check(optimizer, 7)
+    if isinstance(optimizer, (LoKO, EKF)):
+        assert "diverged at step 2: an update was not finite" in str(error.value)
+
+
+def test_it_does_not_go_back_for_ever() -> None:
+    model = nn.Linear(5, 3)
+    optimizer, watch = LoKO(model.parameters()), Watch("rewind")
+    watch.keep(optimizer, 0)
+    for _ in range(MOST_REWINDS):
+        step(optimizer, model, float("nan"))
+        with pytest.warns(UserWarning, match="again those of step 0"):
+            watch.check(optimizer, 1)
+    step(optimizer, model, float("nan"))
+    with pytest.raises(FloatingPointError, match="in vain"):
+        watch.check(optimizer, 1)
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.on_divergence: must be stop or rewind"):
+        Watch("pray")  # type: ignore[arg-type]
