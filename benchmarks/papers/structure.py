@@ -1,0 +1,81 @@
+"""How near a covariance is to block-diagonal.
+
+Blocks are given as labels, (n,): two parameters of one label share a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from optimizers.covariance.block import PerNeuron, PerTensor
+
+PARTITIONS = {"tensor": PerTensor, "neuron": PerNeuron}
+
+
+def labels(shapes: Sequence[torch.Size], partition: str) -> Tensor:
+    """Block of every parameter, (n,): one a tensor, or one an output of a layer, as the block-diagonal filters have."""
+    blocks = [part for part in PARTITIONS[partition](shapes).parts() for _ in range(part.blocks)]
+    return torch.repeat_interleave(torch.arange(len(blocks)), torch.tensor([part.size for part in blocks]))
+
+
+def correlation(P: Tensor) -> Tensor:
+    """diag(P)^-1/2 P diag(P)^-1/2, (n, n)."""
+    scale = P.diagonal().rsqrt()
+    return scale.unsqueeze(1) * P * scale
+
+
+def outside(M: Tensor, blocks: Tensor | None = None) -> float:
+    """Share of the squared Frobenius norm of M that lies outside the blocks, or off the diagonal where there are none.
+
+    Zero for a block-diagonal matrix.
+    """
+    squares = M.square()
+    same = torch.eye(len(M), dtype=torch.bool) if blocks is None else _same(blocks)
+    return float((squares * ~same).sum() / squares.sum())
+
+
+def concentration(M: Tensor, blocks: Tensor) -> float:
+    """Mean square of the entries within the blocks over that of all, both off the diagonal.
+
+    One where the blocks mean nothing, or M is diagonal; n (n - 1) / sum_b n_b (n_b - 1) where M is block-diagonal.
+    """
+    squares = M.square() - torch.diag(M.diagonal().square())
+    within = _same(blocks).fill_diagonal_(False)
+    total, n = squares.sum(), len(M)
+    if not total:
+        return 1.0
+    return float((squares * within).sum() / within.sum() * (n * (n - 1)) / total)
+
+
+def measures(P: Tensor, partitions: dict[str, Tensor]) -> dict[str, float]:
+    """All of these of a covariance and its correlation.
+
+    Args:
+        P: Covariance, (n, n).
+        partitions: Blocks by name.
+    """
+    C, n = correlation(P), len(P)
+    mean_square = (float(C.square().sum()) - n) / (n * (n - 1))
+    found = {"rms_correlation": max(mean_square, 0.0) ** 0.5, "mean_variance": float(P.diagonal().mean())}
+    for kind, M in (("covariance", P), ("correlation", C)):
+        found[f"{kind}_outside_diagonal"] = outside(M)
+        for name, blocks in partitions.items():
+            found[f"{kind}_outside_{name}"] = outside(M, blocks)
+            found[f"{kind}_concentration_{name}"] = concentration(M, blocks)
+    return found
+
+
+def even(blocks: Tensor) -> dict[str, float]:
+    """What :func:`outside` is of a matrix all whose entries are alike, and the most that concentration can be."""
+    n, sizes = len(blocks), blocks.bincount().double()
+    return {
+        "outside": float(1 - sizes.square().sum() / n**2),
+        "most_concentration": float(n * (n - 1) / (sizes * (sizes - 1)).sum()),
+    }
+
+
+def _same(blocks: Tensor) -> Tensor:
+    return blocks.unsqueeze(0) == blocks.unsqueeze(1)
