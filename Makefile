@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow check format benchmark
+.PHONY: help install quickstart test test-slow check format benchmark cost
 
 help:  ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,3 +24,6 @@ format:  ## Mend the style
 
 benchmark:  ## Time a step of each optimizer side by side, on LeNet-5
 	python -m benchmarks.step_time --model lenet5 --outputs 10
+
+cost:  ## What every filter costs, over outputs, size of the state and batch (under ten minutes on two cores)
+	python -m benchmarks.cost --threads 1 --output docs/results/cost

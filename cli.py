@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import pkgutil
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -93,7 +94,10 @@ class FiltuneCLI(LightningCLI):
         for key, example in (("optimizer", "configs/optimizer/loko.yaml"), ("data", "configs/task/digits.yaml")):
             if not self._get(self.config, key):
                 raise ValueError(f"--{key}: none is given; name one, or a configuration such as --config {example}")
-        check_precision(self._get(self.config, "trainer").get("precision"))
+        trainer = self._get(self.config, "trainer")
+        check_precision(trainer.get("precision"))
+        if re.search("spawn|fork|notebook", str(trainer.get("strategy"))):
+            raise ValueError(f"trainer.strategy: {trainer['strategy']} is not for the command line; take ddp")
         for rival in self._get(self.config, "run").against:
             _find_config(rival)
 

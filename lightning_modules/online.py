@@ -65,7 +65,8 @@ class OnlineModule(pl.LightningModule):
         Raises:
             ValueError: If the run asks for something that cannot work.
         """
-        _check_trainer(self.trainer)
+        check_precision(self.trainer.precision)
+        _check_strategy(self.trainer)
         if self._built:
             return
         self.task: Task = self.trainer.datamodule.task
@@ -225,8 +226,7 @@ def check_precision(precision: object) -> None:
         )
 
 
-def _check_trainer(trainer: pl.Trainer) -> None:
-    check_precision(trainer.precision)
+def _check_strategy(trainer: pl.Trainer) -> None:
     if trainer.world_size == 1:
         return
     if type(trainer.strategy) is not DDPStrategy:

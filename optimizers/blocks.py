@@ -102,7 +102,7 @@ class Explicit:
 
     def _chunks(self) -> Iterator[slice]:
         rows, n = self.H.shape
-        width = max(1, _chunk(self.H) // rows)
+        width = max(1, chunk_elements(self.H) // rows)
         return (slice(start, min(start + width, n)) for start in range(0, n, width))
 
 
@@ -173,7 +173,7 @@ class OuterProduct:
     def _pairs(self) -> Iterator[Tensor]:
         """x_b * x_c for all pairs (b, c), in chunks of pairs, (pairs, in)."""
         B, width = self.X.shape
-        step = max(1, _chunk(self.X) // (width * B))
+        step = max(1, chunk_elements(self.X) // (width * B))
         for start in range(0, B, step):
             yield (self.X[start : start + step].unsqueeze(1) * self.X).reshape(-1, width)
 
@@ -193,9 +193,9 @@ class BlockJacobian:
         first, *rest = (block.gram(p[columns]) for columns, block in self.blocks)
         return sum(rest, start=first)
 
-    def update(self, p: Tensor, gain: Gain) -> Pair:
+    def update(self, p: Tensor, gain: Gain, out: Pair | None = None) -> Pair:
         """Ke and diag(KH) p over the whole state, each (n,)."""
-        change, reduction = torch.empty_like(p), torch.empty_like(p)
+        change, reduction = out or (torch.empty_like(p), torch.empty_like(p))
         for columns, block in self.blocks:
             block.update(p[columns], gain, (change[columns], reduction[columns]))
         return change, reduction
@@ -205,5 +205,6 @@ class BlockJacobian:
         return torch.cat([block.dense() for _, block in self.blocks], dim=1)
 
 
-def _chunk(like: Tensor) -> int:
+def chunk_elements(like: Tensor) -> int:
+    """Most elements of a temporary, on the device of this tensor."""
     return CHUNK_ELEMENTS if like.device.type == "cpu" else 256 * CHUNK_ELEMENTS

@@ -15,10 +15,10 @@ class BackboneConfig:
         library: Where the name is looked up; ``auto`` takes ``builtin`` for lenet5, ``transformers`` for text
             and ``timm`` for images.
         pretrained: Load pre-trained weights; otherwise random ones from the seed.
-        adapter: ``lora``, ``dora``, the name of any other PEFT method (such as ``ia3``), or null to train all
-            weights.
-        rank: Rank r of the adapter.
-        alpha: Scale of the adapter, alpha / r; null takes alpha = r.
+        adapter: ``lora``, ``dora``, the name of any other PEFT method that is put on layers (such as ``ia3``), or
+            null to train all weights.
+        rank: Rank r of ``lora``, ``dora``, ``loha`` and ``lokr``; other methods take theirs from ``adapter_args``.
+        alpha: Scale of these, alpha / r; null takes alpha = r.
         targets: Modules the adapter goes on, by role (``query``, ``key``, ``value``, ``conv``, ``linear``) or by
             the end of their name.
         adapter_args: Further arguments of the PEFT configuration.

@@ -186,6 +186,7 @@ def test_arguments_of_the_method_have_the_last_word(tiny_bert: Path) -> None:
     assert (chosen.r, chosen.use_rslora) == (5, True)
 
 
+@pytest.mark.skipif("adamss" not in KNOWN, reason="this PEFT has no AdaMSS")
 def test_adamss_works_as_long_as_it_keeps_its_size(tiny_bert: Path) -> None:
     config = BackboneConfig(str(tiny_bert), adapter="adamss", adapter_args={"r": 8, "use_asa": True})
     refused(lambda: build_backbone(config, Task()), "adamss gives up ranks")

@@ -10,7 +10,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStr
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lightning_modules.launch import is_first, is_first_to_tell, other_process_lost
-from lightning_modules.online import _check_trainer
+from lightning_modules.online import _check_strategy
 from lightning_modules.resume import CheckpointError, compare_configs, joint_batch
 
 
@@ -18,19 +18,19 @@ def trainer(strategy: type, sampler: bool = False) -> pl.Trainer:
     """A trainer as far as it is looked at."""
     connector = SimpleNamespace(use_distributed_sampler=sampler)
     made = strategy.__new__(strategy)
-    return SimpleNamespace(precision="32-true", world_size=2, strategy=made, _accelerator_connector=connector)  # type: ignore[return-value]
+    return SimpleNamespace(world_size=2, strategy=made, _accelerator_connector=connector)  # type: ignore[return-value]
 
 
 def test_what_shards_parameters_is_refused() -> None:
-    _check_trainer(trainer(DDPStrategy))
+    _check_strategy(trainer(DDPStrategy))
     for strategy in (FSDPStrategy, DeepSpeedStrategy):
         with pytest.raises(ValueError, match=f"^trainer.strategy: {strategy.__name__} .*take ddp$"):
-            _check_trainer(trainer(strategy))
+            _check_strategy(trainer(strategy))
 
 
 def test_samples_must_not_be_shared_out_twice() -> None:
     with pytest.raises(ValueError, match="^trainer.use_distributed_sampler: .*set it to false$"):
-        _check_trainer(trainer(DDPStrategy, sampler=True))
+        _check_strategy(trainer(DDPStrategy, sampler=True))
 
 
 def test_the_batch_of_all_processes_is_what_must_not_change() -> None:

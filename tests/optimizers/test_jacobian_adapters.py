@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-import peft
+import peft.helpers
 import pytest
 import torch
-from peft.helpers import DoraCaching
 from torch import Tensor, nn
 
 from optimizers import Categorical, LoKO
@@ -41,8 +40,8 @@ CLOSE = {dtype: rounding(1_000, 10, dtype) for dtype in (torch.float64, torch.fl
 SINGLE = ("deft", "fourierft")
 """Methods that compute in float32 whatever the model's type."""
 
-NO_TRANSFORMS = ("frod", "loha", "randlora", "shira")
-"""Methods with functions of their own or sparse tensors, which torch.func does not take."""
+NO_TRANSFORMS = ("frod", "loha", "randlora", "shira", "boft", "trainable_tokens")
+"""Methods with functions of their own or sparse tensors, which torch.func does not take; in PEFT 0.17, the last two."""
 
 
 def check(model: Plain, method: str, sample: Callable[[int], Tensor]) -> None:
@@ -75,7 +74,7 @@ def test_every_method_on_text(method: str) -> None:
 @pytest.mark.filterwarnings("ignore:There is a performance")
 def test_every_method_on_convolutions(method: str) -> None:
     arguments = {"oft": {"oft_block_size": 3}, "boft": {"boft_block_size": 3}}.get(method, {})
-    targets = ["body.0", "body.5"] if method in ("boft", "hira", "hra") else ["conv"]  # those take no groups
+    targets = ["conv"] if method in ("lora", "dora", "ia3") else ["body.0", "body.5"]  # others do not all take groups
     check(adapted(Plain(Convolutions(), "head"), method, targets, **arguments), method, images)
 
 
@@ -118,12 +117,13 @@ def test_architectures(name: str, method: str, dtype: torch.dtype) -> None:
             assert apart(model, H, expected) <= CLOSE[dtype]
 
 
+@pytest.mark.skipif(not hasattr(peft.helpers, "DoraCaching"), reason="this PEFT cannot hold the norm")
 def test_dora_takes_the_norm_for_a_constant() -> None:
     """As section 4.3 of its paper has it; the rest is exact."""
     model, x, cotangents = adapted(bert(), "dora", ["query"]), tokens(1), torch.randn(1, D, M, dtype=torch.float64)
     shake(model)
     H = batched(model, LoKO(trained(model), dtype="float64").attach(model), x, cotangents)
-    with DoraCaching():
+    with peft.helpers.DoraCaching():
         check_differences(model, H, x, cotangents)
     with pytest.raises(AssertionError):
         check_differences(model, H, x, cotangents)
@@ -156,9 +156,6 @@ def turn_on_checkpoints(model: Plain) -> None:
     net = model.model.get_base_model()
     net.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
 
 
 def count_runs(model: nn.Module) -> list[int]:
