@@ -67,7 +67,7 @@ def test_saturation_is_said_once(tmp_path: Path, tiny_bert: Path) -> None:
         trainer(tmp_path, log_every_n_steps=100).fit(module, datamodule=stream)
     said = [str(w.message) for w in caught if "saturated" in str(w.message)]
     assert len(said) == 1
-    assert "--optimizer.observation logits" in said[0]
+    assert "--optimizer.noise softmax" in said[0]
 
 
 @pytest.mark.parametrize("precision", ["16-mixed", "16", 16])
