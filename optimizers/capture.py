@@ -23,6 +23,7 @@ class Seen(NamedTuple):
 
     Attributes:
         layer: The layer.
+        trained: Its parameters that are trained.
         x: Its input, (B, ..., in) or an image (B, in, height, width).
         y: Its output with the graph attached.
         version: How often ``y`` had been written to in place.
@@ -30,6 +31,7 @@ class Seen(NamedTuple):
     """
 
     layer: nn.Module
+    trained: list[Tensor]
     x: Tensor
     y: Tensor
     version: int
@@ -44,9 +46,9 @@ class Seen(NamedTuple):
             G: Derivative of the observation coordinates with respect to ``y``, (B, d, *y.shape[1:]).
             dtype: Floating type of the result.
         """
-        G, X = self._positions(G.to(dtype), self.x.to(dtype))
+        G, X = self._unrolled(G.to(dtype), self.x.to(dtype))
         rows, found = G.shape[0] * G.shape[1], dict[int, OuterProduct | Tensor]()
-        for param in self.trained():
+        for param in self.trained:
             if param is self.layer.bias:
                 found[id(param)] = G.sum(-1).reshape(rows, -1)
             elif self.single:
@@ -58,14 +60,9 @@ class Seen(NamedTuple):
     @property
     def single(self) -> bool:
         """Whether T = 1."""
-        positions = self.y.shape[2:] if isinstance(self.layer, nn.Conv2d) else self.y.shape[1:-1]
-        return positions.numel() == 1
+        return _positions(self.layer, self.y) == 1
 
-    def trained(self) -> list[Tensor]:
-        """The layer's parameters that are trained."""
-        return [param for param in self.layer.parameters(recurse=False) if param.requires_grad]
-
-    def _positions(self, G: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _unrolled(self, G: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, d, out, T) and (B, T, in)."""
         layer = self.layer
         if isinstance(layer, nn.Linear):
@@ -90,14 +87,16 @@ class LayerCapture:
     """
 
     def __init__(self, model: nn.Module, params: Iterable[Tensor]) -> None:
-        self._trained = {id(p) for p in params}
+        wanted = {id(p) for p in params}
         uses = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
         self._seen: dict[int, list[Seen]] = {}
-        self._handles = [
-            module.register_forward_hook(self._record, with_kwargs=True)
-            for module in model.modules()
-            if _is_matrix(module) and self._trains(module) and all(uses[id(p)] == 1 for p in module.parameters())
-        ]
+        self._trained: dict[int, dict[str, Tensor]] = {}
+        self._handles = []
+        for module in filter(_is_matrix, model.modules()):
+            trained: dict[str, Tensor] = {name: p for name, p in module.named_parameters() if p.requires_grad}
+            if trained and all(id(p) in wanted and uses[id(p)] == 1 for p in trained.values()):
+                self._trained[id(module)] = trained
+                self._handles.append(module.register_forward_hook(self._record, with_kwargs=True))
 
     def take(self, batch: int) -> list[Seen]:
         """Hand over and forget what the last forward pass showed."""
@@ -120,16 +119,15 @@ class LayerCapture:
         """A copied model takes its hooks along, but not the passes, whose graphs cannot be copied."""
         return {**self.__dict__, "_seen": {}}
 
-    def _trains(self, module: nn.Module) -> bool:
-        trained = [p for p in module.parameters(recurse=False) if p.requires_grad]
-        return bool(trained) and all(id(p) in self._trained for p in trained)
-
     def _record(self, module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Any], output: Tensor) -> None:
-        if output.requires_grad and self._trains(module):  # not where functional_call put other parameters
+        trained = self._trained.get(id(module), {})
+        own = bool(trained) and all(getattr(module, name) is p for name, p in trained.items())
+        if own and output.requires_grad:  # own: not where functional_call put other parameters
             passes = self._seen.setdefault(id(module), [])
             if len(passes) < 2:  # a second pass rules the layer out; more would only keep graphs alive
                 x = inputs[0] if inputs else named["input"]
-                passes.append(Seen(module, x.detach(), output, output._version, module.training))
+                found = list(trained.values())
+                passes.append(Seen(module, found, x.detach(), output, output._version, module.training))
 
 
 def factors_hold(outputs: Tensor, layers: list[Seen]) -> list[bool | None]:
@@ -147,15 +145,15 @@ def factors_hold(outputs: Tensor, layers: list[Seen]) -> list[bool | None]:
     # random, so that neither a saturated softmax nor a symmetry hides a difference
     cotangents = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
     identity = torch.eye(len(outputs), dtype=outputs.dtype, device=outputs.device)
-    ys, params = [layer.y for layer in layers], [param for layer in layers for param in layer.trained()]
+    ys, params = [layer.y for layer in layers], [param for layer in layers for param in layer.trained]
     grads = torch.autograd.grad(outputs, ys, cotangents, retain_graph=True, materialize_grads=True)
     found = [layer.derivatives(g.unsqueeze(1), torch.float64) for layer, g in zip(layers, grads, strict=True)]
     errors, norms = [], []
     for b, row in enumerate(identity.unsqueeze(-1) * cotangents):
         truth = iter(torch.autograd.grad(outputs, params, row, retain_graph=True, materialize_grads=True))
         for layer, parts in zip(layers, found, strict=True):
-            exact = torch.cat([next(truth).double().flatten() for _ in layer.trained()])
-            errors.append((torch.cat([_row(parts[id(param)], b) for param in layer.trained()]) - exact).norm())
+            exact = torch.cat([next(truth).double().flatten() for _ in layer.trained])
+            errors.append((torch.cat([_row(parts[id(param)], b) for param in layer.trained]) - exact).norm())
             norms.append(exact.norm())
     tolerance = max(torch.finfo(tensor.dtype).eps for tensor in (outputs, *ys)) ** 0.5
     error, norm = (torch.stack(values).view(len(outputs), -1).cpu() for values in (errors, norms))
@@ -165,6 +163,11 @@ def factors_hold(outputs: Tensor, layers: list[Seen]) -> list[bool | None]:
 
 def _row(part: OuterProduct | Tensor, b: int) -> Tensor:
     return part[b] if isinstance(part, Tensor) else torch.outer(part.G[b, 0], part.X[b]).flatten()
+
+
+def _positions(layer: nn.Module, y: Tensor) -> int:
+    """T."""
+    return (y.shape[2:] if isinstance(layer, nn.Conv2d) else y.shape[1:-1]).numel()
 
 
 def _is_matrix(module: nn.Module) -> bool:

@@ -110,7 +110,7 @@ class JacobianBuilder:
         """
         cotangents = cotangents.to(outputs.dtype)
         layers = self._layers(outputs)
-        explained = {id(p) for layer in layers for p in layer.trained()}
+        explained = {id(p) for layer in layers for p in layer.trained}
         others = [p for p in self.params if id(p) not in explained]
         shared = not others or len(cotangents) == 1
         rows = cotangents.transpose(0, 1) if shared else stack_rows(cotangents)

@@ -21,7 +21,7 @@ from benchmarks.papers.common import Results
 from benchmarks.papers.learning import Problem, Rule
 
 PAPER = 0.2
-GRID = (0.02, 0.06, 0.2, 0.6, 2.0)
+GRID = (0.006, 0.02, 0.06, 0.2, 0.6, 2.0)
 NOISES: dict[str, dict[str, Any]] = {
     "identity": {"noise": "identity"},
     "annealed": {"noise": "annealed"},

@@ -157,6 +157,20 @@ def test_the_reported_error_averages_to_the_trace_over_all_signs(B: int, monkeyp
     assert sum(errors) / len(errors) == pytest.approx(float(torch.trace(expected.E @ expected.A)), rel=1e-10)
 
 
+def test_as_many_rows_are_cut_as_the_tolerance_allows_and_none_where_that_saves_none() -> None:
+    """For every k a tolerance between what k - 1 and k directions leave out: k + 2 rows, while fewer than d."""
+    m, (x, y) = 8, labels(1, 1, 8)[0]
+    p = confident(m, 4.0)(x).detach().softmax(-1)[0]
+    U = ones_complement(m)
+    spectrum = torch.linalg.eigvalsh(U.T @ (torch.diag(p) - torch.outer(p, p)) @ U)
+    left_out = spectrum.cumsum(0).flip(0).tolist()  # by 0, 1, ... directions
+    for k in range(1, m - 1):
+        model = confident(m, 4.0)
+        optimizer = filter_of(model, (left_out[k - 1] + left_out[k]) / 2, "diagonal")
+        drive(optimizer, model, Categorical, [(x, y)])
+        assert int(optimizer.stats.get("rows", m - 1)) == min(k + 2, m - 1), k
+
+
 def test_rows_fall_as_the_model_becomes_confident() -> None:
     rows = []
     for sharpness in (1.0, 3.0, 10.0, 30.0, 300.0):
