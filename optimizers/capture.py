@@ -54,7 +54,7 @@ class Seen(NamedTuple):
             elif self.single:
                 found[id(param)] = OuterProduct(G.squeeze(-1), X.squeeze(1))
             else:
-                found[id(param)] = (G.flatten(1, 2) @ X).reshape(rows, -1)
+                found[id(param)] = _products(G, X).reshape(rows, -1)
         return found
 
     @property
@@ -163,6 +163,13 @@ def factors_hold(outputs: Tensor, layers: list[Seen]) -> list[bool | None]:
 
 def _row(part: OuterProduct | Tensor, b: int) -> Tensor:
     return part[b] if isinstance(part, Tensor) else torch.outer(part.G[b, 0], part.X[b]).flatten()
+
+
+def _products(G: Tensor, X: Tensor) -> Tensor:
+    """GX, (B, d, out, T) and (B, T, in) to (B, d, out, in), with the longer of out and in last, which is faster."""
+    if G.shape[2] > X.shape[2]:
+        return (X.mT.unsqueeze(1) @ G.mT).mT
+    return (G.flatten(1, 2) @ X).unflatten(1, G.shape[1:3])
 
 
 def _positions(layer: nn.Module, y: Tensor) -> int:
