@@ -7,11 +7,17 @@ from optimizers.categorical import Categorical
 from optimizers.ekf import EKF
 from optimizers.likelihoods import Gaussian, Likelihood, Observation
 from optimizers.loko import LoKO
+from optimizers.ngd import NGD
 from optimizers.r_kalman import RKalman
+from optimizers.reng import RENG
+from optimizers.ring import RING
 from optimizers.sgd import SGD
 
 __all__ = [
     "EKF",
+    "NGD",
+    "RENG",
+    "RING",
     "SGD",
     "AdaGrad",
     "AdamW",

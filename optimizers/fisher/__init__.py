@@ -1,0 +1,1 @@
+"""Natural gradients with Kronecker factors: their parts."""

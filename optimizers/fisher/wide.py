@@ -1,0 +1,70 @@
+"""Factors with far fewer rows than columns, as those of a convolution with many channels: never formed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from optimizers.fisher.factors import Factor, random_units
+from optimizers.ranks import Ranks
+
+MOST_ROWS = 256
+"""Rows that are kept of earlier refreshes."""
+
+
+class WideFactor(Factor):
+    r"""M = X'X as its rows X, (L, rows, k), inverted in the space of the rows, exactly at every damping.
+
+    .. math::
+        (X^\top X + l I)^{-1} = \tfrac{1}{l} \left(I - X^\top (X X^\top + l I)^{-1} X\right)
+
+    The rows of a refresh are weighted as in every factor; of the earlier refreshes the oldest are dropped, and the
+    weights of the others raised to sum to one, so that no more than ``MOST_ROWS`` remain beside the last.
+    """
+
+    def add(self, rows: Sequence[Tensor], counts: Tensor, ranks: Ranks) -> None:
+        """Take the rows of a refresh in, those of all ranks."""
+        longest = max(len(X) for X in rows)
+        padded = torch.stack([torch.nn.functional.pad(X, (0, 0, 0, longest - len(X))) for X in rows], 1)
+        sizes = ranks.integers(longest, padded.device) if ranks.world > 1 else [longest]
+        new = ranks.gather([padded], sizes)[0].transpose(0, 1)
+        new = new / ranks.sum(counts).clamp_min(1).sqrt()[:, None, None]
+        new = torch.where(new.sum((-2, -1), keepdim=True).isfinite(), new, 0)
+        old, lengths = self.state.get("X", new[:, :0]), list(self.state.get("lengths", []))
+        while lengths and (sum(lengths) > MOST_ROWS or not self.decay):
+            old = old[:, lengths.pop(0) :]
+        lengths.append(new.shape[1])
+        weights = [self.decay ** (len(lengths) - 1 - i) for i in range(len(lengths))]
+        self.state |= {"X": torch.cat([self.decay**0.5 * old, new], 1), "lengths": lengths}
+        self.state |= {"total": new.new_full((), sum(weights)), "probe": random_units(new).sign()}
+        X = self._rows()
+        values, vectors = torch.linalg.eigh(X @ X.mT)
+        self.state |= {"values": values.clamp_min(0), "vectors": vectors}
+
+    def _invert(self, l: Tensor) -> None:
+        self.state |= {"prepared": l, "indefinite": torch.zeros((), dtype=torch.int64, device=l.device)}
+
+    def solve(self, V: Tensor, l: Tensor | None = None) -> Tensor:
+        """(V - V X'Q (D + l I)^-1 Q'X) / l."""
+        l = self.state["prepared"] if l is None else l
+        X, Q = self._rows(), self.state["vectors"]
+        inner = (V @ X.mT) @ Q / (self.state["values"] + l[:, None]).unsqueeze(1)
+        return (V - (inner @ Q.mT) @ X) / l[:, None, None]
+
+    def times(self, V: Tensor) -> Tensor:
+        """VM."""
+        X = self._rows()
+        return (V @ X.mT) @ X
+
+    def spectral_norm(self) -> Tensor:
+        """The largest eigenvalue of XX'."""
+        return self.state["values"][:, -1]
+
+    def trace(self) -> Tensor:
+        """tr XX'."""
+        return self.state["values"].sum(-1)
+
+    def _rows(self) -> Tensor:
+        return self.state["X"] / self.state["total"].sqrt()
