@@ -66,7 +66,17 @@ class RENG(NaturalOptimizer):
         literal: bool = False,
     ) -> None:
         settings = Settings(
-            rho, phi, adapt, skip, inverse, fisher, factor_decay, momentum, kl_clip, unfactored, unfactored_lr,
+            rho,
+            phi,
+            adapt,
+            skip,
+            inverse,
+            fisher,
+            factor_decay,
+            momentum,
+            kl_clip,
+            unfactored,
+            unfactored_lr,
             grad_reg=grad_reg,
         )
         super().__init__(params, lr, settings.as_printed() if literal else settings)
@@ -75,8 +85,8 @@ class RENG(NaturalOptimizer):
         """Watch the model's layers, and say where attention will be another one."""
         if self.settings.grad_reg and fused_attention(model):
             warnings.warn(
-                "RENG: fused attention has no second derivative; at every refresh of the factors torch's plain attention "
-                "takes its place",
+                "RENG: fused attention has no second derivative; at every refresh of the factors torch's plain "
+                "attention takes its place",
                 stacklevel=2,
             )
         return super().attach(model)

@@ -47,7 +47,7 @@ class Factor(ABC):
         """
 
     def prepare(self, root: Tensor, c: Tensor) -> None:
-        """Invert M + l I, l = sqrt(rho) c.
+        """Invert M + lam I, lam = sqrt(rho) c.
 
         Args:
             root: sqrt(rho), ().
@@ -57,15 +57,15 @@ class Factor(ABC):
         self._invert(root * c)
 
     def damping(self, root: Tensor) -> Tensor:
-        """l = sqrt(rho) c, (L,)."""
+        """lam = sqrt(rho) c, (L,)."""
         return root * self.state["scale"]
 
     @abstractmethod
-    def _invert(self, l: Tensor) -> None: ...
+    def _invert(self, lam: Tensor) -> None: ...
 
     @abstractmethod
-    def solve(self, V: Tensor, l: Tensor | None = None) -> Tensor:
-        """V (M + l I)^-1, V (L, r, k); at the damping that was prepared where l is None."""
+    def solve(self, V: Tensor, lam: Tensor | None = None) -> Tensor:
+        """V (M + lam I)^-1, V (L, r, k); at the damping that was prepared where lam is None."""
 
     @abstractmethod
     def times(self, V: Tensor) -> Tensor:
@@ -90,9 +90,9 @@ class Factor(ABC):
         return self.state["indefinite"]
 
     def residual(self) -> Tensor:
-        """Estimate of |I - (M + l I)X|_F / sqrt(k), X the inverse that was prepared, from one probe; (L,)."""
-        l, probe = self.state["prepared"][:, None, None], self.state["probe"]
-        damped = self.times(probe) + l * probe
+        """Estimate of |I - (M + lam I)X|_F / sqrt(k), X the inverse that was prepared, from one probe; (L,)."""
+        lam, probe = self.state["prepared"][:, None, None], self.state["probe"]
+        damped = self.times(probe) + lam * probe
         return ((probe - self.solve(damped)).norm(dim=-1) / probe.norm(dim=-1)).squeeze(-1)
 
 
@@ -102,7 +102,7 @@ class DenseFactor(Factor):
     Args:
         state: Where it is kept.
         decay: Of the weights.
-        inverse: How M + l I is inverted.
+        inverse: How M + lam I is inverted.
     """
 
     def __init__(self, state: dict[str, Any], decay: float, inverse: Inverse) -> None:
@@ -122,12 +122,12 @@ class DenseFactor(Factor):
         self.state["M"] = self.state["M"] + change / self.state["total"]
         self.state |= self.inverse.decompose(self.state["M"])
 
-    def _invert(self, l: Tensor) -> None:
-        self.state |= self.inverse.prepare(self.state["M"], l, self.state)
+    def _invert(self, lam: Tensor) -> None:
+        self.state |= self.inverse.prepare(self.state["M"], lam, self.state)
 
-    def solve(self, V: Tensor, l: Tensor | None = None) -> Tensor:
-        """V (M + l I)^-1."""
-        return self.inverse.solve(self.state, V, l)
+    def solve(self, V: Tensor, lam: Tensor | None = None) -> Tensor:
+        """V (M + lam I)^-1."""
+        return self.inverse.solve(self.state, V, lam)
 
     def times(self, V: Tensor) -> Tensor:
         """VM."""

@@ -1,8 +1,8 @@
-"""Inverses of damped factors, (M + l I)^-1, of L symmetric positive semi-definite matrices at a time.
+"""Inverses of damped factors, (M + lam I)^-1, of L symmetric positive semi-definite matrices at a time.
 
-An inverse is prepared at one damping l when the factors are refreshed, and used at the dampings that follow.
+An inverse is prepared at one damping lam when the factors are refreshed, and used at the dampings that follow.
 
-Shapes: ``M`` (L, k, k); ``l`` (L,); ``V`` (L, r, k), rows that are multiplied by the inverse from the right.
+Shapes: ``M`` (L, k, k); ``lam`` (L,); ``V`` (L, r, k), rows that are multiplied by the inverse from the right.
 """
 
 from __future__ import annotations
@@ -35,44 +35,46 @@ class Inverse(ABC):
         return {}
 
     @abstractmethod
-    def prepare(self, M: Tensor, l: Tensor, previous: State) -> State:
-        """What is kept of the inverse of M + l I; ``indefinite`` counts those that had none, and had to fall back."""
+    def prepare(self, M: Tensor, lam: Tensor, previous: State) -> State:
+        """What is kept of the inverse of M + lam I; ``indefinite`` counts those that had none, and had to fall back."""
 
     @abstractmethod
-    def solve(self, state: State, V: Tensor, l: Tensor | None) -> Tensor:
-        """V (M + l I)^-1; at the damping it was prepared at where l is None."""
+    def solve(self, state: State, V: Tensor, lam: Tensor | None) -> Tensor:
+        """V (M + lam I)^-1; at the damping it was prepared at where lam is None."""
 
 
 class Explicit(Inverse):
-    """The matrix X = (M + l0 I)^-1 itself; at other dampings by eq. 11, applied to V, with |l - l0| <= l0 / 2.
+    """The matrix X = (M + lam0 I)^-1 itself; at other dampings by eq. 11, applied to V, with |lam - lam0| <= lam0 / 2.
 
-    A matrix that is not positive definite but for rounding keeps the inverse it had, or I / (|M| + l0) at first.
+    A matrix that is not positive definite but for rounding keeps the inverse it had, or I / (|M| + lam0) at first;
+    nothing is known of a layer whose M is zero, and 0, its pseudo-inverse, leaves it as it is.
 
     Args:
-        invert: Maps M + l I to X and whether each of them is an inverse, (L,).
+        invert: Maps M + lam I to X and whether each of them is an inverse, (L,).
     """
 
     def __init__(self, invert: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
         self.invert = invert
 
-    def prepare(self, M: Tensor, l: Tensor, previous: State) -> State:
-        """X, l0 and how many fell back so far."""
+    def prepare(self, M: Tensor, lam: Tensor, previous: State) -> State:
+        """X, lam0 and how many fell back so far."""
         identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
-        X, works = self.invert(M + l[:, None, None] * identity)
+        X, works = self.invert(M + lam[:, None, None] * identity)
         works = works & X.sum((-2, -1)).isfinite()
-        scale = torch.nan_to_num(torch.linalg.matrix_norm(M) + l, 1.0, 1.0, 1.0)
-        before = previous.get("inverse", identity / scale[:, None, None])
+        norm = torch.linalg.matrix_norm(M)
+        scale = torch.where((norm > 0) & norm.isfinite(), 1 / (norm + lam), 0)
+        before = previous.get("inverse", scale[:, None, None] * identity)
         found = {"inverse": torch.where(works[:, None, None], X, before)}
-        found["prepared"] = torch.where(works, l, previous.get("prepared", l))
+        found["prepared"] = torch.where(works, lam, previous.get("prepared", lam))
         missed = (~works).sum()
         return {**found, "indefinite": previous.get("indefinite", torch.zeros_like(missed)) + missed}
 
-    def solve(self, state: State, V: Tensor, l: Tensor | None) -> Tensor:
-        """VX, or V(X - dl X^2)."""
+    def solve(self, state: State, V: Tensor, lam: Tensor | None) -> Tensor:
+        """VX, or V(X - dlam X^2)."""
         VX = V @ state["inverse"]
-        if l is None:
+        if lam is None:
             return VX
-        change = guarded(l, state["prepared"])[:, None, None]
+        change = guarded(lam, state["prepared"])[:, None, None]
         return linear_inverse(VX, VX @ state["inverse"], change)
 
 
@@ -84,19 +86,25 @@ class Eigen(Inverse):
         values, vectors = torch.linalg.eigh(torch.nan_to_num(M))
         return {"values": values.clamp_min(0), "vectors": vectors}
 
-    def prepare(self, M: Tensor, l: Tensor, previous: State) -> State:
-        """l0; none is indefinite."""
-        return {"prepared": l, "indefinite": torch.zeros((), dtype=torch.int64, device=M.device)}
+    def prepare(self, M: Tensor, lam: Tensor, previous: State) -> State:
+        """lam0; none is indefinite."""
+        return {"prepared": lam, "indefinite": torch.zeros((), dtype=torch.int64, device=M.device)}
 
-    def solve(self, state: State, V: Tensor, l: Tensor | None) -> Tensor:
-        """VQ (D + l I)^-1 Q'."""
-        l = state["prepared"] if l is None else l
-        return (V @ state["vectors"] / (state["values"] + l[:, None]).unsqueeze(1)) @ state["vectors"].mT
+    def solve(self, state: State, V: Tensor, lam: Tensor | None) -> Tensor:
+        """VQ (D + lam I)^-1 Q'."""
+        lam = state["prepared"] if lam is None else lam
+        inverse = reciprocal(state["values"] + lam[:, None]).unsqueeze(1)
+        return (V @ state["vectors"] * inverse) @ state["vectors"].mT
 
 
-def guarded(l: Tensor, prepared: Tensor) -> Tensor:
+def reciprocal(values: Tensor) -> Tensor:
+    """1 / x, and 0 where x is: the pseudo-inverse of a factor that is zero and not damped."""
+    return torch.where(values > 0, 1 / values, 0)
+
+
+def guarded(lam: Tensor, prepared: Tensor) -> Tensor:
     """The change of the damping, kept within what eq. 11 bears, (L,)."""
-    return (l - prepared).clamp(-GUARD * prepared, GUARD * prepared)
+    return (lam - prepared).clamp(-GUARD * prepared, GUARD * prepared)
 
 
 def cholesky(A: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ def relative_damping(norms: Tensor, largest: Tensor, floor: float) -> Tensor:
 
     A factor that is zero, as is the Gamma of lora_A while lora_B is, would otherwise not be damped at all.
     """
-    return norms.maximum(floor * largest).clamp_min(torch.finfo(norms.dtype).tiny)
+    return norms.maximum(floor * largest)
 
 
 def quadratic(Gamma_d: Tensor, d_Lambda: Tensor) -> Tensor:
@@ -45,8 +45,8 @@ def clip_scale(kl: Tensor, most: float) -> Tensor:
 
 
 def linear_inverse(VX: Tensor, VXX: Tensor, change: Tensor) -> Tensor:
-    """GRNG eq. 11 applied to V: V(X - dl X^2) from VX and VX^2, where X = (M + l I)^-1 and l changed by dl.
+    """GRNG eq. 11 applied to V: V(X - dlam X^2) from VX and VX^2, where X = (M + lam I)^-1 and lam changed by dlam.
 
-    The relative error is (dl / (mu + l))^2 along an eigenvector of M of eigenvalue mu.
+    The relative error is (dlam / (mu + lam))^2 along an eigenvector of M of eigenvalue mu.
     """
     return VX - change * VXX

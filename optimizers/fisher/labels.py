@@ -62,7 +62,8 @@ class Errors:
                 loss = self.batch * self.observation.likelihood.nll(target)
             yield torch.autograd.grad(loss, edges, allow_unused=True)
         else:
-            assert self._natural is not None and self._natural.factor is not None
+            assert self._natural is not None
+            assert self._natural.factor is not None
             outputs = self.observation.outputs
             rows = (self._natural.factor.mT @ self._natural.cotangents).unbind(1)
             for i, row in enumerate(rows):  # F = sum of cc' over them

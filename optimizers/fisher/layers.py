@@ -48,11 +48,11 @@ class Layer:
 
     name: str
     module: nn.Linear | nn.Conv2d
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Tensor
+    bias: Tensor | None
 
     @property
-    def params(self) -> list[nn.Parameter]:
+    def params(self) -> list[Tensor]:
         """W, and b where it is trained."""
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
@@ -124,7 +124,7 @@ class LayerWatch:
         self._passes: dict[int, list[Pass]] = {}
         for name, module in model.named_modules():
             if has_factors(module) and id(module.weight) in wanted and uses[id(module.weight)] == 1:
-                assert isinstance(module, (nn.Linear, nn.Conv2d)) and isinstance(module.weight, nn.Parameter)
+                assert isinstance(module, (nn.Linear, nn.Conv2d))
                 bias = module.bias if module.bias is not None and id(module.bias) in wanted else None
                 self.layers.append(Layer(name, module, module.weight, bias))
                 module.register_forward_hook(self._see, with_kwargs=True)

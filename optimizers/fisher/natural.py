@@ -35,7 +35,7 @@ class NaturalOptimizer(OnlineOptimizer):
         W &\leftarrow W - \alpha\, m, \quad m \leftarrow \mu m + (1 - \mu)\, \nu D \\
         D &= (\Gamma + l_\Gamma I)^{-1}\, G\, (\Lambda + l_\Lambda I)^{-1} \quad (8, 10)
 
-    G is the gradient of W, nu keeps the predicted KL divergence of a step within bounds, and l = sqrt(rho) c, where c
+    G is the gradient of W, nu keeps the predicted KL divergence of a step within bounds, and lam = sqrt(rho) c, where c
     is the subclass' own. Lambda, Gamma and the inverses are worked out anew every skip-th step, the first included.
 
     Args:

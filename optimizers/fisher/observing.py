@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ class Observer:
         errors = Errors(fisher, observation, joint, own) if refresh else None
         further = errors is not None and not errors.from_ordinary
 
-        inputs = [*self.params, *([] if further else edges)]
+        inputs: list[Any] = [*self.params, *([] if further else edges)]
         grads = torch.autograd.grad(
             loss, inputs, create_graph=penalised, retain_graph=penalised or further, allow_unused=True
         )
@@ -116,8 +116,8 @@ class Observer:
             )
         except RuntimeError as error:
             raise ValueError(
-                f"{self.name}: a part of the model has no second derivative ({str(error).splitlines()[0]}); load it with "
-                "eager attention, or set grad_reg to 0"
+                f"{self.name}: a part of the model has no second derivative ({str(error).splitlines()[0]}); load it "
+                "with eager attention, or set grad_reg to 0"
             ) from error
         Hg = [torch.zeros_like(p) if d is None else d for p, d in zip(self.params, products, strict=True)]
         ranks.average(Hg, sizes)

@@ -89,14 +89,14 @@ class Stack:
         return DenseFactor(state, settings.factor_decay, INVERSES[settings.inverse])
 
     def precondition(self, G: Tensor, root: Tensor | None) -> Tensor:
-        """(Gamma + l_G I)^-1 G (Lambda + l_A I)^-1, (L, out, k).
+        """(Gamma + lam_G I)^-1 G (Lambda + lam_A I)^-1, (L, out, k).
 
         Args:
             G: The gradient.
             root: sqrt(rho), where it is no longer that at which the factors were inverted.
         """
-        l_A, l_G = (None if root is None else factor.damping(root) for factor in self.factors)
-        return self.Gamma.solve(self.Lambda.solve(G, l_A).mT, l_G).mT
+        lam_A, lam_G = (None if root is None else factor.damping(root) for factor in self.factors)
+        return self.Gamma.solve(self.Lambda.solve(G, lam_A).mT, lam_G).mT
 
     def average(self, step: Tensor, momentum: float, finite: Tensor) -> Tensor:
         """The dampened momentum m <- mu m + (1 - mu) step; what was there before, where the step is not finite."""

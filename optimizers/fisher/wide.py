@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from optimizers.fisher.factors import Factor, random_units
+from optimizers.fisher.inverses import reciprocal
 from optimizers.ranks import Ranks
 
 MOST_ROWS = 256
@@ -18,7 +19,7 @@ class WideFactor(Factor):
     r"""M = X'X as its rows X, (L, rows, k), inverted in the space of the rows, exactly at every damping.
 
     .. math::
-        (X^\top X + l I)^{-1} = \tfrac{1}{l} \left(I - X^\top (X X^\top + l I)^{-1} X\right)
+        (X^\top X + lam I)^{-1} = \tfrac{1}{lam} \left(I - X^\top (X X^\top + lam I)^{-1} X\right)
 
     The rows of a refresh are weighted as in every factor; of the earlier refreshes the oldest are dropped, and the
     weights of the others raised to sum to one, so that no more than ``MOST_ROWS`` remain beside the last.
@@ -43,15 +44,15 @@ class WideFactor(Factor):
         values, vectors = torch.linalg.eigh(X @ X.mT)
         self.state |= {"values": values.clamp_min(0), "vectors": vectors}
 
-    def _invert(self, l: Tensor) -> None:
-        self.state |= {"prepared": l, "indefinite": torch.zeros((), dtype=torch.int64, device=l.device)}
+    def _invert(self, lam: Tensor) -> None:
+        self.state |= {"prepared": lam, "indefinite": torch.zeros((), dtype=torch.int64, device=lam.device)}
 
-    def solve(self, V: Tensor, l: Tensor | None = None) -> Tensor:
-        """(V - V X'Q (D + l I)^-1 Q'X) / l."""
-        l = self.state["prepared"] if l is None else l
+    def solve(self, V: Tensor, lam: Tensor | None = None) -> Tensor:
+        """(V - V X'Q (D + lam I)^-1 Q'X) / lam."""
+        lam = self.state["prepared"] if lam is None else lam
         X, Q = self._rows(), self.state["vectors"]
-        inner = (V @ X.mT) @ Q / (self.state["values"] + l[:, None]).unsqueeze(1)
-        return (V - (inner @ Q.mT) @ X) / l[:, None, None]
+        inner = (V @ X.mT) @ Q * reciprocal(self.state["values"] + lam[:, None]).unsqueeze(1)
+        return (V - (inner @ Q.mT) @ X) * reciprocal(lam)[:, None, None]
 
     def times(self, V: Tensor) -> Tensor:
         """VM."""
