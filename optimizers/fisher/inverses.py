@@ -110,7 +110,9 @@ def guarded(lam: Tensor, prepared: Tensor) -> Tensor:
 def cholesky(A: Tensor) -> tuple[Tensor, Tensor]:
     """A^-1 by a Cholesky factor, and whether there is one."""
     factor, info = torch.linalg.cholesky_ex(A)
-    return torch.cholesky_inverse(factor), info == 0
+    works = (info == 0) & factor.sum((-2, -1)).isfinite()
+    identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)  # a singular factor would raise
+    return torch.cholesky_inverse(torch.where(works[:, None, None], factor, identity)), works
 
 
 def newton(A: Tensor, order: int, start: str = "identity") -> tuple[Tensor, Tensor]:
