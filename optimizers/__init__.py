@@ -11,13 +11,16 @@ from optimizers.ngd import NGD
 from optimizers.r_kalman import RKalman
 from optimizers.reng import RENG
 from optimizers.ring import RING
+from optimizers.sam import SAM
 from optimizers.sgd import SGD
+from optimizers.sophia import Sophia
 
 __all__ = [
     "EKF",
     "NGD",
     "RENG",
     "RING",
+    "SAM",
     "SGD",
     "AdaGrad",
     "AdamW",
@@ -29,4 +32,5 @@ __all__ = [
     "Observation",
     "OnlineOptimizer",
     "RKalman",
+    "Sophia",
 ]

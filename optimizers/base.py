@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -48,6 +48,30 @@ class OnlineOptimizer(torch.optim.Optimizer):
         """The parameters of all groups, in order."""
         return (p for group in self.param_groups for p in group["params"])
 
+    def differentiate(self, closure: Closure) -> tuple[Observation, Tensor]:
+        """Leave the derivative of the mean negative log-likelihood of all ranks' samples in ``grad``.
+
+        Args:
+            closure: Called once.
+
+        Returns:
+            The observation of all ranks' samples, and the norm of the gradient, ().
+        """
+        with torch.enable_grad():
+            observation = closure()
+            loss = observation.nll()
+        self.zero_grad()
+        loss.backward()
+        ranks = Ranks.current()
+        joint, sizes = ranks.join(observation)
+        grads = [p.grad for p in self.trained() if p.grad is not None]
+        ranks.average(grads, sizes)
+        return joint, torch.nn.utils.get_total_norm(grads)
+
+    def count(self, nonfinite: Tensor) -> Tensor:
+        """Steps on which a non-finite value was met, with the present one, of which it is said, ()."""
+        return getattr(self, "stats", {}).get("nonfinite", torch.zeros_like(nonfinite, dtype=torch.int64)) + nonfinite
+
     def check_ranks(self) -> None:
         """See that all processes hold the same parameters, bit for bit.
 
@@ -73,17 +97,8 @@ class FirstOrder(OnlineOptimizer):
 
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]
         """Take one step and return the observation made before it."""
-        with torch.enable_grad():
-            observation = closure()
-            loss = observation.nll()
-        self.zero_grad()
-        loss.backward()
-        ranks = Ranks.current()
-        joint, sizes = ranks.join(observation)
-        ranks.average([p.grad for p in self.trained() if p.grad is not None], sizes)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.trained() if p.grad is not None])
-        previous = getattr(self, "stats", {}).get("nonfinite", torch.zeros((), dtype=torch.int64, device=norm.device))
-        self.stats = {"grad_norm": norm, "nonfinite": previous + ~norm.isfinite()}
+        joint, norm = self.differentiate(closure)
+        self.stats = {"grad_norm": norm, "nonfinite": self.count(~norm.isfinite())}
         super().step()
         return joint
 
@@ -91,6 +106,21 @@ class FirstOrder(OnlineOptimizer):
         """Restore the rule's state, and count failures anew."""
         super().load_state_dict(state_dict)
         self.stats = {}
+
+
+def check_arguments(name: str, arguments: Iterable[tuple[str, Any, bool, str]]) -> None:
+    """Refuse arguments out of range.
+
+    Args:
+        name: The optimizer's.
+        arguments: Of each its name, its value, whether it will do, and what it must do.
+
+    Raises:
+        ValueError: Naming the first that will not do.
+    """
+    for argument, value, holds, allowed in arguments:
+        if not holds:
+            raise ValueError(f"{name}: {argument} must {allowed}; got {value!r}")
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

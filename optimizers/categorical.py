@@ -96,8 +96,8 @@ class Categorical(Likelihood):
         return basis.mT @ (torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)) @ basis
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw labels from the softmax, (B,)."""
-        return torch.multinomial(self.mean(), 1, generator=generator).squeeze(-1)
+        """Draw labels from the softmax, (B,); where it is not a number, any label, for the draw would fail."""
+        return torch.multinomial(self.mean().nan_to_num(1.0), 1, generator=generator).squeeze(-1)
 
     @property
     def _half(self) -> bool:

@@ -109,6 +109,7 @@ class NaturalOptimizer(OnlineOptimizer):
             moved = self._move(G, D, torch.nn.utils.get_total_norm(found.of), grads)
         if settings.adapt == "ratio" and refresh:
             predicted = predicted_change([stack.factors for stack in self._stacks], moved, G)
+            torch.clear_autocast_cache()  # of the weights before the step
             after = Ranks.current().join(closure())[0].nll()
             state["rho"] = by_ratio(state["rho"], after - found.loss, predicted, settings.phi)
         state["steps"] += 1

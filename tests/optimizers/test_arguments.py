@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import SGD, AdaGrad, AdamW, Categorical, Gaussian, LoKO
+from optimizers import SAM, SGD, AdaGrad, AdamW, Categorical, Gaussian, LoKO, Sophia
 from tests.optimizers.models import drive, labels, mlp
 
 NAN, INF = float("nan"), float("inf")
@@ -74,6 +74,8 @@ FIGURES = {
     AdamW: {"grad_norm", "nonfinite"},
     AdaGrad: {"grad_norm", "nonfinite"},
     SGD: {"grad_norm", "nonfinite"},
+    SAM: {"grad_norm", "sharpness", "nonfinite"},
+    Sophia: {"grad_norm", "hessian_norm", "clipped", "nonfinite"},
 }
 
 

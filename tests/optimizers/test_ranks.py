@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import EKF, SGD, AdamW, Categorical, LoKO, OnlineOptimizer, RKalman
+from optimizers import EKF, SAM, SGD, AdamW, Categorical, LoKO, OnlineOptimizer, RKalman, Sophia
 from optimizers.ranks import Ranks
 from tests.optimizers.models import convnet, labels, mlp, relative, rounding
 from tests.optimizers.processes import together
@@ -29,13 +29,15 @@ CASES: dict[str, tuple] = {
     "low rank": (EKF, {**F64, "covariance": "low-rank", "rank": 3}, convnet),
     "adamw": (AdamW, {"eps": 1e-3}, convnet),
     "sgd": (SGD, {"momentum": 0.9}, mlp),
+    "sam": (SAM, {"base": "adamw", "eps": 1e-3, "rho": 0.1}, mlp),
+    "sophia": (Sophia, {"lr": 1e-2, "gamma": 1.0, "eps": 1e-3, "hessian_every": 4}, convnet),
 }
 
 # What differs is the order of sums: over the columns of HPH' and the samples of a gradient, and within the products of
 # the forward and backward pass, whose batches are smaller. That is less than ten roundings for each of n <= 87 columns
 # and 24 rows a step. S is at most 100 times worse conditioned than the identity: R is at least .95^6 r0 I, and HPH'
-# at most 24 p0 |h|^2 with p0 = .2. AdamW's division by sqrt(v) + eps, eps = 1e-3, magnifies by 1000 at most, and with
-# SGD nothing is solved.
+# at most 24 p0 |h|^2 with p0 = .2. AdamW's division by sqrt(v) + eps, eps = 1e-3, magnifies by 1000 at most, and
+# so does Sophia's by max(gamma h, eps); with SGD nothing is solved.
 CLOSE = rounding(STEPS * 10 * (87 + 24), condition=1000)
 
 

@@ -1,0 +1,123 @@
+"""Sharpness-aware minimization (Foret et al., 2020): the gradient is taken where the loss is near its worst."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimizers.base import Closure, OnlineOptimizer, check_arguments
+from optimizers.likelihoods import Observation
+
+BASES = ("sgd", "adamw")
+
+
+class SAM(OnlineOptimizer):
+    r"""Steps of SGD or AdamW with the gradient at the worst point nearby, to first order.
+
+    .. math::
+        \hat\epsilon = \rho\, \frac{\nabla L(\theta)}{|\nabla L(\theta)|}, \quad
+        g = \nabla L(\theta + \hat\epsilon), \quad \theta \leftarrow \text{base}(\theta, g)
+
+    These are equations 2 and 3 of the paper with its p = 2. |.| is over the parameters of all groups. The closure is
+    called twice. A gradient that is not finite is counted, and the base rule takes it for zero.
+
+    Args:
+        params: Parameters or parameter groups, each of which may have its own ``rho`` and options of the base rule.
+        base: ``sgd`` or ``adamw``, torch's own.
+        lr: Learning rate of the base rule.
+        rho: Radius of the neighbourhood; 0 leaves the base rule.
+        momentum: Of ``sgd``; ``adamw`` makes no use of it.
+        betas: Of ``adamw``, decay of the first and second moment; ``sgd`` makes no use of them.
+        eps: Of ``adamw``, added to the root of the second moment; ``sgd`` makes no use of it.
+        weight_decay: L2 penalty with ``sgd``, decoupled with ``adamw``.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        params: torch.optim.optimizer.ParamsT,
+        base: str = "sgd",
+        lr: float = 1e-2,
+        rho: float = 0.05,
+        momentum: float = 0.9,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        if base not in BASES:
+            raise ValueError(f"SAM: base must be one of {', '.join(BASES)}; got {base!r}")
+        self._check(
+            {"lr": lr, "rho": rho, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        )
+        self._base: torch.optim.Optimizer
+        if base == "sgd":
+            self._base = torch.optim.SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        else:
+            self._base = torch.optim.AdamW(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        super().__init__(self._base.param_groups, {**self._base.defaults, "rho": rho})
+        for group in self.param_groups:
+            self._check(group)
+        self.stats = {}
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: Closure) -> Observation:  # type: ignore[override]
+        """Take one step and return the observation made before it, at the parameters themselves."""
+        observation, norm = self.differentiate(closure)
+        theta = [p.clone() for p in self.trained()]
+        try:
+            self._ascend(norm)
+            torch.clear_autocast_cache()  # it would hand the second pass the parameters of the first
+            perturbed, perturbed_norm = self.differentiate(closure)
+        finally:
+            for p, value in zip(self.trained(), theta, strict=True):
+                p.copy_(value)
+        torch.clear_autocast_cache()
+        finite = (norm + perturbed_norm).isfinite()
+        for p in self.trained():
+            if p.grad is not None:
+                p.grad = torch.where(finite, p.grad, 0)
+        self._base.step()
+        sharpness = perturbed.nll() - observation.nll()
+        self.stats = {"grad_norm": norm, "sharpness": sharpness, "nonfinite": self.count(~finite)}
+        return observation
+
+    def _ascend(self, norm: Tensor) -> None:
+        """theta + rho g / |g|; where g is zero, theta."""
+        length = norm.clamp_min(torch.finfo(norm.dtype).tiny)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.add_(p.grad / length, alpha=group["rho"])
+
+    def _share(self) -> None:
+        """Let the base rule work on the groups and the state of this object, which are what is saved."""
+        self._base.__setstate__({"state": self.state, "param_groups": self.param_groups})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With the base rule, for copies."""
+        return {**super().__getstate__(), "_base": self._base}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore groups and state, the base rule's as well, and count failures anew."""
+        super().__setstate__(state)
+        self.stats = {}
+        self._share()
+
+    def _check(self, options: dict[str, Any]) -> None:
+        infinity = float("inf")
+        given = {"momentum": 0.0, "betas": (0.0, 0.0), "eps": 0.0, **options}
+        for name in ("lr", "rho", "eps", "weight_decay"):
+            holds = 0 <= given[name] < infinity
+            check_arguments("SAM", [(name, given[name], holds, "be zero or positive, and finite")])
+        check_arguments(
+            "SAM",
+            [
+                ("momentum", given["momentum"], 0 <= given["momentum"] < 1, "lie in [0, 1)"),
+                ("betas", given["betas"], all(0 <= beta < 1 for beta in given["betas"]), "lie in [0, 1)"),
+            ],
+        )

@@ -1,0 +1,157 @@
+"""Sophia-G (Liu et al., 2023, arXiv 2305.14342): a clipped step preconditioned by a diagonal of the Fisher matrix."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimizers.base import Closure, OnlineOptimizer, check_arguments
+from optimizers.likelihoods import Observation
+from optimizers.ranks import Ranks
+
+SOPHIA = "sophia"
+"""Key of the step counter in the state."""
+
+
+class Sophia(OnlineOptimizer):
+    r"""Algorithm 3 with the Gauss-Newton-Bartlett estimator of Algorithm 2.
+
+    .. math::
+        m &\leftarrow \beta_1 m + (1 - \beta_1)\, g \\
+        h &\leftarrow \beta_2 h + (1 - \beta_2)\, B\, \hat g \odot \hat g \quad \text{every k-th step} \\
+        \theta &\leftarrow \theta - \alpha \lambda \theta \\
+        \theta &\leftarrow \theta - \alpha\, \mathrm{clip}(m / \max(\gamma h, \epsilon), 1)
+
+    g is the gradient of the mean negative log-likelihood of the B samples, and g-hat that at labels drawn from the
+    model, from the same graph. A gradient that is not finite is counted, and taken for zero.
+
+    Args:
+        params: Parameters or parameter groups, each of which may have its own options but ``hessian_every``.
+        lr: Learning rate, alpha; no coordinate moves further, but for the weight decay.
+        betas: beta_1 and beta_2; the defaults are those of GRNG, Table 5.
+        gamma: The larger, the fewer coordinates are clipped.
+        eps: Least denominator.
+        weight_decay: Decoupled weight decay, lambda; GRNG states none.
+        hessian_every: Steps between two estimates of h, k; the first step makes one.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        params: torch.optim.optimizer.ParamsT,
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.965, 0.98),
+        gamma: float = 0.05,
+        eps: float = 1e-12,
+        weight_decay: float = 0.0,
+        hessian_every: int = 10,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "gamma": gamma, "eps": eps, "weight_decay": weight_decay}
+        self._check(defaults)
+        check_arguments("Sophia", [("hessian_every", hessian_every, hessian_every >= 1, "be at least 1")])
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            self._check(group)
+        self.hessian_every = hessian_every
+        self.state[SOPHIA] = {"steps": 0}  # type: ignore[index]
+        self.stats = {}
+
+    @torch.no_grad()
+    def step(self, closure: Closure) -> Observation:  # type: ignore[override]
+        """Take one step and return the observation made before it."""
+        steps, ranks = self.state[SOPHIA]["steps"], Ranks.current()  # type: ignore[index]
+        refresh = steps % self.hessian_every == 0
+        with torch.enable_grad():
+            observation = closure()
+            loss = observation.nll()
+        joint, sizes = ranks.join(observation)
+        g, norm = self._gradient(loss, sizes, retain_graph=refresh)
+        finite = norm.isfinite()
+        if refresh:
+            with torch.enable_grad():
+                sampled = observation.likelihood.nll(joint.likelihood.sample()[ranks.own(sizes)])
+            g_hat, norm_hat = self._gradient(sampled, sizes)
+            finite = finite & norm_hat.isfinite()
+            self._estimate(g_hat, sum(sizes))
+        u = self._move(g)
+        clipped = torch.cat([part.flatten() for part in u]).abs() >= 1
+        self.state[SOPHIA] = {"steps": steps + 1}  # type: ignore[index]
+        hessian = torch.nn.utils.get_total_norm([self.state[p]["h"] for p in self.trained()])
+        figures = {"grad_norm": norm, "hessian_norm": hessian, "clipped": clipped.float().mean()}
+        self.stats = {**figures, "nonfinite": self.count(~finite)}
+        return joint
+
+    def _gradient(self, loss: Tensor, sizes: list[int], retain_graph: bool = False) -> tuple[list[Tensor], Tensor]:
+        """Derivative of the mean loss over all ranks' samples, zero if it is not finite, and its norm."""
+        params = list(self.trained())
+        parts = torch.autograd.grad(loss, params, retain_graph=retain_graph, materialize_grads=True)
+        g = [part.contiguous() for part in parts]  # they may be views of each other, or expanded
+        Ranks.current().average(g, sizes)
+        norm = torch.nn.utils.get_total_norm(g)
+        return [torch.where(norm.isfinite(), part, 0) for part in g], norm
+
+    def _estimate(self, g_hat: list[Tensor], B: int) -> None:
+        """Algorithm 2: h <- beta_2 h + (1 - beta_2) B g_hat^2."""
+        for group, own in self._groups(g_hat):
+            beta, h = group["betas"][1], self._state(group, "h")
+            torch._foreach_mul_(h, beta)
+            torch._foreach_addcmul_(h, own, own, value=(1 - beta) * B)
+
+    def _move(self, g: list[Tensor]) -> list[Tensor]:
+        """Algorithm 3 from m on; returns the clipped ratios."""
+        moved: list[Tensor] = []
+        for group, own in self._groups(g):
+            beta, lr, m = group["betas"][0], group["lr"], self._state(group, "m")
+            torch._foreach_mul_(m, beta)
+            torch._foreach_add_(m, own, alpha=1 - beta)
+            denominator = torch._foreach_mul(self._state(group, "h"), group["gamma"])
+            torch._foreach_clamp_min_(denominator, group["eps"])
+            u = torch._foreach_div(m, denominator)
+            torch._foreach_clamp_max_(u, 1.0)
+            torch._foreach_clamp_min_(u, -1.0)
+            torch._foreach_mul_(group["params"], 1 - lr * group["weight_decay"])
+            torch._foreach_add_(group["params"], u, alpha=-lr)
+            moved += u
+        return moved
+
+    def _groups(self, parts: list[Tensor]) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
+        """Every group with its own of these tensors, one a parameter."""
+        each = iter(parts)
+        for group in self.param_groups:
+            yield group, list(islice(each, len(group["params"])))
+
+    def _state(self, group: dict[str, Any], name: str) -> list[Tensor]:
+        """m or h of a group's parameters, zero at first."""
+        for p in group["params"]:
+            if name not in self.state[p]:
+                self.state[p][name] = torch.zeros_like(p)
+        return [self.state[p][name] for p in group["params"]]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore m, h and the place in the period of the Hessian, and count failures anew.
+
+        Raises:
+            ValueError: If it was saved by another optimizer.
+        """
+        if SOPHIA not in state_dict["state"]:
+            raise ValueError("Sophia: the checkpoint holds no state of Sophia; it is another optimizer's")
+        super().load_state_dict(copy.deepcopy(state_dict))
+        self.stats = {}
+
+    def _check(self, options: dict[str, Any]) -> None:
+        infinity = float("inf")
+        for name in ("lr", "weight_decay"):
+            value = options[name]
+            check_arguments("Sophia", [(name, value, 0 <= value < infinity, "be zero or positive, and finite")])
+        for name in ("gamma", "eps"):
+            value = options[name]
+            check_arguments("Sophia", [(name, value, 0 < value < infinity, "be positive and finite")])
+        betas = options["betas"]
+        check_arguments("Sophia", [("betas", betas, all(0 <= beta < 1 for beta in betas), "lie in [0, 1)")])

@@ -1,0 +1,177 @@
+"""Sophia-G is its published algorithm, and its estimate that of the Fisher matrix' diagonal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from optimizers import AdamW, Categorical, Gaussian, Observation, Sophia
+from tests.optimizers.models import drive, labels, linear, mlp, relative, rounding, values
+from tests.optimizers.reference import flat
+from tests.optimizers.test_state import through_disk
+
+STEPS, EVERY = 7, 3
+OPTIONS: dict[str, Any] = {"lr": 0.05, "betas": (0.8, 0.9), "gamma": 1.0, "eps": 1e-3, "weight_decay": 0.1}
+
+# Both loops do the same passes on the same labels; they differ in a few products a coordinate and step. Their
+# difference is magnified by the division by max(gamma h, eps) >= 1e-3.
+CLOSE = rounding(STEPS * 20, condition=1000)
+
+
+def grouped(model: nn.Module) -> list[dict[str, Any]]:
+    """Two layers as two groups, the second with options of its own."""
+    return [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.01, "gamma": 0.1}]
+
+
+@pytest.mark.parametrize("B", [1, 3])
+@pytest.mark.parametrize("kind", ["labels", "values"])
+def test_is_the_published_algorithm(kind: str, B: int) -> None:
+    """Algorithms 2 and 3, written out coordinate by coordinate on a copy of the model."""
+    model, other, likelihood = mlp(3), mlp(3), Categorical if kind == "labels" else Gaussian
+    optimizer = Sophia(grouped(model), hessian_every=EVERY, **OPTIONS)
+    params = list(other.parameters())
+    rates, gammas = [0.05, 0.05, 0.01, 0.01], [1.0, 1.0, 0.1, 0.1]
+    m = [torch.zeros_like(p) for p in params]
+    h = [torch.zeros_like(p) for p in params]
+    shares = []
+    for k, (x, y) in enumerate(labels(STEPS, B, 3) if kind == "labels" else values(STEPS, B, 3)):
+        calls = []
+
+        def closure(x: Tensor = x, y: Tensor = y, calls: list[int] = calls) -> Observation:
+            calls.append(1)
+            return likelihood(model(x)).observe(y)
+
+        before = model(x).detach()
+        torch.manual_seed(k)
+        assert torch.equal(optimizer.step(closure).outputs, before)
+        assert len(calls) == 1
+
+        g = torch.autograd.grad(likelihood(other(x)).nll(y), params)
+        m = [0.8 * a + 0.2 * b for a, b in zip(m, g, strict=True)]
+        if k % EVERY == 0:
+            torch.manual_seed(k)
+            sampled = likelihood(other(x).detach()).sample()
+            g_hat = torch.autograd.grad(likelihood(other(x)).nll(sampled), params)
+            h = [0.9 * a + 0.1 * B * b * b for a, b in zip(h, g_hat, strict=True)]
+        ratios = [a / (gamma * b).clamp_min(1e-3) for a, b, gamma in zip(m, h, gammas, strict=True)]
+        with torch.no_grad():
+            for p, ratio, lr in zip(params, ratios, rates, strict=True):
+                p -= lr * 0.1 * p
+                p -= lr * ratio.clamp(-1, 1)
+        assert relative(flat(model), flat(other)) <= CLOSE
+        share = torch.cat([ratio.flatten().abs() >= 1 for ratio in ratios]).double().mean()
+        shares.append(float(share))
+        assert float(optimizer.stats["clipped"]) == pytest.approx(float(share), rel=1e-6)  # a float32
+        assert float(optimizer.stats["grad_norm"]) == pytest.approx(float(flat_norm(g)), rel=CLOSE)
+        assert float(optimizer.stats["hessian_norm"]) == pytest.approx(float(flat_norm(h)), rel=CLOSE)
+    assert min(shares) < 1  # or nothing but signs was compared
+    assert max(shares) > 0
+
+
+def flat_norm(parts: Any) -> Tensor:
+    """Norm over all of them."""
+    return torch.cat([part.flatten() for part in parts]).norm()
+
+
+def test_the_estimate_is_the_diagonal_of_the_fisher_matrix() -> None:
+    """On average over labels, by which B g-hat^2 has no bias: sum over samples of p_c (1 - p_c) x_i^2 / B."""
+    model, (x, y), draws = linear(3), labels(1, 2, 3)[0], 1000
+    p = model(x).softmax(-1).detach()
+    exact = torch.einsum("bc,bi->ci", p * (1 - p), x.square()) / 2
+    found = []
+    for _ in range(draws):
+        optimizer = Sophia(model.parameters(), lr=0.0, betas=(0.9, 0.0))
+        optimizer.step(lambda: Categorical(model(x)).observe(y))
+        found.append(optimizer.state[model.weight]["h"])
+    error = torch.stack(found).std(0) / draws**0.5
+    assert ((torch.stack(found).mean(0) - exact).abs() <= 5 * error).all()  # 15 entries: by chance once in 10^5
+
+
+def test_no_coordinate_moves_further_than_the_learning_rate() -> None:
+    model = mlp(3)
+    for x, y in labels(STEPS, 2, 3):
+        before = flat(model)
+        drive(Sophia(model.parameters(), lr=0.01), model, Categorical, [(1e3 * x, y)])
+        assert float((flat(model) - before).abs().max()) <= 0.01 * (1 + 1e-12)
+
+
+def test_a_gradient_of_zero_moves_nothing() -> None:
+    model = linear(2)
+    x = torch.zeros(1, 5).double()
+    start, optimizer = model.weight.detach().clone(), Sophia(model.parameters())
+    drive(optimizer, model, Gaussian, [(x, model(x).detach())])
+    assert torch.equal(model.weight, start)
+    assert int(optimizer.stats["nonfinite"]) == 0
+
+
+@pytest.mark.parametrize("likelihood", [Categorical, Gaussian])
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_gradient_that_is_not_finite_is_counted_and_spoils_nothing(bad: int, likelihood: Any) -> None:
+    """At a step with an estimate of h and at one without."""
+    model = mlp(3)
+    optimizer = Sophia(model.parameters(), hessian_every=2)
+    stream = labels(4, 2, 3) if likelihood is Categorical else values(4, 2, 3)
+    stream[bad] = (stream[bad][0] * float("inf"), stream[bad][1])
+    drive(optimizer, model, likelihood, stream)
+    assert flat(model).isfinite().all()
+    assert int(optimizer.stats["nonfinite"]) == 1
+    assert "1 non-finite" in (optimizer.failure() or "")
+
+
+def run(stream: list, optimizer: Sophia, model: nn.Module, start: int) -> Tensor:
+    """Parameters after it, each step with a seed of its own."""
+    for k, batch in enumerate(stream, start):
+        torch.manual_seed(k)
+        drive(optimizer, model, Categorical, [batch])
+    return flat(model)
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4])
+def test_a_resumed_run_equals_the_uninterrupted_one(stop: int) -> None:
+    """In the middle of a period, at its end and after it."""
+    stream, model, twin = labels(10, 2, 3), mlp(3), mlp(3, seed=9)
+    optimizer, resumed = (Sophia(grouped(net), hessian_every=EVERY, **OPTIONS) for net in (model, twin))
+    run(stream[:2], resumed, twin, 0)  # a state that must not survive
+    run(stream[:stop], optimizer, model, 0)
+    saved = through_disk({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    twin.load_state_dict(saved["model"])
+    resumed.load_state_dict(saved["optimizer"])
+    assert resumed.state_bytes() == optimizer.state_bytes() == 2 * 66 * 8
+    assert torch.equal(run(stream[stop:], resumed, twin, stop), run(stream[stop:], optimizer, model, stop))
+
+
+def test_loading_does_not_tie_the_two() -> None:
+    model, twin = mlp(3), mlp(3)
+    optimizer, loaded = Sophia(model.parameters()), Sophia(twin.parameters())
+    drive(optimizer, model, Categorical, labels(2, 2, 3))
+    loaded.load_state_dict(optimizer.state_dict())
+    kept = optimizer.state[model[0].weight]["m"].clone()
+    drive(loaded, twin, Categorical, labels(2, 2, 3))
+    assert torch.equal(optimizer.state[model[0].weight]["m"], kept)
+    assert optimizer.state["sophia"] == {"steps": 2}
+
+
+def test_another_optimizers_state_is_refused() -> None:
+    params = list(mlp(3).parameters())
+    with pytest.raises(ValueError, match=r"^Sophia: the checkpoint holds no state of Sophia"):
+        Sophia(params).load_state_dict(AdamW(params).state_dict())
+
+
+REFUSED = [
+    ("lr", -1.0), ("lr", float("nan")), ("betas", (1.0, 0.9)), ("betas", (0.9, -0.1)), ("gamma", 0.0), ("eps", 0.0),
+    ("weight_decay", -1.0), ("hessian_every", 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), REFUSED, ids=repr)
+def test_arguments_out_of_range_are_named(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^Sophia: {name} must .*got [^\n]*$"):
+        Sophia(mlp(3).parameters(), **{name: value})
+
+
+def test_so_are_a_groups_own() -> None:
+    with pytest.raises(ValueError, match=r"^Sophia: gamma must"):
+        Sophia([{"params": mlp(3).parameters(), "gamma": 0.0}])
