@@ -60,7 +60,7 @@ class RING(NaturalOptimizer):
         factor_decay: float = 0.9,
         momentum: float = 0.9,
         kl_clip: float = 1e-3,
-        floor: float = 1e-2,
+        floor: float = 0.3,
         unfactored: str = "adamw",
         unfactored_lr: float = 1e-3,
         literal: bool = False,

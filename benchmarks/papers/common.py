@@ -42,12 +42,15 @@ def told(main: Callable[[], None]) -> None:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 
-def parser(doc: str, samples: int) -> argparse.ArgumentParser:
-    """The options of every experiment."""
+def parser(doc: str, samples: int, tests: int | None = None) -> argparse.ArgumentParser:
+    """The options of every experiment; ``tests`` are the samples of the test split, all by default, 0 for none."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--seeds", type=int, default=3, help="seeds 0 to SEEDS - 1 (default: 3)")
     made.add_argument("--samples", type=int, default=samples, help=f"length of the stream (default: {samples})")
-    made.add_argument("--test-samples", type=int, help="of the test split (default: all)")
+    if tests != 0:
+        made.add_argument(
+            "--test-samples", type=int, default=tests, help=f"of the test split (default: {tests or 'all'})"
+        )
     made.add_argument("--runs", type=Path, default=Path("runs/papers"), help="where finished runs are kept")
     made.add_argument("--output", type=Path, help="path of the JSON and the PNG, without suffix")
     made.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -202,7 +205,8 @@ def save(options: argparse.Namespace, study: str, content: dict[str, Any], figur
             "commit": commit(),
         }
         protocol = {"study": study, "samples": options.samples, "seeds": options.seeds}
-        protocol["test_samples"] = options.test_samples or "all"
+        if "test_samples" in options:
+            protocol["test_samples"] = options.test_samples or "all"
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.with_suffix(".json").write_text(
             json.dumps({**protocol, **content, "environment": environment}, indent=2) + "\n"
