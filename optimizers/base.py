@@ -86,7 +86,7 @@ class OnlineOptimizer(torch.optim.Optimizer):
 
     def state_bytes(self) -> int:
         """Bytes held by the optimizer's state."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self.state))
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors(self.state))
 
 
 class FirstOrder(OnlineOptimizer):
@@ -123,9 +123,10 @@ def check_arguments(name: str, arguments: Iterable[tuple[str, Any, bool, str]]) 
             raise ValueError(f"{name}: {argument} must {allowed}; got {value!r}")
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
+def tensors(tree: Any) -> Iterator[Tensor]:
+    """Every tensor of nested dictionaries."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, dict):
         for value in tree.values():
-            yield from _tensors(value)
+            yield from tensors(value)

@@ -5,7 +5,7 @@ Shapes: ``B`` batch, ``m`` outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class Errors:
         self.observation, self.joint, self.own = observation, joint, own
         self.batch = len(observation.outputs)
         self._natural: Innovation | None = None
-        if kind in ("auto", "exact"):
+        if kind == "exact" or (kind == "auto" and observation.outputs.shape[1] <= 2):
             natural = observation.natural()
             if natural.residual.shape[1] == 1 or kind == "exact":
                 self._natural = natural
@@ -47,6 +47,14 @@ class Errors:
         """Whether they follow from the derivatives of the loss, so that no further backward pass is needed."""
         return self.kind == "empirical" or (self._natural is not None and self._natural.residual.shape[1] == 1)
 
+    def may_need_more(self, shapes: Iterable[torch.Size]) -> bool:
+        """Whether further backward passes may be needed.
+
+        A single coordinate's errors are scaled sample by sample, for which it must be clear whose they are: the first
+        dimension of the layers' outputs, of these shapes, is the batch.
+        """
+        return not self.from_ordinary or (self._natural is not None and any(s[0] != self.batch for s in shapes))
+
     def each(self, ordinary: Derivatives, edges: Sequence[GradientEdge]) -> Iterator[Derivatives]:
         """The errors by every layer, for one label or coordinate after the other.
 
@@ -54,7 +62,8 @@ class Errors:
             ordinary: Derivatives of the mean loss.
             edges: Where the layers' outputs stand in the graph.
         """
-        if self.from_ordinary:
+        clear = self._natural is None or all(g is None or len(g) == self.batch for g in ordinary)
+        if self.from_ordinary and clear:
             yield [None if g is None else self._scaled(g) for g in ordinary]
         elif self.kind == "sampled":
             target = self.joint.likelihood.sample()[self.own]
@@ -82,4 +91,4 @@ class Errors:
         assert factor is not None
         r = self._natural.residual.abs()
         scale = self.batch * torch.where(r > 0, factor.norm(dim=-1) / r, 0)
-        return g * scale.repeat_interleave(len(g) // self.batch).view(-1, *[1] * (g.dim() - 1))
+        return g * scale.view(-1, *[1] * (g.dim() - 1))

@@ -12,6 +12,7 @@ import inspect
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -125,11 +126,12 @@ class LayerWatch:
         for name, module in model.named_modules():
             if has_factors(module) and id(module.weight) in wanted and uses[id(module.weight)] == 1:
                 assert isinstance(module, (nn.Linear, nn.Conv2d))
-                bias = module.bias if module.bias is not None and id(module.bias) in wanted else None
-                self.layers.append(Layer(name, module, module.weight, bias))
+                own = module.bias is not None and id(module.bias) in wanted and uses[id(module.bias)] == 1
+                self.layers.append(Layer(name, module, module.weight, module.bias if own else None))
                 module.register_forward_hook(self._see, with_kwargs=True)
-            elif "attention_mask" in inspect.signature(module.forward).parameters:
-                module.register_forward_pre_hook(self._see_mask, with_kwargs=True)
+            elif "attention_mask" in (names := [*inspect.signature(module.forward).parameters]):
+                hook = partial(self._see_mask, names.index("attention_mask"))
+                module.register_forward_pre_hook(hook, with_kwargs=True)
 
     def __enter__(self) -> LayerWatch:
         """Begin to record."""
@@ -145,8 +147,8 @@ class LayerWatch:
         seen, self._passes = self._passes, {}
         return {i: seen[id(layer.module)] for i, layer in enumerate(self.layers) if id(layer.module) in seen}
 
-    def _see_mask(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        mask = named.get("attention_mask")
+    def _see_mask(self, place: int, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        mask = inputs[place] if place < len(inputs) else named.get("attention_mask")
         if self._open and isinstance(mask, Tensor) and mask.dim() == 2:
             self._mask = mask.detach()
 
@@ -163,7 +165,9 @@ class LayerWatch:
 
 
 def has_factors(module: nn.Module) -> bool:
-    """Whether the layer's matrix has Kronecker factors."""
+    """Whether the layer's matrix has Kronecker factors; a subclass may do something else with it."""
+    if type(module).forward not in (nn.Linear.forward, nn.Conv2d.forward):
+        return False
     if isinstance(module, nn.Conv2d):
         return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
     return isinstance(module, nn.Linear)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from optimizers.base import Closure, OnlineOptimizer
+from optimizers.base import Closure, OnlineOptimizer, tensors
 from optimizers.fisher.damping import by_loss, by_ratio, predicted_change
 from optimizers.fisher.factors import Factor
 from optimizers.fisher.inverses import GUARD
@@ -81,6 +83,16 @@ class NaturalOptimizer(OnlineOptimizer):
         factored = {id(param) for layer in self._observer.layers for param in layer.params}
         self._check_unfactored([param for param in self._params if id(param) not in factored])
         return self
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group before the first step is taken.
+
+        Raises:
+            ValueError: If the state exists already.
+        """
+        if NATURAL in self.state:
+            raise ValueError(f"{self.name}: parameters cannot join once the optimizer has been created")
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]
@@ -173,6 +185,10 @@ class NaturalOptimizer(OnlineOptimizer):
 
     def _check_unfactored(self, params: list[Tensor]) -> None:
         check_unfactored(self.name, self._model, params, self.settings.unfactored, self.settings.unfactored_lr)
+
+    def replicated(self) -> Iterator[Tensor]:
+        """The parameters, factors, inverses and momentum."""
+        return chain(self.trained(), tensors(self.natural))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore factors, inverses, momentum, damping and the place in the skip period.

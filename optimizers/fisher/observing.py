@@ -77,21 +77,29 @@ class Observer:
                 during.enter_context(sdpa_kernel(SDPBackend.MATH))
             observation = closure()
             loss = observation.nll()
+        with torch.autocast(loss.device.type, enabled=False):
+            return self._differentiate(observation, loss, refresh, fisher, grad_reg if penalised else 0.0, ranks)
+
+    def _differentiate(
+        self, observation: Observation, loss: Tensor, refresh: bool, fisher: str, grad_reg: float, ranks: Ranks
+    ) -> Gradients:
+        penalised = grad_reg > 0
         joint, sizes = ranks.join(observation)
         passes = self.watch.take() if refresh else {}
         edges = [seen.y for each in passes.values() for seen in each]
         own = ranks.own(sizes) if ranks.world > 1 else slice(None)
         errors = Errors(fisher, observation, joint, own) if refresh else None
         further = errors is not None and not errors.from_ordinary
+        again = errors is not None and errors.may_need_more([seen.shape for each in passes.values() for seen in each])
 
         inputs: list[Any] = [*self.params, *([] if further else edges)]
         grads = torch.autograd.grad(
-            loss, inputs, create_graph=penalised, retain_graph=penalised or further, allow_unused=True
+            loss, inputs, create_graph=penalised, retain_graph=penalised or again, allow_unused=True
         )
         graph, ordinary = grads[: len(self.params)], grads[len(self.params) :]
         g = [torch.zeros_like(p) if d is None else d.detach() for p, d in zip(self.params, graph, strict=True)]
         if penalised:
-            g = self._penalised(g, graph, grad_reg, further, ranks, sizes)
+            g = self._penalised(g, graph, grad_reg, again, ranks, sizes)
         else:
             ranks.average(g, sizes)
         labels = [*errors.each(ordinary, edges)] if errors is not None else []

@@ -63,7 +63,8 @@ class Stack:
         for name, rows in (("Lambda", X), ("Gamma", E)):
             if name not in self.state:
                 columns, longest = rows[0].shape[1], max(map(len, rows))
-                self.state[name] = {"wide": columns >= WIDE and 2 * longest <= columns}
+                of_all = longest if ranks.world == 1 else sum(ranks.integers(longest, rows[0].device))
+                self.state[name] = {"wide": columns >= WIDE and 2 * of_all <= columns}
         self.Lambda.add(X, torch.stack(counts), ranks)
         self.Gamma.add(E, E[0].new_full((len(E),), samples), ranks)
 

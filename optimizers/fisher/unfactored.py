@@ -45,7 +45,14 @@ def check_batch_norm(name: str, model: nn.Module) -> None:
         ValueError: Naming the layer.
     """
     for path, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            continue
+        if module.running_mean is None:
+            raise ValueError(
+                f"{name}: {path} ({type(module).__name__}) keeps no statistics (track_running_stats=False) and mixes the "
+                "samples of a batch; build it with track_running_stats=True, or take a norm of each sample's own"
+            )
+        if module.training:
             raise ValueError(
                 f"{name}: {path} ({type(module).__name__}) is in train mode, where it mixes the samples of a batch; "
                 "call model.eval(), which keeps its statistics still while the weights learn"

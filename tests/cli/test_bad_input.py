@@ -35,6 +35,11 @@ DIGIT_MISTAKES = {
     "texts for an image backbone": (["--model.backbone.library=transformers"], "images"),
     "an adapter on nothing": (["--model.backbone.adapter=lora", "--model.backbone.targets=[nowhere]"], "'nowhere'"),
     "no such timm model": (["--model.backbone.name=resnet1"], "resnet1"),
+    "no damping": (["--optimizer=RING", "--optimizer.rho=0"], "RING: rho must be positive"),
+    "negative damping": (["--optimizer=NGD", "--optimizer.rho=-1"], "NGD: rho must be positive"),
+    "an unknown inverse": (["--optimizer=RENG", "--optimizer.inverse=lu"], "inverse must be one of cholesky, eigen"),
+    "a negative penalty": (["--optimizer=RENG", "--optimizer.grad_reg=-1"], "grad_reg must be zero or positive"),
+    "an unknown base": (["--optimizer=SAM", "--optimizer.base=adam"], "base"),
     "an unknown rival": (["--run.against=[nowhere]"], "nowhere"),
 }
 

@@ -14,6 +14,7 @@ SAMPLES, EPOCHS = 24, 2
 OPTIMIZERS = {
     "loko": ["--config", "optimizer/loko"],
     "adamw": ["--config", "optimizer/adamw"],
+    "reng": ["--config", "optimizer/reng"],  # with labels drawn for the digits, and killed within its period of 8
 }
 COMMON = [
     "--config", "trainer/cpu",

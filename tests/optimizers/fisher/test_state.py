@@ -128,6 +128,12 @@ def test_every_group_has_its_own_learning_rate() -> None:
     assert moved == [False, False, True, True]
 
 
+def test_parameters_cannot_join_later() -> None:
+    optimizer = NGD(mlp(3).parameters())
+    with pytest.raises(ValueError, match=r"^NGD: parameters cannot join"):
+        optimizer.add_param_group({"params": mlp(2).parameters()})
+
+
 def test_weight_and_bias_belong_together() -> None:
     model = mlp(3)
     optimizer = NGD([{"params": [p]} for p in model.parameters()]).attach(model)
