@@ -1,7 +1,7 @@
 r"""What a step of NGD, RING and RENG costs against AdamW's on the same batches: lazy steps, refreshes, and a period.
 
-All take turns on the same random samples, see :mod:`benchmarks.timing`. A period is one refresh and skip - 1 lazy steps,
-each at its median ratio to AdamW's step on the same batch.
+All take turns on the same random samples, see :mod:`benchmarks.timing`. A period is one refresh and skip - 1 lazy
+steps, each at its median ratio to AdamW's step on the same batch.
 
     python -m benchmarks.natural_cost --threads 1 --output docs/results/natural_cost
 """
@@ -85,10 +85,7 @@ def measure(scene: Scene, names: list[str], periods: int, seconds: float, device
     for name, runner in runners.items():
         ratios = [own / theirs for own, theirs in zip(runner.seconds, adamw, strict=True)]
         period = RULES[name][1]
-        # the warm-up was one of our periods, so that the first step here is a refresh
-        offset = SKIP % period
-        turns = [[r for k, r in enumerate(ratios) if ((k + offset) % period == 0) == fresh] for fresh in (True, False)]
-        refresh, lazy = (statistics.median(turn) if turn else None for turn in turns)
+        refresh, lazy = (statistics.median(turn) if turn else None for turn in by_turn(ratios, period))
         assert refresh is not None
         figures[name] = {
             **runner.figures(),
@@ -99,6 +96,12 @@ def measure(scene: Scene, names: list[str], periods: int, seconds: float, device
         }
     trained = sum(p.numel() for p in case.parameters() if p.requires_grad)
     return {"rounds": rounds, "batch": scene.batch, "trainable_parameters": trained, "optimizers": figures}
+
+
+def by_turn(ratios: list[float], period: int) -> tuple[list[float], list[float]]:
+    """Those of refreshes and those of lazy steps; the first was step SKIP, after the warm-up, counted from 0."""
+    steps = list(enumerate(ratios, SKIP))
+    return [r for k, r in steps if k % period == 0], [r for k, r in steps if k % period]
 
 
 def show(name: str, result: dict[str, Any]) -> None:
@@ -121,9 +124,7 @@ def plot(results: dict[str, Any], target: Path) -> None:
         rules = result["optimizers"]
         axis.bar(list(rules), [f["period"] for f in rules.values()], color="0.8", label="period")
         for part, mark in (("lazy", "v"), ("refresh", "^")):
-            points = [
-                (i, f[part]) for i, f in enumerate(rules.values()) if f[part] is not None and f["lazy"] is not None
-            ]
+            points = [(i, f[part]) for i, f in enumerate(rules.values()) if f["lazy"] is not None]
             axis.plot(*zip(*points, strict=True), mark, label=part)
         axis.axhline(1, color="k", linewidth=0.6)
         axis.set(ylabel="time / AdamW", title=name)

@@ -30,8 +30,8 @@ from lightning_modules.backbones.base import Backbone
 
 BATCH, FILTER_BATCH = 16, 4
 WARMUP = 0.07
-EVALUATIONS = 8
-PROBE = 128
+EVALUATIONS = 6
+PROBE = 64
 """Training samples whose gradient is followed: the first of the stream."""
 
 CHUNK = 32
@@ -137,7 +137,7 @@ def plot(runs: Runs, best: str) -> Any:
 
 
 def main(args: list[str] | None = None) -> None:
-    made = common.parser(__doc__, samples=640, tests=256)
+    made = common.parser(__doc__, samples=640, tests=192)
     common.add_texts(made)
     options = common.start(made, args)
     lines = rules(options.samples)

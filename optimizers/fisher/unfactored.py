@@ -49,8 +49,8 @@ def check_batch_norm(name: str, model: nn.Module) -> None:
             continue
         if module.running_mean is None:
             raise ValueError(
-                f"{name}: {path} ({type(module).__name__}) keeps no statistics (track_running_stats=False) and mixes the "
-                "samples of a batch; build it with track_running_stats=True, or take a norm of each sample's own"
+                f"{name}: {path} ({type(module).__name__}) keeps no statistics (track_running_stats=False) and mixes "
+                "the samples of a batch; build it with track_running_stats=True, or take a norm of each sample's own"
             )
         if module.training:
             raise ValueError(

@@ -17,7 +17,9 @@ Forward = Callable[[int], Tensor]
 """Outputs of one sample, (1, m)."""
 
 
-def take_factors(model: nn.Module, closure: Callable[[], Observation], fisher: str = "exact", **options: Any) -> Factors:
+def take_factors(
+    model: nn.Module, closure: Callable[[], Observation], fisher: str = "exact", **options: Any
+) -> Factors:
     """Lambda and Gamma that an optimizer which does not move finds of one batch."""
     params = [p for p in model.parameters() if p.requires_grad]
     options = {"factor_decay": 0.0, "unfactored": "freeze"} | options
@@ -42,7 +44,8 @@ def patches(module: nn.Module, x: Tensor) -> Tensor:
     assert isinstance(module, nn.Conv2d)
     k = module.weight[0].numel()
     copies = torch.eye(k, dtype=x.dtype).view(k, *module.weight.shape[1:])
-    return nn.functional.conv2d(x, copies, None, module.stride, module.padding, module.dilation).movedim(1, -1).reshape(-1, k)
+    y = nn.functional.conv2d(x, copies, None, module.stride, module.padding, module.dilation)
+    return y.movedim(1, -1).reshape(-1, k)
 
 
 def plain_factors(

