@@ -70,6 +70,15 @@ COVARIANCES = {
     "adamw lr=1e-3": ("--config", "adamw_1e-3"),
     "adagrad lr=1e-2": ("--config", "adagrad", "--optimizer.lr=1e-2"),
 }
+BATCHES = "--data.batch_size=16"
+NATURAL = {
+    "ngd": ("--config", "ngd", BATCHES),
+    "ring": ("--config", "ring", BATCHES),
+    "reng": ("--config", "reng", BATCHES),
+    "sam, adamw": ("--config", "sam", "--optimizer.base=adamw", "--optimizer.lr=1e-3", BATCHES),
+    "sophia lr=1e-3": ("--config", "sophia", "--optimizer.lr=1e-3", BATCHES),
+    **{name: (*line, BATCHES) for name, line in _grid("adamw_1e-3", ("3e-4", "1e-3", "3e-3", "1e-2", "3e-2")).items()},
+}
 PRECISIONS = {
     f"{name} {precision}": ("--config", config, f"--trainer.precision={precision}")
     for name, config in (("loko (paper)", "loko"), ("loko logits", "loko_logits"), ("adamw lr=1e-3", "adamw_1e-3"))
@@ -80,6 +89,8 @@ STUDIES = {
     "mnist": Study(("task/mnist", "backbone/lenet5"), 2000, {**FILTERS, **BASELINES}),
     "sst2": Study(("task/sst2", "backbone/minilm"), 1000, {**FILTERS, **BASELINES}),
     "covariance": Study(("task/sst2", "backbone/minilm"), 1000, COVARIANCES),
+    "natural-mnist": Study(("task/mnist", "backbone/lenet5"), 2000, NATURAL),
+    "natural-sst2": Study(("task/sst2", "backbone/minilm"), 1280, NATURAL),
     "precision": Study(("task/sst2", "backbone/minilm"), 1000, PRECISIONS),
     "precision-mnist": Study(("task/mnist", "backbone/lenet5"), 2000, PRECISIONS),
 }

@@ -106,14 +106,17 @@ def by_turn(ratios: list[float], period: int) -> tuple[list[float], list[float]]
 
 def show(name: str, result: dict[str, Any]) -> None:
     """Print a scene's figures."""
-    table = Table(title=f"{name} (n = {result['trainable_parameters']:,}, {result['rounds']} rounds): time / AdamW")
-    for column in ("optimizer", "lazy step", "refresh", "period", "aim", "state, MiB", "peak of a step, MiB"):
+    size = f"n = {result['trainable_parameters']:,}, {result['rounds']} rounds"
+    table = Table(title=f"{name} ({size})", caption="Time / AdamW; MiB of the state, and at the peak of a step")
+    for column in ("optimizer", "lazy", "refresh", "period", "state", "peak"):
         table.add_column(column, justify="left" if column == "optimizer" else "right")
     for rule, figures in result["optimizers"].items():
-        aims = ", ".join(f"{part} {aim:g}" for part, aim in AIMS.get(rule, {}).items())
-        ratios = ["" if figures[part] is None else f"{figures[part]:.2f}" for part in ("lazy", "refresh", "period")]
+        ratios = []
+        for part in ("lazy", "refresh", "period"):
+            aim = f" (aim {AIMS[rule][part]:.2f})" if part in AIMS.get(rule, {}) else ""
+            ratios.append("" if figures[part] is None else f"{figures[part]:.2f}{aim}")
         sizes = [f"{figures[key] / 2**20:.1f}" for key in ("state_bytes", "peak_step_bytes")]
-        table.add_row(rule, *ratios, aims, *sizes)
+        table.add_row(rule, *ratios, *sizes)
     Console().print(table)
 
 

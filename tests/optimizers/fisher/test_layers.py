@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import Any
 
 import pytest
@@ -85,16 +84,6 @@ def test_transformers_checkpoints_change_nothing() -> None:
     assert len(runs) > 4  # it was run again
 
 
-def test_nothing_is_kept_after_the_step() -> None:
-    """Neither of what a checkpoint runs again, nor of the steps between two refreshes."""
-    inner = nn.Sequential(nn.Sequential(nn.Linear(5, 5), nn.Tanh()))
-    model = Checkpointed(inner, nn.Linear(5, M)).double()
-    optimizer = RING(model.parameters(), skip=2).attach(model)
-    for x, y in labels(3, B, M):
-        optimizer.step(lambda x=x, y=y: Categorical(model(x)).observe(y))
-        assert not optimizer._observer.watch.take()
-
-
 class Checkpointed(nn.Module):
     """Blocks that are run again during the backward pass."""
 
@@ -120,6 +109,16 @@ def test_checkpoints_change_nothing(fisher: str) -> None:
     straight = nn.Sequential(inner, model.head)
     expected = observed(straight, x, fisher=fisher)
     assert apart({n.replace("blocks", "0").replace("head", "1"): f for n, f in found.items()}, expected) <= CLOSE
+
+
+def test_nothing_is_kept_after_the_step() -> None:
+    """Neither of what a checkpoint runs again, nor of the steps between two refreshes."""
+    inner = nn.Sequential(nn.Sequential(nn.Linear(5, 5), nn.Tanh()))
+    model = Checkpointed(inner, nn.Linear(5, M)).double()
+    optimizer = RING(model.parameters(), skip=2).attach(model)
+    for x, y in labels(3, B, M):
+        optimizer.step(lambda x=x, y=y: Categorical(model(x)).observe(y))
+        assert not optimizer._observer.watch.take()
 
 
 @pytest.mark.parametrize("around", ["closure", "step"])
