@@ -18,8 +18,7 @@ def by_loss(rho: Tensor, loss: Tensor, previous: Tensor, phi: float) -> Tensor:
 
     The papers name the scheme and phi, not the rule; this is its simplest reading.
     """
-    factor = torch.where(loss < previous, phi, torch.where(loss > previous, 1 / phi, 1.0))
-    return (rho * factor).clamp(LEAST, MOST)
+    return torch.where(loss < previous, rho * phi, torch.where(loss > previous, rho / phi, rho)).clamp(LEAST, MOST)
 
 
 def by_ratio(rho: Tensor, change: Tensor, predicted: Tensor, phi: float) -> Tensor:
@@ -34,8 +33,8 @@ def by_ratio(rho: Tensor, change: Tensor, predicted: Tensor, phi: float) -> Tens
         phi: Below 1.
     """
     ratio = torch.where(predicted < 0, change / predicted, -1.0)
-    factor = torch.where(ratio > 0.75, phi, torch.where(ratio < 0.25, 1 / phi, 1.0))
-    return torch.where(ratio.isnan(), rho / phi, rho * factor).clamp(LEAST, MOST)
+    raised = (ratio < 0.25) | ratio.isnan()
+    return torch.where(ratio > 0.75, rho * phi, torch.where(raised, rho / phi, rho)).clamp(LEAST, MOST)
 
 
 def predicted_change(factors: Sequence[tuple[Factor, Factor]], steps: Sequence[Tensor], G: Sequence[Tensor]) -> Tensor:

@@ -56,8 +56,8 @@ class NaturalOptimizer(OnlineOptimizer):
             raise ValueError(f"{self.name}: lr must be zero or positive, and finite; got {lr}")
         super().__init__(params, {"lr": lr})
         self._params = list(self.trained())
-        zero = torch.zeros((), device=self._params[0].device)
-        start = {"steps": 0, "rho": zero + settings.rho, "loss": zero.double() * float("nan")}
+        zero = torch.zeros((), dtype=torch.float64, device=self._params[0].device)
+        start = {"steps": 0, "rho": zero + settings.rho, "loss": zero * float("nan")}
         counters = {name: zero.long() for name in ("nonfinite", "guarded")}
         self.state[NATURAL] = {**start, **counters, "seen": [], "stacks": {}, "others": {}}  # type: ignore[index]
         self._observer: Observer | None = None
@@ -176,6 +176,11 @@ class NaturalOptimizer(OnlineOptimizer):
         state, layers = self.natural, self._observer.layers
         if not state["seen"]:
             state["seen"] = sorted(found.errors)
+            if not state["seen"]:
+                raise ValueError(
+                    f"{self.name}: the outputs depend on no layer that has Kronecker factors (dense, or convolutional "
+                    "in one group, with a trained weight, not under reentrant checkpointing); take another optimizer"
+                )
             self._check_unfactored([p for i in range(len(layers)) if i not in found.errors for p in layers[i].params])
         self._stacks = list(build_stacks(layers, state["seen"], self.param_groups, state["stacks"], self.settings))
         own = {id(param) for i in state["seen"] for param in layers[i].params}

@@ -1,4 +1,4 @@
-"""Natural gradients and their baselines from one YAML each, and what they say of models they cannot wholly work with."""
+"""Natural gradients and their baselines from one YAML each, and what they say of parameters without factors."""
 
 from __future__ import annotations
 

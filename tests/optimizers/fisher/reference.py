@@ -31,7 +31,7 @@ class Reference:
     decay: float = 0.9
     momentum: float = 0.9
     kl_clip: float = 1e-3
-    floor: float = 1e-2
+    floor: float = 0.3
     grad_reg: float = 0.0
     per_layer: bool = False
     step_count: int = 0

@@ -134,6 +134,14 @@ def test_parameters_cannot_join_later() -> None:
         optimizer.add_param_group({"params": mlp(2).parameters()})
 
 
+@pytest.mark.filterwarnings("ignore:RING. no Kronecker factors")
+def test_a_model_without_a_single_factor_is_refused() -> None:
+    model = nn.Sequential(nn.LayerNorm(5), nn.Tanh()).double()
+    optimizer = RING(model.parameters()).attach(model)
+    with pytest.raises(ValueError, match="RING: the outputs depend on no layer that has Kronecker factors"):
+        take(optimizer, model, labels(1, 2, 5))
+
+
 def test_weight_and_bias_belong_together() -> None:
     model = mlp(3)
     optimizer = NGD([{"params": [p]} for p in model.parameters()]).attach(model)
