@@ -102,7 +102,7 @@ class Observer:
             g = self._penalised(g, graph, grad_reg, again, ranks, sizes)
         else:
             ranks.average(g, sizes)
-        labels = [*errors.each(ordinary, edges)] if errors is not None else []
+        labels = [*errors.each(ordinary, edges)] if errors is not None and edges else []
         kept, by_layer = self._by_layer(passes, labels)
         mean = loss if ranks.world == 1 else joint.nll()
         return Gradients(joint, mean.detach(), g, len(observation.outputs), kept, by_layer)
