@@ -145,7 +145,11 @@ def plot(found: dict[str, Any], best: str, title: str) -> Any:
                     axis.errorbar([x for x, _ in points], means, stds, fmt="o-", capsize=3, label=label.split()[0])
             axis.axhline(found[best][key]["mean"], color="k", linestyle="--", label=best)
             axis.set(xlabel=argument, ylabel=name)
-            axis.set_xscale("symlog", linthresh=0.01) if argument == "c" else axis.set_xscale("log")
+            if argument == "c":  # zero is among its values
+                axis.set_xscale("symlog", linthresh=0.01)
+                axis.set_xlim(left=-0.005)
+            else:
+                axis.set_xscale("log")
             axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize="small")
     figure.suptitle(title)
