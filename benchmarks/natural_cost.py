@@ -131,7 +131,7 @@ def plot(results: dict[str, Any], target: Path) -> None:
             axis.plot(*zip(*points, strict=True), mark, label=part)
         axis.axhline(1, color="k", linewidth=0.6)
         axis.set(ylabel="time / AdamW", title=name)
-        axis.tick_params(axis="x", labelsize="small")
+        axis.set_xticks(range(len(rules)), [rule.replace(", ", "\n") for rule in rules], fontsize="small")
     axes[0, 0].legend(fontsize="small")
     figure.savefig(target, dpi=120)
     plt.close(figure)
