@@ -3,7 +3,7 @@ r"""Average gradient norm and Pearson correlation of every optimizer (GRNG, figu
 LoRA of rank 8 on queries and values. The gradient is that of the mean loss of fixed training samples; its average is
 over the evaluations so far, as the paper's figure has it over iterations. First-order and natural-gradient methods take
 batches of 16, the filters of 4, of the same samples in the same order: that is what is drawn on the abscissa. Texts
-are cut at 48 tokens. R-Kalman has the paper's settings for STS-B, SAM the learning rate in the middle of AdamW's grid,
+are cut at 48 tokens. R-Kalman has the paper's settings for STS-B, SAM has AdamW at 1e-3 for its base,
 and all others their defaults. The paper warms AdamW up for 100 of about 1,400 steps, which is the share taken here.
 
     python -m benchmarks.papers.grng_figure1 --glue DATA/nyu-mll/glue --backbone MODELS/minilm-l6-v2 \
@@ -47,7 +47,7 @@ Runs = dict[str, list[dict[str, Any]]]
 def rules(samples: int) -> dict[str, Rule]:
     """Every line of the figure."""
     return {
-        **common.adamw(),
+        **common.adamw((*common.RATES, 1e-2)),
         "adamw (paper)": Rule("AdamW", {"lr": 1e-4}, warmup=round(WARMUP * samples / BATCH)),
         "sam": Rule("SAM", {"base": "adamw", "lr": 1e-3}),
         "sophia": Rule("Sophia", {}),
