@@ -1,4 +1,4 @@
-"""The entry: ``filtune fit|validate|compare ...`` on the command line, ``python cli.py ...`` in a clone."""
+"""The entry: ``filtune fit|validate|reproduce|...`` on the command line, ``python cli.py ...`` in a clone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pkgutil
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import optimizers
 from datamodules import StreamDataModule
+from experiments import reproduce, sweep
+from experiments.composition import find_config
+from experiments.runs import DIVERGED
 from lightning_modules import OnlineModule, check_precision
 from lightning_modules.callbacks import (
     AtomicCheckpointIO,
@@ -33,17 +37,21 @@ from lightning_modules.callbacks import (
     TensorBoardPage,
 )
 from lightning_modules.callbacks.checkpoint import LAST
-from lightning_modules.launch import is_first, is_first_to_tell, other_process_lost
+from lightning_modules.launch import is_first, is_first_to_tell, other_process_lost, stop_with_parent
 from lightning_modules.runs import RunConfig, RunName, last_folder, new_folder
 from optimizers import OnlineOptimizer
 from reports import compare
 
-CONFIGS = Path(__file__).resolve().with_name("configs")
-"""The configurations that ship with filtune."""
+COMMANDS: dict[str, Callable[[list[str]], object]] = {
+    "compare": compare.main,
+    "reproduce": reproduce.main,
+    "sweep": sweep.main,
+}
+"""What there is beside the trainer's own commands; each takes its part of the command line."""
 
 DESCRIPTION = (
-    "Online fine-tuning of pre-trained models with Kalman filters, natural gradients and baselines. "
-    "`filtune compare RUN ...` sets finished runs side by side."
+    "Online fine-tuning of pre-trained models with Kalman filters, natural gradients and baselines. Further commands, "
+    f"each with its --help: {', '.join(COMMANDS)}."
 )
 
 EXPLAINED = (ValueError, OSError, ArgumentError, FloatingPointError, ImportError, MisconfigurationException)
@@ -99,7 +107,7 @@ class FiltuneCLI(LightningCLI):
         if re.search("spawn|fork|notebook", str(trainer.get("strategy"))):
             raise ValueError(f"trainer.strategy: {trainer['strategy']} is not for the command line; take ddp")
         for rival in self._get(self.config, "run").against:
-            _find_config(rival)
+            find_config(rival)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with what every run has: one folder, atomic checkpoints, a bar, a summary."""
@@ -193,19 +201,10 @@ def resolve_configs(args: list[str]) -> list[str]:
     for arg in rest:
         name, equals, value = arg.partition("=")
         if name in ("--config", "-c"):
-            configs += ["--config", str(_find_config(value if equals else next(rest, "")))]
+            configs += ["--config", str(find_config(value if equals else next(rest, "")))]
         else:
             options.append(arg)
     return command + configs + options
-
-
-def _find_config(name: str) -> Path:
-    shipped = name.removeprefix("configs/")
-    for path in (Path(name), CONFIGS / shipped, CONFIGS / f"{shipped}.yaml", CONFIGS / "optimizer" / f"{shipped}.yaml"):
-        if path.is_file():
-            return path
-    known = ", ".join(sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml")))
-    raise ValueError(f"--config {name}: no such file; shipped with filtune are {known}")
 
 
 def quiet() -> None:
@@ -229,9 +228,11 @@ def main(args: list[str] | None = None) -> None:
     """Run a command; mistakes are told in one line."""
     args = sys.argv[1:] if args is None else args
     quiet()
+    if os.environ.get("FILTUNE_WITH_PARENT"):
+        stop_with_parent()
     try:
-        if args[:1] == ["compare"]:
-            compare.main(args[1:])
+        if args and args[0] in COMMANDS:
+            sys.exit(COMMANDS[args[0]](args[1:]))
         elif args[:1] == ["fit"]:
             fit(args)
         else:
@@ -242,7 +243,7 @@ def main(args: list[str] | None = None) -> None:
             raise
         if first:
             print(f"filtune: error: {lost or ' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(DIVERGED if isinstance(error, FloatingPointError) else 2)
 
 
 if __name__ == "__main__":

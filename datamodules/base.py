@@ -156,6 +156,12 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         )
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Rows of the split that the stream is of, good and bad, and validation samples."""
+        assert self._train is not None, "call setup() first"
+        return {"train_rows": len(self._train.samples), "val_rows": 0 if self._val is None else len(self._val.rows)}
+
+    @property
     def _ranks(self) -> tuple[int, int]:
         """How many processes share the data, and which of them this is."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)

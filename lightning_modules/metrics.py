@@ -136,6 +136,7 @@ class Prequential(nn.Module):
         self.score = names[0]
         self.set = MetricSet(task, names, joint=True)
         self.loss = WindowedMean(WINDOW)
+        self.l1 = WindowedMean(WINDOW) if task.kind == "classification" else None
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
@@ -143,9 +144,24 @@ class Prequential(nn.Module):
         """Take in a batch observed before the update."""
         self.set.update(observation)
         self.loss.update(observation.nll().expand(len(observation.target)))
+        if self.l1 is not None:
+            self.l1.update(absolute_error(observation.likelihood.mean(), observation.target))
         self.samples += len(observation.target)
 
     @torch.no_grad()
     def compute(self) -> dict[str, Tensor]:
         """``online/*`` by name."""
-        return {**self.set.compute("online/"), "online/loss": self.loss.compute()}
+        l1 = {} if self.l1 is None else {"online/l1": self.l1.compute()}
+        return {**self.set.compute("online/"), "online/loss": self.loss.compute(), **l1}
+
+
+def absolute_error(probabilities: Tensor, target: Tensor) -> Tensor:
+    """L1 loss of each sample, mean over the classes of |one-hot - probability|, (B,): the loss of LoKO's figure 1.
+
+    It is 2 (1 - p_target) / m, for probabilities sum to one.
+
+    Args:
+        probabilities: (B, m).
+        target: Classes, (B,).
+    """
+    return 2 * (1 - probabilities.gather(-1, target.unsqueeze(-1)).squeeze(-1)) / probabilities.shape[-1]

@@ -55,6 +55,8 @@ class OnlineModule(pl.LightningModule):
         self.schedule, self.param_groups = schedule or Schedule(), param_groups or {}
         self.watch, self.checksum_every = Watch(on_divergence), checksum_every
         self.run_config: dict[str, Any] = {}
+        self.clock: Callable[[], float] = lambda: 0.0
+        self.seconds_before = 0.0
         self.last_validation: dict[str, float] = {}
         self._built = False
         self._advised = False
@@ -178,6 +180,7 @@ class OnlineModule(pl.LightningModule):
             "fingerprint": self.fingerprint,
             "validation": self.last_validation,
             "rewinds": self.watch.rewinds,
+            "seconds": self.seconds_before + self.clock(),
             "backbone": self.backbone_config.name,
         }
 
@@ -202,6 +205,7 @@ class OnlineModule(pl.LightningModule):
             )
         self.last_validation = dict(saved["validation"])
         self.watch.rewinds = saved["rewinds"]
+        self.seconds_before = saved.get("seconds", 0.0)
 
     def _saved_names(self) -> set[str]:
         trained = {f"backbone.{name}" for name, p in self.backbone.named_parameters() if p.requires_grad}

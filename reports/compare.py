@@ -29,15 +29,20 @@ class Run:
 
     def curve(self, tag: str) -> tuple[list[int], list[float]]:
         """Steps and values of a scalar that the run logged, each step once."""
+        return self.curves().get(tag, ([], []))
+
+    def curves(self) -> dict[str, tuple[list[int], list[float]]]:
+        """Steps and values of all scalars that the run logged, each step once."""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         events = EventAccumulator(str(self.folder), size_guidance={"scalars": 0})
         events.Reload()
-        if tag not in events.Tags()["scalars"]:
-            return [], []
-        # a continued run repeats the steps between its last checkpoint and the kill: the later one counts
-        points = {event.step: event.value for event in events.Scalars(tag)}
-        return sorted(points), [points[step] for step in sorted(points)]
+        found = {}
+        for tag in events.Tags()["scalars"]:
+            # a continued run repeats the steps between its last checkpoint and the kill: the later one counts
+            points = {event.step: event.value for event in events.Scalars(tag)}
+            found[tag] = sorted(points), [points[step] for step in sorted(points)]
+        return found
 
 
 def read_run(folder: Path) -> Run:

@@ -14,7 +14,7 @@ from torch import Tensor
 import datamodules
 import optimizers
 from benchmarks.papers.weights import initialise
-from cli import CONFIGS
+from experiments.composition import CONFIGS
 from lightning_modules.backbones import BackboneConfig, build_backbone
 from lightning_modules.backbones.base import Backbone
 from lightning_modules.schedules import Schedule

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
@@ -71,15 +72,18 @@ class StreamCheckpoint(Checkpoint):
         if every < 1:
             raise ValueError(f"run.checkpoint_every: must be at least 1, got {every}")
         self.path, self.every = folder / LAST, every
+        self._due = False
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save every so many steps, but not between an epoch's last batch and its validation.
+        """Save every so many steps, but not between a batch and the validation that follows it.
 
-        The trainer does not make up for a validation that a kill has cut off after the last batch was counted.
+        The trainer does not make up for a validation that a kill has cut off after the batch was counted. The
+        checkpoint is then made after the next batch, or at the end of the epoch.
         """
-        if trainer.global_step % self.every == 0 and not trainer.is_last_batch:
+        self._due = self._due or trainer.global_step % self.every == 0
+        if self._due and not trainer.is_last_batch and (batch_idx + 1) % (trainer.val_check_batch or math.inf) != 0:
             self._save(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -97,6 +101,7 @@ class StreamCheckpoint(Checkpoint):
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, OnlineModule)
+        self._due = False
         pl_module.before_checkpoint()
         for logger in trainer.loggers:
             if hasattr(logger, "experiment"):

@@ -39,7 +39,9 @@ class RunSummary(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
+        assert isinstance(pl_module, OnlineModule)
         self._start, self._first_step = time.perf_counter(), trainer.global_step
+        pl_module.clock = lambda: time.perf_counter() - self._start
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log where the stream ended, between two regular points."""
@@ -81,12 +83,15 @@ class RunSummary(pl.Callback):
             **({"online_top5": online["online/top5"]} if "online/top5" in online else {}),
             "online_loss": online["online/loss"],
             "val": {name.removeprefix("val/"): value for name, value in module.last_validation.items()},
+            **trainer.datamodule.sizes,
+            "total_parameters": sum(p.numel() for p in module.backbone.parameters()),
             "trainable_parameters": sum(p.numel() for p in module.backbone.parameters() if p.requires_grad),
             "skipped_rows": dict(getattr(trainer.datamodule, "skipped_rows", {})),
             "rewinds": module.watch.rewinds,
             "seconds_per_step": module.timer.median(),
             "mean_seconds_per_step": module.timer.mean(),
             "seconds_per_step_wall": seconds / steps if steps else None,
+            "wall_seconds": module.seconds_before + seconds,
             "peak_memory_bytes": peak_memory_bytes(module.device),
             "device": device_name(module.device),
             "precision": str(trainer.precision),

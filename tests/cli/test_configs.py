@@ -14,7 +14,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 import cli
 import optimizers
-from cli import CONFIGS, FiltuneCLI, resolve_configs
+from cli import FiltuneCLI, resolve_configs
+from experiments.composition import CONFIGS
 
 OPTIMIZERS = sorted(path.stem for path in (CONFIGS / "optimizer").glob("*.yaml"))
 OTHERS = sorted(

@@ -1,0 +1,123 @@
+"""Whether the data and the weights that a run needs can be had."""
+
+from __future__ import annotations
+
+import urllib.request
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+from urllib.error import HTTPError
+
+from experiments.composition import Config, lookup
+
+Where = Literal["none needed", "here", "download", "missing"]
+
+
+@dataclass(frozen=True)
+class Need:
+    """Data or weights that a run needs.
+
+    Attributes:
+        kind: What it is.
+        name: Hub id or folder.
+        where: Whether it is on this machine, is to be downloaded, or cannot be had.
+        reason: Why it cannot be had.
+    """
+
+    kind: Literal["data", "weights"]
+    name: str
+    where: Where
+    reason: str = ""
+
+
+def needs(config: Config, folders: dict[str, str]) -> list[Need]:
+    """What a composed configuration needs.
+
+    Args:
+        config: The configuration.
+        folders: Where hub ids lie on this machine.
+    """
+    return [_data(config, folders), _weights(config, folders)]
+
+
+def _data(config: Config, folders: dict[str, str]) -> Need:
+    source = lookup(config, "data.source")
+    if source is None:
+        return Need("data", "embedded", "none needed")
+    local = Path(folders.get(source, source)).expanduser()
+    if local.exists():
+        return _configuration(source, local, lookup(config, "data.name"))
+    if source in folders or source.startswith((".", "/", "~")):
+        return Need("data", source, "missing", f"there is no folder {local}")
+    return Need("data", source, *_ask_hub("dataset", source))
+
+
+def _configuration(source: str, folder: Path, name: str | None) -> Need:
+    """Whether a folder in the hub's layout has one of its configurations; told apart only where it has several."""
+    parts = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if name and len(parts) > 1 and not any(part == name or part.startswith(f"{name}-") for part in parts):
+        return Need("data", f"{source} ({name})", "missing", f"the folder has {', '.join(parts)} alone")
+    return Need("data", source, "here")
+
+
+def _weights(config: Config, folders: dict[str, str]) -> Need:
+    name = str(lookup(config, "model.backbone.name"))
+    library = lookup(config, "model.backbone.library", "auto")
+    if Path(folders.get(name, name)).expanduser().is_dir():
+        return Need("weights", name, "here")
+    if name in folders:
+        return Need("weights", name, "missing", f"there is no folder {folders[name]}")
+    if name == "lenet5":
+        return Need("weights", name, "none needed")
+    if library != "transformers" and "/" not in name:
+        if not lookup(config, "model.backbone.pretrained", True):
+            return Need("weights", name, "none needed")
+        return _timm(name)
+    return Need("weights", name, *_ask_hub("model", name))
+
+
+def _timm(name: str) -> Need:
+    import timm
+
+    settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if settings is None or not settings.hf_hub_id:
+        return Need("weights", name, "missing", "timm has no such weights")
+    return Need("weights", name, *_ask_hub("model", settings.hf_hub_id))
+
+
+@cache
+def _ask_hub(kind: Literal["dataset", "model"], name: str) -> tuple[Where, str]:
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    cached = Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}" / "snapshots"
+    if cached.is_dir() and any(cached.iterdir()):
+        return "here", ""
+    if not _reachable():
+        return "missing", "not on this machine, and the hub cannot be reached; --local ID=FOLDER says where it lies"
+    try:
+        HfApi().auth_check(name, repo_type=kind)
+    except GatedRepoError:
+        return "missing", f"gated: ask for access at the hub's page of {name}, then `hf auth login`"
+    except RepositoryNotFoundError:
+        return "missing", "the hub has nothing of this name, or it is not public"
+    except Exception as error:  # of the HTTP library, whichever it is
+        return "missing", f"the hub did not answer ({type(error).__name__})"
+    return "download", ""
+
+
+@cache
+def _reachable() -> bool:
+    """Whether the hub answers, asked once."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except HTTPError:  # it answers
+        return True
+    except OSError:  # no network, no name, no answer
+        return False
+    return True

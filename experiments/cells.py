@@ -1,0 +1,108 @@
+"""The cells of a table as runs: task x backbone x optimizer, with their options and seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from experiments.composition import Config, compose, fingerprint, grid_points, point_name, suggest
+from experiments.tables import Column, Row, Table
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a table is run other than as printed; nothing of it for the paper's own scale.
+
+    Attributes:
+        max_samples: Length of the stream.
+        backbone: Name of a file of configs/backbone that stands in for all models.
+        set: Options of all cells, by dotted key.
+    """
+
+    max_samples: int | None = None
+    backbone: str | None = None
+    set: dict[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        """What differs, for manifests."""
+        return {key: value for key, value in self.__dict__.items() if value}
+
+    @property
+    def name(self) -> str:
+        """What differs, short, for the names of manifests."""
+        words = [self.backbone, f"{self.max_samples}" if self.max_samples else None]
+        words += [f"{key.rpartition('.')[2]}={value}" for key, value in sorted(self.set.items())]
+        return ",".join(str(word) for word in words if word).replace("/", "-").replace(" ", "")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration of a table, to be run with several seeds.
+
+    Attributes:
+        name: ``row/column``, and the point of the row's grid.
+        config: The composed configuration, without a seed.
+        backbone: Name of a file of configs/backbone.
+        task: Name of a file of configs/task.
+    """
+
+    name: str
+    config: Config
+    task: str
+    backbone: str
+
+    def key(self, seed: int) -> str:
+        """What tells this cell's run with a seed from all others."""
+        return fingerprint(self.config, seed)
+
+
+def cells(table: Table, scale: Scale | None = None) -> list[Cell]:
+    """All cells of a table, row by row."""
+    scale = scale or Scale()
+    return [
+        _cell(table, row, column, point, scale)
+        for row in table.rows
+        for column in table.columns
+        if row.columns is None or column.name in row.columns
+        for point in grid_points(row.grid)
+    ]
+
+
+def _cell(table: Table, row: Row, column: Column, point: dict[str, Any], scale: Scale) -> Cell:
+    backbone = scale.backbone or column.backbone
+    parts = ["trainer/auto", f"task/{column.task}", f"backbone/{backbone}", f"optimizer/{row.optimizer}"]
+    place = table.columns.index(column)
+    own = {key: values[place] for key, values in row.by_column.items() if values[place] is not None}
+    shorter = {"data.max_samples": scale.max_samples} if scale.max_samples else {}
+    config = compose(parts, table.set, column.set, row.set, own, point, shorter, scale.set)
+    name = "/".join([row.name, column.name, *([point_name(point)] if point else [])])
+    return Cell(name, config, column.task, backbone)
+
+
+def select(found: list[Cell], patterns: list[str]) -> list[Cell]:
+    """The cells whose names match a pattern, such as ``loko/*``; a row's or column's name alone matches all of it.
+
+    Raises:
+        ValueError: If a pattern matches nothing, naming near cells.
+    """
+    if not patterns:
+        return found
+    chosen = []
+    for pattern in patterns:
+        matching = [cell for cell in found if _matches(cell.name, pattern)]
+        if not matching:
+            raise ValueError(f"--cells {pattern}: no such cell; {suggest(pattern, _names(found))}")
+        chosen += [cell for cell in matching if cell not in chosen]
+    return chosen
+
+
+def _matches(name: str, pattern: str) -> bool:
+    steps = name.split("/")
+    prefixes = ["/".join(steps[:k]) for k in range(1, len(steps) + 1)]
+    return pattern in steps or any(fnmatchcase(prefix, pattern) for prefix in prefixes)
+
+
+def _names(found: list[Cell]) -> set[str]:
+    names = {"/".join(cell.name.split("/")[:2]) for cell in found}
+    return names | {step for name in names for step in name.split("/")}

@@ -1,0 +1,136 @@
+"""How long runs take: by records of like runs, else by the size of the model and the speed of the machine."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from experiments.composition import Config, lookup
+
+CATALOG = Path(__file__).with_name("catalog.yaml")
+"""Sizes of tasks and backbones."""
+
+START = 15.0
+"""Seconds that a run takes to start."""
+
+ROWS = 0.2
+"""What a further row of the Jacobian costs, in forward and backward passes (measured on transformers on a CPU)."""
+
+NATURAL = {"NGD": 1.8, "RING": 1.2, "RENG": 1.3, "SAM": 2.0, "Sophia": 1.1}
+"""Cost of a step in gradient steps (measured on transformers on a CPU in batches)."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a run is.
+
+    Attributes:
+        samples: Length of the stream.
+        steps: Steps of all epochs.
+    """
+
+    samples: int
+    steps: int
+
+
+@cache
+def catalog() -> dict[str, dict[str, dict[str, Any]]]:
+    """Sizes of tasks and backbones, by name."""
+    return yaml.safe_load(CATALOG.read_text())
+
+
+def size(config: Config, task: str) -> Size | None:
+    """Samples and steps of a run; none where the task's size is not known."""
+    rows = catalog()["tasks"].get(task, {}).get("train")
+    limit = lookup(config, "data.max_samples")
+    if rows is None and limit is None:
+        return None
+    samples = min(n for n in (rows, limit) if n is not None)
+    per_epoch = math.ceil(samples / (lookup(config, "data.batch_size") or 1))
+    epochs = lookup(config, "trainer.max_epochs") or 1
+    most = lookup(config, "trainer.max_steps", -1)
+    steps = per_epoch * epochs
+    return Size(samples, min(steps, most) if most and most > 0 else steps)
+
+
+class Estimator:
+    """Estimates seconds of runs, and learns from records.
+
+    Args:
+        records: Records of finished runs, of this machine.
+    """
+
+    def __init__(self, records: list[dict[str, Any]] | None = None) -> None:
+        self._measured: dict[tuple, list[float]] = {}
+        for record in records or []:
+            self.learn(record)
+
+    def learn(self, record: dict[str, Any]) -> None:
+        """Take a finished run into account."""
+        wall, steps = record["times"]["wall_seconds"], record["steps"]
+        if wall and steps:
+            for kind in _kinds(record["config"], record["task"], record["backbone"]):
+                self._measured.setdefault(kind, []).append(wall / steps)
+
+    def seconds(self, config: Config, task: str, backbone: str) -> float | None:
+        """Seconds of a run; none where nothing is known about it."""
+        found = size(config, task)
+        if found is None:
+            return None
+        for kind in _kinds(config, task, backbone):
+            if kind in self._measured:
+                return START + found.steps * median(self._measured[kind])
+        gflops = catalog()["backbones"].get(backbone, {}).get("gflops")
+        if gflops is None:
+            return None
+        batch = lookup(config, "data.batch_size") or 1
+        passes = 3 * gflops * batch / self.speed
+        return START + found.steps * max(passes, 0.003) * _cost(config, task)
+
+    @cached_property
+    def speed(self) -> float:
+        """GFLOP/s of this machine in a product of matrices, of which a model reaches about a half."""
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        matrix = torch.ones(1024, 1024, device=device)
+        best = math.inf
+        for _ in range(5):
+            start = time.perf_counter()
+            (matrix @ matrix).sum().item()
+            best = min(best, time.perf_counter() - start)
+        return 0.5 * 2 * 1.024**3 / best
+
+
+def _kinds(config: Config, task: str, backbone: str) -> list[tuple]:
+    """What runs that take alike have in common, the closest first."""
+    optimizer = str(lookup(config, "optimizer.class_path"))
+    adapter, batch = lookup(config, "model.backbone.adapter"), lookup(config, "data.batch_size") or 1
+    return [(backbone, adapter, batch, optimizer, task), (backbone, adapter, batch, optimizer)]
+
+
+def _cost(config: Config, task: str) -> float:
+    name = str(lookup(config, "optimizer.class_path")).rpartition(".")[2]
+    if name in ("LoKO", "RKalman", "EKF"):
+        outputs = catalog()["tasks"].get(task, {}).get("classes") or 1
+        rows = max(1, outputs - 1) * (lookup(config, "data.batch_size") or 1)
+        return 1 + ROWS * (rows - 1)
+    return NATURAL.get(name, 1.0)
+
+
+def clock(seconds: float | None) -> str:
+    """Seconds as people say them."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

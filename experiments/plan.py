@@ -1,0 +1,125 @@
+"""What reproduce is going to run, and what came of it, as tables on the terminal."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from experiments.availability import needs
+from experiments.cells import Cell
+from experiments.estimate import Estimator, catalog, clock, size
+from experiments.records import Store
+from experiments.tables import Table, load_table, table_names
+
+
+def show_tables(console: Console) -> None:
+    """The tables and figures there are."""
+    grid = Grid(title="tables and figures: filtune reproduce NAME")
+    for heading in ("name", "what it shows", "cells"):
+        grid.add_column(heading)
+    for name in table_names():
+        table = load_table(name)
+        count = sum(len(row.columns or table.columns) for row in table.rows)
+        grid.add_row(name, table.title, str(count))
+    console.print(grid)
+
+
+def show_plan(
+    console: Console,
+    tables: list[Table],
+    chosen: dict[str, list[Cell]],
+    seeds: dict[str, list[int]],
+    store: Store,
+    folders: dict[str, str],
+    workers: int,
+) -> None:
+    """Cells, sizes, what is to be downloaded, and an estimate of the time."""
+    done = [store.read(cell.key(seed)) for table in tables for cell in chosen[table.name] for seed in seeds[table.name]]
+    estimator = Estimator([record for record in done if record])
+    wanted, total, unknown = {}, 0.0, 0
+    for table in tables:
+        grid = Grid(title=f"{table.name}: {table.title}")
+        for heading in ("cell", "task", "backbone", "samples", "steps", "runs", "done", "time", "remarks"):
+            grid.add_column(
+                heading, justify="right" if heading in ("samples", "steps", "runs", "done", "time") else "left"
+            )
+        for cell in chosen[table.name]:
+            found = [store.read(cell.key(seed)) is not None for seed in seeds[table.name]]
+            lacking = needs(cell.config, folders)
+            wanted.update({(need.kind, need.name): (need, cell) for need in lacking})
+            remarks = "; ".join(f"no {need.kind}" for need in lacking if need.where == "missing")
+            each = estimator.seconds(cell.config, cell.task, cell.backbone)
+            seconds = None if each is None else each * found.count(False)
+            if not remarks:
+                total, unknown = total + (seconds or 0), unknown + (seconds is None)
+            large = size(cell.config, cell.task)
+            grid.add_row(
+                cell.name, cell.task, cell.backbone,
+                "?" if large is None else f"{large.samples:,}", "?" if large is None else f"{large.steps:,}",
+                str(len(found)), str(found.count(True)), clock(seconds), remarks,
+            )  # fmt: skip
+        console.print(grid)
+    _show_needs(console, wanted)
+    more = f", and {unknown} cells of unknown time" if unknown else ""
+    console.print(
+        f"about {clock(total / workers)} with {workers} at a time{more}; a guess by the size of the models, until like "
+        "runs have been made here",
+        highlight=False,
+    )
+
+
+def _show_needs(console: Console, wanted: dict[Any, Any]) -> None:
+    grid = Grid(title="data and weights")
+    for heading in ("what", "name", "where", "size"):
+        grid.add_column(heading)
+    for need, cell in wanted.values():
+        part, name = ("tasks", cell.task) if need.kind == "data" else ("backbones", cell.backbone)
+        megabytes = catalog()[part].get(name, {}).get("download_mb")
+        where = f"missing: {need.reason}" if need.where == "missing" else need.where
+        grid.add_row(need.kind, need.name, where, f"{megabytes} MB" if megabytes and need.where != "here" else "")
+    console.print(grid)
+
+
+def show_results(
+    console: Console, table: Table, chosen: list[Cell], seeds: list[int], records: dict[str, dict[str, Any]]
+) -> None:
+    """Mean and deviation of each cell beside what was published."""
+    grid = Grid(title=f"{table.name}: {table.metric.replace('_', ' ')}")
+    for heading in ("cell", "ours", "seeds", "published"):
+        grid.add_column(heading, justify="left" if heading == "cell" else "right")
+    columns = {column.name: i for i, column in enumerate(table.columns)}
+    rows = {row.name: row for row in table.rows}
+    for cell in chosen:
+        row, column = cell.name.split("/")[:2]
+        metric = table.columns[columns[column]].metric or table.metric
+        found = [records[cell.key(seed)] for seed in seeds if cell.key(seed) in records]
+        values = [figure(record, metric) for record in found]
+        numbers = [value for value in values if value is not None]
+        published = (rows[row].published or [None] * len(columns))[columns[column]]
+        if "metrics" in table.raw:
+            published = published and [published[0], None]
+        ours = "diverged" if found and not numbers else _spread(numbers)
+        grid.add_row(cell.name, ours, str(len(numbers)), _published(published))
+    console.print(grid)
+
+
+def figure(record: dict[str, Any], metric: str) -> float | None:
+    """A figure of a record, by name; none where the run diverged or has no such figure."""
+    return {**record["metrics"], **record["times"], "steps_to_convergence": record["steps_to_convergence"]}.get(metric)
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return ""
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{deviation}"
+
+
+def _published(value: Any) -> str:
+    if value is None:
+        return ""
+    mean, deviation = value if isinstance(value, list) else (value, None)
+    return f"{mean}" if deviation is None else f"{mean} ± {deviation}"

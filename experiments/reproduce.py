@@ -1,0 +1,155 @@
+"""``filtune reproduce TABLE``: the cells of a paper's table or figure, run, resumed, and kept beside what was published."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from experiments.availability import Need, needs
+from experiments.cells import Cell, Scale, cells, select
+from experiments.composition import parse_options
+from experiments.options import add_run_options, read_folders, read_workers
+from experiments.plan import show_plan, show_results, show_tables
+from experiments.records import FORMAT, Store
+from experiments.runner import Outcome, Runner
+from experiments.runs import Job
+from experiments.tables import Table, load_table, table_names
+
+EXAMPLES = """examples:
+  filtune reproduce                                           what there is
+  filtune reproduce loko.table2 --dry-run                     cells, sizes, downloads, time
+  filtune reproduce loko.table2 --cells loko adamw/sst2-base  two rows, one of them in one column
+  filtune reproduce loko.table2 --max-samples 2000 --backbone minilm --jobs 2
+"""
+
+
+def main(args: list[str]) -> int:
+    """The command; 1 where a run could not be made."""
+    options = _parser().parse_args(args)
+    console = Console()
+    if not options.tables:
+        show_tables(console)
+        return 0
+    folders, (workers, threads) = read_folders(options.local), read_workers(options)
+    scale = Scale(options.max_samples, options.backbone, parse_options(options.set, "--set"))
+    tables = [load_table(name) for name in _names(options.tables)]
+    chosen = {table.name: select(cells(table, scale), options.cells) for table in tables}
+    seeds = {table.name: list(range(options.seeds)) if options.seeds else table.seeds for table in tables}
+    missing = _missing(chosen, folders)
+    jobs = [
+        Job(cell.key(seed), cell.config, seed, cell.task, cell.backbone, f"{name} {cell.name} seed {seed}", folders)
+        for name, found in chosen.items()
+        for cell in found
+        if cell.name not in missing
+        for seed in seeds[name]
+    ]
+    store = Store(options.root)
+    if options.dry_run:
+        show_plan(console, tables, chosen, seeds, store, folders, workers)
+        return 0
+    with store.lock():
+        for table in tables:
+            keep_manifest(store, table, scale, chosen[table.name], seeds[table.name], missing)
+        for name, need in missing.items():
+            console.print(f"[yellow]{name}[/] left out: {need.kind} {need.name}: {need.reason}", highlight=False)
+        outcome = Runner(store, workers, threads, console).execute(jobs)
+        failed = _failed(chosen, seeds, outcome)
+        for table in tables:
+            keep_manifest(store, table, scale, chosen[table.name], seeds[table.name], {**missing, **failed})
+    for table in tables:
+        show_results(console, table, chosen[table.name], seeds[table.name], outcome.records)
+    _conclude(console, outcome, missing, options.root)
+    return 1 if missing or outcome.failures else 0
+
+
+def keep_manifest(
+    store: Store, table: Table, scale: Scale, chosen: list[Cell], seeds: list[int], missing: dict[str, Any]
+) -> Path:
+    """Write down which records belong to which cells; cells and seeds of earlier commands stay."""
+    name = f"{table.name}@{scale.name}" if scale.name else table.name
+    before = store.read_manifest(name) or {}
+    found = dict(before.get("cells", {}))
+    for cell in chosen:
+        found[cell.name] = {**found.get(cell.name, {}), **{str(seed): cell.key(seed) for seed in seeds}}
+    names = {cell.name for cell in chosen}
+    left = {cell: why for cell, why in before.get("missing", {}).items() if cell not in names}
+    manifest = {
+        "format": FORMAT,
+        "table": table.name,
+        "scale": scale.describe(),
+        "seeds": sorted({*before.get("seeds", []), *seeds}),
+        "cells": found,
+        "missing": {**left, **{cell: _reason(why) for cell, why in missing.items() if cell in names}},
+    }
+    return store.write_manifest(name, manifest)
+
+
+def _reason(why: Need | str) -> str:
+    return why if isinstance(why, str) else f"{why.kind} {why.name}: {why.reason}"
+
+
+def _missing(chosen: dict[str, list[Cell]], folders: dict[str, str]) -> dict[str, Need]:
+    """The cells that cannot be run, and the first thing they lack."""
+    lacking = {}
+    for cell in (cell for found in chosen.values() for cell in found):
+        for need in needs(cell.config, folders):
+            if need.where == "missing":
+                lacking.setdefault(cell.name, need)
+    return lacking
+
+
+def _failed(chosen: dict[str, list[Cell]], seeds: dict[str, list[int]], outcome: Outcome) -> dict[str, str]:
+    return {
+        cell.name: outcome.failures[cell.key(seed)]
+        for name, found in chosen.items()
+        for cell in found
+        for seed in seeds[name]
+        if cell.key(seed) in outcome.failures
+    }
+
+
+def _names(asked: Iterable[str]) -> list[str]:
+    """Tables by name; a paper's name stands for all of its tables and figures, ``all`` for those of both."""
+    names: list[str] = []
+    for name in asked:
+        of_paper = [table for table in table_names() if name == "all" or table.startswith(f"{name}.")]
+        names += [table for table in (of_paper or [name]) if table not in names]
+    return names
+
+
+def _conclude(console: Console, outcome: Outcome, missing: dict[str, Need], root: Path) -> None:
+    diverged = sum(record["status"] == "diverged" for record in outcome.records.values())
+    words = f"{len(outcome.records)} runs, {outcome.found} of them made before"
+    words += f", {diverged} diverged" if diverged else ""
+    words += f", {len(outcome.failures)} failed" if outcome.failures else ""
+    words += f"; {len(missing)} cells left out" if missing else ""
+    console.print(words, highlight=False)
+    console.print(f"see  filtune report {root}", highlight=False, soft_wrap=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="filtune reproduce",
+        description="Run the cells of the papers' tables and figures. What is done is not done again; what was killed "
+        "goes on where it was.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "tables", nargs="*", metavar="TABLE", help="such as loko.table2; loko or grng for all of a paper"
+    )
+    parser.add_argument(
+        "--cells", nargs="+", default=[], metavar="CELL", help="only these: row, column, row/column, or a pattern"
+    )
+    parser.add_argument("--seeds", type=int, help="seeds 0 to SEEDS - 1 (default: those of the table)")
+    parser.add_argument("--max-samples", type=int, help="length of the stream (default: all of it)")
+    parser.add_argument("--backbone", help="one backbone in place of all, by the name of its configuration")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of all cells; may be repeated"
+    )
+    add_run_options(parser, "runs/reproduce")
+    return parser

@@ -1,0 +1,142 @@
+"""Many runs: what is missing is run, several at a time, with a bar and an estimate of the time left."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from experiments.estimate import Estimator, clock
+from experiments.records import Store
+from experiments.runs import Job, RunError, run
+
+
+@dataclass
+class Outcome:
+    """What came of runs.
+
+    Attributes:
+        records: Records by key, of what was there and what was run.
+        found: How many of them were there.
+        failures: Why a run failed, by key.
+    """
+
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    found: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+class DiskFull(OSError):
+    """There is no space left; what was written before is whole."""
+
+
+class Runner:
+    """Makes runs.
+
+    Args:
+        store: Where records and run folders lie.
+        workers: Runs at a time.
+        threads: Threads of each.
+        console: Where it tells how it goes.
+    """
+
+    def __init__(self, store: Store, workers: int, threads: int, console: Console) -> None:
+        self.store, self.workers, self.threads, self.console = store, workers, threads, console
+        self.estimator = Estimator()
+        self._processes: dict[str, subprocess.Popen] = {}
+        self._stopped = False
+
+    def execute(self, jobs: list[Job]) -> Outcome:
+        """Run what has no record yet.
+
+        Raises:
+            DiskFull: If there is no space left; the other runs are stopped.
+        """
+        outcome, missing = Outcome(), []
+        for job in {job.key: job for job in jobs}.values():
+            record = self.store.read(job.key)
+            if record is None:
+                missing.append(job)
+            else:
+                outcome.records[job.key] = record
+                self.estimator.learn(record)
+        outcome.found = len(outcome.records)
+        for path in self.store.broken:
+            self.console.print(f"{path} is half written: its run is made again", highlight=False, soft_wrap=True)
+        if missing:
+            self._run_all(missing, outcome)
+        return outcome
+
+    def _run_all(self, jobs: list[Job], outcome: Outcome) -> None:
+        columns = (BarColumn(), TextColumn("{task.description}"))
+        with ThreadPoolExecutor(self.workers) as pool, Progress(*columns, console=self.console) as bar:
+            task = bar.add_task("", total=1.0)
+            begun: dict[str, float] = {}
+            pending = {pool.submit(self._one, job, begun): job for job in jobs}
+            total = len(pending)
+            try:
+                while pending:
+                    finished, _ = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        self._settle(future, pending.pop(future), outcome)
+                    self._show(bar, task, list(pending.values()), begun, total)
+            except BaseException:
+                self._stop(pending)
+                raise
+
+    def _one(self, job: Job, begun: dict[str, float]) -> dict[str, Any]:
+        if self._stopped:
+            raise RunError("stopped")
+        begun[job.key] = time.monotonic()
+
+        def started(process: subprocess.Popen) -> None:
+            self._processes[job.key] = process
+            if self._stopped:
+                process.terminate()
+
+        return run(job, self.store, self.threads, started)
+
+    def _settle(self, future: Future, job: Job, outcome: Outcome) -> None:
+        try:
+            record = future.result()
+        except (RunError, OSError) as error:
+            if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
+                raise DiskFull(
+                    f"--root {self.store.root}: the disk is full; nothing that was finished is lost: make room and "
+                    "repeat the command"
+                ) from error
+            outcome.failures[job.key] = str(error)
+            self.console.print(f"[red]{job.label}[/]: {error}", highlight=False, soft_wrap=True)
+            return
+        outcome.records[job.key] = record
+        self.estimator.learn(record)
+        if record["status"] == "diverged":
+            self.console.print(f"{job.label}: diverged ({record['reason']})", highlight=False, soft_wrap=True)
+
+    def _show(self, bar: Progress, task: Any, left: list[Job], begun: dict[str, float], total: int) -> None:
+        """Time left: what the runs that are not finished take, spread over the workers."""
+        now, remaining, running = time.monotonic(), 0.0, []
+        known = True
+        for job in left:
+            seconds = self.estimator.seconds(job.config, job.task, job.backbone)
+            known = known and seconds is not None
+            spent = now - begun[job.key] if job.key in begun else 0.0
+            remaining += max((seconds or 0.0) - spent, 0.05 * (seconds or 0.0))
+            if job.key in begun:
+                running.append(job.label)
+        words = f"{total - len(left)} of {total} runs, {clock(remaining / self.workers) if known else '?'} left"
+        bar.update(task, completed=1 - len(left) / total, description=f"{words}  {', '.join(running[: self.workers])}")
+
+    def _stop(self, pending: dict[Future, Job]) -> None:
+        self._stopped = True
+        for future in pending:
+            future.cancel()
+        for process in list(self._processes.values()):
+            if process.poll() is None:
+                process.kill()

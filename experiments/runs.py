@@ -1,0 +1,180 @@
+"""One run: ``filtune fit`` in a process of its own, continued where a killed one stopped, and its record."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.composition import Config, assign, lookup
+from experiments.convergence import steps_to_convergence
+from experiments.records import FORMAT, Store
+from reports.compare import read_run
+
+DIVERGED = 3
+"""Exit status of ``filtune fit`` where the optimizer diverged."""
+
+CURVES = ("online/accuracy", "online/pearson", "online/loss", "online/l1", "stats/grad_norm")
+"""Scalars whose curves are kept, beside all of val/."""
+
+POINTS = 200
+"""Most points of a kept curve."""
+
+
+class RunError(RuntimeError):
+    """A run that could not be finished; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be made.
+
+    Attributes:
+        key: What tells it from all others.
+        config: The composed configuration.
+        seed: Its seed.
+        task: Name of a file of configs/task.
+        backbone: Name of a file of configs/backbone.
+        label: What people are told it is.
+        folders: Where hub ids lie on this machine.
+    """
+
+    key: str
+    config: Config
+    seed: int
+    task: str
+    backbone: str
+    label: str
+    folders: dict[str, str] = field(default_factory=dict)
+
+
+def localise(config: Config, folders: dict[str, str]) -> Config:
+    """The configuration with folders in place of the hub ids that lie there."""
+    local = yaml.safe_load(yaml.safe_dump(config))
+    for key in ("data.source", "model.backbone.name"):
+        name = lookup(local, key)
+        if name in folders:
+            assign(local, key, str(Path(folders[name]).expanduser()))
+    return local
+
+
+def run(job: Job, store: Store, threads: int, started: Any = lambda process: None) -> dict[str, Any]:
+    """Make a run, or finish it, and keep its record.
+
+    Args:
+        job: What to run.
+        store: Where records and run folders lie.
+        threads: Threads of the process.
+        started: Is handed the process.
+
+    Raises:
+        RunError: If it fails for another reason than divergence.
+    """
+    folder = store.runs(job.key)
+    done = sorted(folder.rglob("summary.json"), key=lambda path: path.stat().st_mtime)
+    reason = None
+    if not done:
+        folder.mkdir(parents=True, exist_ok=True)
+        config = folder / "cell.yaml"
+        config.write_text(yaml.safe_dump(localise(job.config, job.folders), sort_keys=False))
+        reason = _fit(job, folder, config, threads, started)
+    record = _record(job, folder, reason, threads)
+    store.write(record)
+    return record
+
+
+def _fit(job: Job, folder: Path, config: Path, threads: int, started: Any) -> str | None:
+    """Run the command; none where it finished, else why the optimizer diverged."""
+    command = [sys.executable, "-m", "cli", "fit", "--config", str(config), f"--seed_everything={job.seed}"]
+    command += [f"--run.root={folder}", "--trainer.enable_progress_bar=false"]
+    if any(folder.rglob("last.ckpt")):
+        command += ["--ckpt_path=last"]
+    source = str(Path(__file__).resolve().parents[1])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
+        "OMP_NUM_THREADS": str(threads),
+        "FILTUNE_WITH_PARENT": "1",
+    }
+    with open(folder / "output.txt", "ab") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
+        )
+        started(process)
+        status = process.wait()
+    if status == 0:
+        return None
+    said = _last_line(folder / "output.txt").removeprefix("filtune: error: ")
+    if status == DIVERGED:
+        return said
+    raise RunError(said or f"the run ended with status {status}; see {folder / 'output.txt'}")
+
+
+def _last_line(path: Path) -> str:
+    lines = [line.strip() for line in path.read_text(errors="replace").replace("\r", "\n").splitlines()]
+    return next((line for line in reversed(lines) if line), "")
+
+
+def _record(job: Job, folder: Path, reason: str | None, threads: int) -> dict[str, Any]:
+    attempts = sorted(folder.rglob("config.yaml"), key=lambda path: path.stat().st_mtime)
+    if not attempts:
+        raise RunError(f"the run left no folder under {folder}")
+    done = sorted(folder.rglob("summary.json"), key=lambda path: path.stat().st_mtime)
+    place = done[-1].parent if done else attempts[-1].parent
+    found = read_run(place)
+    summary, scalars = found.summary, found.curves()
+    kept = {tag: scalars[tag] for tag in scalars if tag in CURVES or tag.startswith("val/")}
+    online = {k: v for k, v in summary.items() if k.startswith("online_")}
+    curves = {tag: _thin(_own(curve)) for tag, curve in kept.items()}
+    loss = _own(kept.get("online/loss", ([], [])))
+    return {
+        "format": FORMAT,
+        "key": job.key,
+        "status": "diverged" if reason else "finished",
+        "reason": reason,
+        "seed": job.seed,
+        "task": job.task,
+        "backbone": job.backbone,
+        "optimizer": lookup(job.config, "optimizer.class_path", "?").rpartition(".")[2],
+        "config": job.config,
+        **{name: summary.get(name) for name in ("samples", "steps", "train_rows", "val_rows")},
+        "metrics": {**online, **{f"val_{k}": v for k, v in summary.get("val", {}).items()}},
+        "curves": curves,
+        "steps_to_convergence": None if reason else steps_to_convergence(*loss),
+        "trainable_parameters": summary.get("trainable_parameters"),
+        "total_parameters": summary.get("total_parameters"),
+        "times": {
+            "wall_seconds": summary.get("wall_seconds"),
+            "seconds_per_step": summary.get("seconds_per_step"),
+            "mean_seconds_per_step": summary.get("mean_seconds_per_step"),
+            "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        },
+        "peak_memory_bytes": summary.get("peak_memory_bytes"),
+        "environment": {
+            "device": summary.get("device"),
+            "threads": threads,
+            "precision": summary.get("precision"),
+            "versions": summary.get("versions", {}),
+        },
+        "commit": summary.get("commit"),
+    }
+
+
+def _own(curve: tuple[list[int], list[float]]) -> tuple[list[int], list[float]]:
+    """A curve without what is no number."""
+    pairs = [(step, value) for step, value in zip(*curve, strict=True) if value == value and abs(value) != float("inf")]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def _thin(curve: tuple[list[int], list[float]]) -> list[list[Any]]:
+    """At most ``POINTS`` of a curve's points, evenly, its last among them; five digits each."""
+    steps, values = curve
+    stride = -(-len(steps) // POINTS) or 1
+    chosen = sorted({*range(len(steps) - 1, -1, -stride)})
+    return [[steps[i] for i in chosen], [float(f"{values[i]:.5g}") for i in chosen]]

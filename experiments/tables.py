@@ -1,0 +1,172 @@
+"""A table or figure of a paper as data: which cells it has, and what was published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.composition import CONFIGS, suggest
+
+PAPERS = CONFIGS / "papers"
+"""One file a table or figure, one folder a paper."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A task and the model that learns it.
+
+    Attributes:
+        name: Short name, for cells.
+        title: As the table has it.
+        task: Name of a file of configs/task.
+        backbone: Name of a file of configs/backbone.
+        set: Options of the column's cells, by dotted key.
+        metric: The figure shown, where it is not the table's.
+    """
+
+    name: str
+    title: str
+    task: str
+    backbone: str
+    set: dict[str, Any] = field(default_factory=dict)
+    metric: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method.
+
+    Attributes:
+        name: Short name, for cells.
+        title: As the table has it.
+        optimizer: Name of a file of configs/optimizer.
+        set: Options of the row's cells, by dotted key.
+        by_column: Options that differ from column to column: by dotted key, one value a column.
+        grid: Options that are tried out, by dotted key; the best counts.
+        columns: The columns that the row has; none for all.
+        published: Mean and deviation of each column, as printed; none in a row of ours.
+    """
+
+    name: str
+    title: str
+    optimizer: str
+    set: dict[str, Any] = field(default_factory=dict)
+    by_column: dict[str, list[Any]] = field(default_factory=dict)
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    columns: list[str] | None = None
+    published: list[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, or a figure over the cells of a table.
+
+    Attributes:
+        name: ``paper.table``, such as ``loko.table2``.
+        title: What it shows.
+        columns: Tasks and models.
+        rows: Methods.
+        metric: The figure of a record that it shows.
+        seeds: Seeds of every cell.
+        set: Options of all cells, by dotted key.
+        raw: The file as it is, for whoever draws it.
+    """
+
+    name: str
+    title: str
+    columns: list[Column]
+    rows: list[Row]
+    metric: str
+    seeds: list[int]
+    set: dict[str, Any]
+    raw: dict[str, Any]
+
+
+def table_names() -> list[str]:
+    """The tables and figures there are, as ``paper.table``."""
+    return sorted(f"{path.parent.name}.{path.stem}" for path in PAPERS.glob("*/*.yaml"))
+
+
+def load_table(name: str) -> Table:
+    """Read a table's file, or a file of one's own by its path.
+
+    Raises:
+        ValueError: If there is no such table, naming near ones, or its file is wrong, naming what is.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PAPERS / f"{name.replace('.', '/')}.yaml"
+    if not path.is_file():
+        raise ValueError(f"no table or figure {name!r}; {suggest(name, table_names())}")
+    raw = yaml.safe_load(path.read_text())
+    label = path.stem if path.suffix and name.endswith((".yaml", ".yml")) else name
+    try:
+        return _read(label, raw)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not the description of a table ({type(error).__name__}: {error})") from error
+
+
+def _read(name: str, raw: dict[str, Any]) -> Table:
+    if "of" in raw:
+        return _over(name, raw)
+    columns, rows = [Column(**c) for c in raw["columns"]], [Row(**r) for r in raw["rows"]]
+    _check(name, columns, rows)
+    return Table(name, raw["title"], columns, rows, raw["metric"], raw["seeds"], raw.get("set") or {}, raw)
+
+
+def _check(name: str, columns: list[Column], rows: list[Row]) -> None:
+    known = [column.name for column in columns]
+    for row in rows:
+        lists = {**row.by_column, **({"published": row.published} if row.published else {})}
+        for key, values in lists.items():
+            if len(values) != len(columns):
+                raise ValueError(f"{name}, row {row.name}: {key} has {len(values)} values for {len(columns)} columns")
+        for column in row.columns or []:
+            if column not in known:
+                raise ValueError(f"{name}, row {row.name}: no column {column!r}; {suggest(column, known)}")
+
+
+def _over(name: str, raw: dict[str, Any]) -> Table:
+    """A table over the cells of others, or some of them, with what it publishes itself."""
+    sources = [load_table(source) for source in ([raw["of"]] if isinstance(raw["of"], str) else raw["of"])]
+    columns = [
+        replace(column, set={**table.set, **column.set}, metric=column.metric or table.metric)
+        for table in sources
+        for column in table.columns
+    ]
+    order = raw.get("columns", [column.name for column in columns])
+    names = raw.get("rows", [row.name for row in sources[0].rows])
+    rows = [_join(row, sources, order, (raw.get("published") or {}).get(row)) for row in names]
+    found = {column.name: column for column in columns}
+    chosen = [replace(found[column], metric=raw.get("metric", found[column].metric)) for column in order]
+    _check(name, chosen, rows)
+    return Table(name, raw["title"], chosen, rows, raw.get("metric", sources[0].metric), sources[0].seeds, {}, raw)
+
+
+def _join(name: str, sources: list[Table], order: list[str], published: list[Any] | None) -> Row:
+    """A row of several tables, over some of their columns."""
+    parts = {
+        column.name: (row, i)
+        for table in sources
+        for i, column in enumerate(table.columns)
+        for row in table.rows
+        if row.name == name and (row.columns is None or column.name in row.columns)
+    }
+    first = next(iter(parts.values()))[0]
+    options = {key for row, _ in parts.values() for key in (*row.by_column, *row.set)}
+    values = {
+        key: [_option(*parts[column], key) if column in parts else None for column in order] for key in sorted(options)
+    }
+    printed = [parts[c][0].published[parts[c][1]] if c in parts and parts[c][0].published else None for c in order]
+    return replace(
+        first,
+        set={},
+        by_column=values,
+        columns=[column for column in order if column in parts],
+        published=published or (printed if any(printed) else None),
+    )
+
+
+def _option(row: Row, place: int, key: str) -> Any:
+    return row.by_column[key][place] if key in row.by_column else row.set.get(key)
