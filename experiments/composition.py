@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def find_config(name: str) -> Path:
     shipped = name.removeprefix("configs/")
     for path in (Path(name), CONFIGS / shipped, CONFIGS / f"{shipped}.yaml", CONFIGS / "optimizer" / f"{shipped}.yaml"):
         if path.is_file():
-            return path
+            return path.resolve()
     parts = [path for path in CONFIGS.rglob("*.yaml") if "papers" not in path.parts]
     known = ", ".join(sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in parts))
     raise ValueError(f"--config {name}: no such file; shipped with filtune are {known}")
@@ -50,15 +51,19 @@ def compose(parts: Iterable[str], *options: dict[str, Any]) -> Config:
     """
     merged: Config = {}
     for part in parts:
-        path = find_config(part)
-        content = yaml.safe_load(path.read_text())
-        if not isinstance(content, dict):
-            raise ValueError(f"--config {part}: {path} holds no configuration")
-        merged = _merge(merged, content)
+        merged = _merge(merged, _read(find_config(part)))
     for values in options:
         for key, value in values.items():
-            assign(merged, key, value)
+            assign(merged, key, copy.deepcopy(value))
     return merged
+
+
+@cache
+def _read(path: Path) -> Config:
+    content = yaml.safe_load(path.read_text())
+    if not isinstance(content, dict):
+        raise ValueError(f"--config {path}: holds no configuration")
+    return content
 
 
 def _merge(old: Config, new: Config) -> Config:

@@ -1,4 +1,4 @@
-"""``filtune reproduce TABLE``: the cells of a paper's table or figure, run, resumed, and kept beside what was published."""
+"""``filtune reproduce TABLE``: the cells of a paper's table or figure, run, resumed, and set beside the published."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ def main(args: list[str]) -> int:
     if not options.tables:
         show_tables(console)
         return 0
+    for name, value in (("--seeds", options.seeds), ("--max-samples", options.max_samples)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} {value}: must be at least 1")
     folders, (workers, threads) = read_folders(options.local), read_workers(options)
     scale = Scale(options.max_samples, options.backbone, parse_options(options.set, "--set"))
     tables = [load_table(name) for name in _names(options.tables)]

@@ -75,7 +75,8 @@ class Runner:
 
     def _run_all(self, jobs: list[Job], outcome: Outcome) -> None:
         columns = (BarColumn(), TextColumn("{task.description}"))
-        with ThreadPoolExecutor(self.workers) as pool, Progress(*columns, console=self.console) as bar:
+        progress = Progress(*columns, console=self.console, refresh_per_second=2)
+        with ThreadPoolExecutor(self.workers) as pool, progress as bar:
             task = bar.add_task("", total=1.0)
             begun: dict[str, float] = {}
             pending = {pool.submit(self._one, job, begun): job for job in jobs}

@@ -1,0 +1,88 @@
+"""Configurations composed of parts: what wins, what a dotted key means, and what tells two runs apart."""
+
+import copy
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.composition import (
+    assign,
+    compose,
+    fingerprint,
+    grid_points,
+    lookup,
+    parse_options,
+    parse_value,
+    point_name,
+)
+
+VALUES = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.text(max_size=5))
+KEYS = st.lists(st.sampled_from(["trainer", "model", "a", "b", "c"]), min_size=1, max_size=4).map(".".join)
+
+
+def test_later_parts_and_options_win():
+    config = compose(["trainer/cpu", "task/sst2", "adamw"], {"optimizer.lr": 0.5, "trainer.max_epochs": 3})
+    assert lookup(config, "optimizer.lr") == 0.5
+    assert config["optimizer"]["init_args"]["lr"] == 0.5
+    assert config["trainer"]["max_epochs"] == 3
+    assert config["data"]["init_args"]["name"] == "sst2"
+
+
+def test_the_options_of_another_class_are_dropped():
+    config = compose(["adamw", "loko"])
+    assert config["optimizer"]["class_path"] == "optimizers.LoKO"
+    assert "lr" not in config["optimizer"]["init_args"]
+
+
+def test_composing_leaves_its_arguments_alone():
+    first = compose(["task/digits", "adamw"])
+    before = copy.deepcopy(first)
+    compose([], first, {"optimizer.lr": 7.0, "data.max_samples": 3})
+    assert first == before
+
+
+@given(KEYS, VALUES)
+def test_what_is_set_is_found(key, value):
+    config = {}
+    assign(config, key, value)
+    assert lookup(config, key) == value
+
+
+def test_an_option_below_a_value_is_refused():
+    with pytest.raises(ValueError, match="lr holds no options"):
+        assign({"optimizer": {"init_args": {"lr": 0.1}}}, "optimizer.lr.x", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("-2E5", -2e5), ("3", 3), ("true", True), ("null", None), ("sst2", "sst2"), ("[a]", ["a"])],
+)
+def test_values_are_read_as_people_write_them(text, value):
+    assert parse_value(text) == value
+
+
+def test_an_option_needs_an_equals_sign():
+    with pytest.raises(ValueError, match="--set data.max_samples: is to be KEY=VALUE"):
+        parse_options(["data.max_samples"], "--set")
+
+
+def test_a_grid_has_all_combinations():
+    points = grid_points({"optimizer.lr": [1e-3, 1e-2], "data.batch_size": [1, 2, 4]})
+    assert len(points) == 6
+    assert len({point_name(point) for point in points}) == 6
+    assert point_name(points[0]) == "lr=0.001,batch_size=1"
+    assert grid_points({}) == [{}]
+
+
+def test_configuration_and_seed_tell_runs_apart():
+    one = compose(["task/digits", "loko"])
+    other = compose(["task/digits", "loko"], {"optimizer.p0": 0.3})
+    again = compose(["loko", "task/digits"])
+    assert fingerprint(one, 0) == fingerprint(again, 0)
+    assert len({fingerprint(one, 0), fingerprint(one, 1), fingerprint(other, 0)}) == 3
+
+
+def test_an_unknown_part_names_what_ships():
+    with pytest.raises(ValueError, match=r"task/sst3: no such file; .*task/sst2"):
+        compose(["task/sst3"])

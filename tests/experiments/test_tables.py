@@ -1,0 +1,138 @@
+"""The papers' tables as data: complete, consistent, and sharing their runs."""
+
+import re
+
+import pytest
+import yaml
+
+from experiments.cells import Scale, cells, select
+from experiments.composition import CONFIGS, find_config
+from experiments.tables import load_table, table_names
+
+PAPERS = {
+    "loko": {*(f"table{n}" for n in (1, 2, 3)), *(f"figure{n}" for n in (1, 2, 3, 4))},
+    "grng": {*(f"table{n}" for n in (1, 2, 3)), *(f"figure{n}" for n in (1, 2, 3, 4))},
+}
+
+
+def test_every_table_and_figure_is_there():
+    assert set(table_names()) == {f"{paper}.{table}" for paper, tables in PAPERS.items() for table in tables}
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_parts_exist(name):
+    table = load_table(name)
+    for column in table.columns:
+        find_config(f"task/{column.task}")
+        find_config(f"backbone/{column.backbone}")
+    for row in table.rows:
+        find_config(f"optimizer/{row.optimizer}")
+
+
+@pytest.mark.parametrize("name", [name for name in table_names() if "table" in name])
+def test_what_was_published_is_a_mean_and_a_deviation(name):
+    table = load_table(name)
+    published = [row for row in table.rows if row.published]
+    assert len(published) >= 3
+    for row in published:
+        for column, cell in zip(table.columns, row.published, strict=True):
+            if cell is None:
+                assert row.columns is not None
+                assert column.name not in row.columns
+            elif "metrics" in table.raw:
+                assert len(cell) == len(table.raw["metrics"])
+                assert all(value > 0 for value in cell)
+            else:
+                mean, deviation = cell
+                assert 0 < mean <= 100
+                assert 0 <= deviation < 5
+
+
+def test_published_values_are_those_printed():
+    """A few cells of each table, read off the papers."""
+    found = {
+        (name, row.name, column.name): row.published[i]
+        for name in table_names()
+        for table in [load_table(name)]
+        for row in table.rows
+        if row.published
+        for i, column in enumerate(table.columns)
+    }
+    assert found["loko.table1", "loko", "cifar100-resnet50"] == [79.39, 0.12]
+    assert found["loko.table1", "dora-adagrad", "cifar100-vit-b"] == [85.39, 1.11]
+    assert found["loko.table2", "adamw", "mrpc-large"] == [93.04, 0.4]
+    assert found["loko.table2", "dora-kalman", "cola-base"] == [84.05, 0.0]
+    assert found["loko.table3", "adagrad", "mnist-densenet121"] == [23000, 0.026]
+    assert found["grng.table1", "r-kalman", "food101"] == [86.2, 0.01]
+    assert found["grng.table2", "reng", "cola"] == [62.2, 0.0]
+    assert found["grng.table2", "ngd", "stsb"] == [81.1, 0.2]
+    assert found["grng.table3", "r-kalman", "cifar100"] == [817, 1.34]
+
+
+@pytest.mark.parametrize("name", [name for name in table_names() if "of" in load_table(name).raw])
+def test_figures_and_tables_of_times_share_the_runs_of_tables(name):
+    table = load_table(name)
+    sources = [table.raw["of"]] if isinstance(table.raw["of"], str) else table.raw["of"]
+    runs = {cell.key(0) for source in sources for cell in cells(load_table(source))}
+    assert {cell.key(0) for cell in cells(table)} <= runs
+
+
+@pytest.mark.parametrize("name", ["loko.table1", "loko.table2", "grng.table1", "grng.table2"])
+def test_every_table_has_a_tuned_adamw(name):
+    (row,) = [row for row in load_table(name).rows if row.name == "adamw-tuned"]
+    assert len(row.grid["optimizer.lr"]) >= 3
+    assert row.columns is None
+
+
+def test_hyper_parameters_reach_the_cells():
+    by_name = {cell.name: cell.config for cell in cells(load_table("grng.table2"))}
+    config = by_name["ring/stsb"]
+    assert config["data"]["init_args"]["batch_size"] == 100
+    assert config["optimizer"]["init_args"]["rho"] == 4e-3
+    assert config["optimizer"]["init_args"]["skip"] == 4
+    assert config["model"]["backbone"]["targets"] == ["query", "value"]
+    assert by_name["adamw/mrpc"]["model"]["schedule"]["warmup"] == 200
+    assert by_name["ring-literal/stsb"]["optimizer"]["init_args"]["literal"] is True
+    assert by_name["adamw-tuned/rte/lr=0.003"]["optimizer"]["init_args"]["lr"] == 3e-3
+
+
+def test_a_scale_changes_all_cells_and_is_named():
+    scale = Scale(2000, "minilm", {"trainer.max_epochs": 1})
+    table = load_table("loko.table2")
+    for cell in cells(table, scale):
+        assert cell.backbone == "minilm"
+        assert cell.config["data"]["init_args"]["max_samples"] == 2000
+        assert cell.config["trainer"]["max_epochs"] == 1
+    assert scale.name == "minilm,2000,max_epochs=1"
+    assert Scale().name == ""
+    assert not {cell.key(0) for cell in cells(table)} & {cell.key(0) for cell in cells(table, scale)}
+
+
+def test_cells_are_chosen_by_row_column_or_pattern():
+    found = cells(load_table("loko.table2"))
+    assert {cell.name for cell in select(found, ["loko"])} == {c.name for c in found if c.name.startswith("loko/")}
+    assert all(cell.name.split("/")[1] == "sst2-base" for cell in select(found, ["sst2-base"]))
+    assert len(select(found, ["adamw-tuned/cola-base"])) == 3
+    (point,) = select(found, ["adamw-tuned/cola-base/lr=0.001"])
+    assert point.config["optimizer"]["init_args"]["lr"] == 1e-3
+    assert len(select(found, ["dora-*/mrpc-*"])) == 6
+    assert select(found, []) == found
+
+
+def test_an_unknown_table_or_cell_suggests_near_ones():
+    with pytest.raises(ValueError, match=r"no table or figure 'loko.tabel2'; did you mean .*loko.table2"):
+        load_table("loko.tabel2")
+    with pytest.raises(ValueError, match=r"--cells lokoo/sst2-base: no such cell; did you mean .*loko/sst2-base"):
+        select(cells(load_table("loko.table2")), ["lokoo/sst2-base"])
+
+
+def test_a_wrong_table_is_named(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("title: nothing")
+    with pytest.raises(ValueError, match=r"mine.yaml: not the description of a table \(KeyError: 'columns'\)"):
+        load_table(str(file))
+    raw = yaml.safe_load((CONFIGS / "papers" / "loko" / "table2.yaml").read_text())
+    raw["rows"][0]["published"].pop()
+    file.write_text(yaml.safe_dump(raw))
+    with pytest.raises(ValueError, match=re.escape("row loko: published has 5 values for 6 columns")):
+        load_table(str(file))
