@@ -1,0 +1,90 @@
+"""Every cell of every table runs: five steps, offline, on generated data in the real schema and tiny random models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from transformers import BertTokenizerFast, RobertaConfig, RobertaForSequenceClassification
+
+from cli import FiltuneCLI, quiet
+from experiments import runs
+from experiments.cells import Cell, cells
+from experiments.composition import compose
+from experiments.records import Store
+from experiments.runs import Job
+from experiments.tables import load_table, table_names
+from tests.experiments.schema import IMAGES, WORDS, shrink, write_glue, write_images
+
+BASE = [name for name in table_names() if "of" not in load_table(name).raw]
+"""The tables whose cells are run; others and figures show the same runs (test_tables)."""
+
+MAY_DIVERGE = ("ring-literal", "reng-literal")
+
+
+def first_points(table: str) -> list[Cell]:
+    """A table's cells, one point of each grid: the others differ in a rate."""
+    found: dict[str, Cell] = {}
+    for cell in cells(load_table(table)):
+        found.setdefault("/".join(cell.name.split("/")[:2]), cell)
+    return list(found.values())
+
+
+CELLS = [pytest.param(cell, id=f"{table}-{cell.name}") for table in BASE for cell in first_points(table)]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Where the hub's ids lie: generated data, and a RoBERTa of two layers."""
+    root = tmp_path_factory.mktemp("hub")
+    found = {"nyu-mll/glue": write_glue(root / "glue")}
+    found |= {source: write_images(root / source.replace("/", "-"), source) for source in IMAGES}
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    roberta = root / "roberta"
+    roberta.mkdir()
+    (roberta / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    BertTokenizerFast(str(roberta / "vocab.txt")).save_pretrained(roberta)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = RobertaConfig(vocab_size=len(vocabulary), max_position_embeddings=64, pad_token_id=0, **sizes)
+    RobertaForSequenceClassification(config).save_pretrained(roberta)
+    found |= {f"FacebookAI/roberta-{size}": roberta for size in ("base", "large")}
+    return {name: str(folder) for name, folder in found.items()}
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Make runs in this process; no network."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "cells-cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def fit(job: Job, folder: Path, config: Path, *_: Any) -> str | None:
+        try:
+            FiltuneCLI(
+                ["fit", "--config", str(config), f"--seed_everything={job.seed}", f"--run.root={folder}"]
+                + ["--trainer.enable_progress_bar=false"]
+            )
+        except FloatingPointError as error:
+            return str(error)
+        return None
+
+    monkeypatch.setattr(runs, "_fit", fit)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_cell_runs(cell: Cell, folders: dict[str, str], tmp_path: Path) -> None:
+    quiet()
+    config = compose([], cell.config, shrink(cell.config, cell.backbone))
+    job = Job("cell", config, 0, cell.task, cell.backbone, cell.name, folders)
+    record = runs.run(job, Store(tmp_path), 1)
+    if record["status"] == "diverged":
+        assert cell.name.startswith(MAY_DIVERGE)
+        return
+    assert record["steps"] == 5
+    assert record["samples"] == 5 * config["data"]["init_args"]["batch_size"]
+    assert record["trainable_parameters"] > 0
+    metric = next(
+        c.metric or t.metric for t in map(load_table, BASE) for c in t.columns if c.name == cell.name.split("/")[1]
+    )
+    assert metric.removeprefix("online_").removeprefix("val_") in str(record["metrics"])
