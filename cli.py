@@ -37,7 +37,7 @@ from lightning_modules.callbacks import (
     TensorBoardPage,
 )
 from lightning_modules.callbacks.checkpoint import LAST
-from lightning_modules.launch import is_first, is_first_to_tell, other_process_lost, stop_with_parent
+from lightning_modules.launch import is_first, is_first_to_tell, other_process_lost
 from lightning_modules.runs import RunConfig, RunName, last_folder, new_folder
 from optimizers import OnlineOptimizer
 from reports import compare
@@ -228,8 +228,6 @@ def main(args: list[str] | None = None) -> None:
     """Run a command; mistakes are told in one line."""
     args = sys.argv[1:] if args is None else args
     quiet()
-    if os.environ.get("FILTUNE_WITH_PARENT"):
-        stop_with_parent()
     try:
         if args and args[0] in COMMANDS:
             sys.exit(COMMANDS[args[0]](args[1:]))

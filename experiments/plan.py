@@ -39,7 +39,7 @@ def show_plan(
     """Cells, sizes, what is to be downloaded, and an estimate of the time."""
     done = [store.read(cell.key(seed)) for table in tables for cell in chosen[table.name] for seed in seeds[table.name]]
     estimator = Estimator([record for record in done if record])
-    wanted, total, unknown = {}, 0.0, 0
+    wanted, possible, whole, unknown = {}, 0.0, 0.0, 0
     for table in tables:
         grid = Grid(title=f"{table.name}: {table.title}")
         for heading in ("cell", "task", "backbone", "samples", "steps", "runs", "done", "time", "remarks"):
@@ -53,8 +53,8 @@ def show_plan(
             remarks = "; ".join(f"no {need.kind}" for need in lacking if need.where == "missing")
             each = estimator.seconds(cell.config, cell.task, cell.backbone)
             seconds = None if each is None else each * found.count(False)
-            if not remarks:
-                total, unknown = total + (seconds or 0), unknown + (seconds is None)
+            whole, unknown = whole + (seconds or 0), unknown + (seconds is None)
+            possible += 0 if remarks else seconds or 0
             large = size(cell.config, cell.task)
             grid.add_row(
                 cell.name, cell.task, cell.backbone,
@@ -63,10 +63,10 @@ def show_plan(
             )  # fmt: skip
         console.print(grid)
     _show_needs(console, wanted)
-    more = f", and {unknown} cells of unknown time" if unknown else ""
+    more = f", {unknown} cells of unknown time" if unknown else ""
     console.print(
-        f"about {clock(total / workers)} with {workers} at a time{more}; a guess by the size of the models, until like "
-        "runs have been made here",
+        f"about {clock(whole / workers)} with {workers} at a time, of which {clock(possible / workers)} for what can be "
+        f"run now{more}; a guess by the size of the models, until like runs have been made here",
         highlight=False,
     )
 

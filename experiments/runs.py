@@ -91,7 +91,7 @@ def run(job: Job, store: Store, threads: int, started: Any = lambda process: Non
 
 def _fit(job: Job, folder: Path, config: Path, threads: int, started: Any) -> str | None:
     """Run the command; none where it finished, else why the optimizer diverged."""
-    command = [sys.executable, "-m", "cli", "fit", "--config", str(config), f"--seed_everything={job.seed}"]
+    command = [sys.executable, "-m", "experiments.worker", "fit", "--config", str(config), f"--seed_everything={job.seed}"]
     command += [f"--run.root={folder}", "--trainer.enable_progress_bar=false"]
     if any(folder.rglob("last.ckpt")):
         command += ["--ckpt_path=last"]
@@ -100,7 +100,6 @@ def _fit(job: Job, folder: Path, config: Path, threads: int, started: Any) -> st
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
         "OMP_NUM_THREADS": str(threads),
-        "FILTUNE_WITH_PARENT": "1",
     }
     with open(folder / "output.txt", "ab") as output:
         process = subprocess.Popen(

@@ -4,25 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import sys
-import threading
 
 import torch.distributed as dist
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.distributed.distributed_c10d import _get_default_store
-
-
-def stop_with_parent() -> None:
-    """Let this process end when the one that started it does, however that ends: by the pipe between them.
-
-    The checkpoints are such that nothing is lost by it.
-    """
-
-    def wait() -> None:
-        sys.stdin.read()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def is_first() -> bool:

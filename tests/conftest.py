@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+# one core a process of the test run; said before torch is imported
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED = Path(os.environ.get("FILTUNE_DATA", Path(__file__).resolve().parents[2] / "shared"))
 WORDS = "good bad film plot dull bright actor story love hate great poor a the is was not very and of".split()
 

@@ -43,7 +43,7 @@ def records(root: Path) -> dict[str, Any]:
 def children() -> list[str]:
     """Command lines of the runs that are under way."""
     listed = subprocess.run(["ps", "-A", "-ww", "-o", "args="], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if " -m cli fit " in line]
+    return [line for line in listed.splitlines() if " -m experiments.worker fit " in line]
 
 
 def is_running(root: Path) -> bool:

@@ -1,0 +1,25 @@
+"""``python -m experiments.worker fit ...``: the command line, in a process that ends with the one that started it."""
+
+import os
+import sys
+import threading
+
+
+def stop_with_parent() -> None:
+    """End this process when the one that started it does, however that ends: standard input is a pipe between them.
+
+    Nothing is lost by it: the run goes on from its last checkpoint.
+    """
+
+    def wait() -> None:
+        sys.stdin.read()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    stop_with_parent()  # before the imports, which take seconds
+    from cli import main
+
+    main(sys.argv[1:])
