@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from reports.compare import read_run
 from tests.cli.harness import identical, only_run, result, run
 from tests.conftest import WORDS
 
@@ -88,6 +89,24 @@ def test_killed_and_continued(
     assert continued[0]["samples"] == EPOCHS * SAMPLES
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         assert identical(continued[1][part], whole[1][part]), part
+
+
+def test_killed_in_a_validation_within_the_epoch(tasks: dict, tmp_path: Path) -> None:
+    """A checkpoint was due at the very step; it is made after the validation, which would else be lost."""
+    command = ["fit", *COMMON, *tasks["image"], *OPTIMIZERS["loko"], "--trainer.val_check_interval=0.5"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    assert run(command, whole)[0] == 0
+    killer = "{class_path: tests.cli.harness.KillAt, init_args: {moment: validation, step: 12}}"
+    assert run([*command, f"--trainer.callbacks=[{killer}]"], killed)[0] == -9
+    assert run([*command, "--ckpt_path=last"], killed)[0] == 0
+    runs = [read_run(only_run(folder)).curves() for folder in (whole, killed)]
+    assert len(runs[0]["val/accuracy"][0]) == 2 * EPOCHS
+    for tag in runs[0]:
+        if not tag.startswith("final/"):
+            assert runs[1][tag] == runs[0][tag], tag
+    assert result(only_run(killed))[0] == result(only_run(whole))[0]
 
 
 def test_the_checkpoint_holds_what_is_trained_and_no_more(uninterrupted: dict, tiny_bert: Path) -> None:
