@@ -33,7 +33,7 @@ def find_config(name: str) -> Path:
     shipped = name.removeprefix("configs/")
     for path in (Path(name), CONFIGS / shipped, CONFIGS / f"{shipped}.yaml", CONFIGS / "optimizer" / f"{shipped}.yaml"):
         if path.is_file():
-            return path.resolve()
+            return path
     parts = [path for path in CONFIGS.rglob("*.yaml") if "papers" not in path.parts]
     known = ", ".join(sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in parts))
     raise ValueError(f"--config {name}: no such file; shipped with filtune are {known}")
@@ -51,7 +51,7 @@ def compose(parts: Iterable[str], *options: dict[str, Any]) -> Config:
     """
     merged: Config = {}
     for part in parts:
-        merged = _merge(merged, _read(find_config(part)))
+        merged = _merge(merged, _read(find_config(part).resolve()))
     for values in options:
         for key, value in values.items():
             assign(merged, key, copy.deepcopy(value))

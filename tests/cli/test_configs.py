@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import itertools
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,15 @@ def test_order_does_not_matter() -> None:
     assert all(compose(*order) == first for order in orders[1::5])
 
 
+@cache
+def with_optimizers(*names: str) -> dict[str, Any]:
+    return compose(*(BASE[part] for part in ("trainer", "task", "backbone")), *names)
+
+
 @pytest.mark.parametrize(("before", "after"), itertools.permutations(OPTIMIZERS, 2))
 def test_an_optimizer_leaves_nothing_to_the_next(before: str, after: str) -> None:
     """jsonargparse keeps arguments of the same name when the class changes, unless the YAML spells them out."""
-    rest = [BASE[part] for part in ("trainer", "task", "backbone")]
-    alone, replaced = compose(*rest, after), compose(*rest, before, after)
+    alone, replaced = with_optimizers(after), with_optimizers(before, after)
     assert replaced["optimizer"] == alone["optimizer"]
     assert replaced["model"] == alone["model"]
 
