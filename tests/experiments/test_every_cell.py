@@ -61,10 +61,8 @@ def _here(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 
     def fit(job: Job, folder: Path, config: Path, *_: Any) -> str | None:
         try:
-            FiltuneCLI(
-                ["fit", "--config", str(config), f"--seed_everything={job.seed}", f"--run.root={folder}"]
-                + ["--trainer.enable_progress_bar=false"]
-            )
+            line = ["fit", "--config", str(config), f"--seed_everything={job.seed}", f"--run.root={folder}"]
+            FiltuneCLI([*line, "--trainer.enable_progress_bar=false"])
         except FloatingPointError as error:
             return str(error)
         return None

@@ -1,0 +1,68 @@
+"""Sizes of runs, and how long they take."""
+
+import pytest
+
+from experiments.composition import CONFIGS, compose
+from experiments.estimate import START, Estimator, Size, catalog, clock, size
+
+
+def config(**options):
+    return compose(["trainer/auto", "task/sst2", "backbone/minilm", "adamw"], options)
+
+
+def record(seconds: float, steps: int, **options):
+    return {
+        "config": config(**options),
+        "task": "sst2",
+        "backbone": "minilm",
+        "steps": steps,
+        "times": {"wall_seconds": seconds},
+    }
+
+
+def test_the_catalogue_knows_every_task_and_backbone():
+    tasks = {path.stem for path in (CONFIGS / "task").glob("*.yaml")} - {"own_text", "own_images"}
+    assert set(catalog()["tasks"]) == tasks
+    assert set(catalog()["backbones"]) == {path.stem for path in (CONFIGS / "backbone").glob("*.yaml")}
+    assert all(entry["licence"] for entry in catalog()["tasks"].values())
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, Size(67349, 67349)),
+        ({"data.batch_size": 64, "trainer.max_epochs": 2}, Size(67349, 2 * 1053)),
+        ({"data.max_samples": 1000, "data.batch_size": 3}, Size(1000, 334)),
+        ({"data.max_samples": 1000, "trainer.max_steps": 7}, Size(1000, 7)),
+    ],
+)
+def test_steps_are_batches_of_all_epochs(options, expected):
+    assert size(config(**options), "sst2") == expected
+
+
+def test_a_task_of_ones_own_has_no_size_unless_it_is_said():
+    assert size(config(), "own") is None
+    assert size(config(**{"data.max_samples": 10}), "own") == Size(10, 10)
+
+
+def test_like_runs_say_how_long_it_takes():
+    estimator = Estimator([record(100.0, 1000), record(300.0, 1000), record(200.0, 1000)])
+    assert estimator.seconds(config(**{"data.max_samples": 500}), "sst2", "minilm") == START + 500 * 0.2
+    # another task with the same model counts less than the same task, and more than nothing
+    assert estimator.seconds(config(**{"data.max_samples": 500}), "cola", "minilm") == START + 500 * 0.2
+
+
+def test_without_like_runs_it_is_a_guess_by_the_size():
+    estimator = Estimator()
+    estimator.speed = 100.0
+    small = estimator.seconds(config(**{"data.max_samples": 1000}), "sst2", "minilm")
+    large = estimator.seconds(config(**{"data.max_samples": 1000}), "sst2", "roberta_base")
+    assert START < small < large
+    assert estimator.seconds(config(), "own", "own") is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(None, "unknown"), (30, "30 s"), (600, "10 min"), (7200, "2.0 h"), (200000, "2.3 days")]
+)
+def test_times_are_said_as_people_say_them(seconds, said):
+    assert clock(seconds) == said
