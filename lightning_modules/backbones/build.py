@@ -10,6 +10,7 @@ from lightning_modules.backbones.adapters import adapt
 from lightning_modules.backbones.base import Backbone
 from lightning_modules.backbones.config import BackboneConfig
 from lightning_modules.backbones.image import build_lenet, build_timm
+from lightning_modules.backbones.memory import check_memory_options, checkpoint_layers, shrink_frozen
 from lightning_modules.backbones.text import build_transformer
 from lightning_modules.backbones.trial import try_adapter
 
@@ -40,6 +41,7 @@ def build_backbone(config: BackboneConfig, task: Task) -> Backbone:
             f"model.backbone.name: {config.name!r} takes {'texts' if library == 'transformers' else 'images'}, "
             f"but the task {task.name} has {task.modality}s; choose another configs/backbone"
         )
+    check_memory_options(config, library)
     backbone: Backbone
     if library == "transformers":
         backbone = build_transformer(config, task.outputs)
@@ -50,6 +52,9 @@ def build_backbone(config: BackboneConfig, task: Task) -> Backbone:
     else:
         raise ValueError(f"model.backbone.name: there is no built-in backbone {config.name!r}; built in is lenet5")
     adapt(backbone, config)
+    shrink_frozen(backbone, config)
+    if config.gradient_checkpointing:
+        checkpoint_layers(backbone)
     backbone.eval()
     if config.adapter is not None:
         try_adapter(backbone, config, _sample(task))

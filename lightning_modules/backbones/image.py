@@ -54,7 +54,12 @@ class ImageBackbone(Backbone):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Pixels (B, C, size, size) -> outputs (B, m)."""
-        return self.model(inputs)
+        return self.model(inputs.to(self.dtype))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the model's first weights."""
+        return next(self.parameters()).dtype
 
     def _fit(self, image: Tensor) -> Tensor:
         image = image.to(self.mean.device)

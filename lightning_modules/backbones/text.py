@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from lightning_modules.backbones.base import Backbone
 from lightning_modules.backbones.config import BackboneConfig
 from lightning_modules.backbones.hub import look_up
+from lightning_modules.backbones.memory import quantisation
 
 
 class MeanPooled(nn.Module):
@@ -33,7 +35,8 @@ class MeanPooled(nn.Module):
         """Tokens (B, L) -> outputs (B, m)."""
         states = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
         weight = attention_mask.unsqueeze(-1).to(states.dtype)
-        return self.head((states * weight).sum(1) / weight.sum(1))
+        mean = (states * weight).sum(1) / weight.sum(1)
+        return self.head(mean.to(self.head.weight.dtype))
 
 
 class TextBackbone(Backbone):
@@ -84,12 +87,15 @@ def build_transformer(config: BackboneConfig, outputs: int) -> TextBackbone:
     look_up(config.name, remedy)
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.name)
+        if tokenizer.pad_token is None:  # decoders have none, and need it for batches
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         model: nn.Module
         if config.head == "mean":
             model = MeanPooled(_load(AutoModel, config), outputs, zero=config.head_init == "zero")
             head: tuple[str, ...] = ("head",)
         else:
-            model = _load(AutoModelForSequenceClassification, config, num_labels=outputs)
+            model = _load_classifier(config, outputs)
+            model.config.pad_token_id = tokenizer.pad_token_id
             head = tuple(name for name, child in model.named_children() if name != model.base_model_prefix)
             head = tuple(name for name in head if any(True for _ in getattr(model, name).parameters()))
     except (OSError, ValueError) as error:
@@ -98,10 +104,28 @@ def build_transformer(config: BackboneConfig, outputs: int) -> TextBackbone:
         ) from error
     encoder = model.encoder if isinstance(model, MeanPooled) else model
     positions = getattr(encoder.config, "max_position_embeddings", config.max_length)
-    return TextBackbone(model.float(), head, tokenizer, min(config.max_length, positions, tokenizer.model_max_length))
+    if config.frozen != "4bit":
+        model = model.float()
+    return TextBackbone(model, head, tokenizer, min(config.max_length, positions, tokenizer.model_max_length))
 
 
-def _load(auto: Any, config: BackboneConfig, **arguments: Any) -> nn.Module:
+def _load_classifier(config: BackboneConfig, outputs: int) -> Any:
+    """The architecture's classifier; where its checkpoint has a head of another size, with a fresh one."""
+    if not config.pretrained:
+        return _load(AutoModelForSequenceClassification, config, num_labels=outputs)
+    model, found = _load(
+        AutoModelForSequenceClassification,
+        config,
+        num_labels=outputs,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    if found["mismatched_keys"]:
+        rank_zero_warn(f"model.backbone.name: the head of {config.name!r} is of another task; a fresh one is trained")
+    return model
+
+
+def _load(auto: Any, config: BackboneConfig, **arguments: Any) -> Any:
     if config.pretrained:
-        return auto.from_pretrained(config.name, **arguments)
+        return auto.from_pretrained(config.name, **arguments, **quantisation(config))
     return auto.from_config(AutoConfig.from_pretrained(config.name, **arguments))
