@@ -40,10 +40,11 @@ from lightning_modules.callbacks.checkpoint import LAST
 from lightning_modules.launch import is_first, is_first_to_tell, other_process_lost
 from lightning_modules.runs import RunConfig, RunName, last_folder, new_folder
 from optimizers import OnlineOptimizer
-from reports import compare
+from reports import compare, report
 
 COMMANDS: dict[str, Callable[[list[str]], object]] = {
     "compare": compare.main,
+    "report": report.main,
     "reproduce": reproduce.main,
     "sweep": sweep.main,
 }

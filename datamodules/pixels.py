@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 
-def decode(value: Any, folder: Path) -> Tensor:
+def decode(value: Any, folder: Path, side: int | None = None) -> Tensor:
     """The pixels of an image, (C, H, W): uint8 in 0..255, or float32.
 
     Grey images have one channel; colours, with or without palette, three; transparency is dropped. 16-bit images
@@ -22,6 +22,8 @@ def decode(value: Any, folder: Path) -> Tensor:
     Args:
         value: Bytes, path, dict of the two, or nested lists.
         folder: What a path is relative to.
+        side: Where the shorter side of an image file is longer than this, it is brought to it, and the middle of the
+            longer side is kept; none leaves images as they are.
 
     Raises:
         ValueError: If there is no image, it cannot be decoded, or a pixel is not a finite number.
@@ -35,12 +37,20 @@ def decode(value: Any, folder: Path) -> Tensor:
             pixels = _from_lists(value)
         else:
             with Image.open(BytesIO(value) if isinstance(value, bytes) else folder / value) as image:
-                pixels = _from_file(image)
+                pixels = _from_file(image if side is None else _reduced(image, side))
     except Exception as error:  # the decoders raise errors of every kind on corrupt data
         raise ValueError("undecodable image") from error
     if pixels.is_floating_point() and not pixels.isfinite().all():
         raise ValueError("NaN or infinite pixel")
     return pixels
+
+
+def _reduced(image: Image.Image, side: int) -> Image.Image:
+    """A square of the middle of an image, antialiased; a JPEG is decoded at no more than twice the size needed."""
+    if min(image.size) <= side:
+        return image
+    image.draft(None, (side, side))
+    return ImageOps.fit(ImageOps.exif_transpose(image), (side, side), Image.Resampling.BICUBIC)
 
 
 def _from_file(image: Image.Image) -> Tensor:

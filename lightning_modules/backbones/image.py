@@ -24,6 +24,7 @@ class ImageBackbone(Backbone):
         channels: Channels the model sees; grey images are repeated, colours averaged to fit.
         mean: Mean of each channel, of pixels in 0..1.
         std: Standard deviation of each channel.
+        interpolation: How images are resized, ``bilinear`` or ``bicubic``.
     """
 
     mean: Tensor
@@ -37,14 +38,18 @@ class ImageBackbone(Backbone):
         channels: int,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        interpolation: str = "bilinear",
     ) -> None:
         super().__init__(model, head)
-        self.size, self.channels = size, channels
+        self.size, self.channels, self.interpolation = size, channels, interpolation
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def preprocess(self, batch: dict[str, Any]) -> Tensor:
-        """Images of any size, uint8 or float -> (B, C, size, size), resized and normalised."""
+        """Images of any size, uint8 or float -> (B, C, size, size), resized and normalised.
+
+        The shorter side is resized to the model's size, and the middle of the longer one is kept.
+        """
         images = batch["image"]
         if isinstance(images, Tensor):
             pixels = self._fit(images)
@@ -66,11 +71,17 @@ class ImageBackbone(Backbone):
         pixels = image.float() / 255 if image.dtype == torch.uint8 else image
         if pixels.shape[1] != self.channels:
             pixels = pixels.mean(1, keepdim=True).expand(-1, self.channels, -1, -1)
-        if pixels.shape[-2:] != (self.size, self.size):
-            pixels = nn.functional.interpolate(
-                pixels, (self.size, self.size), mode="bilinear", align_corners=False, antialias=True
-            )
-        return pixels
+        if pixels.shape[-2:] == (self.size, self.size):
+            return pixels
+        scale = self.size / min(pixels.shape[-2:])
+        height, width = (max(self.size, round(scale * side)) for side in pixels.shape[-2:])
+        pixels = nn.functional.interpolate(
+            pixels, (height, width), mode=self.interpolation, align_corners=False, antialias=True
+        )
+        top, left = (height - self.size) // 2, (width - self.size) // 2
+        pixels = pixels[..., top : top + self.size, left : left + self.size]
+        # cubic polynomials overshoot at edges, which images do not
+        return pixels.clamp(0, 1) if self.interpolation == "bicubic" and image.dtype == torch.uint8 else pixels
 
 
 def build_lenet(config: BackboneConfig, outputs: int, image_shape: tuple[int, int, int]) -> ImageBackbone:
@@ -93,8 +104,11 @@ def build_timm(config: BackboneConfig, outputs: int) -> ImageBackbone:
     weights = timm.get_pretrained_cfg(config.name)
     if config.pretrained and weights is not None and weights.hf_hub_id:
         look_up(weights.hf_hub_id, "without a network set --model.backbone.pretrained false for random weights")
+    # a transformer is built for one size, to which its position embeddings are fitted
+    fixed = config.image_size is not None and weights is not None and weights.fixed_input_size
+    options = {"img_size": config.image_size} if fixed else {}
     try:
-        model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=outputs)
+        model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=outputs, **options)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"model.backbone.name: the weights of {config.name} cannot be had ({str(error).splitlines()[0]}); "
@@ -104,4 +118,7 @@ def build_timm(config: BackboneConfig, outputs: int) -> ImageBackbone:
     channels, size, _ = settings["input_size"]
     head = model.default_cfg["classifier"]
     names = (head,) if isinstance(head, str) else tuple(head)
-    return ImageBackbone(model, names, config.image_size or size, channels, settings["mean"], settings["std"])
+    kind = "bilinear" if settings["interpolation"] == "bilinear" else "bicubic"
+    return ImageBackbone(
+        model, names, config.image_size or size, channels, settings["mean"], settings["std"], interpolation=kind
+    )

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from datamodules import ImageDataModule
+from datamodules import DataError, ImageDataModule
 from datamodules.pixels import decode
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
@@ -109,3 +109,65 @@ def test_a_table_of_float_images(tmp_path: Path) -> None:
     module.setup()
     batch = next(iter(module.train_dataloader()))
     assert (batch["image"].shape, batch["image"].dtype) == ((4, 1, 5, 5), torch.float32)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Twelve JPEGs of different sizes, of two classes; each has a colour of its own in the middle."""
+    folder = tmp_path / "photographs"
+    for k in range(12):
+        place = folder / f"class{k % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = np.zeros((90 + 7 * k, 130 - 5 * k, 3), dtype=np.uint8)
+        pixels[...] = 20 * k
+        Image.fromarray(pixels).save(place / f"{k:02}.jpg", quality=95)
+    return folder
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_large_images_are_brought_to_squares(photographs: Path, num_workers: int) -> None:
+    module = ImageDataModule(str(photographs), resize=32, num_workers=num_workers, val_fraction=0, batch_size=12)
+    module.setup()
+    (batch,) = module.train_dataloader()
+    assert (batch["image"].shape, batch["image"].dtype) == ((12, 3, 32, 32), torch.uint8)
+    assert module.task.image_shape == (3, 32, 32)
+    levels = batch["image"].float().mean((1, 2, 3)).sort().values
+    # JPEG at quality 95 moves a flat level by less than two
+    torch.testing.assert_close(levels, torch.arange(12.0) * 20, rtol=0, atol=2)
+
+
+def test_the_middle_is_kept_and_the_aspect(tmp_path: Path) -> None:
+    pixels = np.zeros((40, 100, 3), dtype=np.uint8)
+    pixels[:, 30:70] = 255  # the middle square
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    assert (decode(str(tmp_path / "wide.png"), Path(), 20)[:, :, 2:-2] > 250).all()
+
+
+def test_small_images_stay_as_they_are(tmp_path: Path) -> None:
+    Image.fromarray(COLOUR).save(tmp_path / "small.png")
+    whole, small = (decode(str(tmp_path / "small.png"), Path(), side) for side in (None, 200))
+    assert torch.equal(whole, small)
+
+
+def test_kept_images_are_decoded_once(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[object] = []
+
+    def counted(*args: object) -> torch.Tensor:
+        decoded.append(args[0])
+        return decode(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("datamodules.image.decode", counted)
+    streams = {}
+    for cache in ("none", "memory"):
+        decoded.clear()
+        module = ImageDataModule(str(photographs), cache=cache, val_fraction=0)  # type: ignore[arg-type]
+        module.setup()
+        loader = module.train_dataloader()
+        streams[cache] = [batch["image"] for _ in range(2) for batch in loader]
+        assert (len(decoded) == 12) == (cache == "memory")
+    assert all(torch.equal(a, b) for a, b in zip(*streams.values(), strict=True))
+
+
+def test_a_size_of_nothing_is_refused(photographs: Path) -> None:
+    with pytest.raises(DataError, match="--data.resize: 0 is too small"):
+        ImageDataModule(str(photographs), resize=0)

@@ -98,13 +98,14 @@ def shrink(config: Config, backbone: str) -> dict[str, Any]:
         "data.batch_size": batch,
         "data.max_samples": 5 * batch,
         "data.max_val_samples": 4,
+        "data.num_workers": 0 if lookup(config, "data.num_workers") else None,
         "trainer.max_epochs": 1,
         "trainer.log_every_n_steps": 2,
         "trainer.accelerator": "cpu",
     }
     if backbone in TINY:
         options |= {"model.backbone.pretrained": False, **TINY[backbone]}
-    return options
+    return {key: value for key, value in options.items() if value is not None or key == "model.backbone.image_size"}
 
 
 def _write(rows: Dataset, folder: Path, split: str) -> None:

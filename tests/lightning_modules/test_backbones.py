@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from lightning_modules import BackboneConfig, build_backbone
 from lightning_modules.backbones.adapters import resolve_targets
+from lightning_modules.backbones.image import ImageBackbone
 from lightning_modules.backbones.lenet import LeNet5
 from tests.conftest import Task
 
@@ -99,6 +101,43 @@ def test_loko_counts_of_resnet18() -> None:
     backbone = build_backbone(config, Task(modality="image", image_shape=(3, 32, 32), outputs=10))
     assert sum(trained(backbone).values()) == 148_822
     assert backbone(backbone.preprocess({"image": torch.zeros(1, 3, 32, 32, dtype=torch.uint8)})).shape == (1, 10)
+
+
+@pytest.mark.parametrize("shape", [(3, 30, 60), (3, 60, 30), (3, 33, 47)])
+def test_an_image_keeps_its_aspect_and_its_middle(shape: tuple[int, int, int]) -> None:
+    """A disc stays a disc: the shorter side is resized, the longer one cut."""
+    config = BackboneConfig("test_vit", library="timm", pretrained=False)
+    backbone = build_backbone(config, Task(modality="image", image_shape=shape, outputs=2))
+    assert isinstance(backbone, ImageBackbone)
+    _, height, width = shape
+    y, x = torch.meshgrid(torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2, indexing="ij")
+    disc = (x**2 + y**2 < (min(height, width) / 3) ** 2).to(torch.uint8).mul(255).expand(1, *shape)
+    fitted = backbone._fit(disc)[0, 0] > 0.5
+    assert fitted.shape == (backbone.size, backbone.size)
+    rows, columns = fitted.any(1).sum(), fitted.any(0).sum()
+    # a pixel of the image is size / min(height, width) of the model's; an edge may be off by one
+    assert abs(int(rows) - int(columns)) <= 2 * backbone.size / min(height, width)
+    assert torch.equal(fitted, fitted.flip(0).flip(1)) or min(height, width) % 2
+
+
+def test_the_backbones_own_interpolation_is_used() -> None:
+    task = Task(modality="image", image_shape=(3, 8, 8), outputs=2)
+    kinds = {}
+    for name in ("resnet18", "vit_tiny_patch16_224", "test_vit"):
+        backbone = build_backbone(BackboneConfig(name, library="timm", pretrained=False), task)
+        assert isinstance(backbone, ImageBackbone)
+        kinds[name] = backbone.interpolation
+        pixels = backbone._fit(torch.randint(0, 2, (1, 3, 8, 8), dtype=torch.uint8) * 255)
+        assert pixels.min() >= 0
+        assert pixels.max() <= 1
+    assert kinds == {name: timm.get_pretrained_cfg(name).interpolation for name in kinds}
+
+
+def test_a_transformer_is_built_for_the_size_asked_for() -> None:
+    config = BackboneConfig("vit_tiny_patch16_224", library="timm", pretrained=False, image_size=64)
+    backbone = build_backbone(config, Task(modality="image", image_shape=(3, 90, 70), outputs=2))
+    images = torch.randint(0, 255, (2, 3, 90, 70), dtype=torch.uint8)
+    assert backbone(backbone.preprocess({"image": images})).shape == (2, 2)
 
 
 def test_grey_images_fit_a_colour_backbone() -> None:

@@ -1,0 +1,186 @@
+"""All that a report says: what was run, on what, the tables, the runs beside them, and what was left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.composition import suggest
+from experiments.tables import Table, table_names
+from reports.building import build
+from reports.figures import Line, Plan
+from reports.listings import Listing, run_listings, sweep_listing
+from reports.reading import Archive, Pool, Record, load, sources
+from reports.sections import Section
+from reports.status import Status
+from reports.words import clock
+
+_RANK = [
+    Status.REPRODUCED, Status.EXCEEDS, Status.NOT_REPRODUCED, Status.UNTESTED, Status.OURS, Status.SCALED,
+    Status.DIVERGED, Status.ABSENT,
+]  # fmt: skip
+"""Which status of a cell counts, where it was run at several scales."""
+
+
+@dataclass
+class Document:
+    """A report.
+
+    Attributes:
+        sections: Tables of papers.
+        listings: Sweeps and runs.
+        records: All runs behind them, each once.
+        left_out: What could not be read.
+    """
+
+    sections: list[Section]
+    listings: list[Listing]
+    records: list[Record]
+    left_out: list[str]
+
+    def counts(self) -> dict[Status, int]:
+        """How many of the papers' cells have each status: each once, a run as published before a scaled-down one."""
+        best: dict[tuple[str, str, str], Status] = {}
+        for section in self.sections:
+            for key, status in section.statuses().items():
+                name = (section.table.name, *key)
+                best[name] = min(best.get(name, status), status, key=_RANK.index)
+        total = Counter(best.values())
+        return {status: total[status] for status in Status if status is not Status.OURS}
+
+    def facts(self) -> dict[str, str]:
+        """What was run, and on what."""
+        wall = [r["times"].get("wall_seconds") or 0.0 for r in self.records]
+        finished = sorted(filter(None, (r["times"].get("finished_at") for r in self.records)))
+        versions: dict[str, set[str]] = {}
+        for record in self.records:
+            for name, version in (record.get("environment", {}).get("versions") or {}).items():
+                versions.setdefault(name, set()).add(str(version))
+        seeds = sorted({r["seed"] for r in self.records if r.get("seed") is not None})
+        environments = [r.get("environment", {}) for r in self.records]
+        return {
+            "runs": f"{len(self.records)}" + (f", seeds {', '.join(map(str, seeds))}" if seeds else ""),
+            "compute": f"{clock(sum(wall))} in all" if any(wall) else "",
+            "devices": _several(e.get("device") for e in environments),
+            "threads": _several(e.get("threads") for e in environments),
+            "precision": _several(e.get("precision") for e in environments),
+            "commits": _several((r.get("commit") or "")[:10] for r in self.records),
+            "finished": " to ".join(dict.fromkeys([finished[0][:10], finished[-1][:10]])) if finished else "",
+            "versions": ", ".join(f"{name} {' / '.join(sorted(found))}" for name, found in versions.items()),
+        }
+
+
+def _several(values: Any) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in values if value))
+
+
+def assemble(roots: Sequence[Path], wanted: Sequence[str]) -> Document:
+    """Read all roots.
+
+    Args:
+        roots: Folders of reproduce or sweep, or of runs.
+        wanted: Tables and figures; all there are where none is named.
+
+    Raises:
+        ValueError: If there is nothing to report, or a table is not known or was not run.
+    """
+    chosen = [load(name) for name in wanted]
+    kept = [root for root in roots if (root / "manifests").is_dir()]
+    plain = [root for root in roots if root not in kept]
+    for root in plain:
+        if not root.is_dir() or not any(root.rglob("config.yaml")):
+            raise ValueError(
+                f"report: no manifest and no run under {root}; `filtune reproduce` and `filtune sweep` leave the one, "
+                "`filtune fit` the other"
+            )
+    archive = Archive(kept, chosen)
+    sections = [build(table, pool, archive) for table, pool in _tables(archive, chosen)]
+    listings = [] if chosen else [sweep_listing(manifest, archive) for manifest in archive.sweeps]
+    listings += run_listings(plain, archive.left_out) if plain and not chosen else []
+    if chosen and not sections:
+        there = suggest("", archive.pools) if archive.pools else "there are none"
+        raise ValueError(f"--tables {' '.join(wanted)}: no run of it under {_names(roots)}; of what was run {there}")
+    if not sections and not listings:
+        raise ValueError(f"report: nothing to show under {_names(roots)}. {' '.join(archive.left_out)}")
+    shown = [record for listing in listings for entry in listing.entries for record in entry.records.values()]
+    records = {id(record): record for record in [*archive.read_records(), *shown]}
+    return Document(sections, listings, list(records.values()), archive.left_out)
+
+
+def _names(roots: Sequence[Path]) -> str:
+    return " ".join(map(str, roots))
+
+
+def _tables(archive: Archive, chosen: list[Table]) -> list[tuple[Table, Pool]]:
+    """The tables with any run, at each scale: those with cells of their own, and those that look at these."""
+    named = [table for asked in chosen for table in ([asked] if _is_table(asked) else sources(asked))]
+    tables = {table.name: table for table in named} or _known(archive)
+    found = []
+    for table in tables.values():
+        scales = {scale for source in sources(table) for scale in archive.pools.get(source.name, {})}
+        for scale in sorted(scales, key=lambda scale: (len(scale), scale)):
+            pools = [archive.pools.get(source.name, {}).get(scale) for source in sources(table)]
+            pool = merged([pool for pool in pools if pool])
+            if _concerns(table, pool):
+                found.append((table, pool))
+    return found
+
+
+def _known(archive: Archive) -> dict[str, Table]:
+    names = [*archive.pools, *(name for name in table_names() if name not in archive.pools)]
+    return {name: table for name in sorted(names) if _is_table(table := load(name))}
+
+
+def _is_table(table: Table) -> bool:
+    return table.raw.get("kind", "table") == "table"
+
+
+def _concerns(table: Table, pool: Pool) -> bool:
+    """Whether any cell of a table was asked for."""
+    rows, columns = {row.name for row in table.rows}, {column.name for column in table.columns}
+    return any(cell.split("/")[0] in rows and cell.split("/")[1] in columns for cell in [*pool.cells, *pool.missing])
+
+
+def merged(pools: list[Pool]) -> Pool:
+    """The cells of several tables at one scale."""
+    total = Pool(pools[0].scale)
+    for pool in pools:
+        total.cells.update(pool.cells)
+        total.missing.update(pool.missing)
+        total.seeds.update(pool.seeds)
+    return total
+
+
+def figure_plans(sections: list[Section]) -> list[tuple[Section, Plan]]:
+    """The papers' figures over the cells of the sections, each with the first section that has them."""
+    found = []
+    figures = [table for name in table_names() if not _is_table(table := load(name))]
+    for figure in figures:
+        names = [source.name for source in sources(figure)]
+        scales: dict[str, list[Section]] = {}
+        for section in sections:
+            if section.table.name in names:
+                scales.setdefault(str(section.pool.scale), []).append(section)
+        found += [(group[0], _plan(figure, group)) for group in scales.values()]
+    return found
+
+
+def _plan(figure: Table, group: list[Section]) -> Plan:
+    lines = {}
+    leaves = {}
+    for section in group:
+        leaves.update({leaf.column.name: leaf for leaf in section.leaves})
+        for row in section.table.rows:
+            if any(row.name == chosen.name for chosen in figure.rows):
+                line = lines.setdefault(row.name, Line(row.title, section.looks[row.name], {}))
+                for leaf in section.leaves:
+                    cell = section.cells.get((row.name, leaf.key))
+                    if cell and cell.point.records:
+                        line.records[leaf.column.name] = list(cell.point.records.values())
+    run = [leaves[column.name] for column in figure.columns if column.name in leaves]
+    columns = [(leaf.column.name, leaf.title, leaf.metric) for leaf in run]
+    name = f"{group[0].slug}_{figure.name.rpartition('.')[2]}"
+    return Plan(name, figure.title, columns, figure.raw["curves"], list(lines.values()))

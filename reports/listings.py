@@ -1,0 +1,191 @@
+"""Runs that belong to no paper's table: sweeps, and folders of ``filtune fit``, sorted by how they did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reports.compare import Run, find_runs, read_run
+from reports.figures import Figure, Line, Plan
+from reports.palette import Look, distinct, looks
+from reports.reading import Archive, Record, value
+from reports.statistics import Sample, summarise
+from reports.words import lower_is_better
+
+_METRICS = (
+    "val_accuracy", "val_matthews", "val_pearson", "val_spearman", "val_f1", "online_accuracy", "online_pearson",
+    "online_top5", "val_loss", "online_loss", "seconds_per_step",
+)  # fmt: skip
+"""In the order of the columns; the first there is sorts the runs unless a sweep says otherwise."""
+
+_NO_OPTIONS = ("seed_everything", "run", "ckpt_path")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A configuration's runs.
+
+    Attributes:
+        label: What tells it from the others.
+        optimizer: Its class.
+        records: By seed.
+        look: Colour and stroke.
+    """
+
+    label: str
+    optimizer: str
+    records: dict[int, Record]
+    look: Look
+
+    def values(self, metric: str) -> dict[int, float]:
+        """The metric by seed, of the runs that finished."""
+        found = {seed: value(record, metric) for seed, record in self.records.items() if record["status"] == "finished"}
+        return {seed: number for seed, number in found.items() if number is not None}
+
+    def sample(self, metric: str) -> Sample | None:
+        """Mean and deviation of a metric."""
+        return summarise(list(self.values(metric).values()))
+
+
+@dataclass
+class Listing:
+    """A table of runs.
+
+    Attributes:
+        slug: Its name in files and addresses.
+        title: What was run.
+        note: Where it lies, and the like.
+        metric: What it is sorted by.
+        entries: The configurations, the best first.
+        figures: Drawn later.
+    """
+
+    slug: str
+    title: str
+    note: str
+    metric: str
+    entries: list[Entry]
+    figures: list[Figure] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The columns: what any run has, the one that sorts first."""
+        had = [metric for metric in _METRICS if any(entry.sample(metric) for entry in self.entries)]
+        return [self.metric, *(metric for metric in had if metric != self.metric)]
+
+    def best(self, metric: str) -> float | None:
+        """The best mean of a column."""
+        means = [sample.mean for entry in self.entries if (sample := entry.sample(metric))]
+        return (min if lower_is_better(metric) else max)(means) if means else None
+
+    def plan(self) -> Plan:
+        """The figure of its curves."""
+        score = next((m for m in ("online_accuracy", "online_pearson") if any(e.sample(m) for e in self.entries)), None)
+        curves = [(score or "online_accuracy").replace("_", "/", 1), "online/loss", self.metric.replace("_", "/", 1)]
+        lines = [Line(entry.label, entry.look, {"": list(entry.records.values())}) for entry in self.entries[:12]]
+        more = f", the best 12 of {len(self.entries)}" if len(self.entries) > 12 else ""
+        once = list(dict.fromkeys(curves))
+        return Plan(f"{self.slug}_curves", f"{self.title}{more}", [("", "", self.metric)], once, lines)
+
+
+def sweep_listing(manifest: dict[str, Any], archive: Archive) -> Listing:
+    """A sweep, sorted by its metric; with successive halving the longest runs first."""
+    cells = {name: {int(seed): key for seed, key in keys.items()} for name, keys in manifest["cells"].items()}
+    found = {name or "as it is": archive.records(keys) for name, keys in cells.items()}
+    rows = [(name, next((r["optimizer"] for r in records.values()), "?"), records) for name, records in found.items()]
+    sweep = manifest.get("sweep") or {}
+    grid = "; ".join(f"{key}: {', '.join(map(str, v))}" for key, v in (sweep.get("grid") or {}).items())
+    run = [record for records in found.values() for record in records.values()]
+    parts = sorted({f"{record['task']} / {record['backbone']}" for record in run})
+    title = f"Sweep of {', '.join(sorted({r['optimizer'] for r in run})) or manifest['name']}"
+    title, halved = " on ".join([title, *parts[:1]]), bool(sweep.get("halving"))
+    return _listing(f"sweep-{manifest['name']}", title, grid, sweep.get("metric"), rows, halved)
+
+
+def run_listings(paths: Sequence[Path], left_out: list[str]) -> list[Listing]:
+    """Folders of ``filtune fit``, one listing a task and model; the seeds of a configuration are one row.
+
+    Raises:
+        ValueError: If a folder has no run.
+    """
+    runs: list[Run] = []
+    for folder in (folder for path in paths for folder in find_runs(path)):
+        try:
+            run = read_run(folder)
+        except (ValueError, yaml.YAMLError):
+            left_out.append(f"{folder} has a summary or configuration that is half written: left out")
+            continue
+        if run.summary:
+            runs.append(run)
+        else:
+            left_out.append(f"{folder} is not finished: left out")
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(f"{run.summary['task']} / {run.summary['backbone']}", []).append(run)
+    return [_of_runs(title, group) for title, group in groups.items()]
+
+
+def _of_runs(title: str, runs: list[Run]) -> Listing:
+    options = [_options(run.config) for run in runs]
+    names = [str((run.config.get("optimizer") or {}).get("class_path", "?")).rpartition(".")[2] for run in runs]
+    rows: dict[str, dict[int, Record]] = {}
+    optimizers = {}
+    for name, own, run in zip(names, options, runs, strict=True):
+        peers = [other for peer, other in zip(names, options, strict=True) if peer == name]
+        differing = [key for key in own if any(other.get(key) != own[key] for other in peers)]
+        label = " ".join([name, *(f"{key.rpartition('.')[2]}={own[key]}" for key in differing)])
+        rows.setdefault(label, {})[run.config.get("seed_everything") or 0] = _record(run)
+        optimizers[label] = run.summary["optimizer"]
+    slug = "runs-" + "".join(c if c.isalnum() else "-" for c in title.replace(" / ", "-"))
+    note = f"{len(runs)} runs of filtune fit; of runs that differ in nothing the last one counts"
+    return _listing(slug, title, note, None, [(name, optimizers[name], records) for name, records in rows.items()])
+
+
+def _options(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The options that shape a run's result, by dotted key."""
+    if not isinstance(config, dict):
+        return {prefix: config}
+    kept = {key: value for key, value in config.items() if prefix or key not in _NO_OPTIONS}
+    return {k: v for key, value in kept.items() for k, v in _options(value, f"{prefix}.{key}".lstrip(".")).items()}
+
+
+def _record(run: Run) -> Record:
+    summary = run.summary
+    return {
+        "status": "finished",
+        "config": run.config,
+        "metrics": {k: v for k, v in summary.items() if k.startswith("online_")}
+        | {f"val_{name}": number for name, number in summary.get("val", {}).items()},
+        "curves": run.curves(),
+        "times": {name: summary.get(name) for name in ("wall_seconds", "seconds_per_step", "mean_seconds_per_step")},
+        "environment": {key: summary.get(key) for key in ("device", "precision", "versions")},
+        **{name: summary.get(name) for name in ("task", "backbone", "optimizer", "seed", "samples", "steps", "commit")},
+    }
+
+
+def _listing(
+    slug: str,
+    title: str,
+    note: str,
+    metric: str | None,
+    rows: list[tuple[str, str, dict[int, Record]]],
+    halved: bool = False,
+) -> Listing:
+    apart = len({optimizer for _, optimizer, _ in rows}) == len(rows)
+    tones = looks([(n, o, "paper") for n, o, _ in rows]) if apart else distinct([name for name, _, _ in rows])
+    entries = [Entry(name, optimizer, records, tones[name]) for name, optimizer, records in rows]
+    had = [m for m in _METRICS if any(entry.sample(m) for entry in entries)]
+    chosen = metric if metric and any(entry.sample(metric) for entry in entries) else (had or ["val_accuracy"])[0]
+    sign = 1 if lower_is_better(chosen) else -1
+
+    def place(entry: Entry) -> tuple[bool, int, float]:
+        sample = entry.sample(chosen)
+        longest = max((record.get("samples") or 0 for record in entry.records.values()), default=0)
+        return sample is None, -longest if halved else 0, sign * sample.mean if sample else 0.0
+
+    entries.sort(key=place)
+    return Listing(slug, title, note, chosen, entries)

@@ -1,0 +1,208 @@
+"""A table at one scale: its cells and the order of its methods, as the pages ask for them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments.tables import Column, Row, Table
+from reports import words
+from reports.cells import Cell
+from reports.figures import Figure
+from reports.order import Claim, Verdict, Winner
+from reports.palette import Look
+from reports.reading import Pool
+from reports.status import Status
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A column of figures.
+
+    Attributes:
+        column: The table's column.
+        metric: The figure.
+        lower: Whether less is better.
+        backbone: What stands in for the column's model.
+    """
+
+    column: Column
+    metric: str
+    lower: bool
+    backbone: str | None = None
+
+    @property
+    def data(self) -> str:
+        """The data set."""
+        return self.column.title.partition(", ")[0]
+
+    @property
+    def model(self) -> str:
+        """The model, and what ran in its place."""
+        model = self.column.title.partition(", ")[2]
+        if self.backbone in (None, self.column.backbone):
+            return model
+        own = words.backbone_title(self.backbone)
+        return f"{own} for {model or words.backbone_title(self.column.backbone)}"
+
+    @property
+    def title(self) -> str:
+        """Data set and model."""
+        return ", ".join(filter(None, [self.data, self.model]))
+
+    @property
+    def key(self) -> str:
+        """What tells it from the other columns of figures."""
+        return f"{self.column.name}/{self.metric}"
+
+
+@dataclass
+class Section:
+    """A table at one scale.
+
+    Attributes:
+        table: Its description.
+        pool: What was run of it.
+        kinds: ``paper``, ``tuned`` or ``ours``, by row.
+        leaves: Columns of figures.
+        cells: By row and leaf.
+        looks: Colour and stroke by row.
+        reference: The row of AdamW that each row is compared with.
+        winners: Whether the published best of each leaf is the best of ours.
+        claims: Each method against AdamW.
+        root: Where the runs lie.
+        figures: Drawn later.
+    """
+
+    table: Table
+    pool: Pool
+    kinds: dict[str, str]
+    leaves: list[Leaf]
+    cells: dict[tuple[str, str], Cell]
+    looks: dict[str, Look]
+    reference: dict[str, str]
+    root: str
+    winners: list[Winner] = field(default_factory=list)
+    claims: dict[tuple[str, str], Claim] = field(default_factory=dict)
+    figures: list[Figure] = field(default_factory=list)
+
+    @property
+    def slug(self) -> str:
+        """Its name in files and addresses."""
+        scale = [self.pool.scale.get("backbone"), self.pool.scale.get("max_samples")]
+        scale += [f"{key.rpartition('.')[2]}-{value}" for key, value in (self.pool.scale.get("set") or {}).items()]
+        name = "-".join([self.table.name, *(str(word) for word in scale if word)])
+        return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+
+    @property
+    def scale_words(self) -> str:
+        """What was changed against the paper."""
+        run = {cell.partition("/")[2].partition("/")[0] for cell in self.pool.cells}
+        replaced = dict.fromkeys(column.backbone for column in self.table.columns if column.name in run)
+        return words.scale_words(self.pool.scale, list(replaced))
+
+    @property
+    def timed(self) -> bool:
+        """Whether it shows times, which only compare as ratios."""
+        return "metrics" in self.table.raw
+
+    def notes(self) -> list[str]:
+        """What is to be known of it: what the paper leaves open, how baselines were tuned, how little is known."""
+        run = [cell for cell in self.cells.values() if cell.point.records]
+        few = sorted({cell.ours.count for cell in run if cell.ours and cell.ours.count})
+        said = [str(self.table.raw["notes"])] if self.table.raw.get("notes") else []
+        if self.rows("tuned"):
+            said.append(
+                "The setting of a tuned row is the best of its grid on these same runs, by the mean over seeds: this "
+                "favours the baseline. The cells name it."
+            )
+        if few and few[0] == 1:
+            said.append("Cells of one seed have no deviation and no test.")
+        if any(cell.status is Status.DIVERGED for cell in run):
+            said.append("A diverged seed has no figure; the mean of its cell is that of the others.")
+        if self.timed:
+            said.append("Beside a time stands its ratio to AdamW's in the same column: compare these.")
+        hidden = [leaf.column.title for leaf in self.leaves if leaf not in self.columns()]
+        if hidden:
+            said.append(f"Not run at this scale: {'; '.join(dict.fromkeys(hidden))}.")
+        if self.absent():
+            said.append(f"Not run: {'; '.join(self.absent())}.")
+        return said
+
+    def rows(self, kind: str) -> list[Row]:
+        """The rows of a kind: of the paper's those that have the columns shown, of ours those with a run."""
+        shown = {leaf.key for leaf in self.columns()}
+        there = {row for row, leaf in self.cells if leaf in shown}
+        rows = [row for row in self.table.rows if self.kinds[row.name] == kind and row.name in there]
+        return [row for row in rows if kind == "paper" or self._run(row)]
+
+    def absent(self) -> list[str]:
+        """Rows of ours without a run."""
+        return [row.title for row in self.table.rows if self.kinds[row.name] != "paper" and not self._run(row)]
+
+    def _run(self, row: Row) -> bool:
+        return any(cell.status is not Status.ABSENT for (name, _), cell in self.cells.items() if name == row.name)
+
+    def columns(self) -> list[Leaf]:
+        """The columns to show: all of a run as published, of a scaled-down one those with a run."""
+        run = {leaf for (_, leaf), cell in self.cells.items() if cell.status is not Status.ABSENT or cell.reason}
+        return [leaf for leaf in self.leaves if not self.pool.scale or leaf.key in run]
+
+    def mixed(self) -> bool:
+        """Whether columns differ in what they show."""
+        return len({leaf.metric for leaf in self.leaves}) > 1
+
+    def statuses(self) -> dict[tuple[str, str], Status]:
+        """What became of each of the paper's cells."""
+        return {
+            key: cell.status for key, cell in self.cells.items() if self.kinds[key[0]] == "paper" and cell.published
+        }
+
+    def counts(self) -> Counter[Status]:
+        """How many of the paper's cells have each status, of the columns that are shown."""
+        shown = {leaf.key for leaf in self.columns()}
+        return Counter(status for (_, leaf), status in self.statuses().items() if leaf in shown)
+
+    def best(self, leaf: Leaf, published: bool) -> set[str]:
+        """The rows of the best figure of a column, ours or published."""
+        shown = {row.name: self.cells.get((row.name, leaf.key)) for row in self.table.rows}
+        means = {
+            name: words.figure(sample.mean, leaf.metric)
+            for name, cell in shown.items()
+            if cell and (sample := cell.published if published else cell.ours)
+        }
+        if not means:
+            return set()
+        numbers = {name: float(mean.replace(",", "")) for name, mean in means.items()}
+        top = (min if leaf.lower else max)(numbers.values())
+        return {name for name, number in numbers.items() if number == top}
+
+    def ordered(self) -> list[Leaf]:
+        """The columns whose order can be compared."""
+        compared = {winner.leaf for winner in self.winners} | {leaf for _, leaf in self.claims}
+        return [leaf for leaf in self.leaves if leaf.key in compared]
+
+    def winner(self, leaf: Leaf) -> Winner | None:
+        """The best of a column, where there is one to compare."""
+        return next((winner for winner in self.winners if winner.leaf == leaf.key), None)
+
+    def verdicts(self) -> Counter[Verdict]:
+        """How many comparisons with AdamW come out as in the paper."""
+        return Counter(claim.verdict for claim in self.claims.values())
+
+    def claimed(self, row: Row) -> bool:
+        """Whether a row is compared with AdamW anywhere."""
+        return any(name == row.name for name, _ in self.claims)
+
+    def titles(self, names: list[str]) -> str:
+        """Rows as the table has them."""
+        return " / ".join(row.title for row in self.table.rows if row.name in names)
+
+    def command(self, cell: str | None = None) -> str:
+        """The command that makes the runs."""
+        seeds = self.pool.seeds if cell is None else {s for p in self._points(cell) for s in p.records}
+        return words.command(self.table.name, self.pool.scale, cell, seeds, self.table.seeds, self.root)
+
+    def _points(self, cell: str) -> list[Any]:
+        return next((found.points for found in self.cells.values() if found.name == cell), [])

@@ -1,0 +1,123 @@
+"""Means, deviations and tests: ours against a published mean, two of ours against each other, many at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+LEVEL = 0.05
+"""Level of every test."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Several runs in three numbers.
+
+    Attributes:
+        mean: Their mean.
+        deviation: Their sample standard deviation; none of a single run, or where it is not published.
+        count: How many there are; none where it is not published.
+    """
+
+    mean: float
+    deviation: float | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class Test:
+    """A difference of two means.
+
+    Attributes:
+        difference: First mean minus the second.
+        p: Two-sided p-value.
+        low: Lower end of the 95 % interval of the difference.
+        high: Upper end.
+    """
+
+    __test__ = False  # not one of pytest's
+
+    difference: float
+    p: float
+    low: float
+    high: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference is told from none at the level of 5 %."""
+        return self.p < LEVEL
+
+
+def summarise(values: Sequence[float]) -> Sample | None:
+    """Mean and sample deviation; none of no values."""
+    if not values:
+        return None
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return Sample(mean, None, 1)
+    return Sample(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)), len(values))
+
+
+def welch(a: Sample, b: Sample) -> Test | None:
+    r"""Welch's t-test of two means: :math:`t = (m_a - m_b) / \sqrt{s_a^2 / n_a + s_b^2 / n_b}`.
+
+    Args:
+        a: The first sample.
+        b: The second.
+
+    Returns:
+        The test; none where a deviation is not known or there is but one run.
+    """
+    if a.deviation is None or b.deviation is None or min(a.count or 0, b.count or 0) < 2:
+        return None
+    difference = a.mean - b.mean
+    if a.deviation == b.deviation == 0:
+        return _exact(difference)
+    from scipy.stats import t, ttest_ind_from_stats
+
+    p = float(ttest_ind_from_stats(a.mean, a.deviation, a.count, b.mean, b.deviation, b.count, equal_var=False).pvalue)
+    parts = [s.deviation**2 / s.count for s in (a, b)]  # type: ignore[operator]
+    freedom = sum(parts) ** 2 / sum(v**2 / (s.count - 1) for v, s in zip(parts, (a, b), strict=True))  # type: ignore[operator]
+    reach = float(t.ppf(1 - LEVEL / 2, freedom)) * math.sqrt(sum(parts))
+    return Test(difference, p, difference - reach, difference + reach)
+
+
+def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Test | None:
+    """The t-test of the differences seed by seed.
+
+    Args:
+        a: First values by seed.
+        b: Second values by seed.
+
+    Returns:
+        The test; none where fewer than two seeds are common to both.
+    """
+    seeds = sorted(a.keys() & b.keys())
+    differences = [a[seed] - b[seed] for seed in seeds]
+    sample = summarise(differences)
+    if sample is None or sample.deviation is None:
+        return None
+    if sample.deviation <= 1e-12 * max(1.0, abs(sample.mean)):  # equal but for rounding
+        return _exact(sample.mean)
+    from scipy.stats import t, ttest_rel
+
+    p = float(ttest_rel([a[seed] for seed in seeds], [b[seed] for seed in seeds]).pvalue)
+    reach = float(t.ppf(1 - LEVEL / 2, len(seeds) - 1)) * sample.deviation / math.sqrt(len(seeds))
+    return Test(sample.mean, p, sample.mean - reach, sample.mean + reach)
+
+
+def _exact(difference: float) -> Test:
+    """Of numbers that do not vary: the same, or not."""
+    return Test(difference, 1.0 if difference == 0 else 0.0, difference, difference)
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """Holm's adjusted p-values, in order; none stays none and does not count."""
+    order = sorted((p, i) for i, p in enumerate(values) if p is not None)
+    adjusted: list[float | None] = [None] * len(values)
+    least = 0.0
+    for rank, (p, i) in enumerate(order):
+        least = max(least, min(1.0, (len(order) - rank) * p))
+        adjusted[i] = least
+    return adjusted
