@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow check format benchmark cost
+.PHONY: help install quickstart test test-slow check format docs benchmark cost
 
 help:  ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,9 @@ check:  ## Style, docstrings and types
 
 format:  ## Mend the style
 	ruff format . && ruff check --fix .
+
+docs:  ## Build the documentation site into build/site (pip install -e '.[docs]')
+	NO_MKDOCS_2_WARNING=1 mkdocs build
 
 benchmark:  ## Time a step of each optimizer side by side, on LeNet-5
 	python -m benchmarks.step_time --model lenet5 --outputs 10

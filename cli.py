@@ -28,6 +28,7 @@ from datamodules import StreamDataModule
 from experiments import reproduce, sweep
 from experiments.composition import find_config
 from experiments.runs import DIVERGED
+from exports import export, predict
 from lightning_modules import OnlineModule, check_precision
 from lightning_modules.callbacks import (
     AtomicCheckpointIO,
@@ -44,6 +45,8 @@ from reports import compare, report
 
 COMMANDS: dict[str, Callable[[list[str]], object]] = {
     "compare": compare.main,
+    "export": export.main,
+    "predict": predict.main,
     "report": report.main,
     "reproduce": reproduce.main,
     "sweep": sweep.main,
@@ -220,6 +223,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # it is meant to be
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # between two libraries
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # the metrics have been synchronised
     warnings.filterwarnings("ignore", message=".*will save all targets and predictions in the buffer.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

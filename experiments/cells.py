@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from experiments.composition import Config, compose, fingerprint, grid_points, point_name, suggest
+from experiments.composition import Config, assign, compose, fingerprint, grid_points, lookup, point_name, suggest
+from experiments.estimate import size
 from experiments.tables import Column, Row, Table
 
 
@@ -74,10 +75,20 @@ def _cell(table: Table, row: Row, column: Column, point: dict[str, Any], scale: 
     parts = ["trainer/auto", f"task/{column.task}", f"backbone/{backbone}", f"optimizer/{row.optimizer}"]
     place = table.columns.index(column)
     own = {key: values[place] for key, values in row.by_column.items() if values[place] is not None}
+    whole = compose(parts, table.set, column.set, row.set, own, point)
     shorter = {"data.max_samples": scale.max_samples} if scale.max_samples else {}
-    config = compose(parts, table.set, column.set, row.set, own, point, shorter, scale.set)
+    config = compose([], whole, shorter, scale.set)
+    if "model.schedule.warmup" not in scale.set:
+        _shorten_warmup(config, whole, column.task)
     name = "/".join([row.name, column.name, *([point_name(point)] if point else [])])
     return Cell(name, config, column.task, backbone)
+
+
+def _shorten_warmup(config: Config, whole: Config, task: str) -> None:
+    """Keep the warm-up's share of the run where the run is shorter: else it might never end."""
+    warmup, now, printed = lookup(whole, "model.schedule.warmup"), size(config, task), size(whole, task)
+    if warmup and now and printed and now.steps < printed.steps:
+        assign(config, "model.schedule.warmup", warmup * now.steps // printed.steps)
 
 
 def select(found: list[Cell], patterns: list[str]) -> list[Cell]:

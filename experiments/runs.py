@@ -91,7 +91,15 @@ def run(job: Job, store: Store, threads: int, started: Any = lambda process: Non
 
 def _fit(job: Job, folder: Path, config: Path, threads: int, started: Any) -> str | None:
     """Run the command; none where it finished, else why the optimizer diverged."""
-    command = [sys.executable, "-m", "experiments.worker", "fit", "--config", str(config), f"--seed_everything={job.seed}"]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.worker",
+        "fit",
+        "--config",
+        str(config),
+        f"--seed_everything={job.seed}",
+    ]
     command += [f"--run.root={folder}", "--trainer.enable_progress_bar=false"]
     if any(folder.rglob("last.ckpt")):
         command += ["--ckpt_path=last"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -182,6 +183,7 @@ class OnlineModule(pl.LightningModule):
             "rewinds": self.watch.rewinds,
             "seconds": self.seconds_before + self.clock(),
             "backbone": self.backbone_config.name,
+            "task": asdict(self.task),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

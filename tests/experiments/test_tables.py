@@ -108,6 +108,17 @@ def test_a_scale_changes_all_cells_and_is_named():
     assert not {cell.key(0) for cell in cells(table)} & {cell.key(0) for cell in cells(table, scale)}
 
 
+def test_a_shorter_run_has_a_shorter_warm_up():
+    """500 of 8 epochs of 6,136 batches are one in a hundred steps; so they are of 3,200 samples in 8 epochs."""
+    table = load_table("grng.table2")
+    (whole,) = select(cells(table), ["adamw/mnli-mm"])
+    (short,) = select(cells(table, Scale(3200)), ["adamw/mnli-mm"])
+    (said,) = select(cells(table, Scale(3200, set={"model.schedule.warmup": 7})), ["adamw/mnli-mm"])
+    assert whole.config["model"]["schedule"]["warmup"] == 500
+    assert short.config["model"]["schedule"]["warmup"] == 500 * (8 * 50) // (8 * 6136)
+    assert said.config["model"]["schedule"]["warmup"] == 7
+
+
 def test_cells_are_chosen_by_row_column_or_pattern():
     found = cells(load_table("loko.table2"))
     assert {cell.name for cell in select(found, ["loko"])} == {c.name for c in found if c.name.startswith("loko/")}

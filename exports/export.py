@@ -1,0 +1,90 @@
+"""``filtune export``: a run's model for PEFT, transformers and timm."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from exports.card import write_card
+from exports.folder import check_target, whole_folder
+from exports.restore import Restored, restore
+from exports.weights import read_adapter, read_model, write_adapter, write_model
+from lightning_modules.backbones.base import Backbone
+
+EPILOG = """\
+The folder's README.md says how to load it.
+
+  filtune export --ckpt_path RUN/checkpoints/last.ckpt --to adapter/
+  filtune export --ckpt_path RUN/checkpoints/last.ckpt --to model/ --merge
+"""
+
+
+def main(args: list[str]) -> None:
+    """Export a checkpoint."""
+    parser = argparse.ArgumentParser(
+        prog="filtune export", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="the checkpoint, RUN/checkpoints/last.ckpt")
+    parser.add_argument("--to", type=Path, required=True, help="folder to write, which must be new or empty")
+    parser.add_argument("--merge", action="store_true", help="the whole model, the adapter merged into its weights")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    parser.add_argument("--config", type=Path, help="the run's configuration, if it is not RUN/config.yaml")
+    options = parser.parse_args(args)
+    check_target(options.to, options.overwrite)
+    print(export(restore(options.ckpt_path, options.config), options.to, options.merge))
+
+
+def export(run: Restored, target: Path, merge: bool = False) -> str:
+    """Write a run's model, load it back, and see that its outputs are the same.
+
+    Args:
+        run: The run.
+        target: The folder, new or to be replaced.
+        merge: Write the whole model rather than an adapter.
+
+    Returns:
+        One line about what was written.
+
+    Raises:
+        ValueError: If the model cannot be written so that it gives the same outputs.
+    """
+    whole, base = merge or run.architecture.adapter is None, None
+    with whole_folder(target) as folder:
+        if whole:
+            write_model(run, folder)
+        else:
+            base = write_adapter(run, folder, target)
+        difference = _difference(run, read_model(run, folder) if whole else read_adapter(run, folder))
+        if not difference <= _tolerance(run):
+            remedy = "" if whole else "; export the whole model with --merge"
+            raise ValueError(
+                f"model.backbone.adapter: {run.architecture.adapter} loaded back gives other outputs (they differ by "
+                f"{difference:.1e}){remedy}"
+            )
+        write_card(run, folder, target, whole, base, difference)
+    what = f"the adapter ({run.architecture.adapter}) and the head"
+    if whole:
+        what = "the whole model, which had no adapter" if run.architecture.adapter is None else "the merged model"
+    return f"{target}: {what}; loaded back, outputs differ by {difference:.1e} at most; README.md says how to load it"
+
+
+@torch.no_grad()
+def outputs(backbone: Backbone, run: Restored) -> torch.Tensor:
+    """Outputs of a few made-up samples, (2, m)."""
+    if run.task.modality == "text":
+        return backbone(backbone.preprocess({"text": ["a text", "and a longer one, to be padded to"]}))
+    shape = run.task.image_shape or (3, 32, 32)
+    pixels = torch.randint(0, 256, (2, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return backbone(backbone.preprocess({"image": pixels}))
+
+
+def _difference(run: Restored, loaded: Backbone) -> float:
+    return float((outputs(run.backbone, run) - outputs(loaded, run)).abs().max())
+
+
+def _tolerance(run: Restored) -> float:
+    """Half the digits of the coarsest type of the model's weights; what is not loaded at all is off by more."""
+    eps = max(torch.finfo(p.dtype).eps for p in run.backbone.parameters() if p.is_floating_point())
+    return eps**0.5 * max(1.0, float(outputs(run.backbone, run).abs().max()))

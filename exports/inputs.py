@@ -1,0 +1,133 @@
+"""Rows to predict: of a file, a folder or the hub, as the data modules read them, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from datamodules import DataError, ImageDataModule, TextDataModule
+from datamodules.source import load_splits
+from exports.restore import Restored
+
+OPTIONS = {
+    "--data.source": "--input",
+    "--data.text_columns": "--text_columns",
+    "--data.image_column": "--image_column",
+    "--data.on_bad_row": "--on_bad_row",
+    "--data.verify true ": "",
+}
+"""What the data modules' options are called here."""
+
+
+class Rows:
+    """The rows of a source that can be predicted.
+
+    Args:
+        run: The run that will predict them; its data module names the columns.
+        source: File, folder or hub id.
+        split: The split; needed where there are several.
+        columns: The column, or columns, of the input; by default those of the run.
+        on_bad_row: ``error``, or ``skip`` to leave out rows that cannot be read.
+
+    Attributes:
+        table: All rows and columns of the source.
+        kept: Which rows can be predicted, (N,).
+
+    Raises:
+        ValueError: If there are none; in one line, naming the option.
+    """
+
+    def __init__(
+        self,
+        run: Restored,
+        source: str,
+        split: str | None = None,
+        columns: Sequence[str] | None = None,
+        on_bad_row: Literal["error", "skip"] = "error",
+    ) -> None:
+        try:
+            self._read(run, source, split, columns, on_bad_row)
+        except DataError as error:
+            message = str(error)
+            for known, here in OPTIONS.items():
+                message = message.replace(known, here)
+            raise ValueError(message) from error
+
+    def _read(self, run: Restored, source: str, split: str | None, columns: Any, on_bad_row: Any) -> None:
+        self.key = run.task.modality
+        learned = (run.config.get("data") or {}).get("init_args") or {}
+        module: TextDataModule | ImageDataModule
+        if self.key == "text":
+            module = TextDataModule(source, columns or learned.get("text_columns", ["text"]), on_bad_row=on_bad_row)
+        else:
+            (column,) = columns or [learned.get("image_column", "image")]
+            module = ImageDataModule(source, column, on_bad_row=on_bad_row)
+        name = learned.get("name") if source == learned.get("source") else None
+        splits = load_splits(source, name, module.inputs if self.key == "text" else ())
+        if split is None and len(splits) > 1:
+            raise ValueError(f"--split: {source} has several; choose of {', '.join(splits)}")
+        split = split or next(iter(splits))
+        if split not in splits:
+            raise ValueError(f"--split: {source} has no split {split!r}; choose of {', '.join(splits)}")
+        self.table = splits[split]
+        for wanted in module.inputs:
+            if wanted not in self.table.column_names:
+                raise ValueError(
+                    f"--{self.key}_column{'s' if self.key == 'text' else ''}: {source} has no column {wanted!r}; "
+                    f"there are {', '.join(self.table.column_names)}"
+                )
+        if not len(self.table):
+            raise ValueError(f"--input: {source} has no rows")
+        self.inputs, place = module.inputs, module.place(split)
+        self._reader: Callable[[int], Any] = module.reader(self.table, place)
+        faults = module.input_faults(self.table)
+        if self.key == "image":
+            faults = [fault for fault in map(self._reader.fault, range(len(self.table))) if fault]  # type: ignore
+        self.bad = len(module.reject(place, faults))
+        self.kept = np.setdiff1d(np.arange(len(self.table)), [fault.row for fault in faults]).astype(np.int64)
+        if not len(self.kept):
+            raise ValueError(f"--input: {source} has no row that can be read; correct it")
+
+    def batch(self, rows: Sequence[int]) -> dict[str, Any]:
+        """The inputs of some rows, as a backbone takes them."""
+        return {self.key: [self._reader(int(row)) for row in rows]}
+
+    def columns(self) -> pa.Table:
+        """The source's columns of the rows that are kept; an image is named by its path, or else by its row."""
+        table = self.table
+        for column, feature in table.features.items():
+            if isinstance(feature, datasets.Image):
+                table = table.cast_column(column, datasets.Image(decode=False))
+        content = table.data.table.take(pa.array(self.kept))
+        if self.key == "text":
+            return content
+        (column,) = self.inputs
+        place, images = content.column_names.index(column), content.column(column)
+        if pa.types.is_string(images.type) or pa.types.is_large_string(images.type):
+            return content
+        paths = [Path(image["path"]) for image in images.to_pylist() if isinstance(image, dict) and image.get("path")]
+        if len(paths) == len(content):
+            return content.set_column(place, column, pa.array(map(str, paths)))
+        return content.set_column(place, "row", pa.array(self.kept))
+
+
+def texts(values: Sequence[str]) -> dict[str, Any]:
+    """A batch of one text, or of one pair of texts.
+
+    Raises:
+        ValueError: If there are more, or one is empty.
+    """
+    if len(values) > 2 or not all(value.strip() for value in values):
+        raise ValueError("--text: one text is needed, or the two of a pair, and not an empty one")
+    return {"text": [values[0] if len(values) == 1 else tuple(values)]}
+
+
+def file_stem(source: str) -> Path:
+    """Where the predictions of a source go, but for the ending: beside a file or folder, else here."""
+    path = Path(source).expanduser()
+    return path.with_suffix("") if path.is_file() else path if path.exists() else Path(path.name)

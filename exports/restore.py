@@ -1,0 +1,154 @@
+"""A run's model and optimizer from its checkpoint, without the data it learned from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from datamodules import Task
+from lightning_modules.backbones import BackboneConfig, build_backbone
+from lightning_modules.backbones.base import Backbone
+from lightning_modules.callbacks.checkpoint import AtomicCheckpointIO
+from lightning_modules.groups import frozen_fingerprint, group_parameters
+from lightning_modules.resume import compare_names
+from optimizers import OnlineOptimizer
+
+PREFIX = "backbone."
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a checkpoint holds.
+
+    Attributes:
+        ckpt_path: The checkpoint.
+        config: The run's configuration.
+        checkpoint: The checkpoint's content.
+        architecture: The configuration of the backbone.
+        task: What was learned.
+        backbone: The backbone with the trained weights, in eval mode.
+    """
+
+    ckpt_path: Path
+    config: dict[str, Any]
+    checkpoint: dict[str, Any]
+    architecture: BackboneConfig
+    task: Task
+    backbone: Backbone
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """``summary.json`` of the run; empty where the run is not finished."""
+        file = _run_folder(self.ckpt_path) / "summary.json"
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+    @property
+    def optimizer_class(self) -> type[OnlineOptimizer]:
+        """The class of the run's optimizer."""
+        return _class(self.config, "optimizer")
+
+    def optimizer(self) -> OnlineOptimizer:
+        """The run's optimizer over the backbone's parameters, with its state."""
+        groups = group_parameters(self.backbone, self.config["model"].get("param_groups") or {})
+        optimizer = self.optimizer_class(groups, **(self.config["optimizer"].get("init_args") or {}))
+        optimizer.load_state_dict(self.checkpoint["optimizer_states"][0])
+        return optimizer
+
+
+def restore(ckpt_path: Path, config_path: Path | None = None) -> Restored:
+    """Build the run's backbone and load what was trained.
+
+    Args:
+        ckpt_path: A checkpoint, such as ``RUN/checkpoints/last.ckpt``.
+        config_path: Its configuration; by default ``config.yaml`` of the run's folder.
+
+    Raises:
+        ValueError: Naming what is missing or does not belong together.
+    """
+    checkpoint = AtomicCheckpointIO().load_checkpoint(ckpt_path)
+    config_path = config_path or _run_folder(ckpt_path) / "config.yaml"
+    config = _read(config_path)
+    known = {field.name for field in fields(BackboneConfig)}
+    options = config["model"]["backbone"]
+    if set(options) - known:
+        raise ValueError(f"--config: {config_path} has the unknown model.backbone.{min(set(options) - known)}")
+    # without gradient checkpointing, whose results are the same
+    architecture = BackboneConfig(**{**options, "gradient_checkpointing": False})
+    task = describe_task(checkpoint["filtune"], config)
+    try:
+        backbone = build(architecture, task, config.get("seed_everything"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{error}; a copy of {config_path} that says otherwise can be given by --config") from error
+    saved = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith(PREFIX)}
+    trained = {f"{PREFIX}{name}": param for name, param in backbone.named_parameters() if param.requires_grad}
+    compare_names(saved, trained)
+    if checkpoint["filtune"]["fingerprint"] != frozen_fingerprint(backbone):
+        raise ValueError(
+            f"ckpt_path: {ckpt_path} was trained on other frozen weights than those of {architecture.name!r}; name the "
+            "same backbone, and the same seed_everything where it is random, by --config"
+        )
+    with torch.no_grad():
+        for name, param in trained.items():
+            param.copy_(saved[name])
+    return Restored(ckpt_path, config, checkpoint, architecture, task, backbone)
+
+
+def build(architecture: BackboneConfig, task: Task, seed: Any) -> Backbone:
+    """The backbone as a run with this seed starts with it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed if isinstance(seed, int) else 0)
+        return build_backbone(architecture, task)
+
+
+def describe_task(saved: dict[str, Any], config: dict[str, Any]) -> Task:
+    """The task as the checkpoint has it; older ones do not, and the data is read once more.
+
+    Args:
+        saved: The checkpoint's own entry.
+        config: The run's configuration.
+
+    Raises:
+        ValueError: If it is not in the checkpoint, and the data cannot be had.
+    """
+    if "task" in saved:
+        known = {field.name for field in fields(Task)}
+        return Task(**{name: value for name, value in saved["task"].items() if name in known})
+    try:
+        data = _class(config, "data")(**(config["data"].get("init_args") or {}))
+        data.setup()
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"ckpt_path: the checkpoint does not say what its task is, and its data cannot be read ({error}); name "
+            "the data in a copy of config.yaml given by --config"
+        ) from error
+    return data.task
+
+
+def _class(config: dict[str, Any], key: str) -> Any:
+    module, _, name = config[key]["class_path"].rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _run_folder(ckpt_path: Path) -> Path:
+    return ckpt_path.resolve().parents[1]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"--config: the configuration {path} is not there; name the run's config.yaml by --config")
+    try:
+        config = yaml.safe_load(path.read_text())
+        missing = [key for key in ("model", "optimizer", "data") if not isinstance(config.get(key), dict)]
+        missing += [] if missing or "backbone" in config["model"] else ["model.backbone"]
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config: {path} is not a run's configuration") from error
+    if missing:
+        raise ValueError(f"--config: {path} is not a run's configuration; it has no {missing[0]}")
+    return config

@@ -1,0 +1,172 @@
+"""Every command of the README and the docs is understood; those that need nothing but the digits run."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import cli
+import datamodules
+import optimizers
+from experiments.composition import CONFIGS
+from tests.docs.pages import DOCS, PAGES, commands, name, prose
+
+TRAINER = ("fit", "validate")
+KNOWN = {
+    "--config",
+    "--ckpt_path",
+    "--seed_everything",
+    "--help",
+    "--trainer",
+    "--model",
+    "--data",
+    "--optimizer",
+    "--run",
+}
+SHORT = [
+    "--data.max_samples=16",
+    "--data.max_val_samples=16",
+    "--trainer.enable_progress_bar=false",
+    "--run.against=[]",
+]
+
+ALL = [(page, arguments) for page in PAGES for arguments in commands(page)]
+ON_DIGITS = [(page, arguments) for page, arguments in ALL if arguments[0] == "fit" and "task/digits" in arguments]
+OTHERS = [pair for pair in ALL if pair not in ON_DIGITS]
+
+
+def label(given: Any) -> str:
+    """What a test calls a command."""
+    return name(given) if isinstance(given, Path) else " ".join(given)[:60]
+
+
+class Understood(Exception):
+    """A command line was parsed to its end."""
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise Understood
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run that a command can name as RUN."""
+    run = tmp_path / "RUN"
+    run.mkdir()
+    parts = [f"{part}/{choice}" for part, choice in (("trainer", "cpu"), ("task", "digits"), ("backbone", "lenet5"))]
+    whole = {}
+    for part in [*parts, "optimizer/loko"]:
+        for key, found in yaml.safe_load((CONFIGS / f"{part}.yaml").read_text()).items():
+            whole[key] = {**whole.get(key, {}), **found}
+    (run / "config.yaml").write_text(yaml.safe_dump(whole))
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+@pytest.mark.parametrize(("page", "arguments"), OTHERS, ids=label)
+def test_a_command_is_understood(
+    page: Path, arguments: list[str], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is parsed as on a command line, and stopped before it does anything."""
+    assert arguments[0] in (*TRAINER, *cli.COMMANDS), f"there is no command {arguments[0]}"
+    monkeypatch.setattr(cli.FiltuneCLI, "instantiate_classes", stop)
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def parse_and_stop(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
+        _, rest = parse(parser, *args, **kwargs)
+        if rest and arguments[0] != "sweep":  # whose further options are those of fit
+            parser.error(f"unknown: {rest}")
+        raise Understood
+
+    if arguments[0] not in TRAINER:
+        monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_and_stop)
+        for i, argument in enumerate(arguments[:-1]):
+            if argument == "--config":
+                cli.resolve_configs(["fit", "--config", arguments[i + 1]])
+    with pytest.raises((Understood, SystemExit)) as end:
+        cli.main(list(arguments))
+    asked = any("help" in argument for argument in arguments)
+    assert end.type is Understood or (asked and end.value.code == 0)
+
+
+@pytest.mark.parametrize(("page", "arguments"), ON_DIGITS, ids=label)
+def test_a_command_on_digits_runs(
+    page: Path, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cli.main([*arguments, *SHORT])
+    assert len(list(tmp_path.rglob("summary.json"))) == 1
+
+
+def test_there_are_commands_to_check() -> None:
+    """One a page of an optimizer, and many more."""
+    assert len({page for page, _ in ON_DIGITS if page.parent == DOCS / "optimizers"}) == 11
+    assert len(ALL) > 20
+
+
+def options(page: Path) -> list[str]:
+    """Options that a page names within its text, such as `--optimizer.noise softmax`."""
+    found = re.findall(r"`(--[a-z][^`\n]*)`", prose(page))
+    return [word.partition("=")[0] for line in found for word in shlex.split(line) if word.startswith("--")]
+
+
+def constructors(module: Any, kind: type) -> set[str]:
+    """Arguments of a module's public classes of a kind, and of what they extend."""
+    classes = [found for _, found in inspect.getmembers(module, inspect.isclass) if issubclass(found, kind)]
+    return {argument for found in classes for base in found.__mro__ for argument in inspect.signature(base).parameters}
+
+
+def helps(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The help texts of all commands but the trainer's."""
+    texts = []
+    monkeypatch.setattr(argparse.ArgumentParser, "print_help", lambda parser, *_: texts.append(parser.format_help()))
+    for command in cli.COMMANDS.values():
+        with pytest.raises(SystemExit):
+            command(["--help"])
+    return "\n".join(texts)
+
+
+def test_options_named_in_the_text_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = trainer_parser(monkeypatch)
+    of_data = constructors(datamodules, datamodules.StreamDataModule)
+    of_optimizers = constructors(optimizers, optimizers.OnlineOptimizer)
+    others = helps(monkeypatch)
+    for page in PAGES:
+        for option in options(page):
+            group, _, key = option.removeprefix("--").partition(".")
+            if group == "data" and key:
+                assert key in of_data, (name(page), option)
+            elif group == "optimizer" and key:
+                assert key in of_optimizers | {"help"}, (name(page), option)
+            elif key:
+                assert option.removeprefix("--") in parser, (name(page), option)
+            else:
+                assert option in KNOWN or re.search(rf"{option}\b", others), (name(page), option)
+
+
+def trainer_parser(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Every key of the composed configuration of a fit."""
+    seen: set[str] = set()
+
+    def keys(tree: Any, prefix: str = "") -> None:
+        for key, found in tree.items():
+            seen.add(f"{prefix}{key}")
+            if isinstance(found, dict):
+                keys(found, f"{prefix}{key}.")
+
+    def look(composed: cli.FiltuneCLI) -> None:
+        composed._dump_config()
+        keys(composed.config_dump)
+        raise Understood
+
+    monkeypatch.setattr(cli.FiltuneCLI, "instantiate_classes", look)
+    with pytest.raises(Understood):
+        cli.main(["fit", "--config", "quickstart"])
+    return seen

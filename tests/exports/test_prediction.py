@@ -1,0 +1,57 @@
+"""The columns of a table of predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from exports.inputs import Rows
+from exports.predict import predict
+from exports.prediction import Prediction, Predictor, columns, say
+from lightning_modules.backbones import BackboneConfig
+from tests.exports.runs import logits_of, run_of, text_task
+
+
+def test_regression() -> None:
+    """A value, and the square root of its variance."""
+    task = text_task(classes=())
+    prediction = Prediction(torch.tensor([[1.5], [-2.0]]), torch.tensor([[[4.0]], [[0.25]]]))
+    assert columns(prediction, task) == {"prediction": [1.5, -2.0], "std": [2.0, 0.5]}
+    assert columns(Prediction(prediction.outputs), task) == {"prediction": [1.5, -2.0]}
+    assert say(prediction, task) == "2 rows; mean -0.25, from -2 to 1.5"
+
+
+def test_several_classes() -> None:
+    """A deviation for each logit; the classes in the order of the outputs."""
+    found = columns(
+        Prediction(torch.tensor([[0.0, 0.0, 3.0]]), torch.diag(torch.tensor([1.0, 4.0, 9.0]))[None]), text_task()
+    )
+    assert found["prediction"] == ["good"]
+    assert [found[f"logit_std_{name}"] for name in ("bad", "fair", "good")] == [[1.0], [2.0], [3.0]]
+    assert sum(found[f"probability_{name}"][0] for name in ("bad", "fair", "good")) == pytest.approx(1)
+    assert found["probability_bayes_good"][0] < found["probability_good"][0]
+
+
+def test_batches_are_joined_in_order() -> None:
+    parts = [Prediction(torch.full((n, 2), float(n)), torch.full((n, 2, 2), float(n))) for n in (2, 1)]
+    joined = Prediction.join(parts)
+    assert joined.outputs[:, 0].tolist() == [2, 2, 1]
+    assert joined.covariance is not None
+    assert joined.covariance.shape == (3, 2, 2)
+    assert Prediction.join([Prediction(torch.zeros(1, 2))]).covariance is None
+
+
+def test_pairs_in_batches_are_those_one_by_one(encoder: Path, tmp_path: Path) -> None:
+    """A regression on pairs of texts; padding does not count, to float32 rounding of outputs of size 1."""
+    run = run_of(BackboneConfig(name=str(encoder), adapter="lora", rank=2, head="mean"), text_task(()), tmp_path)
+    run.config["optimizer"] = {"class_path": "optimizers.AdamW"}
+    pairs = [("good film", "a great film"), ("the plot", "dull"), ("bad", "poor and dull actor")]
+    pd.DataFrame(pairs, columns=["first", "second"]).to_parquet(tmp_path / "pairs.parquet")
+    rows = Rows(run, str(tmp_path / "pairs.parquet"), columns=["first", "second"])
+    found = predict(Predictor(run), rows, batch_size=2).outputs
+    expected = torch.cat([logits_of(run, {"text": [pair]}) for pair in pairs])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert found.std() > 1e-3
