@@ -65,7 +65,7 @@ def show_plan(
     _show_needs(console, wanted)
     more = f", {unknown} cells of unknown time" if unknown else ""
     console.print(
-        f"about {clock(whole / workers)} with {workers} at a time, of which {clock(possible / workers)} for what can be "
+        f"about {clock(whole / workers)} with {workers} at a time, {clock(possible / workers)} of it for what can be "
         f"run now{more}; a guess by the size of the models, until like runs have been made here",
         highlight=False,
     )
