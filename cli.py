@@ -240,6 +240,9 @@ def main(args: list[str] | None = None) -> None:
             fit(args)
         else:
             FiltuneCLI(args)
+    except KeyboardInterrupt:
+        print("filtune: stopped", file=sys.stderr)
+        sys.exit(130)
     except (*EXPLAINED, RuntimeError) as error:
         first, lost = is_first_to_tell(), other_process_lost(error)
         if os.environ.get("FILTUNE_DEBUG") or (first and not isinstance(error, EXPLAINED) and not lost):

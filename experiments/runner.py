@@ -87,8 +87,10 @@ class Runner:
                     for future in finished:
                         self._settle(future, pending.pop(future), outcome)
                     self._show(bar, task, list(pending.values()), begun, total)
-            except BaseException:
+            except BaseException as error:
                 self._stop(pending)
+                if isinstance(error, KeyboardInterrupt):
+                    self.console.print("stopped; the same command goes on where it was")
                 raise
 
     def _one(self, job: Job, begun: dict[str, float]) -> dict[str, Any]:
