@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +26,10 @@ CURVES = ("online/accuracy", "online/pearson", "online/loss", "online/l1", "stat
 
 POINTS = 200
 """Most points of a kept curve."""
+
+
+Started = Callable[[subprocess.Popen], object]
+"""Is handed the process of a run as it starts."""
 
 
 class RunError(RuntimeError):
@@ -64,7 +69,7 @@ def localise(config: Config, folders: dict[str, str]) -> Config:
     return local
 
 
-def run(job: Job, store: Store, threads: int, started: Any = lambda process: None) -> dict[str, Any]:
+def run(job: Job, store: Store, threads: int, started: Started = lambda process: None) -> dict[str, Any]:
     """Make a run, or finish it, and keep its record.
 
     Args:
@@ -89,7 +94,7 @@ def run(job: Job, store: Store, threads: int, started: Any = lambda process: Non
     return record
 
 
-def _fit(job: Job, folder: Path, config: Path, threads: int, started: Any) -> str | None:
+def _fit(job: Job, folder: Path, config: Path, threads: int, started: Started) -> str | None:
     """Run the command; none where it finished, else why the optimizer diverged."""
     command = [
         sys.executable,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-from functools import partial
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from rich.table import Table as Grid
 
 from experiments.availability import needs
 from experiments.composition import Config, compose, fingerprint, grid_points, parse_options, point_name
-from experiments.estimate import Estimator, clock, size
+from experiments.estimate import clock, size
 from experiments.options import add_run_options, read_folders, read_workers
 from experiments.records import FORMAT, Store
 from experiments.runner import Runner
-from experiments.runs import Job
+from experiments.runs import Job, localise
 from experiments.search import Point, Rung, at, rank, read_grid, rungs, score
 
 EXAMPLES = """examples:
@@ -30,11 +30,83 @@ EXAMPLES = """examples:
 """
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """A configuration over a grid.
+
+    Attributes:
+        name: Name of its manifest and of the best configuration.
+        config: The configuration, composed.
+        parts: Names of the task and the backbone.
+        grid: Values by dotted key.
+        seeds: Seeds of every point.
+        metric: The figure to be best at.
+        halving: One point of so many is kept in each round; none for one round.
+        folders: Where hub ids lie on this machine.
+    """
+
+    name: str
+    config: Config
+    parts: tuple[str, str]
+    grid: dict[str, list[Any]]
+    seeds: list[int]
+    metric: str
+    halving: int | None
+    folders: dict[str, str]
+
+    def rounds(self) -> list[Rung]:
+        """How long points are run, and how many go on."""
+        large = size(self.config, self.parts[0])
+        return rungs(len(grid_points(self.grid)), large and large.samples, self.halving)
+
+    def jobs(self, points: list[Point], rung: Rung) -> dict[str, list[Job]]:
+        """Runs of a round, by name of the point."""
+        found: dict[str, list[Job]] = {}
+        for point in points:
+            config, name = at(self.config, point, rung.samples), point_name(point)
+            found[name] = [
+                Job(fingerprint(config, seed), config, seed, *self.parts, f"{name} seed {seed}", self.folders)
+                for seed in self.seeds
+            ]
+        return found
+
+    def manifest(self, cells: dict[str, dict[str, str]]) -> dict[str, Any]:
+        """What says which records belong to it."""
+        told = {name: getattr(self, name) for name in ("name", "grid", "metric", "halving")}
+        seeds = {"seeds": self.seeds, "cells": cells, "missing": {}}
+        return {"format": FORMAT, "table": None, "sweep": told, "scale": {}, **seeds}
+
+    def run(self, runner: Runner) -> tuple[Point, bool]:
+        """Run all rounds; the best point, and whether all runs could be made.
+
+        Raises:
+            ValueError: If no point has the figure of all seeds.
+        """
+        points, cells, whole = grid_points(self.grid), {}, True
+        for rung in self.rounds():
+            jobs = self.jobs(points, rung)
+            for name, found in jobs.items():
+                label = f"{name or 'as it is'}{f', {rung.samples} samples' if rung.samples else ''}"
+                cells[label] = {str(job.seed): job.key for job in found}
+            runner.store.write_manifest(self.name, self.manifest(cells))
+            outcome = runner.execute([*chain(*jobs.values())])
+            whole = whole and not outcome.failures
+            scores = {name: score(found, outcome.records, self.metric) for name, found in jobs.items()}
+            points = sorted(points, key=lambda point, of=scores: rank(of[point_name(point)], self.metric))
+            _show(runner.console, points, scores, self.metric, rung.samples)
+            if not scores[point_name(points[0])]:
+                raise ValueError(
+                    f"--metric {self.metric}: no point has this figure of all seeds; see {runner.store.root}"
+                )
+            points = points[: rung.kept]
+        return points[0], whole
+
+
 def main(args: list[str]) -> int:
     """The command; 1 where a run could not be made."""
     options, rest = _parser().parse_known_args(args)
-    console = Console()
-    grid = read_grid(options.grid)
+    if options.seeds < 1:
+        raise ValueError(f"--seeds {options.seeds}: must be at least 1")
     config = compose(["trainer/auto", *options.config], _read_rest(rest))
     for key in ("data", "model", "optimizer"):
         if not config.get(key):
@@ -43,44 +115,21 @@ def main(args: list[str]) -> int:
     for need in needs(config, folders):
         if need.where == "missing":
             raise ValueError(f"{need.kind} {need.name}: {need.reason}")
-    task, backbone = (_part(options.config, kind) for kind in ("task", "backbone"))
-    large = size(config, task)
-    points, seeds = grid_points(grid), list(range(options.seeds))
-    rounds = rungs(len(points), large and large.samples, options.halving)
+    parts = _part(options.config, "task"), _part(options.config, "backbone")
+    grid, seeds = read_grid(options.grid), list(range(options.seeds))
+    sweep = Sweep(options.name, config, parts, grid, seeds, options.metric, options.halving, folders)
+    runner = Runner(Store(options.root), workers, threads, Console())
     if options.dry_run:
-        _show_plan(console, points, partial(at, config), (task, backbone), rounds, len(seeds), workers)
+        _show_plan(runner, sweep)
         return 0
-    sweep = {"name": options.name, "grid": grid, "metric": options.metric, "halving": options.halving}
-    manifest: dict[str, Any] = {"format": FORMAT, "table": None, "sweep": sweep, "scale": {}, "seeds": seeds}
-    manifest |= {"cells": {}, "missing": {}}
-    store, failed = Store(options.root), False
-    with store.lock():
-        for rung in rounds:
-            jobs = {
-                point_name(point): [
-                    _job(at(config, point, rung.samples), seed, task, backbone, folders) for seed in seeds
-                ]
-                for point in points
-            }
-            for name, found in jobs.items():
-                label = f"{name or 'as it is'}{f', {rung.samples} samples' if rung.samples else ''}"
-                manifest["cells"][label] = {str(job.seed): job.key for job in found}
-            store.write_manifest(options.name, manifest)
-            outcome = Runner(store, workers, threads, console).execute([*chain(*jobs.values())])
-            failed = failed or bool(outcome.failures)
-            scores = {name: score(found, outcome.records, options.metric) for name, found in jobs.items()}
-            points = sorted(points, key=lambda p, of=scores: rank(of[point_name(p)], options.metric))
-            _show(console, points, scores, options.metric, rung.samples)
-            points = points[: rung.kept]
-        best = store.root / f"{options.name}.yaml"
-        if not scores[point_name(points[0])]:
-            raise ValueError(f"--metric {options.metric}: no point has this figure of all seeds; see {store.root}")
-        best.write_text(yaml.safe_dump(at(config, points[0], None), sort_keys=False))
-    console.print(
-        f"best: {point_name(points[0]) or 'the only one'}; filtune fit --config {best}", highlight=False, soft_wrap=True
-    )
-    console.print(f"see  filtune report {store.root}", highlight=False, soft_wrap=True)
-    return 1 if failed else 0
+    with runner.store.lock():
+        point, whole = sweep.run(runner)
+        best = options.root / f"{options.name}.yaml"
+        best.write_text(yaml.safe_dump(localise(at(config, point, None), folders), sort_keys=False))
+    words = f"best: {point_name(point) or 'the only one'}; filtune fit --config {best}"
+    runner.console.print(words, highlight=False, soft_wrap=True)
+    runner.console.print(f"see  filtune report {options.root}", highlight=False, soft_wrap=True)
+    return 0 if whole else 1
 
 
 def _read_rest(rest: list[str]) -> Point:
@@ -108,30 +157,20 @@ def _part(configs: list[str], kind: str) -> str:
     return found[-1] if found else "own"
 
 
-def _job(config: Config, seed: int, task: str, backbone: str, folders: dict[str, str]) -> Job:
-    name = f"{str(config['optimizer'].get('class_path')).rpartition('.')[2]} seed {seed}"
-    return Job(fingerprint(config, seed), config, seed, task, backbone, name, folders)
-
-
-def _show_plan(
-    console: Console,
-    points: list[Point],
-    made: Any,
-    parts: tuple[str, str],
-    rounds: list[Rung],
-    seeds: int,
-    workers: int,
-) -> None:
-    estimator, total, left = Estimator(), 0.0, len(points)
-    for rung in rounds:
-        each = estimator.seconds(made(points[0], rung.samples), *parts)
-        total += left * seeds * (math.nan if each is None else each)
-        console.print(f"{left} points, {seeds} seeds, {rung.samples or 'all'} samples", highlight=False)
+def _show_plan(runner: Runner, sweep: Sweep) -> None:
+    total, points = 0.0, grid_points(sweep.grid)
+    left = len(points)
+    for rung in sweep.rounds():
+        each = runner.estimator.seconds(at(sweep.config, points[0], rung.samples), *sweep.parts)
+        total += left * len(sweep.seeds) * (math.nan if each is None else each)
+        runner.console.print(
+            f"{left} points, {len(sweep.seeds)} seeds, {rung.samples or 'all'} samples", highlight=False
+        )
         left = rung.kept
     for point in points:
-        console.print(f"  {point_name(point) or 'as it is'}", highlight=False)
-    known = "of unknown time" if math.isnan(total) else f"about {clock(total / workers)}"
-    console.print(f"{known} with {workers} at a time", highlight=False)
+        runner.console.print(f"  {point_name(point) or 'as it is'}", highlight=False)
+    known = "of unknown time" if math.isnan(total) else f"about {clock(total / runner.workers)}"
+    runner.console.print(f"{known} with {runner.workers} at a time", highlight=False)
 
 
 def _show(

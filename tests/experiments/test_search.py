@@ -74,6 +74,7 @@ def test_a_sweep_finds_the_better_rate_and_keeps_it(tmp_path, capsys):
     [
         (["--config", "task/digits"], "nothing says what model is"),
         (["--config", "task/digits", "--bogus", "1"], "--bogus: not an option"),
+        (["--config", "task/digits", "--seeds", "0"], "--seeds 0: must be at least 1"),
         (["--config", "task/digits", "--data.max_samples"], "--data.max_samples: is to have a value"),
     ],
 )
