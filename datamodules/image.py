@@ -31,7 +31,8 @@ class ImageDataModule(TableDataModule):
         resize: Bring larger images to squares of so many pixels a side as they are decoded, by the workers that fetch
             ahead where there are any (``num_workers``): the shorter side is resized, the middle of the longer one kept.
         cache: ``memory`` keeps decoded images for later epochs, and what ``verify`` has decoded for the first; a
-            photograph of 256 pixels a side takes 0.2 MB.
+            photograph of 256 pixels a side takes 0.2 MB. What workers decode is gone with them at the end of an epoch:
+            with ``num_workers``, let ``verify`` decode the images, or only those for validation are kept.
         **kwargs: The arguments of every table.
 
     Raises:

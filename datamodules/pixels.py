@@ -50,18 +50,21 @@ def _reduced(image: Image.Image, side: int) -> Image.Image:
     if min(image.size) <= side:
         return image
     image.draft(None, (side, side))
-    return ImageOps.fit(ImageOps.exif_transpose(image), (side, side), Image.Resampling.BICUBIC)
+    return ImageOps.fit(_plain(ImageOps.exif_transpose(image)), (side, side), Image.Resampling.BICUBIC)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Grey or three colours, which can be averaged, unlike palettes; without transparency, which would weigh them."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return image
+    return image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
 
 
 def _from_file(image: Image.Image) -> Tensor:
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        pixels = np.array(image)
-    elif image.mode.startswith("I"):
-        pixels = np.asarray(image).astype(np.float32) / 65535
-    else:
-        grey = image.mode in ("1", "L", "LA", "La")
-        pixels = np.array(image.convert("L" if grey else "RGB"))
+    image = _plain(ImageOps.exif_transpose(image))
+    pixels = np.array(image)
+    if image.mode.startswith("I"):
+        pixels = pixels.astype(np.float32) / 65535
     return torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1).contiguous()
 
 

@@ -40,13 +40,23 @@ def check_memory_options(config: BackboneConfig, library: str) -> None:
         raise ValueError(f"{said} needs bitsandbytes: pip install 'filtune[4bit]'")
 
 
-def quantisation(config: BackboneConfig) -> dict[str, Any]:
-    """Arguments of ``from_pretrained`` that load the frozen weights in four bits (NF4, computed in bfloat16)."""
+def quantisation(config: BackboneConfig, whole: tuple[str, ...]) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` that load the frozen weights in four bits (NF4, computed in bfloat16).
+
+    Args:
+        config: The backbone.
+        whole: Names of modules that keep their bits, such as the head's, which are trained.
+    """
     if config.frozen != "4bit":
         return {}
     from transformers import BitsAndBytesConfig
 
-    kind = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    kind = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=list(whole),
+    )
     return {"quantization_config": kind, "device_map": {"": torch.cuda.current_device()}}
 
 
@@ -57,7 +67,8 @@ def shrink_frozen(backbone: Backbone, config: BackboneConfig) -> None:
     the head is taken to float32, and so are the outputs.
     """
     if config.frozen == "bfloat16":
-        for tensor in (*backbone.model.parameters(), *backbone.model.buffers()):
+        # not what is no part of the state: rounded rotary frequencies would displace the tokens
+        for tensor in backbone.model.state_dict(keep_vars=True).values():
             if not tensor.requires_grad and tensor.is_floating_point():
                 tensor.data = tensor.data.bfloat16()
     if config.frozen != "float32":

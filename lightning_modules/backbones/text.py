@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
@@ -91,41 +92,50 @@ def build_transformer(config: BackboneConfig, outputs: int) -> TextBackbone:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         model: nn.Module
         if config.head == "mean":
-            model = MeanPooled(_load(AutoModel, config), outputs, zero=config.head_init == "zero")
+            # a pooler is not used, and where the checkpoint has none it is random
+            model = MeanPooled(_load(AutoModel, config, ("pooler",)), outputs, zero=config.head_init == "zero")
             head: tuple[str, ...] = ("head",)
         else:
             model = _load_classifier(config, outputs)
             model.config.pad_token_id = tokenizer.pad_token_id
-            head = tuple(name for name, child in model.named_children() if name != model.base_model_prefix)
-            head = tuple(name for name in head if any(True for _ in getattr(model, name).parameters()))
+            head = _head_of(model)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"model.backbone.name: {config.name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); {remedy}"
         ) from error
     encoder = model.encoder if isinstance(model, MeanPooled) else model
     positions = getattr(encoder.config, "max_position_embeddings", config.max_length)
-    if config.frozen != "4bit":
+    if config.frozen == "4bit":
+        for name in head:
+            model.get_submodule(name).to(encoder.device, torch.float32)
+    else:
         model = model.float()
     return TextBackbone(model, head, tokenizer, min(config.max_length, positions, tokenizer.model_max_length))
 
 
+def _head_of(model: Any) -> tuple[str, ...]:
+    """Names of what a classifier has on top of its encoder."""
+    children = [(name, child) for name, child in model.named_children() if name != model.base_model_prefix]
+    return tuple(name for name, child in children if any(True for _ in child.parameters()))
+
+
 def _load_classifier(config: BackboneConfig, outputs: int) -> Any:
     """The architecture's classifier; where its checkpoint has a head of another size, with a fresh one."""
+    auto = AutoModelForSequenceClassification
     if not config.pretrained:
-        return _load(AutoModelForSequenceClassification, config, num_labels=outputs)
-    model, found = _load(
-        AutoModelForSequenceClassification,
-        config,
-        num_labels=outputs,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
+        return _load(auto, config, num_labels=outputs)
+    with torch.device("meta"):  # names alone
+        head = _head_of(auto.from_config(AutoConfig.from_pretrained(config.name, num_labels=outputs)))
+    model, found = _load(auto, config, head, num_labels=outputs, ignore_mismatched_sizes=True, output_loading_info=True)
+    others = sorted(name for name, *_ in found["mismatched_keys"] if not name.startswith(tuple(f"{h}." for h in head)))
+    if others:
+        raise ValueError(f"its weights are of other sizes than its config.json says, {others[0]} among them")
     if found["mismatched_keys"]:
         rank_zero_warn(f"model.backbone.name: the head of {config.name!r} is of another task; a fresh one is trained")
     return model
 
 
-def _load(auto: Any, config: BackboneConfig, **arguments: Any) -> Any:
+def _load(auto: Any, config: BackboneConfig, whole: tuple[str, ...] = (), **arguments: Any) -> Any:
     if config.pretrained:
-        return auto.from_pretrained(config.name, **arguments, **quantisation(config))
+        return auto.from_pretrained(config.name, **arguments, **quantisation(config, whole))
     return auto.from_config(AutoConfig.from_pretrained(config.name, **arguments))

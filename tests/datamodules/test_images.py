@@ -143,6 +143,20 @@ def test_the_middle_is_kept_and_the_aspect(tmp_path: Path) -> None:
     assert (decode(str(tmp_path / "wide.png"), Path(), 20)[:, :, 2:-2] > 250).all()
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_what_is_reduced_is_averaged_in_every_mode(mode: str) -> None:
+    """Pixels in turn black and white, nearly transparent where they can be: grey."""
+    chessboard = Image.fromarray((np.indices((60, 90)).sum(0) % 2 * 255).astype(np.uint8)).convert(mode)
+    if mode == "RGBA":
+        chessboard.putalpha(7)
+    file = BytesIO()
+    chessboard.save(file, "PNG")
+    grey = decode(file.getvalue(), Path(), 10)
+    assert grey.shape == (1 if mode in ("1", "L") else 3, 10, 10)
+    # half of 255, rounded by each of two passes
+    torch.testing.assert_close(grey.float(), torch.full(grey.shape, 127.5), rtol=0, atol=1)
+
+
 def test_small_images_stay_as_they_are(tmp_path: Path) -> None:
     Image.fromarray(COLOUR).save(tmp_path / "small.png")
     whole, small = (decode(str(tmp_path / "small.png"), Path(), side) for side in (None, 200))

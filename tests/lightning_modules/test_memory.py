@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertTokenizerFast
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertTokenizerFast, LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from lightning_modules import BackboneConfig, build_backbone
-from lightning_modules.backbones import memory
+from lightning_modules.backbones import memory, text
 from lightning_modules.backbones.base import Backbone
 from optimizers import AdamW, Categorical, LoKO
 from tests.conftest import WORDS, Task
@@ -142,6 +144,41 @@ def test_frozen_weights_in_bfloat16(kind: str, head: str, architectures: dict[st
     assert step(halved, "LoKO").isfinite().all()
 
 
+def test_positions_are_not_rounded(architectures: dict[str, Path]) -> None:
+    """At token 100, frequencies in bfloat16 would be off by up to 100 * 2^-9 radians."""
+    backbone = build(architectures["llama"], frozen="bfloat16")
+    (rotary,) = (module for module in backbone.modules() if isinstance(module, LlamaRotaryEmbedding))
+    expected = LlamaRotaryEmbedding(LlamaConfig(**ARCHITECTURES["llama"])).inv_freq
+    assert torch.equal(rotary.inv_freq, expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [("roberta", ("classifier",)), ("distilbert", ("pre_classifier", "classifier")), ("llama", ("score",))],
+)
+@pytest.mark.parametrize("head", ["own", "mean"])
+def test_the_head_keeps_its_bits_in_four_bits(
+    kind: str, names: tuple[str, ...], head: str, architectures: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it, of a checkpoint in bfloat16 too; the encoder is loaded as it is, there being no CUDA."""
+    folder = architectures[kind].parent / f"{kind}-half-{head}"
+    shutil.copytree(architectures[kind], folder)
+    AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    kept: list[tuple[str, ...]] = []
+
+    def remember(config: BackboneConfig, head: tuple[str, ...]) -> dict[str, Any]:
+        kept.append(head)
+        return {"dtype": torch.bfloat16}
+
+    monkeypatch.setattr(text, "quantisation", remember)
+    monkeypatch.setattr("lightning_modules.backbones.build.check_memory_options", lambda *_: None)
+    backbone = build(folder, frozen="4bit", head=head)
+    assert kept == [names if head == "own" else ("pooler",)]
+    assert {param.dtype for param in backbone.parameters() if param.requires_grad} == {torch.float32}
+    assert torch.bfloat16 in {param.dtype for param in backbone.parameters()}
+    assert step(backbone, "LoKO").isfinite().all()
+
+
 def test_a_convolutional_backbone_in_bfloat16() -> None:
     task = Task(modality="image", image_shape=(3, 32, 32), outputs=4)
     config = BackboneConfig(
@@ -157,6 +194,18 @@ def test_a_head_of_another_task_is_made_anew(architectures: dict[str, Path]) -> 
     with pytest.warns(UserWarning, match="the head of .* is of another task; a fresh one is trained"):
         backbone = build_backbone(BackboneConfig(str(architectures["roberta"]), adapter="lora"), Task(outputs=5))
     assert backbone(backbone.preprocess(TEXTS)).shape == (3, 5)
+
+
+def test_weights_of_another_size_below_the_head_are_refused(architectures: dict[str, Path], tmp_path: Path) -> None:
+    """Else they would be random, and frozen."""
+    folder = tmp_path / "widened"
+    shutil.copytree(architectures["roberta"], folder)
+    config = AutoConfig.from_pretrained(folder)
+    config.intermediate_size *= 2
+    config.save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"cannot be loaded \(its weights are of other sizes .*intermediate") as caught:
+        build(folder)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
