@@ -42,10 +42,9 @@ def show_plan(
     wanted, possible, whole, unknown = {}, 0.0, 0.0, 0
     for table in tables:
         grid = Grid(title=f"{table.name}: {table.title}")
-        for heading in ("cell", "task", "backbone", "samples", "steps", "runs", "done", "time", "remarks"):
-            grid.add_column(
-                heading, justify="right" if heading in ("samples", "steps", "runs", "done", "time") else "left"
-            )
+        grid.add_column("cell", no_wrap=True)  # a name is to be typed
+        for heading in ("backbone", "samples", "steps", "done", "time", "remarks"):
+            grid.add_column(heading, justify="left" if heading in ("backbone", "remarks") else "right")
         for cell in chosen[table.name]:
             found = [store.read(cell.key(seed)) is not None for seed in seeds[table.name]]
             lacking = needs(cell.config, folders)
@@ -57,9 +56,9 @@ def show_plan(
             possible += 0 if remarks else seconds or 0
             large = size(cell.config, cell.task)
             grid.add_row(
-                cell.name, cell.task, cell.backbone,
+                cell.name, cell.backbone,
                 "?" if large is None else f"{large.samples:,}", "?" if large is None else f"{large.steps:,}",
-                str(len(found)), str(found.count(True)), clock(seconds), remarks,
+                f"{found.count(True)} of {len(found)}", clock(seconds), remarks,
             )  # fmt: skip
         console.print(grid)
     _show_needs(console, wanted)
@@ -89,7 +88,7 @@ def show_results(
     """Mean and deviation of each cell beside what was published."""
     grid = Grid(title=f"{table.name}: {table.metric.replace('_', ' ')}")
     for heading in ("cell", "ours", "seeds", "published"):
-        grid.add_column(heading, justify="left" if heading == "cell" else "right")
+        grid.add_column(heading, justify="left" if heading == "cell" else "right", no_wrap=heading == "cell")
     columns = {column.name: i for i, column in enumerate(table.columns)}
     rows = {row.name: row for row in table.rows}
     for cell in chosen:
