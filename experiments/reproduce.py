@@ -31,6 +31,8 @@ def main(args: list[str]) -> int:
     """The command; 1 where a run could not be made."""
     options = _parser().parse_args(args)
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 130)  # files and pipes have no edge
     if not options.tables:
         show_tables(console)
         return 0
