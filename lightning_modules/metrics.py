@@ -48,6 +48,16 @@ class WindowedMean(nn.Module):
         return self.values.sum() / self.count.clamp(min=1, max=len(self.values))
 
 
+class Matthews(MulticlassMatthewsCorrCoef):
+    """Matthews correlation; 0 where a single class is predicted or occurs, for which torchmetrics gives 0.04 or 1."""
+
+    def compute(self) -> Tensor:
+        """Correlation of the labels with those predicted, ()."""
+        predicted, occurring = ((self.confmat.sum(dim) > 0).sum() for dim in (0, 1))
+        value = super().compute()
+        return torch.where((predicted > 1) & (occurring > 1), value, torch.zeros_like(value))
+
+
 def build_metrics(task: Task, names: tuple[str, ...], joint: bool = False) -> torchmetrics.MetricCollection:
     """Metrics by name for a task.
 
@@ -65,7 +75,7 @@ def build_metrics(task: Task, names: tuple[str, ...], joint: bool = False) -> to
         known: dict[str, Callable[[], torchmetrics.Metric]] = {
             "accuracy": lambda: MulticlassAccuracy(m, average="micro", **options),
             "top5": lambda: MulticlassAccuracy(m, top_k=min(5, m), average="micro", **options),
-            "matthews": lambda: MulticlassMatthewsCorrCoef(m, **options),
+            "matthews": lambda: Matthews(m, **options),
             "f1": lambda: BinaryF1Score(**options) if m == 2 else MulticlassF1Score(m, **options),
         }
     else:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import matthews_corrcoef
 
-from lightning_modules.metrics import MetricSet, Prequential, WindowedMean
+from lightning_modules.metrics import Matthews, MetricSet, Prequential, WindowedMean
 from optimizers import Categorical, Gaussian
 from tests.conftest import Task
 
@@ -31,6 +32,15 @@ def test_windowed_mean_continues_from_its_state() -> None:
     first.update(more)
     second.update(more)
     assert torch.equal(first.compute(), second.compute())
+
+
+@given(st.integers(2, 4), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30))
+def test_matthews_is_zero_where_one_class_is_all_there_is(classes: int, pairs: list[tuple[int, int]]) -> None:
+    target, predicted = (torch.tensor(column) % classes for column in zip(*pairs, strict=True))
+    metric = Matthews(classes, validate_args=False)
+    metric.update(torch.nn.functional.one_hot(predicted, classes).float(), target)
+    # counts are exact in float32 here; a square root and a division are rounded
+    assert float(metric.compute()) == pytest.approx(matthews_corrcoef(target, predicted), abs=1e-6)
 
 
 @pytest.mark.parametrize("classes", [2, 10])
