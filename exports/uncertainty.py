@@ -34,7 +34,9 @@ class OutputCovariance:
         params, settings = list(optimizer.trained()), optimizer.settings
         self._jacobian = JacobianBuilder(params, optimizer.dtype, settings.jacobian, settings.max_rows)
         self._jacobian.attach(model)
-        self._covariance = COVARIANCES[settings.covariance]([param.shape for param in params], settings.rank)
+        self._covariance = COVARIANCES[settings.covariance](
+            [param.shape for param in params], settings.rank, settings.buffer, settings.keep, settings.evidence
+        )
         self._P = self._covariance.select(optimizer.filter)
 
     def batch_size(self, outputs: int) -> int:

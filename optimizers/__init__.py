@@ -5,6 +5,7 @@ from optimizers.adamw import AdamW
 from optimizers.base import FirstOrder, OnlineOptimizer
 from optimizers.categorical import Categorical
 from optimizers.ekf import EKF
+from optimizers.filtune import Filtune
 from optimizers.likelihoods import Gaussian, Likelihood, Observation
 from optimizers.loko import LoKO
 from optimizers.ngd import NGD
@@ -25,6 +26,7 @@ __all__ = [
     "AdaGrad",
     "AdamW",
     "Categorical",
+    "Filtune",
     "FirstOrder",
     "Gaussian",
     "Likelihood",

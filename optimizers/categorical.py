@@ -90,6 +90,13 @@ class Categorical(Likelihood):
             factor = factor.norm(dim=-1, keepdim=True)
         return Innovation(residual, cotangents, observed, factor)
 
+    def bend(self, direction: Tensor) -> Tensor:
+        """The widest range of the direction over one sample's classes.
+
+        The third derivative is the third moment E (u - Eu)(v - Ev)^2 <= (max u - min u) Var v.
+        """
+        return (direction.amax(-1) - direction.amin(-1)).amax()
+
     def covariance(self) -> Tensor:
         """U'(diag(p) - pp')U, the softmax covariance in the m - 1 coordinates, (B, m - 1, m - 1)."""
         p, basis = self.mean(), self._basis()

@@ -23,9 +23,10 @@ class EKF(KalmanOptimizer):
     Args:
         params: Parameters or parameter groups; a group may have its own ``p0`` and ``p0_init``.
         covariance: What is kept of P: ``full`` (n^2 numbers), ``tensor`` (a block a parameter tensor), ``neuron`` (a
-            block an output of a layer), ``low-rank`` (LoFi: the precision as a diagonal plus ``rank`` directions), or
-            ``diagonal`` (LoKO).
-        rank: Directions of ``low-rank``; the others ignore it.
+            block an output of a layer), ``low-rank`` (LoFi: the precision as a diagonal plus ``rank`` directions),
+            ``buffered`` (the same, compressed now and then; ours), or ``diagonal`` (LoKO).
+        rank: Directions of ``low-rank`` and ``buffered``; the others ignore it.
+        buffer: Further directions that ``buffered`` has room for between two compressions.
         p0: Initial variance of the state, or its upper bound; positive.
         p0_init: ``constant``, P = p0 I, or ``uniform``, a diagonal drawn from U(0, p0).
         beta: Forgetting factor of the observation noise, in [0, 1).
@@ -47,8 +48,9 @@ class EKF(KalmanOptimizer):
     def __init__(
         self,
         params: torch.optim.optimizer.ParamsT,
-        covariance: Literal["diagonal", "full", "tensor", "neuron", "low-rank"] = "low-rank",
+        covariance: Literal["diagonal", "full", "tensor", "neuron", "low-rank", "buffered"] = "low-rank",
         rank: int = 10,
+        buffer: int = 10,
         p0: float = 0.1,
         p0_init: Literal["constant", "uniform"] = "constant",
         beta: float = 0.95,
@@ -65,6 +67,7 @@ class EKF(KalmanOptimizer):
         settings = Settings(
             covariance=covariance,
             rank=rank,
+            buffer=buffer,
             noise=noise,
             beta=beta,
             r0=r0,

@@ -17,6 +17,7 @@ from optimizers.diagnostics import LastStep, failure, saturation, statistics
 from optimizers.jacobian import JacobianBuilder
 from optimizers.likelihoods import Innovation, Observation
 from optimizers.measurement import Measurement, Moments, Natural
+from optimizers.mode import Mode
 from optimizers.noise import NOISES, ObservationNoise
 from optimizers.prior import check_prior, initial_variance
 from optimizers.settings import DTYPES, Settings
@@ -66,7 +67,9 @@ class KalmanOptimizer(OnlineOptimizer):
         self._params = list(self.trained())
         self.device = self._params[0].device
         shapes = [param.shape for param in self._params]
-        self._covariance: Covariance = COVARIANCES[settings.covariance](shapes, settings.rank)
+        self._covariance: Covariance = COVARIANCES[settings.covariance](
+            shapes, settings.rank, settings.buffer, settings.keep, settings.evidence
+        )
         self._sharding = Sharding([shape.numel() for shape in shapes], self._covariance.by_columns)
         self._noise: ObservationNoise = NOISES[settings.noise](settings.r0, settings.beta)
         self._build = JacobianBuilder(self._params, self.dtype, settings.jacobian, settings.max_rows)
@@ -115,15 +118,16 @@ class KalmanOptimizer(OnlineOptimizer):
         P = self._prior()
         HPH, projected = self._covariance.project(P, H)
         HPH = sharding.sum(HPH)
-        measurement, remembered = self._measure(innovation, e, HPH)
+        measurement, remembered = self._measure(joint, innovation, e, HPH)
         gain, level, valid = measurement.solve(HPH)
         change, posterior, clamped = self._covariance.correct(P, H, projected, gain.to(self.dtype), measurement)
 
         finite = valid & _all_finite([change, *posterior.values(), *remembered.values()])
         finite, clamped = sharding.agree(finite, clamped)
-        change = sharding.whole(torch.where(finite, change, 0))
-        state = self.filter
-        for name, value in {**posterior, **remembered}.items():
+        change, state = torch.where(finite, change, 0), self.filter
+        more = self._covariance.commit(state, P, change, posterior, finite)
+        change = sharding.whole(change if more is None else change + more)
+        for name, value in remembered.items():
             state[name] = torch.where(finite, value, state.get(name, value))
         self._count(e, innovation.observed, finite, level, torch.where(finite, clamped, 0))
         self._move(change)
@@ -141,9 +145,13 @@ class KalmanOptimizer(OnlineOptimizer):
         q = self.settings.process_noise
         return self._covariance.predict(P, q) if q else P
 
-    def _measure(self, innovation: Innovation, e: Tensor, HPH: Tensor) -> tuple[Measurement, dict[str, Tensor]]:
+    def _measure(
+        self, observation: Observation, innovation: Innovation, e: Tensor, HPH: Tensor
+    ) -> tuple[Measurement, dict[str, Tensor]]:
         """What the batch says, and what the noise remembers of it."""
         settings = self.settings
+        if self._noise.at_mode:
+            return Mode(observation, innovation), {}
         if innovation.factor is not None:
             return Natural(e, innovation.factor, settings.rho), {}
         state, d = self.filter, e.shape[1]
@@ -211,6 +219,7 @@ class KalmanOptimizer(OnlineOptimizer):
             ValueError: If it was saved for another covariance, a state of another size, or another floating type.
         """
         name, saved = type(self).__name__, dict(state_dict["state"].get(FILTER, {}))
+        places = {key: tensor.device for key, tensor in self.filter.items()}
         for key, own in self._covariance.select(self.filter).items():
             if key not in saved:
                 raise ValueError(f"{name}: the checkpoint holds no filter with covariance {self.settings.covariance}")
@@ -220,13 +229,13 @@ class KalmanOptimizer(OnlineOptimizer):
                     f"{name}: the checkpoint holds a filter over another state: its {key} is "
                     f"{tuple(saved[key].shape)}, here it is {expected}"
                 )
-            if saved[key].dtype != self.dtype:
+            if saved[key].dtype != own.dtype:
                 raise ValueError(
                     f"{name}: the checkpoint holds a filter in {saved[key].dtype}, this one has dtype {self.dtype}"
                 )
             saved[key] = self._sharding.part(saved[key])
         super().load_state_dict({**state_dict, "state": {**state_dict["state"], FILTER: saved}})
-        copies = {key: tensor.to(self.device, copy=True) for key, tensor in self.filter.items()}
+        copies = {key: tensor.to(places.get(key, self.device), copy=True) for key, tensor in self.filter.items()}
         self.state[FILTER] = copies  # type: ignore[index]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -5,12 +5,14 @@ Shapes throughout: ``B`` batch, ``m`` outputs, ``d`` observation coordinates.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 OBSERVATIONS = ("probabilities", "logits")
 
@@ -54,6 +56,12 @@ class Likelihood(ABC):
         """Bind the likelihood to the target that was observed, (B,) or (B, m)."""
         return Observation(self, target)
 
+    def at(self, outputs: Tensor) -> Self:
+        """The same likelihood of other outputs, (B, m)."""
+        other = copy.copy(self)
+        other.outputs = outputs
+        return other
+
     @abstractmethod
     def mean(self) -> Tensor:
         """Expected observation, (B, m)."""
@@ -75,6 +83,14 @@ class Likelihood(ABC):
         Args:
             target: What was observed.
             tolerance: Trace of F that may be left out, where that saves rows of the Jacobian.
+        """
+
+    @abstractmethod
+    def bend(self, direction: Tensor) -> Tensor:
+        """How fast the curvature of the log-likelihood can change along a direction of the outputs, ().
+
+        The least M known with |D^3 l[u, v, v]| <= M D^2 l[v, v] for all v, where l is the negative log-likelihood of
+        the batch and u the direction, (B, m): generalised self-concordance (Sun & Tran-Dinh 2019).
         """
 
     @abstractmethod
@@ -115,6 +131,10 @@ class Observation:
         """The target observed through the natural parameters."""
         return self.likelihood.natural(self.target, tolerance)
 
+    def at(self, outputs: Tensor) -> Observation:
+        """The same target under other outputs, (B, m)."""
+        return replace(self, likelihood=self.likelihood.at(outputs))
+
 
 def computing(outputs: Tensor) -> Tensor:
     """Detached outputs in at least float32, so that half-precision models get full-precision residuals."""
@@ -145,6 +165,10 @@ class Gaussian(Likelihood):
     def natural(self, target: Tensor, tolerance: float = 0.0) -> Innovation:
         """The values are their own natural parameters, F = I; nothing can be left out."""
         return self.innovation(target)._replace(factor=self.covariance())
+
+    def bend(self, direction: Tensor) -> Tensor:
+        """Zero: a parabola."""
+        return direction.new_zeros(())
 
     def covariance(self) -> Tensor:
         """Identity, (B, m, m)."""

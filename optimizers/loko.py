@@ -10,7 +10,7 @@ from optimizers.filter import KalmanOptimizer
 from optimizers.jacobian import Method
 from optimizers.settings import Settings
 
-Noise = Literal["identity", "annealed", "softmax", "ema-1", "ema-2", "ema-minus", "scalar"]
+Noise = Literal["identity", "annealed", "softmax", "mode", "ema-1", "ema-2", "ema-minus", "scalar"]
 
 
 class LoKO(KalmanOptimizer):
@@ -35,7 +35,8 @@ class LoKO(KalmanOptimizer):
         beta: Forgetting factor of the observation noise, in [0, 1).
         noise: ``ema-2`` (eq. 12, the paper's choice), ``ema-1`` (eq. 7, without HPH'), ``ema-minus`` (HPH'
             subtracted), ``identity`` (R = r0 I), ``annealed`` (r0 I exp(-k/50)), ``softmax`` (diag(y) - yy', in its
-            stable form), or ``scalar`` (one running number).
+            stable form), ``mode`` (the same at the mode of the posterior; ours, see :class:`optimizers.mode.Mode`),
+            or ``scalar`` (one running number).
         observation: ``probabilities`` (the paper) or ``logits`` (ours); see :class:`Categorical`.
         r0: Initial observation noise, R = r0 I; may be zero where the noise is averaged in.
         process_noise: q of P <- P + q I before every step; the paper has none.

@@ -33,7 +33,13 @@ class Solution(NamedTuple):
 
 
 class Measurement(Protocol):
-    """A batch, observed."""
+    """A batch, observed.
+
+    Attributes:
+        samples: How many samples it has.
+    """
+
+    samples: int
 
     def solve(self, A: Tensor) -> Solution:
         """The gain, given A = HPH', (rows, rows)."""
@@ -61,6 +67,7 @@ class Moments:
     """
 
     def __init__(self, e: Tensor, R: Tensor, rho: float = 0.0, neumann: bool = False) -> None:
+        self.samples = len(e)
         self.e, self.R, self.definite = e, R, torch.ones((), dtype=torch.bool, device=e.device)
         if rho and neumann:
             self.R, self.definite = neumann_noise(R, rho)
@@ -108,7 +115,7 @@ class Natural:
             identity = torch.eye(LL.shape[-1], dtype=L.dtype, device=L.device)
             e = e + rho * (L @ (L.mT @ e.unsqueeze(-1))).squeeze(-1)
             L = L @ torch.linalg.cholesky_ex(identity + rho * LL).L
-        self.e, self.L, self.batch = e.flatten(), _block_diagonal(L), len(e)
+        self.e, self.L, self.samples = e.flatten(), block_diagonal(L), len(e)
 
     def solve(self, A: Tensor) -> Solution:
         """The gain from the factor of I + L'AL."""
@@ -124,10 +131,10 @@ class Natural:
 
     def noise_trace(self) -> Tensor:
         """Trace of F~."""
-        return self.L.square().sum() / self.batch
+        return self.L.square().sum() / self.samples
 
 
-def _block_diagonal(L: Tensor) -> Tensor:
+def block_diagonal(L: Tensor) -> Tensor:
     """(B, d, k) -> (B*d, B*k)."""
     B, d, k = L.shape
     identity = torch.eye(B, dtype=L.dtype, device=L.device)

@@ -26,6 +26,9 @@ class ObservationNoise(ABC):
     natural = False
     """Whether R is the likelihood's own covariance, observed through the natural parameters."""
 
+    at_mode = False
+    """Whether that covariance is taken at the mode of the posterior, not at the prediction."""
+
     forgets_start = False
     """Whether R0 decays, so that it may be zero."""
 
@@ -143,10 +146,17 @@ class Softmax(ObservationNoise):
         raise NotImplementedError("softmax noise is the likelihood's own")
 
 
+class PosteriorMode(Softmax):
+    """The same at the mode of the posterior, which needs an iteration; see :class:`optimizers.mode.Mode`."""
+
+    at_mode = True
+
+
 NOISES: dict[str, type[ObservationNoise]] = {
     "identity": Identity,
     "annealed": Annealed,
     "softmax": Softmax,
+    "mode": PosteriorMode,
     "ema-1": EmaResidual,
     "ema-2": EmaInnovation,
     "ema-minus": EmaDifference,

@@ -21,6 +21,9 @@ class Settings:
 
     covariance: str = "diagonal"
     rank: int = 0
+    buffer: int = 0
+    keep: int = 0
+    evidence: float = 0.0
     noise: str = "ema-2"
     beta: float = 0.95
     r0: float = 1.0
@@ -65,12 +68,19 @@ class Settings:
             ("row_tolerance", self.row_tolerance, 0 <= self.row_tolerance < 1, "lie in [0, 1)"),
             ("explode", self.explode, self.explode > 1, "be above 1"),
             ("max_rows", self.max_rows, self.max_rows >= 1, "be at least 1"),
-            ("rank", self.rank, self.rank >= 1 or self.covariance != "low-rank", "be at least 1"),
+            ("rank", self.rank, self.rank >= 1 or self.covariance not in ("low-rank", "buffered"), "be at least 1"),
+            ("buffer", self.buffer, self.buffer >= 0, "be zero or positive"),
+            ("keep", self.keep, self.keep >= 0, "be zero or positive"),
+            ("evidence", self.evidence, 0 <= self.evidence < finite, "be zero or positive, and finite"),
         ]
         for argument, value, holds, allowed in ranges:
             if not holds:
                 raise ValueError(f"{name}: {argument} must {allowed}; got {value}")
-        if self.noise == "softmax" and self.observation != "probabilities":
-            raise ValueError(f"{name}: noise softmax is that of probabilities; take observation probabilities")
+        if self.evidence and self.process_noise:
+            raise ValueError(f"{name}: evidence and process_noise exclude each other; set one of them to 0")
+        if NOISES[self.noise].natural and self.observation != "probabilities":
+            raise ValueError(f"{name}: noise {self.noise} is that of probabilities; take observation probabilities")
+        if NOISES[self.noise].at_mode and self.rho:
+            raise ValueError(f"{name}: noise mode takes no rho; got {self.rho}")
         if self.row_tolerance and self.noise != "softmax":
             raise ValueError(f"{name}: row_tolerance needs noise softmax; with other noise no row can be left out")

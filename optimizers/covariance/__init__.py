@@ -2,6 +2,7 @@
 
 from optimizers.covariance.base import Correction, Covariance
 from optimizers.covariance.block import Full, PerNeuron, PerTensor
+from optimizers.covariance.buffered import Buffered
 from optimizers.covariance.diagonal import Diagonal
 from optimizers.covariance.low_rank import LowRank
 
@@ -11,6 +12,7 @@ COVARIANCES: dict[str, type[Covariance]] = {
     "tensor": PerTensor,
     "neuron": PerNeuron,
     "low-rank": LowRank,
+    "buffered": Buffered,
 }
 
-__all__ = ["COVARIANCES", "Correction", "Covariance", "Diagonal", "Full", "LowRank", "PerNeuron", "PerTensor"]
+__all__ = ["COVARIANCES", "Buffered", "Correction", "Covariance", "Diagonal", "Full", "LowRank", "PerNeuron", "PerTensor"]

@@ -39,14 +39,18 @@ class Covariance(ABC):
     Args:
         shapes: Shapes of the parameters, in the order of the state.
         rank: Rank of what is kept beside the diagonal, where there is one.
+        buffer: See :class:`optimizers.covariance.buffered.Buffered`, as for the rest.
     """
 
     by_columns = False
     """Whether an update of some parameters needs the gain and their own columns of H alone, and what is kept has one
     entry a parameter: then several processes share the state out."""
 
-    def __init__(self, shapes: Sequence[torch.Size], rank: int = 0) -> None:
+    def __init__(
+        self, shapes: Sequence[torch.Size], rank: int = 0, buffer: int = 0, keep: int = 0, evidence: float = 0.0
+    ) -> None:
         self.shapes, self.rank = list(shapes), rank
+        self.buffer, self.keep, self.evidence = buffer, keep, evidence
         self.n = sum(math.prod(shape) for shape in shapes)
 
     @abstractmethod
@@ -76,6 +80,23 @@ class Covariance(ABC):
     @abstractmethod
     def correct(self, state: State, H: BlockJacobian, projected: Any, gain: Gain, batch: Measurement) -> Correction:
         """The change of state and the posterior covariance (LoKO eqs. 3b and 3c)."""
+
+    def commit(self, state: State, prior: State, change: Tensor, posterior: State, finite: Tensor) -> Tensor | None:
+        """Take an update, if it is finite.
+
+        Args:
+            state: The filter's, changed in place.
+            prior: What ``predict`` gave, or its own tensors.
+            change: Change of the state, zero if it is not finite.
+            posterior: What ``correct`` gave.
+            finite: Whether it is, ().
+
+        Returns:
+            What else the state of the filter moves by, (n,), or None.
+        """
+        for name, value in posterior.items():
+            state[name] = torch.where(finite, value, state[name])
+        return None
 
     @abstractmethod
     def variance(self, state: State) -> Tensor:

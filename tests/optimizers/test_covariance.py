@@ -67,7 +67,7 @@ def test_equals_the_dense_filter_restricted_to_what_it_keeps(covariance: str, ca
     )
     d = {"probabilities": case.m - 1, "logits": 1 if case.m == 2 else case.m, "values": case.m}[case.observed]
     noise = "constant" if case.noise == "identity" else case.noise
-    restriction = kept(model, "full" if covariance == "low-rank" else covariance)
+    restriction = kept(model, "full" if covariance in ("low-rank", "buffered") else covariance)
     P, R = torch.diag(variances(optimizer)), torch.eye(d, dtype=torch.float64)
     dense = DenseFilter(flat(model), P, R, noise=noise, blocks=restriction, q=case.q, rho=case.rho)
     for x, y in (values if case.observed == "values" else labels)(STEPS, case.B, case.m):
@@ -80,7 +80,7 @@ def test_equals_the_dense_filter_restricted_to_what_it_keeps(covariance: str, ca
 
 
 @pytest.mark.parametrize("B", [1, 3])
-@pytest.mark.parametrize("covariance", ["full", "low-rank"])
+@pytest.mark.parametrize("covariance", ["full", "low-rank", "buffered"])
 def test_a_linear_model_under_constant_noise_is_ridge_regression(covariance: str, B: int) -> None:
     """Recursive least squares: the posterior of y = X theta + N(0, r) from the prior N(theta0, p0 I), closed form."""
     model, stream, r, p0 = linear(1), values(12, B, 1), 0.3, 2.0

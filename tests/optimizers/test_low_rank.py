@@ -85,7 +85,7 @@ def state_after(covariance: str, steps: int = 4, rank: int = 3) -> tuple[Covaria
     optimizer = EKF(model.parameters(), covariance, rank, p0=0.5, noise="identity", dtype="float64")
     drive(optimizer, model, Gaussian, values(steps, 2, 3))
     kept_state = optimizer._covariance.select(optimizer.filter)
-    if covariance == "low-rank":
+    if covariance in ("low-rank", "buffered"):
         return optimizer._covariance, kept_state, torch.linalg.inv(precision_of(optimizer))
     blocks = [kept_state["p"].diag()] if covariance == "diagonal" else [b for P in kept_state.values() for b in P]
     return optimizer._covariance, kept_state, torch.block_diag(*blocks)

@@ -28,13 +28,13 @@ def optimizer_of(covariance: str, model: nn.Module, **options: object) -> Kalman
 def dense_of(covariance: str, model: nn.Module, rho: float = 0.0) -> DenseFilter:
     """The probability form, P restricted to what the covariance keeps."""
     P = 0.3 * torch.eye(len(flat(model)), dtype=torch.float64)
-    mask = kept(model, "full" if covariance == "low-rank" else covariance)
+    mask = kept(model, "full" if covariance in ("low-rank", "buffered") else covariance)
     return DenseFilter(flat(model), P, torch.eye(1).double(), noise="constant", blocks=mask, rho=rho)
 
 
 @pytest.mark.parametrize("B", [1, 2, 3])
 @pytest.mark.parametrize("m", [2, 3, 5, 10])
-@pytest.mark.parametrize("covariance", ["diagonal", "full", "neuron", "low-rank"])
+@pytest.mark.parametrize("covariance", ["diagonal", "full", "neuron", "low-rank", "buffered"])
 def test_equals_the_dense_filter_of_the_probabilities(covariance: str, m: int, B: int) -> None:
     model = (convnet if B == 2 else mlp)(m)
     optimizer, dense = optimizer_of(covariance, model), dense_of(covariance, model)
@@ -129,7 +129,7 @@ def test_it_is_right_where_probabilities_underflow(z: list[float], label: int, d
     assert [int(optimizer.filter[name]) for name in ("nonfinite", "escalations", "clamped")] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("covariance", ["diagonal", "full", "neuron", "low-rank"])
+@pytest.mark.parametrize("covariance", ["diagonal", "full", "neuron", "low-rank", "buffered"])
 @pytest.mark.parametrize("scale", [50.0, 1e4])
 def test_saturated_float32_follows_float64(scale: float, covariance: str) -> None:
     results = []

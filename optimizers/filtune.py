@@ -1,0 +1,68 @@
+r"""filtune's own filter: implicit steps, a precision of low rank, and a prior that learns its own scale."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from optimizers.filter import KalmanOptimizer
+from optimizers.jacobian import Method
+from optimizers.settings import Settings
+
+
+class Filtune(KalmanOptimizer):
+    r"""An extended Kalman filter without anything to tune.
+
+    Three things are not as in LoKO. The noise is not estimated: the batch is observed through its own likelihood, at
+    the mode of the posterior (:class:`optimizers.mode.Mode`), so that a step is implicit and cannot overshoot. P^-1 is
+    a diagonal plus a matrix of low rank (:class:`optimizers.covariance.buffered.Buffered`). And every parameter tensor
+    has a prior variance of its own, which the data set on line (:func:`optimizers.covariance.evidence.evidence_prior`).
+
+    .. math::
+        \lambda &= e(\eta), \quad \eta = J P J^\top \lambda \\
+        \theta &\leftarrow \theta + P J^\top \lambda, \quad P^{-1} \leftarrow P^{-1} + J^\top F(\eta) J
+
+    Args:
+        params: Parameters or parameter groups; a group may have its own ``p0``.
+        p0: Variance that every tensor's prior starts with.
+        rank: Directions of P^-1 beside its diagonal.
+        buffer: Samples between two compressions to that rank, and between two estimates of the prior.
+        keep: Directions that one sample adds; the rest of its information goes into the diagonal; 0 for all.
+        evidence: Strength of the belief in p0, in parameters; 0 keeps it.
+        explode: How many times the size of what is observed an innovation may have before the filter counts as
+            diverged.
+        dtype: Floating type of the state and the algebra, whatever the model's own.
+        jacobian: ``batched``, or ``loop`` (slow: one backward pass a row).
+        max_rows: Most Jacobian rows computed at once; lower it to save memory.
+
+    Raises:
+        ValueError: If an argument is out of range, or the state too large for the machine.
+    """
+
+    def __init__(
+        self,
+        params: torch.optim.optimizer.ParamsT,
+        p0: float = 0.1,
+        rank: int = 40,
+        buffer: int = 20,
+        keep: int = 1,
+        evidence: float = 5.0,
+        explode: float = 100.0,
+        dtype: Literal["float32", "float64"] = "float32",
+        jacobian: Method = "batched",
+        max_rows: int = 256,
+    ) -> None:
+        settings = Settings(
+            covariance="buffered",
+            rank=rank,
+            buffer=buffer,
+            keep=keep,
+            evidence=evidence,
+            noise="mode",
+            explode=explode,
+            dtype=dtype,
+            jacobian=jacobian,
+            max_rows=max_rows,
+        )
+        super().__init__(params, p0, "constant", settings)
