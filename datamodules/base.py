@@ -156,6 +156,17 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         )
 
     @property
+    def part(self) -> Part:
+        """The samples of the stream, in its order, after ``setup()``."""
+        assert self._train is not None, "call setup() first"
+        return self._train
+
+    @property
+    def held_out(self) -> Part | None:
+        """The validation samples, if there are any, after ``setup()``."""
+        return self._val
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Rows of the split that the stream is of, good and bad, and validation samples."""
         assert self._train is not None, "call setup() first"

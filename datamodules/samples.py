@@ -47,4 +47,5 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     images = batch.get("image")
     if images is not None and len({(image.shape, image.dtype) for image in images}) == 1:
         batch["image"] = torch.stack(images)
-    return {**batch, "label": torch.stack(batch["label"]), "row": torch.tensor(batch["row"])}
+    numbers = {key: torch.tensor(batch[key]) for key in ("row", "regime") if key in batch}
+    return {**batch, "label": torch.stack(batch["label"]), **numbers}

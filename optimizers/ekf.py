@@ -27,6 +27,7 @@ class EKF(KalmanOptimizer):
             ``buffered`` (the same, compressed now and then; ours), or ``diagonal`` (LoKO).
         rank: Directions of ``low-rank`` and ``buffered``; the others ignore it.
         buffer: Further directions that ``buffered`` has room for between two compressions.
+        keep: Directions that a sample adds to ``buffered``, its others going into the diagonal; 0 for all.
         p0: Initial variance of the state, or its upper bound; positive.
         p0_init: ``constant``, P = p0 I, or ``uniform``, a diagonal drawn from U(0, p0).
         beta: Forgetting factor of the observation noise, in [0, 1).
@@ -51,6 +52,7 @@ class EKF(KalmanOptimizer):
         covariance: Literal["diagonal", "full", "tensor", "neuron", "low-rank", "buffered"] = "low-rank",
         rank: int = 10,
         buffer: int = 10,
+        keep: int = 0,
         p0: float = 0.1,
         p0_init: Literal["constant", "uniform"] = "constant",
         beta: float = 0.95,
@@ -68,6 +70,7 @@ class EKF(KalmanOptimizer):
             covariance=covariance,
             rank=rank,
             buffer=buffer,
+            keep=keep,
             noise=noise,
             beta=beta,
             r0=r0,

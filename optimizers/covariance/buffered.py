@@ -9,7 +9,7 @@ from torch import Tensor
 
 from optimizers.blocks import BlockJacobian, Gain
 from optimizers.covariance.base import Correction, Covariance, State
-from optimizers.covariance.evidence import evidence_prior
+from optimizers.covariance.evidence import evidence_prior, per_tensor
 from optimizers.measurement import Measurement
 
 
@@ -54,12 +54,12 @@ class Buffered(Covariance):
 
     def names(self) -> list[str]:
         """The prior now and at the start, Upsilon, what will go into it, V, VDV', theta - theta(0), rows in use."""
-        return ["prior", "prior0", "precision", "pending", "V", "gram", "shift", "filled"]
+        return ["prior", "prior0", "precision", "pending", "V", "gram", "shift", "determined", "filled"]
 
     def elements(self) -> int:
         """(rank + buffer + 3) n, and little."""
         rows = self.rank + self.buffer
-        return (rows + 3) * self.n + rows**2 + 2 * len(self.shapes)
+        return (rows + 3) * self.n + rows**2 + 3 * len(self.shapes)
 
     def start(self, prior: Tensor) -> State:
         """Upsilon = 1 / prior, V = 0; what the evidence changes is the mean variance of a tensor."""
@@ -73,6 +73,7 @@ class Buffered(Covariance):
             "V": prior.new_zeros(rows, self.n),
             "gram": prior.new_zeros(rows, rows),
             "shift": torch.zeros_like(prior),
+            "determined": torch.zeros_like(variances),
             "filled": torch.zeros((), dtype=torch.int64),  # the host must know it, so it lives there
         }
 
@@ -101,7 +102,9 @@ class Buffered(Covariance):
         rows, HDH, VDH, TVDH, T = projected
         c = gain.u @ gain.W if gain.v is None else gain.u @ gain.W + gain.v
         V = state["V"][: len(VDH)]
-        change = (c @ rows - (T.to(V.dtype).mT @ (TVDH @ c)) @ V) / state["precision"]
+        HP = (rows - (T.to(V.dtype).mT @ TVDH).mT @ V) / state["precision"]
+        change = c @ HP
+        determined = per_tensor((gain.W @ HP).square().sum(0), self._sizes(rows)) / state["prior"]
         Z = batch.information()
         inner = Z @ HDH.to(Z.dtype) @ Z.mT
         rotation = torch.linalg.eigh(torch.nan_to_num(inner)).eigenvectors.flip(1).mT
@@ -110,7 +113,7 @@ class Buffered(Covariance):
         new, left_out = (Z.to(rows.dtype) @ rows).split([kept, len(Z) - kept])
         border = (VDH @ Z[:kept].mT.to(VDH.dtype)).to(VDH.dtype)
         corner = (rotation @ inner @ rotation.mT)[:kept, :kept].to(VDH.dtype)
-        added = {"new": new, "left_out": left_out.square().sum(0), "border": border, "corner": corner}
+        added = {"new": new, "left_out": left_out.square().sum(0), "border": border, "corner": corner, "determined": determined}
         return Correction(change, added, torch.zeros((), dtype=torch.int64, device=rows.device))
 
     def commit(self, state: State, prior: State, change: Tensor, added: State, finite: Tensor) -> Tensor | None:
@@ -120,6 +123,7 @@ class Buffered(Covariance):
         k, more = int(state["filled"]), len(added["new"])
         state["pending"] += added["left_out"]
         state["shift"] += change
+        state["determined"] += added["determined"]
         if k + more <= len(state["V"]):
             state["V"][k : k + more] = added["new"]
             state["gram"][:k, k : k + more] = added["border"]
@@ -159,7 +163,9 @@ class Buffered(Covariance):
     def _renew_prior(self, state: State) -> Tensor:
         """Estimate the prior again; returns what the mean moves by."""
         sizes, old = self._sizes(state["prior"]), state["prior"]
-        new = evidence_prior(old, state["prior0"], state["shift"], self.variance(state), sizes, self.evidence)
+        import os
+        if os.environ.get("OLD"): new = evidence_prior(old, state["prior0"], state["shift"], self.variance(state), sizes, self.evidence)
+        else: new = (per_tensor(state["shift"].square(), sizes) + self.evidence * state["prior0"])/(state["determined"] + self.evidence)
         difference = (1 / new - 1 / old).repeat_interleave(sizes, output_size=self.n)
         state["prior"] = new
         state["precision"] += difference

@@ -1,0 +1,136 @@
+"""Streams that change: task switch, permuted labels, rotation, gradual shift, recurring regimes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from datamodules.base import StreamDataModule, at_least
+from datamodules.errors import DataError
+from datamodules.regimes import ChangingSamples, Plan, Segment, plan
+from datamodules.samples import Part
+from datamodules.task import Task
+
+
+class ChangingDataModule(StreamDataModule):
+    """A stream composed of segments, each a regime of its own, from one data set or several.
+
+    Validation is on the last segment's regime, on the validation samples of its stream.
+
+    Args:
+        streams: The data modules that the segments draw from; their batch sizes do not count.
+        segments: The segments, in their order.
+        repeat: How many times they come, one after the other.
+        batch_size: Samples per training batch of each process.
+        val_batch_size: Samples per validation batch.
+        max_samples: Length of the stream, where it shall end before its segments do.
+        max_val_samples: How many validation samples to use, chosen by the seed; all by default.
+        seed: Seed of all that is drawn; by default the run's, as set by ``--seed_everything``, else 0.
+        num_workers: Processes that fetch training samples ahead; 0 for none.
+        task_name: Short name of the task, for log folders; by default ``changing-`` and those of the streams.
+
+    Raises:
+        DataError: If an argument is out of range, or the streams are not of one kind.
+    """
+
+    def __init__(
+        self,
+        streams: list[StreamDataModule],
+        segments: list[Segment],
+        repeat: int = 1,
+        batch_size: int = 1,
+        val_batch_size: int = 64,
+        max_samples: int | None = None,
+        max_val_samples: int | None = None,
+        seed: int | None = None,
+        num_workers: int = 0,
+        task_name: str | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size, val_batch_size, max_samples, max_val_samples, seed, False, num_workers, task_name
+        )
+        at_least("repeat", repeat, 1)
+        if not streams or not segments:
+            raise DataError("--data.streams, --data.segments: a stream that changes needs one of each at least")
+        for index, segment in enumerate(segments):
+            at_least(f"segments[{index}].samples", segment.samples, 1)
+            at_least(f"segments[{index}].gradual", segment.gradual, 0)
+            at_least(f"segments[{index}].permute_labels", segment.permute_labels, 0)
+            if not 0 <= segment.stream < len(streams):
+                raise DataError(
+                    f"--data.segments[{index}].stream: there is no stream {segment.stream}; there are {len(streams)}, "
+                    "counted from 0"
+                )
+        self.streams, self.segments, self.repeat = streams, segments, repeat
+
+    @property
+    def label(self) -> str:
+        """Short name of the task: as given, else ``changing-`` and the streams'."""
+        return self.task_name or "-".join(["changing", *(stream.label for stream in self.streams)])
+
+    @property
+    def changes(self) -> list[int]:
+        """Positions at which another segment begins."""
+        lengths = [segment.samples for segment in self.segments] * self.repeat
+        return np.cumsum(lengths)[:-1].tolist()
+
+    def prepare(self) -> tuple[Any, Any]:
+        """Read the streams, and lay the segments out."""
+        for index, stream in enumerate(self.streams):
+            wanted = self.repeat * sum(segment.samples for segment in self.segments)
+            stream.max_samples = min(wanted, stream.max_samples or wanted)
+            stream.seed, stream.trainer = self.seed, self.trainer
+            stream.setup()
+            self._fits(index)
+        parts = [stream.part for stream in self.streams]
+        laid_out = plan(self.segments, self.repeat, [part.rows for part in parts], self.seed)
+        samples = ChangingSamples(parts, self.segments, laid_out, self._classes)
+        return Part(samples, np.arange(len(samples))), self._validation()
+
+    def describe(self, train: Part) -> Task:
+        """The task of the first stream; with the classes' numbers for names where the streams' differ."""
+        tasks = [stream.task for stream in self.streams]
+        classes = tasks[0].classes
+        if any(task.classes != classes for task in tasks):
+            classes = tuple(map(str, range(self._classes)))
+        metrics = tasks[self.segments[-1].stream].metrics
+        first = tasks[0]
+        return Task(self.label, first.kind, len(classes) or 1, classes, first.modality, first.image_shape, metrics)
+
+    @property
+    def _classes(self) -> int:
+        return max(len(stream.task.classes) for stream in self.streams)
+
+    def _validation(self) -> Part | None:
+        """The last regime's, at the angle it ends with."""
+        last = self.segments[-1]
+        part = self.streams[last.stream].held_out
+        if part is None:
+            return None
+        count = len(part.rows)
+        still = Plan(np.full(count, len(self.segments) - 1), part.rows, np.full(count, last.angles[1]))
+        parts = [stream.held_out or stream.part for stream in self.streams]
+        samples = ChangingSamples(parts, self.segments, still, self._classes)
+        return Part(samples, np.arange(count))
+
+    def _fits(self, index: int) -> None:
+        """Check a stream against the first, and against what is done to it.
+
+        Raises:
+            DataError: If it is of another kind, or cannot be altered so.
+        """
+        first, task = self.streams[0].task, self.streams[index].task
+        for name in ("kind", "modality", "image_shape"):
+            if getattr(task, name) != getattr(first, name):
+                raise DataError(
+                    f"--data.streams[{index}]: its {name} is {getattr(task, name)}, that of the first stream "
+                    f"{getattr(first, name)}; a model takes one of them"
+                )
+        for number, segment in enumerate(self.segments):
+            if segment.stream != index:
+                continue
+            if segment.permute_labels is not None and task.kind != "classification":
+                raise DataError(f"--data.segments[{number}].permute_labels: {task.name} has values, not classes")
+            if any(segment.angles) and task.modality != "image":
+                raise DataError(f"--data.segments[{number}].rotate: {task.name} has {task.modality}s, not images")

@@ -1,0 +1,178 @@
+"""The buffered precision is exact until it compresses, keeps its diagonal for ever, and learns its prior."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.func import jacrev
+
+from optimizers import EKF, Categorical, Filtune, Gaussian
+from optimizers.covariance.evidence import evidence_prior, per_tensor
+from optimizers.filter import KalmanOptimizer
+from tests.optimizers.models import drive, labels, linear, mlp, relative, rounding, values, variances
+from tests.optimizers.reference import flat, outputs_of
+
+PROMISE = 1e-10
+
+
+def precision_of(optimizer: KalmanOptimizer, pending: bool = False) -> Tensor:
+    """P^-1, (n, n), and what waits to go into its diagonal."""
+    state = optimizer.filter
+    whole = torch.diag(state["precision"]) + state["V"].T @ state["V"]
+    return whole + torch.diag(state["pending"]) if pending else whole
+
+
+def buffered(model: nn.Module, **options: object) -> EKF:
+    options = {"rank": 3, "buffer": 5, "p0": 0.5, "noise": "identity", "r0": 0.4, "dtype": "float64"} | options
+    return EKF(model.parameters(), covariance="buffered", **options)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2])
+@pytest.mark.parametrize("B", [1, 3])
+def test_the_step_is_exact_and_the_diagonal_of_the_precision_stays_so(B: int, keep: int) -> None:
+    """Through compressions, with a part of every sample's information in the diagonal alone."""
+    model, r = mlp(3), 0.4
+    optimizer = buffered(model, keep=keep)
+    exact = torch.full((len(flat(model)),), 2.0, dtype=torch.float64)
+    for x, y in values(12, B, 3):
+        prior, before = precision_of(optimizer), flat(model)
+        H = jacrev(outputs_of(model, x))(before).flatten(0, 1)
+        e = (y - outputs_of(model, x)(before)).detach().flatten()
+        drive(optimizer, model, Gaussian, [(x, y)])
+        posterior = prior + H.T @ H / r
+        tolerance = rounding(2000, condition=float(torch.linalg.cond(posterior)))
+        assert relative(flat(model) - before, torch.linalg.solve(posterior, H.T @ e / r)) <= tolerance
+        exact += H.square().sum(0) / r
+        assert relative(precision_of(optimizer, pending=True).diagonal(), exact) <= rounding(4000)
+        assert relative(variances(optimizer), torch.linalg.inv(precision_of(optimizer)).diagonal()) <= tolerance
+        gram = optimizer.filter["V"] / optimizer.filter["precision"] @ optimizer.filter["V"].T
+        assert relative(optimizer.filter["gram"], gram) <= rounding(4000)
+
+
+def test_a_compression_keeps_the_leading_directions_in_the_metric_of_the_diagonal() -> None:
+    """The best approximation of D^1/2 V'V D^1/2 of that rank, by the singular value decomposition."""
+    model = mlp(2)
+    optimizer, stream = buffered(model, rank=3, buffer=4), values(4, 2, 2)
+    drive(optimizer, model, Gaussian, stream[:1])
+    V, D = optimizer.filter["V"][:4].clone(), 1 / optimizer.filter["precision"]
+    x = stream[1][0]
+    H = jacrev(outputs_of(model, x))(flat(model)).flatten(0, 1)
+    drive(optimizer, model, Gaussian, stream[1:2])
+    assert int(optimizer.filter["filled"]) == 3
+    _, S, right = torch.linalg.svd(torch.cat([V, H / 0.4**0.5]) * D.sqrt(), full_matrices=False)
+    best = right[:3].T @ torch.diag(S[:3].square()) @ right[:3]
+    kept = optimizer.filter["V"][:3] * D.sqrt()
+    assert relative(kept.T @ kept, best) <= PROMISE
+    assert not optimizer.filter["V"][3:].any()
+
+
+def test_a_sample_adds_its_leading_directions() -> None:
+    """Those of D^1/2 H'Z', and the diagonal of the others waits."""
+    model = mlp(4)
+    optimizer, (x, y) = buffered(model, keep=2), values(1, 1, 4)[0]
+    H = jacrev(outputs_of(model, x))(flat(model)).flatten(0, 1) / 0.4**0.5
+    drive(optimizer, model, Gaussian, [(x, y)])
+    _, S, right = torch.linalg.svd(H, full_matrices=False)
+    rest = right[2:].T @ torch.diag(S[2:].square()) @ right[2:]
+    assert int(optimizer.filter["filled"]) == 2
+    V = optimizer.filter["V"][:2]
+    assert relative(V.T @ V, H.T @ H - rest) <= PROMISE
+    assert relative(optimizer.filter["pending"], rest.diagonal()) <= PROMISE
+
+
+@pytest.mark.parametrize("B", [1, 2])
+def test_a_linear_model_is_ridge_regression_under_the_prior_that_was_learnt(B: int) -> None:
+    """With every direction kept, the mean is where these data and this prior put it, whatever the prior was before."""
+    model, stream, r = linear(1), values(30, B, 1), 0.3
+    theta = flat(model)
+    optimizer = buffered(model, rank=6, buffer=2, r0=r)
+    optimizer._covariance.evidence = 1.0
+    X = torch.cat([jacrev(outputs_of(model, x))(theta)[:, 0] for x, _ in stream])
+    y = torch.cat([y for _, y in stream])[:, 0]
+    drive(optimizer, model, Gaussian, stream)
+    prior = optimizer.filter["prior"]
+    assert float((prior - 0.5).abs().min()) > 0.01  # it has moved
+    weights = 1 / prior.repeat_interleave(torch.tensor([p.numel() for p in model.parameters()]))
+    precision = torch.diag(weights) + X.T @ X / r
+    mean = torch.linalg.solve(precision, weights * theta + X.T @ y / r)
+    tolerance = rounding(60 * 40, condition=float(torch.linalg.cond(precision)) * 100)
+    assert tolerance < 1e-9
+    assert relative(flat(model), mean) <= tolerance
+    assert relative(precision_of(optimizer), precision) <= tolerance
+
+
+def log_evidence(prior: Tensor, sizes: Tensor, X: Tensor, y: Tensor, r: float) -> Tensor:
+    """log p(y) of y ~ N(0, X diag(p) X' + r I)."""
+    S = (X * prior.repeat_interleave(sizes)) @ X.T + r * torch.eye(len(y), dtype=X.dtype)
+    return torch.distributions.MultivariateNormal(torch.zeros_like(y), S).log_prob(y)
+
+
+def posterior(prior: Tensor, sizes: Tensor, X: Tensor, y: Tensor, r: float) -> tuple[Tensor, Tensor]:
+    """Mean, and diagonal of the covariance."""
+    P = torch.linalg.inv(torch.diag(1 / prior.repeat_interleave(sizes)) + X.T @ X / r)
+    return P @ X.T @ y / r, P.diagonal()
+
+
+def test_the_priors_variance_goes_to_a_maximum_of_the_evidence() -> None:
+    """Three tensors whose weights are of size 2, 0.3 and 0.05; 200 noisy values; the gradient of log p(y) vanishes."""
+    generator = torch.Generator().manual_seed(0)
+    sizes, r = torch.tensor([8, 12, 20]), 0.25
+    truth = torch.randn(40, generator=generator, dtype=torch.float64)
+    truth *= torch.tensor([2.0, 0.3, 0.05], dtype=torch.float64).repeat_interleave(sizes)
+    X = torch.randn(200, 40, generator=generator, dtype=torch.float64)
+    y = X @ truth + r**0.5 * torch.randn(200, generator=generator, dtype=torch.float64)
+    start = torch.ones(3, dtype=torch.float64)
+    prior = start
+    for _ in range(3000):
+        mean, variance = posterior(prior, sizes, X, y, r)
+        prior = evidence_prior(prior, start, mean, variance, sizes, 1e-12)
+    logarithms = prior.log().requires_grad_()
+    (slope,) = torch.autograd.grad(log_evidence(logarithms.exp(), sizes, X, y, r), logarithms)
+    assert float(slope.abs().max()) <= 1e-6
+    assert prior[0] > 1
+    assert prior[1] < 0.3
+    assert prior[2] < 0.02
+    belief = evidence_prior(prior, start, mean, variance, sizes, 1e12)
+    assert torch.allclose(belief, start)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), a0=st.floats(0.01, 100), scale=st.floats(1e-3, 1e3))
+def test_the_prior_stays_positive_and_scales_with_the_parameters(seed: int, a0: float, scale: float) -> None:
+    """Parameters in other units have their prior in these units squared."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.tensor([3, 1, 5])
+    shift, variance = torch.randn(2, 9, generator=generator, dtype=torch.float64)
+    prior = torch.rand(3, generator=generator, dtype=torch.float64) + 0.1
+    variance = variance.abs().clamp_max(1) * prior.repeat_interleave(sizes)
+    new = evidence_prior(prior, prior, shift, variance, sizes, a0)
+    assert bool((new > 0).all())
+    scaled = evidence_prior(scale**2 * prior, scale**2 * prior, scale * shift, scale**2 * variance, sizes, a0)
+    assert relative(scaled, scale**2 * new) <= rounding(100)
+    assert relative(per_tensor(shift, sizes), torch.stack([part.sum() for part in shift.split([3, 1, 5])])) <= 1e-14
+
+
+def test_what_is_not_finite_changes_nothing_and_is_counted() -> None:
+    model = mlp(3)
+    optimizer = Filtune(model.parameters(), rank=4, buffer=3, p0=0.1)
+    drive(optimizer, model, Categorical, labels(9, 1, 3))
+    before, state = flat(model), {name: value.clone() for name, value in optimizer.filter.items()}
+    x, y = labels(1, 1, 3)[0]
+    drive(optimizer, model, Categorical, [(x * torch.nan, y)])
+    assert torch.equal(flat(model), before)
+    for name in ("prior", "precision", "pending", "shift"):
+        assert torch.equal(optimizer.filter[name], state[name])
+    assert int(optimizer.filter["nonfinite"]) == 1
+    drive(optimizer, model, Categorical, labels(9, 1, 3, seed=4))
+    assert int(optimizer.filter["nonfinite"]) == 1
+    assert bool(flat(model).isfinite().all())
+
+
+def test_evidence_and_process_noise_exclude_each_other() -> None:
+    from optimizers.settings import Settings
+
+    with pytest.raises(ValueError, match="evidence and process_noise exclude each other"):
+        Settings(covariance="buffered", rank=3, evidence=1.0, process_noise=0.1).check("EKF")
