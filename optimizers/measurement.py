@@ -137,5 +137,7 @@ class Natural:
 def block_diagonal(L: Tensor) -> Tensor:
     """(B, d, k) -> (B*d, B*k)."""
     B, d, k = L.shape
+    if B == 1:
+        return L[0]
     identity = torch.eye(B, dtype=L.dtype, device=L.device)
     return torch.einsum("bdk,bc->bdck", L, identity).reshape(B * d, B * k)
