@@ -35,7 +35,7 @@ class OutputCovariance:
         self._jacobian = JacobianBuilder(params, optimizer.dtype, settings.jacobian, settings.max_rows)
         self._jacobian.attach(model)
         self._covariance = COVARIANCES[settings.covariance](
-            [param.shape for param in params], settings.rank, settings.buffer, settings.keep, settings.evidence
+            [param.shape for param in params], settings.rank, settings.buffer, settings.keep
         )
         self._P = self._covariance.select(optimizer.filter)
 

@@ -29,7 +29,8 @@ class EKF(KalmanOptimizer):
         buffer: Further directions that ``buffered`` has room for between two compressions.
         keep: Directions that a sample adds to ``buffered``, its others going into the diagonal; 0 for all.
         p0: Initial variance of the state, or its upper bound; positive.
-        p0_init: ``constant``, P = p0 I, or ``uniform``, a diagonal drawn from U(0, p0).
+        p0_init: ``constant``, P = p0 I; ``uniform``, a diagonal drawn from U(0, p0); or ``sensitivity``, a constant a
+            parameter tensor, see :func:`optimizers.prior.sensitivity_factor`.
         beta: Forgetting factor of the observation noise, in [0, 1).
         rho: Regularisation of R-Kalman (GRNG eq. 15), zero or positive.
         noise: As in :class:`LoKO`.
@@ -54,7 +55,7 @@ class EKF(KalmanOptimizer):
         buffer: int = 10,
         keep: int = 0,
         p0: float = 0.1,
-        p0_init: Literal["constant", "uniform"] = "constant",
+        p0_init: Literal["constant", "uniform", "sensitivity"] = "constant",
         beta: float = 0.95,
         rho: float = 0.0,
         noise: Noise = "ema-2",

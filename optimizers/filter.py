@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from optimizers.base import Closure, OnlineOptimizer
+from optimizers.blocks import BlockJacobian
 from optimizers.covariance import COVARIANCES, Covariance
 from optimizers.covariance.base import check_size
 from optimizers.diagnostics import LastStep, failure, saturation, statistics
@@ -19,7 +20,7 @@ from optimizers.likelihoods import Innovation, Observation
 from optimizers.measurement import Measurement, Moments, Natural
 from optimizers.mode import Mode
 from optimizers.noise import NOISES, ObservationNoise
-from optimizers.prior import check_prior, initial_variance
+from optimizers.prior import check_prior, initial_variance, sensitivity_factor
 from optimizers.settings import DTYPES, Settings
 from optimizers.sharding import Sharding
 
@@ -41,7 +42,7 @@ class KalmanOptimizer(OnlineOptimizer):
     Args:
         params: Parameters or parameter groups; a group may have its own ``p0`` and ``p0_init``.
         p0: Initial variance of the state, or its upper bound; positive.
-        p0_init: ``constant`` or ``uniform``.
+        p0_init: ``constant``, ``uniform`` or ``sensitivity``.
         settings: The rest.
 
     Raises:
@@ -58,6 +59,8 @@ class KalmanOptimizer(OnlineOptimizer):
         counters = {name: torch.zeros((), dtype=torch.int64, device=self.device) for name in COUNTERS}
         scale = torch.zeros((), dtype=self.dtype, device=self.device)
         start = {**self._covariance.start(prior), **counters, "scale": scale}
+        if any(group["p0_init"] == "sensitivity" for group in self.param_groups):
+            start["begun"] = torch.zeros((), dtype=torch.bool)  # the host must know it, so it lives there
         self.state[FILTER] = start  # type: ignore[index]
 
     def _prepare(self) -> None:
@@ -67,9 +70,8 @@ class KalmanOptimizer(OnlineOptimizer):
         self._params = list(self.trained())
         self.device = self._params[0].device
         shapes = [param.shape for param in self._params]
-        self._covariance: Covariance = COVARIANCES[settings.covariance](
-            shapes, settings.rank, settings.buffer, settings.keep, settings.evidence
-        )
+        sizes = settings.rank, settings.buffer, settings.keep
+        self._covariance: Covariance = COVARIANCES[settings.covariance](shapes, *sizes)
         self._sharding = Sharding([shape.numel() for shape in shapes], self._covariance.by_columns)
         self._noise: ObservationNoise = NOISES[settings.noise](settings.r0, settings.beta)
         self._build = JacobianBuilder(self._params, self.dtype, settings.jacobian, settings.max_rows)
@@ -115,6 +117,8 @@ class KalmanOptimizer(OnlineOptimizer):
         own = innovation.cotangents[sharding.ranks.own(sizes)]
         H = sharding.exchange(self._build(observation.outputs, own), sizes)
 
+        if not self.filter.get("begun", True):
+            self._begin(H)
         P = self._prior()
         HPH, projected = self._covariance.project(P, H)
         HPH = sharding.sum(HPH)
@@ -125,8 +129,8 @@ class KalmanOptimizer(OnlineOptimizer):
         finite = valid & _all_finite([change, *posterior.values(), *remembered.values()])
         finite, clamped = sharding.agree(finite, clamped)
         change, state = torch.where(finite, change, 0), self.filter
-        more = self._covariance.commit(state, P, change, posterior, finite)
-        change = sharding.whole(change if more is None else change + more)
+        self._covariance.commit(state, P, change, posterior, finite)
+        change = sharding.whole(change)
         for name, value in remembered.items():
             state[name] = torch.where(finite, value, state.get(name, value))
         self._count(e, innovation.observed, finite, level, torch.where(finite, clamped, 0))
@@ -138,6 +142,15 @@ class KalmanOptimizer(OnlineOptimizer):
         if self._noise.natural:
             return observation.natural(self.settings.row_tolerance)
         return observation.innovation(self.settings.observation)
+
+    def _begin(self, H: BlockJacobian) -> None:
+        """Set the prior by the first rows of H that are finite."""
+        state, sharding = self.filter, self._sharding
+        rows = H.dense()
+        factor = sensitivity_factor(sharding.whole(rows.square().mean(0)), self.param_groups)
+        if bool(factor.isfinite().all()):
+            state.update(self._covariance.start(sharding.part(factor * self._variance())))
+            state["begun"].fill_(True)
 
     def _prior(self) -> dict[str, Tensor]:
         """The covariance before the batch, with process noise (eq. 2b)."""

@@ -1,4 +1,4 @@
-r"""filtune's own filter: implicit steps, a precision of low rank, and a prior that learns its own scale."""
+r"""filtune's own filter: implicit steps, a precision of low rank, and a prior by what the outputs are sensitive to."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ class Filtune(KalmanOptimizer):
     Three things are not as in LoKO. The noise is not estimated: the batch is observed through its own likelihood, at
     the mode of the posterior (:class:`optimizers.mode.Mode`), so that a step is implicit and cannot overshoot. P^-1 is
     a diagonal plus a matrix of low rank (:class:`optimizers.covariance.buffered.Buffered`). And every parameter tensor
-    has a prior variance of its own, which the data set on line (:func:`optimizers.covariance.evidence.evidence_prior`).
+    has a prior variance of its own, by how much the first outputs depend on it
+    (:func:`optimizers.prior.sensitivity_factor`).
 
     .. math::
+        p_t &= p_0 \min(|H_t|^{-1}, 10) \\
         \lambda &= e(\eta), \quad \eta = J P J^\top \lambda \\
         \theta &\leftarrow \theta + P J^\top \lambda, \quad P^{-1} \leftarrow P^{-1} + J^\top F(\eta) J
 
     Args:
-        params: Parameters or parameter groups; a group may have its own ``p0``.
-        p0: Variance that every tensor's prior starts with.
+        params: Parameters or parameter groups; a group may have its own ``p0`` and ``p0_init``.
+        p0: Prior variance of a tensor whose derivative has norm one.
+        p0_init: ``sensitivity``, or one of LoKO's two.
         rank: Directions of P^-1 beside its diagonal.
-        buffer: Samples between two compressions to that rank, and between two estimates of the prior.
+        buffer: Directions that are gathered between two compressions to that rank.
         keep: Directions that one sample adds; the rest of its information goes into the diagonal; 0 for all.
-        evidence: Strength of the belief in p0, in parameters; 0 keeps it.
         explode: How many times the size of what is observed an innovation may have before the filter counts as
             diverged.
         dtype: Floating type of the state and the algebra, whatever the model's own.
@@ -44,10 +46,10 @@ class Filtune(KalmanOptimizer):
         self,
         params: torch.optim.optimizer.ParamsT,
         p0: float = 0.1,
+        p0_init: Literal["constant", "uniform", "sensitivity"] = "sensitivity",
         rank: int = 40,
         buffer: int = 20,
-        keep: int = 1,
-        evidence: float = 5.0,
+        keep: int = 3,
         explode: float = 100.0,
         dtype: Literal["float32", "float64"] = "float32",
         jacobian: Method = "batched",
@@ -58,11 +60,10 @@ class Filtune(KalmanOptimizer):
             rank=rank,
             buffer=buffer,
             keep=keep,
-            evidence=evidence,
             noise="mode",
             explode=explode,
             dtype=dtype,
             jacobian=jacobian,
             max_rows=max_rows,
         )
-        super().__init__(params, p0, "constant", settings)
+        super().__init__(params, p0, p0_init, settings)

@@ -1,4 +1,7 @@
-"""The prior variance of the parameters, group by group."""
+r"""The prior variance of the parameters, group by group.
+
+Shapes: ``n`` state, ``T`` parameter tensors.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+PRIORS = ("constant", "uniform", "sensitivity")
+
+WIDEST = 10.0
+"""Most times p0 that ``sensitivity`` gives a tensor: one that hardly moves the outputs now may do so later."""
 
 
 def check_prior(name: str, group: dict[str, Any]) -> None:
@@ -16,8 +24,8 @@ def check_prior(name: str, group: dict[str, Any]) -> None:
     """
     if not 0 < group["p0"] < float("inf"):
         raise ValueError(f"{name}: p0 must be positive and finite, got {group['p0']}")
-    if group["p0_init"] not in ("constant", "uniform"):
-        raise ValueError(f"{name}: p0_init must be constant or uniform, got {group['p0_init']!r}")
+    if group["p0_init"] not in PRIORS:
+        raise ValueError(f"{name}: p0_init must be one of {', '.join(PRIORS)}; got {group['p0_init']!r}")
     if not all(param.requires_grad for param in group["params"]):
         raise ValueError(f"{name}: params must all require grad; leave the frozen ones out")
     other = next((param.dtype for param in group["params"] if not param.dtype.is_floating_point), None)
@@ -26,9 +34,37 @@ def check_prior(name: str, group: dict[str, Any]) -> None:
 
 
 def initial_variance(group: dict[str, Any], dtype: torch.dtype) -> Tensor:
-    """p0 of a group's parameters, flat: the constant p0 (method 1) or U(0, p0) (method 2), never zero."""
+    """p0 of a group's parameters, flat: the constant p0 (method 1) or U(0, p0) (method 2), never zero.
+
+    With ``sensitivity`` it is the constant, until :func:`sensitivity_factor` is known.
+    """
     n, device = sum(param.numel() for param in group["params"]), group["params"][0].device
-    if group["p0_init"] == "constant":
+    if group["p0_init"] != "uniform":
         return torch.full((n,), group["p0"], dtype=dtype, device=device)
     uniform = 1 - torch.rand(n, dtype=dtype)
     return (group["p0"] * uniform).to(device)
+
+
+def sensitivity_factor(squares: Tensor, groups: list[dict[str, Any]]) -> Tensor:
+    r"""By how much the prior of every parameter is wider than p0, (n,), where ``p0_init`` is ``sensitivity``.
+
+    A prior variance p of the tensor t gives an observed coordinate the variance p |H_t|^2, |H_t|^2 the mean over the
+    coordinates of the squared norm of their derivative with respect to t. Equal variances of the parameters leave all
+    learning to the tensors next to the output; equal variances of the outputs let tensors that hardly matter run far.
+    Between the two, every tensor's share of an output's variance is proportional to |H_t|:
+
+    .. math:: p_t = p_0 \, \min(|H_t|^{-1}, 10)
+
+    A tensor without any influence on the first outputs, like lora_A beside a lora_B of zeros, keeps p0.
+
+    Args:
+        squares: Mean over the rows of H of its squared entries, (n,).
+        groups: The parameter groups.
+    """
+    factors = []
+    for param, chosen in ((p, group["p0_init"] == "sensitivity") for group in groups for p in group["params"]):
+        own, squares = squares.split([param.numel(), len(squares) - param.numel()])
+        total = own.sum() if chosen else own.new_zeros(())
+        factor = torch.where(total != 0, total.rsqrt().clamp_max(WIDEST), 1)
+        factors.append(factor.expand(param.numel()))
+    return torch.cat(factors)

@@ -23,7 +23,6 @@ class Settings:
     rank: int = 0
     buffer: int = 0
     keep: int = 0
-    evidence: float = 0.0
     noise: str = "ema-2"
     beta: float = 0.95
     r0: float = 1.0
@@ -71,13 +70,10 @@ class Settings:
             ("rank", self.rank, self.rank >= 1 or self.covariance not in ("low-rank", "buffered"), "be at least 1"),
             ("buffer", self.buffer, self.buffer >= 0, "be zero or positive"),
             ("keep", self.keep, self.keep >= 0, "be zero or positive"),
-            ("evidence", self.evidence, 0 <= self.evidence < finite, "be zero or positive, and finite"),
         ]
         for argument, value, holds, allowed in ranges:
             if not holds:
                 raise ValueError(f"{name}: {argument} must {allowed}; got {value}")
-        if self.evidence and self.process_noise:
-            raise ValueError(f"{name}: evidence and process_noise exclude each other; set one of them to 0")
         if NOISES[self.noise].natural and self.observation != "probabilities":
             raise ValueError(f"{name}: noise {self.noise} is that of probabilities; take observation probabilities")
         if NOISES[self.noise].at_mode and self.rho:

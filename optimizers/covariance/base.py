@@ -39,18 +39,15 @@ class Covariance(ABC):
     Args:
         shapes: Shapes of the parameters, in the order of the state.
         rank: Rank of what is kept beside the diagonal, where there is one.
-        buffer: See :class:`optimizers.covariance.buffered.Buffered`, as for the rest.
+        buffer: See :class:`optimizers.covariance.buffered.Buffered`, as for ``keep``.
     """
 
     by_columns = False
     """Whether an update of some parameters needs the gain and their own columns of H alone, and what is kept has one
     entry a parameter: then several processes share the state out."""
 
-    def __init__(
-        self, shapes: Sequence[torch.Size], rank: int = 0, buffer: int = 0, keep: int = 0, evidence: float = 0.0
-    ) -> None:
-        self.shapes, self.rank = list(shapes), rank
-        self.buffer, self.keep, self.evidence = buffer, keep, evidence
+    def __init__(self, shapes: Sequence[torch.Size], rank: int = 0, buffer: int = 0, keep: int = 0) -> None:
+        self.shapes, self.rank, self.buffer, self.keep = list(shapes), rank, buffer, keep
         self.n = sum(math.prod(shape) for shape in shapes)
 
     @abstractmethod
@@ -81,7 +78,7 @@ class Covariance(ABC):
     def correct(self, state: State, H: BlockJacobian, projected: Any, gain: Gain, batch: Measurement) -> Correction:
         """The change of state and the posterior covariance (LoKO eqs. 3b and 3c)."""
 
-    def commit(self, state: State, prior: State, change: Tensor, posterior: State, finite: Tensor) -> Tensor | None:
+    def commit(self, state: State, prior: State, change: Tensor, posterior: State, finite: Tensor) -> None:
         """Take an update, if it is finite.
 
         Args:
@@ -90,13 +87,9 @@ class Covariance(ABC):
             change: Change of the state, zero if it is not finite.
             posterior: What ``correct`` gave.
             finite: Whether it is, ().
-
-        Returns:
-            What else the state of the filter moves by, (n,), or None.
         """
         for name, value in posterior.items():
             state[name] = torch.where(finite, value, state[name])
-        return None
 
     @abstractmethod
     def variance(self, state: State) -> Tensor:

@@ -1,4 +1,4 @@
-r"""A diagonal plus low rank precision that is compressed now and then, over a prior that learns its own variance."""
+"""A diagonal plus low rank precision that is compressed now and then."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from optimizers.blocks import BlockJacobian, Gain
 from optimizers.covariance.base import Correction, Covariance, State
-from optimizers.covariance.evidence import evidence_prior, per_tensor
 from optimizers.measurement import Measurement
 
 
@@ -40,45 +39,35 @@ class Buffered(Covariance):
     directions, Ghashami et al. 2016). A sample adds its ``keep`` leading directions; its others wait for the next
     compression and then go into Upsilon too.
 
-    At that time the variance p_t of every tensor's prior is estimated again by :func:`evidence_prior`, Upsilon changes
-    by Delta = 1/p - 1/p_old, and the mean moves by -P Delta (theta - theta(0)), to where the data would have put it
-    under this prior.
-
     Args:
         shapes: Shapes of the parameters, in the order of the state.
         rank: Rows of V after a compression.
         buffer: Further rows that V has room for.
         keep: Rows that a sample may add; 0 for all.
-        evidence: a0 of the prior's variance; 0 leaves it as it is.
     """
 
     def names(self) -> list[str]:
-        """The prior now and at the start, Upsilon, what will go into it, V, VDV', theta - theta(0), rows in use."""
-        return ["prior", "prior0", "precision", "pending", "V", "gram", "shift", "determined", "filled"]
+        """Upsilon, what will go into it, V, VDV', rows of V in use."""
+        return ["precision", "pending", "V", "gram", "filled"]
 
     def elements(self) -> int:
-        """(rank + buffer + 3) n, and little."""
+        """(rank + buffer + 2) n, and little."""
         rows = self.rank + self.buffer
-        return (rows + 3) * self.n + rows**2 + 3 * len(self.shapes)
+        return (rows + 2) * self.n + rows**2
 
     def start(self, prior: Tensor) -> State:
-        """Upsilon = 1 / prior, V = 0; what the evidence changes is the mean variance of a tensor."""
-        variances = torch.segment_reduce(prior, "mean", lengths=self._sizes(prior))
+        """Upsilon = 1 / prior, V = 0."""
         rows = self.rank + self.buffer
         return {
-            "prior": variances,
-            "prior0": variances.clone(),
             "precision": 1 / prior,
             "pending": torch.zeros_like(prior),
             "V": prior.new_zeros(rows, self.n),
             "gram": prior.new_zeros(rows, rows),
-            "shift": torch.zeros_like(prior),
-            "determined": torch.zeros_like(variances),
             "filled": torch.zeros((), dtype=torch.int64),  # the host must know it, so it lives there
         }
 
     def predict(self, state: State, q: float) -> State:
-        """P + q I, as :class:`optimizers.covariance.low_rank.LowRank` does it; the prior's variance is then lost."""
+        """P + q I, as :class:`optimizers.covariance.low_rank.LowRank` does it."""
         k, shrink = int(state["filled"]), 1 / (1 + q * state["precision"])
         VD, V = state["V"][:k] * shrink, torch.zeros_like(state["V"])
         V[:k] = _whitening(q * (VD @ state["V"][:k].mT)).to(V.dtype) @ VD
@@ -102,9 +91,7 @@ class Buffered(Covariance):
         rows, HDH, VDH, TVDH, T = projected
         c = gain.u @ gain.W if gain.v is None else gain.u @ gain.W + gain.v
         V = state["V"][: len(VDH)]
-        HP = (rows - (T.to(V.dtype).mT @ TVDH).mT @ V) / state["precision"]
-        change = c @ HP
-        determined = per_tensor((gain.W @ HP).square().sum(0), self._sizes(rows)) / state["prior"]
+        change = (c @ rows - (T.to(V.dtype).mT @ (TVDH @ c)) @ V) / state["precision"]
         Z = batch.information()
         inner = Z @ HDH.to(Z.dtype) @ Z.mT
         rotation = torch.linalg.eigh(torch.nan_to_num(inner)).eigenvectors.flip(1).mT
@@ -113,28 +100,25 @@ class Buffered(Covariance):
         new, left_out = (Z.to(rows.dtype) @ rows).split([kept, len(Z) - kept])
         border = (VDH @ Z[:kept].mT.to(VDH.dtype)).to(VDH.dtype)
         corner = (rotation @ inner @ rotation.mT)[:kept, :kept].to(VDH.dtype)
-        added = {"new": new, "left_out": left_out.square().sum(0), "border": border, "corner": corner, "determined": determined}
+        added = {"new": new, "left_out": left_out.square().sum(0), "border": border, "corner": corner}
         return Correction(change, added, torch.zeros((), dtype=torch.int64, device=rows.device))
 
-    def commit(self, state: State, prior: State, change: Tensor, added: State, finite: Tensor) -> Tensor | None:
+    def commit(self, state: State, prior: State, change: Tensor, added: State, finite: Tensor) -> None:
         """Append the rows, and compress where they do not fit."""
         state.update(prior)
         added = {name: torch.where(finite, value, 0) for name, value in added.items()}
         k, more = int(state["filled"]), len(added["new"])
         state["pending"] += added["left_out"]
-        state["shift"] += change
-        state["determined"] += added["determined"]
         if k + more <= len(state["V"]):
             state["V"][k : k + more] = added["new"]
             state["gram"][:k, k : k + more] = added["border"]
             state["gram"][k : k + more, :k] = added["border"].mT
             state["gram"][k : k + more, k : k + more] = added["corner"]
             state["filled"] += more
-            return None
+            return
         top = torch.cat([state["gram"][:k, :k], added["border"]], 1)
         gram = torch.cat([top, torch.cat([added["border"].mT, added["corner"]], 1)])
         self._compress(state, torch.cat([state["V"][:k], added["new"]]), gram)
-        return self._renew_prior(state) if self.evidence else None
 
     def variance(self, state: State) -> Tensor:
         """Diagonal of (Upsilon + V'V)^-1."""
@@ -159,29 +143,6 @@ class Buffered(Covariance):
         k = int(state["filled"])
         V = state["V"][:k]
         state["gram"][:k, :k] = (V / state["precision"]) @ V.mT
-
-    def _renew_prior(self, state: State) -> Tensor:
-        """Estimate the prior again; returns what the mean moves by."""
-        sizes, old = self._sizes(state["prior"]), state["prior"]
-        import os
-        if os.environ.get("OLD"): new = evidence_prior(old, state["prior0"], state["shift"], self.variance(state), sizes, self.evidence)
-        else: new = (per_tensor(state["shift"].square(), sizes) + self.evidence * state["prior0"])/(state["determined"] + self.evidence)
-        difference = (1 / new - 1 / old).repeat_interleave(sizes, output_size=self.n)
-        state["prior"] = new
-        state["precision"] += difference
-        self._weigh(state)
-        change = -self._times(state, difference * state["shift"])
-        state["shift"] += change
-        return change
-
-    def _times(self, state: State, x: Tensor) -> Tensor:
-        """P x, (n,)."""
-        k, Dx = int(state["filled"]), x / state["precision"]
-        V, T = state["V"][:k], _whitening(state["gram"][:k, :k]).to(x.dtype)
-        return Dx - ((T.mT @ (T @ (V @ Dx))) @ V) / state["precision"]
-
-    def _sizes(self, like: Tensor) -> Tensor:
-        return torch.tensor([shape.numel() for shape in self.shapes], device=like.device)
 
 
 def _whitening(gram: Tensor) -> Tensor:

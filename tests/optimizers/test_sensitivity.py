@@ -1,0 +1,106 @@
+"""The prior by what the first outputs are sensitive to."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import jacrev
+
+from optimizers import EKF, Categorical, Filtune, Gaussian
+from optimizers.prior import WIDEST, sensitivity_factor
+from tests.optimizers.models import drive, labels, linear, mlp, relative, rounding, values, variances
+from tests.optimizers.reference import flat, outputs_of
+
+COVARIANCES = ["diagonal", "full", "tensor", "neuron", "low-rank", "buffered"]
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_the_first_batch_sets_the_prior_of_every_tensor(covariance: str) -> None:
+    """Noise so large that the update leaves it as it is."""
+    model = mlp(3)
+    options = {"noise": "identity", "r0": 1e30, "p0": 0.3, "p0_init": "sensitivity", "dtype": "float64"}
+    optimizer = EKF(model.parameters(), covariance, **options)
+    assert torch.equal(torch.cat([v.flatten() for v in optimizer.variance()]), torch.full_like(flat(model), 0.3))
+    x, y = values(1, 4, 3)[0]
+    H = jacrev(outputs_of(model, x))(flat(model)).flatten(0, 1)
+    drive(optimizer, model, Gaussian, [(x, y)])
+    sizes = [param.numel() for param in model.parameters()]
+    for part, variance in zip(H.split(sizes, 1), optimizer.variance(), strict=True):
+        norm = part.square().sum(1).mean().sqrt()
+        expected = 0.3 * min(float(1 / norm), WIDEST)
+        assert relative(variance, torch.full_like(variance, expected)) <= rounding(1000)
+
+
+def test_a_linear_model_is_ridge_regression_under_that_prior() -> None:
+    model, stream, r = linear(1), values(20, 2, 1), 0.3
+    theta = flat(model)
+    optimizer = EKF(model.parameters(), "full", noise="identity", r0=r, p0_init="sensitivity", dtype="float64")
+    X = torch.cat([jacrev(outputs_of(model, x))(theta)[:, 0] for x, _ in stream])
+    y = torch.cat([y for _, y in stream])[:, 0]
+    drive(optimizer, model, Gaussian, stream)
+    sizes = [param.numel() for param in model.parameters()]
+    norms = torch.stack([part.square().sum(1).mean().sqrt() for part in X[:2].split(sizes, 1)])
+    prior = 0.1 / norms.repeat_interleave(torch.tensor(sizes))
+    precision = torch.diag(1 / prior) + X.T @ X / r
+    mean = torch.linalg.solve(precision, theta / prior + X.T @ y / r)
+    assert relative(flat(model), mean) <= rounding(40 * 40, condition=float(torch.linalg.cond(precision)) * 100)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), unit=st.floats(1e-6, 1e6))
+def test_every_tensor_has_a_share_in_proportion_to_its_sensitivity(seed: int, unit: float) -> None:
+    """p |H|^2 = |H|, whatever the units, up to where the prior would be too wide."""
+    squares = unit * torch.rand(9, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    squares[3] = 0
+    params = [torch.zeros(2), torch.zeros(1), torch.zeros(1), torch.zeros(5)]
+    factor = sensitivity_factor(squares, [{"params": params, "p0_init": "sensitivity"}])
+    for part, own in zip(factor.split([2, 1, 1, 5]), squares.split([2, 1, 1, 5]), strict=True):
+        norm = float(own.sum().sqrt())
+        expected = min(1 / norm, WIDEST) if norm else 1.0
+        assert relative(part, torch.full_like(part, expected)) <= 1e-14
+
+
+def test_a_group_may_have_a_constant_prior() -> None:
+    model = mlp(3)
+    first, *rest = model.parameters()
+    groups = [{"params": [first], "p0": 0.7, "p0_init": "constant"}, {"params": rest}]
+    optimizer = Filtune(groups, dtype="float64")
+    before = [v.clone() for v in optimizer.variance()]
+    x, y = labels(1, 1, 3)[0]
+    drive(optimizer, model, Categorical, [(x, y)])
+    assert float(before[0].max()) == pytest.approx(0.7)
+    assert float(optimizer.variance()[0].max()) <= 0.7
+    assert float(optimizer.variance()[-1].max()) != pytest.approx(0.1)
+
+
+def test_a_first_batch_that_is_not_finite_does_not_set_it() -> None:
+    model = mlp(3)
+    optimizer = Filtune(model.parameters(), dtype="float64")
+    other = copy.deepcopy(model)
+    reference = Filtune(other.parameters(), dtype="float64")
+    (x, y), *stream = labels(4, 1, 3)
+    drive(optimizer, model, Categorical, [(x * torch.nan, y)])
+    assert not optimizer.filter["begun"]
+    assert torch.equal(torch.cat([v.flatten() for v in optimizer.variance()]), torch.full_like(flat(model), 0.1))
+    drive(optimizer, model, Categorical, stream)
+    drive(reference, other, Categorical, stream)
+    assert torch.equal(flat(model), flat(other))
+    assert int(optimizer.filter["nonfinite"]) == 1
+
+
+@pytest.mark.parametrize("taken", [0, 3])
+def test_a_checkpoint_keeps_whether_it_is_set(taken: int) -> None:
+    model, stream = mlp(3), labels(6, 1, 3)
+    optimizer = Filtune(model.parameters(), dtype="float64")
+    drive(optimizer, model, Categorical, stream[:taken])
+    other = copy.deepcopy(model)
+    resumed = Filtune(other.parameters(), dtype="float64")
+    resumed.load_state_dict(optimizer.state_dict())
+    drive(optimizer, model, Categorical, stream[taken:])
+    drive(resumed, other, Categorical, stream[taken:])
+    assert torch.equal(flat(model), flat(other))
+    assert all(torch.equal(a, b) for a, b in zip(variances(optimizer), variances(resumed), strict=True))
