@@ -14,8 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datamodules import Task
 from exports.restore import Restored
-from exports.uncertainty import OutputCovariance, difference_variance, moderated_probabilities
+from exports.uncertainty import OutputCovariance
 from optimizers.filter import KalmanOptimizer
+from optimizers.predictive import difference_variance, moderated_probabilities
 
 Columns = dict[str, list[Any]]
 
@@ -90,7 +91,7 @@ def columns(prediction: Prediction, task: Task) -> Columns:
     if C is None:
         return found
     if len(task.classes) == 2:
-        found["logit_std"] = difference_variance(C).sqrt().tolist()
+        found["logit_std"] = difference_variance(C)[:, 0, 1].sqrt().tolist()
     else:
         found |= _by_class("logit_std", C.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt(), task)
     return {**found, **_by_class("probability_bayes", moderated_probabilities(z, C), task)}

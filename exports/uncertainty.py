@@ -9,8 +9,6 @@ Shapes: ``B`` batch, ``m`` outputs.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -52,38 +50,3 @@ class OutputCovariance:
             gram, _ = self._covariance.project(self._P, H)
             own = torch.arange(B, device=gram.device)
             return gram.view(B, m, B, m)[own, :, own]
-
-
-def difference_variance(covariance: Tensor) -> Tensor:
-    """Variance of z_1 - z_0: C_11 + C_00 - 2 C_01; C (B, 2, 2) -> (B,)."""
-    C = covariance
-    return (C[:, 1, 1] + C[:, 0, 0] - C[:, 0, 1] - C[:, 1, 0]).clamp_min(0)
-
-
-def moderated_probabilities(mean: Tensor, covariance: Tensor) -> Tensor:
-    r"""Probabilities of the classes, averaged over z ~ N(mu, C) by the probit approximation.
-
-    With kappa(v) = (1 + pi v / 8)^(-1/2), for two classes (MacKay 1992)
-
-    .. math:: p_1 = \sigma(\kappa(s^2)\, (\mu_1 - \mu_0)), \quad s^2 = C_{11} + C_{00} - 2 C_{01}  (2)
-
-    and for more its mean-field version (Gibbs 1998; Lu, Ie & Sha 2020), which leaves out the covariances:
-
-    .. math:: p = \mathrm{softmax}(\kappa(C_{kk})\, \mu_k)                                (3)
-
-    Args:
-        mean: Logits mu, (B, m).
-        covariance: C, (B, m, m).
-
-    Returns:
-        Probabilities (B, m).
-    """
-    if mean.shape[1] == 2:
-        p = torch.sigmoid(_kappa(difference_variance(covariance)) * (mean[:, 1] - mean[:, 0]))
-        return torch.stack([1 - p, p], dim=1)
-    variance = covariance.diagonal(dim1=1, dim2=2).clamp_min(0)
-    return torch.softmax(_kappa(variance) * mean, dim=1)
-
-
-def _kappa(variance: Tensor) -> Tensor:
-    return (1 + math.pi / 8 * variance).rsqrt()

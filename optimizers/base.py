@@ -44,6 +44,10 @@ class OnlineOptimizer(torch.optim.Optimizer):
         """What its user should know of the state it is in, in one line; waits for the device."""
         return None
 
+    def predictive(self) -> Tensor | None:
+        """Probabilities that take the parameters' uncertainty into account, where the rule knows it, (B, m)."""
+        return None
+
     def trained(self) -> Iterator[Tensor]:
         """The parameters of all groups, in order."""
         return (p for group in self.param_groups for p in group["params"])

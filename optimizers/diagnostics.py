@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from optimizers.likelihoods import Innovation
 from optimizers.measurement import Measurement
 from optimizers.settings import Settings
 
@@ -21,13 +22,17 @@ class LastStep(NamedTuple):
         e: Residuals, (B, d).
         change: Change of the state, (n,).
         measurement: The batch, observed.
-        probed: HPH' where its last coordinate probes what was left out, else None.
+        HPH: HPH' before the batch, (B*d, B*d).
+        innovation: Where and how the batch was observed.
+        outputs: The model's, (B, m).
     """
 
     e: Tensor
     change: Tensor
     measurement: Measurement
-    probed: Tensor | None
+    HPH: Tensor
+    innovation: Innovation
+    outputs: Tensor
 
 
 def statistics(state: dict[str, Tensor], variance: Tensor, last: LastStep) -> dict[str, Tensor]:
@@ -52,9 +57,9 @@ def statistics(state: dict[str, Tensor], variance: Tensor, last: LastStep) -> di
 
 
 def _rows_left_out(last: LastStep) -> dict[str, Tensor]:
-    if last.probed is None:
+    if not last.innovation.probed:
         return {}
-    probes = last.probed.diagonal().view(last.e.shape)[:, -1]
+    probes = last.HPH.diagonal().view(last.e.shape)[:, -1]
     return {"rows": torch.tensor(last.e.numel()), "row_error": probes.sum()}
 
 

@@ -20,6 +20,7 @@ from optimizers.likelihoods import Innovation, Observation
 from optimizers.measurement import Measurement, Moments, Natural
 from optimizers.mode import Mode
 from optimizers.noise import NOISES, ObservationNoise
+from optimizers.predictive import moderated_probabilities, output_covariance
 from optimizers.prior import check_prior, initial_variance, sensitivity_factor
 from optimizers.settings import DTYPES, Settings
 from optimizers.sharding import Sharding
@@ -135,7 +136,7 @@ class KalmanOptimizer(OnlineOptimizer):
             state[name] = torch.where(finite, value, state.get(name, value))
         self._count(e, innovation.observed, finite, level, torch.where(finite, clamped, 0))
         self._move(change)
-        self._last = LastStep(e, change, measurement, HPH if innovation.probed else None)
+        self._last = LastStep(e, change, measurement, HPH, innovation, joint.outputs.detach())
         return joint
 
     def _observe(self, observation: Observation) -> Innovation:
@@ -205,6 +206,18 @@ class KalmanOptimizer(OnlineOptimizer):
     def stats(self) -> dict[str, Tensor]:  # type: ignore[override]
         """Figures of the last step, worked out when asked for; empty before the first."""
         return statistics(self.filter, self._variance(), self._last) if self._last else {}
+
+    def predictive(self) -> Tensor | None:
+        """Probabilities of the last batch's classes before the update, averaged over the filter's posterior, (B, m).
+
+        None before the first step, and where the coordinates observed are not those of the outputs.
+        """
+        last = self._last
+        orthogonal = self._noise.natural or self.settings.observation == "logits"
+        if last is None or not orthogonal or last.innovation.probed or last.outputs.shape[1] < 2:
+            return None
+        C = output_covariance(last.HPH, last.innovation.cotangents)
+        return moderated_probabilities(last.outputs.to(C.dtype), C)
 
     def failure(self) -> str | None:
         """What went wrong so far, naming the step, and the remedy; waits for the device."""

@@ -15,4 +15,14 @@ COVARIANCES: dict[str, type[Covariance]] = {
     "buffered": Buffered,
 }
 
-__all__ = ["COVARIANCES", "Buffered", "Correction", "Covariance", "Diagonal", "Full", "LowRank", "PerNeuron", "PerTensor"]
+__all__ = [
+    "COVARIANCES",
+    "Buffered",
+    "Correction",
+    "Covariance",
+    "Diagonal",
+    "Full",
+    "LowRank",
+    "PerNeuron",
+    "PerTensor",
+]

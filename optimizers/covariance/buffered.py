@@ -34,8 +34,8 @@ class Buffered(Covariance):
     r"""P^-1 = Upsilon + V'V as in LoFi, with room in V for more than the rank.
 
     A batch's rows H'Z' are appended to V, so that nothing is lost of them and a step costs two passes over V. When
-    the room is used up, V is compressed: of its rows the ``rank`` leading directions, in the metric of the diagonal, are
-    kept, and of the others their diagonal goes into Upsilon, so that the diagonal of P^-1 stays exact (fast frequent
+    the room is used up, V is compressed: of its rows the ``rank`` leading directions, in the metric of the diagonal,
+    are kept, and of the others their diagonal goes into Upsilon, so that the diagonal of P^-1 stays exact (fast frequent
     directions, Ghashami et al. 2016). A sample adds its ``keep`` leading directions; its others wait for the next
     compression and then go into Upsilon too.
 

@@ -93,7 +93,9 @@ def test_it_is_allowed_for_by_the_bytes_it_takes(
     monkeypatch.setattr(base, "_memory", lambda device: 2 * numbers * width)
     optimizer = EKF(mlp(3).parameters(), covariance, rank=4, dtype=dtype)
     state = optimizer._covariance.select(optimizer.filter).values()
-    assert sum(tensor.numel() * tensor.element_size() for tensor in state if tensor.is_floating_point()) == numbers * width
+    assert (
+        sum(tensor.numel() * tensor.element_size() for tensor in state if tensor.is_floating_point()) == numbers * width
+    )
     monkeypatch.setattr(base, "_memory", lambda device: 2 * numbers * width - 1)
     with pytest.raises(ValueError, match=rf"^optimizer.covariance: {covariance} over 66 parameters takes"):
         EKF(mlp(3).parameters(), covariance, rank=4, dtype=dtype)

@@ -1,0 +1,111 @@
+"""Probabilities averaged over the uncertainty of the outputs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import jacrev
+
+from optimizers import AdamW, Categorical, Filtune, Gaussian, LoKO
+from optimizers.predictive import difference_variance, moderated_probabilities
+from tests.optimizers.models import drive, labels, mlp, relative, rounding, values
+from tests.optimizers.reference import flat, outputs_of
+
+
+@given(mean=st.floats(-6, 6), deviation=st.floats(0, 5))
+@settings(deadline=None, derandomize=True, max_examples=40)
+def test_two_classes_against_the_integral(mean: float, deviation: float) -> None:
+    r"""MacKay's approximation of \int sigma(z) N(z; mu, s^2) dz is off by 2 * 0.0177 at most.
+
+    It takes sigma(z) for Phi(lambda z), lambda^2 = pi / 8, integrates that exactly, and goes back: each time it is off
+    by max |sigma(z) - Phi(lambda z)| = 0.0177 at most, for an average of errors is no larger than the largest.
+    """
+    z = torch.linspace(-10, 10, 4001, dtype=torch.float64)
+    weights = torch.exp(-z.square() / 2)
+    exact = (torch.sigmoid(mean + deviation * z) * weights).sum() / weights.sum()
+    C = torch.zeros(1, 2, 2, dtype=torch.float64)
+    C[0, 1, 1] = deviation**2
+    p = moderated_probabilities(torch.tensor([[0.0, mean]], dtype=torch.float64), C)
+    assert abs(float(p[0, 1] - exact)) < 2 * 0.0178
+    assert float(p.sum()) == pytest.approx(1)
+
+
+def test_more_classes_against_draws() -> None:
+    """The mean-field version is an approximation: for moderate variances it is within 0.05 of 100,000 draws, whose
+    own deviation is below 0.5 / sqrt(100000) = 0.0016, and nearer to them than the plain softmax."""
+    torch.manual_seed(0)
+    mean = torch.tensor([[2.0, 0.0, -1.0]], dtype=torch.float64)
+    C = torch.diag(torch.tensor([4.0, 1.0, 2.0], dtype=torch.float64)).unsqueeze(0)
+    draws = mean + C[0].diag().sqrt() * torch.randn(100_000, 3, dtype=torch.float64)
+    exact = draws.softmax(1).mean(0)
+    error = (moderated_probabilities(mean, C)[0] - exact).abs().max()
+    assert error < 0.05 + 5 * 0.0016
+    assert error < (mean.softmax(1)[0] - exact).abs().max()
+
+
+@given(st.integers(2, 5), st.integers(0, 100))
+@settings(deadline=None, derandomize=True, max_examples=30)
+def test_without_variance_it_is_the_softmax(m: int, seed: int) -> None:
+    mean = 3 * torch.randn(4, m, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    torch.testing.assert_close(moderated_probabilities(mean, torch.zeros(4, m, m).double()), mean.softmax(1))
+
+
+def test_variance_of_the_difference() -> None:
+    C = torch.tensor([[[2.0, 0.5], [0.5, 3.0]]])
+    assert float(difference_variance(C)[0, 0, 1]) == pytest.approx(2 + 3 - 2 * 0.5)
+    kappa = 1 / math.sqrt(1 + math.pi * 4 / 8)
+    p = moderated_probabilities(torch.tensor([[0.5, 2.0]]), C)
+    assert p[0, 1].item() == pytest.approx(1 / (1 + math.exp(-kappa * 1.5)))
+
+
+@given(m=st.integers(2, 5), B=st.integers(1, 3), seed=st.integers(0, 100))
+@settings(deadline=None, derandomize=True, max_examples=30)
+def test_what_moves_all_outputs_alike_changes_nothing(m: int, B: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    mean, common = torch.randn(2, B, m, generator=generator, dtype=torch.float64)
+    root = torch.randn(B, m, m, generator=generator, dtype=torch.float64)
+    C, ones = root @ root.mT, torch.ones(m, 1, dtype=torch.float64)
+    p = moderated_probabilities(mean, C)
+    shared = common[:, :1, None]
+    shifted = C + shared.square() * (ones @ ones.mT)
+    assert relative(moderated_probabilities(mean + common[:, :1], shifted), p) <= rounding(1000, condition=100)
+    assert relative(p.sum(1), torch.ones(B, dtype=torch.float64)) <= rounding(10)
+
+
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("B", [1, 3])
+@pytest.mark.parametrize("observed", ["mode", "logits"])
+def test_the_filters_prediction_is_of_the_outputs_covariance_before_the_update(m: int, B: int, observed: str) -> None:
+    """C = JPJ' of the dense Jacobian."""
+    model = mlp(m)
+    if observed == "mode":
+        optimizer = Filtune(model.parameters(), p0_init="constant", dtype="float64")
+    else:
+        optimizer = LoKO(model.parameters(), p0_init="constant", observation="logits", dtype="float64")
+    assert optimizer.predictive() is None
+    *first, (x, y) = labels(4, B, m)
+    drive(optimizer, model, Categorical, first)
+    P = torch.diag(torch.cat([v.flatten() for v in optimizer.variance()]))
+    if observed == "mode":
+        state = optimizer.filter
+        P = torch.linalg.inv(torch.diag(state["precision"]) + state["V"].T @ state["V"])
+    J, z = jacrev(outputs_of(model, x))(flat(model)), outputs_of(model, x)(flat(model))
+    drive(optimizer, model, Categorical, [(x, y)])
+    p = optimizer.predictive()
+    assert p is not None
+    assert relative(p, moderated_probabilities(z, J @ P @ J.mT)) <= rounding(2000, condition=100)
+
+
+def test_no_prediction_where_the_outputs_uncertainty_is_not_known() -> None:
+    model = mlp(3)
+    for optimizer in (AdamW(model.parameters()), LoKO(model.parameters())):
+        drive(optimizer, model, Categorical, labels(2, 1, 3))
+        assert optimizer.predictive() is None
+    value = mlp(1)
+    optimizer = Filtune(value.parameters())
+    drive(optimizer, value, Gaussian, values(2, 1, 1))
+    assert optimizer.predictive() is None
