@@ -16,6 +16,7 @@ from torchmetrics.classification import (
 from torchmetrics.regression import PearsonCorrCoef, SpearmanCorrCoef
 
 from lightning_modules.backbones.build import Task
+from lightning_modules.scores import ProbabilityScores
 from optimizers import Observation
 
 WINDOW = 1000
@@ -130,7 +131,10 @@ class MetricSet(nn.Module):
 
 
 class Prequential(nn.Module):
-    """The online metrics of a run: accuracy (or Pearson) up to now, top 5, and the windowed loss.
+    """The online metrics of a run: accuracy (or Pearson) up to now, top 5, the windowed loss, scores of probabilities.
+
+    The scores are those of the softmax, and where the optimizer knows the parameters' uncertainty, of the
+    probabilities that take it into account (``moderated_``).
 
     Args:
         task: The task.
@@ -146,23 +150,39 @@ class Prequential(nn.Module):
         self.score = names[0]
         self.set = MetricSet(task, names, joint=True)
         self.loss = WindowedMean(WINDOW)
-        self.l1 = WindowedMean(WINDOW) if task.kind == "classification" else None
+        classes = task.kind == "classification"
+        self.l1 = WindowedMean(WINDOW) if classes else None
+        self.scores = ProbabilityScores() if classes else None
+        self.moderated = ProbabilityScores() if classes else None
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def update(self, observation: Observation) -> None:
-        """Take in a batch observed before the update."""
+    def update(self, observation: Observation, moderated: Tensor | None = None) -> None:
+        """Take in a batch observed before the update.
+
+        Args:
+            observation: The batch.
+            moderated: Probabilities by :meth:`optimizers.base.OnlineOptimizer.predictive`, (B, m).
+        """
         self.set.update(observation)
         self.loss.update(observation.nll().expand(len(observation.target)))
-        if self.l1 is not None:
-            self.l1.update(absolute_error(observation.likelihood.mean(), observation.target))
+        if self.l1 is not None and self.scores is not None and self.moderated is not None:
+            probabilities = observation.likelihood.mean()
+            self.l1.update(absolute_error(probabilities, observation.target))
+            self.scores.update(probabilities, observation.target)
+            if moderated is not None:
+                self.moderated.update(moderated, observation.target)
         self.samples += len(observation.target)
 
     @torch.no_grad()
     def compute(self) -> dict[str, Tensor]:
         """``online/*`` by name."""
-        l1 = {} if self.l1 is None else {"online/l1": self.l1.compute()}
-        return {**self.set.compute("online/"), "online/loss": self.loss.compute(), **l1}
+        figures = {**self.set.compute("online/"), "online/loss": self.loss.compute()}
+        if self.l1 is not None and self.scores is not None and self.moderated is not None:
+            figures |= {"online/l1": self.l1.compute(), **self.scores.compute("online/")}
+            if self.moderated.samples():
+                figures |= self.moderated.compute("online/moderated_")
+        return figures
 
 
 def absolute_error(probabilities: Tensor, target: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ class OnlineModule(pl.LightningModule):
         inputs, target = self.backbone.preprocess(batch), batch["label"]
         with self.timer:
             prediction = self.optimizers().step(lambda: self.observe(inputs, target))
-        self.online.update(prediction)
+        self.online.update(prediction, self.optimizers(use_pl_optimizer=False).predictive())
         if not self.schedule.constant:
             self.lr_schedulers().step()
         if self.global_step % self.checksum_every == 0:

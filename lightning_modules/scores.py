@@ -50,6 +50,10 @@ class ProbabilityScores(nn.Module):
         counted = torch.stack([torch.ones_like(confidence), confidence, (predicted == target).double()])
         self.bins.index_add_(1, place, counted)
 
+    def samples(self) -> int:
+        """How many there were; waits for the device."""
+        return int(self.bins[0].sum())
+
     @torch.no_grad()
     def compute(self, prefix: str) -> dict[str, Tensor]:
         """Scores by prefixed name."""

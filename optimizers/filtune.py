@@ -21,7 +21,7 @@ class Filtune(KalmanOptimizer):
     (:func:`optimizers.prior.sensitivity_factor`).
 
     .. math::
-        p_t &= p_0 \min(|H_t|^{-1}, 10) \\
+        p_t &= p_0 \min(|H_t|^{-3/4}, 10) \\
         \lambda &= e(\eta), \quad \eta = J P J^\top \lambda \\
         \theta &\leftarrow \theta + P J^\top \lambda, \quad P^{-1} \leftarrow P^{-1} + J^\top F(\eta) J
 
@@ -45,7 +45,7 @@ class Filtune(KalmanOptimizer):
     def __init__(
         self,
         params: torch.optim.optimizer.ParamsT,
-        p0: float = 0.1,
+        p0: float = 0.07,
         p0_init: Literal["constant", "uniform", "sensitivity"] = "sensitivity",
         rank: int = 40,
         buffer: int = 20,

@@ -12,8 +12,11 @@ from torch import Tensor
 
 PRIORS = ("constant", "uniform", "sensitivity")
 
+EXPONENT = 0.75
 WIDEST = 10.0
 """Most times p0 that ``sensitivity`` gives a tensor: one that hardly moves the outputs now may do so later."""
+IDLE = 0.1
+"""How many times p0 it gives a tensor that does not move them at all."""
 
 
 def check_prior(name: str, group: dict[str, Any]) -> None:
@@ -51,11 +54,12 @@ def sensitivity_factor(squares: Tensor, groups: list[dict[str, Any]]) -> Tensor:
     A prior variance p of the tensor t gives an observed coordinate the variance p |H_t|^2, |H_t|^2 the mean over the
     coordinates of the squared norm of their derivative with respect to t. Equal variances of the parameters leave all
     learning to the tensors next to the output; equal variances of the outputs let tensors that hardly matter run far.
-    Between the two, every tensor's share of an output's variance is proportional to |H_t|:
+    The exponent is between the two (docs/research/filtune.md):
 
-    .. math:: p_t = p_0 \, \min(|H_t|^{-1}, 10)
+    .. math:: p_t = p_0 \, \min(|H_t|^{-3/4}, 10), \quad p_t = p_0 / 10 \text{ where } H_t = 0
 
-    A tensor without any influence on the first outputs, like lora_A beside a lora_B of zeros, keeps p0.
+    A tensor without any influence on the first outputs is there multiplied by zeros, like lora_A by lora_B, and gains
+    influence as these grow: its prior is narrow, for it was given its scale by whoever drew it.
 
     Args:
         squares: Mean over the rows of H of its squared entries, (n,).
@@ -64,7 +68,7 @@ def sensitivity_factor(squares: Tensor, groups: list[dict[str, Any]]) -> Tensor:
     factors = []
     for param, chosen in ((p, group["p0_init"] == "sensitivity") for group in groups for p in group["params"]):
         own, squares = squares.split([param.numel(), len(squares) - param.numel()])
-        total = own.sum() if chosen else own.new_zeros(())
-        factor = torch.where(total != 0, total.rsqrt().clamp_max(WIDEST), 1)
-        factors.append(factor.expand(param.numel()))
+        total = own.sum()
+        factor = torch.where(total != 0, total.pow(-EXPONENT / 2).clamp_max(WIDEST), IDLE)
+        factors.append(factor.expand(param.numel()) if chosen else torch.ones_like(own))
     return torch.cat(factors)

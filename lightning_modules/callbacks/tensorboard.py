@@ -10,6 +10,8 @@ LAYOUT = {
     "prequential": {
         "online score": ["Multiline", ["online/accuracy", "online/pearson"]],
         "online loss, last 1000": ["Multiline", ["online/loss"]],
+        "log loss": ["Multiline", ["online/nll", "online/moderated_nll"]],
+        "calibration error": ["Multiline", ["online/ece", "online/moderated_ece"]],
     },
     "validation": {"scores": ["Multiline", ["val/(?!loss).*"]], "loss": ["Multiline", ["val/loss"]]},
     "filter": {
