@@ -128,9 +128,11 @@ class Buffered(Covariance):
 
     def _compress(self, state: State, V: Tensor, gram: Tensor) -> None:
         """Keep the leading directions of V in the metric of D, given VDV'."""
-        directions = torch.linalg.eigh(gram.double()).eigenvectors.flip(1).mT.to(V.dtype)
-        kept, dropped = (directions @ V).split([self.rank, len(V) - self.rank])
-        state["precision"] += dropped.square().sum(0) + state["pending"]
+        leading = torch.linalg.eigh(gram.double()).eigenvectors[:, -self.rank :].flip(1).mT
+        kept = leading.to(V.dtype) @ V
+        # a rotation keeps the norms of the columns, so that the others' diagonal need not be worked out
+        others = (V.square().sum(0) - kept.square().sum(0)).clamp_min(0)
+        state["precision"] += others + state["pending"]
         state["pending"].zero_()
         state["V"][: self.rank] = kept
         state["V"][self.rank :] = 0
