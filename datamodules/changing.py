@@ -47,9 +47,7 @@ class ChangingDataModule(StreamDataModule):
         num_workers: int = 0,
         task_name: str | None = None,
     ) -> None:
-        super().__init__(
-            batch_size, val_batch_size, max_samples, max_val_samples, seed, False, num_workers, task_name
-        )
+        super().__init__(batch_size, val_batch_size, max_samples, max_val_samples, seed, False, num_workers, task_name)
         at_least("repeat", repeat, 1)
         if not streams or not segments:
             raise DataError("--data.streams, --data.segments: a stream that changes needs one of each at least")

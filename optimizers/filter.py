@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from optimizers import consistency
 from optimizers.base import Closure, OnlineOptimizer
 from optimizers.blocks import BlockJacobian
 from optimizers.covariance import COVARIANCES, Covariance
@@ -60,6 +61,8 @@ class KalmanOptimizer(OnlineOptimizer):
         counters = {name: torch.zeros((), dtype=torch.int64, device=self.device) for name in COUNTERS}
         scale = torch.zeros((), dtype=self.dtype, device=self.device)
         start = {**self._covariance.start(prior), **counters, "scale": scale}
+        if settings.window:
+            start["nis"] = consistency.start(settings.window, scale)
         if any(group["p0_init"] == "sensitivity" for group in self.param_groups):
             start["begun"] = torch.zeros((), dtype=torch.bool)  # the host must know it, so it lives there
         self.state[FILTER] = start  # type: ignore[index]
@@ -71,7 +74,7 @@ class KalmanOptimizer(OnlineOptimizer):
         self._params = list(self.trained())
         self.device = self._params[0].device
         shapes = [param.shape for param in self._params]
-        sizes = settings.rank, settings.buffer, settings.keep
+        sizes = settings.rank, settings.buffer, settings.keep, settings.forget
         self._covariance: Covariance = COVARIANCES[settings.covariance](shapes, *sizes)
         self._sharding = Sharding([shape.numel() for shape in shapes], self._covariance.by_columns)
         self._noise: ObservationNoise = NOISES[settings.noise](settings.r0, settings.beta)
@@ -130,6 +133,8 @@ class KalmanOptimizer(OnlineOptimizer):
         finite = valid & _all_finite([change, *posterior.values(), *remembered.values()])
         finite, clamped = sharding.agree(finite, clamped)
         change, state = torch.where(finite, change, 0), self.filter
+        if self.settings.window:
+            self._watch(innovation, HPH)
         self._covariance.commit(state, P, change, posterior, finite)
         change = sharding.whole(change)
         for name, value in remembered.items():
@@ -177,6 +182,16 @@ class KalmanOptimizer(OnlineOptimizer):
         R, remembered = self._noise.update(state, e, HPH)
         return Moments(e, R, settings.rho, settings.neumann), remembered
 
+    def _watch(self, innovation: Innovation, HPH: Tensor) -> None:
+        """Remember how large the innovation is beside what was expected, and whether that is too large of late."""
+        state = self.filter
+        nis = consistency.normalised_innovation_squared(innovation, HPH)
+        state["nis"] = consistency.remember(state["nis"], state["steps"], nis)
+        state["alarm"] = state["nis"].mean() > self._band(innovation)[1]
+
+    def _band(self, innovation: Innovation) -> tuple[float, float]:
+        return consistency.band(self.settings.window * innovation.residual.numel())
+
     def _count(self, e: Tensor, observed: Tensor, finite: Tensor, level: Tensor, clamped: Tensor) -> None:
         """Count what happened; an innovation explodes where it dwarfs 1 and the mean size of what is observed."""
         state = self.filter
@@ -205,7 +220,13 @@ class KalmanOptimizer(OnlineOptimizer):
     @property
     def stats(self) -> dict[str, Tensor]:  # type: ignore[override]
         """Figures of the last step, worked out when asked for; empty before the first."""
-        return statistics(self.filter, self._variance(), self._last) if self._last else {}
+        if self._last is None:
+            return {}
+        figures = statistics(self.filter, self._variance(), self._last)
+        if self.settings.window:
+            low, high = map(torch.tensor, self._band(self._last.innovation))
+            figures |= {"nis": self.filter["nis"].mean(), "nis_low": low, "nis_high": high}
+        return figures
 
     def predictive(self) -> Tensor | None:
         """Probabilities of the last batch's classes before the update, averaged over the filter's posterior, (B, m).

@@ -32,6 +32,8 @@ class Filtune(KalmanOptimizer):
         rank: Directions of P^-1 beside its diagonal.
         buffer: Directions that are gathered between two compressions to that rank.
         keep: Directions that one sample adds; the rest of its information goes into the diagonal; 0 for all.
+        window: Steps over which the normalised innovation squared is averaged, ``stats["nis"]``; 0 for none.
+        forget: What all information so far counts for once that average leaves its band; 1 never forgets.
         explode: How many times the size of what is observed an innovation may have before the filter counts as
             diverged.
         dtype: Floating type of the state and the algebra, whatever the model's own.
@@ -50,6 +52,8 @@ class Filtune(KalmanOptimizer):
         rank: int = 40,
         buffer: int = 20,
         keep: int = 3,
+        window: int = 100,
+        forget: float = 1.0,
         explode: float = 100.0,
         dtype: Literal["float32", "float64"] = "float32",
         jacobian: Method = "batched",
@@ -60,6 +64,8 @@ class Filtune(KalmanOptimizer):
             rank=rank,
             buffer=buffer,
             keep=keep,
+            window=window,
+            forget=forget,
             noise="mode",
             explode=explode,
             dtype=dtype,

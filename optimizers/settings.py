@@ -23,6 +23,8 @@ class Settings:
     rank: int = 0
     buffer: int = 0
     keep: int = 0
+    window: int = 0
+    forget: float = 1.0
     noise: str = "ema-2"
     beta: float = 0.95
     r0: float = 1.0
@@ -70,10 +72,16 @@ class Settings:
             ("rank", self.rank, self.rank >= 1 or self.covariance not in ("low-rank", "buffered"), "be at least 1"),
             ("buffer", self.buffer, self.buffer >= 0, "be zero or positive"),
             ("keep", self.keep, self.keep >= 0, "be zero or positive"),
+            ("window", self.window, self.window >= (self.forget < 1), "be zero or positive; positive to forget"),
+            ("forget", self.forget, 0 <= self.forget <= 1, "lie in [0, 1]"),
         ]
         for argument, value, holds, allowed in ranges:
             if not holds:
                 raise ValueError(f"{name}: {argument} must {allowed}; got {value}")
+        if self.window and not NOISES[self.noise].natural:
+            raise ValueError(f"{name}: window needs noise mode or softmax; got {self.noise}")
+        if self.forget < 1 and self.covariance != "buffered":
+            raise ValueError(f"{name}: forget needs covariance buffered; got {self.covariance}")
         if NOISES[self.noise].natural and self.observation != "probabilities":
             raise ValueError(f"{name}: noise {self.noise} is that of probabilities; take observation probabilities")
         if NOISES[self.noise].at_mode and self.rho:

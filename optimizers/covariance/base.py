@@ -39,15 +39,17 @@ class Covariance(ABC):
     Args:
         shapes: Shapes of the parameters, in the order of the state.
         rank: Rank of what is kept beside the diagonal, where there is one.
-        buffer: See :class:`optimizers.covariance.buffered.Buffered`, as for ``keep``.
+        buffer: See :class:`optimizers.covariance.buffered.Buffered`, as for the rest.
     """
 
     by_columns = False
     """Whether an update of some parameters needs the gain and their own columns of H alone, and what is kept has one
     entry a parameter: then several processes share the state out."""
 
-    def __init__(self, shapes: Sequence[torch.Size], rank: int = 0, buffer: int = 0, keep: int = 0) -> None:
-        self.shapes, self.rank, self.buffer, self.keep = list(shapes), rank, buffer, keep
+    def __init__(
+        self, shapes: Sequence[torch.Size], rank: int = 0, buffer: int = 0, keep: int = 0, forget: float = 1.0
+    ) -> None:
+        self.shapes, self.rank, self.buffer, self.keep, self.forget = list(shapes), rank, buffer, keep, forget
         self.n = sum(math.prod(shape) for shape in shapes)
 
     @abstractmethod

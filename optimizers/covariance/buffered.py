@@ -35,25 +35,28 @@ class Buffered(Covariance):
 
     A batch's rows H'Z' are appended to V, so that nothing is lost of them and a step costs two passes over V. When
     the room is used up, V is compressed: of its rows the ``rank`` leading directions, in the metric of the diagonal,
-    are kept, and of the others their diagonal goes into Upsilon, so that the diagonal of P^-1 stays exact (fast frequent
-    directions, Ghashami et al. 2016). A sample adds its ``keep`` leading directions; its others wait for the next
-    compression and then go into Upsilon too.
+    are kept, and of the others their diagonal goes into Upsilon, so that the diagonal of P^-1 stays exact (fast
+    frequent directions, Ghashami et al. 2016). A sample adds its ``keep`` leading directions; its others wait for the
+    next compression and then go into Upsilon too.
 
     Args:
         shapes: Shapes of the parameters, in the order of the state.
         rank: Rows of V after a compression.
         buffer: Further rows that V has room for.
         keep: Rows that a sample may add; 0 for all.
+        forget: What the information gathered so far counts for, once the innovations have left the band in which they
+            are when the filter is consistent (:mod:`optimizers.consistency`); 1 if it is never forgotten. It is looked
+            at when V is compressed.
     """
 
     def names(self) -> list[str]:
-        """Upsilon, what will go into it, V, VDV', rows of V in use."""
-        return ["precision", "pending", "V", "gram", "filled"]
+        """Upsilon, what will go into it, V, VDV', rows of V in use, 1 / prior if it can come back."""
+        return ["precision", "pending", "V", "gram", "filled", *(["prior"] if self.forget < 1 else [])]
 
     def elements(self) -> int:
-        """(rank + buffer + 2) n, and little."""
+        """(rank + buffer + 2 or 3) n, and little."""
         rows = self.rank + self.buffer
-        return (rows + 2) * self.n + rows**2
+        return (rows + 2 + (self.forget < 1)) * self.n + rows**2
 
     def start(self, prior: Tensor) -> State:
         """Upsilon = 1 / prior, V = 0."""
@@ -64,6 +67,7 @@ class Buffered(Covariance):
             "V": prior.new_zeros(rows, self.n),
             "gram": prior.new_zeros(rows, rows),
             "filled": torch.zeros((), dtype=torch.int64),  # the host must know it, so it lives there
+            **({"prior": 1 / prior} if self.forget < 1 else {}),
         }
 
     def predict(self, state: State, q: float) -> State:
@@ -138,7 +142,17 @@ class Buffered(Covariance):
         state["V"][self.rank :] = 0
         state["gram"].zero_()
         state["filled"].fill_(self.rank)
+        if self.forget < 1:
+            self._forget(state)
         self._weigh(state)
+
+    def _forget(self, state: State) -> None:
+        """Scale what the data have added to P^-1, where the innovations have left their band; then watch anew."""
+        alarm = state["alarm"]
+        share = torch.where(alarm, self.forget, 1.0).to(state["V"].dtype)
+        state["precision"].sub_(state["prior"]).mul_(share).add_(state["prior"])
+        state["V"] *= share.sqrt()
+        state["nis"] = torch.where(alarm, torch.ones_like(state["nis"]), state["nis"])
 
     def _weigh(self, state: State) -> None:
         """VDV' after Upsilon has changed."""
