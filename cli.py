@@ -41,10 +41,11 @@ from lightning_modules.callbacks.checkpoint import LAST
 from lightning_modules.launch import is_first, is_first_to_tell, other_process_lost
 from lightning_modules.runs import RunConfig, RunName, last_folder, new_folder
 from optimizers import OnlineOptimizer
-from reports import compare, report
+from reports import compare, contest_page, report
 
 COMMANDS: dict[str, Callable[[list[str]], object]] = {
     "compare": compare.main,
+    "contest": contest_page.main,
     "export": export.main,
     "predict": predict.main,
     "report": report.main,

@@ -6,6 +6,7 @@ import colorsys
 from dataclasses import dataclass
 
 _FAMILIES = (
+    ("filtune", "#111827"),
     ("r_kalman", "#0891b2"),
     ("rkalman", "#0891b2"),
     ("loko", "#2563eb"),

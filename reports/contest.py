@@ -1,0 +1,160 @@
+"""A method against tuned rivals on several streams, paired by seed: the numbers.
+
+A rival is the best point of its grids on a stream, by the mean over the seeds that are compared: chosen after the fact,
+which favours it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from experiments.tables import Table
+from reports.reading import Archive, Pool, Record, value
+from reports.statistics import Sample, Test, paired, summarise
+
+Values = dict[int, float]
+Curve = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A configuration on a stream.
+
+    Attributes:
+        name: ``row/column``, and the point of the grid.
+        records: Finished records by seed.
+    """
+
+    name: str
+    records: dict[int, Record]
+
+    def values(self, metric: str, seeds: Collection[int] | None = None) -> Values:
+        """A figure by seed, of the seeds named or all."""
+        found = {seed: value(record, metric) for seed, record in self.records.items()}
+        return {s: v for s, v in found.items() if v is not None and (seeds is None or s in seeds)}
+
+    def curve(self, seed: int) -> Curve:
+        """Samples, and the average online score up to them."""
+        tag = next(tag for tag in ("online/accuracy", "online/pearson") if tag in self.records[seed]["curves"])
+        steps, scores = map(np.asarray, self.records[seed]["curves"][tag])
+        return steps * (self.records[seed]["samples"] / self.records[seed]["steps"]), scores
+
+
+@dataclass(frozen=True)
+class Duel:
+    """The method against one rival on one stream.
+
+    Attributes:
+        rival: The rival's best point.
+        metric: The figure that is compared, by name.
+        differences: The method's figures less the rival's, of the seeds that both have.
+        test: Their t-test; none of a single one.
+        speed: Samples after which the method stays above the rival's final online score, as a share of those after
+            which the rival does, by seed; above one where it never gets there.
+    """
+
+    rival: Entrant
+    metric: str
+    differences: list[float]
+    test: Test | None
+    speed: Values
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One column of the study.
+
+    Attributes:
+        name: The column's.
+        title: As the study has it.
+        method: The method's entry; none where it was not run.
+        duels: By the rival's name.
+        reserved: Whether nothing was chosen by it.
+    """
+
+    name: str
+    title: str
+    method: Entrant
+    duels: dict[str, Duel]
+    reserved: bool
+
+
+def contest(table: Table, archive: Archive, seeds: Collection[int] | None = None) -> list[Stream]:
+    """All streams of a study that has a ``contest``.
+
+    Args:
+        table: The study.
+        archive: Its records.
+        seeds: Only these seeds; all by default.
+
+    Raises:
+        ValueError: If the study has no contest, or nothing of it was run.
+    """
+    rules: dict[str, Any] = table.raw.get("contest") or {}
+    if not {"method", "rivals"} <= rules.keys():
+        raise ValueError(f"{table.name}: its file has no contest with a method and rivals")
+    pool = next((pool for pool in archive.pools.get(table.name, {}).values() if not pool.scale), None)
+    if pool is None:
+        raise ValueError(f"{table.name}: nothing of it was run; see `filtune reproduce`")
+    streams = []
+    for column in table.columns:
+        entrants = {row.name: _entrants(archive, pool, f"{row.name}/{column.name}", seeds) for row in table.rows}
+        method = next((e for e in entrants[rules["method"]] if e.records), None)
+        if method is None:
+            continue
+        metric = column.metric or table.metric
+        duels = {}
+        for name, rows in rules["rivals"].items():
+            best = _best([e for row in rows for e in entrants[row]], metric)
+            if best is not None:
+                duels[name] = _duel(method, best, metric)
+        reserved = column.name in (rules.get("reserved") or {}).get("columns", [])
+        streams.append(Stream(column.name, column.title, method, duels, reserved))
+    return streams
+
+
+def spread(values: Mapping[int, float]) -> Sample | None:
+    """Mean and deviation over the seeds."""
+    return summarise(list(values.values()))
+
+
+def samples_to(curve: Curve, target: float) -> float:
+    """Samples from which on the average online score stays at or above a target; infinite if it ends below."""
+    samples, scores = curve
+    below = np.flatnonzero(scores < target)
+    if len(below) == 0:
+        return float(samples[0])
+    return float("inf") if below[-1] == len(samples) - 1 else float(samples[below[-1] + 1])
+
+
+def _entrants(archive: Archive, pool: Pool, name: str, seeds: Collection[int] | None) -> list[Entrant]:
+    found = []
+    for full, keys in pool.cells.items():
+        if full == name or full.startswith(f"{name}/"):
+            records = archive.records({s: key for s, key in keys.items() if seeds is None or s in seeds})
+            found.append(Entrant(full, {s: r for s, r in records.items() if r["status"] == "finished"}))
+    return found
+
+
+def _best(entrants: list[Entrant], metric: str) -> Entrant | None:
+    """The best mean among those with the most seeds."""
+    scored = [(e, spread(e.values(metric))) for e in entrants]
+    known = [(e, s) for e, s in scored if s is not None and s.count]
+    if not known:
+        return None
+    most = max(s.count or 0 for _, s in known)
+    return max((pair for pair in known if pair[1].count == most), key=lambda pair: pair[1].mean)[0]
+
+
+def _duel(method: Entrant, rival: Entrant, metric: str) -> Duel:
+    a, b = method.values(metric), rival.values(metric)
+    seeds = sorted(a.keys() & b.keys())
+    speed = {}
+    for seed in seeds:
+        target = float(rival.curve(seed)[1][-1])
+        speed[seed] = samples_to(method.curve(seed), target) / samples_to(rival.curve(seed), target)
+    return Duel(rival, metric, [a[seed] - b[seed] for seed in seeds], paired(a, b), speed)

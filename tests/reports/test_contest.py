@@ -1,0 +1,105 @@
+"""A method against tuned rivals: which point is the rival, what is paired, how soon, and the page."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from experiments.tables import load_table
+from reports.contest import contest, samples_to
+from reports.contest_page import main
+from reports.reading import Archive
+from tests.reports.factory import manifest, runs
+
+STUDY = {
+    "title": "A study",
+    "kind": "table",
+    "metric": "online_accuracy",
+    "seeds": [0, 1, 2],
+    "contest": {
+        "method": "ours",
+        "rivals": {"AdamW": ["adamw", "adamw-decay"], "AdaGrad": ["adagrad"]},
+        "reserved": {"seeds": [2], "columns": ["b"]},
+    },
+    "columns": [{"name": n, "title": f"Stream {n}", "task": "digits", "backbone": "lenet5"} for n in ("a", "b")],
+    "rows": [
+        {"name": "ours", "title": "Ours", "optimizer": "filtune"},
+        {"name": "adamw", "title": "AdamW", "optimizer": "adamw", "grid": {"optimizer.lr": [0.001, 0.01]}},
+        {"name": "adamw-decay", "title": "AdamW", "optimizer": "adamw", "grid": {"optimizer.lr": [0.001]}},
+        {"name": "adagrad", "title": "AdaGrad", "optimizer": "adagrad"},
+    ],
+}
+VALUES = {
+    "ours/a": [80.0, 81.0, 85.0],
+    "adamw/a/lr=0.001": [78.0, 80.0, 79.0],
+    "adamw/a/lr=0.01": [70.0, 60.0, 90.0],
+    "adamw-decay/a/lr=0.001": [99.0],  # best, but of fewer seeds
+    "adagrad/a": [81.0, 82.0, 83.0],
+    "ours/b": [60.0, 61.0],
+    "adamw/b/lr=0.001": [59.0, 59.5],
+}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A study and its records."""
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(STUDY, sort_keys=False))
+    manifest(tmp_path, "study", {cell: runs(cell, values) for cell, values in VALUES.items()})
+    return path
+
+
+def test_a_rival_is_its_best_point_and_the_differences_are_paired(study: Path) -> None:
+    table = load_table(str(study))
+    first, second = contest(table, Archive([study.parent], [table]))
+    assert first.duels["AdamW"].rival.name == "adamw/a/lr=0.001"
+    assert first.duels["AdamW"].differences == [2, 1, 6]
+    assert first.duels["AdamW"].test is not None
+    assert first.duels["AdamW"].test.difference == pytest.approx(3)
+    assert first.duels["AdaGrad"].differences == [-1, -1, 2]
+    assert (first.reserved, second.reserved) == (False, True)
+    assert set(second.duels) == {"AdamW"}
+
+
+def test_on_other_seeds_another_point_may_be_best(study: Path) -> None:
+    table = load_table(str(study))
+    (only,) = contest(table, Archive([study.parent], [table]), [2])
+    assert only.duels["AdamW"].rival.name == "adamw/a/lr=0.01"
+    assert only.duels["AdamW"].differences == [-5]
+    assert only.duels["AdamW"].test is None
+
+
+def test_samples_to_a_target_for_good() -> None:
+    curve = (np.array([50.0, 100, 150, 200]), np.array([60.0, 40, 50, 55]))
+    assert samples_to(curve, 50) == 150
+    assert samples_to(curve, 30) == 50
+    assert math.isinf(samples_to(curve, 56))
+
+
+def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = study.parent / "page" / "win.md"
+    main([str(study), "--root", str(study.parent), "--output", str(output)])
+    text = output.read_text()
+    assert "| Stream a | 82.0 ± 2.6 | 79.0 ± 1.0 (adamw, lr=0.001) | +3.0 ± 2.6 (3 seeds, p = 0.19) |" in text
+    assert "| Stream b (reserved) | 60.5 ± 0.7 | 59.2 ± 0.4 (adamw, lr=0.001) | +1.2 ± 0.4 (2 seeds" in text
+    reserved = text.partition("## Reserved seeds (2)")[2].partition("## How soon")[0]
+    assert "| Stream a | 85.0 | 90.0 (adamw, lr=0.01) | \u22125.0 (1 seed) |" in reserved
+    assert "never" in text.partition("## How soon")[2].partition("## Afterwards")[0]
+    assert f"filtune reproduce {study}" in text
+    assert output.with_suffix(".png").stat().st_size > 10_000
+    assert "win.md" in capsys.readouterr().out
+
+
+def test_a_study_without_a_contest_or_without_runs_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**STUDY, "contest": None}))
+    table = load_table(str(path))
+    with pytest.raises(ValueError, match="has no contest with a method and rivals"):
+        contest(table, Archive([tmp_path], [table]))
+    path.write_text(yaml.safe_dump(STUDY, sort_keys=False))
+    with pytest.raises(ValueError, match="nothing of it was run; see `filtune reproduce`"):
+        main([str(path), "--root", str(tmp_path), "--output", str(tmp_path / "win.md")])
