@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -14,6 +15,7 @@ from experiments.tables import Table, load_table
 from reports.contest import Curve, Duel, Entrant, Stream, contest, spread
 from reports.palette import looks
 from reports.reading import Archive
+from reports.recovery import Rule, all_recoveries
 from reports.statistics import Sample, summarise
 from reports.words import DASH, MINUS
 
@@ -74,6 +76,7 @@ def write(table: Table, archive: Archive, output: Path, study: str, root: str) -
         "Samples after which the average online score stays above where the rival's ends, as a share of those the "
         "rival takes itself; the mean over the seeds, and how many never get there.",
         _speeds(streams),
+        *_recoveries(streams, table.raw["contest"].get("recovery")),
         "## Afterwards",
         "On validation samples after the stream, and at the end of it; the rivals at the rates above.",
         *(_afterwards(streams, *what) for what in AFTERWARDS),
@@ -138,6 +141,37 @@ def _speeds(streams: Sequence[Stream]) -> str:
             cells.append(f"{np.mean(reached):.2f}{never}" if reached else (DASH + never))
         rows.append(cells)
     return grid(["stream", *(f"{name}, tuned" for name in rivals)], rows)
+
+
+def _recoveries(streams: Sequence[Stream], options: dict[str, Any] | None) -> list[str]:
+    if not options:
+        return []
+    rule = Rule(**options)
+    rivals = list(dict.fromkeys(name for stream in streams for name in stream.duels))
+    rows = []
+    for stream in streams:
+        own = all_recoveries(stream.method, rule)
+        cells = [stream.title, _until(own)]
+        for name in rivals:
+            theirs = all_recoveries(stream.duels[name].rival, rule) if name in stream.duels else []
+            share = f"; the method takes {np.median(own) / np.median(theirs):.2f} of it" if theirs else ""
+            cells.append(_until(theirs) + share)
+        rows.append(cells)
+    return [
+        "## How soon after a change",
+        f"Samples until {rule.level:g} % of the last {rule.last}, all after the change, are right: the median over seeds "
+        "and changes, and the quartiles. Where that does not happen before the next change, it counts as never.",
+        grid(["stream", "method", *rivals], rows),
+    ]
+
+
+def _until(samples: Sequence[float]) -> str:
+    if not samples:
+        return DASH
+    low, median, high = (
+        f"{q:.0f}".replace("inf", "never") for q in np.quantile(samples, (0.25, 0.5, 0.75), method="nearest")
+    )
+    return f"{median} ({low} to {high})"
 
 
 def _afterwards(streams: Sequence[Stream], metric: str, title: str, digits: int) -> str:

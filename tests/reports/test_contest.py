@@ -13,6 +13,7 @@ from experiments.tables import load_table
 from reports.contest import contest, samples_to
 from reports.contest_page import main
 from reports.reading import Archive
+from reports.recovery import Rule, recoveries
 from tests.reports.factory import manifest, runs
 
 STUDY = {
@@ -78,6 +79,24 @@ def test_samples_to_a_target_for_good() -> None:
     assert samples_to(curve, 50) == 150
     assert samples_to(curve, 30) == 50
     assert math.isinf(samples_to(curve, 56))
+
+
+def test_samples_until_it_is_right_again() -> None:
+    """All right, then after sample 100 wrong for 30 samples, then right; after 200 wrong for good."""
+    right = np.concatenate([np.ones(100), np.zeros(30), np.ones(70), np.zeros(60)])
+    samples = np.arange(10, 261, 10)
+    curve = (samples.astype(float), np.array([100 * right[:n].mean() for n in samples]))
+    assert recoveries(curve, Rule([100, 200], 80, 20)) == [50, math.inf]
+    assert recoveries(curve, Rule([100, 200], 50, 20)) == [40, math.inf]
+    assert recoveries(curve, Rule([100], 0, 20)) == [20]
+
+
+def test_the_page_says_how_soon_after_a_change(study: Path) -> None:
+    raw = {**STUDY, "contest": {**STUDY["contest"], "recovery": {"changes": [500], "level": 10, "last": 100}}}
+    study.write_text(yaml.safe_dump(raw, sort_keys=False))
+    main([str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
+    text = (study.parent / "win.md").read_text().partition("## How soon after a change")[2]
+    assert "| Stream a | 100 (100 to 100) | 100 (100 to 100); the method takes 1.00 of it |" in text
 
 
 def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
