@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.models import Case
-from optimizers import EKF, SGD, AdaGrad, AdamW, Categorical, LoKO, Observation, OnlineOptimizer, RKalman
+from optimizers import EKF, SGD, AdaGrad, AdamW, Categorical, Filtune, LoKO, Observation, OnlineOptimizer, RKalman
 from optimizers.filter import KalmanOptimizer
 
 Batch = tuple[Any, Tensor]
@@ -23,6 +23,7 @@ OPTIMIZERS: dict[str, Callable[[Any], OnlineOptimizer]] = {
     "adamw": AdamW,
     "adagrad": AdaGrad,
     "sgd": SGD,
+    "filtune": Filtune,
     "loko": LoKO,
     "loko-logits": lambda params: LoKO(params, observation="logits"),
     "r-kalman": RKalman,

@@ -20,7 +20,7 @@ from benchmarks.contestants import OPTIMIZERS
 from benchmarks.models import MODELS
 from benchmarks.timing import batches, compare, contestants, environment, race
 
-DEFAULT = ["adamw", "adagrad", "sgd", "loko", "loko-logits", "r-kalman", "low-rank"]
+DEFAULT = ["adamw", "adagrad", "sgd", "filtune", "loko", "loko-logits", "r-kalman", "low-rank"]
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

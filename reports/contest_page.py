@@ -159,8 +159,8 @@ def _recoveries(streams: Sequence[Stream], options: dict[str, Any] | None) -> li
         rows.append(cells)
     return [
         "## How soon after a change",
-        f"Samples until {rule.level:g} % of the last {rule.last}, all after the change, are right: the median over seeds "
-        "and changes, and the quartiles. Where that does not happen before the next change, it counts as never.",
+        f"Samples until {rule.level:g} % of the last {rule.last}, all after the change, are right: the median over "
+        "seeds and changes, and the quartiles. Where that does not happen before the next change, it counts as never.",
         grid(["stream", "method", *rivals], rows),
     ]
 
