@@ -109,7 +109,8 @@ class Buffered(Covariance):
 
     def commit(self, state: State, prior: State, change: Tensor, added: State, finite: Tensor) -> None:
         """Append the rows, and compress where they do not fit."""
-        state.update(prior)
+        for name in (name for name, value in prior.items() if value is not state[name]):
+            state[name] = torch.where(finite, prior[name], state[name])
         added = {name: torch.where(finite, value, 0) for name, value in added.items()}
         k, more = int(state["filled"]), len(added["new"])
         state["pending"] += added["left_out"]
@@ -119,6 +120,8 @@ class Buffered(Covariance):
             state["gram"][k : k + more, :k] = added["border"].mT
             state["gram"][k : k + more, k : k + more] = added["corner"]
             state["filled"] += more
+            return
+        if not bool(finite):  # the host waits for the device here anyway, in eigh
             return
         top = torch.cat([state["gram"][:k, :k], added["border"]], 1)
         gram = torch.cat([top, torch.cat([added["border"].mT, added["corner"]], 1)])

@@ -21,6 +21,8 @@ from tests.optimizers.reference import flat
 
 NAN, INF = float("nan"), float("inf")
 BOOKKEEPING = ("steps", "failed_at", "nonfinite", "exploded")
+APPENDED = ("filled",)
+"""A step that is not taken appends rows of zeros to a buffered precision: only the device knows that it is not."""
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"process_noise": 0.01},
@@ -68,7 +70,7 @@ def test_what_is_not_finite_changes_nothing_whatever_the_settings(covariance: st
         assert torch.equal(flat(model), theta), case
         assert (int(optimizer.filter["nonfinite"]), int(optimizer.filter["failed_at"])) == (1, warm + 1), case
         for name, value in state.items():
-            assert name in BOOKKEEPING or torch.equal(optimizer.filter[name], value), (case, name)
+            assert name in BOOKKEEPING + APPENDED or torch.equal(optimizer.filter[name], value), (case, name)
 
 
 @pytest.mark.parametrize("bad", [NAN, INF])
