@@ -46,7 +46,7 @@ class Cell(NamedTuple):
         if self.batch == 1:
             names += ["loko-logits"]
         if self.state != "1e6":
-            names += ["neuron"]
+            names += ["filtune", "neuron"]
         if self.state == "1e4" and self.outputs < 100:
             names += ["tensor", "full"]
         return names
