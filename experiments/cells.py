@@ -10,6 +10,9 @@ from experiments.composition import Config, assign, compose, fingerprint, grid_p
 from experiments.estimate import size
 from experiments.tables import Column, Row, Table
 
+Plan = dict[str, list[int]]
+"""Seeds to be run, by a cell's name."""
+
 
 @dataclass(frozen=True)
 class Scale:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from experiments.availability import needs
-from experiments.cells import Cell
+from experiments.cells import Cell, Plan
 from experiments.estimate import Estimator, catalog, clock, size
 from experiments.records import Store
 from experiments.tables import Table, load_table, table_names
@@ -31,13 +31,15 @@ def show_plan(
     console: Console,
     tables: list[Table],
     chosen: dict[str, list[Cell]],
-    seeds: dict[str, list[int]],
+    plans: dict[str, Plan],
     store: Store,
     folders: dict[str, str],
     workers: int,
 ) -> None:
     """Cells, sizes, what is to be downloaded, and an estimate of the time."""
-    done = [store.read(cell.key(seed)) for table in tables for cell in chosen[table.name] for seed in seeds[table.name]]
+    done = [
+        store.read(cell.key(s)) for t in tables for cell in chosen[t.name] for s in plans[t.name].get(cell.name, [])
+    ]
     estimator = Estimator([record for record in done if record])
     wanted, possible, whole, unknown = {}, 0.0, 0.0, 0
     for table in tables:
@@ -46,7 +48,7 @@ def show_plan(
         for heading in ("backbone", "samples", "steps", "done", "time", "remarks"):
             grid.add_column(heading, justify="left" if heading in ("backbone", "remarks") else "right")
         for cell in chosen[table.name]:
-            found = [store.read(cell.key(seed)) is not None for seed in seeds[table.name]]
+            found = [store.read(cell.key(seed)) is not None for seed in plans[table.name].get(cell.name, [])]
             lacking = needs(cell.config, folders)
             wanted.update({(need.kind, need.name): (need, cell) for need in lacking})
             remarks = "; ".join(f"no {need.kind}" for need in lacking if need.where == "missing")

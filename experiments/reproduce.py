@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from experiments.availability import Need, needs
-from experiments.cells import Cell, Scale, cells, select
+from experiments.cells import Cell, Plan, Scale, cells, select
 from experiments.composition import parse_options
+from experiments.manifests import keep_manifest
 from experiments.options import add_run_options, read_folders, read_workers
 from experiments.plan import show_plan, show_results, show_tables
-from experiments.records import FORMAT, Store
+from experiments.records import Store
 from experiments.runner import Outcome, Runner
 from experiments.runs import Job
-from experiments.tables import Table, load_table, table_names
+from experiments.tables import load_table, table_names
+from experiments.tuning import first_round, second_round
 
 EXAMPLES = """examples:
   filtune reproduce                                           what there is
@@ -45,56 +46,27 @@ def main(args: list[str]) -> int:
     chosen = {table.name: select(cells(table, scale), options.cells) for table in tables}
     seeds = {table.name: list(range(options.seeds)) if options.seeds else table.seeds for table in tables}
     missing = _missing(chosen, folders)
-    jobs = [
-        Job(cell.key(seed), cell.config, seed, cell.task, cell.backbone, f"{name} {cell.name} seed {seed}", folders)
-        for name, found in chosen.items()
-        for cell in found
-        if cell.name not in missing
-        for seed in seeds[name]
-    ]
     store = Store(options.root)
     if options.dry_run:
-        show_plan(console, tables, chosen, seeds, store, folders, workers)
+        first = {table.name: first_round(table, chosen[table.name], seeds[table.name], {}) for table in tables}
+        show_plan(console, tables, chosen, first, store, folders, workers)
         return 0
+    for name, need in missing.items():
+        console.print(f"[yellow]{name}[/] left out: {need.kind} {need.name}: {need.reason}", highlight=False)
+    outcome, runner = Outcome(), Runner(store, workers, threads, console)
     with store.lock():
-        for table in tables:
-            keep_manifest(store, table, scale, chosen[table.name], seeds[table.name], missing)
-        for name, need in missing.items():
-            console.print(f"[yellow]{name}[/] left out: {need.kind} {need.name}: {need.reason}", highlight=False)
-        outcome = Runner(store, workers, threads, console).execute(jobs)
-        failed = _failed(chosen, seeds, outcome)
-        for table in tables:
-            keep_manifest(store, table, scale, chosen[table.name], seeds[table.name], {**missing, **failed})
+        for plan_round in (first_round, second_round):
+            plans = {t.name: plan_round(t, chosen[t.name], seeds[t.name], outcome.records) for t in tables}
+            for table in tables:
+                keep_manifest(store, table, scale, chosen[table.name], plans[table.name], missing)
+            outcome.add(runner.execute(_jobs(chosen, plans, missing, folders)))
+            reasons = {**missing, **_failed(chosen, seeds, outcome)}
+            for table in tables:
+                keep_manifest(store, table, scale, chosen[table.name], plans[table.name], reasons)
     for table in tables:
         show_results(console, table, chosen[table.name], seeds[table.name], outcome.records)
     _conclude(console, outcome, missing, options.root)
     return 1 if missing or outcome.failures else 0
-
-
-def keep_manifest(
-    store: Store, table: Table, scale: Scale, chosen: list[Cell], seeds: list[int], missing: dict[str, Any]
-) -> Path:
-    """Write down which records belong to which cells; cells and seeds of earlier commands stay."""
-    name = f"{table.name}@{scale.name}" if scale.name else table.name
-    before = store.read_manifest(name) or {}
-    found = dict(before.get("cells", {}))
-    for cell in chosen:
-        found[cell.name] = {**found.get(cell.name, {}), **{str(seed): cell.key(seed) for seed in seeds}}
-    names = {cell.name for cell in chosen}
-    left = {cell: why for cell, why in before.get("missing", {}).items() if cell not in names}
-    manifest = {
-        "format": FORMAT,
-        "table": table.name,
-        "scale": scale.describe(),
-        "seeds": sorted({*before.get("seeds", []), *seeds}),
-        "cells": found,
-        "missing": {**left, **{cell: _reason(why) for cell, why in missing.items() if cell in names}},
-    }
-    return store.write_manifest(name, manifest)
-
-
-def _reason(why: Need | str) -> str:
-    return why if isinstance(why, str) else f"{why.kind} {why.name}: {why.reason}"
 
 
 def _missing(chosen: dict[str, list[Cell]], folders: dict[str, str]) -> dict[str, Need]:
@@ -105,6 +77,18 @@ def _missing(chosen: dict[str, list[Cell]], folders: dict[str, str]) -> dict[str
             if need.where == "missing":
                 lacking.setdefault(cell.name, need)
     return lacking
+
+
+def _jobs(
+    chosen: dict[str, list[Cell]], plans: dict[str, Plan], missing: dict[str, Need], folders: dict[str, str]
+) -> list[Job]:
+    return [
+        Job(cell.key(seed), cell.config, seed, cell.task, cell.backbone, f"{name} {cell.name} seed {seed}", folders)
+        for name, found in chosen.items()
+        for cell in found
+        if cell.name not in missing
+        for seed in plans[name].get(cell.name, [])
+    ]
 
 
 def _failed(chosen: dict[str, list[Cell]], seeds: dict[str, list[int]], outcome: Outcome) -> dict[str, str]:

@@ -31,6 +31,12 @@ class Outcome:
     found: int = 0
     failures: dict[str, str] = field(default_factory=dict)
 
+    def add(self, other: Outcome) -> None:
+        """Take in what came of other runs."""
+        self.records |= other.records
+        self.found += other.found
+        self.failures |= other.failures
+
 
 class DiskFull(OSError):
     """There is no space left; what was written before is whole."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from experiments.composition import Config, compose, parse_value
 from experiments.plan import figure
-from experiments.runs import Job
 
 Point = dict[str, Any]
 """Options by dotted key."""
@@ -74,11 +74,11 @@ def at(config: Config, point: Point, samples: int | None) -> Config:
     return compose([], config, point, {"data.max_samples": samples} if samples else {})
 
 
-def score(jobs: list[Job], records: dict[str, dict[str, Any]], metric: str) -> list[float]:
-    """A figure of all seeds of a point; nothing where one of its runs failed or diverged."""
-    values = [figure(records[job.key], metric) for job in jobs if job.key in records]
+def score(keys: list[str], records: Mapping[str, dict[str, Any]], metric: str) -> list[float]:
+    """A figure of all seeds of a point, by its runs' keys; nothing where one of them failed or diverged."""
+    values = [figure(records[key], metric) for key in keys if key in records]
     numbers = [value for value in values if value is not None]
-    return numbers if len(numbers) == len(jobs) else []
+    return numbers if len(numbers) == len(keys) else []
 
 
 def rank(values: list[float], metric: str) -> float:
@@ -90,4 +90,5 @@ def rank(values: list[float], metric: str) -> float:
 
 def lower_is_better(metric: str) -> bool:
     """Whether a figure is the better the lower it is."""
-    return "loss" in metric or "seconds" in metric or metric in ("steps_to_convergence", "online_l1")
+    falling = ("loss", "seconds", "steps_to_convergence", "online_l1", "nll", "brier", "ece")
+    return any(word in metric for word in falling)

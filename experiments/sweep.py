@@ -91,7 +91,9 @@ class Sweep:
             runner.store.write_manifest(self.name, self.manifest(cells))
             outcome = runner.execute([*chain(*jobs.values())])
             whole = whole and not outcome.failures
-            scores = {name: score(found, outcome.records, self.metric) for name, found in jobs.items()}
+            scores = {
+                name: score([job.key for job in found], outcome.records, self.metric) for name, found in jobs.items()
+            }
             points = sorted(points, key=lambda point, of=scores: rank(of[point_name(point)], self.metric))
             _show(runner.console, points, scores, self.metric, rung.samples)
             if not scores[point_name(points[0])]:

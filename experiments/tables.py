@@ -73,6 +73,8 @@ class Table:
         seeds: Seeds of every cell.
         set: Options of all cells, by dotted key.
         raw: The file as it is, for whoever draws it.
+        tuning_seeds: The seeds with which the points of a grid are compared; the best goes on with the others. None
+            for all seeds at all points.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Table:
     seeds: list[int]
     set: dict[str, Any]
     raw: dict[str, Any]
+    tuning_seeds: list[int] = field(default_factory=list)
 
 
 def table_names() -> list[str]:
@@ -112,7 +115,10 @@ def _read(name: str, raw: dict[str, Any]) -> Table:
         return _over(name, raw)
     columns, rows = [Column(**c) for c in raw["columns"]], [Row(**r) for r in raw["rows"]]
     _check(name, columns, rows)
-    return Table(name, raw["title"], columns, rows, raw["metric"], raw["seeds"], raw.get("set") or {}, raw)
+    tuning = raw.get("tuning_seeds") or []
+    if not set(tuning) <= set(raw["seeds"]):
+        raise ValueError(f"{name}: tuning_seeds {tuning} are to be some of its seeds {raw['seeds']}")
+    return Table(name, raw["title"], columns, rows, raw["metric"], raw["seeds"], raw.get("set") or {}, raw, tuning)
 
 
 def _check(name: str, columns: list[Column], rows: list[Row]) -> None:
