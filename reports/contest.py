@@ -37,11 +37,17 @@ class Entrant:
         found = {seed: value(record, metric) for seed, record in self.records.items()}
         return {s: v for s, v in found.items() if v is not None and (seeds is None or s in seeds)}
 
-    def curve(self, seed: int) -> Curve:
-        """Samples, and the average online score up to them."""
-        tag = next(tag for tag in ("online/accuracy", "online/pearson") if tag in self.records[seed]["curves"])
-        steps, scores = map(np.asarray, self.records[seed]["curves"][tag])
-        return steps * (self.records[seed]["samples"] / self.records[seed]["steps"]), scores
+    def curve(self, seed: int, metric: str) -> Curve:
+        """Samples, and the figure after them: an ``online_`` score is the average up to there.
+
+        Raises:
+            ValueError: If its course was not kept.
+        """
+        record, tag = self.records[seed], metric.replace("_", "/", 1)
+        if tag not in record["curves"]:
+            raise ValueError(f"{self.name}: its record has no curve of {tag}")
+        steps, scores = map(np.asarray, record["curves"][tag])
+        return steps * (record["samples"] / record["steps"]), scores
 
 
 @dataclass(frozen=True)
@@ -50,15 +56,13 @@ class Duel:
 
     Attributes:
         rival: The rival's best point.
-        metric: The figure that is compared, by name.
         differences: The method's figures less the rival's, of the seeds that both have.
         test: Their t-test; none of a single one.
-        speed: Samples after which the method stays above the rival's final online score, as a share of those after
-            which the rival does, by seed; above one where it never gets there.
+        speed: Samples after which the method has the rival's final figure, as a share of those after which the rival
+            has it, by seed; infinite where it never gets there.
     """
 
     rival: Entrant
-    metric: str
     differences: list[float]
     test: Test | None
     speed: Values
@@ -71,13 +75,15 @@ class Stream:
     Attributes:
         name: The column's.
         title: As the study has it.
-        method: The method's entry; none where it was not run.
+        metric: The figure that is compared, by name.
+        method: The method's entry.
         duels: By the rival's name.
         reserved: Whether nothing was chosen by it.
     """
 
     name: str
     title: str
+    metric: str
     method: Entrant
     duels: dict[str, Duel]
     reserved: bool
@@ -113,7 +119,7 @@ def contest(table: Table, archive: Archive, seeds: Collection[int] | None = None
             if best is not None:
                 duels[name] = _duel(method, best, metric)
         reserved = column.name in (rules.get("reserved") or {}).get("columns", [])
-        streams.append(Stream(column.name, column.title, method, duels, reserved))
+        streams.append(Stream(column.name, column.title, metric, method, duels, reserved))
     return streams
 
 
@@ -122,13 +128,19 @@ def spread(values: Mapping[int, float]) -> Sample | None:
     return summarise(list(values.values()))
 
 
-def samples_to(curve: Curve, target: float) -> float:
-    """Samples from which on the average online score stays at or above a target; infinite if it ends below."""
+def samples_to(curve: Curve, target: float, for_good: bool) -> float:
+    """Samples until a target is reached; infinite where it is not.
+
+    Args:
+        curve: Samples and scores.
+        target: The score.
+        for_good: Whether it is to be kept until the end.
+    """
     samples, scores = curve
-    below = np.flatnonzero(scores < target)
-    if len(below) == 0:
-        return float(samples[0])
-    return float("inf") if below[-1] == len(samples) - 1 else float(samples[below[-1] + 1])
+    reached = scores >= target
+    if for_good:
+        reached = np.logical_and.accumulate(reached[::-1])[::-1]
+    return float(samples[reached.argmax()]) if reached.any() else float("inf")
 
 
 def _entrants(archive: Archive, pool: Pool, name: str, seeds: Collection[int] | None) -> list[Entrant]:
@@ -153,8 +165,10 @@ def _best(entrants: list[Entrant], metric: str) -> Entrant | None:
 def _duel(method: Entrant, rival: Entrant, metric: str) -> Duel:
     a, b = method.values(metric), rival.values(metric)
     seeds = sorted(a.keys() & b.keys())
+    for_good = metric.startswith("online_")  # an average passes a level for good, a validation once it is there
     speed = {}
     for seed in seeds:
-        target = float(rival.curve(seed)[1][-1])
-        speed[seed] = samples_to(method.curve(seed), target) / samples_to(rival.curve(seed), target)
-    return Duel(rival, metric, [a[seed] - b[seed] for seed in seeds], paired(a, b), speed)
+        own, theirs = method.curve(seed, metric), rival.curve(seed, metric)
+        target = float(theirs[1][-1])
+        speed[seed] = samples_to(own, target, for_good) / samples_to(theirs, target, for_good)
+    return Duel(rival, [a[seed] - b[seed] for seed in seeds], paired(a, b), speed)

@@ -43,4 +43,5 @@ def recoveries(curve: Curve, rule: Rule) -> list[float]:
 
 def all_recoveries(entrant: Entrant, rule: Rule) -> list[float]:
     """Those of all seeds and changes."""
-    return [found for seed in entrant.records for found in recoveries(entrant.curve(seed), rule)]
+    curves = (entrant.curve(seed, "online_accuracy") for seed in entrant.records)
+    return [found for curve in curves for found in recoveries(curve, rule)]

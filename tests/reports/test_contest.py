@@ -76,9 +76,27 @@ def test_on_other_seeds_another_point_may_be_best(study: Path) -> None:
 
 def test_samples_to_a_target_for_good() -> None:
     curve = (np.array([50.0, 100, 150, 200]), np.array([60.0, 40, 50, 55]))
-    assert samples_to(curve, 50) == 150
-    assert samples_to(curve, 30) == 50
-    assert math.isinf(samples_to(curve, 56))
+    assert samples_to(curve, 50, for_good=True) == 150
+    assert samples_to(curve, 30, for_good=True) == 50
+    assert math.isinf(samples_to(curve, 56, for_good=True))
+    assert samples_to(curve, 50, for_good=False) == 50
+    assert samples_to(curve, 61, for_good=False) == math.inf
+
+
+def test_a_contest_on_validation_takes_the_first_time_a_level_is_reached(study: Path) -> None:
+    """The factory's validation is 5 and 2 below its end after a quarter and a half."""
+    raw = {**STUDY, "metric": "val_accuracy", "columns": STUDY["columns"][:1]}
+    study.write_text(yaml.safe_dump(raw, sort_keys=False))
+    values = {"ours/a": [92.0, 92.0], "adamw/a/lr=0.001": [90.0, 91.0], "adamw/a/lr=0.01": [80.0, 80.0]}
+    manifest(study.parent, "study", {cell: runs(cell, found, "val_accuracy") for cell, found in values.items()})
+    table = load_table(str(study))
+    (stream,) = contest(table, Archive([study.parent], [table]))
+    assert stream.duels["AdamW"].differences == [2, 1]
+    assert stream.duels["AdamW"].speed == {0: 1000 / 2000, 1: 1.0}
+    main([str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
+    text = (study.parent / "win.md").read_text()
+    assert "on validation samples first reaches where the rival's ends" in text
+    assert "Validation accuracy (%):\n\n| stream | method | AdamW, tuned |" in text
 
 
 def test_samples_until_it_is_right_again() -> None:
@@ -107,7 +125,7 @@ def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "| Stream b (reserved) | 60.5 ± 0.7 | 59.2 ± 0.4 (adamw, lr=0.001) | +1.2 ± 0.4 (2 seeds" in text
     reserved = text.partition("## Reserved seeds (2)")[2].partition("## How soon")[0]
     assert "| Stream a | 85.0 | 90.0 (adamw, lr=0.01) | \u22125.0 (1 seed) |" in reserved
-    assert "never" in text.partition("## How soon")[2].partition("## Afterwards")[0]
+    assert "never" in text.partition("## How soon")[2].partition("## The command")[0]
     assert f"filtune reproduce {study}" in text
     assert output.with_suffix(".png").stat().st_size > 10_000
     assert "win.md" in capsys.readouterr().out

@@ -1,0 +1,122 @@
+"""The tables of ``filtune contest``: one row a stream, the method, then each rival."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from reports.contest import Duel, Entrant, Stream, spread
+from reports.recovery import Rule, all_recoveries
+from reports.statistics import Sample, summarise
+from reports.words import DASH, MINUS, metric_title
+
+
+def rivals(streams: Sequence[Stream]) -> list[str]:
+    """Names of all rivals, in the order of the study."""
+    return list(dict.fromkeys(name for stream in streams for name in stream.duels))
+
+
+def scores(streams: Sequence[Stream]) -> str:
+    """What is compared, and by how much the method is ahead."""
+    return _table(
+        streams,
+        ["method"],
+        ["{}, tuned", "ahead by"],
+        lambda stream: [number(spread(stream.method.values(stream.metric)))],
+        lambda stream, duel: [_rival(duel.rival, stream.metric), _difference(duel)],
+    )
+
+
+def speeds(streams: Sequence[Stream]) -> str:
+    """Samples to where a rival ends, as a share of its own."""
+    return _table(streams, [], ["{}, tuned"], lambda _: [], lambda _, duel: [_share(duel)])
+
+
+def figures(streams: Sequence[Stream], metrics: Sequence[str], digits: int) -> str:
+    """One figure of all: the method's by each of its names, a rival's by the last; empty where nobody has it."""
+    theirs = metrics[-1]
+    if not any(stream.method.values(theirs) for stream in streams):
+        return ""
+    seeds = {stream.name: stream.method.records for stream in streams}
+    table = _table(
+        streams,
+        ["method, moderated", "method"][-len(metrics) :],
+        ["{}, tuned"],
+        lambda stream: [number(spread(stream.method.values(metric)), digits) for metric in metrics],
+        lambda stream, duel: [number(spread(duel.rival.values(theirs, seeds[stream.name])), digits)],
+    )
+    title = metric_title(theirs)
+    return f"{title[0].upper()}{title[1:]}:\n\n{table}"
+
+
+def recoveries(streams: Sequence[Stream], rule: Rule) -> str:
+    """Samples until a method is right again after a change."""
+
+    def against(stream: Stream, duel: Duel) -> list[str]:
+        own, theirs = all_recoveries(stream.method, rule), all_recoveries(duel.rival, rule)
+        share = f"; the method takes {np.median(own) / np.median(theirs):.2f} of it" if theirs else ""
+        return [_until(theirs) + share]
+
+    return _table(streams, ["method"], ["{}"], lambda stream: [_until(all_recoveries(stream.method, rule))], against)
+
+
+def number(sample: Sample | None, digits: int = 1) -> str:
+    """Mean and deviation as they are written."""
+    if sample is None:
+        return DASH
+    deviation = "" if sample.deviation is None else f" ± {sample.deviation:.{digits}f}"
+    return f"{sample.mean:.{digits}f}{deviation}"
+
+
+def _table(
+    streams: Sequence[Stream],
+    own_heads: Sequence[str],
+    rival_heads: Sequence[str],
+    own: Callable[[Stream], list[str]],
+    against: Callable[[Stream, Duel], list[str]],
+) -> str:
+    if not streams:
+        return "None was run."
+    names = rivals(streams)
+    lines = [["stream", *own_heads, *(head.format(name) for name in names for head in rival_heads)]]
+    lines.append(["---", *("---:" for _ in lines[0][1:])])
+    for stream in streams:
+        cells = [stream.title + (" (reserved)" if stream.reserved else ""), *own(stream)]
+        for name in names:
+            duel = stream.duels.get(name)
+            cells += [DASH] * len(rival_heads) if duel is None else against(stream, duel)
+        lines.append(cells)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _rival(rival: Entrant, metric: str) -> str:
+    row, _, point = rival.name.split("/", 2) if rival.name.count("/") > 1 else (*rival.name.split("/"), "")
+    at = f" ({row}{', ' + point if point else ''})"
+    return number(spread(rival.values(metric))) + at
+
+
+def _difference(duel: Duel) -> str:
+    sample = summarise(duel.differences)
+    if sample is None:
+        return DASH
+    p = "" if duel.test is None else f", p = {duel.test.p:.2g}"
+    seeds = f"{len(duel.differences)} seed{'s' if len(duel.differences) > 1 else ''}"
+    return f"{'+' if sample.mean >= 0 else ''}{number(sample).replace('-', MINUS)} ({seeds}{p})"
+
+
+def _share(duel: Duel) -> str:
+    shares = list(duel.speed.values())
+    reached = [share for share in shares if math.isfinite(share)]
+    never = f", never {len(shares) - len(reached)} of {len(shares)}" if len(reached) < len(shares) else ""
+    return f"{np.mean(reached):.2f}{never}" if reached else DASH + never
+
+
+def _until(samples: Sequence[float]) -> str:
+    if not samples:
+        return DASH
+    low, median, high = (
+        f"{q:.0f}".replace("inf", "never") for q in np.quantile(samples, (0.25, 0.5, 0.75), method="nearest")
+    )
+    return f"{median} ({low} to {high})"
