@@ -47,17 +47,16 @@ def catalog() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def size(config: Config, task: str) -> Size | None:
-    """Samples and steps of a run; none where the task's size is not known."""
+    """Samples and steps of a run; none where that is not known."""
     rows = catalog()["tasks"].get(task, {}).get("train")
     limit = lookup(config, "data.max_samples")
     if rows is None and limit is None:
         return None
     samples = min(n for n in (rows, limit) if n is not None)
     per_epoch = math.ceil(samples / (lookup(config, "data.batch_size") or 1))
-    epochs = lookup(config, "trainer.max_epochs") or 1
-    most = lookup(config, "trainer.max_steps", -1)
-    steps = per_epoch * epochs
-    return Size(samples, min(steps, most) if most and most > 0 else steps)
+    epochs, most = lookup(config, "trainer.max_epochs") or 1, lookup(config, "trainer.max_steps") or -1
+    limits = [limit for limit in (per_epoch * epochs, most) if limit >= 0]  # -1: until the other one ends it
+    return Size(samples, min(limits)) if limits else None
 
 
 class Estimator:

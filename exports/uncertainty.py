@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from optimizers.covariance import COVARIANCES
 from optimizers.filter import KalmanOptimizer
 from optimizers.jacobian import JacobianBuilder
+from optimizers.kalman import own_blocks
 
 MOST_ELEMENTS = 1 << 26
 """Most elements of the Jacobian of one batch."""
@@ -32,9 +32,7 @@ class OutputCovariance:
         params, settings = list(optimizer.trained()), optimizer.settings
         self._jacobian = JacobianBuilder(params, optimizer.dtype, settings.jacobian, settings.max_rows)
         self._jacobian.attach(model)
-        self._covariance = COVARIANCES[settings.covariance](
-            [param.shape for param in params], settings.rank, settings.buffer, settings.keep
-        )
+        self._covariance = settings.build_covariance([param.shape for param in params])
         self._P = self._covariance.select(optimizer.filter)
 
     def batch_size(self, outputs: int) -> int:
@@ -48,5 +46,4 @@ class OutputCovariance:
         with torch.no_grad():
             H = self._jacobian(outputs, identity)
             gram, _ = self._covariance.project(self._P, H)
-            own = torch.arange(B, device=gram.device)
-            return gram.view(B, m, B, m)[own, :, own]
+            return own_blocks(gram, m)

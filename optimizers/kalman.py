@@ -15,10 +15,11 @@ def mean_outer(e: Tensor) -> Tensor:
     return (e.mT @ e) / len(e)
 
 
-def mean_own(HPH: Tensor, d: int) -> Tensor:
-    """HPH' of each sample's own coordinates, averaged over the batch: (B*d, B*d) -> (d, d)."""
+def own_blocks(HPH: Tensor, d: int) -> Tensor:
+    """HPH' of each sample's own coordinates: (B*d, B*d) -> (B, d, d)."""
     B = len(HPH) // d
-    return HPH.view(B, d, B, d).diagonal(dim1=0, dim2=2).mean(-1)
+    own = torch.arange(B, device=HPH.device)
+    return HPH.view(B, d, B, d)[own, :, own]
 
 
 def innovation_covariance(HPH: Tensor, R: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from optimizers.kalman import mean_outer, mean_own
+from optimizers.kalman import mean_outer, own_blocks
 
 State = dict[str, Tensor]
 
@@ -93,7 +93,7 @@ class EmaInnovation(ObservationNoise):
 
     def update(self, state: State, e: Tensor, HPH: Tensor) -> tuple[Tensor, State]:
         """Average in ee' + HPH'."""
-        R = self.beta * state["R"] + (1 - self.beta) * (mean_outer(e) + mean_own(HPH, e.shape[1]))
+        R = self.beta * state["R"] + (1 - self.beta) * (mean_outer(e) + own_blocks(HPH, e.shape[1]).mean(0))
         return R, {"R": R}
 
 
@@ -113,7 +113,7 @@ class EmaDifference(ObservationNoise):
 
     def update(self, state: State, e: Tensor, HPH: Tensor) -> tuple[Tensor, State]:
         """Average in ee' - HPH', and project."""
-        residual, predicted = mean_outer(e), mean_own(HPH, e.shape[1])
+        residual, predicted = mean_outer(e), own_blocks(HPH, e.shape[1]).mean(0)
         scale = self.beta * state["innovation"] + (1 - self.beta) * (residual + predicted).diagonal().mean()
         R = self.beta * state["R"] + (1 - self.beta) * (residual - predicted)
         values, vectors = torch.linalg.eigh(torch.nan_to_num(0.5 * (R + R.mT)))

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from optimizers.kalman import own_blocks
+
 
 def output_covariance(HPH: Tensor, cotangents: Tensor) -> Tensor:
     """C of every sample, (B, m, m), from that of all samples' coordinates, which are orthogonal.
@@ -18,10 +20,8 @@ def output_covariance(HPH: Tensor, cotangents: Tensor) -> Tensor:
         HPH: (B*d, B*d).
         cotangents: The coordinates' derivatives with respect to the outputs, (B, d, m).
     """
-    B, d, _ = cotangents.shape
-    own = torch.arange(B, device=HPH.device)
     back = cotangents / cotangents.square().sum(-1, keepdim=True)
-    return back.mT @ HPH.view(B, d, B, d)[own, :, own].to(back.dtype) @ back
+    return back.mT @ own_blocks(HPH, cotangents.shape[1]).to(back.dtype) @ back
 
 
 def difference_variance(covariance: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from optimizers.covariance import COVARIANCES
+from optimizers.covariance import COVARIANCES, Covariance
 from optimizers.jacobian import Method
 from optimizers.likelihoods import OBSERVATIONS
 from optimizers.noise import NOISES
@@ -37,6 +37,10 @@ class Settings:
     dtype: str = "float32"
     jacobian: Method = "batched"
     max_rows: int = 256
+
+    def build_covariance(self, shapes: list[torch.Size]) -> Covariance:
+        """The covariance of parameters of these shapes."""
+        return COVARIANCES[self.covariance](shapes, self.rank, self.buffer, self.keep, self.forget)
 
     def check(self, name: str) -> None:
         """Refuse what cannot work.

@@ -34,6 +34,8 @@ def test_the_catalogue_knows_every_task_and_backbone():
         ({"data.batch_size": 64, "trainer.max_epochs": 2}, Size(67349, 2 * 1053)),
         ({"data.max_samples": 1000, "data.batch_size": 3}, Size(1000, 334)),
         ({"data.max_samples": 1000, "trainer.max_steps": 7}, Size(1000, 7)),
+        ({"trainer.max_epochs": -1, "trainer.max_steps": 7}, Size(67349, 7)),
+        ({"trainer.max_epochs": -1}, None),
     ],
 )
 def test_steps_are_batches_of_all_epochs(options, expected):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from optimizers import Categorical, LoKO
-from optimizers.filter import FILTER
+from optimizers.filter_state import FILTER
 from tests.optimizers.models import FEATURES, drive, labels, mlp, relative
 from tests.optimizers.reference import flat, ones_complement
 

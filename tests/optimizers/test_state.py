@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from optimizers import Categorical, LoKO
-from optimizers.filter import FILTER
+from optimizers.filter_state import FILTER
 from tests.optimizers.models import FEATURES, drive, labels, mlp
 from tests.optimizers.reference import flat
 
