@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from datamodules import Task
+from datamodules import StreamDataModule, Task
 from lightning_modules.backbones import BackboneConfig, build_backbone
 from lightning_modules.backbones.base import Backbone
 from lightning_modules.callbacks.checkpoint import AtomicCheckpointIO
@@ -53,6 +53,10 @@ class Restored:
     def optimizer_class(self) -> type[OnlineOptimizer]:
         """The class of the run's optimizer."""
         return _class(self.config, "optimizer")
+
+    def data(self) -> StreamDataModule:
+        """The data it learned from, not read yet."""
+        return _build_data(self.config)
 
     def optimizer(self) -> OnlineOptimizer:
         """The run's optimizer over the backbone's parameters, with its state."""
@@ -121,7 +125,7 @@ def describe_task(saved: dict[str, Any], config: dict[str, Any]) -> Task:
         known = {field.name for field in fields(Task)}
         return Task(**{name: value for name, value in saved["task"].items() if name in known})
     try:
-        data = _class(config, "data")(**(config["data"].get("init_args") or {}))
+        data = _build_data(config)
         data.setup()
     except (ValueError, OSError) as error:
         raise ValueError(
@@ -129,6 +133,10 @@ def describe_task(saved: dict[str, Any], config: dict[str, Any]) -> Task:
             "the data in a copy of config.yaml given by --config"
         ) from error
     return data.task
+
+
+def _build_data(config: dict[str, Any]) -> StreamDataModule:
+    return _class(config, "data")(**(config["data"].get("init_args") or {}))
 
 
 def _class(config: dict[str, Any], key: str) -> Any:

@@ -1,0 +1,163 @@
+r"""Is the filter's posterior worth more than the softmax? Calibration, abstaining, inputs of another kind.
+
+Judges the runs that ``filtune reproduce`` has left: those of the study's method, and of its tuned rival, by
+
+* the softmax of either,
+* the method's probabilities averaged over its posterior ("moderated"), and
+* the variance of its outputs, mean over the pairs of classes ("variance"), where inputs of another kind are to be told.
+
+Others than what was learnt are, for images, the same ones turned by a quarter and uniform noise; for texts, the
+sentences of another task.
+
+    python -m benchmarks.uncertainty configs/studies/win_stream.yaml --root runs/reproduce --columns mnist sst2 \
+      --output docs/results/win/uncertainty.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor
+from torchvision.transforms.v2.functional import rotate
+
+from benchmarks.papers.common import plus_minus, show, spread, told
+from benchmarks.timing import environment
+from benchmarks.uncertainty_scores import calibration, detection, selective
+from datamodules import StreamDataModule, TextDataModule
+from datamodules.samples import collate
+from experiments.composition import compose, lookup
+from experiments.tables import load_table
+from exports.prediction import Prediction, Predictor
+from exports.restore import Restored, restore
+from optimizers.predictive import difference_variance, moderated_probabilities
+from reports.contest import Entrant, contest
+from reports.reading import Archive
+
+Sample = dict[str, Any]
+OTHER_TEXTS = "cola"
+"""Name of the configuration of the task whose sentences are of another kind."""
+
+
+def other_kinds(samples: list[Sample], run: Restored, seed: int) -> dict[str, list[Sample]]:
+    """Samples of another kind than these, by name."""
+    if "text" in samples[0]:
+        init = compose([f"task/{OTHER_TEXTS}"])["data"]["init_args"]
+        data = TextDataModule(**{**init, "source": lookup(run.config, "data.source"), "split": init["val_split"]})
+        data.setup()
+        return {f"sentences of {OTHER_TEXTS}": [data.part.samples[int(row)] for row in data.part.rows[: len(samples)]]}
+    generator = torch.Generator().manual_seed(seed)
+    first = samples[0]["image"]
+    top = 256 if first.dtype == torch.uint8 else float(max(sample["image"].max() for sample in samples))
+    noise = [(torch.rand(first.shape, generator=generator) * top).to(first.dtype) for _ in samples]
+    return {
+        "turned by 90 degrees": [{**sample, "image": rotate(sample["image"], 90.0)} for sample in samples],
+        "uniform noise": [{**sample, "image": image} for sample, image in zip(samples, noise, strict=True)],
+    }
+
+
+def predict(predictor: Predictor, samples: list[Sample]) -> Prediction:
+    """Outputs of samples, and their covariance where there is one."""
+    size = predictor.batch_size(64)
+    return Prediction.join(predictor(collate(samples[k : k + size])) for k in range(0, len(samples), size))
+
+
+def views(prediction: Prediction) -> dict[str, Tensor]:
+    """Probabilities (N, m) by what they are made of."""
+    z, C = prediction.outputs, prediction.covariance
+    moderated = {} if C is None else {"moderated": moderated_probabilities(z, C)}
+    return {"softmax": z.softmax(1), **moderated}
+
+
+def judge(run: Restored, samples: list[Sample], seed: int) -> dict[str, dict[str, float]]:
+    """All figures of a run, by view."""
+    predictor = Predictor(run)
+    inside = predict(predictor, samples)
+    classes = torch.stack([sample["label"] for sample in samples])
+    found: dict[str, dict[str, float]] = {}
+    for name, p in views(inside).items():
+        confidence, predicted = p.max(1)
+        found[name] = {**calibration(p, classes), **selective(confidence, predicted == classes)}
+    if inside.covariance is not None:
+        found["variance"] = {}
+    for kind, others in other_kinds(samples, run, seed).items():
+        outside = predict(predictor, others)
+        for name, p in views(inside).items():
+            found[name][kind] = detection(-p.amax(1), -views(outside)[name].amax(1))
+        if inside.covariance is not None and outside.covariance is not None:
+            spreads = (difference_variance(C).mean((1, 2)) for C in (inside.covariance, outside.covariance))
+            found["variance"][kind] = detection(*spreads)
+    return found
+
+
+def runs_of(entrant: Entrant, root: Path) -> Iterator[tuple[int, Restored]]:
+    """The runs of a configuration, by seed.
+
+    Raises:
+        ValueError: If one's checkpoint is not there.
+    """
+    for seed, record in entrant.records.items():
+        found = sorted((root / "runs" / record["key"]).rglob("last.ckpt"))
+        if not found:
+            raise ValueError(f"--root {root}: the run of {entrant.name} with seed {seed} has left no checkpoint here")
+        yield seed, restore(found[-1])
+
+
+def held_out(run: Restored, samples: int) -> list[Sample]:
+    """Validation samples of the run's own data."""
+    data: StreamDataModule = run.data()
+    data.setup()
+    part = data.held_out
+    if part is None:
+        raise ValueError(f"{data.label}: there are no validation samples")
+    return [part.samples[int(row)] for row in part.rows[:samples]]
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", help="a study with a contest, such as configs/studies/win_stream.yaml")
+    parser.add_argument("--root", type=Path, default=Path("runs/reproduce"), help="where its runs are")
+    parser.add_argument("--columns", nargs="+", default=["mnist", "sst2"], help="streams (default: mnist sst2)")
+    parser.add_argument("--rival", default="AdamW", help="the rival beside the method (default: AdamW)")
+    parser.add_argument("--samples", type=int, default=1000, help="most validation samples (default: 1000)")
+    parser.add_argument("--output", type=Path, help="path of the JSON")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args(args)
+    torch.set_num_threads(options.threads)
+    table = load_table(options.study)
+    streams = {stream.name: stream for stream in contest(table, Archive([options.root], [table]))}
+    results: dict[str, Any] = {}
+    for column in options.columns:
+        if column not in streams or options.rival not in streams[column].duels:
+            raise ValueError(f"--columns {column}: no runs of both the method and {options.rival} on this stream")
+        entrants = {table.raw["contest"]["method"]: streams[column].method}
+        entrants[options.rival] = streams[column].duels[options.rival].rival
+        gathered: dict[str, dict[str, list[float]]] = {}
+        for name, entrant in entrants.items():
+            for seed, run in track(list(runs_of(entrant, options.root)), description=f"{column}, {name}"):
+                for view, figures in judge(run, held_out(run, options.samples), seed).items():
+                    for figure, number in figures.items():
+                        gathered.setdefault(f"{name}, {view}", {}).setdefault(figure, []).append(number)
+        results[column] = {view: {f: spread(v) for f, v in figures.items()} for view, figures in gathered.items()}
+        found = results[column]
+        names = list(dict.fromkeys(figure for figures in found.values() for figure in figures))
+        cells = [[plus_minus(found[view][name], 3) if name in found[view] else "" for view in found] for name in names]
+        show(streams[column].title, ["", *found], [[name, *row] for name, row in zip(names, cells, strict=True)])
+    if options.output:
+        content = {
+            "study": table.name,
+            "columns": results,
+            "environment": environment(torch.device("cpu"), options.threads),
+        }
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    told(main)
