@@ -60,7 +60,10 @@ def test_detection_is_the_chance_that_an_outsider_has_the_larger_number() -> Non
     assert detection(inside, outside) == pytest.approx(100 * sum(pairs) / len(pairs))
 
 
-def test_runs_are_judged_and_the_figures_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_are_judged_and_the_figures_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     study = tmp_path / "study.yaml"
     study.write_text(yaml.safe_dump(STUDY, sort_keys=False))
     root, output = tmp_path / "root", tmp_path / "kept" / "uncertainty.json"
