@@ -1,8 +1,9 @@
-"""``filtune contest STUDY``: a method against tuned rivals, seed by seed, as a page of Markdown and a figure."""
+"""``filtune contest STUDY...``: a method against tuned rivals, seed by seed, as a page of Markdown and figures."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from experiments.tables import Table, load_table
 from reports import contest_tables as tables
 from reports.contest import Stream, contest
 from reports.contest_plot import draw
+from reports.posterior import posterior
 from reports.reading import Archive
 from reports.recovery import Rule
 
@@ -31,20 +33,22 @@ AFTERWARDS = (
 def main(args: list[str]) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="filtune contest", description=__doc__)
-    parser.add_argument("study", help="a study with a `contest`, such as configs/studies/win_stream.yaml")
+    parser.add_argument(
+        "studies", nargs="+", metavar="STUDY", help="studies with a contest, such as configs/studies/win_stream.yaml"
+    )
     parser.add_argument(
         "--root", type=Path, default=Path("runs/reproduce"), help="what `filtune reproduce --root` named"
     )
+    parser.add_argument("--title", help="title of the page (default: that of the study)")
+    parser.add_argument("--posterior", type=Path, help="what `python -m benchmarks.uncertainty --output` named")
     parser.add_argument("--output", type=Path, default=Path("contest.md"), help="the page (default: contest.md)")
     options = parser.parse_args(args)
-    table = load_table(options.study)
-    written = write(table, Archive([options.root], [table]), options.output, options.study, str(options.root))
-    for path in written:
+    for path in write(options):
         Console().print(f"see  {path}", highlight=False, soft_wrap=True)
 
 
-def write(table: Table, archive: Archive, output: Path, study: str, root: str) -> list[Path]:
-    """Write the page and its figure, beside it.
+def write(options: argparse.Namespace) -> list[Path]:
+    """Write the page and its figures, beside it.
 
     Returns:
         Their paths.
@@ -52,48 +56,71 @@ def write(table: Table, archive: Archive, output: Path, study: str, root: str) -
     Raises:
         ValueError: If there is nothing to compare.
     """
-    streams = contest(table, archive)
-    if not streams:
-        raise ValueError(f"{table.name}: its method was not run; see `filtune reproduce {study}`")
-    figure = output.with_suffix(".png")
+    found = [load_table(study) for study in options.studies]
+    archive = Archive([options.root], found)
+    output: Path = options.output
     output.parent.mkdir(parents=True, exist_ok=True)
-    parts = [
-        f"# {table.title}",
+    parts, written = [], [output]
+    for study, table in zip(options.studies, found, strict=True):
+        streams = contest(table, archive)
+        if not streams:
+            raise ValueError(f"{table.name}: its method was not run; see `filtune reproduce {study}`")
+        written.append(output.with_name(f"{output.stem}_{table.name}.png"))
+        draw(streams, table, written[-1])
+        parts += [f"## {table.title}", *_study(table, archive, streams, written[-1].name)]
+    if options.posterior:
+        parts += posterior(options.posterior)
+    words = {
+        "--root": options.root,
+        "--title": options.title and f'"{options.title}"',
+        "--posterior": options.posterior,
+    }
+    said = [f"{name} {value}" for name, value in words.items() if value]
+    commands = [f"filtune reproduce {study} --root {options.root}" for study in options.studies]
+    commands.append(f"filtune contest {' '.join([*options.studies, *said])} --output {output}")
+    text = [
+        f"# {options.title or found[0].title}",
+        *parts,
+        "## The commands",
+        "```bash\n" + "\n".join(commands) + "\n```",
+    ]
+    output.write_text("\n\n".join(part for part in text if part) + "\n")
+    return written
+
+
+def _commands(options: argparse.Namespace) -> str:
+    said = {"--root": options.root, "--title": options.title, "--posterior": options.posterior}
+    words = [f"{name} {shlex.quote(str(value))}" for name, value in said.items() if value]
+    lines = [f"filtune reproduce {study} --root {options.root}" for study in options.studies]
+    lines.append(f"filtune contest {' '.join([*options.studies, *words])} --output {options.output}")
+    return "\n".join(["```bash", *lines, "```"])
+
+
+def _study(table: Table, archive: Archive, streams: Sequence[Stream], figure: str) -> list[str]:
+    return [
         " ".join(str(table.raw.get("notes", "")).split()),
-        f"![the method and its rivals over the samples]({figure.name})",
+        f"![the method and its rivals over the samples]({figure})",
         "Mean ± standard deviation over the seeds; what the method is ahead by is paired by seed, with the p-value of "
         "the paired t-test.",
-        "## All seeds",
+        "### All seeds",
         tables.scores(streams),
         *_reserved(table, archive),
-        "## How soon",
+        "### How soon",
         _soon(streams),
         tables.speeds(streams),
         *_recoveries(table, streams),
         *_section(streams, "The probabilities of a sample before it is learnt", PROBABILITIES),
         *_section(streams, "Afterwards, on validation samples", AFTERWARDS),
-        "## The command",
-        "\n".join(
-            [
-                "```bash",
-                f"filtune reproduce {study} --root {root}",
-                f"filtune contest {study} --root {root} --output {output}",
-                "```",
-            ]
-        ),
     ]
-    output.write_text("\n\n".join(part for part in parts if part) + "\n")
-    draw(streams, table, figure)
-    return [output, figure]
 
 
 def _reserved(table: Table, archive: Archive) -> list[str]:
     seeds = (table.raw["contest"].get("reserved") or {}).get("seeds", [])
     if not seeds:
         return []
-    rates = "the rivals' rates neither" if table.tuning_seeds else "the rivals' rates are chosen on them again"
+    rates = "nor were the rivals' rates" if table.tuning_seeds else "the rivals' rates are chosen on them again"
     return [
-        f"## Reserved seeds ({', '.join(map(str, seeds))})",
+        f"### Reserved seeds ({', '.join(map(str, seeds))})",
         f"The method was not tuned on them; {rates}.",
         tables.scores(contest(table, archive, seeds)),
     ]
@@ -114,7 +141,7 @@ def _recoveries(table: Table, streams: Sequence[Stream]) -> list[str]:
         return []
     rule = Rule(**options)
     return [
-        "## How soon after a change",
+        "### How soon after a change",
         f"Samples until {rule.level:g} % of the last {rule.last}, all after the change, are right: the median over "
         "seeds and changes, and the quartiles. Where that does not happen before the next change, it counts as never.",
         tables.recoveries(streams, rule),
@@ -123,4 +150,4 @@ def _recoveries(table: Table, streams: Sequence[Stream]) -> list[str]:
 
 def _section(streams: Sequence[Stream], title: str, what: Sequence[tuple[tuple[str, ...], int]]) -> list[str]:
     found = [text for text in (tables.figures(streams, *each) for each in what) if text]
-    return [f"## {title}", *found] if found else []
+    return [f"### {title}", *found] if found else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def test_the_page_says_how_soon_after_a_change(study: Path) -> None:
     raw = {**STUDY, "contest": {**STUDY["contest"], "recovery": {"changes": [500], "level": 10, "last": 100}}}
     study.write_text(yaml.safe_dump(raw, sort_keys=False))
     main([str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
-    text = (study.parent / "win.md").read_text().partition("## How soon after a change")[2]
+    text = (study.parent / "win.md").read_text().partition("### How soon after a change")[2]
     assert "| Stream a | 100 (100 to 100) | 100 (100 to 100); the method takes 1.00 of it |" in text
 
 
@@ -123,11 +124,11 @@ def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = output.read_text()
     assert "| Stream a | 82.0 ± 2.6 | 79.0 ± 1.0 (adamw, lr=0.001) | +3.0 ± 2.6 (3 seeds, p = 0.19) |" in text
     assert "| Stream b (reserved) | 60.5 ± 0.7 | 59.2 ± 0.4 (adamw, lr=0.001) | +1.2 ± 0.4 (2 seeds" in text
-    reserved = text.partition("## Reserved seeds (2)")[2].partition("## How soon")[0]
+    reserved = text.partition("### Reserved seeds (2)")[2].partition("### How soon")[0]
     assert "| Stream a | 85.0 | 90.0 (adamw, lr=0.01) | \u22125.0 (1 seed) |" in reserved
-    assert "never" in text.partition("## How soon")[2].partition("## The command")[0]
+    assert "never" in text.partition("### How soon")[2].partition("## The commands")[0]
     assert f"filtune reproduce {study}" in text
-    assert output.with_suffix(".png").stat().st_size > 10_000
+    assert (output.parent / "win_study.png").stat().st_size > 10_000
     assert "win.md" in capsys.readouterr().out
 
 
@@ -140,3 +141,32 @@ def test_a_study_without_a_contest_or_without_runs_is_refused(tmp_path: Path) ->
     path.write_text(yaml.safe_dump(STUDY, sort_keys=False))
     with pytest.raises(ValueError, match="nothing of it was run; see `filtune reproduce`"):
         main([str(path), "--root", str(tmp_path), "--output", str(tmp_path / "win.md")])
+
+
+def test_several_studies_and_the_posterior_make_one_page(study: Path) -> None:
+    other = study.with_name("other.yaml")
+    other.write_text(yaml.safe_dump({**STUDY, "title": "Another"}, sort_keys=False))
+    manifest(study.parent, "other", {cell: runs(cell, values) for cell, values in VALUES.items()})
+    views = {
+        "ours, softmax": {"nll": [0.5, 0.6, 0.55], "noise": [80, 81, 82]},
+        "ours, moderated": {"nll": [0.4, 0.5, 0.452], "noise": [79, 82, 84]},
+        "ours, variance": {"noise": [50, 50, 50]},
+        "AdamW, softmax": {"nll": [0.7, 0.8, 0.752], "noise": [70, 71, 72]},
+    }
+    columns = {"a": {view: {f: {"seeds": v} for f, v in found.items()} for view, found in views.items()}}
+    posterior = study.with_name("uncertainty.json")
+    posterior.write_text(json.dumps({"columns": columns}))
+    output = study.parent / "win.md"
+    options = ["--root", str(study.parent), "--posterior", str(posterior), "--title", "All", "--output", str(output)]
+    main([str(study), str(other), *options])
+    text = output.read_text()
+    assert text.startswith("# All\n\n## A study\n")
+    assert "\n## Another\n" in text
+    assert "(win_study.png)" in text
+    assert "(win_other.png)" in text
+    assert "| log loss (nats) | 0.550 ± 0.050 | **0.451 ± 0.050** | \u2013 | 0.751 ± 0.050 |" in text
+    assert "| noise, told (%) | 81.0 ± 1.0 | 81.7 ± 2.5 | 50.0 ± 0.0 | 71.0 ± 1.0 |" in text
+    assert f"--title All --posterior {posterior} --output {output}" in text
+    posterior.write_text("{}")
+    with pytest.raises(ValueError, match="is not what `python -m benchmarks.uncertainty` writes"):
+        main([str(study), *options])
