@@ -70,20 +70,7 @@ def write(options: argparse.Namespace) -> list[Path]:
         parts += [f"## {table.title}", *_study(table, archive, streams, written[-1].name)]
     if options.posterior:
         parts += posterior(options.posterior)
-    words = {
-        "--root": options.root,
-        "--title": options.title and f'"{options.title}"',
-        "--posterior": options.posterior,
-    }
-    said = [f"{name} {value}" for name, value in words.items() if value]
-    commands = [f"filtune reproduce {study} --root {options.root}" for study in options.studies]
-    commands.append(f"filtune contest {' '.join([*options.studies, *said])} --output {output}")
-    text = [
-        f"# {options.title or found[0].title}",
-        *parts,
-        "## The commands",
-        "```bash\n" + "\n".join(commands) + "\n```",
-    ]
+    text = [f"# {options.title or found[0].title}", *parts, "## The commands", _commands(options)]
     output.write_text("\n\n".join(part for part in text if part) + "\n")
     return written
 
