@@ -21,13 +21,13 @@ class Filtune(KalmanOptimizer):
     (:func:`optimizers.prior.sensitivity_factor`).
 
     .. math::
-        p_t &= p_0 \min(|H_t|^{-3/4}, 10) \\
+        p_t &= p_0 \min((h_t / 0.01)^{-1/2}, 10) \\
         \lambda &= e(\eta), \quad \eta = J P J^\top \lambda \\
         \theta &\leftarrow \theta + P J^\top \lambda, \quad P^{-1} \leftarrow P^{-1} + J^\top F(\eta) J
 
     Args:
         params: Parameters or parameter groups; a group may have its own ``p0`` and ``p0_init``.
-        p0: Prior variance of a tensor whose derivative has norm one.
+        p0: Prior variance of a tensor whose entries' derivatives are 0.01.
         p0_init: ``sensitivity``, or one of LoKO's two.
         rank: Directions of P^-1 beside its diagonal.
         buffer: Directions that are gathered between two compressions to that rank.
@@ -47,7 +47,7 @@ class Filtune(KalmanOptimizer):
     def __init__(
         self,
         params: torch.optim.optimizer.ParamsT,
-        p0: float = 0.07,
+        p0: float = 0.1,
         p0_init: Literal["constant", "uniform", "sensitivity"] = "sensitivity",
         rank: int = 40,
         buffer: int = 20,

@@ -12,11 +12,10 @@ from torch import Tensor
 
 PRIORS = ("constant", "uniform", "sensitivity")
 
-EXPONENT = 0.75
+USUAL = 0.01
+"""A derivative of the outputs with respect to an entry whose tensor ``sensitivity`` gives p0: that of most networks."""
 WIDEST = 10.0
-"""Most times p0 that ``sensitivity`` gives a tensor: one that hardly moves the outputs now may do so later."""
-IDLE = 0.1
-"""How many times p0 it gives a tensor that does not move them at all."""
+"""Most times p0 that it gives a tensor: one that hardly moves the outputs now may do so later."""
 
 
 def check_prior(name: str, group: dict[str, Any]) -> None:
@@ -51,15 +50,16 @@ def initial_variance(group: dict[str, Any], dtype: torch.dtype) -> Tensor:
 def sensitivity_factor(squares: Tensor, groups: list[dict[str, Any]]) -> Tensor:
     r"""By how much the prior of every parameter is wider than p0, (n,), where ``p0_init`` is ``sensitivity``.
 
-    A prior variance p of the tensor t gives an observed coordinate the variance p |H_t|^2, |H_t|^2 the mean over the
-    coordinates of the squared norm of their derivative with respect to t. Equal variances of the parameters leave all
-    learning to the tensors next to the output; equal variances of the outputs let tensors that hardly matter run far.
-    The exponent is between the two (docs/research/filtune.md):
+    With h_t the root mean square, over the coordinates and the entries of the tensor t, of the derivative of a
+    coordinate with respect to an entry:
 
-    .. math:: p_t = p_0 \, \min(|H_t|^{-3/4}, 10), \quad p_t = p_0 / 10 \text{ where } H_t = 0
+    .. math:: p_t = p_0 \, \min((h_t / 0.01)^{-1/2}, 10), \quad p_t = p_0 \text{ where } h_t = 0
 
-    A tensor without any influence on the first outputs is there multiplied by zeros, like lora_A by lora_B, and gains
-    influence as these grow: its prior is narrow, for it was given its scale by whoever drew it.
+    Equal variances of the parameters leave all learning to the tensors next to the output, such as the head of a
+    language model; equal variances of the outputs let tensors that hardly matter run far. The exponent is between the
+    two. Entries, not whole tensors, are compared, for a large tensor that matters is not the less to be learnt
+    (docs/research/filtune.md). A tensor without any influence on the first outputs, like lora_A beside a lora_B of
+    zeros, gains it as what it is multiplied by grows; nothing is known of it, so it gets p0.
 
     Args:
         squares: Mean over the rows of H of its squared entries, (n,).
@@ -68,7 +68,7 @@ def sensitivity_factor(squares: Tensor, groups: list[dict[str, Any]]) -> Tensor:
     factors = []
     for param, chosen in ((p, group["p0_init"] == "sensitivity") for group in groups for p in group["params"]):
         own, squares = squares.split([param.numel(), len(squares) - param.numel()])
-        total = own.sum()
-        factor = torch.where(total != 0, total.pow(-EXPONENT / 2).clamp_max(WIDEST), IDLE)
+        h = own.mean().sqrt()
+        factor = torch.where(h != 0, (h / USUAL).rsqrt().clamp_max(WIDEST), 1.0)
         factors.append(factor.expand(param.numel()) if chosen else torch.ones_like(own))
     return torch.cat(factors)
