@@ -52,14 +52,14 @@ def test_a_linear_model_is_ridge_regression_under_that_prior() -> None:
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), unit=st.floats(1e-6, 1e6))
 def test_a_priors_width_falls_with_the_sensitivity(seed: int, unit: float) -> None:
-    """As the root of its inverse, up to where it would be too wide; as it was where there is none."""
+    """As the root of its inverse, up to where it would be too wide; half of p0 where there is none."""
     squares = unit * torch.rand(9, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     squares[3] = 0
     params = [torch.zeros(2), torch.zeros(1), torch.zeros(1), torch.zeros(5)]
     factor = sensitivity_factor(squares, [{"params": params, "p0_init": "sensitivity"}])
     for part, own in zip(factor.split([2, 1, 1, 5]), squares.split([2, 1, 1, 5]), strict=True):
         rms = float(own.mean().sqrt())
-        expected = min((rms / 0.01) ** -0.5, 10) if rms else 1.0
+        expected = min((rms / 0.01) ** -0.5, 10) if rms else 0.5
         assert relative(part, torch.full_like(part, expected)) <= 1e-13
 
 
