@@ -61,8 +61,8 @@ def sensitivity_factor(squares: Tensor, groups: list[dict[str, Any]]) -> Tensor:
     language model; equal variances of the outputs let tensors that hardly matter run far. The exponent is between the
     two. Entries, not whole tensors, are compared, for a large tensor that matters is not the less to be learnt
     (docs/research/filtune.md). A tensor without any influence on the first outputs, like lora_A beside a lora_B of
-    zeros, gains it as what it is multiplied by grows. Adapters like a prior of p0 there, the branches of a ResNet, whose
-    last scales start at zero, a tenth of it: it gets what harms neither.
+    zeros, gains it as what it is multiplied by grows. Adapters like a prior of p0 there, the branches of a ResNet,
+    whose last scales start at zero, a tenth of it: it gets what harms neither.
 
     Args:
         squares: Mean over the rows of H of its squared entries, (n,).
