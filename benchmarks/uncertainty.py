@@ -3,7 +3,8 @@ r"""Is the filter's posterior worth more than the softmax? Calibration, abstaini
 Judges the runs that ``filtune reproduce`` has left: those of the study's method, and of its tuned rival, by
 
 * the softmax of either,
-* the method's probabilities averaged over its posterior ("moderated"), and
+* the method's probabilities averaged over its posterior, as wide as the stream has taught it to take that
+  ("moderated"), and as wide as it is ("in full"), and
 * the variance of its outputs, mean over the pairs of classes ("variance"), where inputs of another kind are to be told.
 
 Others than what was learnt are, for images, the same ones turned by a quarter and uniform noise; for texts, the
@@ -70,8 +71,10 @@ def predict(predictor: Predictor, samples: list[Sample]) -> Prediction:
 def views(prediction: Prediction) -> dict[str, Tensor]:
     """Probabilities (N, m) by what they are made of."""
     z, C = prediction.outputs, prediction.covariance
-    moderated = {} if C is None else {"moderated": moderated_probabilities(z, C)}
-    return {"softmax": z.softmax(1), **moderated}
+    found, moderated = {"softmax": z.softmax(1)}, prediction.moderated
+    if C is None or moderated is None:
+        return found
+    return {**found, "moderated": moderated, "in full": moderated_probabilities(z, C)}
 
 
 def judge(run: Restored, samples: list[Sample], seed: int) -> dict[str, dict[str, float]]:

@@ -16,7 +16,7 @@ from datamodules import Task
 from exports.restore import Restored
 from exports.uncertainty import OutputCovariance
 from optimizers.filter import KalmanOptimizer
-from optimizers.predictive import difference_variance, moderated_probabilities
+from optimizers.predictive import difference_variance, mixed_probabilities, moderated_probabilities
 
 Columns = dict[str, list[Any]]
 
@@ -31,16 +31,29 @@ class Prediction:
     Attributes:
         outputs: (B, m).
         covariance: (B, m, m).
+        evidence: What the stream said of how wide that is to be taken, (K,); None where it said nothing.
     """
 
     outputs: Tensor
     covariance: Tensor | None = None
+    evidence: Tensor | None = None
+
+    @property
+    def moderated(self) -> Tensor | None:
+        """Probabilities averaged over the outputs' uncertainty, (B, m), where there is one."""
+        if self.covariance is None:
+            return None
+        if self.evidence is None:
+            return moderated_probabilities(self.outputs, self.covariance)
+        return mixed_probabilities(self.outputs, self.covariance, self.evidence)
 
     @classmethod
     def join(cls, parts: Iterable[Prediction]) -> Prediction:
         """All samples of several batches."""
+        parts = list(parts)
         outputs, covariances = zip(*((part.outputs, part.covariance) for part in parts), strict=True)
-        return cls(torch.cat(outputs), None if covariances[0] is None else torch.cat(covariances))
+        covariance = None if covariances[0] is None else torch.cat(covariances)
+        return cls(torch.cat(outputs), covariance, parts[0].evidence)
 
 
 class Predictor:
@@ -57,10 +70,13 @@ class Predictor:
         self.backbone = run.backbone.to(self.device)
         self.has_covariance = issubclass(run.optimizer_class, KalmanOptimizer)
         self.covariance: OutputCovariance | None = None
+        self.evidence: Tensor | None = None
         if self.has_covariance and uncertainty:
             optimizer = run.optimizer()
             assert isinstance(optimizer, KalmanOptimizer)
             self.covariance = OutputCovariance(optimizer, self.backbone)
+            evidence = optimizer.filter["evidence"].float().cpu()
+            self.evidence = evidence if bool(evidence.any()) else None
 
     def batch_size(self, asked: int) -> int:
         """The batch size, bounded where the Jacobian would not fit or padding would cost more than is gained."""
@@ -76,11 +92,12 @@ class Predictor:
         with kernel, torch.set_grad_enabled(self.covariance is not None):
             outputs = self.backbone(self.backbone.preprocess(batch))
             covariance = self.covariance(outputs) if self.covariance else None
-        return Prediction(outputs.detach().float().cpu(), None if covariance is None else covariance.float().cpu())
+        covariance = None if covariance is None else covariance.float().cpu()
+        return Prediction(outputs.detach().float().cpu(), covariance, self.evidence)
 
 
 def columns(prediction: Prediction, task: Task) -> Columns:
-    """The columns of a table of predictions, by name; see :func:`moderated_probabilities` for ``probability_bayes``."""
+    """The columns of a table of predictions, by name; see :func:`mixed_probabilities` for ``probability_bayes``."""
     z, C = prediction.outputs, prediction.covariance
     if task.kind == "regression":
         values = z.squeeze(1) if z.shape[1] == 1 else z
@@ -94,7 +111,8 @@ def columns(prediction: Prediction, task: Task) -> Columns:
         found["logit_std"] = difference_variance(C)[:, 0, 1].sqrt().tolist()
     else:
         found |= _by_class("logit_std", C.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt(), task)
-    return {**found, **_by_class("probability_bayes", moderated_probabilities(z, C), task)}
+    moderated = prediction.moderated
+    return found if moderated is None else {**found, **_by_class("probability_bayes", moderated, task)}
 
 
 def say(prediction: Prediction, task: Task) -> str:

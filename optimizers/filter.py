@@ -13,7 +13,7 @@ from optimizers.filter_state import FilterState
 from optimizers.likelihoods import Innovation, Observation
 from optimizers.measurement import Measurement, Moments, Natural
 from optimizers.mode import Mode
-from optimizers.predictive import moderated_probabilities, output_covariance
+from optimizers.predictive import mixed_probabilities, output_covariance, weigh
 from optimizers.prior import sensitivity_factor
 
 
@@ -73,7 +73,8 @@ class KalmanOptimizer(FilterState):
             state[name] = torch.where(finite, value, state.get(name, value))
         self._count(e, innovation.observed, finite, level, torch.where(finite, clamped, 0))
         self._move(change)
-        self._last = LastStep(e, change, measurement, HPH, innovation, joint.outputs.detach())
+        self._last = LastStep(e, change, measurement, HPH, innovation, joint.outputs.detach(), state["evidence"])
+        self._judge(joint)
         return joint
 
     def _observe(self, observation: Observation) -> Innovation:
@@ -155,14 +156,26 @@ class KalmanOptimizer(FilterState):
     def predictive(self) -> Tensor | None:
         """Probabilities of the last batch's classes before the update, averaged over the filter's posterior, (B, m).
 
-        None before the first step, and where the coordinates observed are not those of the outputs.
+        How wide that is taken to be was learnt from the batches before. None before the first step, and where the
+        coordinates observed are not those of the outputs.
         """
+        found = self._outputs()
+        return None if found is None or self._last is None else mixed_probabilities(*found, self._last.evidence)
+
+    def _outputs(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and covariance of the last batch's outputs before the update, where they are known."""
         last = self._last
         orthogonal = self._noise.natural or self.settings.observation == "logits"
         if last is None or not orthogonal or last.innovation.probed or last.outputs.shape[1] < 2:
             return None
         C = output_covariance(last.HPH, last.innovation.cotangents)
-        return moderated_probabilities(last.outputs.to(C.dtype), C)
+        return last.outputs.to(C.dtype), C
+
+    def _judge(self, observation: Observation) -> None:
+        """Learn from the batch how wide the posterior of the outputs is to be taken."""
+        found = self._outputs()
+        if found is not None and not observation.target.is_floating_point():
+            self.filter["evidence"] = weigh(self.filter["evidence"], *found, observation.target)
 
     def failure(self) -> str | None:
         """What went wrong so far, naming the step, and the remedy; waits for the device."""

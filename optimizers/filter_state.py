@@ -17,6 +17,7 @@ from optimizers.covariance.base import check_size
 from optimizers.diagnostics import LastStep
 from optimizers.jacobian import JacobianBuilder
 from optimizers.noise import NOISES, ObservationNoise
+from optimizers.predictive import FACTORS
 from optimizers.prior import check_prior, initial_variance
 from optimizers.settings import DTYPES, Settings
 from optimizers.sharding import Sharding
@@ -49,12 +50,15 @@ class FilterState(OnlineOptimizer):
         prior = self._sharding.part(torch.cat([initial_variance(g, self.dtype) for g in self.param_groups]))
         counters = {name: torch.zeros((), dtype=torch.int64, device=self.device) for name in COUNTERS}
         scale = torch.zeros((), dtype=self.dtype, device=self.device)
-        start = {**self._covariance.start(prior), **counters, "scale": scale}
+        start = {**self._covariance.start(prior), **counters, "scale": scale, "evidence": self._no_evidence()}
         if settings.window:
             start["nis"] = consistency.start(settings.window, scale)
         if any(group["p0_init"] == "sensitivity" for group in self.param_groups):
             start["begun"] = torch.zeros((), dtype=torch.bool)  # the host must know it, so it lives there
         self.state[FILTER] = start  # type: ignore[index]
+
+    def _no_evidence(self) -> Tensor:
+        return torch.zeros(len(FACTORS), dtype=torch.float64, device=self.device)
 
     def _prepare(self) -> None:
         """All that follows from the parameters and the settings, and is not state."""
@@ -133,6 +137,7 @@ class FilterState(OnlineOptimizer):
                     f"{name}: the checkpoint holds a filter in {saved[key].dtype}, this one has dtype {self.dtype}"
                 )
             saved[key] = self._sharding.part(saved[key])
+        saved.setdefault("evidence", self._no_evidence())  # filters of old have none
         super().load_state_dict({**state_dict, "state": {**state_dict["state"], FILTER: saved}})
         copies = {key: tensor.to(places.get(key, self.device), copy=True) for key, tensor in self.filter.items()}
         self.state[FILTER] = copies  # type: ignore[index]

@@ -33,7 +33,8 @@ def posterior(path: Path) -> list[str]:
     parts = [
         "## What the posterior is worth",
         'On validation samples after the stream. "Moderated" are the method\'s probabilities averaged over its '
-        'posterior, "variance" that of its outputs. Where the name of a kind of inputs stands, the figure is the area '
+        'posterior, as wide as the stream has taught it to take that, "in full" as wide as it is, "variance" that of '
+        "its outputs. Where the name of a kind of inputs stands, the figure is the area "
         "under the ROC curve, in per cent, of telling them from the validation samples by the largest probability, or "
         "by the variance. In bold: better than the softmax of either, p < 0.05 in both paired t-tests over the seeds.",
     ]

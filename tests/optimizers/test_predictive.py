@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from torch.func import jacrev
 
 from optimizers import AdamW, Categorical, Filtune, Gaussian, LoKO
-from optimizers.predictive import difference_variance, moderated_probabilities
+from optimizers.predictive import (
+    FACTORS,
+    difference_variance,
+    factored_probabilities,
+    mixed_probabilities,
+    moderated_probabilities,
+    weigh,
+)
 from tests.optimizers.models import drive, labels, mlp, relative, rounding, values
 from tests.optimizers.reference import flat, outputs_of
 
@@ -94,10 +101,55 @@ def test_the_filters_prediction_is_of_the_outputs_covariance_before_the_update(m
         state = optimizer.filter
         P = torch.linalg.inv(torch.diag(state["precision"]) + state["V"].T @ state["V"])
     J, z = jacrev(outputs_of(model, x))(flat(model)), outputs_of(model, x)(flat(model))
+    evidence = optimizer.filter["evidence"].clone()
     drive(optimizer, model, Categorical, [(x, y)])
     p = optimizer.predictive()
     assert p is not None
-    assert relative(p, moderated_probabilities(z, J @ P @ J.mT)) <= rounding(2000, condition=100)
+    assert relative(p, mixed_probabilities(z, J @ P @ J.mT, evidence)) <= rounding(2000, condition=100)
+    learnt = weigh(evidence, z, J @ P @ J.mT, y)
+    assert relative(optimizer.filter["evidence"], learnt) <= rounding(2000, condition=100)
+
+
+@given(m=st.integers(2, 4), B=st.integers(1, 3), seed=st.integers(0, 100))
+@settings(deadline=None, derandomize=True, max_examples=30)
+def test_the_mixture_cannot_lose_to_the_softmax_by_more_than_the_logarithm_of_the_factors(
+    m: int, B: int, seed: int
+) -> None:
+    """Batches of any mean, covariance and classes, nothing discounted: within a batch its samples are foretold with
+    the same weights, so that the sum over batches of the mixture's joint probabilities is what is bounded (B = 1: of
+    the samples)."""
+    generator = torch.Generator().manual_seed(seed)
+    evidence, loss, each = torch.zeros(len(FACTORS)).double(), 0.0, torch.zeros(len(FACTORS)).double()
+    for _ in range(20):
+        mean = 3 * torch.randn(B, m, generator=generator, dtype=torch.float64)
+        root = torch.randn(B, m, m, generator=generator, dtype=torch.float64)
+        classes = torch.randint(m, (B,), generator=generator)
+        every = factored_probabilities(mean, root @ root.mT)[:, torch.arange(B), classes]
+        loss -= float((evidence.softmax(0) @ every.prod(1)).log())
+        each -= every.log().sum(1)
+        evidence = weigh(evidence, mean, root @ root.mT, classes, memory=1.0)
+    assert relative(-evidence, each) <= rounding(2000, condition=100)
+    assert loss <= float(each.min()) + math.log(len(FACTORS)) + 1e-9
+    assert loss <= float(each[0]) + math.log(len(FACTORS)) + 1e-9  # the softmax
+
+
+def test_factors_of_the_covariance() -> None:
+    mean, C = torch.tensor([[0.5, 2.0, -1.0]]).double(), torch.diag(torch.tensor([1.0, 4.0, 2.0])).double()[None]
+    every = factored_probabilities(mean, C)
+    for factor, p in zip(FACTORS, every, strict=True):
+        torch.testing.assert_close(p, moderated_probabilities(mean, factor * C))
+    torch.testing.assert_close(every[0], mean.softmax(1))
+    sure = torch.full((len(FACTORS),), -1e3).double()
+    sure[3] = 0
+    torch.testing.assert_close(mixed_probabilities(mean, C, sure), every[3])
+
+
+def test_the_past_is_discounted_and_what_was_impossible_stays_finite() -> None:
+    mean, C = torch.tensor([[0.0, 300.0]]), torch.zeros(1, 2, 2)
+    before = torch.arange(len(FACTORS)).double()
+    after = weigh(before, mean, C, torch.tensor([0]), memory=0.5)
+    assert after.isfinite().all()
+    torch.testing.assert_close(after - after[0], 0.5 * before)
 
 
 def test_no_prediction_where_the_outputs_uncertainty_is_not_known() -> None:
