@@ -55,13 +55,15 @@ class Duel:
     """The method against one rival on one stream.
 
     Attributes:
-        rival: The rival's best point.
+        name: The rival's, as the study calls it.
+        rival: Its best point.
         differences: The method's figures less the rival's, of the seeds that both have.
         test: Their t-test; none of a single one.
         speed: Samples after which the method has the rival's final figure, as a share of those after which the rival
             has it, by seed; infinite where it never gets there.
     """
 
+    name: str
     rival: Entrant
     differences: list[float]
     test: Test | None
@@ -117,7 +119,7 @@ def contest(table: Table, archive: Archive, seeds: Collection[int] | None = None
         for name, rows in rules["rivals"].items():
             best = _best([e for row in rows for e in entrants[row]], metric)
             if best is not None:
-                duels[name] = _duel(method, best, metric)
+                duels[name] = _duel(name, method, best, metric)
         reserved = column.name in (rules.get("reserved") or {}).get("columns", [])
         streams.append(Stream(column.name, column.title, metric, method, duels, reserved))
     return streams
@@ -162,7 +164,7 @@ def _best(entrants: list[Entrant], metric: str) -> Entrant | None:
     return max((pair for pair in known if pair[1].count == most), key=lambda pair: pair[1].mean)[0]
 
 
-def _duel(method: Entrant, rival: Entrant, metric: str) -> Duel:
+def _duel(name: str, method: Entrant, rival: Entrant, metric: str) -> Duel:
     a, b = method.values(metric), rival.values(metric)
     seeds = sorted(a.keys() & b.keys())
     for_good = metric.startswith("online_")  # an average passes a level for good, a validation once it is there
@@ -171,4 +173,4 @@ def _duel(method: Entrant, rival: Entrant, metric: str) -> Duel:
         own, theirs = method.curve(seed, metric), rival.curve(seed, metric)
         target = float(theirs[1][-1])
         speed[seed] = samples_to(own, target, for_good) / samples_to(theirs, target, for_good)
-    return Duel(rival, [a[seed] - b[seed] for seed in seeds], paired(a, b), speed)
+    return Duel(name, rival, [a[seed] - b[seed] for seed in seeds], paired(a, b), speed)

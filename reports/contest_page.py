@@ -92,6 +92,7 @@ def _study(table: Table, archive: Archive, streams: Sequence[Stream], figure: st
         "### All seeds",
         tables.scores(streams),
         *_reserved(table, archive),
+        *_goals(table, streams),
         "### How soon",
         _soon(streams),
         tables.speeds(streams),
@@ -111,6 +112,17 @@ def _reserved(table: Table, archive: Archive) -> list[str]:
         f"The method was not tuned on them; {rates}.",
         tables.scores(contest(table, archive, seeds)),
     ]
+
+
+def _goals(table: Table, streams: Sequence[Stream]) -> list[str]:
+    wanted = table.raw["contest"].get("goals")
+    if not wanted:
+        return []
+    unknown = set(wanted) - set(table.raw["contest"]["rivals"])
+    if unknown:
+        raise ValueError(f"{table.name}: contest.goals names {min(unknown)}, which is no rival")
+    words = "What was set out for, all seeds together: points ahead, and samples to where the rival ends, of its own."
+    return ["### The goals", words, tables.goals(streams, wanted)]
 
 
 def _soon(streams: Sequence[Stream]) -> str:

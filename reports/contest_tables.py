@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -32,6 +32,38 @@ def scores(streams: Sequence[Stream]) -> str:
 def speeds(streams: Sequence[Stream]) -> str:
     """Samples to where a rival ends, as a share of its own."""
     return _table(streams, [], ["{}, tuned"], lambda _: [], lambda _, duel: [_share(duel)])
+
+
+def goals(streams: Sequence[Stream], wanted: Mapping[str, Mapping[str, float]]) -> str:
+    """Whether the method is as far ahead of a rival as was wanted, and as much sooner where that one ends.
+
+    Args:
+        streams: All streams.
+        wanted: By the rival's name, ``ahead``, in the units of the figure, and ``share`` of the rival's samples.
+    """
+
+    def against(_: Stream, duel: Duel) -> list[str]:
+        goal = wanted.get(duel.name, {})
+        return ["; ".join(text for text in (_ahead(duel, goal), _sooner(duel, goal)) if text) or DASH]
+
+    return _table(streams, [], ["{}, tuned"], lambda _: [], against)
+
+
+def _ahead(duel: Duel, goal: Mapping[str, float]) -> str:
+    if "ahead" not in goal or not duel.differences:
+        return ""
+    short = goal["ahead"] - float(np.mean(duel.differences))
+    return f"{goal['ahead']:g} ahead: " + ("**reached**" if short <= 0 else f"missed by {short:.1f}")
+
+
+def _sooner(duel: Duel, goal: Mapping[str, float]) -> str:
+    shares = list(duel.speed.values())
+    if "share" not in goal or not shares:
+        return ""
+    never = sum(math.isinf(share) for share in shares)
+    short = float(np.mean(shares)) - goal["share"]
+    missed = f"missed, never there with {never} of {len(shares)} seeds" if never else f"missed by {short:.2f}"
+    return f"in {goal['share']:g} of the samples: " + ("**reached**" if short <= 0 else missed)
 
 
 def figures(streams: Sequence[Stream], metrics: Sequence[str], digits: int) -> str:

@@ -118,6 +118,21 @@ def test_the_page_says_how_soon_after_a_change(study: Path) -> None:
     assert "| Stream a | 100 (100 to 100) | 100 (100 to 100); the method takes 1.00 of it |" in text
 
 
+def test_goals_reached_and_missed(study: Path) -> None:
+    """On stream a the method is 3.0 ahead of AdamW and level with AdaGrad; SGD never ran."""
+    goals = {"AdamW": {"ahead": 2.5, "share": 0.1}, "AdaGrad": {"ahead": 0.5}}
+    raw = {**STUDY, "columns": STUDY["columns"][:1], "contest": {**STUDY["contest"], "goals": goals}}
+    study.write_text(yaml.safe_dump(raw, sort_keys=False))
+    main([str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
+    text = (study.parent / "win.md").read_text().partition("### The goals")[2].partition("### How soon")[0]
+    assert "2.5 ahead: **reached**; in 0.1 of the samples: missed" in text
+    assert "| 0.5 ahead: missed by 0.5 |" in text
+    raw["contest"]["goals"] = {"Adam": {"ahead": 1.0}}
+    study.write_text(yaml.safe_dump(raw, sort_keys=False))
+    with pytest.raises(ValueError, match=r"contest\.goals names Adam, which is no rival"):
+        main([str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
+
+
 def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = study.parent / "page" / "win.md"
     main([str(study), "--root", str(study.parent), "--output", str(output)])
