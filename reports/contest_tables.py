@@ -53,7 +53,7 @@ def _ahead(duel: Duel, goal: Mapping[str, float]) -> str:
     if "ahead" not in goal or not duel.differences:
         return ""
     short = goal["ahead"] - float(np.mean(duel.differences))
-    return f"{goal['ahead']:g} ahead: " + ("**reached**" if short <= 0 else f"missed by {short:.1f}")
+    return f"{goal['ahead']:g} ahead: " + ("**reached**" if short <= 0 else f"missed by {short:.2g}")
 
 
 def _sooner(duel: Duel, goal: Mapping[str, float]) -> str:
