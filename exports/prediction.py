@@ -75,8 +75,8 @@ class Predictor:
             optimizer = run.optimizer()
             assert isinstance(optimizer, KalmanOptimizer)
             self.covariance = OutputCovariance(optimizer, self.backbone)
-            evidence = optimizer.filter["evidence"].float().cpu()
-            self.evidence = evidence if bool(evidence.any()) else None
+            evidence = optimizer.filter.get("evidence")
+            self.evidence = evidence.float().cpu() if evidence is not None and bool(evidence.any()) else None
 
     def batch_size(self, asked: int) -> int:
         """The batch size, bounded where the Jacobian would not fit or padding would cost more than is gained."""

@@ -25,7 +25,7 @@ class LastStep(NamedTuple):
         HPH: HPH' before the batch, (B*d, B*d).
         innovation: Where and how the batch was observed.
         outputs: The model's, (B, m).
-        evidence: For the factors of the outputs' covariance, before the batch, (K,).
+        evidence: For the factors of the outputs' covariance, before the batch, (K,); None where that is not known.
     """
 
     e: Tensor
@@ -34,7 +34,7 @@ class LastStep(NamedTuple):
     HPH: Tensor
     innovation: Innovation
     outputs: Tensor
-    evidence: Tensor
+    evidence: Tensor | None
 
 
 def statistics(state: dict[str, Tensor], variance: Tensor, last: LastStep) -> dict[str, Tensor]:

@@ -73,8 +73,8 @@ class KalmanOptimizer(FilterState):
             state[name] = torch.where(finite, value, state.get(name, value))
         self._count(e, innovation.observed, finite, level, torch.where(finite, clamped, 0))
         self._move(change)
-        self._last = LastStep(e, change, measurement, HPH, innovation, joint.outputs.detach(), state["evidence"])
-        self._judge(joint)
+        self._last = LastStep(e, change, measurement, HPH, innovation, joint.outputs.detach(), state.get("evidence"))
+        self._judge(joint, finite)
         return joint
 
     def _observe(self, observation: Observation) -> Innovation:
@@ -159,23 +159,23 @@ class KalmanOptimizer(FilterState):
         How wide that is taken to be was learnt from the batches before. None before the first step, and where the
         coordinates observed are not those of the outputs.
         """
-        found = self._outputs()
-        return None if found is None or self._last is None else mixed_probabilities(*found, self._last.evidence)
+        found, evidence = self._outputs(), self._last and self._last.evidence
+        return None if found is None or evidence is None else mixed_probabilities(*found, evidence)
 
     def _outputs(self) -> tuple[Tensor, Tensor] | None:
         """Mean and covariance of the last batch's outputs before the update, where they are known."""
         last = self._last
-        orthogonal = self._noise.natural or self.settings.observation == "logits"
-        if last is None or not orthogonal or last.innovation.probed or last.outputs.shape[1] < 2:
+        if last is None or not self._foretells or last.innovation.probed or last.outputs.shape[1] < 2:
             return None
         C = output_covariance(last.HPH, last.innovation.cotangents)
         return last.outputs.to(C.dtype), C
 
-    def _judge(self, observation: Observation) -> None:
+    def _judge(self, observation: Observation, finite: Tensor) -> None:
         """Learn from the batch how wide the posterior of the outputs is to be taken."""
         found = self._outputs()
         if found is not None and not observation.target.is_floating_point():
-            self.filter["evidence"] = weigh(self.filter["evidence"], *found, observation.target)
+            before = self.filter["evidence"]
+            self.filter["evidence"] = torch.where(finite, weigh(before, *found, observation.target), before)
 
     def failure(self) -> str | None:
         """What went wrong so far, naming the step, and the remedy; waits for the device."""

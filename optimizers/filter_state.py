@@ -50,12 +50,19 @@ class FilterState(OnlineOptimizer):
         prior = self._sharding.part(torch.cat([initial_variance(g, self.dtype) for g in self.param_groups]))
         counters = {name: torch.zeros((), dtype=torch.int64, device=self.device) for name in COUNTERS}
         scale = torch.zeros((), dtype=self.dtype, device=self.device)
-        start = {**self._covariance.start(prior), **counters, "scale": scale, "evidence": self._no_evidence()}
+        start = {**self._covariance.start(prior), **counters, "scale": scale}
+        if self._foretells:
+            start["evidence"] = self._no_evidence()
         if settings.window:
             start["nis"] = consistency.start(settings.window, scale)
         if any(group["p0_init"] == "sensitivity" for group in self.param_groups):
             start["begun"] = torch.zeros((), dtype=torch.bool)  # the host must know it, so it lives there
         self.state[FILTER] = start  # type: ignore[index]
+
+    @property
+    def _foretells(self) -> bool:
+        """Whether the coordinates observed are those of the outputs, whose covariance is then known."""
+        return self._noise.natural or self.settings.observation == "logits"
 
     def _no_evidence(self) -> Tensor:
         return torch.zeros(len(FACTORS), dtype=torch.float64, device=self.device)
@@ -137,7 +144,8 @@ class FilterState(OnlineOptimizer):
                     f"{name}: the checkpoint holds a filter in {saved[key].dtype}, this one has dtype {self.dtype}"
                 )
             saved[key] = self._sharding.part(saved[key])
-        saved.setdefault("evidence", self._no_evidence())  # filters of old have none
+        if self._foretells:
+            saved.setdefault("evidence", self._no_evidence())  # filters of old have none
         super().load_state_dict({**state_dict, "state": {**state_dict["state"], FILTER: saved}})
         copies = {key: tensor.to(places.get(key, self.device), copy=True) for key, tensor in self.filter.items()}
         self.state[FILTER] = copies  # type: ignore[index]
