@@ -120,6 +120,8 @@ def _fit(job: Job, folder: Path, config: Path, threads: int, started: Started) -
         )
         started(process)
         status = process.wait()
+    if status == 0 and not any(folder.rglob("summary.json")):  # a termination that was asked for ends well
+        raise RunError("the run was stopped before its end; the same command goes on with it")
     if status == 0:
         return None
     said = _last_line(folder / "output.txt").removeprefix("filtune: error: ")
