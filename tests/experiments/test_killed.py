@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from experiments import runs
+from experiments.records import Store
 from tests.experiments.conftest import write_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,3 +103,12 @@ def test_a_run_ends_with_the_command_that_started_it(tmp_path: Path) -> None:
     while is_running(tmp_path / "root") and time.monotonic() - before < 30:
         time.sleep(0.1)
     assert not is_running(tmp_path / "root")
+
+
+def test_a_run_that_was_told_to_stop_leaves_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends with status 0, for it was asked to, and without a summary."""
+    monkeypatch.setattr(sys, "executable", "true")
+    job, store = runs.Job("key", {}, 0, "digits", "lenet5", "a run"), Store(tmp_path)
+    with pytest.raises(runs.RunError, match="was stopped before its end"):
+        runs.run(job, store, threads=1)
+    assert not store.path("key").exists()
