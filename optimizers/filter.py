@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from optimizers import consistency
+from optimizers import change, consistency
 from optimizers.base import Closure
 from optimizers.blocks import BlockJacobian
 from optimizers.diagnostics import LastStep, failure, saturation, statistics
@@ -55,6 +55,8 @@ class KalmanOptimizer(FilterState):
 
         if not self.filter.get("begun", True):
             self._begin(H)
+        if self.settings.renew:
+            self._renew(joint)
         P = self._prior()
         HPH, projected = self._covariance.project(P, H)
         HPH = sharding.sum(HPH)
@@ -88,8 +90,18 @@ class KalmanOptimizer(FilterState):
         rows = H.dense()
         factor = sensitivity_factor(sharding.whole(rows.square().mean(0)), self.param_groups)
         if bool(factor.isfinite().all()):
-            state.update(self._covariance.start(sharding.part(factor * self._variance())))
+            prior = factor * self._variance()
+            state.update(self._covariance.start(sharding.part(prior)))
+            if "tail" in state:
+                state["tail"] = prior[-self._tail :].clone()
             state["begun"].fill_(True)
+
+    def _renew(self, observation: Observation) -> None:
+        """Let the last layer be learnt anew where the stream has changed."""
+        state = self.filter
+        watched, changed = change.watch({name: state[name] for name in change.NAMES}, observation)
+        state.update(watched)
+        self._covariance.renew(state, self.settings.renew * state["tail"], changed)
 
     def _prior(self) -> dict[str, Tensor]:
         """The covariance before the batch, with process noise (eq. 2b)."""
@@ -151,6 +163,8 @@ class KalmanOptimizer(FilterState):
         if self.settings.window:
             low, high = map(torch.tensor, self._band(self._last.innovation))
             figures |= {"nis": self.filter["nis"].mean(), "nis_low": low, "nis_high": high}
+        if self.settings.renew:
+            figures["changes"] = self.filter["changes"].clone()
         return figures
 
     def predictive(self) -> Tensor | None:

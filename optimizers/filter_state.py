@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from optimizers import consistency
+from optimizers import change, consistency
 from optimizers.base import OnlineOptimizer
 from optimizers.covariance import Covariance
 from optimizers.covariance.base import check_size
@@ -55,6 +55,8 @@ class FilterState(OnlineOptimizer):
             start["evidence"] = self._no_evidence()
         if settings.window:
             start["nis"] = consistency.start(settings.window, scale)
+        if settings.renew:
+            start |= {**change.start(scale), "tail": prior[-self._tail :].clone()}
         if any(group["p0_init"] == "sensitivity" for group in self.param_groups):
             start["begun"] = torch.zeros((), dtype=torch.bool)  # the host must know it, so it lives there
         self.state[FILTER] = start  # type: ignore[index]
@@ -75,6 +77,7 @@ class FilterState(OnlineOptimizer):
         self.device = self._params[0].device
         shapes = [param.shape for param in self._params]
         self._covariance: Covariance = settings.build_covariance(shapes)
+        self._tail = change.last_layer(shapes)
         self._sharding = Sharding([shape.numel() for shape in shapes], self._covariance.by_columns)
         self._noise: ObservationNoise = NOISES[settings.noise](settings.r0, settings.beta)
         self._build = JacobianBuilder(self._params, self.dtype, settings.jacobian, settings.max_rows)
@@ -144,8 +147,7 @@ class FilterState(OnlineOptimizer):
                     f"{name}: the checkpoint holds a filter in {saved[key].dtype}, this one has dtype {self.dtype}"
                 )
             saved[key] = self._sharding.part(saved[key])
-        if self._foretells:
-            saved.setdefault("evidence", self._no_evidence())  # filters of old have none
+        saved = {**{key: own for key, own in self.filter.items() if key not in saved}, **saved}  # of old, or of others
         super().load_state_dict({**state_dict, "state": {**state_dict["state"], FILTER: saved}})
         copies = {key: tensor.to(places.get(key, self.device), copy=True) for key, tensor in self.filter.items()}
         self.state[FILTER] = copies  # type: ignore[index]

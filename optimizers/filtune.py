@@ -34,6 +34,8 @@ class Filtune(KalmanOptimizer):
         keep: Directions that one sample adds; the rest of its information goes into the diagonal; 0 for all.
         window: Steps over which the normalised innovation squared is averaged, ``stats["nis"]``; 0 for none.
         forget: What all information so far counts for once that average leaves its band; 1 never forgets.
+        renew: How many times its first variance the last layer gets, its information so far being dropped, once the
+            labels obey chance sooner than the filter (:mod:`optimizers.change`); 0 never does.
         explode: How many times the size of what is observed an innovation may have before the filter counts as
             diverged.
         dtype: Floating type of the state and the algebra, whatever the model's own.
@@ -54,6 +56,7 @@ class Filtune(KalmanOptimizer):
         keep: int = 3,
         window: int = 100,
         forget: float = 1.0,
+        renew: float = 0.0,
         explode: float = 100.0,
         dtype: Literal["float32", "float64"] = "float32",
         jacobian: Method = "batched",
@@ -66,6 +69,7 @@ class Filtune(KalmanOptimizer):
             keep=keep,
             window=window,
             forget=forget,
+            renew=renew,
             noise="mode",
             explode=explode,
             dtype=dtype,

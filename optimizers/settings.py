@@ -25,6 +25,7 @@ class Settings:
     keep: int = 0
     window: int = 0
     forget: float = 1.0
+    renew: float = 0.0
     noise: str = "ema-2"
     beta: float = 0.95
     r0: float = 1.0
@@ -78,14 +79,16 @@ class Settings:
             ("keep", self.keep, self.keep >= 0, "be zero or positive"),
             ("window", self.window, self.window >= (self.forget < 1), "be zero or positive; positive to forget"),
             ("forget", self.forget, 0 <= self.forget <= 1, "lie in [0, 1]"),
+            ("renew", self.renew, 0 <= self.renew < finite, "be zero or positive, and finite"),
         ]
         for argument, value, holds, allowed in ranges:
             if not holds:
                 raise ValueError(f"{name}: {argument} must {allowed}; got {value}")
         if self.window and not NOISES[self.noise].natural:
             raise ValueError(f"{name}: window needs noise mode or softmax; got {self.noise}")
-        if self.forget < 1 and self.covariance != "buffered":
-            raise ValueError(f"{name}: forget needs covariance buffered; got {self.covariance}")
+        for argument, used in (("forget", self.forget < 1), ("renew", self.renew > 0)):
+            if used and self.covariance != "buffered":
+                raise ValueError(f"{name}: {argument} needs covariance buffered; got {self.covariance}")
         if NOISES[self.noise].natural and self.observation != "probabilities":
             raise ValueError(f"{name}: noise {self.noise} is that of probabilities; take observation probabilities")
         if NOISES[self.noise].at_mode and self.rho:

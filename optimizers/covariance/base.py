@@ -93,6 +93,14 @@ class Covariance(ABC):
         for name, value in posterior.items():
             state[name] = torch.where(finite, value, state[name])
 
+    def renew(self, state: State, variance: Tensor, when: Tensor) -> None:
+        """Drop what was learnt about the last parameters, in place, and give them these variances, (k,), if ``when``.
+
+        Raises:
+            NotImplementedError: If this covariance cannot.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot renew a part of itself")
+
     @abstractmethod
     def variance(self, state: State) -> Tensor:
         """Diagonal of P, (n,)."""

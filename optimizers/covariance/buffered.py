@@ -127,6 +127,15 @@ class Buffered(Covariance):
         gram = torch.cat([top, torch.cat([added["border"].mT, added["corner"]], 1)])
         self._compress(state, torch.cat([state["V"][:k], added["new"]]), gram)
 
+    def renew(self, state: State, variance: Tensor, when: Tensor) -> None:
+        """P^-1 gets zeros between the last parameters and the others, and 1 / variance on their diagonal."""
+        columns = slice(self.n - len(variance), self.n)
+        V, precision = state["V"][:, columns], state["precision"][columns]
+        state["gram"] -= torch.where(when, (V / precision) @ V.mT, 0)
+        V.copy_(torch.where(when, 0, V))
+        precision.copy_(torch.where(when, 1 / variance, precision))
+        state["pending"][columns] = torch.where(when, 0, state["pending"][columns])
+
     def variance(self, state: State) -> Tensor:
         """Diagonal of (Upsilon + V'V)^-1."""
         k, D = int(state["filled"]), 1 / state["precision"]
