@@ -59,8 +59,8 @@ class Duel:
         rival: Its best point.
         differences: The method's figures less the rival's, of the seeds that both have.
         test: Their t-test; none of a single one.
-        speed: Samples after which the method has the rival's final figure, as a share of those after which the rival
-            has it, by seed; infinite where it never gets there.
+        speed: Samples after which the method has the rival's final figure, by seed, as a share of those after which
+            the rival has it, or, on validation samples, of the rival's whole run; infinite where it never gets there.
     """
 
     name: str
@@ -89,6 +89,11 @@ class Stream:
     method: Entrant
     duels: dict[str, Duel]
     reserved: bool
+
+
+def label(name: str, duel: Duel) -> str:
+    """A rival as it is called: tuned, where it is a point of a grid."""
+    return f"{name}, tuned" if duel.rival.name.count("/") > 1 else name
 
 
 def contest(table: Table, archive: Archive, seeds: Collection[int] | None = None) -> list[Stream]:
@@ -167,10 +172,10 @@ def _best(entrants: list[Entrant], metric: str) -> Entrant | None:
 def _duel(name: str, method: Entrant, rival: Entrant, metric: str) -> Duel:
     a, b = method.values(metric), rival.values(metric)
     seeds = sorted(a.keys() & b.keys())
-    for_good = metric.startswith("online_")  # an average passes a level for good, a validation once it is there
+    online = metric.startswith("online_")  # an average passes a level for good; a validation goes up and down
     speed = {}
     for seed in seeds:
         own, theirs = method.curve(seed, metric), rival.curve(seed, metric)
         target = float(theirs[1][-1])
-        speed[seed] = samples_to(own, target, for_good) / samples_to(theirs, target, for_good)
+        speed[seed] = samples_to(own, target, online) / (samples_to(theirs, target, True) if online else theirs[0][-1])
     return Duel(name, rival, [a[seed] - b[seed] for seed in seeds], paired(a, b), speed)

@@ -121,16 +121,18 @@ def _goals(table: Table, streams: Sequence[Stream]) -> list[str]:
     unknown = set(wanted) - set(table.raw["contest"]["rivals"])
     if unknown:
         raise ValueError(f"{table.name}: contest.goals names {min(unknown)}, which is no rival")
-    words = "What was set out for, all seeds together: points ahead, and samples to where the rival ends, of its own."
-    return ["### The goals", words, tables.goals(streams, wanted)]
+    words = "What was set out for, all seeds together: points ahead, and samples as a share of the rival's."
+    recovery = table.raw["contest"].get("recovery")
+    return ["### The goals", words, tables.goals(streams, wanted, Rule(**recovery) if recovery else None)]
 
 
 def _soon(streams: Sequence[Stream]) -> str:
     online = streams[0].metric.startswith("online_")
     what = "the average online score stays above" if online else "the score on validation samples first reaches"
+    share = "those the rival takes itself" if online else "the rival's whole run"
     return (
-        f"Samples after which {what} where the rival's ends, as a share of those the rival takes itself; the mean over "
-        "the seeds, and how many never get there."
+        f"Samples after which {what} where the rival's ends, as a share of {share}; the mean over the seeds, and how "
+        "many never get there."
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.tables import Table
-from reports.contest import Curve, Stream
+from reports.contest import Curve, Stream, label
 from reports.palette import looks
 
 
@@ -25,12 +25,12 @@ def draw(streams: Sequence[Stream], table: Table, target: Path) -> None:
     figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), layout="constrained", squeeze=False)
     for axis, stream in zip(axes.flat, streams, strict=False):
         entrants = {table.raw["contest"]["method"]: stream.method}
-        entrants |= {f"{name}, tuned": duel.rival for name, duel in stream.duels.items()}
-        found = looks([(label, optimizers[e.name.split("/")[0]], "paper") for label, e in entrants.items()])
-        for label, entrant in entrants.items():
+        entrants |= {label(name, duel): duel.rival for name, duel in stream.duels.items()}
+        found = looks([(title, optimizers[e.name.split("/")[0]], "paper") for title, e in entrants.items()])
+        for title, entrant in entrants.items():
             samples, scores = band([entrant.curve(seed, stream.metric) for seed in entrant.records])
-            axis.plot(samples, scores.mean(0), color=found[label].colour, label=label)
-            axis.fill_between(samples, scores.min(0), scores.max(0), color=found[label].colour, alpha=0.12, lw=0)
+            axis.plot(samples, scores.mean(0), color=found[title].colour, label=title)
+            axis.fill_between(samples, scores.min(0), scores.max(0), color=found[title].colour, alpha=0.12, lw=0)
         axis.set_title(stream.title, fontsize=10)
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(streams) :]:
@@ -40,7 +40,7 @@ def draw(streams: Sequence[Stream], table: Table, target: Path) -> None:
         axis.set_ylabel("average online score (%)" if online else "validation score (%)", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("samples", fontsize=9)
-    handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    handles = {title: line for axis in axes.flat for line, title in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
     figure.savefig(target, dpi=130)
     plt.close(figure)

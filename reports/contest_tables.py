@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from reports.contest import Duel, Entrant, Stream, spread
+from reports.contest import Duel, Entrant, Stream, label, spread
 from reports.recovery import Rule, all_recoveries
 from reports.statistics import Sample, summarise
 from reports.words import DASH, MINUS, metric_title
@@ -23,7 +23,7 @@ def scores(streams: Sequence[Stream]) -> str:
     return _table(
         streams,
         ["method"],
-        ["{}, tuned", "ahead by"],
+        ["{}", "ahead by"],
         lambda stream: [number(spread(stream.method.values(stream.metric)))],
         lambda stream, duel: [_rival(duel.rival, stream.metric), _difference(duel)],
     )
@@ -31,22 +31,25 @@ def scores(streams: Sequence[Stream]) -> str:
 
 def speeds(streams: Sequence[Stream]) -> str:
     """Samples to where a rival ends, as a share of its own."""
-    return _table(streams, [], ["{}, tuned"], lambda _: [], lambda _, duel: [_share(duel)])
+    return _table(streams, [], ["{}"], lambda _: [], lambda _, duel: [_share(duel)])
 
 
-def goals(streams: Sequence[Stream], wanted: Mapping[str, Mapping[str, float]]) -> str:
+def goals(streams: Sequence[Stream], wanted: Mapping[str, Mapping[str, float]], rule: Rule | None = None) -> str:
     """Whether the method is as far ahead of a rival as was wanted, and as much sooner where that one ends.
 
     Args:
         streams: All streams.
-        wanted: By the rival's name, ``ahead``, in the units of the figure, and ``share`` of the rival's samples.
+        wanted: By the rival's name, ``ahead``, in the units of the figure, ``share`` of the rival's samples, and
+            ``recovery``, a share of the samples that it takes after a change.
+        rule: When a method has recovered.
     """
 
-    def against(_: Stream, duel: Duel) -> list[str]:
+    def against(stream: Stream, duel: Duel) -> list[str]:
         goal = wanted.get(duel.name, {})
-        return ["; ".join(text for text in (_ahead(duel, goal), _sooner(duel, goal)) if text) or DASH]
+        found = (_ahead(duel, goal), _sooner(duel, goal), _recovered(stream, duel, goal, rule))
+        return ["; ".join(text for text in found if text) or DASH]
 
-    return _table(streams, [], ["{}, tuned"], lambda _: [], against)
+    return _table(streams, [], ["{}"], lambda _: [], against)
 
 
 def _ahead(duel: Duel, goal: Mapping[str, float]) -> str:
@@ -66,6 +69,19 @@ def _sooner(duel: Duel, goal: Mapping[str, float]) -> str:
     return f"in {goal['share']:g} of the samples: " + ("**reached**" if short <= 0 else missed)
 
 
+def _recovered(stream: Stream, duel: Duel, goal: Mapping[str, float], rule: Rule | None) -> str:
+    if "recovery" not in goal or rule is None:
+        return ""
+    short = _recovery_share(stream, duel, rule) - goal["recovery"]
+    found = "**reached**" if short <= 0 else f"missed by {short:.2f}"
+    return f"right again in {goal['recovery']:g} of the samples: {found}"
+
+
+def _recovery_share(stream: Stream, duel: Duel, rule: Rule) -> float:
+    """Of the medians."""
+    return float(np.median(all_recoveries(stream.method, rule)) / np.median(all_recoveries(duel.rival, rule)))
+
+
 def figures(streams: Sequence[Stream], metrics: Sequence[str], digits: int) -> str:
     """One figure of all: the method's by each of its names, a rival's by the last; empty where nobody has it."""
     theirs = metrics[-1]
@@ -75,7 +91,7 @@ def figures(streams: Sequence[Stream], metrics: Sequence[str], digits: int) -> s
     table = _table(
         streams,
         ["method, moderated", "method"][-len(metrics) :],
-        ["{}, tuned"],
+        ["{}"],
         lambda stream: [number(spread(stream.method.values(metric)), digits) for metric in metrics],
         lambda stream, duel: [number(spread(duel.rival.values(theirs, seeds[stream.name])), digits)],
     )
@@ -87,8 +103,8 @@ def recoveries(streams: Sequence[Stream], rule: Rule) -> str:
     """Samples until a method is right again after a change."""
 
     def against(stream: Stream, duel: Duel) -> list[str]:
-        own, theirs = all_recoveries(stream.method, rule), all_recoveries(duel.rival, rule)
-        share = f"; the method takes {np.median(own) / np.median(theirs):.2f} of it" if theirs else ""
+        theirs = all_recoveries(duel.rival, rule)
+        share = f"; the method takes {_recovery_share(stream, duel, rule):.2f} of it" if theirs else ""
         return [_until(theirs) + share]
 
     return _table(streams, ["method"], ["{}"], lambda stream: [_until(all_recoveries(stream.method, rule))], against)
@@ -112,7 +128,8 @@ def _table(
     if not streams:
         return "None was run."
     names = rivals(streams)
-    lines = [["stream", *own_heads, *(head.format(name) for name in names for head in rival_heads)]]
+    labels = {name: label(name, stream.duels[name]) for stream in streams for name in stream.duels}
+    lines = [["stream", *own_heads, *(head.format(labels[name]) for name in names for head in rival_heads)]]
     lines.append(["---", *("---:" for _ in lines[0][1:])])
     for stream in streams:
         cells = [stream.title + (" (reserved)" if stream.reserved else ""), *own(stream)]

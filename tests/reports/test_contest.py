@@ -111,10 +111,12 @@ def test_samples_until_it_is_right_again() -> None:
 
 
 def test_the_page_says_how_soon_after_a_change(study: Path) -> None:
-    raw = {**STUDY, "contest": {**STUDY["contest"], "recovery": {"changes": [500], "level": 10, "last": 100}}}
+    rules = {"recovery": {"changes": [500], "level": 10, "last": 100}, "goals": {"AdamW": {"recovery": 0.25}}}
+    raw = {**STUDY, "contest": {**STUDY["contest"], **rules}}
     study.write_text(yaml.safe_dump(raw, sort_keys=False))
     main([str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
-    text = (study.parent / "win.md").read_text().partition("### How soon after a change")[2]
+    goals, _, text = (study.parent / "win.md").read_text().partition("### How soon after a change")
+    assert "right again in 0.25 of the samples: missed by 0.75" in goals
     assert "| Stream a | 100 (100 to 100) | 100 (100 to 100); the method takes 1.00 of it |" in text
 
 

@@ -1,0 +1,26 @@
+"""The studies that ship: every cell composes, and a contest is between rows that are there."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.cells import cells
+from experiments.composition import CONFIGS, lookup
+from experiments.tables import load_table
+
+STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_can_be_run(path) -> None:
+    table = load_table(str(path))
+    found = cells(table)
+    assert len({cell.key(0) for cell in found}) == len(found)
+    assert all(lookup(cell.config, "optimizer.class_path") for cell in found)
+    rules, rows = table.raw["contest"], {row.name for row in table.rows}
+    assert {rules["method"], *(row for rivals in rules["rivals"].values() for row in rivals)} == rows
+    assert set(rules.get("goals", {})) <= set(rules["rivals"])
+    reserved = rules.get("reserved", {})
+    assert set(reserved.get("seeds", [])) <= set(table.seeds) - set(table.tuning_seeds)
+    assert set(reserved.get("columns", [])) <= {column.name for column in table.columns}
+    assert set(table.tuning_seeds) <= set(table.seeds)
