@@ -79,6 +79,9 @@ def _commands(options: argparse.Namespace) -> str:
     said = {"--root": options.root, "--title": options.title, "--posterior": options.posterior}
     words = [f"{name} {shlex.quote(str(value))}" for name, value in said.items() if value]
     lines = [f"filtune reproduce {study} --root {options.root}" for study in options.studies]
+    if options.posterior:
+        judged = f"{options.studies[0]} --root {options.root} --output {options.posterior}"
+        lines.append(f"python -m benchmarks.uncertainty {judged}")
     lines.append(f"filtune contest {' '.join([*options.studies, *words])} --output {options.output}")
     return "\n".join(["```bash", *lines, "```"])
 
