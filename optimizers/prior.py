@@ -63,8 +63,8 @@ def sensitivity_factor(squares: Tensor, groups: list[dict[str, Any]], idle: floa
     language model; equal variances of the outputs let tensors that hardly matter run far. The exponent is between the
     two. Entries, not whole tensors, are compared, for a large tensor that matters is not the less to be learnt
     (docs/research/filtune.md). A tensor without any influence on the first outputs, like lora_A beside a lora_B of
-    zeros, gains it as what it is multiplied by grows. Adapters like it wide, the branches of a ResNet, whose last
-    scales start at zero, narrow.
+    zeros, gains it as what it is multiplied by grows. Adapters like it wide, the branches of a ResNet, whose last scales
+    start at zero, narrow.
 
     Args:
         squares: Mean over the rows of H of its squared entries, (n,).
