@@ -14,7 +14,7 @@ from optimizers.likelihoods import Innovation, Observation
 from optimizers.measurement import Measurement, Moments, Natural
 from optimizers.mode import Mode
 from optimizers.predictive import mixed_probabilities, output_covariance, weigh
-from optimizers.prior import IDLE, IDLE_ADAPTER, sensitivity_factor
+from optimizers.prior import sensitivity_factor
 
 
 class KalmanOptimizer(FilterState):
@@ -88,8 +88,7 @@ class KalmanOptimizer(FilterState):
         """Set the prior by the first rows of H that are finite."""
         state, sharding = self.filter, self._sharding
         rows = H.dense()
-        idle = IDLE_ADAPTER if self._adapts else IDLE
-        factor = sensitivity_factor(sharding.whole(rows.square().mean(0)), self.param_groups, idle)
+        factor = sensitivity_factor(sharding.whole(rows.square().mean(0)), self.param_groups)
         if bool(factor.isfinite().all()):
             prior = factor * self._variance()
             state.update(self._covariance.start(sharding.part(prior)))

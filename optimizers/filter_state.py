@@ -82,7 +82,6 @@ class FilterState(OnlineOptimizer):
         self._noise: ObservationNoise = NOISES[settings.noise](settings.r0, settings.beta)
         self._build = JacobianBuilder(self._params, self.dtype, settings.jacobian, settings.max_rows)
         self._last: LastStep | None = None
-        self._adapts = False
 
     @property
     def filter(self) -> dict[str, Tensor]:
@@ -90,12 +89,8 @@ class FilterState(OnlineOptimizer):
         return self.state[FILTER]  # type: ignore[index]
 
     def attach(self, model: nn.Module) -> Self:
-        """Watch the model's dense layers: those seen at one position need not materialise their Jacobian.
-
-        Frozen weights beside the trained ones say that these are an adapter, for ``p0_init: sensitivity``.
-        """
+        """Watch the model's dense layers: those seen at one position need not materialise their Jacobian."""
         self._build.attach(model)
-        self._adapts = not all(param.requires_grad for param in model.parameters())
         return self
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -16,10 +16,8 @@ USUAL = 0.01
 """A derivative of the outputs with respect to an entry whose tensor ``sensitivity`` gives p0: that of most networks."""
 WIDEST = 10.0
 """Most times p0 that it gives a tensor: one that hardly moves the outputs now may do so later."""
-IDLE = 0.1
-"""How many times p0 it gives a tensor that does not move them at all, where all of a network is trained."""
-IDLE_ADAPTER = 0.5
-"""The same where other weights are frozen, so that what is trained is an adapter."""
+IDLE = 0.5
+"""How many times p0 it gives a tensor that does not move them at all."""
 
 
 def check_prior(name: str, group: dict[str, Any]) -> None:
@@ -51,30 +49,29 @@ def initial_variance(group: dict[str, Any], dtype: torch.dtype) -> Tensor:
     return (group["p0"] * uniform).to(device)
 
 
-def sensitivity_factor(squares: Tensor, groups: list[dict[str, Any]], idle: float = IDLE) -> Tensor:
+def sensitivity_factor(squares: Tensor, groups: list[dict[str, Any]]) -> Tensor:
     r"""By how much the prior of every parameter is wider than p0, (n,), where ``p0_init`` is ``sensitivity``.
 
     With h_t the root mean square, over the coordinates and the entries of the tensor t, of the derivative of a
     coordinate with respect to an entry:
 
-    .. math:: p_t = p_0 \, \min((h_t / 0.01)^{-1/2}, 10), \quad p_t = z p_0 \text{ where } h_t = 0
+    .. math:: p_t = p_0 \, \min((h_t / 0.01)^{-1/2}, 10), \quad p_t = p_0 / 2 \text{ where } h_t = 0
 
     Equal variances of the parameters leave all learning to the tensors next to the output, such as the head of a
     language model; equal variances of the outputs let tensors that hardly matter run far. The exponent is between the
     two. Entries, not whole tensors, are compared, for a large tensor that matters is not the less to be learnt
     (docs/research/filtune.md). A tensor without any influence on the first outputs, like lora_A beside a lora_B of
-    zeros, gains it as what it is multiplied by grows. Adapters like it wide, the branches of a ResNet, whose last scales
-    start at zero, narrow.
+    zeros, gains it as what it is multiplied by grows. Adapters like a prior of p0 there, the branches of a ResNet,
+    whose last scales start at zero, a tenth of it: it gets what harms neither.
 
     Args:
         squares: Mean over the rows of H of its squared entries, (n,).
         groups: The parameter groups.
-        idle: z.
     """
     factors = []
     for param, chosen in ((p, group["p0_init"] == "sensitivity") for group in groups for p in group["params"]):
         own, squares = squares.split([param.numel(), len(squares) - param.numel()])
         h = own.mean().sqrt()
-        factor = torch.where(h != 0, (h / USUAL).rsqrt().clamp_max(WIDEST), idle)
+        factor = torch.where(h != 0, (h / USUAL).rsqrt().clamp_max(WIDEST), IDLE)
         factors.append(factor.expand(param.numel()) if chosen else torch.ones_like(own))
     return torch.cat(factors)
