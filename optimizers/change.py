@@ -29,14 +29,11 @@ MOST = LIMIT / 3
 PATIENCE = 100
 """Samples after the start, and after a change, without another: what is learnt anew is soon sure, and often wrong."""
 
-NAMES = ("page", "quiet", "changes")
-"""What is remembered: g, samples since the last change, and how many changes there were."""
-
 State = dict[str, Tensor]
 
 
 def start(like: Tensor) -> State:
-    """Nothing has been seen."""
+    """What is remembered at first: g, samples since the last change, and how many changes there were."""
     count = torch.zeros((), dtype=torch.int64, device=like.device)
     return {"page": count.double(), "quiet": count.clone(), "changes": count.clone()}
 
@@ -48,7 +45,7 @@ def page(g: Tensor, x: Tensor) -> Tensor:
 
 
 def watch(state: State, observation: Observation) -> tuple[State, Tensor]:
-    """The state after a batch, and whether the stream has changed, ().
+    """What of the state a batch changes, and whether the stream has changed, ().
 
     Values, of which there is no chance, never change.
     """

@@ -99,7 +99,7 @@ class KalmanOptimizer(FilterState):
     def _renew(self, observation: Observation) -> None:
         """Let the last layer be learnt anew where the stream has changed."""
         state = self.filter
-        watched, changed = change.watch({name: state[name] for name in change.NAMES}, observation)
+        watched, changed = change.watch(state, observation)
         state.update(watched)
         self._covariance.renew(state, self.settings.renew * state["tail"], changed)
 
