@@ -15,7 +15,7 @@ from reports.contest import Stream, contest
 from reports.contest_plot import draw
 from reports.posterior import posterior
 from reports.reading import Archive
-from reports.recovery import Rule
+from reports.recovery import rules
 
 PROBABILITIES = (
     (("online_moderated_nll", "online_nll"), 3),
@@ -125,8 +125,7 @@ def _goals(table: Table, streams: Sequence[Stream]) -> list[str]:
     if unknown:
         raise ValueError(f"{table.name}: contest.goals names {min(unknown)}, which is no rival")
     words = "What was set out for, all seeds together: points ahead, and samples as a share of the rival's."
-    recovery = table.raw["contest"].get("recovery")
-    return ["### The goals", words, tables.goals(streams, wanted, Rule(**recovery) if recovery else None)]
+    return ["### The goals", words, tables.goals(streams, wanted, rules(table))]
 
 
 def _soon(streams: Sequence[Stream]) -> str:
@@ -140,15 +139,15 @@ def _soon(streams: Sequence[Stream]) -> str:
 
 
 def _recoveries(table: Table, streams: Sequence[Stream]) -> list[str]:
-    options = table.raw["contest"].get("recovery")
-    if not options:
+    found = rules(table)
+    if not found:
         return []
-    rule = Rule(**options)
+    level, last = next(iter(found.values()))[1:]
     return [
         "### How soon after a change",
-        f"Samples until {rule.level:g} % of the last {rule.last}, all after the change, are right: the median over "
+        f"Samples until {level:g} % of the last {last}, all after the change, are right: the median over "
         "seeds and changes, and the quartiles. Where that does not happen before the next change, it counts as never.",
-        tables.recoveries(streams, rule),
+        tables.recoveries(streams, found),
     ]
 
 

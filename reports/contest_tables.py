@@ -34,19 +34,19 @@ def speeds(streams: Sequence[Stream]) -> str:
     return _table(streams, [], ["{}"], lambda _: [], lambda _, duel: [_share(duel)])
 
 
-def goals(streams: Sequence[Stream], wanted: Mapping[str, Mapping[str, float]], rule: Rule | None = None) -> str:
+def goals(streams: Sequence[Stream], wanted: Mapping[str, Mapping[str, float]], rules: Mapping[str, Rule]) -> str:
     """Whether the method is as far ahead of a rival as was wanted, and as much sooner where that one ends.
 
     Args:
         streams: All streams.
         wanted: By the rival's name, ``ahead``, in the units of the figure, ``share`` of the rival's samples, and
             ``recovery``, a share of the samples that it takes after a change.
-        rule: When a method has recovered.
+        rules: When a method has recovered, by stream.
     """
 
     def against(stream: Stream, duel: Duel) -> list[str]:
         goal = wanted.get(duel.name, {})
-        found = (_ahead(duel, goal), _sooner(duel, goal), _recovered(stream, duel, goal, rule))
+        found = (_ahead(duel, goal), _sooner(duel, goal), _recovered(stream, duel, goal, rules.get(stream.name)))
         return ["; ".join(text for text in found if text) or DASH]
 
     return _table(streams, [], ["{}"], lambda _: [], against)
@@ -56,7 +56,7 @@ def _ahead(duel: Duel, goal: Mapping[str, float]) -> str:
     if "ahead" not in goal or not duel.differences:
         return ""
     short = goal["ahead"] - float(np.mean(duel.differences))
-    return f"{goal['ahead']:g} ahead: " + ("**reached**" if short <= 0 else f"missed by {short:.2g}")
+    return f"{goal['ahead']:g} ahead: {_verdict(short)}"
 
 
 def _sooner(duel: Duel, goal: Mapping[str, float]) -> str:
@@ -65,16 +65,20 @@ def _sooner(duel: Duel, goal: Mapping[str, float]) -> str:
         return ""
     never = sum(math.isinf(share) for share in shares)
     short = float(np.mean(shares)) - goal["share"]
-    missed = f"missed, never there with {never} of {len(shares)} seeds" if never else f"missed by {short:.2f}"
-    return f"in {goal['share']:g} of the samples: " + ("**reached**" if short <= 0 else missed)
+    found = f"missed, never there with {never} of {len(shares)} seeds" if never else _verdict(short)
+    return f"in {goal['share']:g} of the samples: {found}"
 
 
 def _recovered(stream: Stream, duel: Duel, goal: Mapping[str, float], rule: Rule | None) -> str:
     if "recovery" not in goal or rule is None:
         return ""
     short = _recovery_share(stream, duel, rule) - goal["recovery"]
-    found = "**reached**" if short <= 0 else f"missed by {short:.2f}"
-    return f"right again in {goal['recovery']:g} of the samples: {found}"
+    return f"right again in {goal['recovery']:g} of the samples: {_verdict(short)}"
+
+
+def _verdict(short: float) -> str:
+    """Whether nothing is short of a goal."""
+    return "**reached**" if short <= 0 else f"missed by {short:.2g}"
 
 
 def _recovery_share(stream: Stream, duel: Duel, rule: Rule) -> float:
@@ -99,15 +103,18 @@ def figures(streams: Sequence[Stream], metrics: Sequence[str], digits: int) -> s
     return f"{title[0].upper()}{title[1:]}:\n\n{table}"
 
 
-def recoveries(streams: Sequence[Stream], rule: Rule) -> str:
+def recoveries(streams: Sequence[Stream], rules: Mapping[str, Rule]) -> str:
     """Samples until a method is right again after a change."""
 
     def against(stream: Stream, duel: Duel) -> list[str]:
-        theirs = all_recoveries(duel.rival, rule)
-        share = f"; the method takes {_recovery_share(stream, duel, rule):.2f} of it" if theirs else ""
+        theirs = all_recoveries(duel.rival, rules[stream.name])
+        share = f"; the method takes {_recovery_share(stream, duel, rules[stream.name]):.2f} of it" if theirs else ""
         return [_until(theirs) + share]
 
-    return _table(streams, ["method"], ["{}"], lambda stream: [_until(all_recoveries(stream.method, rule))], against)
+    def own(stream: Stream) -> list[str]:
+        return [_until(all_recoveries(stream.method, rules[stream.name]))]
+
+    return _table(streams, ["method"], ["{}"], own, against)
 
 
 def number(sample: Sample | None, digits: int = 1) -> str:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.tables import Table
 from reports.contest import Curve, Entrant
 
 
@@ -21,6 +22,26 @@ class Rule(NamedTuple):
     changes: list[int]
     level: float
     last: int
+
+
+def rules(table: Table) -> dict[str, Rule]:
+    """The rules of a study's columns by ``contest.recovery``, whose ``changes`` may differ from one to another.
+
+    Returns:
+        None of any column where nothing is said.
+
+    Raises:
+        ValueError: If a column's changes are missing.
+    """
+    said = table.raw["contest"].get("recovery")
+    if not said:
+        return {}
+    changes = said["changes"]
+    by_column = changes if isinstance(changes, dict) else {column.name: changes for column in table.columns}
+    missing = [column.name for column in table.columns if column.name not in by_column]
+    if missing:
+        raise ValueError(f"{table.name}: contest.recovery.changes has no {missing[0]}")
+    return {name: Rule(found, said["level"], said["last"]) for name, found in by_column.items()}
 
 
 def recoveries(curve: Curve, rule: Rule) -> list[float]:

@@ -14,7 +14,7 @@ from experiments.tables import load_table
 from reports.contest import contest, samples_to
 from reports.contest_page import main
 from reports.reading import Archive
-from reports.recovery import Rule, recoveries
+from reports.recovery import Rule, recoveries, rules
 from tests.reports.factory import manifest, runs
 
 STUDY = {
@@ -118,6 +118,17 @@ def test_the_page_says_how_soon_after_a_change(study: Path) -> None:
     goals, _, text = (study.parent / "win.md").read_text().partition("### How soon after a change")
     assert "right again in 0.25 of the samples: missed by 0.75" in goals
     assert "| Stream a | 100 (100 to 100) | 100 (100 to 100); the method takes 1.00 of it |" in text
+
+
+def test_changes_of_each_column(study: Path) -> None:
+    found = {"changes": {"a": [500], "b": [300, 400]}, "level": 10, "last": 100}
+    raw = {**STUDY, "contest": {**STUDY["contest"], "recovery": found}}
+    study.write_text(yaml.safe_dump(raw, sort_keys=False))
+    assert rules(load_table(str(study))) == {"a": Rule([500], 10, 100), "b": Rule([300, 400], 10, 100)}
+    del found["changes"]["b"]
+    study.write_text(yaml.safe_dump(raw, sort_keys=False))
+    with pytest.raises(ValueError, match=r"contest\.recovery\.changes has no b"):
+        rules(load_table(str(study)))
 
 
 def test_goals_reached_and_missed(study: Path) -> None:
