@@ -37,6 +37,10 @@ class Entrant:
         found = {seed: value(record, metric) for seed, record in self.records.items()}
         return {s: v for s, v in found.items() if v is not None and (seeds is None or s in seeds)}
 
+    def averages(self, metric: str) -> Values:
+        """Mean of a figure's course by seed: of all times that it was taken, not of the last."""
+        return {seed: float(np.mean(self.curve(seed, metric)[1])) for seed in self.records}
+
     def curve(self, seed: int, metric: str) -> Curve:
         """Samples, and the figure after them: an ``online_`` score is the average up to there.
 

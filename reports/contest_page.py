@@ -99,6 +99,7 @@ def _study(table: Table, archive: Archive, streams: Sequence[Stream], figure: st
         "### How soon",
         _soon(streams),
         tables.speeds(streams),
+        *_averages(streams),
         *_recoveries(table, streams),
         *_section(streams, "The probabilities of a sample before it is learnt", PROBABILITIES),
         *_section(streams, "Afterwards, on validation samples", AFTERWARDS),
@@ -136,6 +137,20 @@ def _soon(streams: Sequence[Stream]) -> str:
         f"Samples after which {what} where the rival's ends, as a share of {share}; the mean over the seeds, and how "
         "many never get there."
     )
+
+
+def _averages(streams: Sequence[Stream]) -> list[str]:
+    """The whole course of scores that were taken several times."""
+    metric, method = streams[0].metric, streams[0].method
+    validations = max(len(method.curve(seed, metric)[1]) for seed in method.records)
+    if metric.startswith("online_") or validations < 2:
+        return []
+    return [
+        "### Over the whole run",
+        "The mean of all validations of a run, which says how soon and how far in one, with less noise than its last; "
+        "the rival at the point that is best at the end.",
+        tables.averages(streams),
+    ]
 
 
 def _recoveries(table: Table, streams: Sequence[Stream]) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from reports.contest import Duel, Entrant, Stream, label, spread
 from reports.recovery import Rule, all_recoveries
-from reports.statistics import Sample, summarise
+from reports.statistics import Sample, Test, paired, summarise
 from reports.words import DASH, MINUS, metric_title
 
 
@@ -25,7 +25,24 @@ def scores(streams: Sequence[Stream]) -> str:
         ["method"],
         ["{}", "ahead by"],
         lambda stream: [number(spread(stream.method.values(stream.metric)))],
-        lambda stream, duel: [_rival(duel.rival, stream.metric), _difference(duel)],
+        lambda stream, duel: [_rival(duel.rival, stream.metric), _difference(duel.differences, duel.test)],
+    )
+
+
+def averages(streams: Sequence[Stream]) -> str:
+    """The same of the mean of all validations of a run."""
+
+    def against(stream: Stream, duel: Duel) -> list[str]:
+        own, theirs = stream.method.averages(stream.metric), duel.rival.averages(stream.metric)
+        differences = [own[seed] - theirs[seed] for seed in sorted(own.keys() & theirs.keys())]
+        return [number(spread(theirs)), _difference(differences, paired(own, theirs))]
+
+    return _table(
+        streams,
+        ["method"],
+        ["{}", "ahead by"],
+        lambda stream: [number(spread(stream.method.averages(stream.metric)))],
+        against,
     )
 
 
@@ -153,12 +170,12 @@ def _rival(rival: Entrant, metric: str) -> str:
     return number(spread(rival.values(metric))) + at
 
 
-def _difference(duel: Duel) -> str:
-    sample = summarise(duel.differences)
+def _difference(differences: Sequence[float], test: Test | None) -> str:
+    sample = summarise(differences)
     if sample is None:
         return DASH
-    p = "" if duel.test is None else f", p = {duel.test.p:.2g}"
-    seeds = f"{len(duel.differences)} seed{'s' if len(duel.differences) > 1 else ''}"
+    p = "" if test is None else f", p = {test.p:.2g}"
+    seeds = f"{len(differences)} seed{'s' if len(differences) > 1 else ''}"
     return f"{'+' if sample.mean >= 0 else ''}{number(sample).replace('-', MINUS)} ({seeds}{p})"
 
 

@@ -98,6 +98,8 @@ def test_a_contest_on_validation_takes_the_first_time_a_level_is_reached(study: 
     text = (study.parent / "win.md").read_text()
     assert "on validation samples first reaches where the rival's ends" in text
     assert "Validation accuracy (%):\n\n| stream | method | AdamW, tuned |" in text
+    whole = text.partition("### Over the whole run")[2]
+    assert "| Stream a | 89.7 ± 0.0 | 88.2 ± 0.7 | +1.5 ± 0.7 (2 seeds, p = 0.2) |" in whole
 
 
 def test_samples_until_it_is_right_again() -> None:
@@ -154,6 +156,7 @@ def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "| Stream b (reserved) | 60.5 ± 0.7 | 59.2 ± 0.4 (adamw, lr=0.001) | +1.2 ± 0.4 (2 seeds" in text
     reserved = text.partition("### Reserved seeds (2)")[2].partition("### How soon")[0]
     assert "| Stream a | 85.0 | 90.0 (adamw, lr=0.01) | \u22125.0 (1 seed) |" in reserved
+    assert "### Over the whole run" not in text  # an online score is an average already
     assert "never" in text.partition("### How soon")[2].partition("## The commands")[0]
     assert f"filtune reproduce {study}" in text
     assert (output.parent / "win_study.png").stat().st_size > 10_000
