@@ -20,7 +20,7 @@ def draw(streams: Sequence[Stream], table: Table, target: Path) -> None:
     from matplotlib import pyplot as plt
 
     optimizers = {row.name: row.optimizer for row in table.rows}
-    columns = min(3, len(streams))
+    columns = 2 if len(streams) == 4 else min(3, len(streams))
     rows = -(-len(streams) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), layout="constrained", squeeze=False)
     for axis, stream in zip(axes.flat, streams, strict=False):
