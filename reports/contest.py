@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.tables import Table
 from reports.reading import Archive, Pool, Record, value
-from reports.statistics import Sample, Test, paired, summarise
+from reports.statistics import Sample, Test, differences, paired, summarise
 
 Values = dict[int, float]
 Curve = tuple[np.ndarray, np.ndarray]
@@ -182,4 +182,4 @@ def _duel(name: str, method: Entrant, rival: Entrant, metric: str) -> Duel:
         own, theirs = method.curve(seed, metric), rival.curve(seed, metric)
         target = float(theirs[1][-1])
         speed[seed] = samples_to(own, target, online) / (samples_to(theirs, target, True) if online else theirs[0][-1])
-    return Duel(name, rival, [a[seed] - b[seed] for seed in seeds], paired(a, b), speed)
+    return Duel(name, rival, differences(a, b), paired(a, b), speed)

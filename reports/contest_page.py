@@ -157,10 +157,10 @@ def _recoveries(table: Table, streams: Sequence[Stream]) -> list[str]:
     found = rules(table)
     if not found:
         return []
-    level, last = next(iter(found.values()))[1:]
+    rule = next(iter(found.values()))  # they differ in their changes alone
     return [
         "### How soon after a change",
-        f"Samples until {level:g} % of the last {last}, all after the change, are right: the median over "
+        f"Samples until {rule.level:g} % of the last {rule.last}, all after the change, are right: the median over "
         "seeds and changes, and the quartiles. Where that does not happen before the next change, it counts as never.",
         tables.recoveries(streams, found),
     ]

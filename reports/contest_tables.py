@@ -9,7 +9,7 @@ import numpy as np
 
 from reports.contest import Duel, Entrant, Stream, label, spread
 from reports.recovery import Rule, all_recoveries
-from reports.statistics import Sample, Test, paired, summarise
+from reports.statistics import Sample, Test, differences, paired, summarise
 from reports.words import DASH, MINUS, metric_title
 
 
@@ -34,8 +34,7 @@ def averages(streams: Sequence[Stream]) -> str:
 
     def against(stream: Stream, duel: Duel) -> list[str]:
         own, theirs = stream.method.averages(stream.metric), duel.rival.averages(stream.metric)
-        differences = [own[seed] - theirs[seed] for seed in sorted(own.keys() & theirs.keys())]
-        return [number(spread(theirs)), _difference(differences, paired(own, theirs))]
+        return [number(spread(theirs)), _difference(differences(own, theirs), paired(own, theirs))]
 
     return _table(
         streams,
@@ -170,12 +169,12 @@ def _rival(rival: Entrant, metric: str) -> str:
     return number(spread(rival.values(metric))) + at
 
 
-def _difference(differences: Sequence[float], test: Test | None) -> str:
-    sample = summarise(differences)
+def _difference(found: Sequence[float], test: Test | None) -> str:
+    sample = summarise(found)
     if sample is None:
         return DASH
     p = "" if test is None else f", p = {test.p:.2g}"
-    seeds = f"{len(differences)} seed{'s' if len(differences) > 1 else ''}"
+    seeds = f"{len(found)} seed{'s' if len(found) > 1 else ''}"
     return f"{'+' if sample.mean >= 0 else ''}{number(sample).replace('-', MINUS)} ({seeds}{p})"
 
 

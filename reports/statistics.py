@@ -83,6 +83,11 @@ def welch(a: Sample, b: Sample) -> Test | None:
     return Test(difference, p, difference - reach, difference + reach)
 
 
+def differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
+    """First values less the second, of the seeds that both have, in their order."""
+    return [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
+
+
 def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Test | None:
     """The t-test of the differences seed by seed.
 
@@ -94,8 +99,7 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Test | None:
         The test; none where fewer than two seeds are common to both.
     """
     seeds = sorted(a.keys() & b.keys())
-    differences = [a[seed] - b[seed] for seed in seeds]
-    sample = summarise(differences)
+    sample = summarise(differences(a, b))
     if sample is None or sample.deviation is None:
         return None
     if sample.deviation <= 1e-12 * max(1.0, abs(sample.mean)):  # equal but for rounding
