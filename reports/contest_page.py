@@ -101,7 +101,7 @@ def _study(table: Table, archive: Archive, streams: Sequence[Stream], figure: st
         tables.speeds(streams),
         *_averages(streams),
         *_recoveries(table, streams),
-        *_section(streams, "The probabilities of a sample before it is learnt", PROBABILITIES),
+        *_foretold(streams),
         *_section(streams, "Afterwards, on validation samples", AFTERWARDS),
     ]
 
@@ -164,6 +164,13 @@ def _recoveries(table: Table, streams: Sequence[Stream]) -> list[str]:
         "seeds and changes, and the quartiles. Where that does not happen before the next change, it counts as never.",
         tables.recoveries(streams, found),
     ]
+
+
+def _foretold(streams: Sequence[Stream]) -> list[str]:
+    """Nothing where samples come again: they are foretold after they were learnt."""
+    if not streams[0].metric.startswith("online_"):
+        return []
+    return _section(streams, "The probabilities of a sample before it is learnt", PROBABILITIES)
 
 
 def _section(streams: Sequence[Stream], title: str, what: Sequence[tuple[tuple[str, ...], int]]) -> list[str]:

@@ -20,7 +20,7 @@ def draw(streams: Sequence[Stream], table: Table, target: Path) -> None:
     from matplotlib import pyplot as plt
 
     optimizers = {row.name: row.optimizer for row in table.rows}
-    columns = 2 if len(streams) == 4 else min(3, len(streams))
+    columns = panel_columns(len(streams))
     rows = -(-len(streams) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), layout="constrained", squeeze=False)
     for axis, stream in zip(axes.flat, streams, strict=False):
@@ -44,6 +44,11 @@ def draw(streams: Sequence[Stream], table: Table, target: Path) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
     figure.savefig(target, dpi=130)
     plt.close(figure)
+
+
+def panel_columns(panels: int) -> int:
+    """Two or three, by which the fewest places stay empty."""
+    return min(range(min(panels, 2), min(panels, 3) + 1), key=lambda columns: (-panels % columns, -columns))
 
 
 def band(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -65,14 +66,19 @@ def goals(streams: Sequence[Stream], wanted: Mapping[str, Mapping[str, float]], 
         found = (_ahead(duel, goal), _sooner(duel, goal), _recovered(stream, duel, goal, rules.get(stream.name)))
         return ["; ".join(text for text in found if text) or DASH]
 
-    return _table(streams, [], ["{}"], lambda _: [], against)
+    asked = [
+        replace(stream, duels={name: duel for name, duel in stream.duels.items() if name in wanted})
+        for stream in streams
+    ]
+    return _table(asked, [], ["{}"], lambda _: [], against)
 
 
 def _ahead(duel: Duel, goal: Mapping[str, float]) -> str:
     if "ahead" not in goal or not duel.differences:
         return ""
-    short = goal["ahead"] - float(np.mean(duel.differences))
-    return f"{goal['ahead']:g} ahead: {_verdict(short)}"
+    wanted = goal["ahead"]
+    words = f"at most {-wanted:g} behind" if wanted < 0 else f"{wanted:g} ahead" if wanted else "level"
+    return f"{words}: {_verdict(wanted - float(np.mean(duel.differences)))}"
 
 
 def _sooner(duel: Duel, goal: Mapping[str, float]) -> str:
@@ -103,9 +109,10 @@ def _recovery_share(stream: Stream, duel: Duel, rule: Rule) -> float:
 
 
 def figures(streams: Sequence[Stream], metrics: Sequence[str], digits: int) -> str:
-    """One figure of all: the method's by each of its names, a rival's by the last; empty where nobody has it."""
+    """One figure of all streams that have it: the method's by each of its names, a rival's by the last."""
     theirs = metrics[-1]
-    if not any(stream.method.values(theirs) for stream in streams):
+    streams = [stream for stream in streams if stream.method.values(theirs)]
+    if not streams:
         return ""
     seeds = {stream.name: stream.method.records for stream in streams}
     table = _table(

@@ -13,6 +13,7 @@ import yaml
 from experiments.tables import load_table
 from reports.contest import contest, samples_to
 from reports.contest_page import main
+from reports.contest_plot import panel_columns
 from reports.reading import Archive
 from reports.recovery import Rule, recoveries, rules
 from tests.reports.factory import manifest, runs
@@ -97,6 +98,7 @@ def test_a_contest_on_validation_takes_the_first_time_a_level_is_reached(study: 
     main([str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
     text = (study.parent / "win.md").read_text()
     assert "on validation samples first reaches where the rival's ends" in text
+    assert "before it is learnt" not in text  # with validation scores samples may come again
     assert "Validation accuracy (%):\n\n| stream | method | AdamW, tuned |" in text
     whole = text.partition("### Over the whole run")[2]
     assert "| Stream a | 89.7 ± 0.0 | 88.2 ± 0.7 | +1.5 ± 0.7 (2 seeds, p = 0.2) |" in whole
@@ -135,13 +137,19 @@ def test_changes_of_each_column(study: Path) -> None:
 
 def test_goals_reached_and_missed(study: Path) -> None:
     """On stream a the method is 3.0 ahead of AdamW and level with AdaGrad; SGD never ran."""
-    goals = {"AdamW": {"ahead": 2.5, "share": 0.1}, "AdaGrad": {"ahead": 0.5}}
+    goals: dict[str, dict[str, float]] = {"AdamW": {"ahead": 2.5, "share": 0.1}, "AdaGrad": {"ahead": 0.5}}
     raw = {**STUDY, "columns": STUDY["columns"][:1], "contest": {**STUDY["contest"], "goals": goals}}
     study.write_text(yaml.safe_dump(raw, sort_keys=False))
     main([str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
     text = (study.parent / "win.md").read_text().partition("### The goals")[2].partition("### How soon")[0]
     assert "2.5 ahead: **reached**; in 0.1 of the samples: missed" in text
     assert "| 0.5 ahead: missed by 0.5 |" in text
+    goals = {"AdaGrad": {"ahead": -0.3}}
+    raw["contest"]["goals"] = goals
+    study.write_text(yaml.safe_dump(raw, sort_keys=False))
+    main([str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
+    text = (study.parent / "win.md").read_text().partition("### The goals")[2].partition("### How soon")[0]
+    assert "| stream | AdaGrad |\n| --- | ---: |\n| Stream a | at most 0.3 behind: **reached** |" in text
     raw["contest"]["goals"] = {"Adam": {"ahead": 1.0}}
     study.write_text(yaml.safe_dump(raw, sort_keys=False))
     with pytest.raises(ValueError, match=r"contest\.goals names Adam, which is no rival"):
@@ -161,6 +169,11 @@ def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"filtune reproduce {study}" in text
     assert (output.parent / "win_study.png").stat().st_size > 10_000
     assert "win.md" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("panels", "columns"), [(1, 1), (2, 2), (3, 3), (4, 2), (5, 3), (6, 3), (9, 3)])
+def test_panels_leave_few_places_empty(panels: int, columns: int) -> None:
+    assert panel_columns(panels) == columns
 
 
 def test_a_study_without_a_contest_or_without_runs_is_refused(tmp_path: Path) -> None:
