@@ -126,7 +126,8 @@ def _goals(table: Table, streams: Sequence[Stream]) -> list[str]:
     if unknown:
         raise ValueError(f"{table.name}: contest.goals names {min(unknown)}, which is no rival")
     words = "What was set out for, all seeds together: points ahead, and samples as a share of the rival's."
-    return ["### The goals", words, tables.goals(streams, wanted, rules(table))]
+    found = ["### The goals", words, tables.goals(streams, wanted, rules(table))]
+    return [*found, str(table.raw["contest"].get("discussion", "")).strip()]
 
 
 def _soon(streams: Sequence[Stream]) -> str:

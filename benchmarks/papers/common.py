@@ -35,7 +35,8 @@ RATES = (3e-4, 1e-3, 3e-3)
 
 
 def told(main: Callable[[], None]) -> None:
-    """Run an experiment; tell mistakes in one line."""
+    """Run an experiment; keep libraries quiet, and tell mistakes in one line."""
+    quiet()
     try:
         main()
     except EXPLAINED as error:
@@ -77,7 +78,6 @@ def start(made: argparse.ArgumentParser, args: list[str] | None) -> argparse.Nam
         if getattr(options, name) < least:
             made.error(f"--{name}: must be at least {least}, got {getattr(options, name)}")
     torch.set_num_threads(options.threads)
-    quiet()
     return options
 
 
