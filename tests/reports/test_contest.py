@@ -149,10 +149,8 @@ def test_goals_reached_and_missed(study: Path) -> None:
     study.write_text(yaml.safe_dump(raw, sort_keys=False))
     main([str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
     text = (study.parent / "win.md").read_text().partition("### The goals")[2].partition("### How soon")[0]
-    assert (
-        "| stream | AdaGrad |\n| --- | ---: |\n| Stream a | at most 0.3 behind: **reached** |\n\nMissed\n\n* by a hair.\n\n"
-        in text
-    )
+    assert "| stream | AdaGrad |\n| --- | ---: |\n| Stream a | at most 0.3 behind: **reached** |\n\nMissed" in text
+    assert "\n\n* by a hair.\n\n" in text
     raw["contest"] |= {"goals": {"Adam": {"ahead": 1.0}}, "discussion": ""}
     study.write_text(yaml.safe_dump(raw, sort_keys=False))
     with pytest.raises(ValueError, match=r"contest\.goals names Adam, which is no rival"):
