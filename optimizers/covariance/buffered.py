@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 from optimizers.blocks import BlockJacobian, Gain
 from optimizers.covariance.base import Correction, Covariance, State
 from optimizers.measurement import Measurement
+
+CHUNK = 8192
+"""Columns of V that are compressed at once on a CPU."""
 
 
 class Projection(NamedTuple):
@@ -125,7 +129,7 @@ class Buffered(Covariance):
             return
         top = torch.cat([state["gram"][:k, :k], added["border"]], 1)
         gram = torch.cat([top, torch.cat([added["border"].mT, added["corner"]], 1)])
-        self._compress(state, torch.cat([state["V"][:k], added["new"]]), gram)
+        self._compress(state, added["new"], gram)
 
     def renew(self, state: State, variance: Tensor, when: Tensor) -> None:
         """P^-1 gets zeros between the last parameters and the others, and 1 / variance on their diagonal."""
@@ -142,16 +146,20 @@ class Buffered(Covariance):
         TVD = _whitening(state["gram"][:k, :k]).to(D.dtype) @ (state["V"][:k] * D)
         return D - TVD.square().sum(0)
 
-    def _compress(self, state: State, V: Tensor, gram: Tensor) -> None:
-        """Keep the leading directions of V in the metric of D, given VDV'."""
-        leading = torch.linalg.eigh(gram.double()).eigenvectors[:, -self.rank :].flip(1).mT
-        kept = leading.to(V.dtype) @ V
-        # a rotation keeps the norms of the columns, so that the others' diagonal need not be worked out
-        others = (V.square().sum(0) - kept.square().sum(0)).clamp_min(0)
-        state["precision"] += others + state["pending"]
-        state["pending"].zero_()
-        state["V"][: self.rank] = kept
+    def _compress(self, state: State, new: Tensor, gram: Tensor) -> None:
+        """Keep the leading directions of V and the new rows in the metric of D, given their gram."""
+        k = int(state["filled"])
+        leading = torch.linalg.eigh(gram.double()).eigenvectors[:, -self.rank :].flip(1).mT.to(new.dtype)
+        for columns in _columns(new):
+            V, precision, pending = (state[name][..., columns] for name in ("V", "precision", "pending"))
+            rows = torch.cat([V[:k], new[:, columns]])
+            kept = leading @ rows
+            # a rotation keeps the norms of the columns, so that the others' diagonal need not be worked out
+            others = (rows.square().sum(0) - kept.square().sum(0)).clamp_min(0)
+            precision += others + pending
+            V[: self.rank] = kept
         state["V"][self.rank :] = 0
+        state["pending"].zero_()
         state["gram"].zero_()
         state["filled"].fill_(self.rank)
         if self.forget < 1:
@@ -169,8 +177,16 @@ class Buffered(Covariance):
     def _weigh(self, state: State) -> None:
         """VDV' after Upsilon has changed."""
         k = int(state["filled"])
-        V = state["V"][:k]
-        state["gram"][:k, :k] = (V / state["precision"]) @ V.mT
+        gram = state["gram"][:k, :k].zero_()
+        for columns in _columns(state["V"]):
+            V = state["V"][:k, columns]
+            gram += (V / state["precision"][columns]) @ V.mT
+
+
+def _columns(rows: Tensor) -> Iterator[slice]:
+    """All columns, on a CPU so many at a time that what is made of them stays in its cache."""
+    step = CHUNK if rows.device.type == "cpu" else max(rows.shape[1], 1)
+    return (slice(start, start + step) for start in range(0, rows.shape[1], step))
 
 
 def _whitening(gram: Tensor) -> Tensor:

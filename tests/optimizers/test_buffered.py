@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import jacrev
 
 from optimizers import EKF, Categorical, Filtune, Gaussian
+from optimizers.covariance import buffered as buffered_precision
 from optimizers.filter import KalmanOptimizer
 from tests.optimizers.models import drive, labels, linear, mlp, relative, rounding, values, variances
 from tests.optimizers.reference import flat, outputs_of
@@ -27,10 +28,14 @@ def buffered(model: nn.Module, **options: object) -> EKF:
     return EKF(model.parameters(), covariance="buffered", **options)
 
 
+@pytest.mark.parametrize("chunk", [7, buffered_precision.CHUNK])
 @pytest.mark.parametrize("keep", [0, 1, 2])
 @pytest.mark.parametrize("B", [1, 3])
-def test_the_step_is_exact_and_the_diagonal_of_the_precision_stays_so(B: int, keep: int) -> None:
-    """Through compressions, with a part of every sample's information in the diagonal alone."""
+def test_the_step_is_exact_and_the_diagonal_of_the_precision_stays_so(
+    B: int, keep: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through compressions, of a few columns at a time or of all, some of a sample's information in the diagonal alone."""
+    monkeypatch.setattr(buffered_precision, "CHUNK", chunk)
     model, r = mlp(3), 0.4
     optimizer = buffered(model, keep=keep)
     exact = torch.full((len(flat(model)),), 2.0, dtype=torch.float64)
