@@ -34,7 +34,7 @@ def buffered(model: nn.Module, **options: object) -> EKF:
 def test_the_step_is_exact_and_the_diagonal_of_the_precision_stays_so(
     B: int, keep: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through compressions, of a few columns at a time or of all, some of a sample's information in the diagonal alone."""
+    """Through compressions, of a few columns at a time too, some of a sample's information in the diagonal alone."""
     monkeypatch.setattr(buffered_precision, "CHUNK", chunk)
     model, r = mlp(3), 0.4
     optimizer = buffered(model, keep=keep)
