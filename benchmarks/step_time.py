@@ -50,7 +50,7 @@ def show(result: dict[str, Any]) -> None:
         title=f"{result['model']}, {result['outputs']} outputs, batch {result['batch_size']}, "
         f"n = {result['trainable_parameters']:,}"
     )
-    columns = ("ms / step", "/ AdamW", "/ floor", "algebra, %", "peak of a step, MiB", "state, MiB")
+    columns = ("ms / step", "/ AdamW", "sum / AdamW", "/ floor", "algebra, %", "peak of a step, MiB", "state, MiB")
     for name in ("optimizer", *columns):
         table.add_column(name, justify="left" if name == "optimizer" else "right")
     for name, figures in result["optimizers"].items():
@@ -59,6 +59,7 @@ def show(result: dict[str, Any]) -> None:
             name,
             f"{1000 * figures['median_seconds']:.2f}",
             f"{figures['ratio_to_adamw']:.2f}",
+            f"{figures['ratio_of_sums_to_adamw']:.2f}",
             f"{figures['ratio_to_floor']:.2f}",
             "" if share is None else f"{100 * share:.1f}",
             "" if peak is None else f"{peak / 2**20:.1f}",

@@ -1,7 +1,8 @@
 """Steps of several contestants, interleaved in one process on the same model and samples.
 
 Every round draws one batch and lets each contestant take one step on it, in an order that rotates, so that a machine
-whose speed drifts slows all of them alike. Times are medians over the rounds, ratios medians of each round's ratio.
+whose speed drifts slows all of them alike. Times are medians over the rounds, ratios medians of each round's ratio;
+the ratio of the sums counts what an optimizer does now and then too.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def compare(racing: dict[str, Contestant]) -> dict[str, dict[str, Any]]:
         for name, own in figures.items():
             ratios = [mine / theirs for mine, theirs in zip(racing[name].seconds, against, strict=True)]
             own[f"ratio_to_{reference}"] = statistics.median(ratios)
+            own[f"ratio_of_sums_to_{reference}"] = sum(racing[name].seconds) / sum(against)
     return figures
 
 

@@ -22,6 +22,7 @@ def test_figures_are_kept_with_the_environment(tmp_path: Path) -> None:
     for name, figures in result["optimizers"].items():
         assert figures["median_seconds"] > 0
         assert figures["ratio_to_floor"] > 0
+        assert figures["ratio_of_sums_to_adamw"] > 0
         filters = name in ("filtune", "loko", "loko-logits", "r-kalman", "low-rank")
         assert ("algebra_share" in figures) == filters
         assert not filters or 0 < figures["algebra_share"] < 1
