@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from experiments.tables import Table, load_table
 from reports import contest_tables as tables
 from reports.contest import Stream, contest
 from reports.contest_plot import draw
+from reports.goals import Goals
 from reports.posterior import posterior
 from reports.reading import Archive
 from reports.recovery import rules
@@ -60,19 +62,28 @@ def write(options: argparse.Namespace) -> list[Path]:
     archive = Archive([options.root], found)
     output: Path = options.output
     output.parent.mkdir(parents=True, exist_ok=True)
-    parts, written = [], [output]
+    parts, written, short = [], [output], []
     for study, table in zip(options.studies, found, strict=True):
         streams = contest(table, archive)
         if not streams:
             raise ValueError(f"{table.name}: its method was not run; see `filtune reproduce {study}`")
         written.append(output.with_name(f"{output.stem}_{table.name}.png"))
         draw(streams, table, written[-1])
+        reached = Goals(table, streams).summary()
+        short += [f"* [{table.title}](#{_anchor(table.title)}): {reached}"] if reached else []
         parts += [f"## {table.title}", *_study(table, archive, streams, written[-1].name)]
     if options.posterior:
         parts += posterior(options.posterior)
+    if short:
+        parts = ["How many of the goals are reached:", "\n".join(short), *parts]
     text = [f"# {options.title or found[0].title}", *parts, "## The commands", _commands(options)]
     output.write_text("\n\n".join(part for part in text if part) + "\n")
     return written
+
+
+def _anchor(title: str) -> str:
+    """The name by which a heading is linked."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def _commands(options: argparse.Namespace) -> str:
@@ -119,15 +130,12 @@ def _reserved(table: Table, archive: Archive) -> list[str]:
 
 
 def _goals(table: Table, streams: Sequence[Stream]) -> list[str]:
-    wanted = table.raw["contest"].get("goals")
-    if not wanted:
+    goals = Goals(table, streams)
+    if not goals.wanted:
         return []
-    unknown = set(wanted) - set(table.raw["contest"]["rivals"])
-    if unknown:
-        raise ValueError(f"{table.name}: contest.goals names {min(unknown)}, which is no rival")
     words = "What was set out for, all seeds together: points ahead, and samples as a share of the rival's."
-    found = ["### The goals", words, tables.goals(streams, wanted, rules(table))]
-    return [*found, str(table.raw["contest"].get("discussion", "")).strip()]
+    discussion = str(table.raw["contest"].get("discussion", "")).strip()
+    return ["### The goals", words, goals.table(), discussion]
 
 
 def _soon(streams: Sequence[Stream]) -> str:

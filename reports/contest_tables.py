@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from reports.contest import Duel, Entrant, Stream, label, spread
-from reports.recovery import Rule, all_recoveries
+from reports.recovery import Rule, all_recoveries, recovery_share
 from reports.statistics import Sample, Test, differences, paired, summarise
 from reports.words import DASH, MINUS, metric_title
 
@@ -21,7 +20,7 @@ def rivals(streams: Sequence[Stream]) -> list[str]:
 
 def scores(streams: Sequence[Stream]) -> str:
     """What is compared, and by how much the method is ahead."""
-    return _table(
+    return table(
         streams,
         ["method"],
         ["{}", "ahead by"],
@@ -37,7 +36,7 @@ def averages(streams: Sequence[Stream]) -> str:
         own, theirs = stream.method.averages(stream.metric), duel.rival.averages(stream.metric)
         return [number(spread(theirs)), _difference(differences(own, theirs), paired(own, theirs))]
 
-    return _table(
+    return table(
         streams,
         ["method"],
         ["{}", "ahead by"],
@@ -48,64 +47,7 @@ def averages(streams: Sequence[Stream]) -> str:
 
 def speeds(streams: Sequence[Stream]) -> str:
     """Samples to where a rival ends, as a share of its own."""
-    return _table(streams, [], ["{}"], lambda _: [], lambda _, duel: [_share(duel)])
-
-
-def goals(streams: Sequence[Stream], wanted: Mapping[str, Mapping[str, float]], rules: Mapping[str, Rule]) -> str:
-    """Whether the method is as far ahead of a rival as was wanted, and as much sooner where that one ends.
-
-    Args:
-        streams: All streams.
-        wanted: By the rival's name, ``ahead``, in the units of the figure, ``share`` of the rival's samples, and
-            ``recovery``, a share of the samples that it takes after a change.
-        rules: When a method has recovered, by stream.
-    """
-
-    def against(stream: Stream, duel: Duel) -> list[str]:
-        goal = wanted.get(duel.name, {})
-        found = (_ahead(duel, goal), _sooner(duel, goal), _recovered(stream, duel, goal, rules.get(stream.name)))
-        return ["; ".join(text for text in found if text) or DASH]
-
-    asked = [
-        replace(stream, duels={name: duel for name, duel in stream.duels.items() if name in wanted})
-        for stream in streams
-    ]
-    return _table(asked, [], ["{}"], lambda _: [], against)
-
-
-def _ahead(duel: Duel, goal: Mapping[str, float]) -> str:
-    if "ahead" not in goal or not duel.differences:
-        return ""
-    wanted = goal["ahead"]
-    words = f"at most {-wanted:g} behind" if wanted < 0 else f"{wanted:g} ahead" if wanted else "level"
-    return f"{words}: {_verdict(wanted - float(np.mean(duel.differences)))}"
-
-
-def _sooner(duel: Duel, goal: Mapping[str, float]) -> str:
-    shares = list(duel.speed.values())
-    if "share" not in goal or not shares:
-        return ""
-    never = sum(math.isinf(share) for share in shares)
-    short = float(np.mean(shares)) - goal["share"]
-    found = f"missed, never there with {never} of {len(shares)} seeds" if never else _verdict(short)
-    return f"in {goal['share']:g} of the samples: {found}"
-
-
-def _recovered(stream: Stream, duel: Duel, goal: Mapping[str, float], rule: Rule | None) -> str:
-    if "recovery" not in goal or rule is None:
-        return ""
-    short = _recovery_share(stream, duel, rule) - goal["recovery"]
-    return f"right again in {goal['recovery']:g} of the samples: {_verdict(short)}"
-
-
-def _verdict(short: float) -> str:
-    """Whether nothing is short of a goal."""
-    return "**reached**" if short <= 0 else f"missed by {short:.2g}"
-
-
-def _recovery_share(stream: Stream, duel: Duel, rule: Rule) -> float:
-    """Of the medians."""
-    return float(np.median(all_recoveries(stream.method, rule)) / np.median(all_recoveries(duel.rival, rule)))
+    return table(streams, [], ["{}"], lambda _: [], lambda _, duel: [_share(duel)])
 
 
 def figures(streams: Sequence[Stream], metrics: Sequence[str], digits: int) -> str:
@@ -115,7 +57,7 @@ def figures(streams: Sequence[Stream], metrics: Sequence[str], digits: int) -> s
     if not streams:
         return ""
     seeds = {stream.name: stream.method.records for stream in streams}
-    table = _table(
+    found = table(
         streams,
         ["method, moderated", "method"][-len(metrics) :],
         ["{}"],
@@ -123,7 +65,7 @@ def figures(streams: Sequence[Stream], metrics: Sequence[str], digits: int) -> s
         lambda stream, duel: [number(spread(duel.rival.values(theirs, seeds[stream.name])), digits)],
     )
     title = metric_title(theirs)
-    return f"{title[0].upper()}{title[1:]}:\n\n{table}"
+    return f"{title[0].upper()}{title[1:]}:\n\n{found}"
 
 
 def recoveries(streams: Sequence[Stream], rules: Mapping[str, Rule]) -> str:
@@ -131,13 +73,17 @@ def recoveries(streams: Sequence[Stream], rules: Mapping[str, Rule]) -> str:
 
     def against(stream: Stream, duel: Duel) -> list[str]:
         theirs = all_recoveries(duel.rival, rules[stream.name])
-        share = f"; the method takes {_recovery_share(stream, duel, rules[stream.name]):.2f} of it" if theirs else ""
+        share = (
+            f"; the method takes {recovery_share(stream.method, duel.rival, rules[stream.name]):.2f} of it"
+            if theirs
+            else ""
+        )
         return [_until(theirs) + share]
 
     def own(stream: Stream) -> list[str]:
         return [_until(all_recoveries(stream.method, rules[stream.name]))]
 
-    return _table(streams, ["method"], ["{}"], own, against)
+    return table(streams, ["method"], ["{}"], own, against)
 
 
 def number(sample: Sample | None, digits: int = 1) -> str:
@@ -148,13 +94,22 @@ def number(sample: Sample | None, digits: int = 1) -> str:
     return f"{sample.mean:.{digits}f}{deviation}"
 
 
-def _table(
+def table(
     streams: Sequence[Stream],
     own_heads: Sequence[str],
     rival_heads: Sequence[str],
     own: Callable[[Stream], list[str]],
     against: Callable[[Stream, Duel], list[str]],
 ) -> str:
+    """A table of Markdown.
+
+    Args:
+        streams: One row each.
+        own_heads: Of the columns of the method.
+        rival_heads: Of the columns of each rival, with {} for its name.
+        own: What stands in the former.
+        against: What stands in the latter; a dash where the rival did not run.
+    """
     if not streams:
         return "None was run."
     names = rivals(streams)

@@ -66,3 +66,8 @@ def all_recoveries(entrant: Entrant, rule: Rule) -> list[float]:
     """Those of all seeds and changes."""
     curves = (entrant.curve(seed, "online_accuracy") for seed in entrant.records)
     return [found for curve in curves for found in recoveries(curve, rule)]
+
+
+def recovery_share(method: Entrant, rival: Entrant, rule: Rule) -> float:
+    """The method's median over the rival's."""
+    return float(np.median(all_recoveries(method, rule)) / np.median(all_recoveries(rival, rule)))

@@ -141,7 +141,9 @@ def test_goals_reached_and_missed(study: Path) -> None:
     raw = {**STUDY, "columns": STUDY["columns"][:1], "contest": {**STUDY["contest"], "goals": goals}}
     study.write_text(yaml.safe_dump(raw, sort_keys=False))
     main([str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
-    text = (study.parent / "win.md").read_text().partition("### The goals")[2].partition("### How soon")[0]
+    page = (study.parent / "win.md").read_text()
+    assert "* [A study](#a-study): AdamW, tuned: 2.5 ahead on 1 of 1, in 0.1 of the samples on 0 of 1; AdaGrad:" in page
+    text = page.partition("### The goals")[2].partition("### How soon")[0]
     assert "2.5 ahead: **reached**; in 0.1 of the samples: missed" in text
     assert "| 0.5 ahead: missed by 0.5 |" in text
     goals = {"AdaGrad": {"ahead": -0.3}}
