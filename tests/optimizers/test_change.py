@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from optimizers import EKF, Categorical, Filtune, Gaussian
-from optimizers.change import LIMIT, MOST, PATIENCE, last_layer, page, start, watch
+from optimizers.change import KNOWN, LIMIT, MEMORY, MOST, last_layer, page, start, watch
 from optimizers.covariance.buffered import Buffered
 from tests.optimizers.models import Stream, drive, labels, mlp, relative, rounding, values
 from tests.optimizers.reference import flat
@@ -53,26 +53,42 @@ def foretold(state: dict[str, Tensor], right: bool, B: int = 1) -> tuple[dict[st
 
 def test_one_wrong_label_is_no_change_and_four_are() -> None:
     state = start(torch.zeros(()))
-    state, changed = foretold(state, True, PATIENCE)
+    state, changed = foretold(state, True, MEMORY)
     assert not bool(changed)
     assert float(state["page"]) == 0
+    assert bool(state["armed"])
     verdicts = []
     for _ in range(4):
         state, changed = foretold(state, False)
         verdicts.append(bool(changed))
     assert verdicts == [False, False, False, True]
-    assert (float(state["page"]), int(state["quiet"]), int(state["changes"])) == (0, 0, 1)
+    assert [float(state[name]) for name in ("page", "known", "armed", "changes")] == [0, 0, 0, 1]
     assert pytest.approx(LIMIT) == 3 * MOST
 
 
-def test_there_is_no_second_change_soon_after() -> None:
+def test_nothing_is_lost_where_nothing_was_known() -> None:
+    """However wrong it is: at the start, and until as much is known again after a change."""
     state = start(torch.zeros(()))
-    state, changed = foretold(state, False, PATIENCE)
+    state, changed = foretold(state, False, 10 * MEMORY)
     assert not bool(changed)
-    state, changed = foretold(state, False)
+    assert float(state["page"]) == 0
+    state, _ = foretold(state, True, 10 * MEMORY)
+    state, changed = foretold(state, False, 4)
     assert bool(changed)
-    state, changed = foretold(state, False, PATIENCE)
+    state, changed = foretold(state, False, MEMORY)
     assert not bool(changed)
+
+
+@given(seed=st.integers(0, 10**6), B=st.integers(1, 30))
+@settings(deadline=None, max_examples=40)
+def test_what_is_known_is_an_average_that_fades(seed: int, B: int) -> None:
+    """With equal samples: the share 1 - (1 - 1/M)^B of their gain over chance; enough of it is never forgotten."""
+    z = torch.randn(1, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).repeat(B, 1)
+    gain = float(math.log(4) + z[0].log_softmax(0)[0])
+    state, _ = watch(start(torch.zeros(())), Categorical(z).observe(torch.zeros(B, dtype=torch.int64)))
+    expected = (1 - (1 - 1 / MEMORY) ** B) * max(gain, -MOST)
+    assert float(state["known"]) == pytest.approx(expected, abs=1e-12)
+    assert bool(state["armed"]) == (expected > KNOWN * math.log(4))
 
 
 def test_what_is_not_a_number_says_nothing_and_values_have_no_chance() -> None:
@@ -180,7 +196,7 @@ def test_a_state_of_before_the_switch_begins_to_watch() -> None:
     drive(old, model, Categorical, clusters(5, 1))
     now.load_state_dict(old.state_dict())
     drive(now, model, Categorical, clusters(5, 2))
-    assert int(now.filter["quiet"]) == 5
+    assert float(now.filter["known"]) != 0
 
 
 def test_values_are_filtered_as_without_it() -> None:
