@@ -94,6 +94,16 @@ class Stream:
     duels: dict[str, Duel]
     reserved: bool
 
+    @property
+    def online(self) -> bool:
+        """Whether the figure is taken of every sample before it is learnt."""
+        return is_online(self.metric)
+
+
+def is_online(metric: str) -> bool:
+    """Whether a figure is an average over the stream, and not one of validation samples."""
+    return metric.startswith("online_")
+
 
 def label(name: str, duel: Duel) -> str:
     """A rival as it is called: tuned, where it is a point of a grid."""
@@ -176,7 +186,7 @@ def _best(entrants: list[Entrant], metric: str) -> Entrant | None:
 def _duel(name: str, method: Entrant, rival: Entrant, metric: str) -> Duel:
     a, b = method.values(metric), rival.values(metric)
     seeds = sorted(a.keys() & b.keys())
-    online = metric.startswith("online_")  # an average passes a level for good; a validation goes up and down
+    online = is_online(metric)  # an average passes a level for good; a validation goes up and down
     speed = {}
     for seed in seeds:
         own, theirs = method.curve(seed, metric), rival.curve(seed, metric)

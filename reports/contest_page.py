@@ -69,9 +69,10 @@ def write(options: argparse.Namespace) -> list[Path]:
             raise ValueError(f"{table.name}: its method was not run; see `filtune reproduce {study}`")
         written.append(output.with_name(f"{output.stem}_{table.name}.png"))
         draw(streams, table, written[-1])
-        reached = Goals(table, streams).summary()
-        short += [f"* [{table.title}](#{_anchor(table.title)}): {reached}"] if reached else []
-        parts += [f"## {table.title}", *_study(table, archive, streams, written[-1].name)]
+        goals = Goals(table, streams)
+        if goals.wanted:
+            short.append(f"* [{table.title}](#{_anchor(table.title)}): {goals.summary()}")
+        parts += [f"## {table.title}", *_study(table, archive, streams, goals, written[-1].name)]
     if options.posterior:
         parts += posterior(options.posterior)
     if short:
@@ -97,7 +98,7 @@ def _commands(options: argparse.Namespace) -> str:
     return "\n".join(["```bash", *lines, "```"])
 
 
-def _study(table: Table, archive: Archive, streams: Sequence[Stream], figure: str) -> list[str]:
+def _study(table: Table, archive: Archive, streams: Sequence[Stream], goals: Goals, figure: str) -> list[str]:
     return [
         " ".join(str(table.raw.get("notes", "")).split()),
         f"![the method and its rivals over the samples]({figure})",
@@ -106,7 +107,7 @@ def _study(table: Table, archive: Archive, streams: Sequence[Stream], figure: st
         "### All seeds",
         tables.scores(streams),
         *_reserved(table, archive),
-        *_goals(table, streams),
+        *_goals(table, goals),
         "### How soon",
         _soon(streams),
         tables.speeds(streams),
@@ -129,8 +130,7 @@ def _reserved(table: Table, archive: Archive) -> list[str]:
     ]
 
 
-def _goals(table: Table, streams: Sequence[Stream]) -> list[str]:
-    goals = Goals(table, streams)
+def _goals(table: Table, goals: Goals) -> list[str]:
     if not goals.wanted:
         return []
     words = "What was set out for, all seeds together: points ahead, and samples as a share of the rival's."
@@ -139,7 +139,7 @@ def _goals(table: Table, streams: Sequence[Stream]) -> list[str]:
 
 
 def _soon(streams: Sequence[Stream]) -> str:
-    online = streams[0].metric.startswith("online_")
+    online = streams[0].online
     what = "the average online score stays above" if online else "the score on validation samples first reaches"
     share = "those the rival takes itself" if online else "the rival's whole run"
     return (
@@ -152,7 +152,7 @@ def _averages(streams: Sequence[Stream]) -> list[str]:
     """The whole course of scores that were taken several times."""
     metric, method = streams[0].metric, streams[0].method
     validations = max(len(method.curve(seed, metric)[1]) for seed in method.records)
-    if metric.startswith("online_") or validations < 2:
+    if streams[0].online or validations < 2:
         return []
     return [
         "### Over the whole run",
@@ -177,7 +177,7 @@ def _recoveries(table: Table, streams: Sequence[Stream]) -> list[str]:
 
 def _foretold(streams: Sequence[Stream]) -> list[str]:
     """Nothing where samples come again: they are foretold after they were learnt."""
-    if not streams[0].metric.startswith("online_"):
+    if not streams[0].online:
         return []
     return _section(streams, "The probabilities of a sample before it is learnt", PROBABILITIES)
 

@@ -35,7 +35,7 @@ def draw(streams: Sequence[Stream], table: Table, target: Path) -> None:
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(streams) :]:
         axis.set_axis_off()
-    online = streams[0].metric.startswith("online_")
+    online = streams[0].online
     for axis in axes[:, 0]:
         axis.set_ylabel("average online score (%)" if online else "validation score (%)", fontsize=9)
     for axis in axes[-1]:

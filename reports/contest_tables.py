@@ -72,13 +72,12 @@ def recoveries(streams: Sequence[Stream], rules: Mapping[str, Rule]) -> str:
     """Samples until a method is right again after a change."""
 
     def against(stream: Stream, duel: Duel) -> list[str]:
-        theirs = all_recoveries(duel.rival, rules[stream.name])
-        share = (
-            f"; the method takes {recovery_share(stream.method, duel.rival, rules[stream.name]):.2f} of it"
-            if theirs
-            else ""
-        )
-        return [_until(theirs) + share]
+        rule = rules[stream.name]
+        theirs = all_recoveries(duel.rival, rule)
+        if not theirs:
+            return [_until(theirs)]
+        share = recovery_share(stream.method, duel.rival, rule)
+        return [f"{_until(theirs)}; the method takes {share:.2f} of it"]
 
     def own(stream: Stream) -> list[str]:
         return [_until(all_recoveries(stream.method, rules[stream.name]))]

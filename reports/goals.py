@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -43,6 +44,9 @@ class Goals:
         study: The study.
         streams: What was found on its streams.
 
+    Attributes:
+        verdicts: By the names of a stream and a rival.
+
     Raises:
         ValueError: If a goal names no rival of the study.
     """
@@ -58,12 +62,14 @@ class Goals:
             replace(stream, duels={name: duel for name, duel in stream.duels.items() if name in self.wanted})
             for stream in streams
         ]
+        pairs = [(stream, duel) for stream in self.streams for duel in stream.duels.values()]
+        self.verdicts = {(stream.name, duel.name): self._judge(stream, duel) for stream, duel in pairs}
 
     def table(self) -> str:
         """Every goal, by stream and rival."""
 
         def against(stream: Stream, duel: Duel) -> list[str]:
-            return ["; ".join(map(str, self.verdicts(stream, duel))) or DASH]
+            return ["; ".join(map(str, self.verdicts[stream.name, duel.name])) or DASH]
 
         return table(self.streams, [], ["{}"], lambda _: [], against)
 
@@ -71,17 +77,15 @@ class Goals:
         """On how many streams each is reached."""
         found = []
         for name in rivals(self.streams):
-            duels = [(stream, stream.duels[name]) for stream in self.streams if name in stream.duels]
-            judged = [verdict for pair in duels for verdict in self.verdicts(*pair)]
-            reached: dict[str, list[bool]] = {}
-            for verdict in judged:
-                reached.setdefault(verdict.goal, []).append(not verdict.missed)
-            counts = (f"{goal} on {sum(ones)} of {len(ones)}" for goal, ones in reached.items())
-            found.append(f"{label(name, duels[0][1])}: {', '.join(counts)}")
+            judged = [verdict for (_, rival), ones in self.verdicts.items() if rival == name for verdict in ones]
+            wanted = Counter(verdict.goal for verdict in judged)
+            reached = Counter(verdict.goal for verdict in judged if not verdict.missed)
+            counts = (f"{goal} on {reached[goal]} of {streams}" for goal, streams in wanted.items())
+            first = next(stream.duels[name] for stream in self.streams if name in stream.duels)
+            found.append(f"{label(name, first)}: {', '.join(counts)}")
         return "; ".join(found)
 
-    def verdicts(self, stream: Stream, duel: Duel) -> list[Verdict]:
-        """Those of one rival on one stream."""
+    def _judge(self, stream: Stream, duel: Duel) -> list[Verdict]:
         goal, rule = self.wanted[duel.name], self.rules.get(stream.name)
         found = (_ahead(duel, goal), _sooner(duel, goal), _recovered(stream, duel, goal, rule))
         return [verdict for verdict in found if verdict]

@@ -98,16 +98,16 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Test | None:
     Returns:
         The test; none where fewer than two seeds are common to both.
     """
-    seeds = sorted(a.keys() & b.keys())
-    sample = summarise(differences(a, b))
+    found = differences(a, b)
+    sample = summarise(found)
     if sample is None or sample.deviation is None:
         return None
     if sample.deviation <= 1e-12 * max(1.0, abs(sample.mean)):  # equal but for rounding
         return _exact(sample.mean)
-    from scipy.stats import t, ttest_rel
+    from scipy.stats import t, ttest_1samp
 
-    p = float(ttest_rel([a[seed] for seed in seeds], [b[seed] for seed in seeds]).pvalue)
-    reach = float(t.ppf(1 - LEVEL / 2, len(seeds) - 1)) * sample.deviation / math.sqrt(len(seeds))
+    p = float(ttest_1samp(found, 0).pvalue)
+    reach = float(t.ppf(1 - LEVEL / 2, len(found) - 1)) * sample.deviation / math.sqrt(len(found))
     return Test(sample.mean, p, sample.mean - reach, sample.mean + reach)
 
 
