@@ -33,7 +33,7 @@ class Restored:
         checkpoint: The checkpoint's content.
         architecture: The configuration of the backbone.
         task: What was learned.
-        backbone: The backbone with the trained weights, in eval mode.
+        backbone: The backbone with the trained weights, their mean where the run kept one, in eval mode.
     """
 
     ckpt_path: Path
@@ -101,6 +101,13 @@ def restore(ckpt_path: Path, config_path: Path | None = None) -> Restored:
     with torch.no_grad():
         for name, param in trained.items():
             param.copy_(saved[name])
+    mean = (checkpoint["filtune"].get("average") or {}).get("mean") or {}
+    if mean:
+        own = {name.removeprefix(PREFIX): param for name, param in trained.items()}
+        compare_names(mean, own)
+        with torch.no_grad():
+            for name, param in own.items():
+                param.copy_(mean[name])
     return Restored(ckpt_path, config, checkpoint, architecture, task, backbone)
 
 

@@ -36,15 +36,18 @@ class Watch:
             self._good = step, params, copy.deepcopy(optimizer.state_dict())
 
     @torch.no_grad()
-    def check(self, optimizer: OnlineOptimizer, step: int) -> None:
+    def check(self, optimizer: OnlineOptimizer, step: int) -> bool:
         """Look whether all went well; waits for the device.
+
+        Returns:
+            Whether parameters and state were taken back.
 
         Raises:
             FloatingPointError: If it did not, and nothing can be taken back; names the step and the remedy.
         """
         failure = optimizer.failure()
         if failure is None:
-            return
+            return False
         if self._good is None:
             raise FloatingPointError(f"step {step}: {failure}; or resume from the last checkpoint")
         if self.rewinds == MOST_REWINDS:
@@ -58,3 +61,4 @@ class Watch:
             f"step {step}: {failure}; parameters and state are again those of step {good} "
             f"(time {self.rewinds} of {MOST_REWINDS} at most)"
         )
+        return True

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from lightning_modules.average import Average
 from lightning_modules.backbones import BackboneConfig, build_backbone
 from lightning_modules.backbones.build import Task
 from lightning_modules.divergence import Watch
@@ -33,6 +34,8 @@ class OnlineModule(pl.LightningModule):
         schedule: Warm-up and decay of the learning rate, for optimizers that have one.
         param_groups: Options for some of the parameters, such as a prior of their own, by a regular expression
             on the parameter's name: ``{lora_B: {p0: 2.0}}``.
+        average: Validate, export and predict by the mean of the trained parameters over the last quarter of the steps,
+            and so many at most; training goes on as without it. 0 takes the parameters as they are.
         on_divergence: ``stop`` with an error when the optimizer diverges, or ``rewind`` parameters and state to the
             last checkpoint's and go on with the samples that follow.
         checksum_every: Steps between two checks that all processes hold the same parameters, where there are several.
@@ -44,17 +47,20 @@ class OnlineModule(pl.LightningModule):
         optimizer_init: Callable[[Iterable], OnlineOptimizer],
         schedule: Schedule | None = None,
         param_groups: dict[str, dict[str, Any]] | None = None,
+        average: int = 0,
         on_divergence: Literal["stop", "rewind"] = "stop",
         checksum_every: int = 100,
     ) -> None:
         super().__init__()
         if checksum_every < 1:
             raise ValueError(f"model.checksum_every: must be at least 1, got {checksum_every}")
+        if average < 0:
+            raise ValueError(f"model.average: must be a number of steps, or 0 for none, got {average}")
         self.automatic_optimization = False
         self.strict_loading = False
         self.backbone_config, self.optimizer_init = backbone, optimizer_init
         self.schedule, self.param_groups = schedule or Schedule(), param_groups or {}
-        self.watch, self.checksum_every = Watch(on_divergence), checksum_every
+        self.watch, self.average_over, self.checksum_every = Watch(on_divergence), average, checksum_every
         self.run_config: dict[str, Any] = {}
         self.clock: Callable[[], float] = lambda: 0.0
         self.seconds_before = 0.0
@@ -79,6 +85,7 @@ class OnlineModule(pl.LightningModule):
         self.validation = MetricSet(self.task, self.task.metrics)
         self.validation.metrics.persistent(False)
         self.validation_loss = MeanMetric()
+        self.average = Average(self.backbone, self.average_over)
         self.fingerprint = frozen_fingerprint(self.backbone)
         self._built = True
 
@@ -108,6 +115,7 @@ class OnlineModule(pl.LightningModule):
         inputs, target = self.backbone.preprocess(batch), batch["label"]
         with self.timer:
             prediction = self.optimizers().step(lambda: self.observe(inputs, target))
+            self.average.update()
         self.online.update(prediction, self.optimizers(use_pl_optimizer=False).predictive())
         if not self.schedule.constant:
             self.lr_schedulers().step()
@@ -138,7 +146,7 @@ class OnlineModule(pl.LightningModule):
         figures = {**self.online.compute(), **{f"stats/{k}": v for k, v in optimizer.stats.items()}, **rates}
         if self.logger is not None:
             self.logger.log_metrics({name: float(value) for name, value in figures.items()}, step=self.global_step)
-        self.watch.check(optimizer, self.global_step)
+        self._look_after(optimizer)
         advice = optimizer.advice()
         if advice and not self._advised:
             rank_zero_warn(f"step {self.global_step}: {advice}")
@@ -151,8 +159,12 @@ class OnlineModule(pl.LightningModule):
             FloatingPointError: If it diverged.
         """
         optimizer = self.optimizers(use_pl_optimizer=False)
-        self.watch.check(optimizer, self.global_step)
+        self._look_after(optimizer)
         self.watch.keep(optimizer, self.global_step)
+
+    def _look_after(self, optimizer: OnlineOptimizer) -> None:
+        if self.watch.check(optimizer, self.global_step):
+            self.average.restart()
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
@@ -161,7 +173,8 @@ class OnlineModule(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score a batch."""
-        observation = self.observe(self.backbone.preprocess(batch), batch["label"])
+        with self.average.applied():
+            observation = self.observe(self.backbone.preprocess(batch), batch["label"])
         self.validation.update(observation)
         self.validation_loss.update(observation.nll(), weight=len(observation.target))
 
@@ -181,6 +194,7 @@ class OnlineModule(pl.LightningModule):
             "fingerprint": self.fingerprint,
             "validation": self.last_validation,
             "rewinds": self.watch.rewinds,
+            "average": self.average.state_dict(),
             "seconds": self.seconds_before + self.clock(),
             "backbone": self.backbone_config.name,
             "task": asdict(self.task),
@@ -207,6 +221,8 @@ class OnlineModule(pl.LightningModule):
             )
         self.last_validation = dict(saved["validation"])
         self.watch.rewinds = saved["rewinds"]
+        if saved.get("average"):
+            self.average.load_state_dict(saved["average"])
         self.seconds_before = saved.get("seconds", 0.0)
 
     def _saved_names(self) -> set[str]:
