@@ -24,6 +24,7 @@ OPTIMIZERS: dict[str, Callable[[Any], OnlineOptimizer]] = {
     "adagrad": AdaGrad,
     "sgd": SGD,
     "filtune": Filtune,
+    "filtune-likely": lambda params: Filtune(params, likely=3),
     "loko": LoKO,
     "loko-logits": lambda params: LoKO(params, observation="logits"),
     "r-kalman": RKalman,

@@ -2,8 +2,8 @@ r"""The mean of the trained parameters over the last steps, which foretells bett
 
 .. math:: \bar\theta \leftarrow \bar\theta + (\theta - \bar\theta) \max\Big(\frac{4}{k + 3}, \frac1K\Big)
 
-after step k: over the last quarter of the steps, in which the early ones are soon forgotten (polynomial decay: Shamir & Zhang
-2013, with eta = 3), and no more than K. What is learnt is theta, as without it.
+after step k: over the last quarter of the steps, so that the early ones are soon forgotten (polynomial decay: Shamir &
+Zhang 2013, with eta = 3), and over no more than K. What is learnt is theta, as without it.
 """
 
 from __future__ import annotations

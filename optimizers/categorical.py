@@ -71,21 +71,27 @@ class Categorical(Likelihood):
             return self._observe_logits(target)
         raise ValueError(f"observation must be one of {OBSERVATIONS}, got {observation!r}")
 
-    def natural(self, target: Tensor, tolerance: float = 0.0) -> Innovation:
+    def natural(self, target: Tensor, tolerance: float = 0.0, likely: int = 0) -> Innovation:
         """The logits in the m - 1 coordinates U'z, with F = U'(diag(p) - pp')U and residual U'(y - p).
 
         F = LL' with L = U'D(I - qq'), D = diag(q), q = sqrt(p): nothing is divided by a small probability. With a
-        ``tolerance``, F is cut to its leading directions; see :func:`leading`.
+        ``tolerance``, F is cut to its leading directions; see :func:`leading`. With ``likely``, U has as many columns
+        only, a sample its own; see :func:`likely_contrasts`.
         """
         p, basis = self.mean(), self._basis()
+        if 0 < likely < basis.shape[1]:
+            contrasts = likely_contrasts(p, target, likely)
+            y_p = (self._one_hot(target) - p).unsqueeze(1)
+            observed = self._one_hot(target).unsqueeze(1) @ contrasts
+            factor = _scaled(p.sqrt(), contrasts).mT
+            residual, left_out = (y_p @ contrasts).squeeze(1), basis.shape[1] - likely
+            return Innovation(residual, contrasts.mT, observed.squeeze(1), factor, left_out=left_out)
         observed = self._one_hot(target) @ basis
         residual = observed - p @ basis
         cotangents = basis.mT.expand(len(p), -1, -1)
         if tolerance > 0:
             return leading(Innovation(residual, cotangents, observed), self.covariance(), tolerance)
-        q = p.sqrt()
-        scaled = q.unsqueeze(-1) * basis  # DU, so that L' = (I - qq') DU
-        factor = (scaled - q.unsqueeze(-1) * (q.unsqueeze(1) @ scaled)).mT
+        factor = _scaled(p.sqrt(), basis).mT
         if self.classes == 2:
             factor = factor.norm(dim=-1, keepdim=True)
         return Innovation(residual, cotangents, observed, factor)
@@ -134,6 +140,43 @@ class Categorical(Likelihood):
 
     def _one_hot(self, target: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(target, self.classes).to(computing(self.outputs).dtype)
+
+
+def likely_contrasts(p: Tensor, target: Tensor, likely: int) -> Tensor:
+    r"""Orthonormal directions of the logits in which the classes that matter move, and all others as one.
+
+    Told apart are the label and the most probable of the other classes, S. Where the rest moves along its own
+    probabilities, w = p_j / sum p over the classes j outside S, the gradient y - p is among these directions, which sum
+    to zero: {a : a_j = b w_j outside S, 1'a = 0}. They are the complement of 1 in the span of the e_s and w / |w|, by
+    Householder's reflection.
+
+    Args:
+        p: Probabilities, (B, m).
+        target: Classes, (B,).
+        likely: Size of S, fewer than m - 1.
+
+    Returns:
+        Directions C, (B, m, likely), C'C = I.
+    """
+    ranked = p.nan_to_num(0).scatter(1, target.unsqueeze(1), 2)  # above any probability
+    told = ranked.topk(likely, dim=1).indices
+    rest = torch.ones_like(p).scatter(1, told, 0)
+    w = rest * p.clamp_min(torch.finfo(p.dtype).tiny)
+    w = w / w.amax(1, keepdim=True)  # first, so that squares do not underflow
+    w = w / w.norm(dim=1, keepdim=True)
+    one_hot = torch.nn.functional.one_hot(told, p.shape[1]).to(p.dtype).mT
+    span = torch.cat([w.unsqueeze(-1), one_hot], -1)
+    ones = span.sum(1)  # what 1 is in the span
+    ones = ones / ones.norm(dim=1, keepdim=True)
+    v = torch.cat([1 + ones[:, :1], ones[:, 1:]], 1)
+    # I - 2 vv'/v'v = I - vv'/v_0 brings the first axis to -1 and the others to what is orthogonal to it
+    return span[..., 1:] - (span @ v.unsqueeze(-1)) @ (v[:, 1:] / v[:, :1]).unsqueeze(1)
+
+
+def _scaled(q: Tensor, C: Tensor) -> Tensor:
+    """L' = (I - qq') DC of the directions C, (m, d) or (B, m, d), with D = diag(q); q = sqrt(p), (B, m)."""
+    DC = q.unsqueeze(-1) * C
+    return DC - q.unsqueeze(-1) * (q.unsqueeze(1) @ DC)
 
 
 def leading(full: Innovation, F: Tensor, tolerance: float) -> Innovation:

@@ -33,7 +33,17 @@ def normalised_innovation_squared(innovation: Innovation, A: Tensor) -> Tensor:
     assert innovation.factor is not None
     e, L = innovation.residual.flatten().double(), block_diagonal(innovation.factor.double())
     S = L @ L.mT + L @ (L.mT @ A.double() @ L) @ L.mT
-    return (robust_cholesky(S).inverse @ e).square().mean()
+    return (robust_cholesky(S).inverse @ e).square().sum() / coordinates(innovation)
+
+
+def coordinates(innovation: Innovation) -> int:
+    """How many a batch has, those that were left out with them.
+
+    Whatever classes are told apart, the label is one of them, so that e'F^-1 e is 1 / p_y - 1 at most, as with all of
+    them, and that has the mean m - 1 over the labels.
+    """
+    samples, observed = innovation.residual.shape
+    return samples * (observed + innovation.left_out)
 
 
 def start(window: int, like: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class KalmanOptimizer(FilterState):
 
     def _observe(self, observation: Observation) -> Innovation:
         if self._noise.natural:
-            return observation.natural(self.settings.row_tolerance)
+            return observation.natural(self.settings.row_tolerance, self.settings.likely)
         return observation.innovation(self.settings.observation)
 
     def _begin(self, H: BlockJacobian) -> None:
@@ -135,7 +135,7 @@ class KalmanOptimizer(FilterState):
         state["alarm"] = state["nis"].mean() > self._band(innovation)[1]
 
     def _band(self, innovation: Innovation) -> tuple[float, float]:
-        return consistency.band(self.settings.window * innovation.residual.numel())
+        return consistency.band(self.settings.window * consistency.coordinates(innovation))
 
     def _count(self, e: Tensor, observed: Tensor, finite: Tensor, level: Tensor, clamped: Tensor) -> None:
         """Count what happened; an innovation explodes where it dwarfs 1 and the mean size of what is observed."""
@@ -179,7 +179,9 @@ class KalmanOptimizer(FilterState):
     def _outputs(self) -> tuple[Tensor, Tensor] | None:
         """Mean and covariance of the last batch's outputs before the update, where they are known."""
         last = self._last
-        if last is None or not self._foretells or last.innovation.probed or last.outputs.shape[1] < 2:
+        if last is None or not self._foretells or last.outputs.shape[1] < 2:
+            return None
+        if last.innovation.probed or last.innovation.left_out:
             return None
         C = output_covariance(last.HPH, last.innovation.cotangents)
         return last.outputs.to(C.dtype), C

@@ -36,6 +36,8 @@ class Filtune(KalmanOptimizer):
         forget: What all information so far counts for once that average leaves its band; 1 never forgets.
         renew: How many times its first variance the last layer gets, its information so far being dropped, once the
             labels obey chance sooner than the filter (:mod:`optimizers.change`); 0 never does.
+        likely: How many classes of a sample are told apart, the label among them; the rest counts as one, so that there
+            are as many rows of the Jacobian and no more; 0 for all. No posterior of the outputs then.
         explode: How many times the size of what is observed an innovation may have before the filter counts as
             diverged.
         dtype: Floating type of the state and the algebra, whatever the model's own.
@@ -57,6 +59,7 @@ class Filtune(KalmanOptimizer):
         window: int = 100,
         forget: float = 1.0,
         renew: float = 0.0,
+        likely: int = 0,
         explode: float = 100.0,
         dtype: Literal["float32", "float64"] = "float32",
         jacobian: Method = "batched",
@@ -70,6 +73,7 @@ class Filtune(KalmanOptimizer):
             window=window,
             forget=forget,
             renew=renew,
+            likely=likely,
             noise="mode",
             explode=explode,
             dtype=dtype,

@@ -28,6 +28,7 @@ class Innovation(NamedTuple):
         factor: L with LL' = F, the likelihood's own precision of the natural parameters, (B, d, k); None where
             something else is observed.
         probed: Whether the last coordinate is a probe of what was left out; see :func:`leading`.
+        left_out: How many coordinates of a sample were left out without one; see :func:`likely_contrasts`.
     """
 
     residual: Tensor
@@ -35,6 +36,7 @@ class Innovation(NamedTuple):
     observed: Tensor
     factor: Tensor | None = None
     probed: bool = False
+    left_out: int = 0
 
 
 class Likelihood(ABC):
@@ -75,7 +77,7 @@ class Likelihood(ABC):
         """Residual and cotangents in observation coordinates."""
 
     @abstractmethod
-    def natural(self, target: Tensor, tolerance: float = 0.0) -> Innovation:
+    def natural(self, target: Tensor, tolerance: float = 0.0, likely: int = 0) -> Innovation:
         """The target observed through the natural parameters eta, whose precision is F = Cov(y).
 
         The residual y - E y is the gradient of the log-likelihood with respect to eta.
@@ -83,6 +85,7 @@ class Likelihood(ABC):
         Args:
             target: What was observed.
             tolerance: Trace of F that may be left out, where that saves rows of the Jacobian.
+            likely: How many of a sample's classes are told apart, where that saves rows; 0 for all.
         """
 
     @abstractmethod
@@ -127,9 +130,9 @@ class Observation:
         """Residual (B, d) and cotangents (B, d, m) of the target."""
         return self.likelihood.innovation(self.target, observation)
 
-    def natural(self, tolerance: float = 0.0) -> Innovation:
+    def natural(self, tolerance: float = 0.0, likely: int = 0) -> Innovation:
         """The target observed through the natural parameters."""
-        return self.likelihood.natural(self.target, tolerance)
+        return self.likelihood.natural(self.target, tolerance, likely)
 
     def at(self, outputs: Tensor) -> Observation:
         """The same target under other outputs, (B, m)."""
@@ -162,7 +165,7 @@ class Gaussian(Likelihood):
         observed = self._shaped(target)
         return Innovation(observed - self.mean(), self.covariance(), observed)
 
-    def natural(self, target: Tensor, tolerance: float = 0.0) -> Innovation:
+    def natural(self, target: Tensor, tolerance: float = 0.0, likely: int = 0) -> Innovation:
         """The values are their own natural parameters, F = I; nothing can be left out."""
         return self.innovation(target)._replace(factor=self.covariance())
 

@@ -34,6 +34,7 @@ class Settings:
     neumann: bool = False
     process_noise: float = 0.0
     row_tolerance: float = 0.0
+    likely: int = 0
     explode: float = 100.0
     dtype: str = "float32"
     jacobian: Method = "batched"
@@ -72,6 +73,7 @@ class Settings:
             ("rho", self.rho, 0 <= self.rho < finite, "be zero or positive, and finite"),
             ("process_noise", self.process_noise, 0 <= self.process_noise < finite, "be zero or positive, and finite"),
             ("row_tolerance", self.row_tolerance, 0 <= self.row_tolerance < 1, "lie in [0, 1)"),
+            ("likely", self.likely, self.likely >= 0, "be zero or positive"),
             ("explode", self.explode, self.explode > 1, "be above 1"),
             ("max_rows", self.max_rows, self.max_rows >= 1, "be at least 1"),
             ("rank", self.rank, self.rank >= 1 or self.covariance not in ("low-rank", "buffered"), "be at least 1"),
@@ -93,5 +95,7 @@ class Settings:
             raise ValueError(f"{name}: noise {self.noise} is that of probabilities; take observation probabilities")
         if NOISES[self.noise].at_mode and self.rho:
             raise ValueError(f"{name}: noise mode takes no rho; got {self.rho}")
+        if self.likely and not NOISES[self.noise].at_mode:
+            raise ValueError(f"{name}: likely needs noise mode; got {self.noise}")
         if self.row_tolerance and self.noise != "softmax":
             raise ValueError(f"{name}: row_tolerance needs noise softmax; with other noise no row can be left out")
