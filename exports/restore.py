@@ -98,16 +98,12 @@ def restore(ckpt_path: Path, config_path: Path | None = None) -> Restored:
             f"ckpt_path: {ckpt_path} was trained on other frozen weights than those of {architecture.name!r}; name the "
             "same backbone, and the same seed_everything where it is random, by --config"
         )
+    if mean := checkpoint["filtune"].get("average", {}).get("mean"):
+        saved = {f"{PREFIX}{name}": tensor for name, tensor in mean.items()}
+        compare_names(saved, trained)
     with torch.no_grad():
         for name, param in trained.items():
             param.copy_(saved[name])
-    mean = (checkpoint["filtune"].get("average") or {}).get("mean") or {}
-    if mean:
-        own = {name.removeprefix(PREFIX): param for name, param in trained.items()}
-        compare_names(mean, own)
-        with torch.no_grad():
-            for name, param in own.items():
-                param.copy_(mean[name])
     return Restored(ckpt_path, config, checkpoint, architecture, task, backbone)
 
 

@@ -1,7 +1,8 @@
 """What a training step is: batch -> likelihood -> optimizer.step -> online metrics; backbones and adapters."""
 
 from lightning_modules.backbones import BackboneConfig, build_backbone
-from lightning_modules.online import OnlineModule, check_precision
+from lightning_modules.checks import check_precision
+from lightning_modules.online import OnlineModule
 from lightning_modules.resume import CheckpointError
 from lightning_modules.schedules import Schedule
 

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -16,6 +15,7 @@ from torchmetrics import MeanMetric
 from lightning_modules.average import Average
 from lightning_modules.backbones import BackboneConfig, build_backbone
 from lightning_modules.backbones.build import Task
+from lightning_modules.checks import check_precision, check_strategy
 from lightning_modules.divergence import Watch
 from lightning_modules.groups import frozen_fingerprint, group_parameters
 from lightning_modules.metrics import MetricSet, Prequential
@@ -75,7 +75,7 @@ class OnlineModule(pl.LightningModule):
             ValueError: If the run asks for something that cannot work.
         """
         check_precision(self.trainer.precision)
-        _check_strategy(self.trainer)
+        check_strategy(self.trainer)
         if self._built:
             return
         self.task: Task = self.trainer.datamodule.task
@@ -233,28 +233,3 @@ class OnlineModule(pl.LightningModule):
 def _step_seed(seed: int | None, step: int) -> int:
     """Seed of a step, a function of the run's seed and the step alone, so that a resumed run repeats it."""
     return ((seed or 0) * 1_000_003 + step) % (2**63)
-
-
-def check_precision(precision: object) -> None:
-    """Refuse float16 by gradient scaling.
-
-    Raises:
-        ValueError: If the precision is 16-mixed.
-    """
-    if str(precision) in ("16", "16-mixed"):
-        raise ValueError(
-            f"trainer.precision: {precision} scales gradients and cannot drive an optimizer by its closure; take "
-            "bf16-mixed or 32-true"
-        )
-
-
-def _check_strategy(trainer: pl.Trainer) -> None:
-    if trainer.world_size == 1:
-        return
-    if type(trainer.strategy) is not DDPStrategy:
-        name = type(trainer.strategy).__name__
-        raise ValueError(f"trainer.strategy: {name} does not keep all parameters on every process; take ddp")
-    if trainer._accelerator_connector.use_distributed_sampler:
-        raise ValueError(
-            "trainer.use_distributed_sampler: the data modules share the samples out themselves; set it to false"
-        )

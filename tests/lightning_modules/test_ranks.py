@@ -9,8 +9,8 @@ import pytest
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from lightning_modules.checks import check_strategy
 from lightning_modules.launch import is_first, is_first_to_tell, other_process_lost
-from lightning_modules.online import _check_strategy
 from lightning_modules.resume import CheckpointError, compare_configs, joint_batch
 
 
@@ -22,15 +22,15 @@ def trainer(strategy: type, sampler: bool = False) -> pl.Trainer:
 
 
 def test_what_shards_parameters_is_refused() -> None:
-    _check_strategy(trainer(DDPStrategy))
+    check_strategy(trainer(DDPStrategy))
     for strategy in (FSDPStrategy, DeepSpeedStrategy):
         with pytest.raises(ValueError, match=f"^trainer.strategy: {strategy.__name__} .*take ddp$"):
-            _check_strategy(trainer(strategy))
+            check_strategy(trainer(strategy))
 
 
 def test_samples_must_not_be_shared_out_twice() -> None:
     with pytest.raises(ValueError, match="^trainer.use_distributed_sampler: .*set it to false$"):
-        _check_strategy(trainer(DDPStrategy, sampler=True))
+        check_strategy(trainer(DDPStrategy, sampler=True))
 
 
 def test_the_batch_of_all_processes_is_what_must_not_change() -> None:
