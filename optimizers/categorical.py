@@ -75,26 +75,22 @@ class Categorical(Likelihood):
         """The logits in the m - 1 coordinates U'z, with F = U'(diag(p) - pp')U and residual U'(y - p).
 
         F = LL' with L = U'D(I - qq'), D = diag(q), q = sqrt(p): nothing is divided by a small probability. With a
-        ``tolerance``, F is cut to its leading directions; see :func:`leading`. With ``likely``, U has as many columns
-        only, a sample its own; see :func:`likely_contrasts`.
+        ``tolerance``, F is cut to its leading directions; see :func:`leading`. With ``likely``, a sample is
+        observed in as many directions of its own; see :func:`likely_contrasts`.
         """
         p, basis = self.mean(), self._basis()
-        if 0 < likely < basis.shape[1]:
-            contrasts = likely_contrasts(p, target, likely)
-            y_p = (self._one_hot(target) - p).unsqueeze(1)
-            observed = self._one_hot(target).unsqueeze(1) @ contrasts
-            factor = _scaled(p.sqrt(), contrasts).mT
-            residual, left_out = (y_p @ contrasts).squeeze(1), basis.shape[1] - likely
-            return Innovation(residual, contrasts.mT, observed.squeeze(1), factor, left_out=left_out)
         observed = self._one_hot(target) @ basis
         residual = observed - p @ basis
         cotangents = basis.mT.expand(len(p), -1, -1)
         if tolerance > 0:
             return leading(Innovation(residual, cotangents, observed), self.covariance(), tolerance)
-        factor = _scaled(p.sqrt(), basis).mT
+        q = p.sqrt()
+        scaled = q.unsqueeze(-1) * basis  # DU, so that L' = (I - qq') DU
+        factor = (scaled - q.unsqueeze(-1) * (q.unsqueeze(1) @ scaled)).mT
         if self.classes == 2:
             factor = factor.norm(dim=-1, keepdim=True)
-        return Innovation(residual, cotangents, observed, factor)
+        full = Innovation(residual, cotangents, observed, factor)
+        return full.project(likely_contrasts(p, target, likely).mT @ basis) if 0 < likely < basis.shape[1] else full
 
     def bend(self, direction: Tensor) -> Tensor:
         """The widest range of the direction over one sample's classes.
@@ -171,12 +167,6 @@ def likely_contrasts(p: Tensor, target: Tensor, likely: int) -> Tensor:
     v = torch.cat([1 + ones[:, :1], ones[:, 1:]], 1)
     # I - 2 vv'/v'v = I - vv'/v_0 brings the first axis to -1 and the others to what is orthogonal to it
     return span[..., 1:] - (span @ v.unsqueeze(-1)) @ (v[:, 1:] / v[:, :1]).unsqueeze(1)
-
-
-def _scaled(q: Tensor, C: Tensor) -> Tensor:
-    """L' = (I - qq') DC of the directions C, (m, d) or (B, m, d), with D = diag(q); q = sqrt(p), (B, m)."""
-    DC = q.unsqueeze(-1) * C
-    return DC - q.unsqueeze(-1) * (q.unsqueeze(1) @ DC)
 
 
 def leading(full: Innovation, F: Tensor, tolerance: float) -> Innovation:

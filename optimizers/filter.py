@@ -179,9 +179,7 @@ class KalmanOptimizer(FilterState):
     def _outputs(self) -> tuple[Tensor, Tensor] | None:
         """Mean and covariance of the last batch's outputs before the update, where they are known."""
         last = self._last
-        if last is None or not self._foretells or last.outputs.shape[1] < 2:
-            return None
-        if last.innovation.probed or last.innovation.left_out:
+        if last is None or not self._foretells or last.innovation.partial or last.outputs.shape[1] < 2:
             return None
         C = output_covariance(last.HPH, last.innovation.cotangents)
         return last.outputs.to(C.dtype), C

@@ -28,7 +28,7 @@ class Innovation(NamedTuple):
         factor: L with LL' = F, the likelihood's own precision of the natural parameters, (B, d, k); None where
             something else is observed.
         probed: Whether the last coordinate is a probe of what was left out; see :func:`leading`.
-        left_out: How many coordinates of a sample were left out without one; see :func:`likely_contrasts`.
+        within: T, (B, k, d), TT' = I, where of a sample's d coordinates k directions are observed; None where all are.
     """
 
     residual: Tensor
@@ -36,7 +36,24 @@ class Innovation(NamedTuple):
     observed: Tensor
     factor: Tensor | None = None
     probed: bool = False
-    left_out: int = 0
+    within: Tensor | None = None
+
+    @property
+    def left_out(self) -> int:
+        """How many coordinates of a sample are not observed, nor probed."""
+        return 0 if self.within is None else self.within.shape[2] - self.within.shape[1]
+
+    @property
+    def partial(self) -> bool:
+        """Whether more is to be known of the outputs than what is observed."""
+        return self.probed or self.within is not None
+
+    def project(self, T: Tensor) -> Innovation:
+        """The same in the directions T alone, (B, k, d), with k columns in the factor or fewer."""
+        assert self.factor is not None
+        residual, observed = ((T @ vector.unsqueeze(-1)).squeeze(-1) for vector in (self.residual, self.observed))
+        factor = torch.linalg.qr((T @ self.factor).mT, mode="r").R.mT
+        return Innovation(residual, T @ self.cotangents, observed, factor, within=T)
 
 
 class Likelihood(ABC):

@@ -134,11 +134,6 @@ class Natural:
         return self.L.square().sum() / self.samples
 
 
-def narrow(L: Tensor) -> Tensor:
-    """A factor of LL' with no more columns than rows, (B, d, k) -> (B, d, min(d, k))."""
-    return torch.linalg.qr(L.mT, mode="r").R.mT
-
-
 def block_diagonal(L: Tensor) -> Tensor:
     """(B, d, k) -> (B*d, B*k)."""
     B, d, k = L.shape

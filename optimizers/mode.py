@@ -11,7 +11,7 @@ from torch import Tensor
 from optimizers.blocks import Gain
 from optimizers.cholesky import robust_cholesky
 from optimizers.likelihoods import Innovation, Observation
-from optimizers.measurement import Solution, block_diagonal, narrow
+from optimizers.measurement import Solution, block_diagonal
 
 ITERATIONS = 12
 """Most Newton steps; three to five are usual, and more is needed where logits are certain, wrong, and free to move."""
@@ -45,8 +45,7 @@ class Mode:
         self.outputs = observation.outputs.detach().double()
         self.cotangents = innovation.cotangents.double()
         self.shape = innovation.residual.shape
-        # where coordinates were left out the likelihood goes on to give all of them; T takes those that are observed
-        self.T = self.cotangents @ observation.natural().cotangents.mT.double() if innovation.left_out else None
+        self.within = None if innovation.within is None else innovation.within.double()
 
     def solve(self, A: Tensor) -> Solution:
         """The gain at the mode."""
@@ -77,11 +76,10 @@ class Mode:
     def _at(self, eta: Tensor) -> tuple[Tensor, Tensor]:
         """Residual, (rows,), and factor of F, (rows, B*k), where the coordinates are shifted by eta, (rows,)."""
         innovation = self.observation.at(self.outputs + self._shift(eta)).natural()
+        if self.within is not None:
+            innovation = innovation.project(self.within)
         assert innovation.factor is not None
-        if self.T is None:
-            return innovation.residual.flatten(), block_diagonal(innovation.factor)
-        residual = self.T @ innovation.residual.unsqueeze(-1)
-        return residual.flatten(), block_diagonal(narrow(self.T @ innovation.factor))
+        return innovation.residual.flatten(), block_diagonal(innovation.factor)
 
     def _shift(self, eta: Tensor) -> Tensor:
         """The same in the outputs, (B, m), for the coordinates are orthonormal."""

@@ -72,7 +72,8 @@ def test_there_is_none_before_the_first_step_and_where_none_is_asked_for() -> No
     model = nn.Linear(2, 2)
     for steps in (0, 3):
         average, theta = Average(model, steps), flat(model)
-        average.update() if not steps else None
+        if not steps:
+            average.update()
         with average.applied():
             assert torch.equal(flat(model), theta)
         assert average.state_dict() == {"count": 0, "mean": {}}

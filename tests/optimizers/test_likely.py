@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -81,10 +83,10 @@ def test_with_as_many_as_there_are_it_is_the_filter_itself(likely: int) -> None:
 
 @pytest.mark.parametrize(("m", "likely"), [(6, 2), (10, 3)])
 def test_the_step_is_to_the_mode_within_these_directions(m: int, likely: int) -> None:
-    """Against gradient descent's fixed point in float64: theta moves by P J'C lambda with lambda = C'e(z + C eta)."""
+    """By its fixed point in float64: theta moves by P J'C lambda with lambda = C'e(z + C eta)."""
     model = linear(m)
     optimizer = EKF(model.parameters(), "full", noise="mode", p0=0.5, dtype="float64")
-    optimizer.settings = type(optimizer.settings)(**{**vars(optimizer.settings), "likely": likely})
+    optimizer.settings = replace(optimizer.settings, likely=likely)
     (x, y), before = labels(1, 1, m)[0], flat(model)
     z = model(x).detach()
     C = likely_contrasts(z.softmax(1), y, likely)[0]
