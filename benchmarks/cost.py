@@ -47,6 +47,8 @@ class Cell(NamedTuple):
             names += ["loko-logits"]
         if self.state != "1e6":
             names += ["filtune", "neuron"]
+        if self.state != "1e6" and self.outputs > 2:  # two classes are a row anyway
+            names += ["filtune-likely"]
         if self.state == "1e4" and self.outputs < 100:
             names += ["tensor", "full"]
         return names
