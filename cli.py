@@ -38,7 +38,7 @@ from lightning_modules.callbacks import (
     TensorBoardPage,
 )
 from lightning_modules.callbacks.checkpoint import LAST
-from lightning_modules.launch import is_first, is_first_to_tell, other_process_lost
+from lightning_modules.launch import is_first, is_first_to_tell, leave, other_process_lost
 from lightning_modules.runs import RunConfig, RunName, last_folder, new_folder
 from optimizers import OnlineOptimizer
 from reports import compare, contest_page, report
@@ -251,6 +251,8 @@ def main(args: list[str] | None = None) -> None:
         if first:
             print(f"filtune: error: {lost or ' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(DIVERGED if isinstance(error, FloatingPointError) else 2)
+    finally:
+        leave()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What one of several processes does for all: the first opens the run's folder, one of them tells of a mistake."""
+"""Several processes of one run: the first opens its folder, one of them tells of a mistake, and each leaves the others."""
 
 from __future__ import annotations
 
@@ -36,3 +36,13 @@ def other_process_lost(error: BaseException) -> str | None:
         "another process of the run has gone, killed or out of memory; the same command with --ckpt_path last goes on "
         "from the last checkpoint"
     )
+
+
+def leave() -> None:
+    """Leave the other processes, if there were any; to be called at a process's end, however it ends.
+
+    Gloo's threads hold tensors until then. Where one frees its last tensor while the interpreter is being taken down,
+    it aborts the process, and a run that is complete ends as if it had failed (Lightning leaves NCCL alone).
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
