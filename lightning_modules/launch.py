@@ -1,4 +1,4 @@
-"""Several processes of one run: the first opens its folder, one of them tells of a mistake, and each leaves the others."""
+"""Several processes of one run: the first opens its folder, one tells of a mistake, each leaves the others at its end."""
 
 from __future__ import annotations
 
