@@ -1,4 +1,4 @@
-"""Several processes of one run: the first opens its folder, one tells of a mistake, each leaves the others at its end."""
+"""Several processes of one run: the first opens its folder, one tells of a mistake, each leaves the others in time."""
 
 from __future__ import annotations
 
