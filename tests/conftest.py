@@ -6,7 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# the same examples every time: what fails here fails everywhere, and a slow machine is no error
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True, max_examples=30)
+hypothesis.settings.load_profile("same")
 
 # one core a process of the test run; said before torch is imported
 if "PYTEST_XDIST_WORKER" in os.environ:

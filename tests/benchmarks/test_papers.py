@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -82,7 +82,6 @@ def covariance(n: int, seed: int) -> torch.Tensor:
 
 
 @given(blocks=partitions(), seed=st.integers(0, 99))
-@settings(deadline=None)
 def test_measures_know_the_extremes(blocks: torch.Tensor, seed: int) -> None:
     n, even = len(blocks), structure.even(blocks)
     ones, P = torch.ones(n, n, dtype=torch.float64), covariance(n, seed)
@@ -96,7 +95,6 @@ def test_measures_know_the_extremes(blocks: torch.Tensor, seed: int) -> None:
 
 
 @given(blocks=partitions(), seed=st.integers(0, 99))
-@settings(deadline=None)
 def test_measures_depend_neither_on_order_nor_on_units(blocks: torch.Tensor, seed: int) -> None:
     P = covariance(len(blocks), seed)
     order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(seed))

@@ -59,7 +59,7 @@ def dense(net: TwoLayer, W: Tensor) -> Tensor:
 
 
 @given(seed=seeds, rho=st.floats(1e-3, 1))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_the_update_is_the_damped_natural_gradient(seed: int, rho: float) -> None:
     """H'(G + rho~ I)^-1 e = (H'H + rho~ I)^-1 H'e with rho~ = rho |H'e|^2."""
     net = two_layer.digits(5, 6, seed)
@@ -74,7 +74,7 @@ def test_the_update_is_the_damped_natural_gradient(seed: int, rho: float) -> Non
 
 
 @given(seed=seeds)
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_jacobians_in_closed_form(seed: int) -> None:
     net = two_layer.digits(5, 7, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -96,7 +96,7 @@ def test_jacobians_in_closed_form(seed: int) -> None:
 
 
 @given(seed=seeds, rho=rhos, width=st.sampled_from((16, 64)))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_bounds_hold_at_every_step(seed: int, rho: float, width: int) -> None:
     net = two_layer.digits(8, width, seed)
     start, taken = two_layer.least(net), follow(net, rho, 8)
@@ -111,7 +111,7 @@ def test_bounds_hold_at_every_step(seed: int, rho: float, width: int) -> None:
 
 
 @given(seed=seeds)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_a_linear_model_is_solved_in_one_step(seed: int) -> None:
     net = linear(seed)
     (step,) = follow(net, 0.0, 1)
@@ -123,7 +123,7 @@ def test_a_linear_model_is_solved_in_one_step(seed: int) -> None:
 
 
 @given(seed=seeds, rho=st.sampled_from((1e-4, 1e-2, 1.0)))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_of_a_linear_model_the_tight_bound_is_the_slowest_direction(seed: int, rho: float) -> None:
     net = linear(seed)
     G = net.X @ net.X.mT
@@ -152,7 +152,7 @@ def test_the_printed_steps_of_the_proof_that_do_not_hold() -> None:
 
 
 @given(seed=seeds)
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_what_is_known_of_C_is_in_order(seed: int) -> None:
     net, generator = two_layer.digits(8, 32, seed), torch.Generator().manual_seed(seed)
     least = max(two_layer.drawn(net, 3, generator), two_layer.climbed(net, 10, generator))

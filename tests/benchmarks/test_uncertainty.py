@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -29,7 +29,6 @@ STUDY = {
 
 
 @given(seed=st.integers(0, 2**16), n=st.integers(1, 40), classes=st.integers(2, 5))
-@settings(max_examples=30, deadline=None)
 def test_calibration_is_that_of_torchmetrics(seed: int, n: int, classes: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     p = torch.randn(n, classes, generator=generator, dtype=torch.float64).softmax(1)
@@ -42,7 +41,6 @@ def test_calibration_is_that_of_torchmetrics(seed: int, n: int, classes: int) ->
 
 
 @given(seed=st.integers(0, 2**16), n=st.integers(1, 40))
-@settings(max_examples=30, deadline=None)
 def test_the_risk_of_the_surest_is_that_of_a_loop(seed: int, n: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     confidence, correct = torch.rand(n, generator=generator), torch.rand(n, generator=generator) < 0.7

@@ -76,7 +76,7 @@ def test_a_gradual_change_draws_from_both() -> None:
         assert abs(share - expected) < 5 * (expected * (1 - expected) / 1000) ** 0.5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 1), st.integers(0, 50)), min_size=1, max_size=5),
     repeat=st.integers(1, 3),

@@ -36,7 +36,6 @@ def epochs(loader: StreamLoader, count: int) -> list[list[list[int]]]:
 
 
 @given(size=SIZES, batch_size=SIZES, seed=st.integers(0, 2**31))
-@settings(max_examples=30, deadline=None)
 def test_every_epoch_is_a_permutation_set_by_the_seed(size: int, batch_size: int, seed: int) -> None:
     loader = StreamLoader(Numbers(size), batch_size=batch_size, seed=seed)
     batches = epochs(loader, 3)
@@ -57,7 +56,7 @@ def test_without_shuffle_the_order_is_that_of_the_source() -> None:
 
 
 @given(size=SIZES, batch_size=SIZES, stop=st.integers(0, 30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_resumed_stream_goes_on_with_the_next_sample(size: int, batch_size: int, stop: int) -> None:
     def loader() -> StreamLoader:
         return StreamLoader(Numbers(size), batch_size=batch_size, seed=7)
@@ -74,7 +73,7 @@ def test_a_resumed_stream_goes_on_with_the_next_sample(size: int, batch_size: in
 
 
 @given(size=st.integers(4, 20), batch_size=st.integers(1, 3), ranks=st.integers(1, 4), stop=st.integers(0, 12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_several_processes_are_handed_the_batches_of_one(size: int, batch_size: int, ranks: int, stop: int) -> None:
     def loader(rank: int) -> StreamLoader:
         return StreamLoader(Numbers(size), batch_size=batch_size, seed=7, ranks=ranks, rank=rank)

@@ -24,7 +24,7 @@ def flat(model: nn.Module) -> torch.Tensor:
     return torch.cat([param.detach().flatten() for param in model.parameters() if param.requires_grad])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(K=st.integers(1, 8), steps=st.integers(1, 20), seed=st.integers(0, 10**6))
 def test_it_is_a_mean_whose_weights_fade(K: int, steps: int, seed: int) -> None:
     """Against the closed form: step k has the weight k (k + 1) (k + 2) up to 4 K - 3 steps, 1 - 1/K a step after."""

@@ -17,7 +17,7 @@ from tests.optimizers.models import labels, mlp
 
 
 @given(m=st.integers(2, 7), n=st.integers(1, 60), seed=st.integers(0, 10**6), sharpness=st.floats(0.1, 8))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_against_torchmetrics_and_scikit_learn(m: int, n: int, seed: int, sharpness: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     p = (sharpness * torch.randn(n, m, generator=generator, dtype=torch.float64)).softmax(1)

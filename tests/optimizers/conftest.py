@@ -1,16 +1,13 @@
-"""One thread, one seed, and hypothesis without deadlines or chance."""
+"""One thread, one seed."""
 
 from __future__ import annotations
 
-import hypothesis
 import pytest
 import torch
 
 from optimizers import jacobian
 
 torch.set_num_threads(1)
-hypothesis.settings.register_profile("optimizers", deadline=None, derandomize=True, max_examples=30)
-hypothesis.settings.load_profile("optimizers")
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from tests.optimizers.reference import flat
 
 
 @given(seed=st.integers(0, 10**6), B=st.integers(1, 20), g=st.floats(0, 20))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_batch_is_its_samples_one_by_one(seed: int, B: int, g: float) -> None:
     x = torch.randn(B, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     expected = g
@@ -80,7 +80,7 @@ def test_nothing_is_lost_where_nothing_was_known() -> None:
 
 
 @given(seed=st.integers(0, 10**6), B=st.integers(1, 30))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_what_is_known_is_an_average_that_fades(seed: int, B: int) -> None:
     """With equal samples: the share 1 - (1 - 1/M)^B of their gain over chance; enough of it is never forgotten."""
     z = torch.randn(1, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).repeat(B, 1)
@@ -108,7 +108,7 @@ def test_the_last_layer_is_the_last_matrix_and_what_follows() -> None:
 
 
 @given(seed=st.integers(0, 10**6), tail=st.integers(1, 8), when=st.booleans())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_part_is_dropped_from_the_precision(seed: int, tail: int, when: bool) -> None:
     """Against the dense matrix: blocks apart, the new variances on the diagonal, the rest as it was."""
     n, generator = 8, torch.Generator().manual_seed(seed)

@@ -24,7 +24,7 @@ def test_the_band_is_that_of_chi_square(coordinates: int) -> None:
 
 
 @given(B=st.integers(1, 3), m=st.integers(2, 5), seed=st.integers(0, 10**6))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_against_the_dense_formula(B: int, m: int, seed: int) -> None:
     """Of probabilities observed through the logits: e'(FAF + F)^-1 e / (B d)."""
     generator = torch.Generator().manual_seed(seed)

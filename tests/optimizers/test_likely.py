@@ -26,7 +26,7 @@ def drawn(m: int, B: int, seed: int, size: float) -> tuple[Tensor, Tensor]:
     return z, torch.randint(m, (B,), generator=generator)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(**SIZES)
 def test_the_directions_are_orthonormal_and_hold_the_gradient(m: int, B: int, seed: int, size: float) -> None:
     """C'C = I, 1'C = 0, CC'(y - p) = y - p; the label's probability moves by itself."""
@@ -44,7 +44,7 @@ def test_the_directions_are_orthonormal_and_hold_the_gradient(m: int, B: int, se
         assert likely == 1 or bool((C.mT @ axis).norm(dim=1).gt(0).all())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(**SIZES)
 def test_the_precision_is_that_of_the_softmax_in_these_directions(m: int, B: int, seed: int, size: float) -> None:
     z, y = drawn(m, B, seed, size)

@@ -32,7 +32,7 @@ def problem(m: int, B: int, size: float, spread: float, seed: int) -> Problem:
 PROBLEMS = {"m": st.integers(2, 6), "B": st.integers(1, 4), "seed": st.integers(0, 10**6)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(**PROBLEMS, size=st.floats(0, 5), spread=st.floats(0, 10))
 def test_it_is_the_fixed_point(m: int, B: int, seed: int, size: float, spread: float) -> None:
     """lambda = e(A lambda) to 1e-6 wherever logits are within 5 and their prior variance within 10."""
@@ -49,7 +49,7 @@ def objective(it: Mode, A: Tensor, dual: Tensor) -> float:
     return float(it.samples * shifted.nll() + 0.5 * dual @ A @ dual)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(**PROBLEMS, size=st.floats(0, 30), spread=st.floats(0, 1e4))
 def test_every_step_descends_whatever_the_prior(m: int, B: int, seed: int, size: float, spread: float) -> None:
     it, A, _, _ = problem(m, B, size, spread, seed)
@@ -99,7 +99,7 @@ def test_for_values_it_is_the_kalman_filter(covariance: str) -> None:
     assert relative(results[0][1], results[1][1]) <= 1e-12
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(m=st.integers(2, 12), seed=st.integers(0, 10**6), size=st.floats(0, 20))
 def test_the_curvature_bends_no_faster_than_the_likelihood_says(m: int, seed: int, size: float) -> None:
     """|D^3 l[u, v, v]| <= M(u) D^2 l[v, v], by autograd."""

@@ -24,7 +24,7 @@ from tests.optimizers.reference import flat, outputs_of
 
 
 @given(mean=st.floats(-6, 6), deviation=st.floats(0, 5))
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(max_examples=40)
 def test_two_classes_against_the_integral(mean: float, deviation: float) -> None:
     r"""MacKay's approximation of \int sigma(z) N(z; mu, s^2) dz is off by 2 * 0.0177 at most.
 
@@ -55,7 +55,6 @@ def test_more_classes_against_draws() -> None:
 
 
 @given(st.integers(2, 5), st.integers(0, 100))
-@settings(deadline=None, derandomize=True, max_examples=30)
 def test_without_variance_it_is_the_softmax(m: int, seed: int) -> None:
     mean = 3 * torch.randn(4, m, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     torch.testing.assert_close(moderated_probabilities(mean, torch.zeros(4, m, m).double()), mean.softmax(1))
@@ -70,7 +69,6 @@ def test_variance_of_the_difference() -> None:
 
 
 @given(m=st.integers(2, 5), B=st.integers(1, 3), seed=st.integers(0, 100))
-@settings(deadline=None, derandomize=True, max_examples=30)
 def test_what_moves_all_outputs_alike_changes_nothing(m: int, B: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     mean, common = torch.randn(2, B, m, generator=generator, dtype=torch.float64)
@@ -111,7 +109,6 @@ def test_the_filters_prediction_is_of_the_outputs_covariance_before_the_update(m
 
 
 @given(m=st.integers(2, 4), B=st.integers(1, 3), seed=st.integers(0, 100))
-@settings(deadline=None, derandomize=True, max_examples=30)
 def test_the_mixture_cannot_lose_to_the_softmax_by_more_than_the_logarithm_of_the_factors(
     m: int, B: int, seed: int
 ) -> None:

@@ -49,7 +49,7 @@ def test_a_linear_model_is_ridge_regression_under_that_prior() -> None:
     assert relative(flat(model), mean) <= rounding(40 * 40, condition=float(torch.linalg.cond(precision)) * 100)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), unit=st.floats(1e-6, 1e6))
 def test_a_priors_width_falls_with_the_sensitivity(seed: int, unit: float) -> None:
     """As the root of its inverse, up to where it would be too wide; half of p0 where there is none."""

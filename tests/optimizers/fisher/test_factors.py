@@ -36,7 +36,7 @@ def dense(decay: float) -> DenseFactor:
 
 
 @given(refreshes=st.integers(1, 5), decay=st.sampled_from([0.0, 0.5, 0.9]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_average_weighs_by_age_and_sums_to_one(refreshes: int, decay: float) -> None:
     data = samples(refreshes)
     M = fill(dense(decay), data).state["M"]
@@ -47,7 +47,7 @@ def test_the_average_weighs_by_age_and_sums_to_one(refreshes: int, decay: float)
 
 
 @given(refreshes=st.integers(1, 6), decay=st.sampled_from([0.0, 0.5, 0.9]), factor=st.floats(0.01, 100))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_rows_are_the_same_matrix_and_inverse(refreshes: int, decay: float, factor: float) -> None:
     data, V = samples(refreshes), torch.ones(L, 1, K, dtype=torch.float64)
     many, few = fill(dense(decay), data), fill(WideFactor({}, decay), data)

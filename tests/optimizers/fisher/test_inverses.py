@@ -38,7 +38,7 @@ def kept(name: str, M: Tensor, lam: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", INVERSES)
 @given(seed=st.integers(0, 1000), exponent=st.floats(-6, 0))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_inverts_at_the_damping_it_was_prepared_at(name: str, seed: int, exponent: float) -> None:
     M, lam = spd(1e4, seed), torch.full((L,), 10.0**exponent, dtype=torch.float64)
     solved = INVERSES[name].solve(kept(name, M, lam), rows(), None)
@@ -50,7 +50,7 @@ def test_inverts_at_the_damping_it_was_prepared_at(name: str, seed: int, exponen
 
 @pytest.mark.parametrize("name", EXACT)
 @given(factor=st.floats(1e-3, 1e3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_eigenvalues_are_exact_at_every_damping(name: str, factor: float) -> None:
     M, lam = spd(1e4), torch.full((L,), 1e-2, dtype=torch.float64)
     solved = INVERSES[name].solve(kept(name, M, lam), rows(), factor * lam)
@@ -65,7 +65,7 @@ def test_eigenvalues_give_the_pseudo_inverse_of_an_undamped_zero() -> None:
 
 @pytest.mark.parametrize("name", [name for name in INVERSES if name not in EXACT])
 @given(change=st.floats(-GUARD, GUARD), seed=st.integers(0, 1000))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_equation_11_has_the_error_it_should(name: str, change: float, seed: int) -> None:
     """Along an eigenvector of eigenvalue mu a relative error of (dlam / (mu + lam))^2."""
     M, lam = spd(1e3, seed), torch.full((L,), 1e-2, dtype=torch.float64)
@@ -79,7 +79,7 @@ def test_equation_11_has_the_error_it_should(name: str, change: float, seed: int
 
 
 @given(factor=st.floats(0.01, 100))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_equation_11_is_guarded_and_stays_positive_definite(factor: float) -> None:
     """At twice the damping a singular direction would get the eigenvalue zero, beyond that a negative one."""
     M, lam = spd(1e9), torch.full((L,), 1e-2, dtype=torch.float64)
