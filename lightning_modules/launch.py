@@ -42,7 +42,7 @@ def leave() -> None:
     """Leave the other processes, if there were any; to be called at a process's end, however it ends.
 
     Gloo's threads hold tensors until then. Where one frees its last tensor while the interpreter is being taken down,
-    it aborts the process, and a run that is complete ends as if it had failed (Lightning leaves NCCL alone).
+    it aborts the process, and a run that is complete ends as if it had failed. Lightning sees to this for NCCL only.
     """
     if dist.is_initialized():
         dist.destroy_process_group()

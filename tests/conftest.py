@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 
 # the same examples every time: what fails here fails everywhere, and a slow machine is no error
-hypothesis.settings.register_profile("same", deadline=None, derandomize=True, max_examples=30)
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("same")
 
 # one core a process of the test run; said before torch is imported

@@ -66,7 +66,8 @@ def _run(args: list[str], folder: str, output: Any) -> None:
             code = 1
     threads = [comm.read_text().strip() for comm in Path("/proc/self/task").glob("*/comm")]
     if dist.is_initialized() or "pt_gloo_runloop" in threads:
-        code, text = 1, io.StringIO(f"the process group is left to the interpreter's end: {threads}")
+        text.write(f"the process group is left to the interpreter's end: {threads}")
+        code = 1
     output.send((code, text.getvalue()))
 
 
