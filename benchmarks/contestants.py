@@ -10,12 +10,23 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from filtune.optimizers import (
+    EKF,
+    SGD,
+    AdaGrad,
+    AdamW,
+    Categorical,
+    Filtune,
+    LoKO,
+    Observation,
+    OnlineOptimizer,
+    RKalman,
+)
+from filtune.optimizers.kalman.filter import KalmanOptimizer
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.models import Case
-from optimizers import EKF, SGD, AdaGrad, AdamW, Categorical, Filtune, LoKO, Observation, OnlineOptimizer, RKalman
-from optimizers.filter import KalmanOptimizer
 
 Batch = tuple[Any, Tensor]
 

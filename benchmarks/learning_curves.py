@@ -21,11 +21,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from filtune.reports.compare import read_run
 from rich.console import Console
 from rich.table import Table
 
-from cli import FiltuneCLI, quiet
-from reports.compare import read_run
+from filtune.cli import FiltuneCLI, quiet
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

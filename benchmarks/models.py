@@ -7,13 +7,12 @@ from typing import Any
 
 import timm
 import torch
+from filtune.lightning_modules.backbones.adapters import resolve_targets
+from filtune.lightning_modules.backbones.lenet import LeNet5
+from filtune.lightning_modules.backbones.text import MeanPooled
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModel, BertConfig, BertModel, RobertaConfig, RobertaForSequenceClassification
-
-from lightning_modules.backbones.adapters import resolve_targets
-from lightning_modules.backbones.lenet import LeNet5
-from lightning_modules.backbones.text import MeanPooled
 
 Sample = Callable[[torch.Generator, int], Any]
 

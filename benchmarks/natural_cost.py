@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import torch
+from filtune.optimizers import NGD, RENG, RING, SAM, AdamW, OnlineOptimizer, Sophia
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contestants import Contestant, Runner
 from benchmarks.models import Case, lenet5, pretrained_image, roberta, transformer, vit_base
 from benchmarks.timing import batches, environment, race
-from optimizers import NGD, RENG, RING, SAM, AdamW, OnlineOptimizer, Sophia
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

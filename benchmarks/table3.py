@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filtune.optimizers import LoKO
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -27,7 +28,6 @@ from torch.nn.attention import SDPBackend
 from benchmarks.contestants import Batch, Runner, each
 from benchmarks.models import Case, pretrained_image, roberta
 from benchmarks.timing import batches, compare, contestants, environment, race
-from optimizers import LoKO
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 

@@ -15,11 +15,11 @@ from datetime import date
 from typing import Any
 
 import torch
+from filtune.lightning_modules.callbacks.summary import commit, device_name, versions
 
 from benchmarks.contestants import OPTIMIZERS, Batch, Contestant, Runner, each
 from benchmarks.floors import Floor, OrdinaryFloor
 from benchmarks.models import Case
-from lightning_modules.callbacks.summary import commit, device_name, versions
 
 
 def contestants(case: Case, names: list[str], outputs: int, device: torch.device) -> dict[str, Contestant]:

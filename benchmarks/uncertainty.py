@@ -23,6 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filtune.datamodules import StreamDataModule, TextDataModule
+from filtune.datamodules.samples import collate
+from filtune.experiments.composition import compose, lookup
+from filtune.experiments.tables import load_table
+from filtune.exports.prediction import Prediction, Predictor
+from filtune.exports.restore import Restored, restore
+from filtune.optimizers.kalman.predictive import difference_variance, moderated_probabilities
+from filtune.reports.contest import Entrant, contest
+from filtune.reports.reading import Archive
 from rich.progress import track
 from torch import Tensor
 from torchvision.transforms.v2.functional import rotate
@@ -30,15 +39,6 @@ from torchvision.transforms.v2.functional import rotate
 from benchmarks.papers.common import plus_minus, show, spread, told
 from benchmarks.timing import environment
 from benchmarks.uncertainty_scores import calibration, detection, selective
-from datamodules import StreamDataModule, TextDataModule
-from datamodules.samples import collate
-from experiments.composition import compose, lookup
-from experiments.tables import load_table
-from exports.prediction import Prediction, Predictor
-from exports.restore import Restored, restore
-from optimizers.predictive import difference_variance, moderated_probabilities
-from reports.contest import Entrant, contest
-from reports.reading import Archive
 
 Sample = dict[str, Any]
 OTHER_TEXTS = "cola"

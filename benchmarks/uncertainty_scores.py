@@ -6,10 +6,9 @@ Shapes: ``N`` samples, ``m`` classes.
 from __future__ import annotations
 
 import torch
+from filtune.lightning_modules.scores import ProbabilityScores
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
-
-from lightning_modules.scores import ProbabilityScores
 
 COVERAGE = 0.8
 """Share of the samples, the surest, that is answered where abstaining is allowed."""

@@ -1,14 +1,14 @@
 """Where samples come from: streams of texts and images, one at a time, resumable to the sample."""
 
-from datamodules.base import StreamDataModule
-from datamodules.changing import ChangingDataModule
-from datamodules.digits import DigitsDataModule
-from datamodules.errors import DataError
-from datamodules.image import ImageDataModule
-from datamodules.loader import StreamLoader
-from datamodules.regimes import Segment
-from datamodules.task import Task
-from datamodules.text import TextDataModule
+from .base import StreamDataModule
+from .changing import ChangingDataModule
+from .digits import DigitsDataModule
+from .errors import DataError
+from .image import ImageDataModule
+from .loader import StreamLoader
+from .regimes import Segment
+from .task import Task
+from .text import TextDataModule
 
 __all__ = [
     "ChangingDataModule",

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.errors import DataError
-from datamodules.loader import StreamLoader, permutation
-from datamodules.samples import Part, collate
-from datamodules.task import Task
+from .errors import DataError
+from .loader import StreamLoader, permutation
+from .samples import Part, collate
+from .task import Task
 
 _VALIDATION = (0, 2)
 

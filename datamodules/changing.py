@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.base import StreamDataModule, at_least
-from datamodules.errors import DataError
-from datamodules.regimes import ChangingSamples, Plan, Segment, plan
-from datamodules.samples import Part
-from datamodules.task import Task
+from .base import StreamDataModule, at_least
+from .errors import DataError
+from .regimes import ChangingSamples, Plan, Segment, plan
+from .samples import Part
+from .task import Task
 
 
 class ChangingDataModule(StreamDataModule):

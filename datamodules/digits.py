@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from datamodules.base import StreamDataModule
-from datamodules.loader import permutation
-from datamodules.samples import Part, Samples
-from datamodules.task import Task
+from .base import StreamDataModule
+from .loader import permutation
+from .samples import Part, Samples
+from .task import Task
 
 _TRAINING = 1500
 

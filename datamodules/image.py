@@ -10,11 +10,11 @@ from datasets import Dataset, Image
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.base import at_least
-from datamodules.errors import Fault, Place
-from datamodules.pixels import decode
-from datamodules.samples import Part
-from datamodules.table import TableDataModule
+from .base import at_least
+from .errors import Fault, Place
+from .pixels import decode
+from .samples import Part
+from .table import TableDataModule
 
 _MANY = 3000
 

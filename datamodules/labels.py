@@ -14,8 +14,8 @@ import torch
 from datasets import ClassLabel, Dataset
 from torch import Tensor
 
-from datamodules.errors import DataError, Fault
-from datamodules.task import Kind
+from .errors import DataError, Fault
+from .task import Kind
 
 _TYPES = (
     pa.types.is_integer,

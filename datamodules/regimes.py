@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import rotate
 
-from datamodules.loader import permutation
-from datamodules.samples import Part
+from .loader import permutation
+from .samples import Part
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ import numpy as np
 from datasets import Dataset
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from datamodules.base import StreamDataModule
-from datamodules.errors import DataError, Fault, Place
-from datamodules.labels import LabelCodec
-from datamodules.loader import permutation
-from datamodules.samples import Part, Samples
-from datamodules.source import load_splits
-from datamodules.task import Task, choose_metrics
+from .base import StreamDataModule
+from .errors import DataError, Fault, Place
+from .labels import LabelCodec
+from .loader import permutation
+from .samples import Part, Samples
+from .source import load_splits
+from .task import Task, choose_metrics
 
 _HELD_OUT = (0, 1)
 _USUAL_VALIDATION = "validation"

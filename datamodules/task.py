@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from datamodules.errors import DataError
+from .errors import DataError
 
 Kind = Literal["classification", "regression"]
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from datamodules.errors import DataError, Fault, Place
-from datamodules.table import TableDataModule
+from .errors import DataError, Fault, Place
+from .table import TableDataModule
 
 
 class TextDataModule(TableDataModule):

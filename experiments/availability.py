@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.error import HTTPError
 
-from experiments.composition import Config, lookup
+from .composition import Config, lookup
 
 Where = Literal["none needed", "here", "download", "missing"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from experiments.composition import Config, assign, compose, fingerprint, grid_points, lookup, point_name, suggest
-from experiments.estimate import size
-from experiments.tables import Column, Row, Table
+from .composition import Config, assign, compose, fingerprint, grid_points, lookup, point_name, suggest
+from .estimate import size
+from .tables import Column, Row, Table
 
 Plan = dict[str, list[int]]
 """Seeds to be run, by a cell's name."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from experiments.composition import Config, lookup
+from .composition import Config, lookup
 
 CATALOG = Path(__file__).with_name("catalog.yaml")
 """Sizes of tasks and backbones."""

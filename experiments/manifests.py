@@ -6,10 +6,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from experiments.availability import Need
-from experiments.cells import Cell, Plan, Scale
-from experiments.records import FORMAT, Store
-from experiments.tables import Table
+from .availability import Need
+from .cells import Cell, Plan, Scale
+from .records import FORMAT, Store
+from .tables import Table
 
 
 def keep_manifest(

@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
-from experiments.availability import needs
-from experiments.cells import Cell, Plan
-from experiments.estimate import Estimator, catalog, clock, size
-from experiments.records import Store
-from experiments.tables import Table, load_table, table_names
+from .availability import needs
+from .cells import Cell, Plan
+from .estimate import Estimator, catalog, clock, size
+from .records import Store
+from .tables import Table, load_table, table_names
 
 
 def show_tables(console: Console) -> None:

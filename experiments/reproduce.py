@@ -8,17 +8,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.availability import Need, needs
-from experiments.cells import Cell, Plan, Scale, cells, select
-from experiments.composition import parse_options
-from experiments.manifests import keep_manifest
-from experiments.options import add_run_options, read_folders, read_workers
-from experiments.plan import show_plan, show_results, show_tables
-from experiments.records import Store
-from experiments.runner import Outcome, Runner
-from experiments.runs import Job
-from experiments.tables import load_table, table_names
-from experiments.tuning import first_round, second_round
+from .availability import Need, needs
+from .cells import Cell, Plan, Scale, cells, select
+from .composition import parse_options
+from .manifests import keep_manifest
+from .options import add_run_options, read_folders, read_workers
+from .plan import show_plan, show_results, show_tables
+from .records import Store
+from .runner import Outcome, Runner
+from .runs import Job
+from .tables import load_table, table_names
+from .tuning import first_round, second_round
 
 EXAMPLES = """examples:
   filtune reproduce                                           what there is

@@ -12,9 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from experiments.estimate import Estimator, clock
-from experiments.records import Store
-from experiments.runs import Job, RunError, run
+from .estimate import Estimator, clock
+from .records import Store
+from .runs import Job, RunError, run
 
 
 @dataclass

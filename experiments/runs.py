@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filtune.reports.compare import read_run
 
-from experiments.composition import Config, assign, lookup
-from experiments.convergence import steps_to_convergence
-from experiments.records import FORMAT, Store
-from reports.compare import read_run
+from .composition import Config, assign, lookup
+from .convergence import steps_to_convergence
+from .records import FORMAT, Store
 
 DIVERGED = 3
 """Exit status of ``filtune fit`` where the optimizer diverged."""
@@ -99,7 +99,7 @@ def _fit(job: Job, folder: Path, config: Path, threads: int, started: Started) -
     command = [
         sys.executable,
         "-m",
-        "experiments.worker",
+        "filtune.experiments.worker",
         "fit",
         "--config",
         str(config),

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.composition import Config, compose, parse_value
-from experiments.plan import figure
+from .composition import Config, compose, parse_value
+from .plan import figure
 
 Point = dict[str, Any]
 """Options by dotted key."""

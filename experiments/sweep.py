@@ -14,14 +14,14 @@ import yaml
 from rich.console import Console
 from rich.table import Table as Grid
 
-from experiments.availability import needs
-from experiments.composition import Config, compose, fingerprint, grid_points, parse_options, point_name
-from experiments.estimate import clock, size
-from experiments.options import add_run_options, read_folders, read_workers
-from experiments.records import FORMAT, Store
-from experiments.runner import Runner
-from experiments.runs import Job, localise
-from experiments.search import Point, Rung, at, rank, read_grid, rungs, score
+from .availability import needs
+from .composition import Config, compose, fingerprint, grid_points, parse_options, point_name
+from .estimate import clock, size
+from .options import add_run_options, read_folders, read_workers
+from .records import FORMAT, Store
+from .runner import Runner
+from .runs import Job, localise
+from .search import Point, Rung, at, rank, read_grid, rungs, score
 
 EXAMPLES = """examples:
   filtune sweep --config task/digits --config backbone/lenet5 --config optimizer/adamw_1e-3 \\

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from experiments.composition import CONFIGS, suggest
+from .composition import CONFIGS, suggest
 
 PAPERS = CONFIGS / "papers"
 """One file a table or figure, one folder a paper."""

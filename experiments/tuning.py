@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from experiments.cells import Cell, Plan
-from experiments.search import rank, score
-from experiments.tables import Table
+from .cells import Cell, Plan
+from .search import rank, score
+from .tables import Table
 
 Records = Mapping[str, dict[str, Any]]
 """Records by key."""

@@ -1,4 +1,4 @@
-"""``python -m experiments.worker fit ...``: the command line, in a process that ends with the one that started it."""
+"""``python -m filtune.experiments.worker fit ...``: the command line in a process that ends with its parent."""
 
 import os
 import sys
@@ -20,6 +20,6 @@ def stop_with_parent() -> None:
 
 if __name__ == "__main__":
     stop_with_parent()  # before the imports, which take seconds
-    from cli import main
+    from filtune.cli import main
 
     main(sys.argv[1:])

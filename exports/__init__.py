@@ -1,5 +1,5 @@
 """What a run leaves for others to use: its model in the formats of PEFT, transformers and timm, and predictions."""
 
-from exports.pooled import MeanPooledConfig, MeanPooledForSequenceClassification
+from .pooled import MeanPooledConfig, MeanPooledForSequenceClassification
 
 __all__ = ["MeanPooledConfig", "MeanPooledForSequenceClassification"]

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from exports.restore import Restored
-from exports.weights import base_name
-from lightning_modules.backbones.image import ImageBackbone
-from lightning_modules.backbones.text import MeanPooled
+from filtune.lightning_modules.backbones.image import ImageBackbone
+from filtune.lightning_modules.backbones.text import MeanPooled
+
+from .restore import Restored
+from .weights import base_name
 
 ADAPTER_OWN = """\
 from peft import PeftModel
@@ -24,7 +25,7 @@ print(pipeline("text-classification", model=model, tokenizer=tokenizer)({text}, 
 """
 
 ADAPTER_MEAN = """\
-from exports import MeanPooledForSequenceClassification
+from . import MeanPooledForSequenceClassification
 from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
@@ -62,7 +63,7 @@ model = timm.create_model({name!r}, num_classes={outputs}, checkpoint_path={file
 
 WHOLE_LENET = """\
 import torch
-from lightning_modules.backbones.lenet import LeNet5
+from filtune.lightning_modules.backbones.lenet import LeNet5
 from safetensors.torch import load_file
 
 model = LeNet5({channels}, {outputs}).eval()
@@ -77,7 +78,7 @@ print(model((images - mean) / std))
 
 OF_MEAN = (
     "The head is a linear layer on the mean of the token states. The model's class comes with filtune "
-    "(`import exports`); where filtune is not installed, {otherwise}."
+    "(`import filtune.exports`); where filtune is not installed, {otherwise}."
 )
 
 
@@ -137,7 +138,7 @@ def _code(run: Restored, folder: Path, whole: bool, base: str | None) -> str:
         mean = run.architecture.head == "mean"
         fields = {"folder": str(folder), "text": '"a text"', "trust": ""}
         if whole:
-            return ("import exports\n" if mean else "") + WHOLE_TEXT.format(**fields)
+            return ("import filtune.exports\n" if mean else "") + WHOLE_TEXT.format(**fields)
         weights = 'f"{folder}/base"' if kept else repr(name)
         return (ADAPTER_MEAN if mean else ADAPTER_OWN).format(base=weights, **fields)
     description = _description(run)["image"]

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 
 import torch
+from filtune.lightning_modules.backbones.base import Backbone
 
-from exports.card import write_card
-from exports.folder import check_target, whole_folder
-from exports.restore import Restored, restore
-from exports.weights import read_adapter, read_model, write_adapter, write_model
-from lightning_modules.backbones.base import Backbone
+from .card import write_card
+from .folder import check_target, whole_folder
+from .restore import Restored, restore
+from .weights import read_adapter, read_model, write_adapter, write_model
 
 EPILOG = """\
 The folder's README.md says how to load it.

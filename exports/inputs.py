@@ -9,10 +9,10 @@ from typing import Any, Literal
 import datasets
 import numpy as np
 import pyarrow as pa
+from filtune.datamodules import DataError, ImageDataModule, TextDataModule
+from filtune.datamodules.source import load_splits
 
-from datamodules import DataError, ImageDataModule, TextDataModule
-from datamodules.source import load_splits
-from exports.restore import Restored
+from .restore import Restored
 
 OPTIONS = {
     "--data.source": "--input",

@@ -11,9 +11,9 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from exports.inputs import Rows, file_stem, texts
-from exports.prediction import Columns, Prediction, Predictor, columns, say
-from exports.restore import Restored, restore
+from .inputs import Rows, file_stem, texts
+from .prediction import Columns, Prediction, Predictor, columns, say
+from .restore import Restored, restore
 
 WRITERS = {
     ".csv": lambda frame, path: frame.to_csv(path, index=False),

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from filtune.datamodules import Task
+from filtune.optimizers.kalman.filter import KalmanOptimizer
+from filtune.optimizers.kalman.predictive import difference_variance, mixed_probabilities, moderated_probabilities
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from datamodules import Task
-from exports.restore import Restored
-from exports.uncertainty import OutputCovariance
-from optimizers.filter import KalmanOptimizer
-from optimizers.predictive import difference_variance, mixed_probabilities, moderated_probabilities
+from .restore import Restored
+from .uncertainty import OutputCovariance
 
 Columns = dict[str, list[Any]]
 

@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 import yaml
-
-from datamodules import StreamDataModule, Task
-from lightning_modules.backbones import BackboneConfig, build_backbone
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.callbacks.checkpoint import AtomicCheckpointIO
-from lightning_modules.groups import frozen_fingerprint, group_parameters
-from lightning_modules.resume import compare_names
-from optimizers import OnlineOptimizer
+from filtune.datamodules import StreamDataModule, Task
+from filtune.lightning_modules.backbones import BackboneConfig, build_backbone
+from filtune.lightning_modules.backbones.base import Backbone
+from filtune.lightning_modules.callbacks.checkpoint import AtomicCheckpointIO
+from filtune.lightning_modules.groups import frozen_fingerprint, group_parameters
+from filtune.lightning_modules.resume import compare_names
+from filtune.optimizers import OnlineOptimizer
 
 PREFIX = "backbone."
 

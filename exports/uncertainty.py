@@ -10,11 +10,10 @@ Shapes: ``B`` batch, ``m`` outputs.
 from __future__ import annotations
 
 import torch
+from filtune.optimizers.kalman.equations import own_blocks
+from filtune.optimizers.kalman.filter import KalmanOptimizer
+from filtune.optimizers.kalman.jacobian import JacobianBuilder
 from torch import Tensor, nn
-
-from optimizers.filter import KalmanOptimizer
-from optimizers.jacobian import JacobianBuilder
-from optimizers.kalman import own_blocks
 
 MOST_ELEMENTS = 1 << 26
 """Most elements of the Jacobian of one batch."""

@@ -10,16 +10,16 @@ from typing import Any
 import peft
 import timm
 import torch
+from filtune.lightning_modules.backbones import adapters
+from filtune.lightning_modules.backbones.base import Backbone
+from filtune.lightning_modules.backbones.image import ImageBackbone
+from filtune.lightning_modules.backbones.text import MeanPooled, TextBackbone
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from exports.pooled import MeanPooledConfig, MeanPooledForSequenceClassification
-from exports.restore import Restored, build
-from lightning_modules.backbones import adapters
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.backbones.image import ImageBackbone
-from lightning_modules.backbones.text import MeanPooled, TextBackbone
+from .pooled import MeanPooledConfig, MeanPooledForSequenceClassification
+from .restore import Restored, build
 
 MeanPooledConfig.register_for_auto_class()  # the code is written beside the weights
 MeanPooledForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.resume import compare_names
+from .resume import compare_names
 
 
 class Average:

@@ -6,9 +6,8 @@ import copy
 from typing import Any, Literal
 
 import torch
+from filtune.optimizers import OnlineOptimizer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-
-from optimizers import OnlineOptimizer
 
 MOST_REWINDS = 10
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torchmetrics
+from filtune.optimizers import Observation
 from torch import Tensor, nn
 from torchmetrics.classification import (
     BinaryF1Score,
@@ -15,9 +16,8 @@ from torchmetrics.classification import (
 )
 from torchmetrics.regression import PearsonCorrCoef, SpearmanCorrCoef
 
-from lightning_modules.backbones.build import Task
-from lightning_modules.scores import ProbabilityScores
-from optimizers import Observation
+from .backbones.build import Task
+from .scores import ProbabilityScores
 
 WINDOW = 1000
 """Samples in the windowed loss (LoKO section 5.2)."""

@@ -8,21 +8,21 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from filtune.optimizers import Categorical, Gaussian, Observation, OnlineOptimizer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from lightning_modules.average import Average
-from lightning_modules.backbones import BackboneConfig, build_backbone
-from lightning_modules.backbones.build import Task
-from lightning_modules.checks import check_precision, check_strategy
-from lightning_modules.divergence import Watch
-from lightning_modules.groups import frozen_fingerprint, group_parameters
-from lightning_modules.metrics import MetricSet, Prequential
-from lightning_modules.resume import CheckpointError, compare_configs, compare_names, joint_batch
-from lightning_modules.schedules import Schedule
-from lightning_modules.timing import StepTimer
-from optimizers import Categorical, Gaussian, Observation, OnlineOptimizer
+from .average import Average
+from .backbones import BackboneConfig, build_backbone
+from .backbones.build import Task
+from .checks import check_precision, check_strategy
+from .divergence import Watch
+from .groups import frozen_fingerprint, group_parameters
+from .metrics import MetricSet, Prequential
+from .resume import CheckpointError, compare_configs, compare_names, joint_batch
+from .schedules import Schedule
+from .timing import StepTimer
 
 
 class OnlineModule(pl.LightningModule):

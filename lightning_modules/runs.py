@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning_modules.callbacks.checkpoint import LAST
-from lightning_modules.resume import CheckpointError
+from .callbacks.checkpoint import LAST
+from .resume import CheckpointError
 
 
 @dataclass

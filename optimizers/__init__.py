@@ -1,20 +1,19 @@
 """How parameters move: optimizers in plain torch, each usable in anyone's own loop."""
 
-from optimizers.adagrad import AdaGrad
-from optimizers.adamw import AdamW
-from optimizers.base import FirstOrder, OnlineOptimizer
-from optimizers.categorical import Categorical
-from optimizers.ekf import EKF
-from optimizers.filtune import Filtune
-from optimizers.likelihoods import Gaussian, Likelihood, Observation
-from optimizers.loko import LoKO
-from optimizers.ngd import NGD
-from optimizers.r_kalman import RKalman
-from optimizers.reng import RENG
-from optimizers.ring import RING
-from optimizers.sam import SAM
-from optimizers.sgd import SGD
-from optimizers.sophia import Sophia
+from .adagrad import AdaGrad
+from .adamw import AdamW
+from .base import FirstOrder, OnlineOptimizer
+from .kalman.ekf import EKF
+from .kalman.filtune import Filtune
+from .kalman.loko import LoKO
+from .kalman.r_kalman import RKalman
+from .kfac.ngd import NGD
+from .kfac.reng import RENG
+from .kfac.ring import RING
+from .likelihoods import Categorical, Gaussian, Likelihood, Observation
+from .sam import SAM
+from .sgd import SGD
+from .sophia import Sophia
 
 __all__ = [
     "EKF",

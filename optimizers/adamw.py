@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from optimizers.base import FirstOrder
+from .base import FirstOrder
 
 
 class AdamW(FirstOrder, torch.optim.AdamW):  # type: ignore[misc]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from optimizers.likelihoods import Observation
-from optimizers.ranks import Ranks
+from .distributed import Ranks
+from .likelihoods.base import Observation
 
 Closure = Callable[[], Observation]
 

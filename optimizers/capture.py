@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from optimizers.blocks import OuterProduct
+from .kalman.blocks import OuterProduct
 
 
 class Seen(NamedTuple):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.base import Closure, OnlineOptimizer, check_arguments
-from optimizers.likelihoods import Observation
+from .base import Closure, OnlineOptimizer, check_arguments
+from .likelihoods.base import Observation
 
 BASES = ("sgd", "adamw")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from optimizers.base import FirstOrder
+from .base import FirstOrder
 
 
 class SGD(FirstOrder, torch.optim.SGD):  # type: ignore[misc]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.base import Closure, OnlineOptimizer, check_arguments
-from optimizers.likelihoods import Observation
-from optimizers.ranks import Ranks
+from .base import Closure, OnlineOptimizer, check_arguments
+from .distributed import Ranks
+from .likelihoods.base import Observation
 
 SOPHIA = "sophia"
 """Key of the step counter in the state."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from experiments.tables import Row, Table
-from reports import words
-from reports.cells import make_cell, with_ratio
-from reports.order import claims, winners
-from reports.palette import looks
-from reports.reading import Archive, Pool, load, sources
-from reports.sections import Leaf, Section
-from reports.statistics import Sample, holm
+from filtune.experiments.tables import Row, Table
+
+from . import words
+from .cells import make_cell, with_ratio
+from .order import claims, winners
+from .palette import looks
+from .reading import Archive, Pool, load, sources
+from .sections import Leaf, Section
+from .statistics import Sample, holm
 
 
 def build(table: Table, pool: Pool, archive: Archive) -> Section:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reports.reading import Archive, Pool, Record, value
-from reports.statistics import Sample, Test, summarise, welch
-from reports.status import Status
-from reports.words import TIMES, lower_is_better
+from .reading import Archive, Pool, Record, value
+from .statistics import Sample, Test, summarise, welch
+from .status import Status
+from .words import TIMES, lower_is_better
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from filtune.experiments.tables import Table
 
-from experiments.tables import Table
-from reports.reading import Archive, Pool, Record, value
-from reports.statistics import Sample, Test, differences, paired, summarise
+from .reading import Archive, Pool, Record, value
+from .statistics import Sample, Test, differences, paired, summarise
 
 Values = dict[int, float]
 Curve = tuple[np.ndarray, np.ndarray]

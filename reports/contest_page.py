@@ -8,16 +8,16 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from filtune.experiments.tables import Table, load_table
 from rich.console import Console
 
-from experiments.tables import Table, load_table
-from reports import contest_tables as tables
-from reports.contest import Stream, contest
-from reports.contest_plot import draw
-from reports.goals import Goals
-from reports.posterior import posterior
-from reports.reading import Archive
-from reports.recovery import rules
+from . import contest_tables as tables
+from .contest import Stream, contest
+from .contest_plot import draw
+from .goals import Goals
+from .posterior import posterior
+from .reading import Archive
+from .recovery import rules
 
 PROBABILITIES = (
     (("online_moderated_nll", "online_nll"), 3),

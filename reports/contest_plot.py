@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from filtune.experiments.tables import Table
 
-from experiments.tables import Table
-from reports.contest import Curve, Stream, label
-from reports.palette import looks
+from .contest import Curve, Stream, label
+from .palette import looks
 
 
 def draw(streams: Sequence[Stream], table: Table, target: Path) -> None:

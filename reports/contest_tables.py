@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from reports.contest import Duel, Entrant, Stream, label, spread
-from reports.recovery import Rule, all_recoveries, recovery_share
-from reports.statistics import Sample, Test, differences, paired, summarise
-from reports.words import DASH, MINUS, metric_title
+from .contest import Duel, Entrant, Stream, label, spread
+from .recovery import Rule, all_recoveries, recovery_share
+from .statistics import Sample, Test, differences, paired, summarise
+from .words import DASH, MINUS, metric_title
 
 
 def rivals(streams: Sequence[Stream]) -> list[str]:

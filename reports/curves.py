@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reports.reading import Record
+from .reading import Record
 
 ALTERNATIVES = {"online/l1": ("online/loss",), "online/accuracy": ("online/pearson",)}
 """What is drawn where a run has no such curve."""

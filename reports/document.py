@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.composition import suggest
-from experiments.tables import Table, table_names
-from reports.building import build
-from reports.figures import Line, Plan
-from reports.listings import Listing, run_listings, sweep_listing
-from reports.reading import Archive, Pool, Record, load, sources
-from reports.sections import Section
-from reports.status import Status
-from reports.words import clock
+from filtune.experiments.composition import suggest
+from filtune.experiments.tables import Table, table_names
+
+from .building import build
+from .figures import Line, Plan
+from .listings import Listing, run_listings, sweep_listing
+from .reading import Archive, Pool, Record, load, sources
+from .sections import Section
+from .status import Status
+from .words import clock
 
 _RANK = [
     Status.REPRODUCED, Status.EXCEEDS, Status.NOT_REPRODUCED, Status.UNTESTED, Status.OURS, Status.SCALED,

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reports.curves import band, tag_of
-from reports.palette import Look
-from reports.reading import Record
-from reports.words import curve_title
+from .curves import band, tag_of
+from .palette import Look
+from .reading import Record
+from .words import curve_title
 
 INK = "#12345f"
 """Stands for the colour of text and axes until the figure is written."""

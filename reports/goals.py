@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from filtune.experiments.tables import Table
 
-from experiments.tables import Table
-from reports.contest import Duel, Stream, label
-from reports.contest_tables import rivals, table
-from reports.recovery import Rule, recovery_share, rules
-from reports.words import DASH
+from .contest import Duel, Stream, label
+from .contest_tables import rivals, table
+from .recovery import Rule, recovery_share, rules
+from .words import DASH
 
 Goal = Mapping[str, float]
 

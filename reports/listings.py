@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from reports.compare import Run, find_runs, read_run
-from reports.figures import Figure, Line, Plan
-from reports.palette import Look, distinct, looks
-from reports.reading import Archive, Record, value
-from reports.statistics import Sample, summarise
-from reports.words import lower_is_better
+from .compare import Run, find_runs, read_run
+from .figures import Figure, Line, Plan
+from .palette import Look, distinct, looks
+from .reading import Archive, Record, value
+from .statistics import Sample, summarise
+from .words import lower_is_better
 
 _METRICS = (
     "val_accuracy", "val_matthews", "val_pearson", "val_spearman", "val_f1", "online_accuracy", "online_pearson",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from reports.cells import Cell
-from reports.statistics import paired, welch
+from .cells import Cell
+from .statistics import paired, welch
 
 
 class Verdict(Enum):

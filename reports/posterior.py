@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from reports.statistics import paired, summarise
-from reports.words import DASH
+from .statistics import paired, summarise
+from .words import DASH
 
 WORDS = {
     "accuracy": "accuracy (%)",

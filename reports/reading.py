@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments import tables
-from experiments.records import FORMAT
-from experiments.tables import Table
+from filtune.experiments import tables
+from filtune.experiments.records import FORMAT
+from filtune.experiments.tables import Table
 
 Record = dict[str, Any]
 _NEEDED: dict[str, dict[str, type]] = {

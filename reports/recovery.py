@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from filtune.experiments.tables import Table
 
-from experiments.tables import Table
-from reports.contest import Curve, Entrant
+from .contest import Curve, Entrant
 
 
 class Rule(NamedTuple):

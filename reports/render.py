@@ -7,12 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reports import words
-from reports.document import Document
-from reports.listings import Listing
-from reports.order import Verdict
-from reports.sections import Section
-from reports.status import Status
+from . import words
+from .document import Document
+from .listings import Listing
+from .order import Verdict
+from .sections import Section
+from .status import Status
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -69,7 +69,7 @@ def _environment(language: str) -> Environment:
         for kind, (start, end) in ends.items():
             delimiters |= {f"{kind}_start_string": start, f"{kind}_end_string": end}
     environment = Environment(
-        loader=PackageLoader("reports"),
+        loader=PackageLoader("filtune.reports"),
         autoescape=language == "html",
         undefined=StrictUndefined,
         trim_blocks=True,

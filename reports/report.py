@@ -47,9 +47,9 @@ def write(roots: list[Path], tables: list[str], output: Path, formats: list[str]
     Raises:
         ValueError: If there is nothing to report, or a table is not known or was not run.
     """
-    from reports import render
-    from reports.document import assemble, figure_plans
-    from reports.figures import draw
+    from . import render
+    from .document import assemble, figure_plans
+    from .figures import draw
 
     document = assemble(roots, tables)
     output.mkdir(parents=True, exist_ok=True)

@@ -6,14 +6,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.tables import Column, Row, Table
-from reports import words
-from reports.cells import Cell
-from reports.figures import Figure
-from reports.order import Claim, Verdict, Winner
-from reports.palette import Look
-from reports.reading import Pool
-from reports.status import Status
+from filtune.experiments.tables import Column, Row, Table
+
+from . import words
+from .cells import Cell
+from .figures import Figure
+from .order import Claim, Verdict, Winner
+from .palette import Look
+from .reading import Pool
+from .status import Status
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from reports.statistics import Sample
+from .statistics import Sample
 
 MINUS, DASH = "\u2212", "\u2013"
 """As they are typeset; the dash where there is no figure."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import resolve_configs
+from filtune.cli import resolve_configs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -66,8 +66,7 @@ def test_the_loop_of_the_readme_runs() -> None:
 
 def test_the_example_optimizer_of_the_docs_works() -> None:
     import torch
-
-    from optimizers import Categorical
+    from filtune.optimizers import Categorical
 
     code = re.search(
         r"```python\n(# optimizers/rmsprop.*?)```", (ROOT / "docs/own_optimizer.md").read_text(), re.DOTALL

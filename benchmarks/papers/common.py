@@ -16,14 +16,14 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from filtune.lightning_modules.callbacks.summary import commit, device_name, versions
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from benchmarks.papers import learning
 from benchmarks.papers.learning import Problem, Rule
-from cli import EXPLAINED, quiet
-from lightning_modules.callbacks.summary import commit, device_name, versions
+from filtune.cli import EXPLAINED, quiet
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -21,14 +21,14 @@ from itertools import product
 from typing import Any
 
 import torch
+from filtune.lightning_modules.backbones.base import Backbone
+from filtune.optimizers import Observation
 from matplotlib import pyplot as plt
 from rich.progress import track
 
 from benchmarks.papers import common, learning
 from benchmarks.papers.grng_figure1 import BACKBONE, by_length, pearson
 from benchmarks.papers.learning import Pairs, Problem, Rule
-from lightning_modules.backbones.base import Backbone
-from optimizers import Observation
 
 BATCH = 16
 POINTS = 2

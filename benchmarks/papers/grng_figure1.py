@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from filtune.lightning_modules.backbones.base import Backbone
 from matplotlib import pyplot as plt
 from rich.progress import track
 from torch import Tensor
 
 from benchmarks.papers import common, learning
 from benchmarks.papers.learning import Pairs, Problem, Rule
-from lightning_modules.backbones.base import Backbone
 
 BATCH, FILTER_BATCH = 16, 4
 WARMUP = 0.07

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from filtune.optimizers import AdamW, Gaussian
 from matplotlib import pyplot as plt
 from rich.progress import track
 from torch import Tensor
 
 from benchmarks.papers import common, two_layer
 from benchmarks.papers.two_layer import TwoLayer
-from optimizers import AdamW, Gaussian
 
 WIDTHS = (64, 256, 1024, 4096, 16384)
 SHOWN = 4096

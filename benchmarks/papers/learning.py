@@ -9,16 +9,15 @@ from typing import Any
 
 import torch
 import yaml
+from filtune.experiments.composition import CONFIGS
+from filtune.lightning_modules.backbones import BackboneConfig, build_backbone
+from filtune.lightning_modules.backbones.base import Backbone
+from filtune.lightning_modules.schedules import Schedule
+from filtune.optimizers import Categorical, Gaussian, Likelihood, Observation, OnlineOptimizer
 from torch import Tensor
 
-import datamodules
-import optimizers
 from benchmarks.papers.weights import initialise
-from experiments.composition import CONFIGS
-from lightning_modules.backbones import BackboneConfig, build_backbone
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.schedules import Schedule
-from optimizers import Categorical, Gaussian, Likelihood, Observation, OnlineOptimizer
+from filtune import datamodules, optimizers
 
 Pairs = list[tuple[Any, Tensor]]
 
@@ -61,7 +60,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Rule:
-    """An optimizer by its name in :mod:`optimizers`, its arguments, and the steps of its linear warm-up."""
+    """An optimizer by its name in :mod:`filtune.optimizers`, its arguments, and the steps of its linear warm-up."""
 
     name: str
     arguments: dict[str, Any]

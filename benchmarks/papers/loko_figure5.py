@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filtune.lightning_modules.backbones.image import ImageBackbone
 from matplotlib import pyplot as plt
 from matplotlib.colors import LogNorm
 from rich.progress import track
@@ -21,7 +22,6 @@ from torch import Tensor, nn
 
 from benchmarks.papers import common, learning, structure
 from benchmarks.papers.learning import Problem, Rule
-from lightning_modules.backbones.image import ImageBackbone
 
 STARTS = ("dense prior", "diagonal prior")
 P0 = 0.1

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from filtune.optimizers.kalman.covariance.block import PerNeuron, PerTensor
 from torch import Tensor
-
-from optimizers.covariance.block import PerNeuron, PerTensor
 
 PARTITIONS = {"tensor": PerTensor, "neuron": PerNeuron}
 

@@ -17,11 +17,11 @@ import torch
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from filtune.datamodules import DigitsDataModule
+from filtune.lightning_modules.backbones import BackboneConfig, build_backbone
+from filtune.optimizers import AdamW, Categorical, LoKO
 
-from cli import main
-from datamodules import DigitsDataModule
-from lightning_modules.backbones import BackboneConfig, build_backbone
-from optimizers import AdamW, Categorical, LoKO
+from filtune.cli import main
 
 torch.manual_seed(0)
 data = DigitsDataModule(max_samples=400)

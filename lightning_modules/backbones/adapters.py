@@ -10,8 +10,8 @@ import peft
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from torch import nn
 
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.backbones.config import BackboneConfig
+from .base import Backbone
+from .config import BackboneConfig
 
 ROLES: dict[str, tuple[str, ...]] = {
     "query": ("query", "q_proj", "q_lin", "query_proj", "q"),

@@ -6,13 +6,13 @@ from typing import Any, Protocol
 
 import torch
 
-from lightning_modules.backbones.adapters import adapt
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.backbones.config import BackboneConfig
-from lightning_modules.backbones.image import build_lenet, build_timm
-from lightning_modules.backbones.memory import check_memory_options, checkpoint_layers, shrink_frozen
-from lightning_modules.backbones.text import build_transformer
-from lightning_modules.backbones.trial import try_adapter
+from .adapters import adapt
+from .base import Backbone
+from .config import BackboneConfig
+from .image import build_lenet, build_timm
+from .memory import check_memory_options, checkpoint_layers, shrink_frozen
+from .text import build_transformer
+from .trial import try_adapter
 
 
 class Task(Protocol):

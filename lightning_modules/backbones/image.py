@@ -8,10 +8,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.backbones.config import BackboneConfig
-from lightning_modules.backbones.hub import look_up
-from lightning_modules.backbones.lenet import LeNet5
+from .base import Backbone
+from .config import BackboneConfig
+from .hub import look_up
+from .lenet import LeNet5
 
 
 class ImageBackbone(Backbone):

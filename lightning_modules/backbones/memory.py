@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.backbones.config import BackboneConfig
+from .base import Backbone
+from .config import BackboneConfig
 
 
 def check_memory_options(config: BackboneConfig, library: str) -> None:

@@ -9,10 +9,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.backbones.config import BackboneConfig
-from lightning_modules.backbones.hub import look_up
-from lightning_modules.backbones.memory import quantisation
+from .base import Backbone
+from .config import BackboneConfig
+from .hub import look_up
+from .memory import quantisation
 
 
 class MeanPooled(nn.Module):

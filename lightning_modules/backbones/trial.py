@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.backbones.adapters import one_line
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.backbones.config import BackboneConfig
+from .adapters import one_line
+from .base import Backbone
+from .config import BackboneConfig
 
 REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 

@@ -14,8 +14,8 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from lightning_modules.online import OnlineModule
-from lightning_modules.resume import CheckpointError
+from ..online import OnlineModule
+from ..resume import CheckpointError
 
 LAST = "last.ckpt"
 

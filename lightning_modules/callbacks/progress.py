@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from lightning_modules.online import OnlineModule
+from ..online import OnlineModule
 
 
 class OnlineProgressBar(TQDMProgressBar):

@@ -18,7 +18,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_modules.online import OnlineModule
+from ..online import OnlineModule
 
 PACKAGES = ("filtune", "torch", "lightning", "peft", "transformers", "timm", "datasets", "torchmetrics")
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.optimizers import Gaussian
 
 from benchmarks.papers import grng_figure1, learning
 from benchmarks.papers.learning import Problem, Rule
-from optimizers import Gaussian
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from filtune.experiments import reproduce
 from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from benchmarks import uncertainty
 from benchmarks.uncertainty_scores import calibration, detection, selective
-from experiments import reproduce
 
 STUDY = {
     "title": "A study", "kind": "table", "metric": "online_accuracy", "seeds": [0],

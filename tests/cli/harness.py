@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 # a server that has imported everything and used no threads forks each run in a fraction of a second
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["cli", "torch._dynamo"])  # the latter is what a first step imports
+CONTEXT.set_forkserver_preload(["filtune.cli", "torch._dynamo"])  # the latter is what a first step imports
 
 PATIENCE = 600
 """Seconds after which a run that does not end is killed."""
@@ -55,7 +55,7 @@ def _run(args: list[str], folder: str, output: Any) -> None:
     torch.set_num_threads(1)
     text, code = io.StringIO(), 0
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-        from cli import main
+        from filtune.cli import main
 
         try:
             main(args)

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from filtune.experiments.composition import CONFIGS
 from lightning.pytorch.cli import LightningArgumentParser
 
-import cli
-import optimizers
-from cli import FiltuneCLI, resolve_configs
-from experiments.composition import CONFIGS
+from filtune import cli, optimizers
+from filtune.cli import FiltuneCLI, resolve_configs
 
 OPTIMIZERS = sorted(path.stem for path in (CONFIGS / "optimizer").glob("*.yaml"))
 OTHERS = sorted(

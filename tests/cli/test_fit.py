@@ -49,11 +49,10 @@ def test_summary(digits_run: Path) -> None:
 
 def test_online_accuracy_is_of_predictions_made_before_the_update(digits_run: Path) -> None:
     """The same stream, model and filter in a plain loop predict the same."""
+    from filtune.datamodules import DigitsDataModule
+    from filtune.lightning_modules import BackboneConfig, build_backbone
+    from filtune.optimizers import Categorical, LoKO
     from lightning.pytorch import seed_everything
-
-    from datamodules import DigitsDataModule
-    from lightning_modules import BackboneConfig, build_backbone
-    from optimizers import Categorical, LoKO
 
     seed_everything(0)
     data = DigitsDataModule(max_samples=60, seed=0)

@@ -66,8 +66,8 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 LAUNCHERS = {
-    "Lightning": [sys.executable, "-m", "cli"],
-    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "cli"],
+    "Lightning": [sys.executable, "-m", "filtune"],
+    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "filtune"],
 }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filtune.reports.compare import read_run
 
-from reports.compare import read_run
 from tests.cli.harness import identical, only_run, result, run
 from tests.conftest import WORDS
 

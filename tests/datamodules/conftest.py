@@ -9,9 +9,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from filtune.datamodules import StreamDataModule
 from PIL import Image
-
-from datamodules import StreamDataModule
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.datamodules import DataError, DigitsDataModule, ImageDataModule, StreamDataModule, TextDataModule
 from jsonargparse import ArgumentParser
 
-from datamodules import DataError, DigitsDataModule, ImageDataModule, StreamDataModule, TextDataModule
 from tests.datamodules.conftest import rows
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
+from filtune.datamodules import DataError, ImageDataModule, TextDataModule
+from filtune.datamodules.labels import LabelCodec
 from PIL import Image
 
-from datamodules import DataError, ImageDataModule, TextDataModule
-from datamodules.labels import LabelCodec
 from tests.datamodules.conftest import rows
 
 GOOD = [{"text": f"text {i}", "label": ("a", "b")[i % 2]} for i in range(6)]

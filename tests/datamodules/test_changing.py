@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filtune.datamodules import ChangingDataModule, DataError, DigitsDataModule, Segment, TextDataModule
+from filtune.datamodules.regimes import derangement, plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import rotate
-
-from datamodules import ChangingDataModule, DataError, DigitsDataModule, Segment, TextDataModule
-from datamodules.regimes import derangement, plan
 
 
 def ready(*segments: Segment, **options: object) -> ChangingDataModule:

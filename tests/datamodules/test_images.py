@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from filtune.datamodules import DataError, ImageDataModule
+from filtune.datamodules.pixels import decode
 from PIL import Image
-
-from datamodules import DataError, ImageDataModule
-from datamodules.pixels import decode
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 COLOUR = np.stack([GREY, GREY[::-1], 255 - GREY], axis=-1)
@@ -170,7 +169,7 @@ def test_kept_images_are_decoded_once(photographs: Path, monkeypatch: pytest.Mon
         decoded.append(args[0])
         return decode(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("datamodules.image.decode", counted)
+    monkeypatch.setattr("filtune.datamodules.image.decode", counted)
     streams = {}
     for cache in ("none", "memory"):
         decoded.clear()

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
-
-from datamodules import DataError, TextDataModule
-from datamodules.labels import LabelCodec
+from filtune.datamodules import DataError, TextDataModule
+from filtune.datamodules.labels import LabelCodec
 
 
 def encoded(values: list[Any], names: list[str] | None = None, **given: Any) -> tuple[LabelCodec, list]:

@@ -7,11 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from filtune.datamodules import DataError, DigitsDataModule, StreamLoader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
-
-from datamodules import DataError, DigitsDataModule, StreamLoader
 
 SIZES = st.integers(1, 12)
 

@@ -8,9 +8,8 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from filtune.datamodules import DataError, DigitsDataModule
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-
-from datamodules import DataError, DigitsDataModule
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

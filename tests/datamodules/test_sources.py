@@ -10,8 +10,8 @@ import datasets
 import pytest
 import torch
 from datasets import Dataset
+from filtune.datamodules import DataError, ImageDataModule, TextDataModule
 
-from datamodules import DataError, ImageDataModule, TextDataModule
 from tests.datamodules.conftest import rows
 
 RECORDS = [{"a": f"one, {i}", "b": f"two {i}", "label": ("x", "y")[i % 2]} for i in range(10)]
@@ -180,7 +180,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: Any, **__: Any) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr("datamodules.source.HfApi.dataset_info", unreachable)
+    monkeypatch.setattr("filtune.datamodules.source.HfApi.dataset_info", unreachable)
     with pytest.raises(DataError, match="could not be reached for 'nyu-mll/glue'; name a local folder laid out like"):
         TextDataModule("nyu-mll/glue", ["sentence"], name="sst2").setup()
 

@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
+from filtune.experiments.composition import CONFIGS
 
-import cli
-import datamodules
-import optimizers
-from experiments.composition import CONFIGS
+from filtune import cli, datamodules, optimizers
 from tests.docs.pages import DOCS, PAGES, commands, name, prose
 
 TRAINER = ("fit", "validate")

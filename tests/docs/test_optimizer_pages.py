@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-import optimizers
+from filtune import optimizers
 from tests.docs.pages import DOCS, ROOT, name
 
 CONFIGS = sorted((ROOT / "configs" / "optimizer").glob("*.yaml"))

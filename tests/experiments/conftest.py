@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from experiments import reproduce
+from filtune.experiments import reproduce
 
 TABLE = {
     "title": "Digits",

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import yaml
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from filtune.experiments.composition import Config, lookup
 from PIL import Image as Picture
-
-from experiments.composition import Config, lookup
 
 ROWS = 24
 WORDS = "good bad film plot dull bright actor story love hate great poor a the is was not very and of".split()

@@ -1,11 +1,10 @@
 """Whether data and weights can be had, known before anything is run."""
 
 import pytest
+from filtune.experiments import availability
+from filtune.experiments.availability import needs
+from filtune.experiments.composition import compose
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-from experiments import availability
-from experiments.availability import needs
-from experiments.composition import compose
 
 
 @pytest.fixture(autouse=True)

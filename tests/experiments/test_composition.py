@@ -3,10 +3,7 @@
 import copy
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from experiments.composition import (
+from filtune.experiments.composition import (
     assign,
     compose,
     fingerprint,
@@ -16,6 +13,8 @@ from experiments.composition import (
     parse_value,
     point_name,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 VALUES = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.text(max_size=5))
 KEYS = st.lists(st.sampled_from(["trainer", "model", "a", "b", "c"]), min_size=1, max_size=4).map(".".join)
@@ -31,7 +30,7 @@ def test_later_parts_and_options_win():
 
 def test_the_options_of_another_class_are_dropped():
     config = compose(["adamw", "loko"])
-    assert config["optimizer"]["class_path"] == "optimizers.LoKO"
+    assert config["optimizer"]["class_path"] == "filtune.LoKO"
     assert "lr" not in config["optimizer"]["init_args"]
 
 

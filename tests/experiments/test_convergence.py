@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from filtune.experiments.convergence import steps_to_convergence
 from hypothesis import given
 from hypothesis import strategies as st
-
-from experiments.convergence import steps_to_convergence
 
 LOSSES = st.lists(st.floats(0.01, 10), min_size=2, max_size=40)
 

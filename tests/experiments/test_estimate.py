@@ -1,9 +1,8 @@
 """Sizes of runs, and how long they take."""
 
 import pytest
-
-from experiments.composition import CONFIGS, compose
-from experiments.estimate import START, Estimator, Size, catalog, clock, size
+from filtune.experiments.composition import CONFIGS, compose
+from filtune.experiments.estimate import START, Estimator, Size, catalog, clock, size
 
 
 def config(**options):

@@ -7,16 +7,16 @@ from typing import Any
 
 import datasets
 import pytest
+from filtune.experiments import runs
+from filtune.experiments.cells import Cell, cells
+from filtune.experiments.composition import compose
+from filtune.experiments.plan import figure
+from filtune.experiments.records import Store
+from filtune.experiments.runs import Job
+from filtune.experiments.tables import load_table, table_names
 from transformers import BertTokenizerFast, RobertaConfig, RobertaForSequenceClassification
 
-from cli import FiltuneCLI, quiet
-from experiments import runs
-from experiments.cells import Cell, cells
-from experiments.composition import compose
-from experiments.plan import figure
-from experiments.records import Store
-from experiments.runs import Job
-from experiments.tables import load_table, table_names
+from filtune.cli import FiltuneCLI, quiet
 from tests.experiments.schema import IMAGES, WORDS, shrink, write_glue, write_images
 
 BASE = [name for name in table_names() if "of" not in load_table(name).raw]

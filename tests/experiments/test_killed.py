@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filtune.experiments import runs
+from filtune.experiments.records import Store
 
-from experiments import runs
-from experiments.records import Store
 from tests.experiments.conftest import write_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,19 @@ LENGTH = {
 
 
 def start(table: str, root: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "cli", "reproduce", table, "--root", str(root), "--jobs", "2", "--threads", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "filtune",
+        "reproduce",
+        table,
+        "--root",
+        str(root),
+        "--jobs",
+        "2",
+        "--threads",
+        "1",
+    ]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
 
 

@@ -5,11 +5,11 @@ import json
 import multiprocessing
 
 import pytest
+from filtune.experiments import reproduce, runner
+from filtune.experiments.cells import cells
+from filtune.experiments.records import Store, write_json
+from filtune.experiments.tables import load_table
 
-from experiments import reproduce, runner
-from experiments.cells import cells
-from experiments.records import Store, write_json
-from experiments.tables import load_table
 from tests.experiments.conftest import write_table
 
 
@@ -23,7 +23,7 @@ def test_a_record_has_all_that_is_to_be_known_of_a_run(finished):
     assert record["status"] == "finished"
     assert (record["seed"], record["task"], record["backbone"], record["optimizer"]) == (0, "digits", "lenet5", "LoKO")
     assert (record["samples"], record["steps"], record["train_rows"], record["val_rows"]) == (48, 48, 1797, 20)
-    assert record["config"]["optimizer"]["class_path"] == "optimizers.LoKO"
+    assert record["config"]["optimizer"]["class_path"] == "filtune.LoKO"
     assert {"online_accuracy", "online_loss", "val_accuracy", "val_loss"} <= set(record["metrics"])
     assert {"online/accuracy", "online/loss", "online/l1", "val/accuracy"} <= set(record["curves"])
     steps, values = record["curves"]["online/accuracy"]
@@ -154,7 +154,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("experiments.records.os.fsync", full)
+    monkeypatch.setattr("filtune.experiments.records.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_json(path, {"a": "x" * 1000})
     assert json.loads(path.read_text()) == {"a": [1, 2]}

@@ -4,12 +4,11 @@ import math
 
 import pytest
 import yaml
+from filtune.experiments import sweep
+from filtune.experiments.composition import compose
+from filtune.experiments.search import Rung, at, lower_is_better, rank, read_grid, rungs
 from hypothesis import given
 from hypothesis import strategies as st
-
-from experiments import sweep
-from experiments.composition import compose
-from experiments.search import Rung, at, lower_is_better, rank, read_grid, rungs
 
 
 @given(st.integers(1, 200), st.integers(2, 6), st.integers(1, 10**6))

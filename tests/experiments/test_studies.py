@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-
-from experiments.cells import cells
-from experiments.composition import CONFIGS, lookup
-from experiments.tables import load_table
+from filtune.experiments.cells import cells
+from filtune.experiments.composition import CONFIGS, lookup
+from filtune.experiments.tables import load_table
 
 STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
 

@@ -4,10 +4,9 @@ import re
 
 import pytest
 import yaml
-
-from experiments.cells import Scale, cells, select
-from experiments.composition import CONFIGS, find_config
-from experiments.tables import load_table, table_names
+from filtune.experiments.cells import Scale, cells, select
+from filtune.experiments.composition import CONFIGS, find_config
+from filtune.experiments.tables import load_table, table_names
 
 PAPERS = {
     "loko": {*(f"table{n}" for n in (1, 2, 3)), *(f"figure{n}" for n in (1, 2, 3, 4))},

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
+from filtune.experiments import reproduce, runner
+from filtune.experiments.cells import cells
+from filtune.experiments.records import Store
+from filtune.experiments.tables import load_table
+from filtune.experiments.tuning import first_round, second_round
 
-from experiments import reproduce, runner
-from experiments.cells import cells
-from experiments.records import Store
-from experiments.tables import load_table
-from experiments.tuning import first_round, second_round
 from tests.experiments.conftest import write_table
 from tests.reports.factory import record
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filtune.datamodules import Task
+from filtune.exports.restore import Restored, build
+from filtune.lightning_modules.backbones import BackboneConfig
 from torch import nn
-
-from datamodules import Task
-from exports.restore import Restored, build
-from lightning_modules.backbones import BackboneConfig
 
 TEXTS = ["good film", "a bad plot and a dull actor", "the story"]
 
@@ -36,7 +35,7 @@ def run_of(architecture: BackboneConfig, task: Task, folder: Path) -> Restored:
     for param in backbone.parameters():
         if param.requires_grad:
             nn.init.normal_(param, std=0.3, generator=generator)
-    config = {"optimizer": {"class_path": "optimizers.LoKO"}, "model": {}, "data": {}}
+    config = {"optimizer": {"class_path": "filtune.LoKO"}, "model": {}, "data": {}}
     return Restored(folder / "run" / "checkpoints" / "last.ckpt", config, {}, architecture, task, backbone)
 
 

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from filtune.exports import export, predict, restore
+from filtune.exports.export import export as export_run
+from filtune.lightning_modules.backbones import BackboneConfig
 from PIL import Image
 
-from exports import export, predict, restore
-from exports.export import export as export_run
-from lightning_modules.backbones import BackboneConfig
 from tests.exports.runs import image_task, run_of, text_task
 
 
@@ -21,7 +21,7 @@ from tests.exports.runs import image_task, run_of, text_task
 def text_run(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A run that commands find, whatever the checkpoint."""
     run = run_of(BackboneConfig(name=str(encoder), adapter="lora", rank=2), text_task(), tmp_path)
-    run.config["optimizer"] = {"class_path": "optimizers.AdamW"}
+    run.config["optimizer"] = {"class_path": "filtune.AdamW"}
     for module in (export, predict):
         monkeypatch.setattr(module, "restore", lambda *_: run)
     return run
@@ -52,7 +52,7 @@ def test_checkpoint_and_configuration(tmp_path: Path) -> None:
     assert "not a run's configuration" in refused(export.main, *ask)
     config.write_text("model: {backbone: {}}")
     assert "it has no optimizer" in refused(export.main, *ask)
-    learned = {"class_path": "optimizers.AdamW"}, {"class_path": "datamodules.TextDataModule"}
+    learned = {"class_path": "filtune.AdamW"}, {"class_path": "filtune.TextDataModule"}
     backbone = {"name": str(tmp_path / "gone"), "adapter": "lora"}
     content = {"model": {"backbone": backbone}, "optimizer": learned[0], "data": learned[1]}
     config.write_text(yaml.safe_dump(content))
@@ -161,7 +161,7 @@ def test_bad_rows_are_left_out(text_run: Any, tmp_path: Path, capsys: pytest.Cap
 
 def test_bad_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(BackboneConfig(name="lenet5", pretrained=False, adapter=None), image_task((1, 8, 8)), tmp_path)
-    run.config["optimizer"] = {"class_path": "optimizers.AdamW"}
+    run.config["optimizer"] = {"class_path": "filtune.AdamW"}
     monkeypatch.setattr(predict, "restore", lambda *_: run)
     (tmp_path / "new").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "new" / "a.png")

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from filtune.exports import export, predict
+from filtune.exports.restore import restore
 from transformers import pipeline
 
-from exports import export, predict
-from exports.restore import restore
 from tests.cli.harness import only_run, run
 from tests.conftest import WORDS
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+from filtune.exports.export import export
+from filtune.exports.restore import Restored
+from filtune.lightning_modules.backbones import BackboneConfig, image
 from torch import Tensor
 
-from exports.export import export
-from exports.restore import Restored
-from lightning_modules.backbones import BackboneConfig, image
 from tests.exports.runs import image_task, logits_of, run_card, run_of
 
 MODELS = {"test_vit": ["query"], "test_resnet": ["conv"]}

@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from filtune.exports.inputs import Rows
+from filtune.exports.predict import predict
+from filtune.exports.prediction import Prediction, Predictor, columns, say
+from filtune.lightning_modules.backbones import BackboneConfig
+from filtune.optimizers.kalman.predictive import FACTORS, moderated_probabilities
 
-from exports.inputs import Rows
-from exports.predict import predict
-from exports.prediction import Prediction, Predictor, columns, say
-from lightning_modules.backbones import BackboneConfig
-from optimizers.predictive import FACTORS, moderated_probabilities
 from tests.exports.runs import logits_of, run_of, text_task
 
 
@@ -61,7 +61,7 @@ def test_batches_are_joined_in_order() -> None:
 def test_pairs_in_batches_are_those_one_by_one(encoder: Path, tmp_path: Path) -> None:
     """A regression on pairs of texts; padding does not count, to float32 rounding of outputs of size 1."""
     run = run_of(BackboneConfig(name=str(encoder), adapter="lora", rank=2, head="mean"), text_task(()), tmp_path)
-    run.config["optimizer"] = {"class_path": "optimizers.AdamW"}
+    run.config["optimizer"] = {"class_path": "filtune.AdamW"}
     pairs = [("good film", "a great film"), ("the plot", "dull"), ("bad", "poor and dull actor")]
     pd.DataFrame(pairs, columns=["first", "second"]).to_parquet(tmp_path / "pairs.parquet")
     rows = Rows(run, str(tmp_path / "pairs.parquet"), columns=["first", "second"])

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.exports.export import export
+from filtune.exports.restore import Restored
+from filtune.lightning_modules.backbones import BackboneConfig
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from exports.export import export
-from exports.restore import Restored
-from lightning_modules.backbones import BackboneConfig
 from tests.exports.runs import TEXTS, logits_of, run_card, run_of, text_task
 
 CASES = [(adapter, head) for adapter in ("lora", "dora") for head in ("own", "mean")]

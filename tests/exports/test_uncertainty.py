@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.exports.uncertainty import OutputCovariance
+from filtune.optimizers import EKF, Categorical, LoKO
+from filtune.optimizers.kalman.filter import KalmanOptimizer
 from torch import Tensor, nn
-
-from exports.uncertainty import OutputCovariance
-from optimizers import EKF, Categorical, LoKO
-from optimizers.filter import KalmanOptimizer
 
 FILTERS: dict[str, Callable[[Any], KalmanOptimizer]] = {
     "loko": lambda params: LoKO(params, dtype="float64"),

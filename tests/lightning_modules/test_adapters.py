@@ -8,13 +8,13 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from filtune.lightning_modules import BackboneConfig, build_backbone
+from filtune.lightning_modules.backbones.adapters import adapt, resolve_targets
+from filtune.lightning_modules.backbones.base import Backbone
+from filtune.lightning_modules.backbones.trial import try_adapter
+from filtune.optimizers import Categorical, LoKO
 from torch import Tensor, nn
 
-from lightning_modules import BackboneConfig, build_backbone
-from lightning_modules.backbones.adapters import adapt, resolve_targets
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.backbones.trial import try_adapter
-from optimizers import Categorical, LoKO
 from tests.conftest import Task
 from tests.lightning_modules.methods import ARGUMENTS, CONVOLUTIONS, KNOWN, REFUSED, TARGETS, WORK
 

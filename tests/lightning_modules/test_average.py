@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from filtune.datamodules import DigitsDataModule
+from filtune.exports.restore import restore
+from filtune.lightning_modules import BackboneConfig, CheckpointError, OnlineModule
+from filtune.lightning_modules.average import Average
+from filtune.lightning_modules.callbacks import AtomicCheckpointIO
+from filtune.optimizers import SGD, Filtune
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from datamodules import DigitsDataModule
-from exports.restore import restore
-from lightning_modules import BackboneConfig, CheckpointError, OnlineModule
-from lightning_modules.average import Average
-from lightning_modules.callbacks import AtomicCheckpointIO
-from optimizers import SGD, Filtune
 from tests.cli.harness import only_run, run
 from tests.lightning_modules.test_online import trainer
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from filtune.lightning_modules import BackboneConfig, build_backbone
+from filtune.lightning_modules.backbones.adapters import resolve_targets
+from filtune.lightning_modules.backbones.image import ImageBackbone
+from filtune.lightning_modules.backbones.lenet import LeNet5
 from torch import nn
 
-from lightning_modules import BackboneConfig, build_backbone
-from lightning_modules.backbones.adapters import resolve_targets
-from lightning_modules.backbones.image import ImageBackbone
-from lightning_modules.backbones.lenet import LeNet5
 from tests.conftest import Task
 
 

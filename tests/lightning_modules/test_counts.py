@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.experiments.composition import compose
+from filtune.lightning_modules.backbones.adapters import adapt
+from filtune.lightning_modules.backbones.base import Backbone
+from filtune.lightning_modules.backbones.config import BackboneConfig
+from filtune.lightning_modules.backbones.image import build_timm
 from transformers import RobertaConfig, RobertaForSequenceClassification
-
-from experiments.composition import compose
-from lightning_modules.backbones.adapters import adapt
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.backbones.config import BackboneConfig
-from lightning_modules.backbones.image import build_timm
 
 ROBERTA: dict[str, dict[str, Any]] = {
     "roberta_base": {},

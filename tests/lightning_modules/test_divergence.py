@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.lightning_modules.divergence import MOST_REWINDS, Watch
+from filtune.optimizers import EKF, SGD, AdamW, Categorical, LoKO, OnlineOptimizer
 from torch import nn
-
-from lightning_modules.divergence import MOST_REWINDS, Watch
-from optimizers import EKF, SGD, AdamW, Categorical, LoKO, OnlineOptimizer
 
 RULES: dict[str, Any] = {
     "LoKO": LoKO,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from filtune.lightning_modules.groups import frozen_fingerprint, group_parameters
 from torch import nn
-
-from lightning_modules.groups import frozen_fingerprint, group_parameters
 
 
 class Net(nn.Module):

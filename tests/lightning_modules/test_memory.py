@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.lightning_modules import BackboneConfig, build_backbone
+from filtune.lightning_modules.backbones import memory, text
+from filtune.lightning_modules.backbones.base import Backbone
+from filtune.optimizers import AdamW, Categorical, LoKO
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertTokenizerFast, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from lightning_modules import BackboneConfig, build_backbone
-from lightning_modules.backbones import memory, text
-from lightning_modules.backbones.base import Backbone
-from optimizers import AdamW, Categorical, LoKO
 from tests.conftest import WORDS, Task
 
 TEXTS = {"text": ["good film", "a very bad plot", "the story was bright"]}
@@ -171,7 +171,7 @@ def test_the_head_keeps_its_bits_in_four_bits(
         return {"dtype": torch.bfloat16}
 
     monkeypatch.setattr(text, "quantisation", remember)
-    monkeypatch.setattr("lightning_modules.backbones.build.check_memory_options", lambda *_: None)
+    monkeypatch.setattr("filtune.lightning_modules.backbones.build.check_memory_options", lambda *_: None)
     backbone = build(folder, frozen="4bit", head=head)
     assert kept == [names if head == "own" else ("pooler",)]
     assert {param.dtype for param in backbone.parameters() if param.requires_grad} == {torch.float32}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from filtune.lightning_modules.metrics import Matthews, MetricSet, Prequential, WindowedMean
+from filtune.optimizers import Categorical, Gaussian
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import matthews_corrcoef
 
-from lightning_modules.metrics import Matthews, MetricSet, Prequential, WindowedMean
-from optimizers import Categorical, Gaussian
 from tests.conftest import Task
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-
-from datamodules import DigitsDataModule, TextDataModule
-from lightning_modules import BackboneConfig, OnlineModule, check_precision
-from optimizers import LoKO, OnlineOptimizer
+from filtune.datamodules import DigitsDataModule, TextDataModule
+from filtune.lightning_modules import BackboneConfig, OnlineModule, check_precision
+from filtune.optimizers import LoKO, OnlineOptimizer
 
 
 def trainer(folder: Path, **options: object) -> pl.Trainer:

@@ -6,12 +6,11 @@ from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
+from filtune.lightning_modules.checks import check_strategy
+from filtune.lightning_modules.launch import is_first, is_first_to_tell, other_process_lost
+from filtune.lightning_modules.resume import CheckpointError, compare_configs, joint_batch
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
-from lightning_modules.checks import check_strategy
-from lightning_modules.launch import is_first, is_first_to_tell, other_process_lost
-from lightning_modules.resume import CheckpointError, compare_configs, joint_batch
 
 
 def trainer(strategy: type, sampler: bool = False) -> pl.Trainer:

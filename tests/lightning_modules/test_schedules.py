@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from lightning_modules import Schedule
-from optimizers import AdamW, LoKO
+from filtune.lightning_modules import Schedule
+from filtune.optimizers import AdamW, LoKO
 
 
 def rates(schedule: Schedule, steps: int) -> list[float]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from filtune.lightning_modules.metrics import Prequential
+from filtune.lightning_modules.scores import BINS, ProbabilityScores
+from filtune.optimizers import Categorical, Filtune, LoKO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 from torchmetrics.classification import MulticlassCalibrationError
 
-from lightning_modules.metrics import Prequential
-from lightning_modules.scores import BINS, ProbabilityScores
-from optimizers import Categorical, Filtune, LoKO
 from tests.conftest import Task
 from tests.optimizers.models import labels, mlp
 

@@ -6,14 +6,14 @@ import copy
 
 import timm
 import torch
+from filtune.lightning_modules.backbones.adapters import adapt
+from filtune.lightning_modules.backbones.base import Backbone
+from filtune.lightning_modules.backbones.config import BackboneConfig
+from filtune.optimizers import LoKO
 from torch import Tensor, nn
 from torch.func import jacrev
 from transformers import BertConfig, BertForSequenceClassification
 
-from lightning_modules.backbones.adapters import adapt
-from lightning_modules.backbones.base import Backbone
-from lightning_modules.backbones.config import BackboneConfig
-from optimizers import LoKO
 from tests.optimizers.reference import flat, outputs_of
 
 M, D = 3, 2

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from optimizers import jacobian
+from filtune.optimizers.kalman import jacobian
 
 torch.set_num_threads(1)
 

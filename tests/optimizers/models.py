@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
+from filtune.optimizers import OnlineOptimizer
+from filtune.optimizers.kalman.filter import KalmanOptimizer
+from filtune.optimizers.likelihoods.base import Likelihood
 from torch import Tensor, nn
-
-from optimizers import OnlineOptimizer
-from optimizers.filter import KalmanOptimizer
-from optimizers.likelihoods import Likelihood
 
 FEATURES = 5
 

@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-
-from optimizers import jacobian
+from filtune.optimizers.kalman import jacobian
 
 CONTEXT = multiprocessing.get_context("forkserver")
 if "tests.cli.harness" not in sys.modules:  # it shares the server, and has it import all of this and more
-    CONTEXT.set_forkserver_preload(["optimizers", "torch._dynamo"])  # the latter is what a first step imports
+    CONTEXT.set_forkserver_preload(["filtune.optimizers", "torch._dynamo"])  # the latter is what a first step imports
 
 
 def _member(function: Callable, rank: int, world: int, store: str, args: tuple, output: Any) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.optimizers import SAM, SGD, AdaGrad, AdamW, Categorical, Gaussian, LoKO, Sophia
 from torch import nn
 
-from optimizers import SAM, SGD, AdaGrad, AdamW, Categorical, Gaussian, LoKO, Sophia
 from tests.optimizers.models import drive, labels, mlp
 
 NAN, INF = float("nan"), float("inf")

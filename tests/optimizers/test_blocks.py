@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from filtune.optimizers.kalman import blocks
+from filtune.optimizers.kalman.blocks import Block, BlockJacobian, Explicit, Gain, OuterProduct
+from filtune.optimizers.kalman.equations import innovation_covariance, posterior_variance
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optimizers import blocks
-from optimizers.blocks import Block, BlockJacobian, Explicit, Gain, OuterProduct
-from optimizers.kalman import innovation_covariance, posterior_variance
 from tests.optimizers.models import relative, rounding
 
 SHAPES = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from filtune.optimizers import EKF, Categorical, Filtune, Gaussian
+from filtune.optimizers.kalman.covariance import buffered as buffered_precision
+from filtune.optimizers.kalman.filter import KalmanOptimizer
 from torch import Tensor, nn
 from torch.func import jacrev
 
-from optimizers import EKF, Categorical, Filtune, Gaussian
-from optimizers.covariance import buffered as buffered_precision
-from optimizers.filter import KalmanOptimizer
 from tests.optimizers.models import drive, labels, linear, mlp, relative, rounding, values, variances
 from tests.optimizers.reference import flat, outputs_of
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from filtune.optimizers import Categorical, LoKO
+from filtune.optimizers.kalman.blocks import OuterProduct
+from filtune.optimizers.kalman.jacobian import JacobianBuilder
 from torch import Tensor, nn
 from torch.func import jacrev
 from torch.utils.checkpoint import checkpoint
 
-from optimizers import Categorical, LoKO
-from optimizers.blocks import OuterProduct
-from optimizers.jacobian import JacobianBuilder
 from tests.optimizers.models import FEATURES, drive, labels, mlp, relative, rounding
 from tests.optimizers.reference import flat, outputs_of
 

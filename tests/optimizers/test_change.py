@@ -7,13 +7,13 @@ import math
 
 import pytest
 import torch
+from filtune.optimizers import EKF, Categorical, Filtune, Gaussian
+from filtune.optimizers.kalman.covariance.buffered import Buffered
+from filtune.optimizers.kalman.page_test import KNOWN, LIMIT, MEMORY, MOST, last_layer, page, start, watch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from optimizers import EKF, Categorical, Filtune, Gaussian
-from optimizers.change import KNOWN, LIMIT, MEMORY, MOST, last_layer, page, start, watch
-from optimizers.covariance.buffered import Buffered
 from tests.optimizers.models import Stream, drive, labels, mlp, relative, rounding, values
 from tests.optimizers.reference import flat
 
@@ -209,7 +209,7 @@ def test_values_are_filtered_as_without_it() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="renew must be zero or positive, and finite"):
         renewing(mlp(2), -1.0)
-    from optimizers.settings import Settings
+    from filtune.optimizers.kalman.settings import Settings
 
     with pytest.raises(ValueError, match="renew needs covariance buffered"):
         Settings(renew=1.0).check("EKF")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from filtune.optimizers.kalman.cholesky import JITTERS, robust_cholesky
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optimizers.cholesky import JITTERS, robust_cholesky
 from tests.optimizers.models import rounding
 
 

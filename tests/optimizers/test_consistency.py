@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from filtune.optimizers import Categorical, Filtune
+from filtune.optimizers.kalman.nis import LIMIT, MOST, band, normalised_innovation_squared, remember
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, norm
 from torch import nn
 
-from optimizers import Categorical, Filtune
-from optimizers.consistency import LIMIT, MOST, band, normalised_innovation_squared, remember
 from tests.optimizers.models import drive, labels, mlp, relative, rounding
 from tests.optimizers.reference import flat
 
@@ -104,7 +104,7 @@ def test_forgetting_wants_a_window_and_a_covariance_that_can() -> None:
         watched(mlp(2), forget=0.5, window=0)
     with pytest.raises(ValueError, match="forget must lie in"):
         watched(mlp(2), forget=1.5)
-    from optimizers.settings import Settings
+    from filtune.optimizers.kalman.settings import Settings
 
     with pytest.raises(ValueError, match="forget needs covariance buffered"):
         Settings(noise="mode", forget=0.5, window=10).check("EKF")

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from filtune.optimizers import EKF, Categorical, Gaussian, LoKO
+from filtune.optimizers.kalman.covariance import COVARIANCES
 from torch import Tensor, nn
 from torch.func import jacrev
 
-from optimizers import EKF, Categorical, Gaussian, LoKO
-from optimizers.covariance import COVARIANCES
 from tests.optimizers.models import FEATURES, convnet, drive, labels, linear, mlp, relative, rounding, values, variances
 from tests.optimizers.reference import DenseFilter, flat, kept, ones_complement, outputs_of
 

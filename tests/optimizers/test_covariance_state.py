@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.optimizers import EKF, Categorical
+from filtune.optimizers.kalman.covariance import COVARIANCES, base
 from torch import nn
 
-from optimizers import EKF, Categorical
-from optimizers.covariance import COVARIANCES, base
 from tests.optimizers.models import drive, labels, mlp, variances
 from tests.optimizers.reference import flat
 
@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_refused_with_its_size_before_memory_is_touched(
         raise AssertionError("memory was touched")
 
     monkeypatch.setattr(COVARIANCES[covariance], "start", touched)
-    monkeypatch.setattr("optimizers.filter_state.initial_variance", touched)
+    monkeypatch.setattr("filtune.optimizers.kalman.state.initial_variance", touched)
     huge = nn.Parameter(torch.zeros(1).expand(10_000_000))
     with pytest.raises(ValueError, match=r"takes 372,529\.0 GiB, and twice that in an update, of [\d.,]+ GiB") as error:
         EKF([huge], covariance)

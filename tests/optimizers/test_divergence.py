@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.optimizers import Categorical, Gaussian
+from filtune.optimizers.kalman.covariance import COVARIANCES
+from filtune.optimizers.kalman.filter import KalmanOptimizer
+from filtune.optimizers.kalman.noise import NOISES
+from filtune.optimizers.kalman.settings import Settings
 from torch import nn
 
-from optimizers import Categorical, Gaussian
-from optimizers.covariance import COVARIANCES
-from optimizers.filter import KalmanOptimizer
-from optimizers.noise import NOISES
-from optimizers.settings import Settings
 from tests.optimizers.models import FEATURES, drive, labels, linear, mlp, values
 from tests.optimizers.reference import flat
 

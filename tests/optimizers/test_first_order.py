@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.optimizers import SGD, AdaGrad, AdamW, Categorical, FirstOrder, Gaussian
+from filtune.optimizers.likelihoods.base import Observation
 from torch import Tensor, nn
 
-from optimizers import SGD, AdaGrad, AdamW, Categorical, FirstOrder, Gaussian
-from optimizers.likelihoods import Observation
 from tests.optimizers.models import labels, mlp, values
 
 STEPS = 6

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from filtune.optimizers import Categorical, LoKO
+from filtune.optimizers.kalman.state import FILTER
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from optimizers import Categorical, LoKO
-from optimizers.filter_state import FILTER
 from tests.optimizers.models import FEATURES, drive, labels, mlp, relative
 from tests.optimizers.reference import flat, ones_complement
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from filtune.optimizers.kalman import jacobian
+from filtune.optimizers.kalman.blocks import Explicit, OuterProduct
+from filtune.optimizers.kalman.jacobian import JacobianBuilder, batched_vjp, stack_rows
 from torch import Tensor, nn
 from torch.func import jacrev
 
-from optimizers import jacobian
-from optimizers.blocks import Explicit, OuterProduct
-from optimizers.jacobian import JacobianBuilder, batched_vjp, stack_rows
 from tests.optimizers.architectures import bert, conv_lora
 from tests.optimizers.models import FEATURES, convnet, mlp, relative, rounding
 from tests.optimizers.reference import flat, outputs_of

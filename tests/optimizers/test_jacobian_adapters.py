@@ -8,9 +8,9 @@ from collections.abc import Callable
 import peft.helpers
 import pytest
 import torch
+from filtune.optimizers import Categorical, LoKO
 from torch import Tensor, nn
 
-from optimizers import Categorical, LoKO
 from tests.lightning_modules.methods import ARGUMENTS, CONVOLUTIONS, KNOWN, TARGETS, WORK
 from tests.optimizers.adapted import (
     Convolutions,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from filtune.optimizers import Categorical, Gaussian
+from filtune.optimizers.likelihoods.base import Likelihood, Observation
+from filtune.optimizers.likelihoods.categorical import simplex_basis
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import jacrev, vmap
 
-from optimizers import Categorical, Gaussian
-from optimizers.categorical import simplex_basis
-from optimizers.likelihoods import Likelihood, Observation
 from tests.optimizers.models import rounding
 
 CPU = torch.device("cpu")

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from filtune.optimizers import EKF, Categorical, Filtune, Gaussian
+from filtune.optimizers.kalman.nis import normalised_innovation_squared
+from filtune.optimizers.likelihoods.categorical import likely_contrasts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optimizers import EKF, Categorical, Filtune, Gaussian
-from optimizers.categorical import likely_contrasts
-from optimizers.consistency import normalised_innovation_squared
 from tests.optimizers.models import drive, labels, linear, relative, values
 from tests.optimizers.reference import flat, one_hot
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from filtune.optimizers import EKF, Gaussian
+from filtune.optimizers.kalman.blocks import BlockJacobian, Explicit
+from filtune.optimizers.kalman.covariance import COVARIANCES, Covariance
 from torch import Tensor
 from torch.func import jacrev
 
-from optimizers import EKF, Gaussian
-from optimizers.blocks import BlockJacobian, Explicit
-from optimizers.covariance import COVARIANCES, Covariance
 from tests.optimizers.models import drive, linear, mlp, relative, rounding, values, variances
 from tests.optimizers.reference import flat, outputs_of
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.optimizers import Categorical, LoKO
+from filtune.optimizers.kalman.blocks import Explicit, OuterProduct
+from filtune.optimizers.kalman.jacobian import JacobianBuilder
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-from optimizers import Categorical, LoKO
-from optimizers.blocks import Explicit, OuterProduct
-from optimizers.jacobian import JacobianBuilder
 
 IN, OUT = 300, 40
 

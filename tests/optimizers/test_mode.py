@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from filtune.optimizers import EKF, Categorical, Gaussian, mode
+from filtune.optimizers.kalman.posterior_mode import Mode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad, hessian, jacrev
 
-from optimizers import EKF, Categorical, Gaussian, mode
-from optimizers.mode import Mode
 from tests.optimizers.models import drive, labels, linear, mlp, relative, rounding, values, variances
 from tests.optimizers.reference import flat, one_hot, outputs_of
 

@@ -6,10 +6,10 @@ from decimal import Decimal, localcontext
 
 import pytest
 import torch
+from filtune.optimizers import EKF, Categorical, Gaussian, LoKO, RKalman
+from filtune.optimizers.kalman.filter import KalmanOptimizer
 from torch import Tensor, nn
 
-from optimizers import EKF, Categorical, Gaussian, LoKO, RKalman
-from optimizers.filter import KalmanOptimizer
 from tests.optimizers.models import convnet, drive, labels, mlp, relative, rounding, values, variances
 from tests.optimizers.reference import DenseFilter, flat, kept, ones_complement
 

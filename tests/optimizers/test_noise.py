@@ -7,12 +7,12 @@ from itertools import product
 
 import pytest
 import torch
+from filtune.optimizers import EKF, Categorical, Gaussian, LoKO
+from filtune.optimizers.kalman.covariance import COVARIANCES
+from filtune.optimizers.kalman.noise import NOISES, EmaDifference
+from filtune.optimizers.kalman.settings import DTYPES
 from torch import Tensor, nn
 
-from optimizers import EKF, Categorical, Gaussian, LoKO
-from optimizers.covariance import COVARIANCES
-from optimizers.noise import NOISES, EmaDifference
-from optimizers.settings import DTYPES
 from tests.optimizers.models import drive, labels, mlp, relative, rounding, values, variances
 from tests.optimizers.reference import DenseFilter, flat, ones_complement
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from filtune.optimizers import AdamW, Categorical, LoKO, OnlineOptimizer
+from filtune.optimizers.likelihoods.categorical import simplex_basis
 from scipy.stats import binom
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from optimizers import AdamW, Categorical, LoKO, OnlineOptimizer
-from optimizers.categorical import simplex_basis
 from tests.optimizers.models import Stream, relative, rounding
 from tests.optimizers.reference import flat
 

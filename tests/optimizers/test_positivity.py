@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from filtune.optimizers import Categorical, Gaussian, LoKO
+from filtune.optimizers.kalman.state import FILTER
 from torch import Tensor, nn
 
-from optimizers import Categorical, Gaussian, LoKO
-from optimizers.filter_state import FILTER
 from tests.optimizers.models import FEATURES, drive, labels, mlp
 from tests.optimizers.reference import flat
 

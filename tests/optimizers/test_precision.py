@@ -7,10 +7,10 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from filtune.optimizers import Categorical, Gaussian, LoKO
+from filtune.optimizers.kalman.state import FILTER
 from torch import Tensor, nn
 
-from optimizers import Categorical, Gaussian, LoKO
-from optimizers.filter_state import FILTER
 from tests.optimizers.architectures import bert
 from tests.optimizers.models import FEATURES, drive, labels, relative, rounding
 from tests.optimizers.reference import flat

@@ -6,12 +6,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch.func import jacrev
-
-from optimizers import AdamW, Categorical, Filtune, Gaussian, LoKO
-from optimizers.predictive import (
+from filtune.optimizers import AdamW, Categorical, Filtune, Gaussian, LoKO
+from filtune.optimizers.kalman.predictive import (
     FACTORS,
     difference_variance,
     factored_probabilities,
@@ -19,6 +15,10 @@ from optimizers.predictive import (
     moderated_probabilities,
     weigh,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import jacrev
+
 from tests.optimizers.models import drive, labels, mlp, relative, rounding, values
 from tests.optimizers.reference import flat, outputs_of
 

@@ -20,9 +20,9 @@ import math
 
 import pytest
 import torch
+from filtune.optimizers import EKF, Categorical, Gaussian
 from torch import Tensor, nn
 
-from optimizers import EKF, Categorical, Gaussian
 from tests.optimizers.models import Stream, drive, relative, variances
 from tests.optimizers.reference import flat
 

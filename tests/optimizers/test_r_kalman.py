@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.optimizers import Categorical, Gaussian, LoKO, RKalman
+from filtune.optimizers.kalman.equations import neumann_noise, regularised_noise
+from filtune.optimizers.kalman.settings import Settings
 from torch import Tensor, nn
 
-from optimizers import Categorical, Gaussian, LoKO, RKalman
-from optimizers.kalman import neumann_noise, regularised_noise
-from optimizers.settings import Settings
 from tests.optimizers.models import convnet, drive, labels, linear, mlp, relative, rounding, values
 from tests.optimizers.reference import DenseFilter, flat, one_hot, ones_complement, outputs_of
 

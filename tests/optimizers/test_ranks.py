@@ -7,12 +7,25 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.optimizers import (
+    EKF,
+    NGD,
+    RENG,
+    RING,
+    SAM,
+    SGD,
+    AdamW,
+    Categorical,
+    LoKO,
+    OnlineOptimizer,
+    RKalman,
+    Sophia,
+)
+from filtune.optimizers.distributed import Ranks
+from filtune.optimizers.kfac import stacks
+from filtune.optimizers.kfac.factors import WIDE
 from torch import nn
 
-from optimizers import EKF, NGD, RENG, RING, SAM, SGD, AdamW, Categorical, LoKO, OnlineOptimizer, RKalman, Sophia
-from optimizers.fisher import stacks
-from optimizers.fisher.factors import WIDE
-from optimizers.ranks import Ranks
 from tests.optimizers.models import convnet, labels, mlp, relative, rounding
 from tests.optimizers.processes import together
 

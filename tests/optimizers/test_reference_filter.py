@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.optimizers import Categorical, Gaussian, LoKO
 from torch import nn
 
-from optimizers import Categorical, Gaussian, LoKO
 from tests.optimizers.models import convnet, drive, labels, mlp, relative, values
 from tests.optimizers.reference import DenseFilter, flat, ones_complement
 

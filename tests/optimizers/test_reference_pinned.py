@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
+from filtune.optimizers import Categorical, Gaussian, LoKO
 from torch import Tensor, nn
 from torch.func import jacrev
 
-from optimizers import Categorical, Gaussian, LoKO
 from tests.optimizers.models import drive, labels, linear, mlp, relative, rounding, values
 from tests.optimizers.reference import DenseFilter, flat, one_hot, ones_complement, outputs_of
 

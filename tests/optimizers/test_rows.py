@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from filtune.optimizers import Categorical, LoKO
+from filtune.optimizers.kalman.filter import KalmanOptimizer
+from filtune.optimizers.kalman.settings import Settings
 from torch import Tensor, nn
 from torch.func import jacrev
 
-from optimizers import Categorical, LoKO
-from optimizers.filter import KalmanOptimizer
-from optimizers.settings import Settings
 from tests.optimizers.models import FEATURES, drive, labels, mlp, relative, variances
 from tests.optimizers.reference import flat, ones_complement, outputs_of
 

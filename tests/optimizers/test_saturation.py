@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from filtune.optimizers import Categorical, LoKO
 
-from optimizers import Categorical, LoKO
 from tests.optimizers.models import drive, mlp
 
 

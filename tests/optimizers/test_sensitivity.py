@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
+from filtune.optimizers import EKF, Categorical, Filtune, Gaussian
+from filtune.optimizers.kalman.prior import sensitivity_factor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import jacrev
 
-from optimizers import EKF, Categorical, Filtune, Gaussian
-from optimizers.prior import sensitivity_factor
 from tests.optimizers.models import drive, labels, linear, mlp, relative, rounding, values, variances
 from tests.optimizers.reference import flat, outputs_of
 

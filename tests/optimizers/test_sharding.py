@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from filtune.optimizers.distributed import Ranks, checksum
+from filtune.optimizers.kalman.blocks import BlockJacobian, Explicit, Gain, OuterProduct
+from filtune.optimizers.kalman.sharding import Sharding, strata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizers.blocks import BlockJacobian, Explicit, Gain, OuterProduct
-from optimizers.ranks import Ranks, checksum
-from optimizers.sharding import Sharding, strata
 from tests.optimizers.processes import together
 
 SMALL = st.integers(1, 5)

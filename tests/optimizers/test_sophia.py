@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.optimizers import AdamW, Categorical, Gaussian, Observation, Sophia
 from torch import Tensor, nn
 
-from optimizers import AdamW, Categorical, Gaussian, Observation, Sophia
 from tests.optimizers.models import drive, labels, linear, mlp, relative, rounding, values
 from tests.optimizers.reference import flat
 from tests.optimizers.test_state import through_disk

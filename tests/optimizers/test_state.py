@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.optimizers import Categorical, LoKO
+from filtune.optimizers.kalman.state import FILTER
 from torch import nn
 
-from optimizers import Categorical, LoKO
-from optimizers.filter_state import FILTER
 from tests.optimizers.models import FEATURES, drive, labels, mlp
 from tests.optimizers.reference import flat
 

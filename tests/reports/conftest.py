@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filtune.experiments import tables
 
-from experiments import tables
 from tests.reports.factory import own_table
 
 

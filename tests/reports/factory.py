@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from experiments.composition import grid_points, point_name
-from experiments.tables import Table, load_table
+from filtune.experiments.composition import grid_points, point_name
+from filtune.experiments.tables import Table, load_table
 
 
 def record(key: str, seed: int, metrics: dict[str, float], **changes: Any) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filtune.reports.document import assemble
+from filtune.reports.sections import Section
+from filtune.reports.status import Status
 
-from reports.document import assemble
-from reports.sections import Section
-from reports.status import Status
 from tests.reports.factory import manifest, own_table, record, runs
 
 

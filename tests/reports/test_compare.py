@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filtune.reports import compare
 from PIL import Image
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
-from reports import compare
-
 
 def make_run(folder: Path, optimizer: str = "AdamW", finished: bool = True, seed: int = 0, **arguments: float) -> Path:
     folder.mkdir(parents=True)
-    config = {"seed_everything": seed, "optimizer": {"class_path": f"optimizers.{optimizer}", "init_args": arguments}}
+    config = {"seed_everything": seed, "optimizer": {"class_path": f"filtune.{optimizer}", "init_args": arguments}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     with SummaryWriter(str(folder)) as writer:
         for step in (10, 20, 30):

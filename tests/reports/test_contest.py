@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from filtune.experiments.tables import load_table
+from filtune.reports.contest import contest, samples_to
+from filtune.reports.contest_page import main
+from filtune.reports.contest_plot import panel_columns
+from filtune.reports.reading import Archive
+from filtune.reports.recovery import Rule, recoveries, rules
 
-from experiments.tables import load_table
-from reports.contest import contest, samples_to
-from reports.contest_page import main
-from reports.contest_plot import panel_columns
-from reports.reading import Archive
-from reports.recovery import Rule, recoveries, rules
 from tests.reports.factory import manifest, runs
 
 STUDY = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from filtune.reports.curves import band, tag_of
+from filtune.reports.palette import distinct, looks
 
-from reports.curves import band, tag_of
-from reports.palette import distinct, looks
 from tests.reports.factory import record
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from reports.figures import Line, Plan, draw
-from reports.palette import distinct
+from filtune.reports.figures import Line, Plan, draw
+from filtune.reports.palette import distinct
+
 from tests.reports.factory import record
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filtune.reports.document import assemble
+from filtune.reports.order import Verdict
+from filtune.reports.sections import Section
 
-from reports.document import assemble
-from reports.order import Verdict
-from reports.sections import Section
 from tests.reports.factory import manifest, own_table, runs
 
 

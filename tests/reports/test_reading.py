@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from filtune.reports.document import assemble
+from filtune.reports.reading import Archive
+from filtune.reports.status import Status
 
-from reports.document import assemble
-from reports.reading import Archive
-from reports.status import Status
 from tests.reports.factory import key_of, manifest, own_table, record, runs
 
 

@@ -8,14 +8,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from filtune.experiments.tables import load_table, table_names
+from filtune.reports import render, words
+from filtune.reports.document import assemble, figure_plans
+from filtune.reports.render import escape_md, escape_tex
+from filtune.reports.report import write
+from filtune.reports.statistics import Sample
 from rich.console import Console
 
-from experiments.tables import load_table, table_names
-from reports import render, words
-from reports.document import assemble, figure_plans
-from reports.render import escape_md, escape_tex
-from reports.report import write
-from reports.statistics import Sample
 from tests.reports.factory import manifest, own_table, runs, whole_table
 
 NASTY = '<script>alert("x")</script> & 5 % of $x_1^2$ {a} ~ \\end{table} | # *b* `c`'

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from filtune.reports.document import assemble
+from filtune.reports.report import main
+from filtune.reports.status import Status
 
-from reports.document import assemble
-from reports.report import main
-from reports.status import Status
 from tests.reports.factory import key_of, manifest, record, runs
 from tests.reports.test_compare import make_run
 from tests.reports.test_render import check_page, check_tex

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
+from filtune.reports.statistics import Sample, holm, paired, summarise, welch
 from hypothesis import given
 from hypothesis import strategies as st
-
-from reports.statistics import Sample, holm, paired, summarise, welch
 
 T_975 = 4.30265273  # of Student's t with two degrees of freedom
 

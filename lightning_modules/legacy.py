@@ -1,0 +1,116 @@
+"""Names of earlier releases, translated when a configuration, a checkpoint or a record is read; nothing is rewritten.
+
+The tables map what was to what is. Every reader of a configuration (the command line, the restoring of a checkpoint, the
+records of runs) goes through :func:`translate`; adding a rename takes one line here.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+Config = dict[str, Any]
+
+CLASS_FOLDERS = ("optimizers", "datamodules")
+"""Packages of earlier releases whose classes are now public names of filtune: ``optimizers.LoKO`` is ``filtune.LoKO``."""
+
+OPTIMIZER_OPTIONS = {
+    "likely": "top_k",
+    "renew": "head_reset_scale",
+    "forget": "forgetting_factor",
+    "window": "nis_window",
+    "keep": "rows_per_sample",
+    "buffer": "buffer_size",
+    "explode": "divergence_threshold",
+    "max_rows": "chunk_size",
+    "row_tolerance": "rank_tolerance",
+    "floor": "min_relative_damping",
+    "inverse": "inverse_method",
+    "fisher": "fisher_type",
+    "unfactored": "unsupported_params",
+    "unfactored_lr": "fallback_lr",
+    "adapt": "damping_schedule",
+    "grad_reg": "grad_penalty",
+    "literal": "paper_exact",
+}
+"""Options of optimizers that have another name now."""
+
+OPTIMIZER_VALUES: dict[tuple[str, Any], Config] = {
+    ("jacobian", "batched"): {"vectorize": True},
+    ("jacobian", "loop"): {"vectorize": False},
+    ("covariance", "tensor"): {"covariance": "block_per_tensor"},
+    ("covariance", "neuron"): {"covariance": "block_per_neuron"},
+    ("covariance", "low-rank"): {"covariance": "low_rank", "buffer_size": 0},
+    ("covariance", "buffered"): {"covariance": "low_rank"},
+    ("noise", "mode"): {"update": "posterior_mode"},
+    ("noise", "ema-minus"): {"noise": "ema_innovation"},
+}
+"""Options of optimizers whose value had another meaning or name, and what they are now."""
+
+MODEL_OPTIONS = {"average": "weight_averaging"}
+RUN_OPTIONS = {"against": "baselines", "checkpoint_every": "save_interval"}
+
+SUMMARY_FIELDS = {"online_moderated_": "online_predictive_"}
+"""Prefixes of figures in ``summary.json`` and records that have another name now."""
+
+
+def translate_class_path(path: str) -> str:
+    """Return a class path in today's names: ``optimizers.LoKO`` becomes ``filtune.LoKO``."""
+    folder, _, rest = path.partition(".")
+    return f"filtune.{rest.rpartition('.')[2]}" if folder in CLASS_FOLDERS and rest else path
+
+
+def translate_optimizer(options: Config) -> Config:
+    """Return an optimizer's options in today's names."""
+    found: Config = {}
+    for name, value in options.items():
+        hashable = isinstance(value, str | int | float | bool)
+        known = OPTIMIZER_VALUES.get((name, value)) if hashable else None
+        found |= known if known is not None else {OPTIMIZER_OPTIONS.get(name, name): value}
+    if options.get("covariance") == "low-rank":
+        found["buffer_size"] = 0  # it had no buffer, whatever the option said
+    return found
+
+
+def translate(config: Config) -> Config:
+    """Return a run's configuration in today's names; the original is left as it is.
+
+    Args:
+        config: The content of ``config.yaml``, of a checkpoint's ``config`` or of a record's.
+    """
+    new = copy.deepcopy(config)
+    _translate_class_paths(new)
+    optimizer = new.get("optimizer")
+    if isinstance(optimizer, dict) and isinstance(optimizer.get("init_args"), dict):
+        optimizer["init_args"] = translate_optimizer(optimizer["init_args"])
+    for section, names in (("model", MODEL_OPTIONS), ("run", RUN_OPTIONS)):
+        if isinstance(new.get(section), dict):
+            new[section] = {names.get(key, key): value for key, value in new[section].items()}
+    return new
+
+
+def translate_key(key: str) -> str:
+    """Return a dotted option in today's names: ``optimizer.likely`` becomes ``optimizer.top_k``."""
+    section, _, rest = key.partition(".")
+    names = {"optimizer": OPTIMIZER_OPTIONS, "model": MODEL_OPTIONS, "run": RUN_OPTIONS}.get(section, {})
+    *way, last = rest.split(".")
+    return ".".join([section, *way, names.get(last, last)]) if rest and (section == "optimizer" or not way) else key
+
+
+def translate_figure(name: str) -> str:
+    """Return the name of a figure of ``summary.json`` or a record in today's names."""
+    for old, new in SUMMARY_FIELDS.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _translate_class_paths(tree: Any) -> None:
+    if isinstance(tree, dict):
+        if isinstance(tree.get("class_path"), str):
+            tree["class_path"] = translate_class_path(tree["class_path"])
+        for value in tree.values():
+            _translate_class_paths(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            _translate_class_paths(value)

@@ -1,0 +1,1 @@
+"""Kalman filters over the parameters, and what they are made of."""

@@ -1,0 +1,191 @@
+"""The Jacobian of the observation with respect to the state, by vector-Jacobian products.
+
+Shapes: ``B`` batch, ``m`` outputs, ``d`` observation coordinates, ``rows`` = B*d, ``n`` state.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..capture import LayerCapture, Seen, factors_hold
+from .blocks import Block, BlockJacobian, Explicit, OuterProduct
+
+Method = Literal["batched", "loop"]
+
+FACTORED_PARAMETERS = 1 << 12
+"""Parameters of the largest dense layer whose matrix is formed all the same: with its neighbours it costs less."""
+
+JOINED_ELEMENTS = 1 << 20
+"""Most elements of a matrix that is copied, to make one block with its neighbours."""
+
+
+def stack_rows(cotangents: Tensor) -> Tensor:
+    """Place each sample's cotangents (B, d, m) in rows of their own that are zero elsewhere, (B*d, B, m)."""
+    B, d, m = cotangents.shape
+    if B == 1:
+        return cotangents.transpose(0, 1)
+    identity = torch.eye(B, dtype=cotangents.dtype, device=cotangents.device)
+    return torch.einsum("bjm,bc->bjcm", cotangents, identity).reshape(B * d, B, m)
+
+
+def own_rows(G: Tensor) -> Tensor:
+    """Of derivatives (B*d, B, ...), each row's own sample, (B, d, ...)."""
+    own = torch.arange(G.shape[1], device=G.device)
+    return G.unflatten(0, (G.shape[1], -1))[own, :, own]
+
+
+def looped_vjp(outputs: Tensor, inputs: Sequence[Tensor], rows: Tensor, retain_graph: bool) -> list[Tensor]:
+    """One backward pass a row: the oracle of :func:`batched_vjp`, and its slow fallback."""
+    passes = [
+        torch.autograd.grad(
+            outputs, inputs, row, retain_graph=retain_graph or i + 1 < len(rows), materialize_grads=True
+        )
+        for i, row in enumerate(rows)
+    ]
+    if len(passes) == 1:
+        return [grad.unsqueeze(0) for grad in passes[0]]
+    return [torch.stack(grads) for grads in zip(*passes, strict=True)]
+
+
+def batched_vjp(outputs: Tensor, inputs: Sequence[Tensor], rows: Tensor, retain_graph: bool) -> list[Tensor]:
+    """All rows in one vectorised backward pass.
+
+    Args:
+        outputs: Model outputs with their graph, (B, m).
+        inputs: Tensors to differentiate with respect to.
+        rows: Cotangents, (rows, B, m).
+        retain_graph: Keep the graph for another pass.
+
+    Returns:
+        For every input a tensor (rows, *input.shape); zeros where the outputs do not depend on it.
+    """
+    if len(rows) == 1:
+        return looped_vjp(outputs, inputs, rows, retain_graph)
+
+    def vjp(row: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(outputs, inputs, row, retain_graph=retain_graph, materialize_grads=True)
+
+    return list(torch.func.vmap(vjp)(rows))
+
+
+class JacobianBuilder:
+    """Turns outputs and cotangents into the Jacobian of the state, in blocks.
+
+    Args:
+        params: The tensors of the state, in order.
+        dtype: Floating type of the blocks.
+        method: ``batched``, or ``loop`` (slow: one backward pass a row).
+        max_rows: Most rows of one vectorised pass; more are worked through in turns, which bounds memory.
+    """
+
+    def __init__(
+        self, params: Sequence[Tensor], dtype: torch.dtype, method: Method = "batched", max_rows: int = 256
+    ) -> None:
+        self.params, self.dtype, self.method, self.max_rows = list(params), dtype, method, max_rows
+        self._capture: LayerCapture | None = None
+        self._verified: dict[tuple[int, int, bool], bool] = {}
+        self._batched_works = False
+
+    def attach(self, model: nn.Module) -> None:
+        """Watch the layers of ``model``, so that a batch costs what its samples cost, and dense heads are factored."""
+        if self._capture is not None:
+            self._capture.remove()
+        self._capture, self._verified = LayerCapture(model, self.params), {}
+
+    def __call__(self, outputs: Tensor, cotangents: Tensor) -> BlockJacobian:
+        """The Jacobian of the observation coordinates.
+
+        A parameter's gradient is a sum over the samples, that of a layer's output is not: where layers account for the
+        whole state, all samples share their rows. Otherwise each has rows of its own. A single sample's gradients are
+        left to autograd, but for layers with a single position, whose matrices are not formed.
+
+        Args:
+            outputs: Model outputs with their graph, (B, m).
+            cotangents: Derivatives of the coordinates with respect to the outputs, (B, d, m).
+        """
+        cotangents = cotangents.to(outputs.dtype)
+        layers = self._layers(outputs)
+        explained = {id(p) for layer in layers for p in layer.trained}
+        others = [p for p in self.params if id(p) not in explained]
+        shared = not others or len(cotangents) == 1
+        rows = cotangents.transpose(0, 1) if shared else stack_rows(cotangents)
+        limit = max(1, self.max_rows // (len(cotangents) if shared else 1))
+        grads = self._vjp(outputs, [*(layer.y for layer in layers), *others], rows.split(limit))
+
+        parts: dict[int, OuterProduct | Tensor] = {}
+        for layer, G in zip(layers, grads[: len(layers)], strict=True):
+            parts |= layer.derivatives(G.transpose(0, 1) if shared else own_rows(G), self.dtype)
+        for p, g in zip(others, grads[len(layers) :], strict=True):
+            parts[id(p)] = g.to(self.dtype).flatten(1)
+        if self._capture is not None:
+            self._capture.take(0)  # what a checkpointed layer showed when it was run again
+        return self._assemble([parts[id(p)] for p in self.params])
+
+    def _vjp(self, outputs: Tensor, inputs: Sequence[Tensor], turns: Sequence[Tensor]) -> list[Tensor]:
+        rows = sum(len(turn) for turn in turns)
+        if self.method == "loop":
+            return looped_vjp(outputs, inputs, torch.cat([*turns]), False)
+        sure = self._batched_works or rows == 1
+        try:
+            parts = [
+                batched_vjp(outputs, inputs, turn, retain_graph=not sure or i + 1 < len(turns))
+                for i, turn in enumerate(turns)
+            ]
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if sure:
+                raise
+            warnings.warn(
+                f"the batched Jacobian does not work for this model, falling back to one backward pass a row, "
+                f"which is slow: {str(error).splitlines()[0]}",
+                stacklevel=2,
+            )
+            self.method = "loop"
+            return looped_vjp(outputs, inputs, torch.cat([*turns]), False)
+        self._batched_works = self._batched_works or rows > 1
+        return [torch.cat(part) if len(part) > 1 else part[0] for part in zip(*parts, strict=True)]
+
+    def _layers(self, outputs: Tensor) -> list[Seen]:
+        """Layers whose derivatives hold, checked when first seen with this batch size and in this mode."""
+        if self._capture is None:
+            return []
+        batch = len(outputs)
+        wanted = [layer for layer in self._capture.take(batch) if layer.single or batch > 1]
+        seen = {(id(layer.layer), batch, layer.training): layer for layer in wanted}
+        new = {case: layer for case, layer in seen.items() if case not in self._verified}
+        verdicts = dict(zip(new, factors_hold(outputs, list(new.values())), strict=True)) if new else {}
+        self._verified |= {case: verdict for case, verdict in verdicts.items() if verdict is not None}
+        return [layer for case, layer in seen.items() if self._verified.get(case, case in verdicts)]
+
+    def _assemble(self, parts: list[OuterProduct | Tensor]) -> BlockJacobian:
+        """Join neighbouring small matrices into one block, so that small tensors do not cost a pass each."""
+        blocks: list[tuple[slice, Block]] = []
+        pending: list[Tensor] = []
+        start = end = 0
+
+        def flush() -> None:
+            nonlocal start, pending
+            if pending:
+                H = torch.cat(pending, dim=1) if len(pending) > 1 else pending[0]
+                blocks.append((slice(start, end), Explicit(H)))
+                start, pending = end, []
+
+        for param, part in zip(self.params, parts, strict=True):
+            if isinstance(part, OuterProduct) and param.numel() <= FACTORED_PARAMETERS:
+                part = part.dense()
+            if isinstance(part, Tensor) and part.numel() <= JOINED_ELEMENTS:
+                pending.append(part)
+                end += param.numel()
+                continue
+            flush()
+            end = start + param.numel()
+            blocks.append((slice(start, end), Explicit(part) if isinstance(part, Tensor) else part))
+            start = end
+        flush()
+        return BlockJacobian(blocks)
