@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torchmetrics
+from filtune.datamodules import Task
 from filtune.optimizers import Observation
 from torch import Tensor, nn
 from torchmetrics.classification import (
@@ -16,7 +17,6 @@ from torchmetrics.classification import (
 )
 from torchmetrics.regression import PearsonCorrCoef, SpearmanCorrCoef
 
-from .backbones.build import Task
 from .scores import ProbabilityScores
 
 WINDOW = 1000

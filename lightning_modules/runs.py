@@ -7,8 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .callbacks.checkpoint import LAST
-from .resume import CheckpointError
+from .checkpoints import LAST, CheckpointError
 
 
 @dataclass
