@@ -12,11 +12,10 @@ from typing import Any
 import torch
 import yaml
 from filtune.datamodules import StreamDataModule, Task
-from filtune.lightning_modules.backbones import BackboneConfig, build_backbone
-from filtune.lightning_modules.backbones.base import Backbone
-from filtune.lightning_modules.callbacks.checkpoint import AtomicCheckpointIO
-from filtune.lightning_modules.groups import frozen_fingerprint, group_parameters
-from filtune.lightning_modules.resume import compare_names
+from filtune.lightning_modules import Backbone, BackboneConfig, build_backbone
+from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, compare_names, frozen_fingerprint
+from filtune.lightning_modules.legacy import translate
+from filtune.lightning_modules.optimization import group_parameters
 from filtune.optimizers import OnlineOptimizer
 
 PREFIX = "backbone."
@@ -97,7 +96,7 @@ def restore(ckpt_path: Path, config_path: Path | None = None) -> Restored:
             f"ckpt_path: {ckpt_path} was trained on other frozen weights than those of {architecture.name!r}; name the "
             "same backbone, and the same seed_everything where it is random, by --config"
         )
-    if mean := checkpoint["filtune"].get("average", {}).get("mean"):
+    if mean := checkpoint["filtune"].get("weight_averaging", {}).get("mean"):
         saved = {f"{PREFIX}{name}": tensor for name, tensor in mean.items()}
         compare_names(saved, trained)
     with torch.no_grad():
@@ -161,4 +160,4 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"--config: {path} is not a run's configuration") from error
     if missing:
         raise ValueError(f"--config: {path} is not a run's configuration; it has no {missing[0]}")
-    return config
+    return translate(config)
