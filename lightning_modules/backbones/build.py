@@ -23,8 +23,8 @@ CLASS_PATH = re.compile(r"([A-Za-z_]\w*\.)+[A-Z]\w*")
 @cache
 def backbone_classes() -> tuple[type[Backbone], ...]:
     """Return the subclasses of :class:`Backbone` that the files of this folder define and that can be built."""
-    folder = __name__.rpartition(".")[0]
-    modules = [import_module(f"{folder}.{info.name}") for info in pkgutil.iter_modules([str(Path(__file__).parent)])]
+    folder = import_module(__name__.rpartition(".")[0])
+    modules = [import_module(f"{folder.__name__}.{info.name}") for info in pkgutil.iter_modules(folder.__path__)]
     return tuple(
         value
         for module in modules
