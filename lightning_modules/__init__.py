@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backbones import Backbone, BackboneConfig, build_backbone
-    from .checkpoints import AtomicCheckpointIO, CheckpointError
+    from .checkpoints import AtomicCheckpointIO
     from .monitoring import check_precision
     from .online import OnlineModule
     from .optimization import Schedule
+    from .runs import CheckpointError
 
 _MODULES = {
     "AtomicCheckpointIO": "checkpoints",
     "Backbone": "backbones",
     "BackboneConfig": "backbones",
-    "CheckpointError": "checkpoints",
+    "CheckpointError": "runs",
     "OnlineModule": "online",
     "Schedule": "optimization",
     "build_backbone": "backbones",

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from .atomic import atomic_write
 from .defaults import with_defaults
 from .legacy import translate, translate_checkpoint
-
-LAST = "last.ckpt"
+from .runs import CheckpointError
 
 COMPARED = ("seed_everything", "model", "data", "optimizer", "trainer.precision")
 """Keys of the configuration that must not change between a run and its continuation."""
@@ -25,10 +24,6 @@ SCHEDULED = ("trainer.max_epochs", "trainer.max_steps")
 
 IGNORED = ("model.optimizer_init",)
 """The command line's copy of ``optimizer``."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is corrupt, foreign, or contradicts the run that wants to continue it."""
 
 
 class AtomicCheckpointIO(CheckpointIO):

@@ -15,11 +15,12 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from .backbones import BackboneConfig, build_backbone
-from .checkpoints import CheckpointError, compare_configs, compare_names, frozen_fingerprint
+from .checkpoints import compare_configs, compare_names, frozen_fingerprint
 from .legacy import translate_checkpoint
 from .metrics import MetricSet, Prequential
 from .monitoring import StepTimer, Watch, check_precision, check_strategy
 from .optimization import Schedule, WeightAverage, group_parameters
+from .runs import CheckpointError
 
 
 class OnlineModule(pl.LightningModule):

@@ -12,8 +12,8 @@ import yaml
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from ..checkpoints import LAST
 from ..online import OnlineModule
+from ..runs import LAST
 
 LAYOUT = {
     "prequential": {

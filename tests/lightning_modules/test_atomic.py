@@ -21,12 +21,6 @@ def test_a_file_is_written_whole_in_a_new_folder(tmp_path):
 def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("before")
-<<<<<<< HEAD
-    with pytest.raises(RuntimeError), atomic_write(path) as file:
-        file.write("half")
-        raise RuntimeError
-    assert path.read_text() == "before" and os.listdir(tmp_path) == ["a.txt"]
-=======
 
     def fail() -> None:
         with atomic_write(path) as file:
@@ -37,7 +31,6 @@ def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
         fail()
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == ["a.txt"]
->>>>>>> d1c657a
 
 
 def test_permissions_are_those_of_an_ordinary_file(tmp_path):

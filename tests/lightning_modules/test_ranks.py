@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
-from filtune.lightning_modules.checkpoints import CheckpointError, compare_configs
+from filtune.lightning_modules.checkpoints import compare_configs
 from filtune.lightning_modules.launch import is_first, is_first_to_tell, other_process_lost
 from filtune.lightning_modules.monitoring import check_strategy
+from filtune.lightning_modules.runs import CheckpointError
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
