@@ -157,9 +157,14 @@ def circles() -> list[list[str]]:
 
 
 def shared_names() -> dict[str, list[str]]:
-    """Return the public names that are defined in more than one file, with the files."""
+    """Return the public names that are defined in more than one file, with the files.
+
+    The scripts of ``benchmarks/papers`` do not count: each is a program of its own, with the same few functions.
+    """
     where: dict[str, list[str]] = defaultdict(list)
     for module in modules():
+        if module.name.startswith("benchmarks.papers"):
+            continue
         for name in module.public:
             where[name].append(module.name)
     return {name: files for name, files in sorted(where.items()) if len(files) > 1}
