@@ -83,8 +83,9 @@ def calibration(p: Tensor, classes: Tensor) -> dict[str, float]:
 def selective(confidence: Tensor, correct: Tensor) -> dict[str, float]:
     r"""Return the figures of selective prediction, which abstains on the least confident samples.
 
-    ``aurc``, in 0..100, is the error among the k most confident, averaged over k = 1..N (Geifman & El-Yaniv 2017); less is
-    better. ``accuracy_at_80``, in 0..100, is that of the most confident 80 %. Ties are broken by the order of the samples.
+    ``aurc``, in 0..100, is the error among the k most confident, averaged over k = 1..N (Geifman & El-Yaniv 2017);
+    less is better. ``accuracy_at_80``, in 0..100, is that of the most confident 80 %. Ties are broken by the order of
+    the samples.
 
     Args:
         confidence: (N,).
