@@ -9,6 +9,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import torch
@@ -185,10 +186,8 @@ def labels_in(value: Any, separator: str) -> list[str] | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
+        with suppress(ValueError):  # a name that begins so
             value = json.loads(value)
-        except ValueError:  # a name that begins so
-            pass
     if isinstance(value, str):
         value = value.split(separator)
     names = [label_name(each) for each in (value if isinstance(value, list | tuple) else [value])]
