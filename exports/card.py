@@ -26,7 +26,7 @@ print(pipeline("text-classification", model=model, tokenizer=tokenizer)({text}, 
 """
 
 ADAPTER_MEAN = """\
-from . import MeanPooledForSequenceClassification
+from filtune.exports import MeanPooledForSequenceClassification
 from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer, pipeline
 

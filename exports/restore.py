@@ -222,11 +222,8 @@ def _known_options(optimizer: type, options: dict[str, Any]) -> dict[str, Any]:
     values = {tuple(*new.items()): old for old, new in OPTIMIZER_VALUES.items() if len(new) == 1}
     found = {}
     for name, value in options.items():
-        if name in known:
-            found[name] = value
-        elif older.get(name) in known:
-            found[older[name]] = value
+        if isinstance(value, str | bool) and (name, value) in values:
+            found.update([values[(name, value)]])
         else:
-            old, value = values[(name, value)]
-            found[old] = value
+            found[name if name in known else older[name]] = value
     return found

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from .restore import Restored, example_outputs
 
 NOT_FOLDED = (
-    "The model's outputs z are in units of the targets it was trained on: the values are {shift} + {scale} z, output by "
-    "output."
+    "The model's outputs z are in units of the targets it was trained on: the values are {shift} + {scale} z, "
+    "output by output."
 )
 
 
