@@ -30,7 +30,7 @@ from filtune.experiments.tables import load_table
 from filtune.exports.prediction import Prediction, Predictor
 from filtune.exports.restore import Restored, restore
 from filtune.lightning_modules.scores import ProbabilityScores
-from filtune.optimizers.kalman.predictive import difference_variance, moderated_probabilities
+from filtune.optimizers.likelihoods.categorical import difference_variance, predictive_probabilities
 from filtune.reports.contest import Entrant, contest
 from filtune.reports.reading import Archive
 from rich.progress import track
@@ -117,10 +117,10 @@ def predict_samples(predictor: Predictor, samples: list[Sample]) -> Prediction:
 def views(prediction: Prediction) -> dict[str, Tensor]:
     """Probabilities (N, m) by what they are made of."""
     z, C = prediction.outputs, prediction.covariance
-    found, moderated = {"softmax": z.softmax(1)}, prediction.moderated
-    if C is None or moderated is None:
+    found, averaged = {"softmax": z.softmax(1)}, prediction.predictive
+    if C is None or averaged is None:
         return found
-    return {**found, "moderated": moderated, "in full": moderated_probabilities(z, C)}
+    return {**found, "moderated": averaged, "in full": predictive_probabilities(z, C)}
 
 
 def judge(run: Restored, samples: list[Sample], seed: int) -> dict[str, dict[str, float]]:
@@ -161,7 +161,7 @@ def held_out(run: Restored, samples: int) -> list[Sample]:
     """Validation samples of the run's own data."""
     data: StreamDataModule = run.data()
     data.setup()
-    part = data.held_out
+    part = data.validation
     if part is None:
         raise ValueError(f"{data.label}: there are no validation samples")
     return [part.samples[int(row)] for row in part.rows[:samples]]

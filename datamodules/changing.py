@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from .base import StreamDataModule, at_least
 from .errors import DataError
 from .regimes import ChangingSamples, Plan, Segment, plan
-from .samples import Part
+from .samples import Subset
 from .task import Task
 
 
@@ -84,9 +85,9 @@ class ChangingDataModule(StreamDataModule):
         parts = [stream.part for stream in self.streams]
         laid_out = plan(self.segments, self.repeat, [part.rows for part in parts], self.seed)
         samples = ChangingSamples(parts, self.segments, laid_out, self._classes)
-        return Part(samples, np.arange(len(samples))), self._validation()
+        return Subset(samples, np.arange(len(samples))), self._validation()
 
-    def describe(self, train: Part) -> Task:
+    def describe(self, train: Subset) -> Task:
         """The task of the first stream; with the classes' numbers for names where the streams' differ."""
         tasks = [stream.task for stream in self.streams]
         classes = tasks[0].classes
@@ -94,23 +95,23 @@ class ChangingDataModule(StreamDataModule):
             classes = tuple(map(str, range(self._classes)))
         metrics = tasks[self.segments[-1].stream].metrics
         first = tasks[0]
-        return Task(self.label, first.kind, len(classes) or 1, classes, first.modality, first.image_shape, metrics)
+        return replace(first, name=self.label, outputs=len(classes) or 1, classes=classes, metrics=metrics)
 
     @property
     def _classes(self) -> int:
         return max(len(stream.task.classes) for stream in self.streams)
 
-    def _validation(self) -> Part | None:
+    def _validation(self) -> Subset | None:
         """The last regime's, at the angle it ends with."""
         last = self.segments[-1]
-        part = self.streams[last.stream].held_out
+        part = self.streams[last.stream].validation
         if part is None:
             return None
         count = len(part.rows)
         still = Plan(np.full(count, len(self.segments) - 1), part.rows, np.full(count, last.angles[1]))
-        parts = [stream.held_out or stream.part for stream in self.streams]
+        parts = [stream.validation or stream.part for stream in self.streams]
         samples = ChangingSamples(parts, self.segments, still, self._classes)
-        return Part(samples, np.arange(count))
+        return Subset(samples, np.arange(count))
 
     def _fits(self, index: int) -> None:
         """Check a stream against the first, and against what is done to it.

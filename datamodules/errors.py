@@ -14,7 +14,7 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True)
-class Fault:
+class BadRow:
     """One row that cannot be learned from.
 
     Args:
@@ -31,7 +31,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Place:
+class SplitRef:
     """A split of a source, as messages name it.
 
     Args:
@@ -44,7 +44,7 @@ class Place:
     split: str
     remedy: str = "correct it, or leave bad rows out with --data.on_bad_row skip"
 
-    def error(self, faults: Sequence[Fault]) -> DataError:
+    def error(self, faults: Sequence[BadRow]) -> DataError:
         """The error that names the first of the faults, counts the other rows, and says what to do."""
         first = min(faults, key=lambda fault: fault.row)
         others = len({fault.row for fault in faults}) - 1

@@ -11,9 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .base import at_least
-from .errors import Fault, Place
+from .errors import BadRow, SplitRef
 from .pixels import decode
-from .samples import Part
+from .samples import Subset
 from .table import TableDataModule
 
 _MANY = 3000
@@ -59,28 +59,28 @@ class ImageDataModule(TableDataModule):
         """Column of the images."""
         return [self.image_column]
 
-    def place(self, split: str) -> Place:
+    def place(self, split: str) -> SplitRef:
         """The split, as messages name it."""
         if self.verify:
             return super().place(split)
-        return Place(
+        return SplitRef(
             self._title(), split, "correct it, or leave bad rows out with --data.verify true --data.on_bad_row skip"
         )
 
-    def reader(self, table: Dataset, place: Place) -> ImageReader:
+    def reader(self, table: Dataset, place: SplitRef) -> ImageReader:
         """What gives the image of a row."""
         source = Path(self.source).expanduser()
         folder = source.parent if source.is_file() else source
         return ImageReader(table, self.image_column, place, folder, self.resize, self.cache == "memory")
 
-    def usable(self, part: Part, order: np.ndarray, limit: int | None) -> np.ndarray:
+    def usable(self, part: Subset, order: np.ndarray, limit: int | None) -> np.ndarray:
         """The first ``limit`` rows of an order whose images can be read, (N,)."""
         if not self.verify:
             return super().usable(part, order, limit)
         reader, wanted = part.samples.read, len(order) if limit is None else limit
         assert isinstance(reader, ImageReader)
         good: list[int] = []
-        faults: list[Fault] = []
+        faults: list[BadRow] = []
         silent = min(wanted, len(order)) < _MANY or self._ranks[1] > 0
         for row in tqdm(order.tolist(), "checking images", leave=False, disable=silent):
             fault = reader.fault(row)
@@ -109,7 +109,7 @@ class ImageReader:
     """
 
     def __init__(
-        self, table: Dataset, column: str, place: Place, folder: Path, side: int | None = None, keep: bool = False
+        self, table: Dataset, column: str, place: SplitRef, folder: Path, side: int | None = None, keep: bool = False
     ) -> None:
         table = table.select_columns([column])
         if isinstance(table.features[column], Image):
@@ -126,14 +126,14 @@ class ImageReader:
         try:
             return self._read(row)
         except ValueError as error:
-            raise self.place.error([Fault(row, self.column, str(error))]) from error
+            raise self.place.error([BadRow(row, self.column, str(error))]) from error
 
-    def fault(self, row: int) -> Fault | None:
+    def fault(self, row: int) -> BadRow | None:
         """What is wrong with the image of a row, if anything."""
         try:
             self._read(row)
         except ValueError as error:
-            return Fault(row, self.column, str(error))
+            return BadRow(row, self.column, str(error))
         return None
 
     def _read(self, row: int) -> Tensor:

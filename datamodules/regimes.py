@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import rotate
 
 from .loader import permutation
-from .samples import Part
+from .samples import Subset
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class ChangingSamples(Dataset):
         classes: Number of classes; 0 for values.
     """
 
-    def __init__(self, parts: Sequence[Part], segments: Sequence[Segment], plan: Plan, classes: int) -> None:
+    def __init__(self, parts: Sequence[Subset], segments: Sequence[Segment], plan: Plan, classes: int) -> None:
         self.parts, self.segments, self.plan = parts, segments, plan
         self.relabel = [
             None if segment.permute_labels is None else derangement(classes, segment.permute_labels)

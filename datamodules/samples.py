@@ -34,7 +34,7 @@ class Samples(Dataset):
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """Samples of a split, and which of its rows may be used, ascending, (N,)."""
 
     samples: Samples

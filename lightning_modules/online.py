@@ -9,7 +9,9 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from filtune.datamodules import Task
-from filtune.optimizers import Categorical, Gaussian, Observation, OnlineOptimizer
+from filtune.optimizers import Observation, OnlineOptimizer
+from filtune.optimizers.distributed import Ranks
+from filtune.optimizers.likelihoods import likelihood_of
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -80,7 +82,8 @@ class OnlineModule(pl.LightningModule):
         if self._built:
             return
         self.task: Task = self.trainer.datamodule.task
-        self.likelihood = Categorical if self.task.kind == "classification" else Gaussian
+        self.likelihood = likelihood_of(self.task.kind)
+        self.target_state = self.likelihood.build_state(self.task.outputs)
         self.backbone = build_backbone(self.backbone_config, self.task)
         self.online = Prequential(self.task)
         self.validation = MetricSet(self.task, self.task.metrics)
@@ -107,23 +110,43 @@ class OnlineModule(pl.LightningModule):
         self.check_ranks()
 
     def observe(self, inputs: Any, target: Tensor) -> Observation:
-        """Likelihood of the outputs, bound to the target."""
-        return self.likelihood(self.backbone(inputs)).observe(target)
+        """Return the likelihood of the outputs, bound to the target."""
+        value = None if self.target_state is None else self.target_state.value()
+        return self.likelihood.of(self.backbone(inputs), value).observe(target)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Predict, learn, and record what was predicted, of the samples of all processes."""
         torch.manual_seed(_step_seed(self.run_config.get("seed_everything"), self.global_step))
         inputs, target = self.backbone.preprocess(batch), batch["label"]
+        known, before = self._see_targets(target)
         with self.timer:
             prediction = self.optimizers().step(lambda: self.observe(inputs, target))
             self.average.update()
-        self.online.update(prediction, self.optimizers(use_pl_optimizer=False).predictive())
+        if self.target_state is not None:
+            self.target_state.see_residuals(prediction)
+            prediction = self.likelihood.of(prediction.outputs, before).observe(prediction.target)
+        self.online.update(prediction, self.optimizers(use_pl_optimizer=False).predictive(), score=known)
         if not self.schedule.constant:
             self.lr_schedulers().step()
         if self.global_step % self.checksum_every == 0:
             self.check_ranks()
         if self.global_step % self.trainer.log_every_n_steps == 0:
             self.record()
+
+    def _see_targets(self, target: Tensor) -> tuple[bool, Any]:
+        """Update the state of the targets with those of all processes, before the batch is learnt from.
+
+        Returns:
+            Whether targets had been seen before, without which their units are unknown; and the state's value then,
+            for the prediction must not know its own target.
+        """
+        state = self.target_state
+        if state is None:
+            return True, None
+        known, before, ranks = state.is_ready, state.value(), Ranks.current()
+        sizes = [len(target)] if ranks.world == 1 else ranks.integers(len(target), target.device)
+        state.see_targets(ranks.gather([target], sizes)[0])
+        return known, before
 
     def check_ranks(self) -> None:
         """See that all processes hold the same parameters.
@@ -186,7 +209,7 @@ class OnlineModule(pl.LightningModule):
         self.log_dict(scores)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained parameters and the online metrics; the frozen backbone is not stored."""
+        """Keep the trained parameters, the online metrics and the state of the targets; not the frozen backbone."""
         kept = self._saved_names()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["filtune"] = {
@@ -213,6 +236,9 @@ class OnlineModule(pl.LightningModule):
         if self.trainer.state.fn == "fit":
             ranks = saved.get("ranks", 1), self.trainer.world_size
             compare_configs(saved["config"], self.run_config, ranks, type(self))
+        _translate_names(checkpoint["state_dict"])
+        if not any(name.startswith("target_state.") for name in checkpoint["state_dict"]):
+            self.target_state = None  # of earlier releases, which learnt targets as they are
         own = self.state_dict()
         compare_names(checkpoint["state_dict"], {name: own[name] for name in self._saved_names()})
         if saved["fingerprint"] != self.fingerprint:
@@ -228,7 +254,13 @@ class OnlineModule(pl.LightningModule):
 
     def _saved_names(self) -> set[str]:
         trained = {f"backbone.{name}" for name, p in self.backbone.named_parameters() if p.requires_grad}
-        return trained | {name for name in self.state_dict() if name.startswith("online.")}
+        return trained | {name for name in self.state_dict() if name.startswith(("online.", "target_state."))}
+
+
+def _translate_names(state: dict[str, Tensor]) -> None:
+    """Give the tensors of a checkpoint of an earlier release their names of today."""
+    for name in [name for name in state if name.startswith("online.moderated.")]:
+        state[name.replace(".moderated.", ".predictive.")] = state.pop(name)
 
 
 def _step_seed(seed: int | None, step: int) -> int:

@@ -17,10 +17,10 @@ from ..runs import LAST
 
 LAYOUT = {
     "prequential": {
-        "online score": ["Multiline", ["online/accuracy", "online/pearson"]],
+        "online score": ["Multiline", ["online/accuracy", "online/pearson", "online/f1", "online/deviance"]],
         "online loss, last 1000": ["Multiline", ["online/loss"]],
-        "log loss": ["Multiline", ["online/nll", "online/moderated_nll"]],
-        "calibration error": ["Multiline", ["online/ece", "online/moderated_ece"]],
+        "log loss": ["Multiline", ["online/nll", "online/predictive_nll"]],
+        "calibration error": ["Multiline", ["online/ece", "online/predictive_ece"]],
     },
     "validation": {"scores": ["Multiline", ["val/(?!loss).*"]], "loss": ["Multiline", ["val/loss"]]},
     "filter": {

@@ -115,8 +115,8 @@ def test_validation_is_on_the_last_regime() -> None:
     assert len(rows) == 40
     relabel = derangement(10, 1)
     for position in rows.tolist():
-        row = int(own.held_out.rows[position])
-        assert int(module._val.samples[position]["label"]) == int(relabel[own.held_out.samples.labels[row]])
+        row = int(own.validation.rows[position])
+        assert int(module._val.samples[position]["label"]) == int(relabel[own.validation.samples.labels[row]])
 
 
 def test_it_goes_on_where_a_checkpoint_left_it() -> None:
