@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from .errors import DataError
 from .loader import StreamLoader, permutation
-from .samples import Subset, collate
+from .samples import DataError, Subset, collate
 from .task import Task
 
 _VALIDATION = (0, 2)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from .errors import BadRow, DataError, SplitRef
+from .samples import BadRow, DataError, SplitRef
 from .table import TableDataModule
 
 

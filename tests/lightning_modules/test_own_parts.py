@@ -12,6 +12,7 @@ from filtune.lightning_modules import BackboneConfig, OnlineModule, backbones, b
 from filtune.lightning_modules.backbones.build import backbone_classes
 from filtune.optimizers import LoKO
 
+from filtune import datamodules
 from tests.cli.harness import only_run, run
 from tests.conftest import Task
 from tests.lightning_modules.test_online import trainer
@@ -63,7 +64,7 @@ import numpy as np
 import torch
 
 from filtune.datamodules.base import StreamDataModule
-from filtune.datamodules.samples import Part, Samples
+from filtune.datamodules.samples import Samples, Subset
 from filtune.datamodules.task import Task
 
 
@@ -88,7 +89,7 @@ class NoiseDataModule(StreamDataModule):
     def prepare(self):
         images = torch.full((40, 1, 4, 4), self.level, dtype=torch.uint8)
         samples = Samples("image", images.__getitem__, torch.arange(40) % 10)
-        return Part(samples, np.arange(30)), Part(samples, np.arange(30, 40))
+        return Subset(samples, np.arange(30)), Subset(samples, np.arange(30, 40))
 
     def describe(self, train):
         return Task("noise", "classification", 10, tuple("0123456789"), "image", (1, 4, 4), ("accuracy",))
@@ -131,6 +132,17 @@ def test_a_backbone_in_the_folder_is_found_by_its_name(own_folder: Path, monkeyp
     finally:
         backbone_classes.cache_clear()
         sys.modules.pop("filtune.lightning_modules.backbones.mixer", None)
+
+
+def test_a_data_module_in_the_folder_is_found_by_its_name(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (own_folder / "my_backbone_module.py").unlink()
+    monkeypatch.setattr(datamodules, "__path__", [*datamodules.__path__, str(own_folder)])
+    found = datamodules.data_modules()
+    assert {"DigitsDataModule", "TextDataModule", "NoiseDataModule"} <= set(found)
+    module = OnlineModule(BackboneConfig(), LoKO)
+    trainer(own_folder).fit(module, datamodule=found["NoiseDataModule"](max_samples=4))
+    assert int(module.online.samples) == 4
+    sys.modules.pop("filtune.datamodules.my_data_module")
 
 
 @pytest.mark.parametrize(
