@@ -8,6 +8,7 @@ from typing import Any
 
 from filtune.lightning_modules.backbones.image import ImageBackbone
 from filtune.lightning_modules.backbones.text import MeanPooled
+from filtune.optimizers.likelihoods import likelihood_of
 
 from .restore import Restored
 from .weights import base_name
@@ -25,7 +26,7 @@ print(pipeline("text-classification", model=model, tokenizer=tokenizer)({text}, 
 """
 
 ADAPTER_MEAN = """\
-from . import MeanPooledForSequenceClassification
+from filtune.exports import MeanPooledForSequenceClassification
 from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
@@ -82,7 +83,9 @@ OF_MEAN = (
 )
 
 
-def write_card(run: Restored, folder: Path, target: Path, whole: bool, base: str | None, difference: float) -> None:
+def write_card(
+    run: Restored, folder: Path, target: Path, whole: bool, base: str | None, difference: float, units: str = ""
+) -> None:
     """Write ``README.md`` and ``task.json``.
 
     Args:
@@ -92,6 +95,7 @@ def write_card(run: Restored, folder: Path, target: Path, whole: bool, base: str
         whole: Whether it holds the whole model rather than an adapter.
         base: What the adapter's base weights are called.
         difference: Largest difference of the logits after loading back.
+        units: A sentence about the units of the outputs, where they are not those of the targets.
     """
     task, name = run.task, base_name(run)
     front = {"library_name": "peft" if not whole else "transformers" if task.modality == "text" else "timm"}
@@ -109,6 +113,8 @@ def write_card(run: Restored, folder: Path, target: Path, whole: bool, base: str
     frozen = run.architecture.frozen
     kept = "" if frozen == "float32" else f", which had its frozen weights in {frozen}; here they are loaded in float32"
     lines += [f"- Loaded back, its outputs differed by {difference:.1e} at most from the run's{kept}", ""]
+    notes = [note for note in (units, likelihood_of(task.kind).export_note) if note]
+    lines += [" ".join(notes), ""] if notes else []
     lines += ["## Figures", "", *_figures(run.summary), "", "## Load", ""]
     if isinstance(run.backbone.model, MeanPooled) or run.architecture.head == "mean":
         otherwise = "pass `trust_remote_code=True`" if whole else "export with `--merge`"

@@ -10,7 +10,8 @@ from filtune.lightning_modules.backbones.base import Backbone
 
 from .card import write_card
 from .folder import check_target, whole_folder
-from .restore import Restored, restore
+from .restore import Restored, example_outputs, restore
+from .units import fold_units
 from .weights import read_adapter, read_model, write_adapter, write_model
 
 EPILOG = """\
@@ -50,7 +51,7 @@ def export(run: Restored, target: Path, merge: bool = False) -> str:
     Raises:
         ValueError: If the model cannot be written so that it gives the same outputs.
     """
-    whole, base = merge or run.architecture.adapter is None, None
+    whole, base, note = merge or run.architecture.adapter is None, None, fold_units(run)
     with whole_folder(target) as folder:
         if whole:
             write_model(run, folder)
@@ -63,28 +64,18 @@ def export(run: Restored, target: Path, merge: bool = False) -> str:
                 f"model.backbone.adapter: {run.architecture.adapter} loaded back gives other outputs (they differ by "
                 f"{difference:.1e}){remedy}"
             )
-        write_card(run, folder, target, whole, base, difference)
+        write_card(run, folder, target, whole, base, difference, note)
     what = f"the adapter ({run.architecture.adapter}) and the head"
     if whole:
         what = "the whole model, which had no adapter" if run.architecture.adapter is None else "the merged model"
     return f"{target}: {what}; loaded back, outputs differ by {difference:.1e} at most; README.md says how to load it"
 
 
-@torch.no_grad()
-def outputs(backbone: Backbone, run: Restored) -> torch.Tensor:
-    """Outputs of a few made-up samples, (2, m)."""
-    if run.task.modality == "text":
-        return backbone(backbone.preprocess({"text": ["a text", "and a longer one, to be padded to"]}))
-    shape = run.task.image_shape or (3, 32, 32)
-    pixels = torch.randint(0, 256, (2, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return backbone(backbone.preprocess({"image": pixels}))
-
-
 def _difference(run: Restored, loaded: Backbone) -> float:
-    return float((outputs(run.backbone, run) - outputs(loaded, run)).abs().max())
+    return float((example_outputs(run.backbone, run) - example_outputs(loaded, run)).abs().max())
 
 
 def _tolerance(run: Restored) -> float:
-    """Half the digits of the coarsest type of the model's weights; what is not loaded at all is off by more."""
+    """Return half the digits of the coarsest type of the model's weights; what is not loaded at all is off by more."""
     eps = max(torch.finfo(p.dtype).eps for p in run.backbone.parameters() if p.is_floating_point())
-    return eps**0.5 * max(1.0, float(outputs(run.backbone, run).abs().max()))
+    return eps**0.5 * max(1.0, float(example_outputs(run.backbone, run).abs().max()))

@@ -6,13 +6,14 @@ import argparse
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
 from .inputs import Rows, file_stem, texts
-from .prediction import Columns, Prediction, Predictor, columns, say
+from .prediction import Prediction, Predictor, columns
 from .restore import Restored, restore
 
 WRITERS = {
@@ -24,9 +25,9 @@ WRITERS = {
 
 EPILOG = """\
 Written are the columns of the input, prediction, and probability_CLASS of each class. After training with a filter
-(LoKO, EKF, R-Kalman) its covariance of the parameters says how sure the model is: logit_std is the standard deviation
-of the difference of two logits, or of each of several (logit_std_CLASS), and probability_bayes_CLASS the probability
-averaged over it. A regression has std.
+(LoKO, EKF, R-Kalman) its covariance of the parameters gives the uncertainty of the outputs: logit_std is the standard
+deviation of the difference of two logits, or of each of several (logit_std_CLASS), and probability_bayes_CLASS the
+probability averaged over it. A regression has std, and predictive_std of a new value; counts have log_rate_std.
 
   filtune predict --ckpt_path RUN/checkpoints/last.ckpt --input new.csv
   filtune predict --ckpt_path RUN/checkpoints/last.ckpt --text "a sentence"
@@ -64,9 +65,9 @@ def main(args: list[str]) -> None:
     chosen = options.text_columns if run.task.modality == "text" else options.image_column and [options.image_column]
     rows = Rows(run, options.input, options.split, chosen, options.on_bad_row)
     prediction = predict(predictor, rows, options.batch_size)
-    _write(rows.columns(), columns(prediction, run.task), output)
+    _write(rows.columns(), columns(prediction, run), output)
     left = f"; {rows.bad} bad rows left out" if rows.bad else ""
-    print(f"{output}: {say(prediction, run.task)}{left}")
+    print(f"{output}: {prediction.likelihood.summary(run.coding)}{left}")
 
 
 def predict(predictor: Predictor, rows: Rows, batch_size: int) -> Prediction:
@@ -86,7 +87,7 @@ def predict(predictor: Predictor, rows: Rows, batch_size: int) -> Prediction:
 def _print_one(run: Restored, predictor: Predictor, values: list[str]) -> None:
     if run.task.modality != "text":
         raise ValueError(f"--text: {run.task.name} has {run.task.modality}s; name a file or folder by --input")
-    for name, (value,) in columns(predictor(texts(values)), run.task).items():
+    for name, (value,) in columns(predictor(texts(values)), run).items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
 
 
@@ -105,7 +106,7 @@ def _output(output: Path | None, source: str) -> Path:
     return output
 
 
-def _write(table: pa.Table, predicted: Columns, output: Path) -> None:
+def _write(table: pa.Table, predicted: dict[str, list[Any]], output: Path) -> None:
     """Write a table whole or not at all.
 
     Raises:

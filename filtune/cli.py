@@ -31,15 +31,14 @@ from filtune.experiments.runs import DIVERGED
 from filtune.exports import export, predict
 from filtune.lightning_modules import OnlineModule, check_precision
 from filtune.lightning_modules.callbacks import (
-    AtomicCheckpointIO,
     OnlineProgressBar,
     RunSummary,
     StreamCheckpoint,
     TensorBoardPage,
 )
-from filtune.lightning_modules.callbacks.checkpoint import LAST
+from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
 from filtune.lightning_modules.launch import is_first, is_first_to_tell, leave, other_process_lost
-from filtune.lightning_modules.runs import RunConfig, RunName, last_folder, new_folder
+from filtune.lightning_modules.runs import LAST, RunConfig, RunName, last_folder, new_folder
 from filtune.optimizers import OnlineOptimizer
 from filtune.reports import compare, contest_page, report
 

@@ -7,8 +7,12 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .callbacks.checkpoint import LAST
-from .resume import CheckpointError
+LAST = "last.ckpt"
+"""Name of a run's checkpoint, in its folder ``checkpoints``."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, corrupt, foreign, or contradicts the run that wants to continue it."""
 
 
 @dataclass

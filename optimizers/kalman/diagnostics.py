@@ -59,7 +59,7 @@ def statistics(state: dict[str, Tensor], variance: Tensor, last: LastStep) -> di
 
 
 def _rows_left_out(last: LastStep) -> dict[str, Tensor]:
-    if not last.innovation.probed:
+    if not last.innovation.has_residual_probe:
         return {}
     probes = last.HPH.diagonal().view(last.e.shape)[:, -1]
     return {"rows": torch.tensor(last.e.numel()), "row_error": probes.sum()}

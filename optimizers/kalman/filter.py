@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..base import Closure
 from ..likelihoods.base import Innovation, Observation
+from ..likelihoods.categorical import leading
 from . import nis, page_test
 from .blocks import BlockJacobian
 from .diagnostics import LastStep, failure, saturation, statistics
@@ -75,13 +76,19 @@ class KalmanOptimizer(FilterState):
             state[name] = torch.where(finite, value, state.get(name, value))
         self._count(e, innovation.observed, finite, level, torch.where(finite, clamped, 0))
         self._move(change)
-        self._last = LastStep(e, change, measurement, HPH, innovation, joint.outputs.detach(), state.get("evidence"))
+        evidence = None if joint.target.is_floating_point() else state.get("evidence")  # classes alone have it
+        self._last = LastStep(e, change, measurement, HPH, innovation, joint.outputs.detach(), evidence)
         self._judge(joint, finite)
         return joint
 
     def _observe(self, observation: Observation) -> Innovation:
         if self._noise.natural:
-            return observation.natural(self.settings.row_tolerance, self.settings.likely)
+            full, k = observation.natural(), self.settings.likely
+            if self.settings.row_tolerance:
+                assert full.factor is not None
+                return leading(full, full.factor @ full.factor.mT, self.settings.row_tolerance)
+            contrasts = observation.likelihood.contrasts(observation.target, k) if k else None
+            return full if contrasts is None else full.project(contrasts)
         return observation.innovation(self.settings.observation)
 
     def _begin(self, H: BlockJacobian) -> None:
@@ -179,7 +186,7 @@ class KalmanOptimizer(FilterState):
     def _outputs(self) -> tuple[Tensor, Tensor] | None:
         """Mean and covariance of the last batch's outputs before the update, where they are known."""
         last = self._last
-        if last is None or not self._foretells or last.innovation.partial or last.outputs.shape[1] < 2:
+        if last is None or not self._foretells or last.innovation.is_projected or last.outputs.shape[1] < 2:
             return None
         C = output_covariance(last.HPH, last.innovation.cotangents)
         return last.outputs.to(C.dtype), C

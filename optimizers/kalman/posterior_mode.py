@@ -45,7 +45,7 @@ class Mode:
         self.outputs = observation.outputs.detach().double()
         self.cotangents = innovation.cotangents.double()
         self.shape = innovation.residual.shape
-        self.within = None if innovation.within is None else innovation.within.double()
+        self.projection = None if innovation.projection is None else innovation.projection.double()
 
     def solve(self, A: Tensor) -> Solution:
         """The gain at the mode."""
@@ -56,7 +56,7 @@ class Mode:
             gap = e - dual
             inner = torch.linalg.cholesky_ex(_inner(A, L)).L
             step = gap - L @ torch.cholesky_solve((L.mT @ (A @ gap)).unsqueeze(1), inner).squeeze(1)
-            step = _length(self.observation.likelihood.bend(self._shift(A @ step))) * step
+            step = _length(self.observation.likelihood.self_concordance_bound(self._shift(A @ step))) * step
             dual = dual + step
             if A.device.type == "cpu" and not float(step.abs().amax()) > CONVERGED:
                 break
@@ -76,8 +76,8 @@ class Mode:
     def _at(self, eta: Tensor) -> tuple[Tensor, Tensor]:
         """Residual, (rows,), and factor of F, (rows, B*k), where the coordinates are shifted by eta, (rows,)."""
         innovation = self.observation.at(self.outputs + self._shift(eta)).natural()
-        if self.within is not None:
-            innovation = innovation.project(self.within)
+        if self.projection is not None:
+            innovation = innovation.project(self.projection)
         assert innovation.factor is not None
         return innovation.residual.flatten(), block_diagonal(innovation.factor)
 

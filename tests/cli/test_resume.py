@@ -14,7 +14,7 @@ SAMPLES, EPOCHS = 24, 2
 
 OPTIMIZERS = {
     "loko": ["--config", "optimizer/loko"],
-    "adamw": ["--config", "optimizer/adamw", "--model.average=4"],
+    "adamw": ["--config", "optimizer/adamw", "--model.weight_averaging=4"],
     "reng": ["--config", "optimizer/reng"],  # with labels drawn for the digits, and killed within its period of 8
 }
 COMMON = [

@@ -9,6 +9,7 @@ import torch
 from datasets import ClassLabel, Dataset
 from filtune.datamodules import DataError, TextDataModule
 from filtune.datamodules.labels import LabelCodec
+from filtune.optimizers.likelihoods.tasks import Coding
 
 
 def encoded(values: list[Any], names: list[str] | None = None, **given: Any) -> tuple[LabelCodec, list]:
@@ -33,17 +34,17 @@ def encoded(values: list[Any], names: list[str] | None = None, **given: Any) -> 
 )
 def test_strings_integers_and_booleans_are_classes(values: list, classes: tuple, targets: list) -> None:
     codec, found = encoded(values)
-    assert (codec.kind, codec.classes, found) == ("classification", classes, targets)
+    assert (codec.kind, codec.coding.classes, found) == ("classification", classes, targets)
 
 
 def test_declared_classes_keep_their_names_and_order() -> None:
     codec, targets = encoded([1, 0], names=["sad", "glad"])
-    assert (codec.classes, targets) == (("sad", "glad"), [1, 0])
+    assert (codec.coding.classes, targets) == (("sad", "glad"), [1, 0])
 
 
 def test_floats_are_values() -> None:
     codec, targets = encoded([0.5, 3.0])
-    assert (codec.kind, codec.classes, targets) == ("regression", (), [0.5, 3.0])
+    assert (codec.kind, codec.coding.classes, targets) == ("regression", (), [0.5, 3.0])
 
 
 @pytest.mark.parametrize("values", [[4, 2], ["4", "2"], [True, False]], ids=["integers", "strings", "booleans"])
@@ -53,8 +54,11 @@ def test_any_numbers_may_be_values(values: list) -> None:
 
 
 def test_floats_may_be_classes() -> None:
-    assert encoded([2.0, 10.0, 2.5], task="classification")[0].classes == ("2", "2.5", "10")
-    assert encoded([1.0, 0.0], classes=["1", "0"]) == (LabelCodec("classification", ("1", "0"), "label"), [0, 1])
+    assert encoded([2.0, 10.0, 2.5], task="classification")[0].coding.classes == ("2", "2.5", "10")
+    assert encoded([1.0, 0.0], classes=["1", "0"]) == (
+        LabelCodec("classification", Coding(("1", "0")), "label"),
+        [0, 1],
+    )
 
 
 def test_given_classes_set_the_order_of_the_outputs() -> None:

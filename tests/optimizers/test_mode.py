@@ -110,9 +110,9 @@ def test_the_curvature_bends_no_faster_than_the_likelihood_says(m: int, seed: in
         return v[0] @ hessian(lambda row: row.logsumexp(-1))(z[0]) @ v[0]
 
     third = float((jacrev(second)(size * z) * u).sum())
-    bound = float(Categorical(z).bend(u) * second(size * z))
+    bound = float(Categorical(z).self_concordance_bound(u) * second(size * z))
     assert abs(third) <= bound + rounding(100 * m) * float(u.abs().max() * v.square().max())
-    assert float(Gaussian(z).bend(u)) == 0
+    assert float(Gaussian(z).self_concordance_bound(u)) == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
