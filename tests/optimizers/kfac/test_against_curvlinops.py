@@ -14,7 +14,7 @@ from curvlinops import FisherType, KFACLinearOperator, KFACType
 from filtune.optimizers import Categorical
 from torch import Tensor, nn
 
-from tests.optimizers.fisher.plain import Factors, apart, take_factors
+from tests.optimizers.kfac.plain import Factors, apart, take_factors
 from tests.optimizers.models import relative, rounding
 
 # Some ten products of at most 32 columns on the way through a network and back, and sums over at most 5 x 64 positions;

@@ -12,7 +12,7 @@ from filtune.optimizers.likelihoods.base import Likelihood
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from tests.optimizers.fisher.plain import Factors, apart, plain_factors, read_factors, take_factors
+from tests.optimizers.kfac.plain import Factors, apart, plain_factors, read_factors, take_factors
 from tests.optimizers.models import labels, mlp, relative, rounding, values
 
 # Three layers of at most 8 columns, forwards and backwards, and sums over at most 60 positions and labels; terms of

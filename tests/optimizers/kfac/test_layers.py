@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.optimizers.adapted import Convolutions, M, Plain, adapted, bert, images, shake, tokens
-from tests.optimizers.fisher.plain import Factors, apart, plain_factors, read_factors, take_factors
+from tests.optimizers.kfac.plain import Factors, apart, plain_factors, read_factors, take_factors
 from tests.optimizers.models import labels, mlp, relative, rounding
 
 # A small transformer or convolutional network forwards and backwards, some twenty products of at most 24 columns with

@@ -9,7 +9,7 @@ import torch
 from filtune.optimizers import NGD, RENG, RING, Categorical, Gaussian, OnlineOptimizer
 from torch import Tensor, nn
 
-from tests.optimizers.fisher.reference import Reference
+from tests.optimizers.kfac.reference import Reference
 from tests.optimizers.models import labels, mlp, relative, rounding
 
 STEPS, B, M = 6, 4, 3
