@@ -38,6 +38,7 @@ class DampingSchedule(Part, ABC):
         ValueError: If an argument is out of range.
     """
 
+    kind = "damping_schedule"
     is_constant: ClassVar[bool] = False
     uses_ratio: ClassVar[bool] = False
 

@@ -30,6 +30,8 @@ MAX_ITERATIONS = 60
 class InverseMethod(Part, ABC):
     """A way to invert M + lam I."""
 
+    kind = "inverse_method"
+
     def decompose(self, M: Tensor) -> State:
         """Return what can be computed before the damping is known."""
         return {}

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -97,17 +97,17 @@ class NaturalOptimizer(OnlineOptimizer):
         ValueError: If an argument is out of range.
     """
 
+    abstract: ClassVar[bool] = True
+
     def __init__(self, params: torch.optim.optimizer.ParamsT, lr: float, settings: Settings) -> None:
         self.name, self.settings = type(self).__name__, settings
         self._check(lr, settings)
-        self.schedule = DampingSchedule.find(self.name, "damping_schedule", settings.damping_schedule)(
-            self.name, settings.rho, settings.phi
-        )
-        self.inverse_method = InverseMethod.find(self.name, "inverse_method", settings.inverse_method)()
-        self.fisher_type = OutputGradients.find(self.name, "fisher_type", settings.fisher_type)
-        self.unsupported = UnsupportedParams.find(self.name, "unsupported_params", settings.unsupported_params)(
-            self.name, settings.fallback_lr
-        )
+        schedule = DampingSchedule.find(self.name, settings.damping_schedule)
+        rule = UnsupportedParams.find(self.name, settings.unsupported_params)
+        self.schedule = schedule(self.name, settings.rho, settings.phi)
+        self.unsupported = rule(self.name, settings.fallback_lr)
+        self.inverse_method = InverseMethod.find(self.name, settings.inverse_method)()
+        self.fisher_type = OutputGradients.find(self.name, settings.fisher_type)
         super().__init__(params, {"lr": lr})
         self._params = list(self.trained())
         zero = torch.zeros((), dtype=torch.float64, device=self._params[0].device)

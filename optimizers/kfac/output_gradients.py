@@ -29,6 +29,8 @@ class OutputGradients(Part, ABC):
         own: This rank's samples in it.
     """
 
+    kind = "fisher_type"
+
     def __init__(self, observation: Observation, joint: Observation, own: slice) -> None:
         self.observation, self.joint, self.own = observation, joint, own
         self.batch = len(observation.outputs)

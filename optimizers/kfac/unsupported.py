@@ -25,6 +25,8 @@ class UnsupportedParams(Part, ABC):
         ValueError: If the learning rate is out of range.
     """
 
+    kind = "unsupported_params"
+
     def __init__(self, optimizer: str, lr: float) -> None:
         check_arguments(optimizer, [("fallback_lr", lr, 0 <= lr < float("inf"), "be zero or positive")])
         self.optimizer, self.lr = optimizer, lr

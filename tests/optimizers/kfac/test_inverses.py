@@ -13,7 +13,7 @@ from tests.optimizers.models import rounding
 
 L, K = 3, 6
 EXACT = ["eigen"]
-INVERSES = {name: method() for name, method in InverseMethod.choices().items()}
+INVERSES = {name: method() for name, method in InverseMethod.registry.items()}
 
 
 def spd(condition: float, seed: int = 0, k: int = K, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from filtune.optimizers import NGD, RENG, RING, AdamW, Categorical, OnlineOptimizer
 from filtune.optimizers.kfac import factors
 from filtune.optimizers.kfac.damping import MIN_RHO, DampingSchedule, by_loss, by_ratio
-from filtune.optimizers.kfac.inverses import InverseMethod
+from filtune.optimizers.kfac.inverses import Eigen, InverseMethod
 from filtune.optimizers.kfac.natural import OLD_STATE_KEYS
 from filtune.optimizers.kfac.output_gradients import OutputGradients
 from filtune.optimizers.kfac.unsupported import UnsupportedParams
@@ -351,15 +351,16 @@ def test_their_own_arguments_too(kind: type, argument: str, value: float) -> Non
 
 @pytest.mark.parametrize("family", [InverseMethod, OutputGradients, DampingSchedule, UnsupportedParams])
 def test_every_choice_is_documented(family: type) -> None:
-    assert {name for name in family.choices() if f"``{name}``" in (RING.__doc__ or "")} == set(family.choices())
+    assert {name for name in family.registry if f"``{name}``" in (RING.__doc__ or "")} == set(family.registry)
 
 
-def test_a_part_is_found_by_its_name_wherever_it_is_defined() -> None:
-    class Pseudo(InverseMethod):
-        name = "pseudo"
-        prepare = solve = None
+def test_a_part_is_selected_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defining the class is all there is to do."""
+    monkeypatch.setattr(InverseMethod, "registry", dict(InverseMethod.registry))
 
-    assert InverseMethod.choices()["pseudo"] is Pseudo
-    with pytest.raises(ValueError, match="NGD: inverse_method must be one of .*pseudo.*; got 'psuedo'"):
-        NGD(mlp(2).parameters(), inverse_method="psuedo")
-    Pseudo.name = ""  # the class may outlive the test
+    class Twofold(Eigen):
+        name = "twofold"
+
+    assert isinstance(NGD(mlp(2).parameters(), inverse_method="twofold").inverse_method, Twofold)
+    with pytest.raises(ValueError, match="^NGD: inverse_method must be one of cholesky, .*twofold; got 'twofolds'"):
+        NGD(mlp(2).parameters(), inverse_method="twofolds")
