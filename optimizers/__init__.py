@@ -1,8 +1,7 @@
 """How parameters move: optimizers in plain torch, each usable in anyone's own loop."""
 
-from .adagrad import AdaGrad
-from .adamw import AdamW
 from .base import FirstOrder, OnlineOptimizer
+from .first_order import SGD, AdaGrad, AdamW
 from .kalman.ekf import EKF
 from .kalman.filtune import Filtune
 from .kalman.loko import LoKO
@@ -12,7 +11,6 @@ from .kfac.reng import RENG
 from .kfac.ring import RING
 from .likelihoods import Categorical, Gaussian, Likelihood, Observation
 from .sam import SAM
-from .sgd import SGD
 from .sophia import Sophia
 
 __all__ = [

@@ -24,7 +24,7 @@ class OnlineOptimizer(torch.optim.Optimizer):
 
     Attributes:
         stats: Figures of the last step, by name: detached tensors on the model's device, never waited for.
-            ``nonfinite`` counts the steps on which a non-finite value was met since the state was created.
+            ``nonfinite_steps`` counts the steps on which a non-finite value was met since the state was created.
     """
 
     stats: dict[str, Tensor]
@@ -35,7 +35,7 @@ class OnlineOptimizer(torch.optim.Optimizer):
 
     def failure(self) -> str | None:
         """What went wrong since the state was created, in one line; waits for the device."""
-        nonfinite = self.stats.get("nonfinite") if hasattr(self, "stats") else None
+        nonfinite = self.stats.get("nonfinite_steps") if hasattr(self, "stats") else None
         if nonfinite is None or not int(nonfinite):
             return None
         return f"{int(nonfinite)} non-finite gradients: the optimizer diverges; take a smaller --optimizer.lr"
@@ -74,7 +74,10 @@ class OnlineOptimizer(torch.optim.Optimizer):
 
     def count(self, nonfinite: Tensor) -> Tensor:
         """Steps on which a non-finite value was met, with the present one, of which it is said, ()."""
-        return getattr(self, "stats", {}).get("nonfinite", torch.zeros_like(nonfinite, dtype=torch.int64)) + nonfinite
+        return (
+            getattr(self, "stats", {}).get("nonfinite_steps", torch.zeros_like(nonfinite, dtype=torch.int64))
+            + nonfinite
+        )
 
     def check_ranks(self) -> None:
         """See that all processes hold the same parameters, bit for bit.
@@ -102,7 +105,7 @@ class FirstOrder(OnlineOptimizer):
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]
         """Take one step and return the observation made before it."""
         joint, norm = self.differentiate(closure)
-        self.stats = {"grad_norm": norm, "nonfinite": self.count(~norm.isfinite())}
+        self.stats = {"grad_norm": norm, "nonfinite_steps": self.count(~norm.isfinite())}
         super().step()
         return joint
 

@@ -37,8 +37,8 @@ DIGIT_MISTAKES = {
     "no such timm model": (["--model.backbone.name=resnet1"], "resnet1"),
     "no damping": (["--optimizer=RING", "--optimizer.rho=0"], "RING: rho must be positive"),
     "negative damping": (["--optimizer=NGD", "--optimizer.rho=-1"], "NGD: rho must be positive"),
-    "an unknown inverse": (["--optimizer=RENG", "--optimizer.inverse=lu"], "inverse must be one of cholesky, eigen"),
-    "a negative penalty": (["--optimizer=RENG", "--optimizer.grad_reg=-1"], "grad_reg must be zero or positive"),
+    "an unknown inverse": (["--optimizer=RENG", "--optimizer.inverse_method=lu"], "inverse_method must be one of"),
+    "a negative penalty": (["--optimizer=RENG", "--optimizer.grad_penalty=-1"], "grad_penalty must be zero or"),
     "an unknown base": (["--optimizer=SAM", "--optimizer.base=adam"], "base"),
     "an unknown rival": (["--run.against=[nowhere]"], "nowhere"),
 }

@@ -71,11 +71,11 @@ FIGURES = {
         "nonfinite",
         "exploded",
     },
-    AdamW: {"grad_norm", "nonfinite"},
-    AdaGrad: {"grad_norm", "nonfinite"},
-    SGD: {"grad_norm", "nonfinite"},
-    SAM: {"grad_norm", "sharpness", "nonfinite"},
-    Sophia: {"grad_norm", "hessian_norm", "clipped", "nonfinite"},
+    AdamW: {"grad_norm", "nonfinite_steps"},
+    AdaGrad: {"grad_norm", "nonfinite_steps"},
+    SGD: {"grad_norm", "nonfinite_steps"},
+    SAM: {"grad_norm", "sharpness", "nonfinite_steps"},
+    Sophia: {"grad_norm", "hessian_norm", "clipped", "nonfinite_steps"},
 }
 
 

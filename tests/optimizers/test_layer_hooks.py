@@ -1,18 +1,20 @@
-"""Dense layers are factored only where the factors hold; everywhere else the Jacobian is still right."""
+"""Layers are watched only where their derivatives are right; everywhere else the Jacobian is still right."""
 
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from collections.abc import Callable
 
 import pytest
 import torch
-from filtune.optimizers import Categorical, LoKO
+from filtune.optimizers import RING, Categorical, LoKO
 from filtune.optimizers.kalman.blocks import OuterProduct
 from filtune.optimizers.kalman.jacobian import JacobianBuilder
+from filtune.optimizers.layer_hooks import LayerHooks, is_supported
 from torch import Tensor, nn
-from torch.func import jacrev
+from torch.func import functional_call, jacrev
 from torch.utils.checkpoint import checkpoint
 
 from tests.optimizers.models import FEATURES, drive, labels, mlp, relative, rounding
@@ -85,9 +87,9 @@ WIRINGS: dict[str, tuple[Callable[[Net, Tensor], Tensor], int]] = {
         lambda net, x: torch.tanh(net.inner(x)) + nn.functional.linear(x**2, net.inner.weight),
         1,
     ),
-    "relu in place": (in_place_relu, 1),
-    "output scaled in place": (lambda net, x: torch.tanh(net.inner(x).mul_(3)), 1),
-    "view written in place": (lambda net, x: _halved(net.inner(x)), 1),
+    "relu in place": (in_place_relu, 2),
+    "output scaled in place": (lambda net, x: torch.tanh(net.inner(x).mul_(3)), 2),
+    "view written in place": (lambda net, x: _halved(net.inner(x)), 2),
     "unused": (lambda net, x: (net.inner(x), x)[1], 2),
 }
 
@@ -162,7 +164,7 @@ def test_a_layer_run_again_for_its_checkpoint_is_seen_once() -> None:
     builder = attached(model)
     for _ in range(2):
         builder(model(torch.randn(2, FEATURES, dtype=torch.float64)), torch.randn(2, D, M, dtype=torch.float64))
-        assert not builder._capture._seen
+        assert not builder._hooks.take()
 
 
 @pytest.mark.parametrize("how", [batch_normed, first_sample_for_all])
@@ -221,11 +223,11 @@ def test_passes_outside_the_step_do_no_harm_and_do_not_pile_up() -> None:
     for x, y in labels(3, 2, M):
         for _ in range(5):
             model(x)
-        assert all(len(passes) <= 2 for passes in optimizer._build._capture._seen.values())
+        assert all(len(calls) <= 2 for calls in optimizer._build._hooks._calls.values())
         drive(optimizer, model, Categorical, [(x, y)])
         drive(plain, other, Categorical, [(x, y)])
         assert relative(flat(model), flat(other)) <= CLOSE
-    assert not optimizer._build._capture._seen
+    assert not optimizer._build._hooks.take()
 
 
 def test_passes_without_gradient_are_not_recorded() -> None:
@@ -233,15 +235,65 @@ def test_passes_without_gradient_are_not_recorded() -> None:
     builder = attached(model)
     with torch.no_grad():
         model(torch.ones(1, FEATURES, dtype=torch.float64))
-    assert not builder._capture._seen
+    assert not builder._hooks.take()
 
 
 def test_attaching_again_takes_the_old_hooks_off() -> None:
     first, second = mlp(M), mlp(M)
     optimizer = LoKO(first.parameters()).attach(first).attach(second).attach(first)
     assert [len(layer._forward_hooks) for layer in (first[0], first[2], second[0], second[2])] == [1, 1, 0, 0]
-    optimizer._build._capture.remove()
+    optimizer._build._hooks.remove()
     assert not first[0]._forward_hooks
+
+
+@pytest.mark.parametrize("kind", [LoKO, RING])
+def test_hooks_go_with_the_optimizer(kind: type) -> None:
+    """Those of an earlier attach at once, those of the last one with the optimizer."""
+    model = mlp(M)
+    optimizer = kind(model.parameters()).attach(model).attach(model)
+    assert [len(layer._forward_hooks) for layer in (model[0], model[2])] == [1, 1]
+    del optimizer
+    gc.collect()
+    assert not model[0]._forward_hooks
+
+
+def test_calls_with_other_parameters_do_not_count() -> None:
+    """functional_call runs the layers with parameters that are not the model's."""
+    model, x = mlp(M), torch.ones(2, FEATURES, dtype=torch.float64)
+    others = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    for hooks in (LayerHooks(model, model.parameters(), always_on=True), LayerHooks(model, model.parameters())):
+        with hooks:
+            functional_call(model, others, (x,))
+            assert not hooks.take()
+            model(x)
+            assert [len(calls) for calls in hooks.take().values()] == [1, 1]
+
+
+class Subclass(nn.Linear):
+    """Computes what a dense layer computes."""
+
+
+class Doubled(nn.Linear):
+    """Computes something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Padded(nn.Conv2d):
+    """Pads its input in a place of its own."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(nn.functional.pad(x, (1, 1, 1, 1)), weight, bias)
+
+
+def test_subclasses_count_unless_they_compute_something_else() -> None:
+    assert is_supported(Subclass(2, 2))
+    assert not is_supported(Doubled(2, 2))
+    assert not is_supported(Padded(2, 2, 3))
+    parametrized = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    (watched,) = LayerHooks(parametrized, parametrized.parameters()).layers
+    assert watched.params.keys() == {"bias"}  # its weight is computed from other parameters
 
 
 def test_an_attached_model_can_be_copied_and_pickled_after_a_pass() -> None:
