@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from filtune.datamodules import DigitsDataModule
+from filtune.exports.restore import restore
 from filtune.lightning_modules import BackboneConfig, OnlineModule, backbones, build_backbone
 from filtune.lightning_modules.backbones.build import backbone_classes
 from filtune.optimizers import LoKO
@@ -176,4 +179,17 @@ def test_both_on_the_command_line(own_folder: Path, monkeypatch: pytest.MonkeyPa
     arguments = ["--config=trainer/cpu", "--config=mine.yaml", "--config=optimizer/sgd", "--data.max_samples=5"]
     code, text = run(["fit", *arguments, "--trainer.enable_progress_bar=false"], own_folder)
     assert code == 0, text
-    assert only_run(own_folder).parents[1].name.startswith("noise-my_backbone_module.MyBackbone")
+    folder = only_run(own_folder)
+    assert folder.parents[1].name.startswith("noise-my_backbone_module.MyBackbone")
+    checkpoint = str(folder / "checkpoints" / "last.ckpt")
+    for target, options in (("adapter", []), ("whole", ["--merge"])):
+        code, text = run(["export", "--ckpt_path", checkpoint, "--to", target, *options], own_folder)
+        assert code == 0, text
+        page = (own_folder / target / "README.md").read_text()
+        loaded: dict[str, Any] = {}
+        exec(page.partition("```python\n")[2].partition("```")[0], loaded)
+        images = {"image": torch.ones(2, 1, 4, 4, dtype=torch.uint8)}
+        backbone = restore(Path(checkpoint)).backbone
+        torch.testing.assert_close(
+            loaded["backbone"](backbone.preprocess(images)), backbone(backbone.preprocess(images))
+        )

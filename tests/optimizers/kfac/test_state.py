@@ -43,9 +43,16 @@ def with_norm(m: int) -> nn.Module:
     return nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Tanh(), nn.Linear(7, m)).double()
 
 
-@pytest.mark.parametrize("build", [mlp, convnet, with_norm])
-@pytest.mark.parametrize("inverse", ["cholesky", "eigen", "newton-cubic"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "inverse", "build"),
+    [
+        (NGD, "cholesky", mlp),
+        (RING, "eigen", mlp),
+        (RENG, "newton-cubic", mlp),
+        (RING, "cholesky", convnet),
+        (NGD, "eigen", with_norm),
+    ],
+)
 def test_a_run_resumed_within_a_skip_period_ends_as_one_that_was_not(kind: type, inverse: str, build: Any) -> None:
     """Factors, inverses, momentum, damping and the place in the period: bit for bit, through a file."""
     stream, options = labels(7, 3, 4), {"skip": 3, "inverse_method": inverse}
@@ -104,10 +111,9 @@ def test_a_checkpoint_in_the_names_of_earlier_releases_is_loaded() -> None:
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_loaded_state_is_not_shared_with_the_one_it_came_from(kind: type) -> None:
+def test_a_loaded_state_is_not_shared_with_the_one_it_came_from() -> None:
     model, stream = mlp(3), labels(3, 2, 3)
-    optimizer = kind(model.parameters()).attach(model)
+    optimizer = RING(model.parameters()).attach(model)
     take(optimizer, model, stream[:1])
     saved = copy.deepcopy(optimizer.state_dict())
     kept = copy.deepcopy(saved)
@@ -123,8 +129,7 @@ def test_another_optimizers_state_is_refused() -> None:
         RING(model.parameters()).load_state_dict(AdamW(model.parameters()).state_dict())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("bad_step", [0, 1, 2])
+@pytest.mark.parametrize(("kind", "bad_step"), [(NGD, 1), (RING, 0), (RENG, 0), (RENG, 1), (RENG, 2)])
 def test_a_value_that_is_not_finite_never_enters(kind: type, bad_step: int) -> None:
     """Neither parameters nor momentum, factors or inverses; it is counted, and the run says so."""
     model, stream = mlp(3), labels(4, 2, 3)
@@ -335,17 +340,17 @@ def test_state_bytes_counts_factors_inverses_and_momentum() -> None:
         ("unsupported_params", "sgd"),
     ],
 )
-@pytest.mark.parametrize("kind", KINDS)
-def test_bad_arguments_are_named(kind: type, argument: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^{kind.__name__}: {argument} must .*got "):
-        kind(mlp(2).parameters(), **{argument: value})
+def test_bad_arguments_are_named(argument: str, value: Any) -> None:
+    """Of the base class and of the parts, which all three share."""
+    with pytest.raises(ValueError, match=rf"^NGD: {argument} must .*got "):
+        NGD(mlp(2).parameters(), **{argument: value})
 
 
 @pytest.mark.parametrize(
     ("kind", "argument", "value"), [(RING, "min_relative_damping", 2.0), (RENG, "grad_penalty", -1.0)]
 )
 def test_their_own_arguments_too(kind: type, argument: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{argument} must"):
+    with pytest.raises(ValueError, match=rf"^{kind.__name__}: {argument} must .*got "):
         kind(mlp(2).parameters(), **{argument: value})
 
 
