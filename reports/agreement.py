@@ -1,4 +1,4 @@
-"""The paper's order at our scale: does its best win, and does each method beat AdamW where it did."""
+"""Agreement with the paper's order at our scale: the best method of a column, and each method against AdamW."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from .cells import Cell
+from .cells import CellResult
 from .statistics import paired, welch
 
 
-class Verdict(Enum):
+class Agreement(Enum):
     """Whether an order is the paper's.
 
     Attributes:
@@ -41,7 +41,7 @@ class Winner:
         leaf: The column of figures.
         published: The rows that win in the paper, of those that were run here.
         ours: The row that wins here.
-        verdict: Whether it is one of those, and told from the other.
+        verdict: Whether it is one of those, and significantly different from the other.
         p: Of the paired test of ours against the paper's best, or against the next where they are the same.
         lacking: The paper's rows without a figure here.
     """
@@ -49,7 +49,7 @@ class Winner:
     leaf: str
     published: list[str]
     ours: str
-    verdict: Verdict
+    verdict: Agreement
     p: float | None
     lacking: list[str]
 
@@ -70,10 +70,10 @@ class Claim:
     noisy: bool
     ours: float
     p: float | None
-    verdict: Verdict
+    verdict: Agreement
 
 
-def winners(leaf: str, column: Mapping[str, Cell], lower: bool) -> list[Winner]:
+def winners(leaf: str, column: Mapping[str, CellResult], lower: bool) -> list[Winner]:
     """The best of a column among the paper's methods that were run here; none of fewer than two."""
     sign = -1 if lower else 1
     there = {row: cell for row, cell in column.items() if cell.published and cell.ours}
@@ -89,46 +89,46 @@ def winners(leaf: str, column: Mapping[str, Cell], lower: bool) -> list[Winner]:
     if first in best:
         runner_up = max((row for row in means if row not in best), key=lambda row: means[row])
         test = paired(column[first].point.values, column[runner_up].point.values)
-        verdict = Verdict.ONE_SEED_AGREES
+        verdict = Agreement.ONE_SEED_AGREES
         if test:
-            verdict = Verdict.AGREES if test.significant else Verdict.NOISE
+            verdict = Agreement.AGREES if test.significant else Agreement.NOISE
     else:
         test = paired(column[first].point.values, column[max(best, key=lambda row: means[row])].point.values)
-        verdict = Verdict.ONE_SEED_DISAGREES
+        verdict = Agreement.ONE_SEED_DISAGREES
         if test:
-            verdict = Verdict.DISAGREES if test.significant else Verdict.NOISE
+            verdict = Agreement.DISAGREES if test.significant else Agreement.NOISE
     return [Winner(leaf, best, first, verdict, test.p if test else None, lacking)]
 
 
 def claims(
-    leaf: str, column: Mapping[str, Cell], reference: Mapping[str, str], lower: bool
+    leaf: str, column: Mapping[str, CellResult], reference: Mapping[str, str], lower: bool
 ) -> dict[tuple[str, str], Claim]:
     """Each method of a column against AdamW, by row and leaf."""
     found = {}
     for row, cell in column.items():
-        rival = column.get(reference[row])
-        if rival is None or rival is cell or not (cell.published and rival.published and cell.ours and rival.ours):
+        adamw = column.get(reference[row])
+        if adamw is None or adamw is cell or not (cell.published and adamw.published and cell.ours and adamw.ours):
             continue
-        printed = cell.published.mean - rival.published.mean
+        printed = cell.published.mean - adamw.published.mean
         if printed == 0:  # a tie claims nothing
             continue
-        told = welch(cell.published, rival.published)
-        test = paired(cell.point.values, rival.point.values)
-        ours = test.difference if test else cell.ours.mean - rival.ours.mean
+        published_test = welch(cell.published, adamw.published)
+        test = paired(cell.point.values, adamw.point.values)
+        ours = test.difference if test else cell.ours.mean - adamw.ours.mean
         found[row, leaf] = Claim(
             printed,
-            bool(told and not told.significant),
+            bool(published_test and not published_test.significant),
             ours,
             test and test.p,
-            _verdict(printed, ours, test),
+            _agreement(printed, ours, test),
         )
     return found
 
 
-def _verdict(printed: float, ours: float, test: object) -> Verdict:
+def _agreement(printed: float, ours: float, test: object) -> Agreement:
     same = printed * ours > 0
     if test is None:
-        return Verdict.ONE_SEED_AGREES if same else Verdict.ONE_SEED_DISAGREES
+        return Agreement.ONE_SEED_AGREES if same else Agreement.ONE_SEED_DISAGREES
     if not test.significant:  # type: ignore[attr-defined]
-        return Verdict.NOISE
-    return Verdict.AGREES if same else Verdict.DISAGREES
+        return Agreement.NOISE
+    return Agreement.AGREES if same else Agreement.DISAGREES

@@ -1,4 +1,4 @@
-"""Manifests and records of several folders, read; what cannot be read is named and left out."""
+"""Records and manifests of several roots together; what cannot be read is named and left out."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from filtune.experiments import tables
-from filtune.experiments.records import FORMAT
-from filtune.experiments.tables import Table
+from . import tables
+from .records import FORMAT, PACKED, Manifest, Record, translate_record, unpack
+from .tables import Table
 
-Record = dict[str, Any]
 _NEEDED: dict[str, dict[str, type]] = {
     "manifest": {"cells": dict, "seeds": list},
     "record": {
@@ -29,7 +28,7 @@ class Pool:
     """The cells of a table that were run at one scale.
 
     Attributes:
-        scale: How it departs from the paper; nothing for the paper's own scale.
+        scale: How it departs from the paper; empty for the paper's own scale.
         cells: Records' keys by cell and seed.
         missing: Why cells could not be run.
         seeds: The seeds that were asked for.
@@ -42,11 +41,16 @@ class Pool:
 
 
 class Archive:
-    """What lies in the roots.
+    """The manifests and records of roots.
 
     Args:
-        roots: Folders with ``manifests`` and ``records``.
+        roots: Folders with ``manifests`` and ``records``, and packed studies.
         own: Tables that do not ship, which manifests may name.
+
+    Attributes:
+        pools: By table and scale.
+        sweeps: Manifests of sweeps.
+        left_out: One line about each file that could not be read.
     """
 
     def __init__(self, roots: Sequence[Path], own: Sequence[Table] = ()) -> None:
@@ -55,28 +59,43 @@ class Archive:
         self.pools: dict[str, dict[str, Pool]] = {}
         self.sweeps: list[dict[str, Any]] = []
         self._records: dict[str, Record | None] = {}
+        self._packed: dict[str, Record] = {}
         for root in self.roots:
+            for path in packed_studies(root):
+                self._unpack(path)
             for path in sorted((root / "manifests").glob("*.json")):
                 manifest = self._read(path, "manifest")
                 if manifest is not None:
                     self._add(path, manifest)
 
     def record(self, key: str) -> Record | None:
-        """A record, of whichever root has it; none where there is none that can be read."""
+        """Return a record of whichever root has it, in today's names; None where there is none that can be read."""
         if key not in self._records:
             paths = [root / "records" / f"{key}.json" for root in self.roots]
-            found = [self._read(path, "record") for path in paths if path.is_file()]
-            self._records[key] = next((record for record in found if record is not None), None)
+            read = (self._read(path, "record") for path in paths if path.is_file())
+            found = next((record for record in read if record is not None), self._packed.get(key))
+            self._records[key] = translate_record(found) if found else None
         return self._records[key]
 
     def records(self, cells: dict[int, str]) -> dict[int, Record]:
-        """The records there are of a cell, by seed."""
+        """Return the records there are of a cell, by seed."""
         found = {seed: self.record(key) for seed, key in sorted(cells.items())}
         return {seed: record for seed, record in found.items() if record is not None}
 
     def read_records(self) -> list[Record]:
-        """All records that were asked for so far, each once."""
+        """Return all records that were asked for so far, each once."""
         return [record for record in self._records.values() if record is not None]
+
+    def _unpack(self, path: Path) -> None:
+        try:
+            manifests, records = unpack(path)
+        except (ValueError, OSError) as error:
+            self.left_out.append(f"{error}: left out")
+            return
+        whole = (record for place, record in enumerate(records) if self._check(record, "record", f"{path}, {place}"))
+        self._packed.update({record["key"]: record for record in whole})
+        for name, manifest in manifests.items():
+            self._add(path, manifest, name)
 
     def _read(self, path: Path, kind: str) -> dict[str, Any] | None:
         try:
@@ -84,29 +103,31 @@ class Archive:
         except (ValueError, OSError):
             self.left_out.append(f"{path} is half written or no JSON: left out")
             return None
+        return content if self._check(content, kind, str(path)) else None
+
+    def _check(self, content: Any, kind: str, name: str) -> bool:
         version = content.get("format") if isinstance(content, dict) else None
         if isinstance(version, int) and version > FORMAT:
             self.left_out.append(
-                f"{path} is a {kind} of format {version}, this filtune reads {FORMAT}: left out; update filtune"
+                f"{name} is a {kind} of format {version}, this filtune reads {FORMAT}: left out; update filtune"
             )
-            return None
+            return False
         known = content if isinstance(version, int) else {}
         lacking = [name for name, of in _NEEDED[kind].items() if not isinstance(known.get(name), of)]
         if lacking:
-            self.left_out.append(f"{path} is no {kind} (what it lacks: {', '.join(lacking)}): left out")
-            return None
-        return content
+            self.left_out.append(f"{name} is no {kind} (it lacks {', '.join(lacking)}): left out")
+        return not lacking
 
-    def _add(self, path: Path, manifest: dict[str, Any]) -> None:
+    def _add(self, path: Path, manifest: Manifest, name: str = "") -> None:
         if manifest.get("table") is None:
-            self.sweeps.append(manifest | {"name": path.stem})
+            self.sweeps.append(manifest | {"name": name or path.stem})
             return
         try:
-            table = self.own.get(manifest["table"]) or load(manifest["table"])
+            table = self.own.get(manifest["table"]) or shipped_table(manifest["table"])
         except ValueError as error:
             self.left_out.append(f"{path}: {error}: left out; --tables FILE names a table of your own")
             return
-        scale, of = manifest.get("scale") or {}, sources(table)
+        scale, of = manifest.get("scale") or {}, source_tables(table)
         for source in of:
             pool = self.pools.setdefault(source.name, {}).setdefault(json.dumps(scale, sort_keys=True), Pool(scale))
             for cell, keys in manifest["cells"].items():
@@ -121,34 +142,32 @@ class Archive:
             self.left_out.append(f"{path}: {table.name} has no cells {', '.join(unknown)}: left out")
 
 
-def load(name: str) -> Table:
-    """A table or figure by its name, read once.
+def packed_studies(root: Path) -> list[Path]:
+    """Return the packed studies of a root: itself where it is one, else those in the folder."""
+    return [root] if root.is_file() else sorted(root.glob(f"*{PACKED}"))
+
+
+def shipped_table(name: str) -> Table:
+    """Return a table or figure by its name, read once.
 
     Raises:
         ValueError: If there is no such table, naming near ones, or its file is wrong.
     """
-    return _load(tables.PAPERS, name)
+    return _read_table(tables.PAPERS, name)
 
 
 @cache
-def _load(_: Path, name: str) -> Table:
+def _read_table(_: Path, name: str) -> Table:
     return tables.load_table(name)
 
 
-def sources(table: Table) -> list[Table]:
-    """The tables whose cells a table or figure shows; itself where it has cells of its own."""
+def source_tables(table: Table) -> list[Table]:
+    """Return the tables whose cells a table or figure shows; itself where it has cells of its own."""
     of = table.raw.get("of")
-    return [table] if of is None else [load(name) for name in ([of] if isinstance(of, str) else of)]
+    return [table] if of is None else [shipped_table(name) for name in ([of] if isinstance(of, str) else of)]
 
 
 def _has(table: Table, cell: str) -> bool:
     row, _, rest = cell.partition("/")
     column = rest.partition("/")[0]
     return any(r.name == row for r in table.rows) and any(c.name == column for c in table.columns)
-
-
-def value(record: Record, metric: str) -> float | None:
-    """A figure of a record by its name; none where it has no such figure."""
-    found = {**record["metrics"], **record["times"], "steps_to_convergence": record.get("steps_to_convergence")}
-    number = found.get(metric)
-    return float(number) if isinstance(number, int | float) and number == number else None
