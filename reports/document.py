@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filtune.experiments.archive import Archive, Pool, packed_studies, shipped_table, source_tables
 from filtune.experiments.composition import suggest
+from filtune.experiments.estimate import format_duration
 from filtune.experiments.records import Record
 from filtune.experiments.tables import Table, table_names
 
@@ -19,7 +20,6 @@ from . import formatting
 from .agreement import Agreement
 from .cells import Status
 from .figures import FigurePlan, Line
-from .formatting import format_duration
 from .listings import Listing, run_listings, sweep_listing
 from .sections import Section, build
 

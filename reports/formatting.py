@@ -5,12 +5,18 @@ from __future__ import annotations
 import colorsys
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from filtune.experiments.records import PACKED
 
 from .statistics import MeanStd
 
 MINUS, DASH = "\u2212", "\u2013"
 """Minus sign, and the dash that stands where there is no value."""
+
+RUNS = "runs/reproduce"
+"""The default root of ``filtune reproduce``."""
 
 TIMES = ("wall_seconds", "seconds_per_step", "mean_seconds_per_step")
 """Metrics that depend on the machine."""
@@ -130,6 +136,11 @@ def scale_words(scale: dict[str, Any], replaced: list[str]) -> str:
     return ", ".join(words) or "as published"
 
 
+def reproduce_root(root: Path) -> str:
+    """Return the folder for runs that continue a root: itself, or for a packed study the default one."""
+    return RUNS if root.name.endswith(PACKED) else str(root)
+
+
 def reproduce_command(
     table: str, scale: dict[str, Any], cell: str | None, seeds: set[int], usual: list[int], root: str
 ) -> str:
@@ -143,7 +154,7 @@ def reproduce_command(
         words += ["--set", f"{key}={option}"]
     if seeds and seeds != set(usual):
         words += ["--seeds", str(max(seeds) + 1)]
-    if root != "runs/reproduce":
+    if root != RUNS:
         words += ["--root", root]
     return shlex.join(words)
 

@@ -14,7 +14,7 @@ from . import formatting
 from .agreement import Agreement, Claim, Winner, claims, winners
 from .cells import CellResult, Status, judge_cell, with_ratio
 from .figures import Figure
-from .formatting import Look, looks
+from .formatting import Look, looks, reproduce_root
 from .statistics import MeanStd, holm
 
 
@@ -170,7 +170,7 @@ class Section:
         """The rows of the best figure of a column, ours or published."""
         shown = {row.name: self.cells.get((row.name, leaf.key)) for row in self.table.rows}
         means = {
-            name: formatting.figure(sample.mean, leaf.metric)
+            name: formatting.format_metric(sample.mean, leaf.metric)
             for name, cell in shown.items()
             if cell and (sample := cell.published if published else cell.ours)
         }
@@ -237,7 +237,7 @@ def build(table: Table, pool: Pool, archive: Archive) -> Section:
             if (reference[row], leaf) in before:
                 cells[row, leaf] = with_ratio(cell, before[reference[row], leaf])
     tones = looks([(row.name, row.optimizer, kinds[row.name]) for row in table.rows])
-    section = Section(table, pool, kinds, leaves, cells, tones, reference, str(archive.roots[0]))
+    section = Section(table, pool, kinds, leaves, cells, tones, reference, reproduce_root(archive.roots[0]))
     paper = [row.name for row in table.rows if kinds[row.name] == "paper"]
     for leaf in leaves:
         column = {row: cells[row, leaf.key] for row in paper if (row, leaf.key) in cells}

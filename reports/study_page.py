@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from filtune.experiments.archive import Archive
-from filtune.experiments.records import PACKED
 from filtune.experiments.tables import Table, load_table
 from filtune.lightning_modules.atomic import atomic_write
 
 from . import study_tables as tables
 from .curves import draw_study
-from .formatting import DASH
+from .formatting import DASH, reproduce_root
 from .statistics import paired, summarise
 from .study import StreamResult, compare_streams, recovery_rules
 from .targets import Targets
@@ -94,14 +93,13 @@ def _anchor(title: str) -> str:
 def _commands(
     studies: Sequence[str], roots: Sequence[Path], output: Path, title: str | None, posterior: Path | None
 ) -> str:
-    """The commands that make the runs and the page; a packed study is read, and runs go into a folder of its name."""
-    first = roots[0]
-    folder = Path("runs") / first.name.removesuffix(PACKED) if first.name.endswith(PACKED) else first
+    """The commands that make the runs and the page."""
+    folder = reproduce_root(roots[0])
     lines = [f"filtune reproduce {study} --root {folder}" for study in studies]
     if posterior:
         lines.append(f"python -m benchmarks.uncertainty {studies[0]} --root {folder} --output {posterior}")
-    if first != folder:
-        lines.append(f"filtune report {folder} --pack {first}")
+    if folder != str(roots[0]):
+        lines.append(f"filtune report {folder} --pack {roots[0]}")
     options = {"--title": title, "--posterior": posterior}
     words = [f"{name} {shlex.quote(str(value))}" for name, value in options.items() if value]
     named = [shlex.quote(str(root)) for root in roots]
