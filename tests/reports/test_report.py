@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from filtune.reports.cells import Status
 from filtune.reports.document import assemble
 from filtune.reports.report import main
-from filtune.reports.status import Status
 
 from tests.reports.factory import key_of, manifest, record, runs
 from tests.reports.test_compare import make_run
@@ -85,5 +85,6 @@ def test_runs_of_fit_are_grouped_by_all_that_shapes_them(tmp_path: Path) -> None
 
 
 def test_it_starts_without_torch() -> None:
-    code = "import sys; import reports.report, reports.render, reports.document; sys.exit('torch' in sys.modules)"
+    modules = ", ".join(f"filtune.reports.{name}" for name in ("report", "document", "study_page"))
+    code = f"import sys; import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filtune.reports.agreement import Agreement
 from filtune.reports.document import assemble
-from filtune.reports.order import Verdict
 from filtune.reports.sections import Section
 
 from tests.reports.factory import manifest, own_table, runs
@@ -21,15 +21,15 @@ def section(root: Path, loko: list[float], adamw: list[float]) -> Section:
 @pytest.mark.parametrize(
     ("loko", "adamw", "verdict"),
     [
-        ([70.0, 71.0, 72.5], [60.0, 61.5, 62.0], Verdict.AGREES),
-        ([60.0, 61.5, 62.0], [70.0, 71.0, 72.5], Verdict.DISAGREES),
-        ([70.0, 60.0, 65.0], [60.0, 70.0, 66.0], Verdict.NOISE),
-        ([70.0], [60.0], Verdict.ONE_SEED_AGREES),
-        ([60.0], [70.0], Verdict.ONE_SEED_DISAGREES),
+        ([70.0, 71.0, 72.5], [60.0, 61.5, 62.0], Agreement.AGREES),
+        ([60.0, 61.5, 62.0], [70.0, 71.0, 72.5], Agreement.DISAGREES),
+        ([70.0, 60.0, 65.0], [60.0, 70.0, 66.0], Agreement.NOISE),
+        ([70.0], [60.0], Agreement.ONE_SEED_AGREES),
+        ([60.0], [70.0], Agreement.ONE_SEED_DISAGREES),
     ],
 )
 def test_method_against_adamw_and_the_best_of_a_column(
-    own: Path, loko: list[float], adamw: list[float], verdict: Verdict
+    own: Path, loko: list[float], adamw: list[float], verdict: Agreement
 ) -> None:
     found = section(own, loko, adamw)  # published, LoKO wins in column a by 5
     claim = found.claims["loko", "a/online_accuracy"]
@@ -47,15 +47,15 @@ def test_where_the_paper_says_that_adamw_wins_so_must_ours(own: Path) -> None:
     manifest(own, "own.table", made)  # published, AdamW wins in column b by 4
     found = assemble([own], []).sections[0]
     winner = found.winner(found.leaves[1])
-    assert found.claims["loko", "b/online_accuracy"].verdict is Verdict.AGREES
+    assert found.claims["loko", "b/online_accuracy"].verdict is Agreement.AGREES
     assert winner
-    assert (winner.ours, winner.verdict) == ("adamw", Verdict.AGREES)
+    assert (winner.ours, winner.verdict) == ("adamw", Agreement.AGREES)
 
 
 def test_the_test_is_paired_by_seed(own: Path) -> None:
     # the same advantage in each seed, far below the spread between seeds
     found = section(own, [60.5, 70.6, 80.4], [60.0, 70.0, 80.0])
-    assert found.claims["loko", "a/online_accuracy"].verdict is Verdict.AGREES
+    assert found.claims["loko", "a/online_accuracy"].verdict is Agreement.AGREES
 
 
 def test_a_published_tie_claims_nothing(own: Path) -> None:

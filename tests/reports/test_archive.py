@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from filtune.experiments.archive import Archive
+from filtune.reports.cells import Status
 from filtune.reports.document import assemble
-from filtune.reports.reading import Archive
-from filtune.reports.status import Status
 
 from tests.reports.factory import key_of, manifest, own_table, record, runs
 
