@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 from filtune.experiments.tables import load_table, table_names
 from filtune.reports import formatting
-from filtune.reports.document import assemble, escape_md, escape_tex, figure_plans
+from filtune.reports.document import (
+    assemble,
+    escape_md,
+    escape_tex,
+    figure_plans,
+    render_html,
+    render_latex,
+    render_markdown,
+)
 from filtune.reports.report import write_report
 from filtune.reports.statistics import MeanStd
 from rich.console import Console

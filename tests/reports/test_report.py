@@ -84,6 +84,18 @@ def test_runs_of_fit_are_grouped_by_all_that_shapes_them(tmp_path: Path) -> None
     assert "<figure>" in text
 
 
+def test_a_report_of_a_packed_study_is_that_of_its_root(own: Path, tmp_path: Path) -> None:
+    made = {"loko/a": runs("loko/a", [80.0, 81.0]), "tuned/a/lr=0.1": runs("tuned/a", [79.0, 78.0])}
+    manifest(own, "own.table", made)
+    packed = tmp_path / "own.jsonl.xz"
+    main([str(own), "--pack", str(packed)])
+    pages = []
+    for root, output in ((own, tmp_path / "of_root"), (packed, tmp_path / "of_packed")):
+        main([str(root), "--output", str(output), "--formats", "md"])
+        pages.append((output / "own.table.md").read_text())
+    assert pages[1] == pages[0].replace(f" --root {own}", "")
+
+
 def test_it_starts_without_torch() -> None:
     modules = ", ".join(f"filtune.reports.{name}" for name in ("report", "document", "study_page"))
     code = f"import sys; import {modules}; sys.exit('torch' in sys.modules)"
