@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-import hashlib
 import itertools
-import json
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -145,12 +143,6 @@ def point_name(point: dict[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else re.sub(r"[\s/]+", "", str(value))
-
-
-def fingerprint(config: Config, seed: int) -> str:
-    """What tells one run from another: 16 hexadecimal digits of its configuration and seed."""
-    text = json.dumps({"config": config, "seed": seed}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

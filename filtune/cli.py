@@ -40,11 +40,11 @@ from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
 from filtune.lightning_modules.launch import is_first, is_first_to_tell, leave, other_process_lost
 from filtune.lightning_modules.runs import LAST, RunConfig, RunName, last_folder, new_folder
 from filtune.optimizers import OnlineOptimizer
-from filtune.reports import compare, contest_page, report
+from filtune.reports import compare, report
 
 COMMANDS: dict[str, Callable[[list[str]], object]] = {
     "compare": compare.main,
-    "contest": contest_page.main,
+    "contest": report.contest,
     "export": export.main,
     "predict": predict.main,
     "report": report.main,
@@ -55,7 +55,7 @@ COMMANDS: dict[str, Callable[[list[str]], object]] = {
 
 DESCRIPTION = (
     "Online fine-tuning of pre-trained models with Kalman filters, natural gradients and baselines. Further commands, "
-    f"each with its --help: {', '.join(COMMANDS)}."
+    f"each with its --help: {', '.join(name for name in COMMANDS if name != 'contest')}."
 )
 
 EXPLAINED = (ValueError, OSError, ArgumentError, FloatingPointError, ImportError, MisconfigurationException)
@@ -184,7 +184,7 @@ def fit(args: list[str]) -> None:
         assert rival.folder is not None
         folders.append(rival.folder)
     if is_first():
-        compare.show(folders)
+        compare.print_runs(folders)
 
 
 def resolve_configs(args: list[str]) -> list[str]:

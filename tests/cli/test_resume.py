@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from filtune.reports.compare import read_run
+from filtune.experiments.run_folder import read_run
 
 from tests.cli.harness import identical, only_run, result, run
 from tests.conftest import WORDS
