@@ -25,7 +25,7 @@ from filtune.reports.compare import read_run
 from rich.console import Console
 from rich.table import Table
 
-from filtune.cli import FiltuneCLI, quiet
+from filtune.training import FiltuneCLI, quiet
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

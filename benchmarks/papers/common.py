@@ -23,7 +23,8 @@ from rich.table import Table
 
 from benchmarks.papers import learning
 from benchmarks.papers.learning import Problem, Rule
-from filtune.cli import EXPLAINED, quiet
+from filtune.cli import explained
+from filtune.training import quiet
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -39,7 +40,7 @@ def told(main: Callable[[], None]) -> None:
     quiet()
     try:
         main()
-    except EXPLAINED as error:
+    except explained() as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 

@@ -70,7 +70,7 @@ class StreamCheckpoint(Checkpoint):
 
     def __init__(self, folder: Path, every: int) -> None:
         if every < 1:
-            raise ValueError(f"run.checkpoint_every: must be at least 1, got {every}")
+            raise ValueError(f"run.save_interval: must be at least 1, got {every}")
         self.path, self.every = folder / LAST, every
         self._due = False
 

@@ -16,7 +16,7 @@ from filtune.experiments.runs import Job
 from filtune.experiments.tables import load_table, table_names
 from transformers import BertTokenizerFast, RobertaConfig, RobertaForSequenceClassification
 
-from filtune.cli import FiltuneCLI, quiet
+from filtune.training import FiltuneCLI, quiet
 from tests.experiments.schema import IMAGES, WORDS, shrink, write_glue, write_images
 
 BASE = [name for name in table_names() if "of" not in load_table(name).raw]
