@@ -30,7 +30,15 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 Config = dict[str, Any]
 
 _WITH_CLASS = ("data", "optimizer")
-_OF_OPTIMIZER = ("schedule", "param_groups")
+_CHOICES = {
+    "optimizer": ("optimizer", "class_path"),
+    "task": ("data", "class_path"),
+    "backbone": ("model.backbone", "name"),
+    "trainer": ("trainer", "accelerator"),
+}
+"""By folder of configs/: what a file there chooses as a whole, and the option by which it is seen to be chosen."""
+
+_OF_OPTIMIZER = ("model.schedule", "model.param_groups")
 """Options of the model that belong to the choice of an optimizer."""
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
@@ -80,7 +88,8 @@ def compose(parts: Iterable[str], *options: dict[str, Any]) -> Config:
     """Merge configurations by name, later ones over earlier ones, and set dotted options.
 
     Names of earlier releases are translated. A part that names another optimizer drops the options, the schedule and
-    the parameter groups of the one before; so does a file of ``configs/optimizer``, whatever its class.
+    the parameter groups of the one before. A file of ``configs/optimizer``, ``task``, ``backbone`` or ``trainer`` chooses
+    the whole of it: what an earlier choice said is dropped, even where the class stays the same.
 
     Args:
         parts: Configurations, by name or path.
@@ -98,30 +107,48 @@ def compose(parts: Iterable[str], *options: dict[str, Any]) -> Config:
     return merged
 
 
-def add_part(merged: Config, path: Path, *, choose: bool = False) -> Config:
+def add_part(merged: Config, path: Path, *, kind: str | None = None) -> Config:
     """Return a configuration with a file merged over it.
 
     Args:
         merged: What comes before; it is left as it is.
         path: The file.
-        choose: Whether the file chooses the optimizer anew, even where its class stays the same.
+        kind: What the file chooses as a whole; by default what the folder of ``configs/`` says that it is in.
 
     Raises:
         ValueError: If the file is no configuration.
     """
     content, by_hand = read_part(path)
-    choose = choose or path.resolve().parent == (CONFIGS / "optimizer").resolve()
-    return merge_over(merged, _today(content, merged, path, by_hand), choose=choose)
+    folder = path.resolve().parent
+    if kind is None and folder.parent == CONFIGS:
+        kind = folder.name
+    return merge_over(merged, _today(content, merged, path, by_hand), kind=kind)
 
 
-def merge_over(merged: Config, new: Config, *, choose: bool = False) -> Config:
-    """Return the union of two configurations, the new one winning; the options of another class are dropped."""
+def merge_over(merged: Config, new: Config, *, kind: str | None = None) -> Config:
+    """Return the union of two configurations, the new one winning; the options of another class are dropped.
+
+    Args:
+        merged: What comes before; it is left as it is.
+        new: What is merged over it.
+        kind: What the new one chooses as a whole: ``optimizer``, ``task``, ``backbone`` or ``trainer``.
+    """
     before, after = (lookup(part, "optimizer.class_path") for part in (merged, new))
-    if before and after and (choose or before != after):
-        merged = {key: value for key, value in merged.items() if key != "optimizer"}
-        if isinstance(merged.get("model"), dict):
-            merged["model"] = {key: value for key, value in merged["model"].items() if key not in _OF_OPTIMIZER}
+    if before and after and before != after:
+        kind = kind or "optimizer"
+    if kind in _CHOICES:
+        place, mark = _CHOICES[kind]
+        if lookup(merged, f"{place}.{mark}") and lookup(new, f"{place}.{mark}"):
+            for key in (place, *(_OF_OPTIMIZER if kind == "optimizer" else ())):
+                merged = _without(merged, key.split("."))
     return _merge(merged, new)
+
+
+def _without(config: Config, way: list[str]) -> Config:
+    kept = {key: value for key, value in config.items() if key != way[0]}
+    if way[1:] and isinstance(config.get(way[0]), dict):
+        kept[way[0]] = _without(config[way[0]], way[1:])
+    return kept
 
 
 def read_part(path: Path) -> tuple[Config, bool]:

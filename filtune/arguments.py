@@ -1,6 +1,6 @@
 """The command line of ``fit`` and ``validate``: configurations merged in their order, then what the line says itself.
 
-``--optimizer`` and ``--data`` take the name of a class or of a configuration: first a class of exactly that name, then a
+``--optimizer`` and ``--data`` take the name of a class or of a configuration: first a class of just that name, then a
 file of ``configs/optimizer`` or ``configs/task``, then a class of that name in another case.
 """
 
@@ -139,7 +139,7 @@ def choose(config: Config, section: str, name: str, option: str = "") -> Config:
         content = yaml.safe_load(name)
         return merge_over(config, {section: content}) if isinstance(content, dict) else config
     if name not in classes(section) and (path := _configuration(section, name)):
-        return add_part(config, path, choose=section == "optimizer")
+        return add_part(config, path, kind=FOLDERS[section])
     return merge_over(config, {section: {"class_path": public_path(_class(section, name, option or f"--{section}"))}})
 
 

@@ -65,6 +65,7 @@ class FiltuneCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
+            trainer_defaults={"max_epochs": 1, "precision": "32-true"},
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"exit_on_error": False, "prog": "filtune", self.command: {"exit_on_error": False}},
             args=args,
