@@ -88,8 +88,8 @@ def compose(parts: Iterable[str], *options: dict[str, Any]) -> Config:
     """Merge configurations by name, later ones over earlier ones, and set dotted options.
 
     Names of earlier releases are translated. A part that names another optimizer drops the options, the schedule and
-    the parameter groups of the one before. A file of ``configs/optimizer``, ``task``, ``backbone`` or ``trainer`` chooses
-    the whole of it: what an earlier choice said is dropped, even where the class stays the same.
+    the parameter groups of the one before. A file of ``configs/optimizer``, ``task``, ``backbone`` or ``trainer``
+    chooses the whole of it: what an earlier choice said is dropped, even where the class stays the same.
 
     Args:
         parts: Configurations, by name or path.

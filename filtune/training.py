@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from filtune.datamodules import StreamDataModule
 from filtune.experiments.classes import classes
-from filtune.lightning_modules import OnlineModule, check_precision
+from filtune.lightning_modules import OnlineModule, Schedule, check_precision
 from filtune.lightning_modules.callbacks import (
     AtomicCheckpointIO,
     OnlineProgressBar,
@@ -99,6 +100,7 @@ class FiltuneCLI(LightningCLI):
         """Add ``--optimizer`` and ``--run``."""
         parser.add_optimizer_args((OnlineOptimizer,), "optimizer", link_to="model.optimizer_init")
         parser.add_class_arguments(RunConfig, "run")
+        parser.set_defaults({"model.schedule": asdict(Schedule())})  # so that config.yaml has it in full
 
     def before_instantiate_classes(self) -> None:
         """See that the parts of a run are there, before anything is read or built.
@@ -220,3 +222,26 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # the metrics have been synchronised
     warnings.filterwarnings("ignore", message=".*will save all targets and predictions in the buffer.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+
+
+class _Built(Exception):
+    """A parser is there, and nothing else is wanted."""
+
+    def __init__(self, parser: LightningArgumentParser) -> None:
+        self.parser = parser
+
+
+class _ParserOnly(FiltuneCLI):
+    """The command line up to its parser."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        raise _Built(self._subcommand_parsers[self.command])
+
+
+def option_names(command: str) -> list[str]:
+    """Return the options of ``fit`` or ``validate`` that do not depend on a class."""
+    try:
+        _ParserOnly([command])
+    except _Built as built:
+        return [f"--{key}" for key in Schema(built.parser, command).hints]
+    raise AssertionError
