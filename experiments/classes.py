@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from filtune.lightning_modules.legacy import CLASS_FOLDERS
+
 import filtune
 
 from .suggestions import suggest
@@ -82,34 +84,40 @@ def public_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def find_class(section: str, path: str) -> type:
+def find_class(section: str, path: str, option: str = "") -> type:
     """Return a class by its name in any case, or by its class path.
+
+    Args:
+        section: ``optimizer`` or ``data``.
+        path: The name or class path.
+        option: What named it, for messages; by default the section's own option.
 
     Raises:
         ValueError: If there is none; the message has the names that are near.
     """
+    option = option or f"--{section}"
     folder, _, name = path.rpartition(".")
-    if folder and folder.partition(".")[0] != "filtune":
-        return _import(section, folder, name)
+    if folder and folder.partition(".")[0] not in ("filtune", *CLASS_FOLDERS):
+        return _import(section, folder, name, option)
     known = classes(section)
     if name in known:
         return known[name]
     same = [cls for found, cls in known.items() if found.lower() == name.lower()]
     if len(same) == 1:
         return same[0]
-    raise ValueError(f"--{section} {path}: no such class; {suggest(name, known)}")
+    raise ValueError(f"{option} {path}: no such class; {suggest(name, known)}")
 
 
-def _import(section: str, folder: str, name: str) -> type:
+def _import(section: str, folder: str, name: str, option: str) -> type:
     try:
         found = getattr(importlib.import_module(folder), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"--{section} {folder}.{name}: cannot be imported ({error})") from error
+        raise ValueError(f"{option} {folder}.{name}: cannot be imported ({error})") from error
     package, base = BASES[section]
     if not inspect.isclass(found) or not issubclass(
         found, getattr(importlib.import_module(f"filtune.{package}"), base)
     ):
-        raise ValueError(f"--{section} {folder}.{name}: is no subclass of filtune.{base}")
+        raise ValueError(f"{option} {folder}.{name}: is no subclass of filtune.{base}")
     return found
 
 

@@ -203,7 +203,7 @@ def _today(content: Config, merged: Config, path: Path, by_hand: bool) -> Config
             content[section] = {"class_path": content[section]}
         name = lookup(content, f"{section}.class_path")
         if isinstance(name, str) and "." not in name:
-            content[section]["class_path"] = class_path(section, name)
+            content[section]["class_path"] = class_path(section, name, f"{path}: {section}.class_path")
     new = translate(content)
     if new == content:
         return content
@@ -219,7 +219,7 @@ def _today(content: Config, merged: Config, path: Path, by_hand: bool) -> Config
     return new
 
 
-def class_path(section: str, name: str) -> str:
+def class_path(section: str, name: str, option: str) -> str:
     """Return the class path of a class by its name in any case.
 
     Raises:
@@ -227,7 +227,7 @@ def class_path(section: str, name: str) -> str:
     """
     from .classes import find_class, public_path
 
-    return public_path(find_class(section, name))
+    return public_path(find_class(section, name, option))
 
 
 def keeps_old_names(path: str | None) -> bool:

@@ -1,7 +1,7 @@
 """``filtune completion bash|zsh``: a script that completes commands, options and names without running anything.
 
-All that can be completed is in the script, so that a TAB costs milliseconds. Write it again after an update, or after an
-optimizer was added.
+All that can be completed is in the script, so that a TAB costs milliseconds. Write it again after an update, or when
+an optimizer was added.
 """
 
 from __future__ import annotations
