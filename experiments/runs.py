@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from .composition import Config, assign, lookup
 from .keys import complete
 from .records import FORMAT, Record, Store
 from .run_folder import Scalars, read_run, steps_to_convergence
+from .worker import environment
 
 DIVERGED = 3
 """Exit status of ``filtune fit`` where the optimizer diverged."""
@@ -110,15 +110,13 @@ def _fit(job: Job, folder: Path, config: Path, threads: int, started: Started) -
     command += [f"--run.root={folder}", "--trainer.enable_progress_bar=false"]
     if any(folder.rglob("last.ckpt")):
         command += ["--ckpt_path=last"]
-    source = str(Path(__file__).resolve().parents[1])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
-        "OMP_NUM_THREADS": str(threads),
-    }
     with open(folder / "output.txt", "ab") as output:
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
+            command,
+            env={**environment(), "OMP_NUM_THREADS": str(threads)},
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
         started(process)
         status = process.wait()

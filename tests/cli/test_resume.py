@@ -22,7 +22,7 @@ COMMON = [
     f"--data.max_samples={SAMPLES}",
     f"--trainer.max_epochs={EPOCHS}",
     "--trainer.log_every_n_steps=5",
-    "--run.checkpoint_every=6",
+    "--run.save_interval=6",
     "--trainer.enable_progress_bar=false",
     "--seed_everything=3",
 ]  # fmt: skip

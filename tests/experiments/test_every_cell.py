@@ -13,9 +13,10 @@ from filtune.experiments.composition import compose
 from filtune.experiments.records import Store, metric_of
 from filtune.experiments.runs import Job
 from filtune.experiments.tables import load_table, table_names
+from filtune.lightning_modules.launch import quiet
 from transformers import BertTokenizerFast, RobertaConfig, RobertaForSequenceClassification
 
-from filtune.cli import FiltuneCLI, quiet
+from filtune.training import FiltuneCLI
 from tests.experiments.schema import IMAGES, WORDS, shrink, write_glue, write_images
 
 BASE = [name for name in table_names() if "of" not in load_table(name).raw]

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LENGTH = {
     "data.max_samples": 1200,
     "data.max_val_samples": 50,
-    "run.checkpoint_every": 30,
+    "run.save_interval": 30,
     "trainer.log_every_n_steps": 20,
 }
 
