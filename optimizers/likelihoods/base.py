@@ -27,33 +27,33 @@ class Innovation(NamedTuple):
         observed: y in the same coordinates, (B, d).
         factor: L with LL' = F, the likelihood's own precision of the natural parameters, (B, d, k); None where
             something else is observed.
-        probed: Whether the last coordinate is a probe of what was left out; see :func:`leading`.
-        within: T, (B, k, d), TT' = I, where of a sample's d coordinates k directions are observed; None where all are.
+        has_residual_probe: Whether the last coordinate is a probe of what was left out; see :func:`leading`.
+        projection: T, (B, k, d), TT' = I, where of a sample's d coordinates k directions are observed; None where all are.
     """
 
     residual: Tensor
     cotangents: Tensor
     observed: Tensor
     factor: Tensor | None = None
-    probed: bool = False
-    within: Tensor | None = None
+    has_residual_probe: bool = False
+    projection: Tensor | None = None
 
     @property
     def left_out(self) -> int:
         """How many coordinates of a sample are not observed, nor probed."""
-        return 0 if self.within is None else self.within.shape[2] - self.within.shape[1]
+        return 0 if self.projection is None else self.projection.shape[2] - self.projection.shape[1]
 
     @property
-    def partial(self) -> bool:
-        """Whether more is to be known of the outputs than what is observed."""
-        return self.probed or self.within is not None
+    def is_projected(self) -> bool:
+        """Whether the observation is a projection of the outputs."""
+        return self.has_residual_probe or self.projection is not None
 
     def project(self, T: Tensor) -> Innovation:
         """The same in the directions T alone, (B, k, d), with k columns in the factor or fewer."""
         assert self.factor is not None
         residual, observed = ((T @ vector.unsqueeze(-1)).squeeze(-1) for vector in (self.residual, self.observed))
         factor = torch.linalg.qr((T @ self.factor).mT, mode="r").R.mT
-        return Innovation(residual, T @ self.cotangents, observed, factor, within=T)
+        return Innovation(residual, T @ self.cotangents, observed, factor, projection=T)
 
 
 class Likelihood(ABC):
@@ -105,8 +105,19 @@ class Likelihood(ABC):
             likely: How many of a sample's classes are told apart, where that saves rows; 0 for all.
         """
 
+    def contrasts(self, target: Tensor, k: int) -> Tensor | None:
+        """Return orthonormal directions in observation coordinates that distinguish k classes, (B, k, d).
+
+        None where there is nothing to merge, or k is too large to save anything.
+
+        Args:
+            target: What was observed; its class is one of the k.
+            k: How many classes are distinguished.
+        """
+        return None
+
     @abstractmethod
-    def bend(self, direction: Tensor) -> Tensor:
+    def self_concordance_bound(self, direction: Tensor) -> Tensor:
         """How fast the curvature of the log-likelihood can change along a direction of the outputs, ().
 
         The least M known with |D^3 l[u, v, v]| <= M D^2 l[v, v] for all v, where l is the negative log-likelihood of
@@ -186,7 +197,7 @@ class Gaussian(Likelihood):
         """The values are their own natural parameters, F = I; nothing can be left out."""
         return self.innovation(target)._replace(factor=self.covariance())
 
-    def bend(self, direction: Tensor) -> Tensor:
+    def self_concordance_bound(self, direction: Tensor) -> Tensor:
         """Zero: a parabola."""
         return direction.new_zeros(())
 

@@ -92,7 +92,12 @@ class Categorical(Likelihood):
         full = Innovation(residual, cotangents, observed, factor)
         return full.project(likely_contrasts(p, target, likely).mT @ basis) if 0 < likely < basis.shape[1] else full
 
-    def bend(self, direction: Tensor) -> Tensor:
+    def contrasts(self, target: Tensor, k: int) -> Tensor | None:
+        """Return the directions of :func:`likely_contrasts` in the m - 1 coordinates, (B, k, m - 1)."""
+        basis = self._basis()
+        return likely_contrasts(self.mean(), target, k).mT @ basis if 0 < k < basis.shape[1] else None
+
+    def self_concordance_bound(self, direction: Tensor) -> Tensor:
         """The widest range of the direction over one sample's classes.
 
         The third derivative is the third moment E (u - Eu)(v - Ev)^2 <= (max u - min u) Var v.
@@ -201,4 +206,4 @@ def leading(full: Innovation, F: Tensor, tolerance: float) -> Innovation:
     residual[:, k] = length.flatten()
     factor = e.new_zeros(len(e), k + 2, k)
     factor[:, :k] = torch.diag_embed(values[:, :k].sqrt()).to(e)
-    return Innovation(residual, T.mT @ full.cotangents, full.observed, factor, probed=True)
+    return Innovation(residual, T.mT @ full.cotangents, full.observed, factor, has_residual_probe=True)
