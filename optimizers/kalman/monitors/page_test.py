@@ -1,12 +1,12 @@
-r"""Has the stream changed? Page's test: do the labels that come obey chance sooner than the filter?
+r"""Drift detection: Page's test on the log-likelihood ratio of a uniform predictor to the filter.
 
-Of every sample, the log-probability of its label among equally likely classes less that under the filter:
+For every sample, the log-probability of its label under equally likely classes less that under the filter:
 
 .. math:: g \leftarrow \max(0, g + x), \quad x = \ln(1/m) - \ln p(y)
 
-A filter that foretells as it should makes g fall in the mean; one whose classes have got other names is sure and
-wrong, and makes it rise by several nats a sample (Page 1954; Lorden 1971). It is looked at only where there is
-something to lose: once the filter has known a quarter of what is to be known about the labels.
+For a calibrated filter g falls on average; where the classes' meaning has changed, the filter is confident and wrong
+and g rises by several nats per sample (Page 1954; Lorden 1971). The test runs only once the filter has gained a quarter
+of the available information about the labels, for before that there is nothing to lose.
 
 Shapes: ``B`` batch, ``m`` classes, ``n`` state.
 """
@@ -19,57 +19,99 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..likelihoods.base import Observation
+from ...base import check_arguments
+from ...likelihoods.base import Innovation, Observation
+from ..covariance.base import Covariance
+from ..parts import State
+from .base import Monitor
 
 LIMIT = math.log(1e4)
-"""What g is to exceed, in nats: where the filter is right that takes 10,000 samples or more in the mean (Lorden)."""
+"""Threshold of g, in nats: a false alarm takes 10,000 samples or more on average (Lorden)."""
 
 MOST = LIMIT / 3
-"""Most that one sample counts for: a single wrong label is no change."""
+"""Largest contribution of one sample: a single wrong label is no drift."""
 
 MEMORY = 100
-"""Samples over which what the filter knows is averaged, at the start and after a change from zero on."""
+"""Samples over which the filter's information gain is averaged, from zero at the start and after a drift."""
 
 KNOWN = 0.25
-"""What it is to know, as a share of ln m, before a change is looked for: else a head is dropped again and again."""
+"""Information gain, as a share of ln m, from which on the test runs; without it a head is reset again and again."""
 
-State = dict[str, Tensor]
+
+class HeadReset(Monitor):
+    """Resets the covariance of the last layer when Page's test detects drift.
+
+    State: ``page`` (g), ``known`` (average information gain), ``armed`` (whether that was enough once), ``changes``
+    (number of drifts detected), and ``tail``, the first variances of the last layer.
+
+    Args:
+        head_reset_scale: How many times its first variance the last layer gets; 0 never resets.
+
+    Raises:
+        ValueError: If it is negative or not finite.
+    """
+
+    name = "head_reset"
+    needs_reset = True
+
+    def __init__(self, *, head_reset_scale: float = 0.0) -> None:
+        holds = 0 <= head_reset_scale < float("inf")
+        check_arguments("", [("head_reset_scale", head_reset_scale, holds, "be zero or positive, and finite")])
+        self.scale = head_reset_scale
+
+    def start(self, prior: Tensor, shapes: list[torch.Size]) -> State:
+        """Return the test's first state, and the first variances of the last layer."""
+        return {**start(prior), "tail": prior[-last_layer(shapes) :].clone()}
+
+    def set_prior(self, state: State, prior: Tensor) -> None:
+        """Take the last layer's part of the prior."""
+        state["tail"] = prior[-len(state["tail"]) :].clone()
+
+    def before(self, state: State, covariance: Covariance, observation: Observation) -> None:
+        """Reset the covariance of the last layer where the batch shows that the stream has changed."""
+        watched, changed = watch(state, observation)
+        state.update(watched)
+        covariance.reset(state, self.scale * state["tail"], changed)
+
+    def stats(self, state: State, innovation: Innovation) -> dict[str, Tensor]:
+        """Return the number of drifts detected."""
+        return {"changes": state["changes"].clone()}
 
 
 def start(like: Tensor) -> State:
-    """What is remembered at first: g, what is known, whether that was enough, and how many changes there were."""
+    """Return the test's first state, on the device of a tensor."""
     count = torch.zeros((), dtype=torch.int64, device=like.device)
     return {"page": count.double(), "known": count.double(), "armed": count.bool(), "changes": count.clone()}
 
 
 def page(g: Tensor, x: Tensor) -> Tensor:
-    """Page's statistic after the samples x (B,), given that before them, ()."""
+    """Return Page's statistic after the samples x (B,), given that before them, ()."""
     total = x.cumsum(0)
     return total[-1] - torch.minimum(total.amin(), -g)
 
 
 def watch(state: State, observation: Observation) -> tuple[State, Tensor]:
-    """What of the state a batch changes, and whether the stream has changed, ().
+    """Return what a batch changes of the test's state, and whether drift is detected, ().
 
-    Values, of which there is no chance, never change.
+    Targets that are real numbers have no uniform predictor, and never show drift.
     """
     if observation.target.is_floating_point():
         return state, torch.zeros_like(state["page"], dtype=torch.bool)
     z = observation.outputs.detach().double()
-    chance = math.log(z.shape[1])
-    x = torch.nn.functional.cross_entropy(z, observation.target, reduction="none") - chance
+    uniform = math.log(z.shape[1])
+    x = torch.nn.functional.cross_entropy(z, observation.target, reduction="none") - uniform
     x = x.nan_to_num(0).clamp_max(MOST)
     fade = (1 - 1 / MEMORY) ** len(x)
     known = fade * state["known"] - (1 - fade) * x.mean()
-    armed = state["armed"] | (known > KNOWN * chance)
+    armed = state["armed"] | (known > KNOWN * uniform)
     g = torch.where(armed, page(state["page"], x), 0)
     changed = g > LIMIT
     found = {"page": g, "known": known, "armed": armed}
-    forgotten = {name: torch.where(changed, torch.zeros_like(value), value) for name, value in found.items()}
-    return {**forgotten, "changes": state["changes"] + changed}, changed
+    after = {name: torch.where(changed, torch.zeros_like(value), value) for name, value in found.items()}
+    return {**after, "changes": state["changes"] + changed}, changed
 
 
 def last_layer(shapes: Sequence[torch.Size]) -> int:
-    """How many parameters the last matrix has, and the vectors after it: those next to the outputs, of all n."""
+    """Return the number of parameters of the last matrix and of the vectors after it."""
     matrix = max((i for i, shape in enumerate(shapes) if len(shape) > 1), default=0)
     return sum(shape.numel() for shape in shapes[matrix:])
