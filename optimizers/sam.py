@@ -83,7 +83,7 @@ class SAM(OnlineOptimizer):
                 p.grad = torch.where(finite, p.grad, 0)
         self._base.step()
         sharpness = perturbed.nll() - observation.nll()
-        self.stats = {"grad_norm": norm, "sharpness": sharpness, "nonfinite": self.count(~finite)}
+        self.stats = {"grad_norm": norm, "sharpness": sharpness, "nonfinite_steps": self.count(~finite)}
         return observation
 
     def _ascend(self, norm: Tensor) -> None:

@@ -85,7 +85,7 @@ class Sophia(OnlineOptimizer):
         self.state[SOPHIA] = {"steps": steps + 1}  # type: ignore[index]
         hessian = torch.nn.utils.get_total_norm([self.state[p]["h"] for p in self.trained()])
         figures = {"grad_norm": norm, "hessian_norm": hessian, "clipped": clipped.float().mean()}
-        self.stats = {**figures, "nonfinite": self.count(~finite)}
+        self.stats = {**figures, "nonfinite_steps": self.count(~finite)}
         return joint
 
     def _gradient(self, loss: Tensor, sizes: list[int], retain_graph: bool = False) -> tuple[list[Tensor], Tensor]:

@@ -6,7 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,8 @@ class NaturalOptimizer(OnlineOptimizer):
     Raises:
         ValueError: If an argument is out of range.
     """
+
+    abstract: ClassVar[bool] = True
 
     def __init__(self, params: torch.optim.optimizer.ParamsT, lr: float, settings: Settings) -> None:
         self.name, self.settings = type(self).__name__, settings
@@ -167,7 +169,7 @@ class NaturalOptimizer(OnlineOptimizer):
         state["nonfinite"] = state["nonfinite"] + ~finite
         figures = {"grad_norm": norm, "update_norm": torch.nn.utils.get_total_norm(moved), "kl": scale**2 * kl}
         self.stats = {**figures, "kl_scale": scale, "damping": state["rho"], **state["figures"]}
-        self.stats |= {name: state[name] for name in ("guarded", "nonfinite")}
+        self.stats |= {"guarded": state["guarded"], "nonfinite_steps": state["nonfinite"]}
         return moved
 
     def _sort(self, found: Gradients) -> None:
