@@ -44,7 +44,7 @@ class Watch:
         Raises:
             FloatingPointError: If it did not, and nothing can be taken back; names the step and the remedy.
         """
-        failure = optimizer.failure()
+        failure = optimizer.check_divergence()
         if failure is None:
             return False
         if self._good is None:
