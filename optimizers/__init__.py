@@ -11,14 +11,16 @@ import pkgutil
 from collections.abc import Iterator
 from typing import Any
 
-from .base import FirstOrder, OnlineOptimizer
-from .likelihoods.base import Likelihood, Observation
+from .base import FirstOrder as FirstOrder
+from .base import OnlineOptimizer as OnlineOptimizer
+from .likelihoods.base import Likelihood as Likelihood
+from .likelihoods.base import Observation as Observation
 
 for _module in pkgutil.walk_packages(__path__, f"{__name__}."):
     importlib.import_module(_module.name)
 
 
-def _public(base: type) -> Iterator[type]:
+def _public(base: Any) -> Iterator[type[Any]]:
     """Subclasses that are defined here and are neither private nor a base of others (``abstract``)."""
     for cls in base.__subclasses__():
         here = cls.__module__.startswith(f"{__name__}.")

@@ -25,7 +25,7 @@ class OnlineOptimizer(torch.optim.Optimizer):
     Attributes:
         stats: Diagnostics of the last step, by name: detached tensors on the model's device, computed without waiting
             for it. ``nonfinite_steps`` counts the steps with a non-finite value since the state was created.
-        abstract: Whether the class is a base of others and no public name; looked up in the class itself, not inherited.
+        abstract: Whether the class is a base of others and no public name; it is not inherited.
     """
 
     stats: dict[str, Tensor]
@@ -80,7 +80,10 @@ class OnlineOptimizer(torch.optim.Optimizer):
         Args:
             nonfinite: Whether the present step is one, () bool.
         """
-        return getattr(self, "stats", {}).get("nonfinite_steps", torch.zeros_like(nonfinite, dtype=torch.int64)) + nonfinite
+        return (
+            getattr(self, "stats", {}).get("nonfinite_steps", torch.zeros_like(nonfinite, dtype=torch.int64))
+            + nonfinite
+        )
 
     def check_ranks(self) -> None:
         """Check that all processes hold the same parameters, bit for bit.

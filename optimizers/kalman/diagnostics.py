@@ -28,7 +28,7 @@ class LastStep(NamedTuple):
         HPH: HPH' before the batch, (B*d, B*d).
         innovation: Residuals and coordinates of the batch.
         outputs: The model's, (B, m).
-        log_weights: Weights of the scales of the outputs' covariance before the batch, (K,); None where that is unknown.
+        log_weights: Log weights of the scales of the outputs' covariance before the batch, (K,); None without one.
     """
 
     e: Tensor
@@ -100,6 +100,6 @@ def diagnose(state: State, observation: str) -> str | None:
     remedy = "noise softmax" if observation == "probabilities" else "process_noise 1e-4"
     return (
         f"the filter is saturated (trace of the observation noise {float(R.trace()):.0e}): it treats its predictions "
-        f"as certain, and a label that contradicts them changes little; --optimizer.{remedy} avoids this, and a new run "
-        "from these weights starts with a fresh covariance"
+        f"as certain, and a label that contradicts them changes little; --optimizer.{remedy} avoids this, and a new "
+        "run from these weights starts with a fresh covariance"
     )

@@ -19,20 +19,20 @@ class EKF(KalmanOptimizer):
         \theta &\leftarrow \theta + K e, \quad P \leftarrow P - K H P               & (3b, 3c)
 
     An option that belongs to a covariance or a noise other than the chosen one is refused unless it has its default
-    value. A covariance or a noise of your own, one class in a file that is imported, is chosen by its name; options that
-    are not among these arguments go with the name: ``covariance={"name": "mine", "my_option": 3}``.
+    value. A covariance or a noise of your own, one class in a file that is imported, is chosen by its name; options
+    that are not among these arguments go with the name: ``covariance={"name": "mine", "my_option": 3}``.
 
     Args:
         params: Parameters or parameter groups; a group may have its own ``p0`` and ``p0_init``.
         covariance: What is kept of P: ``full`` (n^2 numbers), ``block_per_tensor`` (a block per parameter tensor),
-            ``block_per_neuron`` (a block per output of a layer), ``low_rank`` (the precision as a diagonal plus ``rank``
-            directions; LoFi), or ``diagonal`` (LoKO). A name, or a mapping with its ``name`` and options.
+            ``block_per_neuron`` (a block per output of a layer), ``low_rank`` (the precision as a diagonal plus
+            ``rank`` directions; LoFi), or ``diagonal`` (LoKO). A name, or a mapping with its ``name`` and options.
         rank: Directions of ``low_rank``.
         buffer_size: Directions that ``low_rank`` gathers between two compressions; 0 compresses at every step (LoFi).
         rows_per_sample: Directions that a sample adds to ``low_rank``, its others going into the diagonal; 0 for all.
         p0: Initial variance of the state, or its upper bound; positive.
-        p0_init: ``constant``, P = p0 I; ``uniform``, a diagonal drawn from U(0, p0); or ``sensitivity``, one constant per
-            parameter tensor, see :func:`optimizers.kalman.prior.sensitivity_factor`.
+        p0_init: ``constant``, P = p0 I; ``uniform``, a diagonal drawn from U(0, p0); or ``sensitivity``, one constant
+            per parameter tensor, see :func:`optimizers.kalman.prior.sensitivity_factor`.
         beta: Forgetting factor of the observation noise, in [0, 1).
         rho: Regularisation of R-Kalman (GRNG eq. 15), zero or positive.
         noise: As in :class:`LoKO`.
@@ -43,12 +43,12 @@ class EKF(KalmanOptimizer):
         divergence_threshold: Size of an innovation, relative to what is observed, from which on the filter counts as
             diverged.
         dtype: Floating type of P, R and the algebra, whatever the model's own.
-        vectorize: Whether all rows of the Jacobian are computed in one backward pass; if not, in one each, which is slow.
+        vectorize: Whether all rows of the Jacobian are computed in one backward pass; in one each is slow.
         chunk_size: Most Jacobian rows computed at once; lower it to save memory.
 
     Raises:
-        ValueError: If an argument is out of range, or is an option of a part other than the chosen one, or the covariance
-            does not fit into memory.
+        ValueError: If an argument is out of range, or is an option of a part other than the chosen one, or the
+            covariance does not fit into memory.
     """
 
     def __init__(

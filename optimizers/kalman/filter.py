@@ -122,7 +122,8 @@ class KalmanOptimizer(FilterState):
 
     def _count(self, e: Tensor, observed: Tensor, finite: Tensor, level: Tensor, clamped: Tensor) -> None:
         """Update the counters; an innovation explodes where it exceeds the mean size of what is observed, or 1, by
-        the threshold."""
+        the threshold.
+        """
         state = self.filter
         state["steps"] += 1
         drift = (observed.norm(dim=1).mean() - state["scale"]) / state["steps"]

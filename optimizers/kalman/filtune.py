@@ -29,7 +29,7 @@ class Filtune(KalmanOptimizer):
         p0_init: ``sensitivity``, or one of LoKO's two.
         rank: Directions of P^-1 beside its diagonal.
         buffer_size: Directions that are gathered between two compressions to that rank; 0 compresses at every step.
-        rows_per_sample: Directions that one sample adds, the rest of its information going into the diagonal; 0 for all.
+        rows_per_sample: Directions that one sample adds, its other information going into the diagonal; 0 for all.
         nis_window: Steps over which the normalised innovation squared is averaged, ``stats["nis"]``; 0 for none.
         forgetting_factor: Factor of all information gathered so far once that average leaves its interval; 1 never
             forgets.
@@ -41,7 +41,7 @@ class Filtune(KalmanOptimizer):
         divergence_threshold: Size of an innovation, relative to what is observed, from which on the filter counts as
             diverged.
         dtype: Floating type of the state and the algebra, whatever the model's own.
-        vectorize: Whether all rows of the Jacobian are computed in one backward pass; if not, in one each, which is slow.
+        vectorize: Whether all rows of the Jacobian are computed in one backward pass; in one each is slow.
         chunk_size: Most Jacobian rows computed at once; lower it to save memory.
 
     Raises:

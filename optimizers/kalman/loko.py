@@ -31,9 +31,9 @@ class LoKO(KalmanOptimizer):
             (method 2, the paper's choice).
         beta: Forgetting factor of the observation noise, in [0, 1).
         noise: Name of an observation noise, or a mapping with its ``name`` and options:
-            ``ema-2`` (eq. 12, the paper's choice), ``ema-1`` (eq. 7, without HPH'), ``ema_innovation`` (HPH' subtracted),
-            ``identity`` (R = r0 I), ``annealed`` (r0 I exp(-k/50)), ``softmax`` (diag(p) - pp', in its stable form), or
-            ``scalar`` (one running number).
+            ``ema-2`` (eq. 12, the paper's choice), ``ema-1`` (eq. 7, without HPH'), ``ema_innovation`` (HPH'
+            subtracted), ``identity`` (R = r0 I), ``annealed`` (r0 I exp(-k/50)), ``softmax`` (diag(p) - pp', in its
+            stable form), or ``scalar`` (one running number).
         update: Where the observation is linearised: at the ``prediction`` (the extended Kalman filter), or at the
             ``posterior_mode`` with the likelihood's own noise (ours; see
             :class:`~optimizers.kalman.posterior_mode.PosteriorModeUpdate`).
@@ -44,7 +44,7 @@ class LoKO(KalmanOptimizer):
         divergence_threshold: Size of an innovation, relative to what is observed, from which on the filter counts as
             diverged.
         dtype: Floating type of p, R and the algebra, whatever the model's own.
-        vectorize: Whether all rows of the Jacobian are computed in one backward pass; if not, in one each, which is slow.
+        vectorize: Whether all rows of the Jacobian are computed in one backward pass; in one each is slow.
         chunk_size: Most Jacobian rows computed at once; lower it to save memory.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -54,9 +54,6 @@ class Part:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-P = TypeVar("P", bound=Part)
-
-
 class Choice(NamedTuple):
     """A part that was chosen, and the options it is to be built with."""
 
@@ -68,8 +65,12 @@ class Choice(NamedTuple):
         return self.part(*args, **self.options)
 
 
-def choose(family: type[P], spec: Spec) -> Choice:
-    """Return the part of a family that a specification names.
+def choose(family: Any, spec: Spec) -> Choice:
+    """Return the part that a specification names.
+
+    Args:
+        family: The direct subclass of :class:`Part` to which it belongs.
+        spec: Its name, or a mapping with its name and options.
 
     Raises:
         ValueError: If there is none of that name, or it lacks an option of the specification.
@@ -126,7 +127,7 @@ def default_arguments(cls: type) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for base in cls.__mro__:
         if "__init__" in vars(base):
-            for parameter in inspect.signature(base.__init__).parameters.values():
+            for parameter in inspect.signature(vars(base)["__init__"]).parameters.values():
                 if parameter.default is not parameter.empty:
                     found.setdefault(parameter.name, parameter.default)
     return found

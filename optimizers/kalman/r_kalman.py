@@ -37,7 +37,7 @@ class RKalman(KalmanOptimizer):
         divergence_threshold: Size of an innovation, relative to what is observed, from which on the filter counts as
             diverged.
         dtype: Floating type of p, R and the algebra, whatever the model's own.
-        vectorize: Whether all rows of the Jacobian are computed in one backward pass; if not, in one each, which is slow.
+        vectorize: Whether all rows of the Jacobian are computed in one backward pass; in one each is slow.
         chunk_size: Most Jacobian rows computed at once; lower it to save memory.
 
     Raises:

@@ -28,7 +28,7 @@ class Innovation(NamedTuple):
         factor: L with LL' = F, the likelihood's own precision of the natural parameters, (B, d, k); None where
             something else is observed.
         has_residual_probe: Whether the last coordinate is a probe of what was left out; see :func:`leading`.
-        projection: T, (B, k, d), TT' = I, where of a sample's d coordinates k directions are observed; None where all are.
+        projection: T, (B, k, d), TT' = I, where k directions of a sample's d coordinates are observed; None for all.
     """
 
     residual: Tensor

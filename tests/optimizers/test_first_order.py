@@ -124,7 +124,7 @@ def test_steps_that_met_a_non_finite_gradient_are_counted(rule: Callable[..., Fi
     for k, bad in enumerate([False, False, True]):
         x = torch.full((1, 5), float("nan") if bad else 1.0, dtype=torch.float64)
         optimizer.step(lambda x=x: Categorical(model(x)).observe(torch.tensor([0])))
-        assert int(optimizer.stats["nonfinite"]) == int(k == 2)
+        assert int(optimizer.stats["nonfinite_steps"]) == int(k == 2)
 
 
 def test_state_bytes_counts_the_moments() -> None:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from filtune.optimizers import AdamW, Categorical, Filtune, Gaussian, LoKO
 from filtune.optimizers.kalman.predictive import (
-    FACTORS,
+    SCALES,
     difference_variance,
-    factored_probabilities,
-    mixed_probabilities,
-    moderated_probabilities,
-    weigh,
+    posterior_predictive,
+    scaled_predictive,
+    tempered_predictive,
+    update_log_weights,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,7 +36,7 @@ def test_two_classes_against_the_integral(mean: float, deviation: float) -> None
     exact = (torch.sigmoid(mean + deviation * z) * weights).sum() / weights.sum()
     C = torch.zeros(1, 2, 2, dtype=torch.float64)
     C[0, 1, 1] = deviation**2
-    p = moderated_probabilities(torch.tensor([[0.0, mean]], dtype=torch.float64), C)
+    p = posterior_predictive(torch.tensor([[0.0, mean]], dtype=torch.float64), C)
     assert abs(float(p[0, 1] - exact)) < 2 * 0.0178
     assert float(p.sum()) == pytest.approx(1)
 
@@ -49,7 +49,7 @@ def test_more_classes_against_draws() -> None:
     C = torch.diag(torch.tensor([4.0, 1.0, 2.0], dtype=torch.float64)).unsqueeze(0)
     draws = mean + C[0].diag().sqrt() * torch.randn(100_000, 3, dtype=torch.float64)
     exact = draws.softmax(1).mean(0)
-    error = (moderated_probabilities(mean, C)[0] - exact).abs().max()
+    error = (posterior_predictive(mean, C)[0] - exact).abs().max()
     assert error < 0.05 + 5 * 0.0016
     assert error < (mean.softmax(1)[0] - exact).abs().max()
 
@@ -57,14 +57,14 @@ def test_more_classes_against_draws() -> None:
 @given(st.integers(2, 5), st.integers(0, 100))
 def test_without_variance_it_is_the_softmax(m: int, seed: int) -> None:
     mean = 3 * torch.randn(4, m, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    torch.testing.assert_close(moderated_probabilities(mean, torch.zeros(4, m, m).double()), mean.softmax(1))
+    torch.testing.assert_close(posterior_predictive(mean, torch.zeros(4, m, m).double()), mean.softmax(1))
 
 
 def test_variance_of_the_difference() -> None:
     C = torch.tensor([[[2.0, 0.5], [0.5, 3.0]]])
     assert float(difference_variance(C)[0, 0, 1]) == pytest.approx(2 + 3 - 2 * 0.5)
     kappa = 1 / math.sqrt(1 + math.pi * 4 / 8)
-    p = moderated_probabilities(torch.tensor([[0.5, 2.0]]), C)
+    p = posterior_predictive(torch.tensor([[0.5, 2.0]]), C)
     assert p[0, 1].item() == pytest.approx(1 / (1 + math.exp(-kappa * 1.5)))
 
 
@@ -74,10 +74,10 @@ def test_what_moves_all_outputs_alike_changes_nothing(m: int, B: int, seed: int)
     mean, common = torch.randn(2, B, m, generator=generator, dtype=torch.float64)
     root = torch.randn(B, m, m, generator=generator, dtype=torch.float64)
     C, ones = root @ root.mT, torch.ones(m, 1, dtype=torch.float64)
-    p = moderated_probabilities(mean, C)
+    p = posterior_predictive(mean, C)
     shared = common[:, :1, None]
     shifted = C + shared.square() * (ones @ ones.mT)
-    assert relative(moderated_probabilities(mean + common[:, :1], shifted), p) <= rounding(1000, condition=100)
+    assert relative(posterior_predictive(mean + common[:, :1], shifted), p) <= rounding(1000, condition=100)
     assert relative(p.sum(1), torch.ones(B, dtype=torch.float64)) <= rounding(10)
 
 
@@ -99,13 +99,13 @@ def test_the_filters_prediction_is_of_the_outputs_covariance_before_the_update(m
         state = optimizer.filter
         P = torch.linalg.inv(torch.diag(state["precision"]) + state["V"].T @ state["V"])
     J, z = jacrev(outputs_of(model, x))(flat(model)), outputs_of(model, x)(flat(model))
-    evidence = optimizer.filter["evidence"].clone()
+    evidence = optimizer.filter["tempering_log_weights"].clone()
     drive(optimizer, model, Categorical, [(x, y)])
     p = optimizer.predictive()
     assert p is not None
-    assert relative(p, mixed_probabilities(z, J @ P @ J.mT, evidence)) <= rounding(2000, condition=100)
-    learnt = weigh(evidence, z, J @ P @ J.mT, y)
-    assert relative(optimizer.filter["evidence"], learnt) <= rounding(2000, condition=100)
+    assert relative(p, tempered_predictive(z, J @ P @ J.mT, evidence)) <= rounding(2000, condition=100)
+    learnt = update_log_weights(evidence, z, J @ P @ J.mT, y)
+    assert relative(optimizer.filter["tempering_log_weights"], learnt) <= rounding(2000, condition=100)
 
 
 @given(m=st.integers(2, 4), B=st.integers(1, 3), seed=st.integers(0, 100))
@@ -116,35 +116,35 @@ def test_the_mixture_cannot_lose_to_the_softmax_by_more_than_the_logarithm_of_th
     the same weights, so that the sum over batches of the mixture's joint probabilities is what is bounded (B = 1: of
     the samples)."""
     generator = torch.Generator().manual_seed(seed)
-    evidence, loss, each = torch.zeros(len(FACTORS)).double(), 0.0, torch.zeros(len(FACTORS)).double()
+    evidence, loss, each = torch.zeros(len(SCALES)).double(), 0.0, torch.zeros(len(SCALES)).double()
     for _ in range(20):
         mean = 3 * torch.randn(B, m, generator=generator, dtype=torch.float64)
         root = torch.randn(B, m, m, generator=generator, dtype=torch.float64)
         classes = torch.randint(m, (B,), generator=generator)
-        every = factored_probabilities(mean, root @ root.mT)[:, torch.arange(B), classes]
+        every = scaled_predictive(mean, root @ root.mT)[:, torch.arange(B), classes]
         loss -= float((evidence.softmax(0) @ every.prod(1)).log())
         each -= every.log().sum(1)
-        evidence = weigh(evidence, mean, root @ root.mT, classes, memory=1.0)
+        evidence = update_log_weights(evidence, mean, root @ root.mT, classes, discount=1.0)
     assert relative(-evidence, each) <= rounding(2000, condition=100)
-    assert loss <= float(each.min()) + math.log(len(FACTORS)) + 1e-9
-    assert loss <= float(each[0]) + math.log(len(FACTORS)) + 1e-9  # the softmax
+    assert loss <= float(each.min()) + math.log(len(SCALES)) + 1e-9
+    assert loss <= float(each[0]) + math.log(len(SCALES)) + 1e-9  # the softmax
 
 
 def test_factors_of_the_covariance() -> None:
     mean, C = torch.tensor([[0.5, 2.0, -1.0]]).double(), torch.diag(torch.tensor([1.0, 4.0, 2.0])).double()[None]
-    every = factored_probabilities(mean, C)
-    for factor, p in zip(FACTORS, every, strict=True):
-        torch.testing.assert_close(p, moderated_probabilities(mean, factor * C))
+    every = scaled_predictive(mean, C)
+    for factor, p in zip(SCALES, every, strict=True):
+        torch.testing.assert_close(p, posterior_predictive(mean, factor * C))
     torch.testing.assert_close(every[0], mean.softmax(1))
-    sure = torch.full((len(FACTORS),), -1e3).double()
+    sure = torch.full((len(SCALES),), -1e3).double()
     sure[3] = 0
-    torch.testing.assert_close(mixed_probabilities(mean, C, sure), every[3])
+    torch.testing.assert_close(tempered_predictive(mean, C, sure), every[3])
 
 
 def test_the_past_is_discounted_and_what_was_impossible_stays_finite() -> None:
     mean, C = torch.tensor([[0.0, 300.0]]), torch.zeros(1, 2, 2)
-    before = torch.arange(len(FACTORS)).double()
-    after = weigh(before, mean, C, torch.tensor([0]), memory=0.5)
+    before = torch.arange(len(SCALES)).double()
+    after = update_log_weights(before, mean, C, torch.tensor([0]), discount=0.5)
     assert after.isfinite().all()
     torch.testing.assert_close(after - after[0], 0.5 * before)
 

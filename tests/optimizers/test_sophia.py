@@ -104,7 +104,7 @@ def test_a_gradient_of_zero_moves_nothing() -> None:
     start, optimizer = model.weight.detach().clone(), Sophia(model.parameters())
     drive(optimizer, model, Gaussian, [(x, model(x).detach())])
     assert torch.equal(model.weight, start)
-    assert int(optimizer.stats["nonfinite"]) == 0
+    assert int(optimizer.stats["nonfinite_steps"]) == 0
 
 
 @pytest.mark.parametrize("likelihood", [Categorical, Gaussian])
@@ -117,8 +117,8 @@ def test_a_gradient_that_is_not_finite_is_counted_and_spoils_nothing(bad: int, l
     stream[bad] = (stream[bad][0] * float("inf"), stream[bad][1])
     drive(optimizer, model, likelihood, stream)
     assert flat(model).isfinite().all()
-    assert int(optimizer.stats["nonfinite"]) == 1
-    assert "1 non-finite" in (optimizer.failure() or "")
+    assert int(optimizer.stats["nonfinite_steps"]) == 1
+    assert "1 non-finite" in (optimizer.check_divergence() or "")
 
 
 def run(stream: list, optimizer: Sophia, model: nn.Module, start: int) -> Tensor:

@@ -35,8 +35,8 @@ class Correction(NamedTuple):
 class Covariance(Part, ABC):
     """The covariance P of a state of n parameters.
 
-    It has no state of its own: its tensors are passed in and returned. A new covariance is a subclass with a ``name`` in
-    a file of this folder; its options are the keyword-only parameters of its constructor, which checks them.
+    It has no state of its own: its tensors are passed in and returned. A new covariance is a subclass with a ``name``
+    in a file of this folder; its options are the keyword-only parameters of its constructor, which checks them.
 
     Args:
         shapes: Shapes of the parameters, in the order of the state.

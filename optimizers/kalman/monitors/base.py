@@ -16,8 +16,8 @@ from ..parts import Part, State
 class Monitor(Part, ABC):
     """Watches a filter's steps, and may act on its state.
 
-    A monitor has no state of its own: what it remembers are tensors of the filter's state, which it changes in place. It
-    runs where one of its options differs from its default.
+    A monitor has no state of its own: what it remembers are tensors of the filter's state, which it changes in place.
+    It runs where one of its options differs from its default.
 
     Attributes:
         raises_alarm: Whether it keeps ``alarm`` in the state, on which a covariance may forget.

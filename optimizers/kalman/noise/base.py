@@ -18,8 +18,8 @@ from ..parts import Part, State
 class ObservationNoise(Part, ABC):
     """An estimator of the observation noise R, (d, d).
 
-    It has no state of its own: what it remembers is passed in and returned. A new noise is a subclass with a ``name`` in
-    a file of this folder; its options are the keyword-only parameters of its constructor.
+    It has no state of its own: what it remembers is passed in and returned. A new noise is a subclass with a ``name``
+    in a file of this folder; its options are the keyword-only parameters of its constructor.
 
     Attributes:
         from_likelihood: Whether R is the likelihood's own covariance, so that the batch is observed through the natural

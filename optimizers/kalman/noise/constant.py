@@ -20,7 +20,7 @@ class Identity(ScaledIdentity):
 
 
 class Annealed(ScaledIdentity):
-    """Annealed noise, R_k = r0 I exp(-k / 50), k = 1, 2, ... (Singhal & Wu 1988), down to the smallest normal number."""
+    """Annealed noise, R_k = r0 I exp(-k / 50), k = 1, 2, ... (Singhal & Wu 1988), down to the smallest normal float."""
 
     name = "annealed"
 
