@@ -1,7 +1,7 @@
 """Names of earlier releases, translated when a configuration, a checkpoint or a record is read; nothing is rewritten.
 
-The tables map what was to what is. Every reader of a configuration (the command line, the restoring of a checkpoint, the
-records of runs) goes through :func:`translate`; adding a rename takes one line here.
+The tables map what was to what is. Every reader of a configuration (the command line, the restoring of a checkpoint,
+the records of runs) goes through :func:`translate`; adding a rename takes one line here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 Config = dict[str, Any]
 
 CLASS_FOLDERS = ("optimizers", "datamodules")
-"""Packages of earlier releases whose classes are now public names of filtune: ``optimizers.LoKO`` is ``filtune.LoKO``."""
+"""Packages of earlier releases whose classes are public names of filtune: ``optimizers.LoKO`` is ``filtune.LoKO``."""
 
 OPTIMIZER_OPTIONS = {
     "likely": "top_k",
@@ -61,14 +61,22 @@ def translate_class_path(path: str) -> str:
 
 
 def translate_optimizer(options: Config) -> Config:
-    """Return an optimizer's options in today's names."""
+    """Return an optimizer's options in today's names.
+
+    Options that a covariance of earlier releases ignored are left out, for today they are refused.
+    """
+    covariance = options.get("covariance")
+    if "buffer" in options and covariance in ("diagonal", "full", "tensor", "neuron"):
+        options = {name: value for name, value in options.items() if name not in ("rank", "buffer", "keep")}
     found: Config = {}
     for name, value in options.items():
         hashable = isinstance(value, str | int | float | bool)
         known = OPTIMIZER_VALUES.get((name, value)) if hashable else None
         found |= known if known is not None else {OPTIMIZER_OPTIONS.get(name, name): value}
-    if options.get("covariance") == "low-rank":
-        found["buffer_size"] = 0  # it had no buffer, whatever the option said
+    if covariance == "low-rank":
+        found |= {"buffer_size": 0, "rows_per_sample": 0}  # it had neither, whatever the options said
+    if covariance == "buffered":
+        found.setdefault("buffer_size", 10)
     return found
 
 
