@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from filtune.datamodules import Task
 from filtune.optimizers.kalman.filter import KalmanOptimizer
-from filtune.optimizers.kalman.predictive import difference_variance, mixed_probabilities, moderated_probabilities
+from filtune.optimizers.kalman.predictive import difference_variance, posterior_predictive, tempered_predictive
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -44,8 +44,8 @@ class Prediction:
         if self.covariance is None:
             return None
         if self.evidence is None:
-            return moderated_probabilities(self.outputs, self.covariance)
-        return mixed_probabilities(self.outputs, self.covariance, self.evidence)
+            return posterior_predictive(self.outputs, self.covariance)
+        return tempered_predictive(self.outputs, self.covariance, self.evidence)
 
     @classmethod
     def join(cls, parts: Iterable[Prediction]) -> Prediction:
@@ -75,8 +75,8 @@ class Predictor:
             optimizer = run.optimizer()
             assert isinstance(optimizer, KalmanOptimizer)
             self.covariance = OutputCovariance(optimizer, self.backbone)
-            evidence = optimizer.filter.get("evidence")
-            self.evidence = evidence.float().cpu() if evidence is not None and bool(evidence.any()) else None
+            evidence = optimizer.tempering_log_weights()
+            self.evidence = None if evidence is None else evidence.float().cpu()
 
     def batch_size(self, asked: int) -> int:
         """The batch size, bounded where the Jacobian would not fit or padding would cost more than is gained."""
@@ -97,7 +97,7 @@ class Predictor:
 
 
 def columns(prediction: Prediction, task: Task) -> Columns:
-    """The columns of a table of predictions, by name; see :func:`mixed_probabilities` for ``probability_bayes``."""
+    """The columns of a table of predictions, by name; see :func:`tempered_predictive` for ``probability_bayes``."""
     z, C = prediction.outputs, prediction.covariance
     if task.kind == "regression":
         values = z.squeeze(1) if z.shape[1] == 1 else z

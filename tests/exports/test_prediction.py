@@ -11,7 +11,7 @@ from filtune.exports.inputs import Rows
 from filtune.exports.predict import predict
 from filtune.exports.prediction import Prediction, Predictor, columns, say
 from filtune.lightning_modules.backbones import BackboneConfig
-from filtune.optimizers.kalman.predictive import FACTORS, moderated_probabilities
+from filtune.optimizers.kalman.predictive import SCALES, posterior_predictive
 
 from tests.exports.runs import logits_of, run_of, text_task
 
@@ -39,16 +39,16 @@ def test_several_classes() -> None:
 def test_the_stream_decides_how_wide_the_covariance_is_taken() -> None:
     """No word of it: as wide as it is; all evidence for no width at all: the softmax."""
     outputs, C = torch.tensor([[0.0, 1.0, 3.0]]), torch.diag(torch.tensor([1.0, 4.0, 9.0]))[None]
-    softmax = -1e3 * (torch.arange(len(FACTORS)) > 0)
+    softmax = -1e3 * (torch.arange(len(SCALES)) > 0)
     assert Prediction(outputs).moderated is None
-    for evidence, expected in ((None, moderated_probabilities(outputs, C)), (softmax, outputs.softmax(1))):
+    for evidence, expected in ((None, posterior_predictive(outputs, C)), (softmax, outputs.softmax(1))):
         found = Prediction(outputs, C, evidence).moderated
         assert found is not None
         torch.testing.assert_close(found, expected)
 
 
 def test_batches_are_joined_in_order() -> None:
-    evidence = torch.arange(len(FACTORS)).float()
+    evidence = torch.arange(len(SCALES)).float()
     parts = [Prediction(torch.full((n, 2), float(n)), torch.full((n, 2, 2), float(n)), evidence) for n in (2, 1)]
     joined = Prediction.join(parts)
     assert joined.evidence is evidence
