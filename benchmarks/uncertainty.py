@@ -29,7 +29,7 @@ from filtune.experiments.composition import compose, lookup
 from filtune.experiments.tables import load_table
 from filtune.exports.prediction import Prediction, Predictor
 from filtune.exports.restore import Restored, restore
-from filtune.optimizers.kalman.predictive import difference_variance, moderated_probabilities
+from filtune.optimizers.kalman.predictive import difference_variance, posterior_predictive
 from filtune.reports.contest import Entrant, contest
 from filtune.reports.reading import Archive
 from rich.progress import track
@@ -74,7 +74,7 @@ def views(prediction: Prediction) -> dict[str, Tensor]:
     found, moderated = {"softmax": z.softmax(1)}, prediction.moderated
     if C is None or moderated is None:
         return found
-    return {**found, "moderated": moderated, "in full": moderated_probabilities(z, C)}
+    return {**found, "moderated": moderated, "in full": posterior_predictive(z, C)}
 
 
 def judge(run: Restored, samples: list[Sample], seed: int) -> dict[str, dict[str, float]]:
