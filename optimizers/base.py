@@ -40,7 +40,7 @@ class OnlineOptimizer(torch.optim.Optimizer):
         nonfinite = self.stats.get("nonfinite_steps") if hasattr(self, "stats") else None
         if nonfinite is None or not int(nonfinite):
             return None
-        return f"{int(nonfinite)} non-finite gradients: the optimizer diverges; set a smaller --optimizer.lr"
+        return f"{int(nonfinite)} non-finite gradients: the optimizer diverges; take a smaller --optimizer.lr"
 
     def diagnose(self) -> str | None:
         """Return a warning about the state, in one line; waits for the device."""

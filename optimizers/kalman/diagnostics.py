@@ -74,9 +74,9 @@ def check_divergence(state: State, neumann: bool) -> str | None:
         return None
     exploded, nonfinite = int(state["exploded"]), int(state["nonfinite_steps"])
     if neumann:
-        remedy = "the Neumann form needs rho times the largest noise below 1: set --optimizer.neumann false"
+        remedy = "the Neumann form needs rho times the largest noise below 1: take --optimizer.neumann false"
     else:
-        remedy = "set a smaller --optimizer.p0 (--optimizer.divergence_threshold sets what counts as divergence)"
+        remedy = "take a smaller --optimizer.p0 (--optimizer.divergence_threshold sets what counts as divergence)"
     what = "the innovation exploded" if exploded else "an update was not finite"
     return (
         f"the filter diverged at step {step}: {what} ({exploded} exploding innovations, {nonfinite} non-finite updates "

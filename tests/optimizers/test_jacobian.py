@@ -159,8 +159,8 @@ def test_rows_are_kept_apart_per_sample() -> None:
 def test_unused_parameters_have_zero_columns() -> None:
     model, spare = mlp(M), nn.Parameter(torch.ones(2, 4, dtype=torch.float64))
     params = [*list(model.parameters())[:2], spare, *list(model.parameters())[2:]]
-    for B, method in [(1, "batched"), (3, "batched"), (3, "loop")]:
-        builder = JacobianBuilder(params, torch.float64, method)
+    for B, vectorize in [(1, True), (3, True), (3, False)]:
+        builder = JacobianBuilder(params, torch.float64, vectorize)
         cotangents = torch.randn(B, D, M, dtype=torch.float64)
         x = features(B)
         H, _ = matrix(builder, model(x), cotangents)

@@ -193,13 +193,16 @@ class LowRank(Covariance):
         """Return a saved state with VDV' and the number of rows in use, which LoFi's did not have."""
         if not {"precision", "V"} <= saved.keys():
             return saved
-        saved = {"filled": torch.tensor(len(saved["V"])), "pending": torch.zeros_like(saved["precision"]), **saved}
-        if not self.rows_per_sample:
-            pending = saved.pop("pending")
-            if bool(pending.any()):
-                saved["precision"] = saved["precision"] + pending
-                saved.pop("gram", None)
-        return {"gram": (saved["V"] / saved["precision"]) @ saved["V"].mT, **saved}
+        saved = dict(saved)
+        saved.setdefault("filled", torch.tensor(len(saved["V"])))
+        if self.rows_per_sample:
+            saved.setdefault("pending", torch.zeros_like(saved["precision"]))
+        elif "pending" in saved and bool((pending := saved.pop("pending")).any()):
+            saved["precision"] = saved["precision"] + pending
+            saved.pop("gram", None)
+        if "gram" not in saved:
+            saved["gram"] = (saved["V"] / saved["precision"]) @ saved["V"].mT
+        return saved
 
     def _compress(self, state: State, new: Tensor, gram: Tensor) -> None:
         """Keep the leading directions of V and the new rows, given their Gram matrix in the metric of D."""
