@@ -101,7 +101,7 @@ def follow(problem: Problem, rule: Rule, seed: int) -> dict[str, Any]:
     points = learning.trace(steps, lambda: score(problem, backbone, held_out), max(1, len(stream) // POINTS))
     names = ("step", "score", "loss")
     curves = {name: [point[name] if math.isfinite(point[name]) else None for point in points] for name in names}
-    return {**curves, "seconds": seconds, "failure": optimizer.failure()}
+    return {**curves, "seconds": seconds, "failure": optimizer.check_divergence()}
 
 
 def last(values: list[float | None]) -> dict[str, Any]:

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..base import check_arguments
 from ..layer_hooks import LayerHooks, LayerIO, gradients
-from .blocks import Block, BlockJacobian, Explicit, OuterProduct
+from .blocks import Block, BlockJacobian, DenseBlock, OuterProduct
 from .layer_rows import layer_rows, rows_match_autograd
-
-Method = Literal["batched", "loop"]
 
 FACTORED_PARAMETERS = 1 << 12
 """Parameters of the largest dense layer whose matrix is formed all the same: with its neighbours it costs less."""
@@ -80,14 +78,24 @@ class JacobianBuilder:
     Args:
         params: The tensors of the state, in order.
         dtype: Floating type of the blocks.
-        method: ``batched``, or ``loop`` (slow: one backward pass a row).
-        max_rows: Most rows of one vectorised pass; more are worked through in turns, which bounds memory.
+        vectorize: Compute all rows in one vectorised backward pass; if not, in one backward pass each, which is slow.
+        chunk_size: Most rows of one vectorised pass; more are computed in several passes, which bounds memory.
+
+    Raises:
+        ValueError: If vectorize is not a bool, or chunk_size below 1.
     """
 
     def __init__(
-        self, params: Sequence[Tensor], dtype: torch.dtype, method: Method = "batched", max_rows: int = 256
+        self, params: Sequence[Tensor], dtype: torch.dtype, vectorize: bool = True, chunk_size: int = 256
     ) -> None:
-        self.params, self.dtype, self.method, self.max_rows = list(params), dtype, method, max_rows
+        check_arguments(
+            "",
+            [
+                ("vectorize", vectorize, isinstance(vectorize, bool), "be true or false"),
+                ("chunk_size", chunk_size, chunk_size >= 1, "be at least 1"),
+            ],
+        )
+        self.params, self.dtype, self.vectorize, self.chunk_size = list(params), dtype, vectorize, chunk_size
         self._hooks: LayerHooks | None = None
         self._verified: dict[tuple[int, int, bool], bool] = {}
         self._batched_works = False
@@ -115,7 +123,7 @@ class JacobianBuilder:
         others = [p for p in self.params if id(p) not in explained]
         shared = not others or len(cotangents) == 1
         rows = cotangents.transpose(0, 1) if shared else stack_rows(cotangents)
-        limit = max(1, self.max_rows // (len(cotangents) if shared else 1))
+        limit = max(1, self.chunk_size // (len(cotangents) if shared else 1))
         grads = self._vjp(outputs, [*layers, *others], rows.split(limit))
 
         parts: dict[int, OuterProduct | Tensor] = {}
@@ -129,7 +137,7 @@ class JacobianBuilder:
 
     def _vjp(self, outputs: Tensor, inputs: Inputs, turns: Sequence[Tensor]) -> list[Tensor]:
         rows = sum(len(turn) for turn in turns)
-        if self.method == "loop":
+        if not self.vectorize:
             return looped_vjp(outputs, inputs, torch.cat([*turns]), False)
         sure = self._batched_works or rows == 1
         try:
@@ -147,7 +155,7 @@ class JacobianBuilder:
                 f"which is slow: {str(error).splitlines()[0]}",
                 stacklevel=2,
             )
-            self.method = "loop"
+            self.vectorize = False
             return looped_vjp(outputs, inputs, torch.cat([*turns]), False)
         self._batched_works = self._batched_works or rows > 1
         return [torch.cat(part) if len(part) > 1 else part[0] for part in zip(*parts, strict=True)]
@@ -174,7 +182,7 @@ class JacobianBuilder:
             nonlocal start, pending
             if pending:
                 H = torch.cat(pending, dim=1) if len(pending) > 1 else pending[0]
-                blocks.append((slice(start, end), Explicit(H)))
+                blocks.append((slice(start, end), DenseBlock(H)))
                 start, pending = end, []
 
         for param, part in zip(self.params, parts, strict=True):
@@ -186,7 +194,7 @@ class JacobianBuilder:
                 continue
             flush()
             end = start + param.numel()
-            blocks.append((slice(start, end), Explicit(part) if isinstance(part, Tensor) else part))
+            blocks.append((slice(start, end), DenseBlock(part) if isinstance(part, Tensor) else part))
             start = end
         flush()
         return BlockJacobian(blocks)

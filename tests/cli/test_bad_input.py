@@ -127,7 +127,7 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: P
     assert not list(tmp_path.rglob("summary.json"))
 
 
-EXPLODING = ["--config", "optimizer/loko_logits", "--optimizer.p0=20", "--optimizer.explode=1.1"]
+EXPLODING = ["--config", "optimizer/loko_logits", "--optimizer.p0=20", "--optimizer.divergence_threshold=1.1"]
 """With so low a limit, a step that overshoots is an explosion: a network this small hardly has a real one."""
 
 

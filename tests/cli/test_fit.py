@@ -76,7 +76,15 @@ def test_tensorboard_page(digits_run: Path) -> None:
     events = EventAccumulator(str(digits_run), size_guidance={"scalars": 0})
     events.Reload()
     tags = events.Tags()
-    stats = {"innovation_norm", "update_norm", "gain_norm", "noise_trace", "p_min", "p_mean", "escalations"}
+    stats = {
+        "innovation_norm",
+        "update_norm",
+        "gain_norm",
+        "noise_trace",
+        "variance_min",
+        "variance_mean",
+        "cholesky_retries",
+    }
     expected = {"online/accuracy", "online/top5", "online/loss", "val/accuracy", "val/loss"}
     assert set(tags["scalars"]) >= expected | {f"stats/{name}" for name in stats} | {"final/online_accuracy"}
     assert [event.step for event in events.Scalars("online/accuracy")] == [20, 40, 60, 60]

@@ -132,7 +132,7 @@ def test_a_gradient_that_is_not_finite_is_counted_and_spoils_nothing(base: str) 
     drive(optimizer, model, Categorical, [stream[0], (stream[1][0] * float("inf"), stream[1][1]), stream[2]])
     assert flat(model).isfinite().all()
     assert int(optimizer.stats["nonfinite_steps"]) == 1
-    assert "1 non-finite" in (optimizer.failure() or "")
+    assert "1 non-finite" in (optimizer.check_divergence() or "")
 
 
 def test_nor_does_one_of_the_second_pass_alone() -> None:

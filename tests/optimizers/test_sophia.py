@@ -116,7 +116,7 @@ def test_a_gradient_that_is_not_finite_is_counted_and_spoils_nothing(bad: int, l
     drive(optimizer, model, likelihood, stream)
     assert flat(model).isfinite().all()
     assert int(optimizer.stats["nonfinite_steps"]) == 1
-    assert "1 non-finite" in (optimizer.failure() or "")
+    assert "1 non-finite" in (optimizer.check_divergence() or "")
 
 
 def run(stream: list, optimizer: Sophia, model: nn.Module, start: int) -> Tensor:
