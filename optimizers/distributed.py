@@ -117,7 +117,7 @@ class Ranks:
 
 
 def checksum(tensor: Tensor) -> Tensor:
-    """Return a checksum of the bits of all elements, weighted by a different odd number per position, modulo 2^64, ()."""
+    """Return a checksum of the bits of all elements, weighted by their positions, modulo 2^64, ()."""
     integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     bits = tensor.detach().flatten().view(integers[tensor.element_size()]).long()
     weights = torch.arange(len(bits), device=bits.device) * 0x5851F42D4C957F2E + 1

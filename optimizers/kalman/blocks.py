@@ -1,7 +1,7 @@
 """Blocks of the Jacobian, and the filter algebra on them.
 
 A block is the part of H (rows, n_i) that belongs to a contiguous slice of the state. ``DenseBlock`` holds it as a
-matrix; ``OuterProduct`` holds a dense layer's part in factors and never forms it. Each is the reference of the other in tests.
+matrix; ``OuterProduct`` holds a dense layer's part in factors and never forms it. Tests compare the two.
 
 Shapes: ``rows`` = B*d, one a sample and observation coordinate.
 """
@@ -164,7 +164,7 @@ class OuterProduct:
         return (self.G.unsqueeze(-1) * self.X[:, None, None]).reshape(B * d, -1)
 
     def columns(self, inside: slice) -> list[tuple[slice, Block]]:
-        """Return a stretch of the block in at most three parts: the end of a row of the weight, whole rows, the beginning of one.
+        """Return a stretch of the block in at most three parts: the end of a row, whole rows, the beginning of one.
 
         Args:
             inside: Columns of the block.

@@ -1,7 +1,7 @@
 """The columns of a state, divided over several processes.
 
-Every rank differentiates samples of its own, so that rows of the Jacobian H are computed where the samples are, with all
-n columns. They are exchanged: every rank ends with its own columns of the rows of all samples, in the order of the
+Every rank differentiates samples of its own, so that rows of the Jacobian H are computed where the samples are, with
+all n columns. They are exchanged: every rank ends with its own columns of the rows of all samples, in the order of the
 ranks. HPH' is then a sum over the ranks, the gain the same on all of them, and each rank updates its own columns.
 
 Shapes: ``rows`` = B*d, one a sample of any rank and observation coordinate; ``n`` state.
@@ -109,7 +109,7 @@ class Sharding:
         keeps what makes up its own columns.
 
         Args:
-            H: Jacobian of this rank's samples, (sizes[rank] * d, n); it is consumed, so that memory holds it only twice.
+            H: Jacobian of this rank's samples, (sizes[rank] * d, n); it is consumed, to hold it in memory only twice.
             sizes: Number of samples of every rank.
 
         Returns:
@@ -180,7 +180,7 @@ class Sharding:
 
 
 def strata(sizes: Sequence[int], world: int) -> list[slice]:
-    """Return the strata of a state: every tensor that is more than an eighth of a share, and the runs of smaller ones between.
+    """Return the strata of a state: tensors of more than an eighth of a share, and the runs of smaller ones between.
 
     A tensor of fewer than ``SMALL`` columns is never a stratum of its own.
     """
