@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from .errors import DataError
 from .loader import StreamLoader, permutation
-from .samples import Part, collate
+from .samples import DataError, Subset, collate
 from .task import Task
 
 _VALIDATION = (0, 2)
@@ -69,8 +68,8 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.shuffle, self.num_workers, self.task_name = shuffle, num_workers, task_name
         self.skipped_rows: dict[str, int] = {}
-        self._train: Part | None = None
-        self._val: Part | None = None
+        self._train: Subset | None = None
+        self._val: Subset | None = None
         self._loader: StreamLoader | None = None
         self._restored: dict[str, int] | None = None
 
@@ -80,14 +79,14 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         return self.task_name or "stream"
 
     @abstractmethod
-    def prepare(self) -> tuple[Part, Part | None]:
+    def prepare(self) -> tuple[Subset, Subset | None]:
         """Read the data: the training samples, and the validation samples if there are any."""
 
     @abstractmethod
-    def describe(self, train: Part) -> Task:
+    def describe(self, train: Subset) -> Task:
         """Say what the task is."""
 
-    def usable(self, part: Part, order: np.ndarray, limit: int | None) -> np.ndarray:
+    def usable(self, part: Subset, order: np.ndarray, limit: int | None) -> np.ndarray:
         """The first ``limit`` rows of an order that can be read, (N,)."""
         return order[:limit]
 
@@ -101,12 +100,12 @@ class StreamDataModule(pl.LightningDataModule, ABC):
             return
         train, val = self.prepare()
         stream = train.rows[permutation(len(train.rows), self.seed, 0)] if self.shuffle else train.rows
-        train = Part(train.samples, self.usable(train, stream, self.max_samples))
+        train = Subset(train.samples, self.usable(train, stream, self.max_samples))
         if val is not None:
             chosen = val.rows
             if self.max_val_samples is not None:
                 chosen = chosen[permutation(len(chosen), self.seed, *_VALIDATION)]
-            val = Part(val.samples, np.sort(self.usable(val, chosen, self.max_val_samples)))
+            val = Subset(val.samples, np.sort(self.usable(val, chosen, self.max_val_samples)))
         self.task = self.describe(train)
         self._train, self._val = train, val
 
@@ -156,13 +155,13 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         )
 
     @property
-    def part(self) -> Part:
+    def part(self) -> Subset:
         """The samples of the stream, in its order, after ``setup()``."""
         assert self._train is not None, "call setup() first"
         return self._train
 
     @property
-    def held_out(self) -> Part | None:
+    def validation(self) -> Subset | None:
         """The validation samples, if there are any, after ``setup()``."""
         return self._val
 

@@ -8,11 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from .base import StreamDataModule
 from .loader import permutation
-from .samples import Part, Samples
+from .samples import Samples, Subset
 from .task import Task
 
 _TRAINING = 1500
@@ -31,15 +30,17 @@ class DigitsDataModule(StreamDataModule):
         """Short name of the task: as given, else ``digits``."""
         return self.task_name or "digits"
 
-    def prepare(self) -> tuple[Part, Part]:
+    def prepare(self) -> tuple[Subset, Subset]:
         """Read the digits and part them."""
+        from sklearn.datasets import load_digits  # which brings pandas: most of what importing filtune would take
+
         digits = load_digits()
         images = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
         samples = Samples("image", partial(getitem, images), torch.from_numpy(digits.target).long())
         rows = permutation(len(samples), 0)
-        return Part(samples, np.sort(rows[:_TRAINING])), Part(samples, np.sort(rows[_TRAINING:]))
+        return Subset(samples, np.sort(rows[:_TRAINING])), Subset(samples, np.sort(rows[_TRAINING:]))
 
-    def describe(self, train: Part) -> Task:
+    def describe(self, train: Subset) -> Task:
         """Ten classes of small grey images."""
         return Task(
             name=self.label,

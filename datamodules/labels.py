@@ -1,23 +1,26 @@
-"""From a column of labels to classes or values."""
+"""From a column of labels to targets.
+
+This is the one file of ``datamodules`` that asks for a likelihood (:func:`likelihood_of`, the registry alone): what a
+label means is the likelihood's own business, and said anywhere else, a likelihood would take two files.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import torch
 from datasets import ClassLabel, Dataset
+from filtune.optimizers.likelihoods import Likelihood, likelihood_of
+from filtune.optimizers.likelihoods.tasks import Coding
 from torch import Tensor
 
-from .errors import DataError, Fault
-from .task import Kind
+from .samples import BadRow, DataError
 
-_TYPES = (
+_SCALARS = (
     pa.types.is_integer,
     pa.types.is_floating,
     pa.types.is_boolean,
@@ -25,30 +28,37 @@ _TYPES = (
     pa.types.is_large_string,
     pa.types.is_null,
 )
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+
+
+def likelihood_for(kind: str) -> type[Likelihood]:
+    """Return the likelihood of a kind of task.
+
+    Raises:
+        DataError: If there is none.
+    """
+    try:
+        return likelihood_of(kind)
+    except ValueError as error:
+        raise DataError(f"--data.task: {error}") from None
 
 
 @dataclass(frozen=True)
 class LabelCodec:
-    """How labels become targets.
+    """How the labels of a column become targets.
 
     Args:
-        kind: Classification or regression.
-        classes: Names of the classes, in the order of their targets; empty for regression.
+        kind: The kind of task.
+        coding: The classes, and what else the likelihood found out about the labels.
         column: The column of labels.
     """
 
-    kind: Kind
-    classes: tuple[str, ...]
+    kind: str
+    coding: Coding
     column: str
 
     @classmethod
-    def infer(
-        cls,
-        table: Dataset,
-        column: str,
-        task: Literal["auto", "classification", "regression"] = "auto",
-        classes: Sequence[str] | None = None,
-    ) -> LabelCodec:
+    def infer(cls, table: Dataset, column: str, task: str = "auto", classes: Sequence[str] | None = None) -> LabelCodec:
         """Infer the kind of task and the classes, where they are not given.
 
         Float labels are values; declared classes keep their names; strings, booleans and integers are classes, sorted.
@@ -56,94 +66,100 @@ class LabelCodec:
         Raises:
             DataError: If the column has no labels, or contradicts what is given.
         """
-        labels = _labels(table, column)
-        kind: Kind
-        if task != "auto":
-            kind = task
-        else:
+        labels = table.data.column(column).combine_chunks()
+        kind = task
+        if task == "auto":
             kind = "regression" if pa.types.is_floating(labels.type) and not classes else "classification"
-        if kind == "regression":
+        likelihood = likelihood_for(kind)
+        _check_type(table, column, labels.type, likelihood)
+        if not likelihood.has_classes:
             if classes:
-                raise DataError(
-                    "--data.classes: a regression task has none; leave them out, or set another --data.task"
-                )
-            return cls(kind, (), column)
-        if classes is None:
-            classes = _declared(table, column) or _found(labels)
-        if len(classes) < 2 or len(set(classes)) < len(classes):
+                raise DataError(f"--data.classes: a {kind} task has none; leave them out, or set another --data.task")
+            return cls(kind, likelihood.infer([]), column)
+        names = list(classes) if classes is not None else _declared(table, column) or None
+        values = [] if names is not None and not likelihood.takes_lists else _distinct(labels)[0]
+        try:
+            return cls(kind, likelihood.infer(values, names), column)
+        except ValueError as error:
+            found = names if names is not None else [str(value) for value in values if value not in (None, "")]
             raise DataError(
-                f"--data.label_column: a classification needs two different classes at least, column {column!r} has "
-                f"{', '.join(classes) or 'none'}; choose another column, or set --data.task or --data.classes"
-            )
-        return cls(kind, tuple(classes), column)
+                f"--data.label_column: {error}, column {column!r} has {', '.join(found[:10]) or 'none'}; choose "
+                "another column, or set --data.task or --data.classes"
+            ) from None
 
-    def encode(self, table: Dataset) -> tuple[Tensor, list[Fault]]:
-        """Targets of all rows, (rows,), int64 or float32, and the rows that have none."""
-        labels = _labels(table, self.column)
-        if self.kind == "regression":
-            return self._values(labels)
-        names = _declared(table, self.column)
-        encoded = labels.dictionary_encode()
-        found = [_name(value, names) for value in encoded.dictionary.to_pylist()]
-        found.append(None)
-        index: dict[str | None, int] = {name: target for target, name in enumerate(self.classes)}
-        lookup = np.array([index.get(name, -1) for name in found], dtype=np.int64)
-        codes = encoded.indices.fill_null(len(found) - 1).to_numpy()
-        targets = lookup[codes]
+    @property
+    def outputs(self) -> int:
+        """Number of model outputs m."""
+        return likelihood_for(self.kind).count_outputs(self.coding)
+
+    def encode(self, table: Dataset) -> tuple[Tensor, list[BadRow]]:
+        """Return the targets of all rows, (rows,) or (rows, m), and the rows that have none."""
+        likelihood = likelihood_for(self.kind)
+        values, codes = _distinct(table.data.column(self.column).combine_chunks())
+        names = _declared(table, self.column) if likelihood.has_classes else []
+        encoded = likelihood.encode([_named(value, names) for value in values], self.coding)
+        bad = np.zeros(len(values), dtype=bool)
+        bad[list(encoded.bad)] = True
         faults = []
-        for row in np.flatnonzero(targets < 0).tolist():
-            name = found[codes[row]]
-            wrong = "missing label" if name is None else f"label not among the classes {_listing(self.classes)}"
-            faults.append(Fault(row, self.column, wrong, "" if name is None else repr(name)))
-        return torch.from_numpy(targets), faults
+        for row in np.flatnonzero(bad[codes]).tolist():
+            reason, detail = encoded.bad[int(codes[row])]
+            faults.append(BadRow(row, self.column, reason, detail))
+        return encoded.targets[torch.from_numpy(codes)], faults
 
-    def _values(self, labels: pa.Array) -> tuple[Tensor, list[Fault]]:
-        column = labels.to_pandas()
-        values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        with np.errstate(over="ignore"):
-            targets = values.astype(np.float32)
-        faults = []
-        for row in np.flatnonzero(~np.isfinite(targets)).tolist():
-            value = labels[row].as_py()
-            if _name(value, ()) is None and not (isinstance(value, float) and math.isinf(value)):
-                faults.append(Fault(row, self.column, "missing label"))
-            else:
-                faults.append(Fault(row, self.column, "label is not a finite number", repr(value)))
-        return torch.from_numpy(targets), faults
+    def choose_metrics(self, asked: Sequence[str] | None) -> tuple[str, ...]:
+        """Return the validation metrics asked for, else those that the likelihood takes.
+
+        Raises:
+            DataError: If a metric does not exist for this kind of task.
+        """
+        likelihood = likelihood_for(self.kind)
+        known = likelihood.metrics(self.outputs)
+        unknown = [metric for metric in asked or () if metric not in known]
+        if unknown:
+            raise DataError(f"--data.metrics: a {self.kind} task has no {unknown[0]!r}; choose of {', '.join(known)}")
+        return tuple(asked or likelihood.validation_metrics)
 
 
-def _labels(table: Dataset, column: str) -> pa.Array:
-    labels = table.data.column(column).combine_chunks()
-    if not any(is_known(labels.type) for is_known in _TYPES):
-        raise DataError(
-            f"--data.label_column: column {column!r} holds neither numbers nor strings alone but "
-            f"{table.features[column]}; choose another column, or correct the data"
-        )
-    return labels
+def _check_type(table: Dataset, column: str, kind: pa.DataType, likelihood: type[Likelihood]) -> None:
+    if any(is_known(kind) for is_known in _SCALARS):
+        return
+    if any(is_known(kind) for is_known in _LISTS):
+        if likelihood.takes_lists:
+            return
+        remedy = "set --data.task multilabel where a row has several labels, or choose another column"
+    else:
+        remedy = "choose another column, or correct the data"
+    raise DataError(
+        f"--data.label_column: column {column!r} holds neither numbers nor strings alone but "
+        f"{table.features[column]}; {remedy}"
+    )
 
 
-def _declared(table: Dataset, column: str) -> tuple[str, ...]:
+def _distinct(labels: pa.Array) -> tuple[list[Any], np.ndarray]:
+    """Return the distinct labels as Python values, and the place of every row's among them, (rows,)."""
+    if any(is_list(labels.type) for is_list in _LISTS):
+        places: dict[Any, int] = {}
+        rows = [None if value is None else tuple(value) for value in labels.to_pylist()]
+        codes = [places.setdefault(value, len(places)) for value in rows]
+        return list(places), np.array(codes, dtype=np.int64)
+    if pa.types.is_null(labels.type):
+        return [None], np.zeros(len(labels), dtype=np.int64)
+    encoded = labels.dictionary_encode()
+    values = encoded.dictionary.to_pylist()
+    return [*values, None], encoded.indices.fill_null(len(values)).to_numpy().astype(np.int64)
+
+
+def _declared(table: Dataset, column: str) -> list[str]:
+    """Return the names of classes that the data declares, also those of the entries of lists."""
     feature = table.features[column]
-    return tuple(feature.names) if isinstance(feature, ClassLabel) else ()
+    inner = feature if isinstance(feature, ClassLabel) else getattr(feature, "feature", None)
+    return list(inner.names) if isinstance(inner, ClassLabel) else []
 
 
-def _found(labels: pa.Array) -> tuple[str, ...]:
-    values = [value for value in labels.unique().to_pylist() if _name(value, ()) is not None]
-    return tuple(str(_name(value, ())) for value in sorted(values))
-
-
-def _name(value: Any, names: Sequence[str]) -> str | None:
-    """Name of the class that a raw label means; none where the label is missing."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    if isinstance(value, float):
-        return (str(int(value)) if value.is_integer() else repr(value)) if math.isfinite(value) else None
-    if not names or isinstance(value, str):
-        return str(value)
-    if value == -1:
-        return None
-    return names[value] if 0 <= value < len(names) else f"number {value}"
-
-
-def _listing(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
+def _named(value: Any, names: Sequence[str]) -> Any:
+    """Return a label with the numbers of declared classes replaced by their names; -1 stands for none."""
+    if not names or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, tuple):
+        return tuple(_named(each, names) for each in value)
+    return None if value == -1 else names[value] if 0 <= value < len(names) else f"number {value}"

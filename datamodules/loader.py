@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .errors import DataError
+from .samples import DataError
 
 
 def permutation(size: int, seed: int, *key: int) -> np.ndarray:

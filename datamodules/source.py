@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from pyarrow import csv
 
-from .errors import DataError
+from .samples import DataError
 
 _BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}

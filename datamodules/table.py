@@ -14,12 +14,11 @@ from datasets import Dataset
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from .base import StreamDataModule
-from .errors import DataError, Fault, Place
-from .labels import LabelCodec
+from .labels import LabelCodec, likelihood_for
 from .loader import permutation
-from .samples import Part, Samples
+from .samples import BadRow, DataError, Samples, SplitRef, Subset
 from .source import load_splits
-from .task import Task, choose_metrics
+from .task import Task
 
 _HELD_OUT = (0, 1)
 _USUAL_VALIDATION = "validation"
@@ -44,11 +43,14 @@ class TableDataModule(StreamDataModule):
         shuffle: Whether to shuffle the stream, each epoch anew; otherwise the order is that of the source.
         val_fraction: Fraction of ``split`` that is held out for validation, chosen by the seed, where there is no
             validation split; 0 for no validation.
-        task: Whether labels are classes or values; ``auto`` takes floats for values, all else for classes.
+        task: Kind of task: ``classification``, ``regression``, ``count``, ``multilabel`` (several labels per row), or
+            that of a likelihood of one's own; ``auto`` takes floats for values, all else for classes.
         classes: Names of the classes, in the order of the model's outputs; by default as the data declares them,
             else all labels found, sorted.
-        metrics: Validation metrics of accuracy, f1, matthews; or of pearson, spearman. By default accuracy, or both
-            of the latter.
+        metrics: Validation metrics: of accuracy, f1, matthews (and top5 for more than five classes) for classes, by
+            default accuracy; of pearson, spearman, rmse, mae for values, by default the first two; of deviance, mae,
+            rmse, pearson for counts, by default the first two; of f1, macro_f1, accuracy, exact_match for several
+            labels, by default f1 and exact_match.
         on_bad_row: ``error`` stops before training at a row without label, text or readable image; ``skip`` leaves
             such rows out and says how many.
         num_workers: Processes that fetch training samples ahead; 0 for none.
@@ -72,7 +74,7 @@ class TableDataModule(StreamDataModule):
         seed: int | None = None,
         shuffle: bool = True,
         val_fraction: float = 0.1,
-        task: Literal["auto", "classification", "regression"] = "auto",
+        task: str = "auto",
         classes: list[str] | None = None,
         metrics: list[str] | None = None,
         on_bad_row: Literal["error", "skip"] = "error",
@@ -84,6 +86,8 @@ class TableDataModule(StreamDataModule):
         )
         if not 0 <= val_fraction < 1:
             raise DataError(f"--data.val_fraction: {val_fraction} is not a fraction; it must be in 0 <= fraction < 1")
+        if task != "auto":
+            likelihood_for(task)
         self.source, self.name, self.split, self.val_split = source, name, split, val_split
         self.label_column, self.val_fraction, self.on_bad_row = label_column, val_fraction, on_bad_row
         self.kind, self.classes, self.metrics = task, classes, metrics
@@ -99,14 +103,14 @@ class TableDataModule(StreamDataModule):
         """Columns of the input."""
 
     @abstractmethod
-    def reader(self, table: Dataset, place: Place) -> Callable[[int], Any]:
+    def reader(self, table: Dataset, place: SplitRef) -> Callable[[int], Any]:
         """What gives the input of a row."""
 
-    def input_faults(self, table: Dataset) -> list[Fault]:
+    def input_faults(self, table: Dataset) -> list[BadRow]:
         """Rows whose input a look at the whole column shows to be bad."""
         return []
 
-    def prepare(self) -> tuple[Part, Part | None]:
+    def prepare(self) -> tuple[Subset, Subset | None]:
         """Read the splits, check their columns, and set the validation samples apart."""
         splits = load_splits(self.source, self.name, self.inputs if self.modality == "text" else ())
         train_table = self._pick(splits, self.split, "split")
@@ -128,24 +132,25 @@ class TableDataModule(StreamDataModule):
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.skipped_rows.items())
             rank_zero_warn(f"{self._title()}: bad rows left out: {sum(self.skipped_rows.values())} ({reasons})")
 
-    def describe(self, train: Part) -> Task:
+    def describe(self, train: Subset) -> Task:
         """The task, with the shape of the first image of the split."""
         image = train.samples.read(int(train.rows.min())) if self.modality == "image" else None
         return Task(
             name=self.label,
             kind=self.codec.kind,
-            outputs=len(self.codec.classes) or 1,
-            classes=self.codec.classes,
+            outputs=self.codec.outputs,
+            classes=self.codec.coding.classes,
             modality=self.modality,
             image_shape=None if image is None else tuple(image.shape),
-            metrics=choose_metrics(self.codec.kind, self.metrics),
+            metrics=self.codec.choose_metrics(self.metrics),
+            label_options=self.codec.coding.options,
         )
 
-    def place(self, split: str) -> Place:
+    def place(self, split: str) -> SplitRef:
         """The split, as messages name it."""
-        return Place(self._title(), split)
+        return SplitRef(self._title(), split)
 
-    def reject(self, place: Place, faults: Sequence[Fault]) -> set[int]:
+    def reject(self, place: SplitRef, faults: Sequence[BadRow]) -> set[int]:
         """The bad rows, counted by what is wrong with them first.
 
         Raises:
@@ -157,13 +162,13 @@ class TableDataModule(StreamDataModule):
         self.skipped_rows = dict(Counter(self.skipped_rows) + Counter(reasons.values()))
         return set(reasons)
 
-    def _part(self, table: Dataset, split: str) -> Part:
+    def _part(self, table: Dataset, split: str) -> Subset:
         place = self.place(split)
         labels, faults = self.codec.encode(table)
         bad = self.reject(place, faults + self.input_faults(table))
         rows = np.setdiff1d(np.arange(len(table)), np.fromiter(bad, dtype=np.int64))
         self.some(rows, split)
-        return Part(Samples(self.modality, self.reader(table, place), labels), rows)
+        return Subset(Samples(self.modality, self.reader(table, place), labels), rows)
 
     def some(self, rows: np.ndarray, split: str) -> None:
         """Check that rows are left.
@@ -174,7 +179,7 @@ class TableDataModule(StreamDataModule):
         if not len(rows):
             raise DataError(f"{self._title()}, split {split!r}: no good row is left; correct the data")
 
-    def _hold_out(self, train: Part) -> tuple[Part, Part | None]:
+    def _hold_out(self, train: Subset) -> tuple[Subset, Subset | None]:
         count = round(self.val_fraction * len(train.rows))
         if not count:
             return train, None
@@ -184,7 +189,7 @@ class TableDataModule(StreamDataModule):
         )
         shuffled = train.rows[permutation(len(train.rows), self.seed, *_HELD_OUT)]
         held_out, kept = np.sort(shuffled[:count]), np.sort(shuffled[count:])
-        return Part(train.samples, kept), Part(train.samples, held_out)
+        return Subset(train.samples, kept), Subset(train.samples, held_out)
 
     def _pick(self, splits: dict[str, Dataset], split: str, argument: str) -> Dataset:
         if split not in splits:

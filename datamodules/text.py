@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from .errors import DataError, Fault, Place
+from .samples import BadRow, DataError, SplitRef
 from .table import TableDataModule
 
 
@@ -41,11 +41,11 @@ class TextDataModule(TableDataModule):
         """Columns of the texts."""
         return self.text_columns
 
-    def reader(self, table: Dataset, place: Place) -> Callable[[int], str | tuple[str, str]]:
+    def reader(self, table: Dataset, place: SplitRef) -> Callable[[int], str | tuple[str, str]]:
         """What gives the text, or the pair of texts, of a row."""
         return partial(_read, table.select_columns(self.text_columns), self.text_columns)
 
-    def input_faults(self, table: Dataset) -> list[Fault]:
+    def input_faults(self, table: Dataset) -> list[BadRow]:
         """Rows without text.
 
         Raises:
@@ -60,7 +60,7 @@ class TextDataModule(TableDataModule):
                 raise DataError(f"--data.text_columns: column {column!r} holds {texts.type}, not text")
             lengths = pc.utf8_length(pc.utf8_trim_whitespace(texts)).fill_null(-1).to_numpy()
             faults += [
-                Fault(row, column, "missing text" if lengths[row] < 0 else "empty text")
+                BadRow(row, column, "missing text" if lengths[row] < 0 else "empty text")
                 for row in np.flatnonzero(lengths <= 0).tolist()
             ]
         return faults

@@ -8,6 +8,7 @@ from typing import Any
 
 from filtune.lightning_modules.backbones.image import ImageBackbone
 from filtune.lightning_modules.backbones.text import MeanPooled
+from filtune.optimizers.likelihoods import likelihood_of
 
 from .restore import Restored
 from .weights import base_name
@@ -25,7 +26,7 @@ print(pipeline("text-classification", model=model, tokenizer=tokenizer)({text}, 
 """
 
 ADAPTER_MEAN = """\
-from . import MeanPooledForSequenceClassification
+from filtune.exports import MeanPooledForSequenceClassification
 from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
@@ -70,6 +71,13 @@ model = LeNet5({channels}, {outputs}).eval()
 model.load_state_dict(load_file({file!r}))
 """
 
+OWN_CLASS = """\
+from filtune import BackboneConfig, Task
+from {module} import {own}{imports}
+
+backbone = {own}.build(BackboneConfig({name!r}, pretrained=False), {task!r})
+"""
+
 PIXELS = """\
 images = torch.rand(1, {channels}, {size}, {size})  # in 0..1, resized to {size} x {size}
 mean, std = torch.tensor({mean}).view(-1, 1, 1), torch.tensor({std}).view(-1, 1, 1)
@@ -82,7 +90,9 @@ OF_MEAN = (
 )
 
 
-def write_card(run: Restored, folder: Path, target: Path, whole: bool, base: str | None, difference: float) -> None:
+def write_card(
+    run: Restored, folder: Path, target: Path, whole: bool, base: str | None, difference: float, units: str = ""
+) -> None:
     """Write ``README.md`` and ``task.json``.
 
     Args:
@@ -92,6 +102,7 @@ def write_card(run: Restored, folder: Path, target: Path, whole: bool, base: str
         whole: Whether it holds the whole model rather than an adapter.
         base: What the adapter's base weights are called.
         difference: Largest difference of the logits after loading back.
+        units: A sentence about the units of the outputs, where they are not those of the targets.
     """
     task, name = run.task, base_name(run)
     front = {"library_name": "peft" if not whole else "transformers" if task.modality == "text" else "timm"}
@@ -109,6 +120,8 @@ def write_card(run: Restored, folder: Path, target: Path, whole: bool, base: str
     frozen = run.architecture.frozen
     kept = "" if frozen == "float32" else f", which had its frozen weights in {frozen}; here they are loaded in float32"
     lines += [f"- Loaded back, its outputs differed by {difference:.1e} at most from the run's{kept}", ""]
+    notes = [note for note in (units, likelihood_of(task.kind).export_note) if note]
+    lines += [" ".join(notes), ""] if notes else []
     lines += ["## Figures", "", *_figures(run.summary), "", "## Load", ""]
     if isinstance(run.backbone.model, MeanPooled) or run.architecture.head == "mean":
         otherwise = "pass `trust_remote_code=True`" if whole else "export with `--merge`"
@@ -134,6 +147,8 @@ def _short(value: float) -> str:
 
 def _code(run: Restored, folder: Path, whole: bool, base: str | None) -> str:
     name, kept = base_name(run), base is not None and base != base_name(run)
+    if not type(run.backbone).__module__.startswith("filtune."):
+        return _own_code(run, folder, whole, kept)
     if not isinstance(run.backbone, ImageBackbone):
         mean = run.architecture.head == "mean"
         fields = {"folder": str(folder), "text": '"a text"', "trust": ""}
@@ -151,6 +166,17 @@ def _code(run: Restored, folder: Path, whole: bool, base: str | None) -> str:
     if whole:
         template = WHOLE_LENET if run.architecture.name == "lenet5" else WHOLE_TIMM
     return template.format(**fields, channels=description["channels"]) + PIXELS.format(**description)
+
+
+def _own_code(run: Restored, folder: Path, whole: bool, kept: bool) -> str:
+    """Return how to load the model of a class outside filtune."""
+    weights = folder / ("model.safetensors" if whole else "base/model.safetensors")
+    imports = ("" if whole else "\nfrom peft import PeftModel") + "\nfrom safetensors.torch import load_file"
+    lines = [f"backbone.model.load_state_dict(load_file({str(weights)!r}))"] if whole or kept else []
+    lines += [] if whole else [f"backbone.model = PeftModel.from_pretrained(backbone.model, {str(folder)!r})"]
+    own = type(run.backbone)
+    names = {"module": own.__module__, "own": own.__name__, "name": run.architecture.name, "task": run.task}
+    return OWN_CLASS.format(**names, imports=imports) + "\n".join([*lines, "backbone.eval()"])
 
 
 def _description(run: Restored) -> dict[str, Any]:

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 from filtune.lightning_modules.backbones.base import Backbone
 
 from .card import write_card
+from .commands import export_parser
 from .folder import check_target, whole_folder
-from .restore import Restored, restore
+from .restore import Restored, example_outputs, restore
+from .units import fold_units
 from .weights import read_adapter, read_model, write_adapter, write_model
-
-EPILOG = """\
-The folder's README.md says how to load it.
-
-  filtune export --ckpt_path RUN/checkpoints/last.ckpt --to adapter/
-  filtune export --ckpt_path RUN/checkpoints/last.ckpt --to model/ --merge
-"""
 
 
 def main(args: list[str]) -> None:
     """Export a checkpoint."""
-    parser = argparse.ArgumentParser(
-        prog="filtune export", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="the checkpoint, RUN/checkpoints/last.ckpt")
-    parser.add_argument("--to", type=Path, required=True, help="folder to write, which must be new or empty")
-    parser.add_argument("--merge", action="store_true", help="the whole model, the adapter merged into its weights")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
-    parser.add_argument("--config", type=Path, help="the run's configuration, if it is not RUN/config.yaml")
-    options = parser.parse_args(args)
+    options = export_parser().parse_args(args)
     check_target(options.to, options.overwrite)
     print(export(restore(options.ckpt_path, options.config), options.to, options.merge))
 
@@ -50,7 +36,7 @@ def export(run: Restored, target: Path, merge: bool = False) -> str:
     Raises:
         ValueError: If the model cannot be written so that it gives the same outputs.
     """
-    whole, base = merge or run.architecture.adapter is None, None
+    whole, base, note = merge or run.architecture.adapter is None, None, fold_units(run)
     with whole_folder(target) as folder:
         if whole:
             write_model(run, folder)
@@ -63,28 +49,18 @@ def export(run: Restored, target: Path, merge: bool = False) -> str:
                 f"model.backbone.adapter: {run.architecture.adapter} loaded back gives other outputs (they differ by "
                 f"{difference:.1e}){remedy}"
             )
-        write_card(run, folder, target, whole, base, difference)
+        write_card(run, folder, target, whole, base, difference, note)
     what = f"the adapter ({run.architecture.adapter}) and the head"
     if whole:
         what = "the whole model, which had no adapter" if run.architecture.adapter is None else "the merged model"
     return f"{target}: {what}; loaded back, outputs differ by {difference:.1e} at most; README.md says how to load it"
 
 
-@torch.no_grad()
-def outputs(backbone: Backbone, run: Restored) -> torch.Tensor:
-    """Outputs of a few made-up samples, (2, m)."""
-    if run.task.modality == "text":
-        return backbone(backbone.preprocess({"text": ["a text", "and a longer one, to be padded to"]}))
-    shape = run.task.image_shape or (3, 32, 32)
-    pixels = torch.randint(0, 256, (2, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return backbone(backbone.preprocess({"image": pixels}))
-
-
 def _difference(run: Restored, loaded: Backbone) -> float:
-    return float((outputs(run.backbone, run) - outputs(loaded, run)).abs().max())
+    return float((example_outputs(run.backbone, run) - example_outputs(loaded, run)).abs().max())
 
 
 def _tolerance(run: Restored) -> float:
-    """Half the digits of the coarsest type of the model's weights; what is not loaded at all is off by more."""
+    """Return half the digits of the coarsest type of the model's weights; what is not loaded at all is off by more."""
     eps = max(torch.finfo(p.dtype).eps for p in run.backbone.parameters() if p.is_floating_point())
-    return eps**0.5 * max(1.0, float(outputs(run.backbone, run).abs().max()))
+    return eps**0.5 * max(1.0, float(example_outputs(run.backbone, run).abs().max()))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
+from .commands import predict_parser
 from .inputs import Rows, file_stem, texts
-from .prediction import Columns, Prediction, Predictor, columns, say
+from .prediction import Prediction, Predictor, columns
 from .restore import Restored, restore
 
 WRITERS = {
@@ -22,35 +23,10 @@ WRITERS = {
     ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
 }
 
-EPILOG = """\
-Written are the columns of the input, prediction, and probability_CLASS of each class. After training with a filter
-(LoKO, EKF, R-Kalman) its covariance of the parameters says how sure the model is: logit_std is the standard deviation
-of the difference of two logits, or of each of several (logit_std_CLASS), and probability_bayes_CLASS the probability
-averaged over it. A regression has std.
-
-  filtune predict --ckpt_path RUN/checkpoints/last.ckpt --input new.csv
-  filtune predict --ckpt_path RUN/checkpoints/last.ckpt --text "a sentence"
-"""
-
 
 def main(args: list[str]) -> None:
     """Predict a file, a folder, or one text."""
-    parser = argparse.ArgumentParser(
-        prog="filtune predict", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="the checkpoint, RUN/checkpoints/last.ckpt")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--input", help="file (.csv, .tsv, .json, .jsonl, .parquet), folder or hub id; needs no labels")
-    what.add_argument("--text", nargs="+", help="one text, or the two of a pair, to predict and print")
-    parser.add_argument("--output", type=Path, help=f"file ({', '.join(WRITERS)}); default INPUT.predictions.csv")
-    parser.add_argument("--split", help="the split, where the input has several")
-    parser.add_argument("--text_columns", nargs="+", help="column of the text, or both of a pair; default the run's")
-    parser.add_argument("--image_column", help="column of the images; default the run's")
-    parser.add_argument("--batch_size", type=int, default=32, help="samples at once (default 32)")
-    parser.add_argument("--on_bad_row", choices=("error", "skip"), default="error", help="what to do about bad rows")
-    parser.add_argument("--no_uncertainty", action="store_true", help="leave the covariance out, which is faster")
-    parser.add_argument("--config", type=Path, help="the run's configuration, if it is not RUN/config.yaml")
-    options = parser.parse_args(args)
+    options = predict_parser().parse_args(args)
     if options.batch_size < 1:
         raise ValueError(f"--batch_size: must be at least 1, got {options.batch_size}")
     output = None if options.input is None else _output(options.output, options.input)
@@ -64,9 +40,9 @@ def main(args: list[str]) -> None:
     chosen = options.text_columns if run.task.modality == "text" else options.image_column and [options.image_column]
     rows = Rows(run, options.input, options.split, chosen, options.on_bad_row)
     prediction = predict(predictor, rows, options.batch_size)
-    _write(rows.columns(), columns(prediction, run.task), output)
+    _write(rows.columns(), columns(prediction, run), output)
     left = f"; {rows.bad} bad rows left out" if rows.bad else ""
-    print(f"{output}: {say(prediction, run.task)}{left}")
+    print(f"{output}: {prediction.likelihood.summary(run.coding)}{left}")
 
 
 def predict(predictor: Predictor, rows: Rows, batch_size: int) -> Prediction:
@@ -86,7 +62,7 @@ def predict(predictor: Predictor, rows: Rows, batch_size: int) -> Prediction:
 def _print_one(run: Restored, predictor: Predictor, values: list[str]) -> None:
     if run.task.modality != "text":
         raise ValueError(f"--text: {run.task.name} has {run.task.modality}s; name a file or folder by --input")
-    for name, (value,) in columns(predictor(texts(values)), run.task).items():
+    for name, (value,) in columns(predictor(texts(values)), run).items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
 
 
@@ -105,7 +81,7 @@ def _output(output: Path | None, source: str) -> Path:
     return output
 
 
-def _write(table: pa.Table, predicted: Columns, output: Path) -> None:
+def _write(table: pa.Table, predicted: dict[str, list[Any]], output: Path) -> None:
     """Write a table whole or not at all.
 
     Raises:

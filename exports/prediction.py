@@ -1,27 +1,24 @@
-"""From batches to columns: the prediction, its probabilities, and how sure the filter's covariance makes it."""
+"""From batches to predictions: the likelihood of the outputs, and how uncertain the filter's covariance makes them."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from filtune.datamodules import Task
 from filtune.optimizers.kalman.filter import KalmanOptimizer
-from filtune.optimizers.kalman.predictive import difference_variance, posterior_predictive, tempered_predictive
+from filtune.optimizers.kalman.predictive import SCALES
+from filtune.optimizers.likelihoods import Likelihood
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .restore import Restored
 from .uncertainty import OutputCovariance
 
-Columns = dict[str, list[Any]]
-
 SAMPLES_ON_CPU = 4
-"""Most samples at once with a covariance: a batch of 32 texts took four times as long a text as one of 4."""
+"""Most samples at once with a covariance: a batch of 32 texts took four times as long per text as one of 4."""
 
 
 @dataclass(frozen=True)
@@ -29,31 +26,39 @@ class Prediction:
     """Outputs of some samples, and their covariance where there is one.
 
     Attributes:
-        outputs: (B, m).
-        covariance: (B, m, m).
-        evidence: What the stream said of how wide that is to be taken, (K,); None where it said nothing.
+        likelihood: Of the outputs, (B, m).
+        covariance: C, (B, m, m).
+        evidence: Log weights of ``SCALES`` times C by how well each predicted the stream, (K,); None where that is
+            not known, and C is taken as it is.
     """
 
-    outputs: Tensor
+    likelihood: Likelihood
     covariance: Tensor | None = None
     evidence: Tensor | None = None
 
     @property
-    def moderated(self) -> Tensor | None:
-        """Probabilities averaged over the outputs' uncertainty, (B, m), where there is one."""
+    def outputs(self) -> Tensor:
+        """Outputs, (B, m)."""
+        return self.likelihood.outputs
+
+    @property
+    def predictive(self) -> Tensor | None:
+        """Posterior predictive mean, such as probabilities, (B, m); None without a covariance."""
         if self.covariance is None:
             return None
         if self.evidence is None:
-            return posterior_predictive(self.outputs, self.covariance)
-        return tempered_predictive(self.outputs, self.covariance, self.evidence)
+            return self.likelihood.predictive(self.covariance)
+        weights = self.evidence.softmax(0)
+        means = (self.likelihood.predictive(factor * self.covariance) for factor in SCALES)
+        return torch.stack([weight * mean for weight, mean in zip(weights, means, strict=True)]).sum(0)
 
     @classmethod
     def join(cls, parts: Iterable[Prediction]) -> Prediction:
-        """All samples of several batches."""
+        """Return all samples of several batches."""
         parts = list(parts)
         outputs, covariances = zip(*((part.outputs, part.covariance) for part in parts), strict=True)
         covariance = None if covariances[0] is None else torch.cat(covariances)
-        return cls(torch.cat(outputs), covariance, parts[0].evidence)
+        return cls(parts[0].likelihood.at(torch.cat(outputs)), covariance, parts[0].evidence)
 
 
 class Predictor:
@@ -65,7 +70,7 @@ class Predictor:
     """
 
     def __init__(self, run: Restored, uncertainty: bool = True) -> None:
-        self.task = run.task
+        self.run = run
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.backbone = run.backbone.to(self.device)
         self.has_covariance = issubclass(run.optimizer_class, KalmanOptimizer)
@@ -79,10 +84,10 @@ class Predictor:
             self.evidence = None if evidence is None else evidence.float().cpu()
 
     def batch_size(self, asked: int) -> int:
-        """The batch size, bounded where the Jacobian would not fit or padding would cost more than is gained."""
+        """Return the batch size, bounded where the Jacobian would not fit or padding would cost more than it gains."""
         if self.covariance is None:
             return asked
-        most = self.covariance.batch_size(self.task.outputs)
+        most = self.covariance.batch_size(self.run.task.outputs)
         return min(asked, most, SAMPLES_ON_CPU) if self.device.type == "cpu" else min(asked, most)
 
     def __call__(self, batch: dict[str, Any]) -> Prediction:
@@ -93,39 +98,9 @@ class Predictor:
             outputs = self.backbone(self.backbone.preprocess(batch))
             covariance = self.covariance(outputs) if self.covariance else None
         covariance = None if covariance is None else covariance.float().cpu()
-        return Prediction(outputs.detach().float().cpu(), covariance, self.evidence)
+        return Prediction(self.run.likelihood(outputs.detach().float().cpu()), covariance, self.evidence)
 
 
-def columns(prediction: Prediction, task: Task) -> Columns:
-    """The columns of a table of predictions, by name; see :func:`tempered_predictive` for ``probability_bayes``."""
-    z, C = prediction.outputs, prediction.covariance
-    if task.kind == "regression":
-        values = z.squeeze(1) if z.shape[1] == 1 else z
-        deviation = {} if C is None else {"std": C.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt().squeeze(1).tolist()}
-        return {"prediction": values.tolist(), **deviation}
-    found: Columns = {"prediction": [task.classes[label] for label in z.argmax(1).tolist()]}
-    found |= _by_class("probability", z.softmax(1), task)
-    if C is None:
-        return found
-    if len(task.classes) == 2:
-        found["logit_std"] = difference_variance(C)[:, 0, 1].sqrt().tolist()
-    else:
-        found |= _by_class("logit_std", C.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt(), task)
-    moderated = prediction.moderated
-    return found if moderated is None else {**found, **_by_class("probability_bayes", moderated, task)}
-
-
-def say(prediction: Prediction, task: Task) -> str:
-    """One line about many predictions."""
-    z = prediction.outputs
-    if task.kind == "regression":
-        return f"{len(z)} rows; mean {z.mean():.4g}, from {z.min():.4g} to {z.max():.4g}"
-    counts = Counter(task.classes[label] for label in z.argmax(1).tolist())
-    confidence = z.softmax(1).amax(1).mean()
-    shares = ", ".join(f"{name} {count}" for name, count in counts.most_common(8))
-    more = f" and {len(counts) - 8} more" if len(counts) > 8 else ""
-    return f"{len(z)} rows: {shares}{more}; mean confidence {confidence:.3f}"
-
-
-def _by_class(name: str, values: Tensor, task: Task) -> Columns:
-    return {f"{name}_{label}": values[:, i].tolist() for i, label in enumerate(task.classes)}
+def columns(prediction: Prediction, run: Restored) -> dict[str, list[Any]]:
+    """Return the columns of a table of predictions, by name."""
+    return prediction.likelihood.columns(run.coding, prediction.covariance, prediction.predictive)

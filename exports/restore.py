@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -12,14 +13,15 @@ from typing import Any
 import torch
 import yaml
 from filtune.datamodules import StreamDataModule, Task
-from filtune.lightning_modules.backbones import BackboneConfig, build_backbone
-from filtune.lightning_modules.backbones.base import Backbone
-from filtune.lightning_modules.callbacks.checkpoint import AtomicCheckpointIO
-from filtune.lightning_modules.groups import frozen_fingerprint, group_parameters
-from filtune.lightning_modules.resume import compare_names
+from filtune.lightning_modules import Backbone, BackboneConfig, build_backbone
+from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, compare_names, frozen_fingerprint
+from filtune.lightning_modules.legacy import OPTIMIZER_OPTIONS, OPTIMIZER_VALUES, translate
+from filtune.lightning_modules.optimization import group_parameters
 from filtune.optimizers import OnlineOptimizer
+from filtune.optimizers.likelihoods import Likelihood, likelihood_of
+from filtune.optimizers.likelihoods.tasks import Coding, StreamState
 
-PREFIX = "backbone."
+PREFIX, TARGETS = "backbone.", "target_state."
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,31 @@ class Restored:
     task: Task
     backbone: Backbone
 
+    @property
+    def coding(self) -> Coding:
+        """How labels are encoded."""
+        return Coding(tuple(self.task.classes), dict(self.task.label_options))
+
+    @cached_property
+    def target_state(self) -> StreamState | None:
+        """The state of the targets; None where the likelihood has none, or the run is of a release that had none."""
+        state = likelihood_of(self.task.kind).build_state(self.task.outputs)
+        saved = {
+            name.removeprefix(TARGETS): tensor
+            for name, tensor in self.checkpoint.get("state_dict", {}).items()
+            if name.startswith(TARGETS)
+        }
+        if state is None or not saved:
+            return None
+        compare_names(saved, state.state_dict())
+        state.load_state_dict(saved)
+        return state
+
+    def likelihood(self, outputs: torch.Tensor) -> Likelihood:
+        """Return the likelihood of outputs (B, m), in the units of the run's targets."""
+        value = None if self.target_state is None else self.target_state.value()
+        return likelihood_of(self.task.kind).of(outputs, value)
+
     @cached_property
     def summary(self) -> dict[str, Any]:
         """``summary.json`` of the run; empty where the run is not finished."""
@@ -51,7 +78,7 @@ class Restored:
     @property
     def optimizer_class(self) -> type[OnlineOptimizer]:
         """The class of the run's optimizer."""
-        return _class(self.config, "optimizer")
+        return _class(self.config, "optimizer", OnlineOptimizer)
 
     def data(self) -> StreamDataModule:
         """The data it learned from, not read yet."""
@@ -60,7 +87,8 @@ class Restored:
     def optimizer(self) -> OnlineOptimizer:
         """The run's optimizer over the backbone's parameters, with its state."""
         groups = group_parameters(self.backbone, self.config["model"].get("param_groups") or {})
-        optimizer = self.optimizer_class(groups, **(self.config["optimizer"].get("init_args") or {}))
+        options = self.config["optimizer"].get("init_args") or {}
+        optimizer = self.optimizer_class(groups, **_known_options(self.optimizer_class, options))
         optimizer.load_state_dict(self.checkpoint["optimizer_states"][0])
         return optimizer
 
@@ -97,7 +125,7 @@ def restore(ckpt_path: Path, config_path: Path | None = None) -> Restored:
             f"ckpt_path: {ckpt_path} was trained on other frozen weights than those of {architecture.name!r}; name the "
             "same backbone, and the same seed_everything where it is random, by --config"
         )
-    if mean := checkpoint["filtune"].get("average", {}).get("mean"):
+    if mean := checkpoint["filtune"].get("weight_averaging", {}).get("mean"):
         saved = {f"{PREFIX}{name}": tensor for name, tensor in mean.items()}
         compare_names(saved, trained)
     with torch.no_grad():
@@ -111,6 +139,16 @@ def build(architecture: BackboneConfig, task: Task, seed: Any) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed if isinstance(seed, int) else 0)
         return build_backbone(architecture, task)
+
+
+@torch.no_grad()
+def example_outputs(backbone: Backbone, run: Restored) -> torch.Tensor:
+    """Return outputs of a few made-up samples, (2, m)."""
+    if run.task.modality == "text":
+        return backbone(backbone.preprocess({"text": ["a text", "and a longer one, to be padded to"]}))
+    shape = run.task.image_shape or (3, 32, 32)
+    pixels = torch.randint(0, 256, (2, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return backbone(backbone.preprocess({"image": pixels}))
 
 
 def describe_task(saved: dict[str, Any], config: dict[str, Any]) -> Task:
@@ -138,12 +176,24 @@ def describe_task(saved: dict[str, Any], config: dict[str, Any]) -> Task:
 
 
 def _build_data(config: dict[str, Any]) -> StreamDataModule:
-    return _class(config, "data")(**(config["data"].get("init_args") or {}))
+    return _class(config, "data", StreamDataModule)(**(config["data"].get("init_args") or {}))
 
 
-def _class(config: dict[str, Any], key: str) -> Any:
-    module, _, name = config[key]["class_path"].rpartition(".")
-    return getattr(import_module(module), name)
+def _class(config: dict[str, Any], key: str, base: type) -> Any:
+    """Return a class that the configuration names.
+
+    Raises:
+        ValueError: If there is none, or it is of another kind: a configuration is data, and runs nothing else.
+    """
+    path = config[key].get("class_path")
+    module, _, name = str(path).rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"--config: {key}.class_path: there is no {path!r}") from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"--config: {key}.class_path: {path!r} is no {base.__name__}")
+    return found
 
 
 def _run_folder(ckpt_path: Path) -> Path:
@@ -161,4 +211,17 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"--config: {path} is not a run's configuration") from error
     if missing:
         raise ValueError(f"--config: {path} is not a run's configuration; it has no {missing[0]}")
-    return config
+    return translate(config)
+
+
+def _known_options(optimizer: type, options: dict[str, Any]) -> dict[str, Any]:
+    """Return options by the names that this release's class takes; to go once all classes have today's names."""
+    known, older = inspect.signature(optimizer).parameters, {new: old for old, new in OPTIMIZER_OPTIONS.items()}
+    values = {tuple(*new.items()): old for old, new in OPTIMIZER_VALUES.items() if len(new) == 1}
+    found = {}
+    for name, value in options.items():
+        if isinstance(value, str | bool) and (name, value) in values:
+            found.update([values[(name, value)]])
+        else:
+            found[name if name in known else older[name]] = value
+    return found

@@ -14,6 +14,7 @@ from filtune.lightning_modules.backbones import adapters
 from filtune.lightning_modules.backbones.base import Backbone
 from filtune.lightning_modules.backbones.image import ImageBackbone
 from filtune.lightning_modules.backbones.text import MeanPooled, TextBackbone
+from filtune.optimizers.likelihoods import likelihood_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -142,15 +143,12 @@ def _library_model(backbone: Backbone, run: Restored) -> nn.Module:
 
 
 def labels(run: Restored) -> dict[str, Any]:
-    """What transformers keeps of a task: ``num_labels``, ``problem_type`` and the names of the classes."""
-    if run.task.kind == "regression":
-        return {"num_labels": run.task.outputs, "problem_type": "regression"}
+    """Return what transformers keeps of a task: ``num_labels`` or the names of the classes, and ``problem_type``."""
+    problem = {"problem_type": likelihood_of(run.task.kind).problem_type}
+    if not run.task.classes:
+        return {"num_labels": run.task.outputs, **problem}
     names = dict(enumerate(run.task.classes))
-    return {
-        "id2label": names,
-        "label2id": {name: label for label, name in names.items()},
-        "problem_type": "single_label_classification",
-    }
+    return {"id2label": names, "label2id": {name: label for label, name in names.items()}, **problem}
 
 
 @torch.no_grad()
@@ -174,8 +172,7 @@ def _save(model: nn.Module, backbone: Backbone, run: Restored, folder: Path) -> 
     if isinstance(backbone, TextBackbone):
         model.save_pretrained(folder)
         return
-    assert isinstance(backbone, ImageBackbone)
-    if hasattr(model, "pretrained_cfg"):
+    if isinstance(backbone, ImageBackbone) and hasattr(model, "pretrained_cfg"):
         names = {"label_names": list(run.task.classes)} if run.task.classes else None
         timm.models.save_for_hf(model, str(folder), names, safe_serialization=True)
         return

@@ -12,7 +12,7 @@ from typing import Any
 Config = dict[str, Any]
 
 CLASS_FOLDERS = ("optimizers", "datamodules")
-"""Packages of earlier releases whose classes are public names of filtune: ``optimizers.LoKO`` is ``filtune.LoKO``."""
+"""Packages whose classes are public names of filtune now: ``optimizers.LoKO`` became ``filtune.LoKO``."""
 
 OPTIMIZER_OPTIONS = {
     "likely": "top_k",
@@ -44,10 +44,15 @@ OPTIMIZER_VALUES: dict[tuple[str, Any], Config] = {
     ("covariance", "buffered"): {"covariance": "low_rank"},
     ("noise", "mode"): {"update": "posterior_mode"},
     ("noise", "ema-minus"): {"noise": "ema_innovation"},
+    ("fisher", "sampled"): {"fisher_type": "mc"},
+    ("inverse", "newton-printed"): {"inverse_method": "newton-paper"},
 }
 """Options of optimizers whose value had another meaning or name, and what they are now."""
 
 MODEL_OPTIONS = {"average": "weight_averaging"}
+CHECKPOINT_KEYS = {"average": "weight_averaging"}
+"""Keys of a checkpoint's entry ``filtune``."""
+
 RUN_OPTIONS = {"against": "baselines", "checkpoint_every": "save_interval"}
 
 SUMMARY_FIELDS = {"online_moderated_": "online_predictive_"}
@@ -61,22 +66,14 @@ def translate_class_path(path: str) -> str:
 
 
 def translate_optimizer(options: Config) -> Config:
-    """Return an optimizer's options in today's names.
-
-    Options that a covariance of earlier releases ignored are left out, for today they are refused.
-    """
-    covariance = options.get("covariance")
-    if "buffer" in options and covariance in ("diagonal", "full", "tensor", "neuron"):
-        options = {name: value for name, value in options.items() if name not in ("rank", "buffer", "keep")}
+    """Return an optimizer's options in today's names."""
     found: Config = {}
     for name, value in options.items():
         hashable = isinstance(value, str | int | float | bool)
         known = OPTIMIZER_VALUES.get((name, value)) if hashable else None
         found |= known if known is not None else {OPTIMIZER_OPTIONS.get(name, name): value}
-    if covariance == "low-rank":
-        found |= {"buffer_size": 0, "rows_per_sample": 0}  # it had neither, whatever the options said
-    if covariance == "buffered":
-        found.setdefault("buffer_size", 10)
+    if options.get("covariance") == "low-rank":
+        found["buffer_size"] = 0  # it had no buffer, whatever the option said
     return found
 
 
@@ -95,6 +92,12 @@ def translate(config: Config) -> Config:
         if isinstance(new.get(section), dict):
             new[section] = {names.get(key, key): value for key, value in new[section].items()}
     return new
+
+
+def translate_checkpoint(entry: Config) -> Config:
+    """Return a checkpoint's entry ``filtune`` in today's names; the original is left as it is."""
+    new = {CHECKPOINT_KEYS.get(key, key): value for key, value in entry.items()}
+    return {**new, "config": translate(new["config"])} if isinstance(new.get("config"), dict) else new
 
 
 def translate_key(key: str) -> str:

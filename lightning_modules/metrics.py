@@ -1,22 +1,17 @@
-"""Prequential metrics: every sample is predicted before it is learnt from."""
+"""The metrics of a run, as its likelihood declares them; online, every sample is predicted before it is learnt from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 
 import torch
 import torchmetrics
+from filtune.datamodules import Task
 from filtune.optimizers import Observation
+from filtune.optimizers.likelihoods import likelihood_of
 from torch import Tensor, nn
-from torchmetrics.classification import (
-    BinaryF1Score,
-    MulticlassAccuracy,
-    MulticlassF1Score,
-    MulticlassMatthewsCorrCoef,
-)
-from torchmetrics.regression import PearsonCorrCoef, SpearmanCorrCoef
+from torchmetrics.classification import MulticlassMatthewsCorrCoef
 
-from .backbones.build import Task
 from .scores import ProbabilityScores
 
 WINDOW = 1000
@@ -50,7 +45,7 @@ class WindowedMean(nn.Module):
 
 
 class Matthews(MulticlassMatthewsCorrCoef):
-    """Matthews correlation; 0 where a single class is predicted or occurs, for which torchmetrics gives 0.04 or 1."""
+    """Matthews' correlation; 0 where a single class is predicted or occurs, for which torchmetrics gives 0.04 or 1."""
 
     def compute(self) -> Tensor:
         """Correlation of the labels with those predicted, ()."""
@@ -59,49 +54,28 @@ class Matthews(MulticlassMatthewsCorrCoef):
         return torch.where((predicted > 1) & (occurring > 1), value, torch.zeros_like(value))
 
 
-def build_metrics(task: Task, names: tuple[str, ...], joint: bool = False) -> torchmetrics.MetricCollection:
-    """Metrics by name for a task.
+def build_metric(kind: str, outputs: int, name: str, joint: bool = False) -> torchmetrics.Metric:
+    """Return the metric of a kind of task, as its likelihood declares it.
 
     Args:
-        task: The task.
-        names: Metrics by name.
+        kind: The kind of task.
+        outputs: Number of model outputs m.
+        name: Name of the metric.
         joint: Whether every process sees the samples of all; otherwise each sees its own, and they are counted
             together in the end.
 
     Raises:
-        ValueError: If a name is unknown or does not fit the kind of task.
+        ValueError: If the kind of task has no such metric.
     """
-    m, options = task.outputs, {"validate_args": False, "sync_on_compute": not joint}
-    if task.kind == "classification":
-        known: dict[str, Callable[[], torchmetrics.Metric]] = {
-            "accuracy": lambda: MulticlassAccuracy(m, average="micro", **options),
-            "top5": lambda: MulticlassAccuracy(m, top_k=min(5, m), average="micro", **options),
-            "matthews": lambda: Matthews(m, **options),
-            "f1": lambda: BinaryF1Score(**options) if m == 2 else MulticlassF1Score(m, **options),
-        }
-    else:
-        known = {
-            "pearson": lambda: PearsonCorrCoef(num_outputs=m, sync_on_compute=not joint),
-            "spearman": lambda: SpearmanCorrCoef(num_outputs=m, sync_on_compute=not joint),
-        }
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(
-            f"data.metrics: {', '.join(unknown)} not known for {task.kind}; choose from {', '.join(known)}"
-        )
-    return torchmetrics.MetricCollection({name: known[name]() for name in names}, compute_groups=False)
-
-
-def predictions(observation: Observation, task: Task, name: str) -> Tensor:
-    """What a metric takes of the outputs: probabilities, classes, or values."""
-    mean = observation.likelihood.mean()
-    if task.kind == "regression":
-        return mean.squeeze(-1)
-    return mean.argmax(-1) if name == "f1" and task.outputs == 2 else mean
+    known = likelihood_of(kind).metrics(outputs)
+    if name not in known:
+        raise ValueError(f"data.metrics: {name} not known for {kind}; choose from {', '.join(known)}")
+    module, _, attribute = known[name].path.rpartition(".")
+    return getattr(import_module(module), attribute)(**known[name].arguments, sync_on_compute=not joint)
 
 
 class MetricSet(nn.Module):
-    """A task's metrics over observations, in 0..100.
+    """A task's metrics over observations; those declared in percent are in 0..100.
 
     Args:
         task: The task.
@@ -111,30 +85,36 @@ class MetricSet(nn.Module):
 
     def __init__(self, task: Task, names: tuple[str, ...], joint: bool = False) -> None:
         super().__init__()
-        self.task = task
-        self.metrics = build_metrics(task, names, joint)
+        built = {name: build_metric(task.kind, task.outputs, name, joint) for name in names}
+        self.declared = likelihood_of(task.kind).metrics(task.outputs)
+        self.metrics = torchmetrics.MetricCollection(built, compute_groups=False)  # type: ignore[arg-type]
         self.metrics.persistent(True)
 
     @torch.no_grad()
     def update(self, observation: Observation) -> None:
         """Take a batch of observations into account."""
+        likelihood, target = observation.likelihood, observation.likelihood.metric_target(observation.target)
         for name, metric in self.metrics.items(keep_base=True):
-            metric.update(predictions(observation, self.task, name), observation.target)
+            taken = likelihood.mean() if self.declared[name].takes == "mean" else likelihood.answer()
+            metric.update(taken, target)
 
     def compute(self, prefix: str) -> dict[str, Tensor]:
-        """Values by prefixed name; several outputs are averaged."""
-        return {f"{prefix}{name}": 100 * value.float().mean() for name, value in self.metrics.compute().items()}
+        """Return values by prefixed name; several outputs are averaged."""
+        return {
+            f"{prefix}{name}": (100 if self.declared[name].percent else 1) * value.float().mean()
+            for name, value in self.metrics.compute().items()
+        }
 
     def reset(self) -> None:
-        """Forget all observations."""
+        """Discard all observations."""
         self.metrics.reset()
 
 
 class Prequential(nn.Module):
-    """The online metrics of a run: accuracy (or Pearson) up to now, top 5, the windowed loss, scores of probabilities.
+    """The online metrics of a run: those of its likelihood up to now, the windowed loss, scores of probabilities.
 
-    The scores are those of the softmax, and where the optimizer knows the parameters' uncertainty, of the
-    probabilities that take it into account (``moderated_``).
+    The scores are those of the model's probabilities, and where the optimizer knows the parameters' uncertainty, also
+    of the posterior predictive ones (``predictive_``).
 
     Args:
         task: The task.
@@ -144,49 +124,55 @@ class Prequential(nn.Module):
 
     def __init__(self, task: Task) -> None:
         super().__init__()
-        names: tuple[str, ...] = ("pearson",)
-        if task.kind == "classification":
-            names = ("accuracy", "top5") if task.outputs > 5 else ("accuracy",)
+        likelihood = likelihood_of(task.kind)
+        known = likelihood.metrics(task.outputs)
+        names = tuple(name for name in likelihood.online_metrics if name in known)
         self.score = names[0]
         self.set = MetricSet(task, names, joint=True)
         self.loss = WindowedMean(WINDOW)
-        classes = task.kind == "classification"
-        self.l1 = WindowedMean(WINDOW) if classes else None
-        self.scores = ProbabilityScores() if classes else None
-        self.moderated = ProbabilityScores() if classes else None
+        scored = likelihood.has_classes
+        self.l1 = WindowedMean(WINDOW) if scored else None
+        self.scores = ProbabilityScores() if scored else None
+        self.predictive = ProbabilityScores() if scored else None
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def update(self, observation: Observation, moderated: Tensor | None = None) -> None:
+    def update(self, observation: Observation, predictive: Tensor | None = None, score: bool = True) -> None:
         """Take in a batch observed before the update.
 
         Args:
             observation: The batch.
-            moderated: Probabilities by :meth:`optimizers.base.OnlineOptimizer.predictive`, (B, m).
+            predictive: Probabilities by :meth:`optimizers.base.OnlineOptimizer.predictive`, (B, m).
+            score: Whether it could be predicted; otherwise its samples are counted alone.
         """
+        likelihood, target = observation.likelihood, observation.target
+        self.samples += len(target)
+        if not score:
+            return
         self.set.update(observation)
-        self.loss.update(observation.nll().expand(len(observation.target)))
-        if self.l1 is not None and self.scores is not None and self.moderated is not None:
-            probabilities = observation.likelihood.mean()
-            self.l1.update(absolute_error(probabilities, observation.target))
-            self.scores.update(probabilities, observation.target)
-            if moderated is not None:
-                self.moderated.update(moderated, observation.target)
-        self.samples += len(observation.target)
+        self.loss.update(observation.nll().expand(len(target)))
+        found = likelihood.outcomes(likelihood.mean(), target)
+        if found is None or self.l1 is None or self.scores is None or self.predictive is None:
+            return
+        self.l1.update(absolute_error(*found).view(len(target), -1).mean(1))
+        self.scores.update(*found)
+        averaged = None if predictive is None else likelihood.outcomes(predictive, target)
+        if averaged is not None:
+            self.predictive.update(*averaged)
 
     @torch.no_grad()
     def compute(self) -> dict[str, Tensor]:
-        """``online/*`` by name."""
+        """Return ``online/*`` by name."""
         figures = {**self.set.compute("online/"), "online/loss": self.loss.compute()}
-        if self.l1 is not None and self.scores is not None and self.moderated is not None:
+        if self.l1 is not None and self.scores is not None and self.predictive is not None:
             figures |= {"online/l1": self.l1.compute(), **self.scores.compute("online/")}
-            if self.moderated.samples():
-                figures |= self.moderated.compute("online/moderated_")
+            if self.predictive.samples():
+                figures |= self.predictive.compute("online/predictive_")
         return figures
 
 
 def absolute_error(probabilities: Tensor, target: Tensor) -> Tensor:
-    """L1 loss of each sample, mean over the classes of |one-hot - probability|, (B,): the loss of LoKO's figure 1.
+    """Return the L1 loss of each sample, mean over the classes of |one-hot - probability|, (B,): LoKO's figure 1.
 
     It is 2 (1 - p_target) / m, for probabilities sum to one.
 

@@ -8,21 +8,21 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from filtune.optimizers import Categorical, Gaussian, Observation, OnlineOptimizer
+from filtune.datamodules import Task
+from filtune.optimizers import Observation, OnlineOptimizer
+from filtune.optimizers.distributed import Ranks
+from filtune.optimizers.likelihoods import likelihood_of
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from .average import Average
 from .backbones import BackboneConfig, build_backbone
-from .backbones.build import Task
-from .checks import check_precision, check_strategy
-from .divergence import Watch
-from .groups import frozen_fingerprint, group_parameters
+from .checkpoints import compare_configs, compare_names, frozen_fingerprint
+from .legacy import translate_checkpoint
 from .metrics import MetricSet, Prequential
-from .resume import CheckpointError, compare_configs, compare_names, joint_batch
-from .schedules import Schedule
-from .timing import StepTimer
+from .monitoring import StepTimer, Watch, check_precision, check_strategy
+from .optimization import Schedule, WeightAverage, group_parameters
+from .runs import CheckpointError
 
 
 class OnlineModule(pl.LightningModule):
@@ -34,8 +34,8 @@ class OnlineModule(pl.LightningModule):
         schedule: Warm-up and decay of the learning rate, for optimizers that have one.
         param_groups: Options for some of the parameters, such as a prior of their own, by a regular expression
             on the parameter's name: ``{lora_B: {p0: 2.0}}``.
-        average: Validate, export and predict by the mean of the trained parameters over the last quarter of the steps,
-            and so many at most; training goes on as without it. 0 takes the parameters as they are.
+        weight_averaging: Validate, export and predict with the mean of the trained parameters over the last quarter of
+            the steps, and so many at most; training itself does not change. 0 takes the parameters as they are.
         on_divergence: ``stop`` with an error when the optimizer diverges, or ``rewind`` parameters and state to the
             last checkpoint's and go on with the samples that follow.
         checksum_every: Steps between two checks that all processes hold the same parameters, where there are several.
@@ -47,20 +47,23 @@ class OnlineModule(pl.LightningModule):
         optimizer_init: Callable[[Iterable], OnlineOptimizer],
         schedule: Schedule | None = None,
         param_groups: dict[str, dict[str, Any]] | None = None,
-        average: int = 0,
+        weight_averaging: int = 0,
         on_divergence: Literal["stop", "rewind"] = "stop",
         checksum_every: int = 100,
     ) -> None:
         super().__init__()
         if checksum_every < 1:
             raise ValueError(f"model.checksum_every: must be at least 1, got {checksum_every}")
-        if average < 0:
-            raise ValueError(f"model.average: must be a number of steps, or 0 for none, got {average}")
+        if weight_averaging < 0:
+            raise ValueError(
+                f"model.weight_averaging: must be a number of steps, or 0 for none, got {weight_averaging}"
+            )
         self.automatic_optimization = False
         self.strict_loading = False
         self.backbone_config, self.optimizer_init = backbone, optimizer_init
         self.schedule, self.param_groups = schedule or Schedule(), param_groups or {}
-        self.watch, self.average_over, self.checksum_every = Watch(on_divergence), average, checksum_every
+        self.watch, self.checksum_every = Watch(on_divergence), checksum_every
+        self.weight_averaging = weight_averaging
         self.run_config: dict[str, Any] = {}
         self.clock: Callable[[], float] = lambda: 0.0
         self.seconds_before = 0.0
@@ -79,13 +82,14 @@ class OnlineModule(pl.LightningModule):
         if self._built:
             return
         self.task: Task = self.trainer.datamodule.task
-        self.likelihood = Categorical if self.task.kind == "classification" else Gaussian
+        self.likelihood = likelihood_of(self.task.kind)
+        self.target_state = self.likelihood.build_state(self.task.outputs)
         self.backbone = build_backbone(self.backbone_config, self.task)
         self.online = Prequential(self.task)
         self.validation = MetricSet(self.task, self.task.metrics)
         self.validation.metrics.persistent(False)
         self.validation_loss = MeanMetric()
-        self.average = Average(self.backbone, self.average_over)
+        self.average = WeightAverage(self.backbone, self.weight_averaging)
         self.fingerprint = frozen_fingerprint(self.backbone)
         self._built = True
 
@@ -106,23 +110,43 @@ class OnlineModule(pl.LightningModule):
         self.check_ranks()
 
     def observe(self, inputs: Any, target: Tensor) -> Observation:
-        """Likelihood of the outputs, bound to the target."""
-        return self.likelihood(self.backbone(inputs)).observe(target)
+        """Return the likelihood of the outputs, bound to the target."""
+        value = None if self.target_state is None else self.target_state.value()
+        return self.likelihood.of(self.backbone(inputs), value).observe(target)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Predict, learn, and record what was predicted, of the samples of all processes."""
         torch.manual_seed(_step_seed(self.run_config.get("seed_everything"), self.global_step))
         inputs, target = self.backbone.preprocess(batch), batch["label"]
+        known, before = self._see_targets(target)
         with self.timer:
             prediction = self.optimizers().step(lambda: self.observe(inputs, target))
             self.average.update()
-        self.online.update(prediction, self.optimizers(use_pl_optimizer=False).predictive())
+        if self.target_state is not None:
+            self.target_state.see_residuals(prediction)
+            prediction = self.likelihood.of(prediction.outputs, before).observe(prediction.target)
+        self.online.update(prediction, self.optimizers(use_pl_optimizer=False).predictive(), score=known)
         if not self.schedule.constant:
             self.lr_schedulers().step()
         if self.global_step % self.checksum_every == 0:
             self.check_ranks()
         if self.global_step % self.trainer.log_every_n_steps == 0:
             self.record()
+
+    def _see_targets(self, target: Tensor) -> tuple[bool, Any]:
+        """Update the state of the targets with those of all processes, before the batch is learnt from.
+
+        Returns:
+            Whether targets had been seen before, without which their units are unknown; and the state's value then,
+            for the prediction must not know its own target.
+        """
+        state = self.target_state
+        if state is None:
+            return True, None
+        known, before, ranks = state.is_ready, state.value(), Ranks.current()
+        sizes = [len(target)] if ranks.world == 1 else ranks.integers(len(target), target.device)
+        state.see_targets(ranks.gather([target], sizes)[0])
+        return known, before
 
     def check_ranks(self) -> None:
         """See that all processes hold the same parameters.
@@ -185,7 +209,7 @@ class OnlineModule(pl.LightningModule):
         self.log_dict(scores)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained parameters and the online metrics; the frozen backbone is not stored."""
+        """Keep the trained parameters, the online metrics and the state of the targets; not the frozen backbone."""
         kept = self._saved_names()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["filtune"] = {
@@ -194,7 +218,7 @@ class OnlineModule(pl.LightningModule):
             "fingerprint": self.fingerprint,
             "validation": self.last_validation,
             "rewinds": self.watch.rewinds,
-            "average": self.average.state_dict(),
+            "weight_averaging": self.average.state_dict(),
             "seconds": self.seconds_before + self.clock(),
             "backbone": self.backbone_config.name,
             "task": asdict(self.task),
@@ -208,10 +232,13 @@ class OnlineModule(pl.LightningModule):
         """
         if "filtune" not in checkpoint:
             raise CheckpointError("ckpt_path: the file is not a checkpoint of filtune")
-        saved = checkpoint["filtune"]
+        saved = translate_checkpoint(checkpoint["filtune"])
         if self.trainer.state.fn == "fit":
             ranks = saved.get("ranks", 1), self.trainer.world_size
-            compare_configs(*map(joint_batch, (saved["config"], self.run_config), ranks))
+            compare_configs(saved["config"], self.run_config, ranks, type(self))
+        _translate_names(checkpoint["state_dict"])
+        if not any(name.startswith("target_state.") for name in checkpoint["state_dict"]):
+            self.target_state = None  # of earlier releases, which learnt targets as they are
         own = self.state_dict()
         compare_names(checkpoint["state_dict"], {name: own[name] for name in self._saved_names()})
         if saved["fingerprint"] != self.fingerprint:
@@ -221,13 +248,19 @@ class OnlineModule(pl.LightningModule):
             )
         self.last_validation = dict(saved["validation"])
         self.watch.rewinds = saved["rewinds"]
-        if saved.get("average"):
-            self.average.load_state_dict(saved["average"])
+        if saved.get("weight_averaging"):
+            self.average.load_state_dict(saved["weight_averaging"])
         self.seconds_before = saved.get("seconds", 0.0)
 
     def _saved_names(self) -> set[str]:
         trained = {f"backbone.{name}" for name, p in self.backbone.named_parameters() if p.requires_grad}
-        return trained | {name for name in self.state_dict() if name.startswith("online.")}
+        return trained | {name for name in self.state_dict() if name.startswith(("online.", "target_state."))}
+
+
+def _translate_names(state: dict[str, Tensor]) -> None:
+    """Give the tensors of a checkpoint of an earlier release their names of today."""
+    for name in [name for name in state if name.startswith("online.moderated.")]:
+        state[name.replace(".moderated.", ".predictive.")] = state.pop(name)
 
 
 def _step_seed(seed: int | None, step: int) -> int:

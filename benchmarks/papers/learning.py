@@ -12,7 +12,7 @@ import yaml
 from filtune.experiments.composition import CONFIGS
 from filtune.lightning_modules.backbones import BackboneConfig, build_backbone
 from filtune.lightning_modules.backbones.base import Backbone
-from filtune.lightning_modules.schedules import Schedule
+from filtune.lightning_modules.optimization import Schedule
 from filtune.optimizers import Categorical, Gaussian, Likelihood, Observation, OnlineOptimizer
 from torch import Tensor
 

@@ -72,7 +72,7 @@ class KalmanOptimizer(FilterState):
             state[name] = torch.where(finite, value, state.get(name, value))
         self._count(e, innovation.observed, finite, level, torch.where(finite, clamped, 0))
         self._move(delta)
-        log_weights = state.get("tempering_log_weights")
+        log_weights = None if joint.target.is_floating_point() else state.get("tempering_log_weights")  # classes alone
         self._last = LastStep(e, delta, update, HPH, innovation, joint.outputs.detach(), log_weights)
         self._weigh_scales(joint, finite)
         return joint

@@ -9,11 +9,10 @@ Shapes: ``B`` batch, ``m`` outputs, ``d`` observation coordinates, ``K`` scales 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from ..likelihoods.categorical import predictive_probabilities
 from .equations import own_blocks
 
 SCALES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -34,33 +33,11 @@ def output_covariance(HPH: Tensor, cotangents: Tensor) -> Tensor:
     return back.mT @ own_blocks(HPH, cotangents.shape[1]).to(back.dtype) @ back
 
 
-def difference_variance(covariance: Tensor) -> Tensor:
-    """Return s^2_kj, the variance of z_k - z_j: C_kk + C_jj - 2 C_kj; (B, m, m) -> (B, m, m)."""
-    own = covariance.diagonal(dim1=1, dim2=2)
-    return (own.unsqueeze(2) + own.unsqueeze(1) - covariance - covariance.mT).clamp_min(0)
-
-
-def posterior_predictive(mean: Tensor, covariance: Tensor) -> Tensor:
-    r"""Return the probabilities of the classes, averaged over z ~ N(mu, C) by the probit approximation, (B, m).
-
-    With kappa(v) = (1 + pi v / 8)^(-1/2), the log-odds of every pair of classes are shrunk by the variance of their
-    difference (MacKay 1992; for more than two classes Lu, Ie & Sha 2020, whose sum over k is then normalised):
-
-    .. math:: p_k \propto \Big(\sum_j \exp(-\kappa(s_{kj}^2) (\mu_k - \mu_j))\Big)^{-1}                (2)
-
-    Args:
-        mean: Logits mu, (B, m).
-        covariance: C, (B, m, m).
-    """
-    kappa = (1 + math.pi / 8 * difference_variance(covariance)).rsqrt()
-    return torch.softmax(-torch.logsumexp(kappa * (mean.unsqueeze(1) - mean.unsqueeze(2)), 2), 1)
-
-
 def scaled_predictive(mean: Tensor, covariance: Tensor) -> Tensor:
     """Return the posterior predictive probabilities for C times each of ``SCALES``, (K, B, m)."""
     scales = covariance.new_tensor(SCALES).view(-1, 1, 1, 1)
     K, shape = len(SCALES), covariance.shape
-    every = posterior_predictive(mean.expand(K, -1, -1).flatten(0, 1), (scales * covariance).flatten(0, 1))
+    every = predictive_probabilities(mean.expand(K, -1, -1).flatten(0, 1), (scales * covariance).flatten(0, 1))
     return every.view(K, *shape[:2])
 
 

@@ -1,4 +1,4 @@
-"""Likelihoods: what the model's outputs say about a target, in the coordinates a filter observes.
+"""Likelihoods: the distribution of the target given the model's outputs, in the coordinates a filter observes.
 
 Shapes throughout: ``B`` batch, ``m`` outputs, ``d`` observation coordinates.
 """
@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from .tasks import Coding, Encoded, Metric, StreamState
+
 OBSERVATIONS = ("probabilities", "logits")
+
+REGISTRY: dict[str, type[Likelihood]] = {}
+"""Likelihood classes by kind of task; a class joins when it is defined."""
 
 
 class Innovation(NamedTuple):
-    """What a filter needs of one batch.
+    """A batch in observation coordinates.
 
     Attributes:
         residual: e = y - h(x, theta) in observation coordinates, (B, d).
@@ -27,8 +33,9 @@ class Innovation(NamedTuple):
         observed: y in the same coordinates, (B, d).
         factor: L with LL' = F, the likelihood's own precision of the natural parameters, (B, d, k); None where
             something else is observed.
-        has_residual_probe: Whether the last coordinate is a probe of what was left out; see :func:`leading`.
-        projection: T, (B, k, d), TT' = I, where k directions of a sample's d coordinates are observed; None for all.
+        has_residual_probe: Whether the last coordinate is a random probe of the directions that were left out.
+        projection: T, (B, k, d), TT' = I, where k directions of a sample's d coordinates are observed; None where all
+            are.
     """
 
     residual: Tensor
@@ -40,7 +47,7 @@ class Innovation(NamedTuple):
 
     @property
     def left_out(self) -> int:
-        """How many coordinates of a sample are not observed, nor probed."""
+        """Number of a sample's coordinates that are neither observed nor probed."""
         return 0 if self.projection is None else self.projection.shape[2] - self.projection.shape[1]
 
     @property
@@ -49,7 +56,7 @@ class Innovation(NamedTuple):
         return self.has_residual_probe or self.projection is not None
 
     def project(self, T: Tensor) -> Innovation:
-        """The same in the directions T alone, (B, k, d), with k columns in the factor or fewer."""
+        """Return the innovation in the directions T, (B, k, d), with at most k columns in the factor."""
         assert self.factor is not None
         residual, observed = ((T @ vector.unsqueeze(-1)).squeeze(-1) for vector in (self.residual, self.observed))
         factor = torch.linalg.qr((T @ self.factor).mT, mode="r").R.mT
@@ -57,68 +64,99 @@ class Innovation(NamedTuple):
 
 
 class Likelihood(ABC):
-    """Distribution of the target given the model's outputs, one row a sample.
+    """Distribution of the target given the model's outputs, one row per sample.
+
+    A subclass in this folder with a ``kind`` of its own is a kind of task: ``--data.task KIND`` trains with it, and
+    labels, metrics, predictions and exports follow from its methods.
 
     Args:
         outputs: Model outputs with their graph attached, (B, m).
 
+    Attributes:
+        kind: Name of the kind of task.
+        has_classes: Whether labels are names of classes; otherwise they are numbers.
+        takes_lists: Whether a label may be a list.
+        online_metrics: Metrics taken before every update; the first is the score of a run.
+        validation_metrics: Metrics of a validation, unless others are asked for.
+        problem_type: What transformers calls the problem.
+        export_note: A sentence for the model card about what the exported outputs mean; empty where it is plain.
+
     Raises:
         ValueError: If the outputs are not a (B, m) tensor.
     """
+
+    kind: ClassVar[str]
+    has_classes: ClassVar[bool] = False
+    takes_lists: ClassVar[bool] = False
+    online_metrics: ClassVar[tuple[str, ...]]
+    validation_metrics: ClassVar[tuple[str, ...]]
+    problem_type: ClassVar[str] = "regression"
+    export_note: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        """Register a class that names its kind."""
+        super().__init_subclass__()
+        if "kind" in cls.__dict__:
+            known = REGISTRY.setdefault(cls.kind, cls)
+            if known.__qualname__ != cls.__qualname__:
+                raise TypeError(f"{cls.__name__}: the kind {cls.kind!r} is that of {known.__name__}; choose another")
 
     def __init__(self, outputs: Tensor) -> None:
         if outputs.dim() != 2:
             raise ValueError(f"a likelihood takes outputs of shape (batch, outputs), got {tuple(outputs.shape)}")
         self.outputs = outputs
 
+    @classmethod
+    def of(cls, outputs: Tensor, value: Any = None) -> Self:
+        """Return the likelihood of outputs (B, m), given what its state says (:meth:`StreamState.value`)."""
+        return cls(outputs)
+
     def observe(self, target: Tensor) -> Observation:
         """Bind the likelihood to the target that was observed, (B,) or (B, m)."""
         return Observation(self, target)
 
     def at(self, outputs: Tensor) -> Self:
-        """The same likelihood of other outputs, (B, m)."""
+        """Return the same likelihood of other outputs, (B, m)."""
         other = copy.copy(self)
         other.outputs = outputs
         return other
 
     @abstractmethod
     def mean(self) -> Tensor:
-        """Expected observation, (B, m)."""
+        """Return the expected observation, (B, m)."""
 
     @abstractmethod
     def nll(self, target: Tensor) -> Tensor:
-        """Negative log-likelihood in nats (up to the target's constant), averaged over the batch, ()."""
+        """Return the negative log-likelihood in nats, averaged over the batch, ()."""
 
     @abstractmethod
     def innovation(self, target: Tensor, observation: str = "probabilities") -> Innovation:
-        """Residual and cotangents in observation coordinates."""
-
-    @abstractmethod
-    def natural(self, target: Tensor, tolerance: float = 0.0, likely: int = 0) -> Innovation:
-        """The target observed through the natural parameters eta, whose precision is F = Cov(y).
-
-        The residual y - E y is the gradient of the log-likelihood with respect to eta.
+        """Return residual and cotangents in observation coordinates.
 
         Args:
-            target: What was observed.
-            tolerance: Trace of F that may be left out, where that saves rows of the Jacobian.
-            likely: How many of a sample's classes are told apart, where that saves rows; 0 for all.
+            target: The target.
+            observation: ``probabilities``, the mean; or ``logits``, the outputs themselves.
+        """
+
+    @abstractmethod
+    def natural(self, target: Tensor) -> Innovation:
+        """Return the target observed through the natural parameters eta, with their precision F.
+
+        The residual is the gradient of the log-likelihood with respect to eta, F its expected square.
         """
 
     def contrasts(self, target: Tensor, k: int) -> Tensor | None:
-        """Return orthonormal directions in observation coordinates that distinguish k classes, (B, k, d).
-
-        None where there is nothing to merge, or k is too large to save anything.
+        """Return k orthonormal directions that hold the residual, (B, k, d); None where they would save nothing.
 
         Args:
-            target: What was observed; its class is one of the k.
-            k: How many classes are distinguished.
+            target: The target.
+            k: How many classes are distinguished, the label among them, from each other and from the rest.
         """
         return None
 
     @abstractmethod
     def self_concordance_bound(self, direction: Tensor) -> Tensor:
-        """How fast the curvature of the log-likelihood can change along a direction of the outputs, ().
+        """Return how fast the curvature of the log-likelihood can change along a direction of the outputs, ().
 
         The least M known with |D^3 l[u, v, v]| <= M D^2 l[v, v] for all v, where l is the negative log-likelihood of
         the batch and u the direction, (B, m): generalised self-concordance (Sun & Tran-Dinh 2019).
@@ -126,11 +164,87 @@ class Likelihood(ABC):
 
     @abstractmethod
     def covariance(self) -> Tensor:
-        """Covariance of the observation, in observation coordinates of the mean, (B, d, d)."""
+        """Return the covariance of the observed mean, in its observation coordinates, (B, d, d)."""
 
     @abstractmethod
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw one target a sample from the model's own distribution, shaped like a target."""
+        """Draw one target per sample from the model's own distribution, shaped like a target."""
+
+    # the task: labels, metrics, answers
+
+    @classmethod
+    def infer(cls, values: Sequence[Any], classes: Sequence[str] | None = None) -> Coding:
+        """Return how labels are encoded.
+
+        Args:
+            values: The distinct labels, as Python values; missing ones are None.
+            classes: Names of the classes, where they are given.
+
+        Raises:
+            ValueError: If they make no task of this kind; a phrase such as "needs two different classes".
+        """
+        return Coding()
+
+    @classmethod
+    @abstractmethod
+    def encode(cls, values: Sequence[Any], coding: Coding) -> Encoded:
+        """Return the targets of labels, given as Python values, and what is wrong with some of them."""
+
+    @classmethod
+    def count_outputs(cls, coding: Coding) -> int:
+        """Return the number of model outputs m: the classes, or one."""
+        return len(coding.classes) or 1
+
+    @classmethod
+    @abstractmethod
+    def metrics(cls, outputs: int) -> Mapping[str, Metric]:
+        """Return the metrics of m outputs by name."""
+
+    @classmethod
+    def build_state(cls, outputs: int) -> StreamState | None:
+        """Return the module that follows the targets of a run with m outputs; None where there is nothing to follow."""
+        return None
+
+    def answer(self) -> Tensor:
+        """Return the point prediction, shaped like a target: the most probable class, or the mean."""
+        return self.mean()
+
+    def metric_target(self, target: Tensor) -> Tensor:
+        """Return the target as metrics take it."""
+        return target
+
+    def outcomes(self, mean: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return probabilities of exclusive outcomes (N, k) and which occurred (N,); None where the target is a number.
+
+        Args:
+            mean: Probabilities as of :meth:`mean` or :meth:`predictive`, (B, m).
+            target: The target.
+        """
+        return None
+
+    @abstractmethod
+    def predictive(self, covariance: Tensor) -> Tensor:
+        """Return the posterior predictive mean, (B, m), where the outputs are uncertain: N(outputs, covariance).
+
+        Args:
+            covariance: C, (B, m, m).
+        """
+
+    @abstractmethod
+    def columns(
+        self, coding: Coding, covariance: Tensor | None = None, predictive: Tensor | None = None
+    ) -> dict[str, list[Any]]:
+        """Return the columns of ``filtune predict``, by name.
+
+        Args:
+            coding: How labels are encoded.
+            covariance: C of the outputs, (B, m, m), where a filter knows it.
+            predictive: Posterior predictive mean, (B, m), where there is one.
+        """
+
+    @abstractmethod
+    def summary(self, coding: Coding) -> str:
+        """Return one line about many predictions."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +253,7 @@ class Observation:
 
     Attributes:
         likelihood: The likelihood over the model's outputs.
-        target: Class indices (B,) for ``Categorical``, values (B,) or (B, m) for ``Gaussian``.
+        target: Class indices (B,) for ``Categorical``, numbers (B,) or (B, m) for the others.
     """
 
     likelihood: Likelihood
@@ -151,65 +265,54 @@ class Observation:
         return self.likelihood.outputs
 
     def nll(self) -> Tensor:
-        """Mean negative log-likelihood of the target, ()."""
+        """Return the mean negative log-likelihood of the target, ()."""
         return self.likelihood.nll(self.target)
 
     def innovation(self, observation: str = "probabilities") -> Innovation:
-        """Residual (B, d) and cotangents (B, d, m) of the target."""
+        """Return residual (B, d) and cotangents (B, d, m) of the target."""
         return self.likelihood.innovation(self.target, observation)
 
-    def natural(self, tolerance: float = 0.0, likely: int = 0) -> Innovation:
-        """The target observed through the natural parameters."""
-        return self.likelihood.natural(self.target, tolerance, likely)
+    def natural(self) -> Innovation:
+        """Return the target observed through the natural parameters."""
+        return self.likelihood.natural(self.target)
 
     def at(self, outputs: Tensor) -> Observation:
-        """The same target under other outputs, (B, m)."""
+        """Return the same target under other outputs, (B, m)."""
         return replace(self, likelihood=self.likelihood.at(outputs))
 
 
-def computing(outputs: Tensor) -> Tensor:
-    """Detached outputs in at least float32, so that half-precision models get full-precision residuals."""
+def likelihood_of(kind: str) -> type[Likelihood]:
+    """Return the likelihood of a kind of task.
+
+    Raises:
+        ValueError: If there is none; the message names those there are.
+    """
+    if kind not in REGISTRY:
+        raise ValueError(f"there is no task of the kind {kind!r}; choose from {', '.join(sorted(REGISTRY))}")
+    return REGISTRY[kind]
+
+
+def upcast(outputs: Tensor) -> Tensor:
+    """Return detached outputs in at least float32, so that half-precision models get full-precision residuals."""
     outputs = outputs.detach()
     return outputs if outputs.dtype == torch.float64 else outputs.float()
 
 
-class Gaussian(Likelihood):
-    """Values with unit variance: the regression likelihood, d = m.
+def upcast_graph(outputs: Tensor) -> Tensor:
+    """Return the outputs with their graph, in at least float32, for a loss."""
+    return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
 
-    Args:
-        outputs: Predicted values, (B, m).
+
+def identity_cotangents(z: Tensor) -> Tensor:
+    """Return the cotangents of outputs that are observed as they are, (B, m, m)."""
+    return torch.eye(z.shape[1], dtype=z.dtype, device=z.device).expand(len(z), -1, -1)
+
+
+def check_observation(observation: str) -> None:
+    """Refuse an unknown observation.
+
+    Raises:
+        ValueError: Naming the known ones.
     """
-
-    def mean(self) -> Tensor:
-        """Predicted values, (B, m)."""
-        return computing(self.outputs)
-
-    def nll(self, target: Tensor) -> Tensor:
-        """Half the squared error, summed over outputs and averaged over the batch, ()."""
-        return 0.5 * (self.outputs - self._shaped(target)).square().sum(-1).mean()
-
-    def innovation(self, target: Tensor, observation: str = "probabilities") -> Innovation:
-        """Residual y - h and identity cotangents; ``observation`` makes no difference for values."""
-        observed = self._shaped(target)
-        return Innovation(observed - self.mean(), self.covariance(), observed)
-
-    def natural(self, target: Tensor, tolerance: float = 0.0, likely: int = 0) -> Innovation:
-        """The values are their own natural parameters, F = I; nothing can be left out."""
-        return self.innovation(target)._replace(factor=self.covariance())
-
-    def self_concordance_bound(self, direction: Tensor) -> Tensor:
-        """Zero: a parabola."""
-        return direction.new_zeros(())
-
-    def covariance(self) -> Tensor:
-        """Identity, (B, m, m)."""
-        mean = self.mean()
-        return torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device).expand(len(mean), -1, -1)
-
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw values around the mean, (B, m)."""
-        mean = self.mean()
-        return mean + torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-
-    def _shaped(self, target: Tensor) -> Tensor:
-        return target.reshape(self.outputs.shape).to(self.mean().dtype)
+    if observation not in OBSERVATIONS:
+        raise ValueError(f"observation must be one of {OBSERVATIONS}, got {observation!r}")

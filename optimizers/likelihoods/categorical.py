@@ -5,12 +5,17 @@ Shapes throughout: ``B`` batch, ``m`` outputs, ``d`` observation coordinates.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .base import OBSERVATIONS, Innovation, Likelihood, computing
+from .base import Innovation, Likelihood, check_observation, identity_cotangents, upcast, upcast_graph
+from .tasks import MISSING, BadLabel, Coding, Encoded, Metric, label_name, short_list
 
 
 @lru_cache(maxsize=16)
@@ -44,6 +49,12 @@ class Categorical(Likelihood):
         ValueError: If there are fewer than two classes.
     """
 
+    kind = "classification"
+    has_classes = True
+    online_metrics: ClassVar = ("accuracy", "top5")
+    validation_metrics: ClassVar = ("accuracy",)
+    problem_type = "single_label_classification"
+
     def __init__(self, outputs: Tensor, target_scale: float | None = None) -> None:
         super().__init__(outputs)
         self.classes = outputs.shape[1]
@@ -52,45 +63,35 @@ class Categorical(Likelihood):
         self.target_scale = target_scale if target_scale is not None else (2.0 if self.classes == 2 else 1.0)
 
     def mean(self) -> Tensor:
-        """Class probabilities, (B, m)."""
-        return computing(self.outputs).softmax(-1)
+        """Return the class probabilities, (B, m)."""
+        return upcast(self.outputs).softmax(-1)
 
     def nll(self, target: Tensor) -> Tensor:
-        """Cross-entropy, averaged over the batch, ()."""
-        return torch.nn.functional.cross_entropy(self.outputs.float() if self._half else self.outputs, target)
+        """Return the cross-entropy, averaged over the batch, ()."""
+        return torch.nn.functional.cross_entropy(upcast_graph(self.outputs), target)
 
     def innovation(self, target: Tensor, observation: str = "probabilities") -> Innovation:
-        """Residual and cotangents of the probabilities (d = m - 1) or the logits (d = m; 1 for two classes).
+        """Return residual and cotangents of the probabilities (d = m - 1) or the logits (d = m; 1 for two classes).
 
         Raises:
             ValueError: If ``observation`` is neither ``probabilities`` nor ``logits``.
         """
-        if observation == "probabilities":
-            return self._observe_probabilities(target)
-        if observation == "logits":
-            return self._observe_logits(target)
-        raise ValueError(f"observation must be one of {OBSERVATIONS}, got {observation!r}")
+        check_observation(observation)
+        return self._observe_logits(target) if observation == "logits" else self._observe_probabilities(target)
 
-    def natural(self, target: Tensor, tolerance: float = 0.0, likely: int = 0) -> Innovation:
-        """The logits in the m - 1 coordinates U'z, with F = U'(diag(p) - pp')U and residual U'(y - p).
+    def natural(self, target: Tensor) -> Innovation:
+        """Return the logits in the m - 1 coordinates U'z, with F = U'(diag(p) - pp')U and residual U'(y - p).
 
-        F = LL' with L = U'D(I - qq'), D = diag(q), q = sqrt(p): nothing is divided by a small probability. With a
-        ``tolerance``, F is cut to its leading directions; see :func:`leading`. With ``likely``, a sample is
-        observed in as many directions of its own; see :func:`likely_contrasts`.
+        F = LL' with L = U'D(I - qq'), D = diag(q), q = sqrt(p): nothing is divided by a small probability.
         """
         p, basis = self.mean(), self._basis()
         observed = self._one_hot(target) @ basis
-        residual = observed - p @ basis
-        cotangents = basis.mT.expand(len(p), -1, -1)
-        if tolerance > 0:
-            return leading(Innovation(residual, cotangents, observed), self.covariance(), tolerance)
         q = p.sqrt()
         scaled = q.unsqueeze(-1) * basis  # DU, so that L' = (I - qq') DU
         factor = (scaled - q.unsqueeze(-1) * (q.unsqueeze(1) @ scaled)).mT
         if self.classes == 2:
             factor = factor.norm(dim=-1, keepdim=True)
-        full = Innovation(residual, cotangents, observed, factor)
-        return full.project(likely_contrasts(p, target, likely).mT @ basis) if 0 < likely < basis.shape[1] else full
+        return Innovation(observed - p @ basis, basis.mT.expand(len(p), -1, -1), observed, factor)
 
     def contrasts(self, target: Tensor, k: int) -> Tensor | None:
         """Return the directions of :func:`likely_contrasts` in the m - 1 coordinates, (B, k, m - 1)."""
@@ -98,7 +99,7 @@ class Categorical(Likelihood):
         return likely_contrasts(self.mean(), target, k).mT @ basis if 0 < k < basis.shape[1] else None
 
     def self_concordance_bound(self, direction: Tensor) -> Tensor:
-        """The widest range of the direction over one sample's classes.
+        """Return the widest range of the direction over one sample's classes.
 
         The third derivative is the third moment E (u - Eu)(v - Ev)^2 <= (max u - min u) Var v.
         """
@@ -113,9 +114,79 @@ class Categorical(Likelihood):
         """Draw labels from the softmax, (B,); where it is not a number, any label, for the draw would fail."""
         return torch.multinomial(self.mean().nan_to_num(1.0), 1, generator=generator).squeeze(-1)
 
-    @property
-    def _half(self) -> bool:
-        return self.outputs.dtype in (torch.float16, torch.bfloat16)
+    @classmethod
+    def infer(cls, values: Sequence[Any], classes: Sequence[str] | None = None) -> Coding:
+        """Return the classes given, else all labels found, sorted.
+
+        Raises:
+            ValueError: If there are not two different ones.
+        """
+        if classes is None:
+            classes = [str(label_name(value)) for value in sorted(v for v in values if label_name(v) is not None)]
+        if len(classes) < 2 or len(set(classes)) < len(classes):
+            raise ValueError("a classification needs two different classes at least")
+        return Coding(tuple(classes))
+
+    @classmethod
+    def encode(cls, values: Sequence[Any], coding: Coding) -> Encoded:
+        """Return the index of each label's class, (N,) int64."""
+        index: dict[str | None, int] = {name: target for target, name in enumerate(coding.classes)}
+        names = [label_name(value) for value in values]
+        unknown = f"label not among the classes {short_list(coding.classes)}"
+        bad = {
+            i: MISSING if name is None else BadLabel(unknown, repr(name))
+            for i, name in enumerate(names)
+            if name not in index
+        }
+        return Encoded(torch.tensor([index.get(name, -1) for name in names], dtype=torch.int64), bad)
+
+    @classmethod
+    def metrics(cls, outputs: int) -> Mapping[str, Metric]:
+        """Return accuracy, F1 (of the second class where there are two), Matthews' correlation and, online, top 5."""
+        classes, f1 = {"num_classes": outputs, "validate_args": False}, "torchmetrics.classification."
+        micro = {**classes, "average": "micro"}
+        known = {
+            "accuracy": Metric("torchmetrics.classification.MulticlassAccuracy", micro),
+            "f1": Metric(f1 + "BinaryF1Score", {"validate_args": False}, "answer")
+            if outputs == 2
+            else Metric(f1 + "MulticlassF1Score", classes),
+            "matthews": Metric("filtune.lightning_modules.metrics.Matthews", classes),
+        }
+        top5 = Metric("torchmetrics.classification.MulticlassAccuracy", {**micro, "top_k": 5})
+        return {**known, "top5": top5} if outputs > 5 else known
+
+    def answer(self) -> Tensor:
+        """Return the most probable class, (B,)."""
+        return upcast(self.outputs).argmax(-1)
+
+    def outcomes(self, mean: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the probabilities and the labels as they are."""
+        return mean, target
+
+    def predictive(self, covariance: Tensor) -> Tensor:
+        """Return the class probabilities averaged over the outputs' uncertainty; :func:`predictive_probabilities`."""
+        return predictive_probabilities(upcast(self.outputs), covariance)
+
+    def columns(
+        self, coding: Coding, covariance: Tensor | None = None, predictive: Tensor | None = None
+    ) -> dict[str, list[Any]]:
+        """Return the class, its probabilities, and how uncertain the logits are."""
+        p, classes = self.mean(), coding.classes
+        found: dict[str, list[Any]] = {"prediction": [classes[label] for label in self.answer().tolist()]}
+        found |= by_class("probability", p, classes)
+        if covariance is not None and len(classes) == 2:
+            found["logit_std"] = difference_variance(covariance)[:, 0, 1].sqrt().tolist()
+        elif covariance is not None:
+            found |= by_class("logit_std", covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt(), classes)
+        return found if predictive is None else {**found, **by_class("probability_bayes", predictive, classes)}
+
+    def summary(self, coding: Coding) -> str:
+        """Return how often each class is predicted, and the mean of the largest probability."""
+        counts = Counter(coding.classes[label] for label in self.answer().tolist())
+        shares = ", ".join(f"{name} {count}" for name, count in counts.most_common(8))
+        more = f" and {len(counts) - 8} more" if len(counts) > 8 else ""
+        confidence = self.mean().amax(1).mean()
+        return f"{len(self.outputs)} rows: {shares}{more}; mean confidence {confidence:.3f}"
 
     def _basis(self) -> Tensor:
         dtype = torch.float64 if self.outputs.dtype == torch.float64 else torch.float32
@@ -129,18 +200,44 @@ class Categorical(Likelihood):
         return Innovation(observed - p @ basis, cotangents, observed)
 
     def _observe_logits(self, target: Tensor) -> Innovation:
-        z = computing(self.outputs)
+        z = upcast(self.outputs)
         if self.classes == 2:
             sign = 2 * target.to(z.dtype) - 1
             observed = (self.target_scale * sign).unsqueeze(-1)
             difference = (z[:, 1] - z[:, 0]).unsqueeze(-1)
             return Innovation(observed - difference, z.new_tensor([[[-1.0, 1.0]]]).expand(len(z), 1, 2), observed)
         observed = self.target_scale * self._one_hot(target)
-        identity = torch.eye(self.classes, dtype=z.dtype, device=z.device)
-        return Innovation(observed - z, identity.expand(len(z), -1, -1), observed)
+        return Innovation(observed - z, identity_cotangents(z), observed)
 
     def _one_hot(self, target: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(target, self.classes).to(computing(self.outputs).dtype)
+        return torch.nn.functional.one_hot(target, self.classes).to(upcast(self.outputs).dtype)
+
+
+def difference_variance(covariance: Tensor) -> Tensor:
+    """Return s^2_kj, the variance of z_k - z_j: C_kk + C_jj - 2 C_kj; (B, m, m) -> (B, m, m)."""
+    own = covariance.diagonal(dim1=1, dim2=2)
+    return (own.unsqueeze(2) + own.unsqueeze(1) - covariance - covariance.mT).clamp_min(0)
+
+
+def predictive_probabilities(mean: Tensor, covariance: Tensor) -> Tensor:
+    r"""Return the probabilities of the classes, averaged over z ~ N(mu, C) by the probit approximation, (B, m).
+
+    With kappa(v) = (1 + pi v / 8)^(-1/2), the odds of every pair of classes are moderated by the variance of their
+    difference (MacKay 1992; for more than two classes Lu, Ie & Sha 2020, whose sum over k is then brought to one):
+
+    .. math:: p_k \propto \Big(\sum_j \exp(-\kappa(s_{kj}^2) (\mu_k - \mu_j))\Big)^{-1}
+
+    Args:
+        mean: Logits mu, (B, m).
+        covariance: C, (B, m, m).
+    """
+    kappa = (1 + math.pi / 8 * difference_variance(covariance)).rsqrt()
+    return torch.softmax(-torch.logsumexp(kappa * (mean.unsqueeze(1) - mean.unsqueeze(2)), 2), 1)
+
+
+def by_class(name: str, values: Tensor, classes: Sequence[str]) -> dict[str, list[float]]:
+    """Return a column NAME_CLASS per class, of values (B, m)."""
+    return {f"{name}_{label}": values[:, i].tolist() for i, label in enumerate(classes)}
 
 
 def likely_contrasts(p: Tensor, target: Tensor, likely: int) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cost
-from benchmarks.contestants import OPTIMIZERS
+from benchmarks.methods import OPTIMIZERS
 
 
 def test_every_filter_is_in_the_grid_and_blocks_are_only_where_they_fit() -> None:

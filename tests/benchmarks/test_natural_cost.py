@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import natural_cost
-from benchmarks.natural_cost import SKIP, by_turn
+from benchmarks.natural_cost import SKIP, split_refreshes
 
 
 def test_a_scene_is_kept_with_a_plot(tmp_path: Path) -> None:
@@ -34,10 +34,10 @@ def test_a_scene_is_kept_with_a_plot(tmp_path: Path) -> None:
 def test_refreshes_are_told_from_lazy_steps() -> None:
     """A rule of period 8 refreshes at step 8, the first after the warm-up; one of period 10 at steps 10 and 20."""
     ratios = [float(k) for k in range(SKIP, 24)]
-    assert by_turn(ratios, 8)[0] == [8, 16]
-    assert by_turn(ratios, 10)[0] == [10, 20]
-    assert by_turn(ratios, 1) == (ratios, [])
-    assert sorted(by_turn(ratios, 8)[0] + by_turn(ratios, 8)[1]) == ratios
+    assert split_refreshes(ratios, 8)[0] == [8, 16]
+    assert split_refreshes(ratios, 10)[0] == [10, 20]
+    assert split_refreshes(ratios, 1) == (ratios, [])
+    assert sorted(split_refreshes(ratios, 8)[0] + split_refreshes(ratios, 8)[1]) == ratios
 
 
 def test_the_reference_must_be_there(capsys: pytest.CaptureFixture[str]) -> None:

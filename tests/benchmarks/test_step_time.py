@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import step_time
 from benchmarks.models import MODELS, transformer
-from benchmarks.timing import batches, contestants, race
+from benchmarks.timing import batches, build_methods, interleave
 
 
 def test_figures_are_kept_with_the_environment(tmp_path: Path) -> None:
@@ -39,17 +39,17 @@ def test_figures_are_kept_with_the_environment(tmp_path: Path) -> None:
 def test_rounds_end_with_the_seconds_but_not_before_three() -> None:
     case = MODELS["lenet5"](2, None, 0)
     device = torch.device("cpu")
-    racing = contestants(case, ["adamw"], 2, device)
-    assert race(racing, batches(case, 2, 1, device), warmup=1, rounds=50, seconds=0.0) == 3
-    assert all(len(contestant.seconds) == 3 for contestant in racing.values())
+    methods = build_methods(case, ["adamw"], 2, device)
+    assert interleave(methods, batches(case, 2, 1, device), warmup=1, rounds=50, seconds=0.0) == 3
+    assert all(len(method.seconds) == 3 for method in methods.values())
 
 
-def test_contestants_share_what_is_frozen_and_nothing_else() -> None:
+def test_methods_share_what_is_frozen_and_nothing_else() -> None:
     case = transformer(2, 2, ["query"])
-    racing = contestants(case, ["adamw", "loko"], 2, torch.device("cpu"))
+    methods = build_methods(case, ["adamw", "loko"], 2, torch.device("cpu"))
     for name, param in case.named_parameters():
-        copies = {id(contestant.case.get_parameter(name)) for contestant in racing.values()}
-        assert len(copies) == (len(racing) if param.requires_grad else 1)
+        copies = {id(method.case.get_parameter(name)) for method in methods.values()}
+        assert len(copies) == (len(methods) if param.requires_grad else 1)
 
 
 def test_the_reference_is_needed(capsys: pytest.CaptureFixture) -> None:

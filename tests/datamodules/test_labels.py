@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
 from filtune.datamodules import DataError, TextDataModule
 from filtune.datamodules.labels import LabelCodec
+from filtune.optimizers.likelihoods.tasks import Coding
 
 
 def encoded(values: list[Any], names: list[str] | None = None, **given: Any) -> tuple[LabelCodec, list]:
@@ -33,17 +35,17 @@ def encoded(values: list[Any], names: list[str] | None = None, **given: Any) -> 
 )
 def test_strings_integers_and_booleans_are_classes(values: list, classes: tuple, targets: list) -> None:
     codec, found = encoded(values)
-    assert (codec.kind, codec.classes, found) == ("classification", classes, targets)
+    assert (codec.kind, codec.coding.classes, found) == ("classification", classes, targets)
 
 
 def test_declared_classes_keep_their_names_and_order() -> None:
     codec, targets = encoded([1, 0], names=["sad", "glad"])
-    assert (codec.classes, targets) == (("sad", "glad"), [1, 0])
+    assert (codec.coding.classes, targets) == (("sad", "glad"), [1, 0])
 
 
 def test_floats_are_values() -> None:
     codec, targets = encoded([0.5, 3.0])
-    assert (codec.kind, codec.classes, targets) == ("regression", (), [0.5, 3.0])
+    assert (codec.kind, codec.coding.classes, targets) == ("regression", (), [0.5, 3.0])
 
 
 @pytest.mark.parametrize("values", [[4, 2], ["4", "2"], [True, False]], ids=["integers", "strings", "booleans"])
@@ -53,13 +55,52 @@ def test_any_numbers_may_be_values(values: list) -> None:
 
 
 def test_floats_may_be_classes() -> None:
-    assert encoded([2.0, 10.0, 2.5], task="classification")[0].classes == ("2", "2.5", "10")
-    assert encoded([1.0, 0.0], classes=["1", "0"]) == (LabelCodec("classification", ("1", "0"), "label"), [0, 1])
+    assert encoded([2.0, 10.0, 2.5], task="classification")[0].coding.classes == ("2", "2.5", "10")
+    assert encoded([1.0, 0.0], classes=["1", "0"]) == (
+        LabelCodec("classification", Coding(("1", "0")), "label"),
+        [0, 1],
+    )
 
 
 def test_given_classes_set_the_order_of_the_outputs() -> None:
     assert encoded([0, 1], names=["no", "yes"], classes=["yes", "no"])[1] == [1, 0]
     assert encoded(["x", "y"], classes=["z", "y", "x"])[1] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "classes", "targets"),
+    [
+        (["b;a", "", "c"], None, ("a", "b", "c"), [[1, 1, 0], [0, 0, 0], [0, 0, 1]]),
+        ([["b", "a"], [], ["c"]], None, ("a", "b", "c"), [[1, 1, 0], [0, 0, 0], [0, 0, 1]]),
+        ([[1], [0, 1], []], ["joy", "fear"], ("joy", "fear"), [[0, 1], [1, 1], [0, 0]]),
+    ],
+    ids=["text", "lists", "declared"],
+)
+def test_a_row_may_have_several_labels(values: list, names: list | None, classes: tuple, targets: list) -> None:
+    table = Dataset.from_dict({"label": values})
+    if names is not None:
+        table = table.cast_column("label", datasets.List(ClassLabel(names=names)))
+    codec = LabelCodec.infer(table, "label", "multilabel")
+    found, faults = codec.encode(table)
+    assert (codec.kind, codec.coding.classes, codec.outputs, faults) == ("multilabel", classes, len(classes), [])
+    assert found.tolist() == targets
+    assert found.dtype == torch.float32
+
+
+def test_counts_are_numbers_and_bad_ones_are_named(write: Any) -> None:
+    source = write("a.csv", "text,label\na,3\nb,-1\nc,0\nd,\n")
+    with pytest.raises(DataError, match=r"row 1 \(from 0\), column 'label': negative count: -1 \(and 1 more bad row\)"):
+        TextDataModule(source, ["text"], task="count").setup()
+    module = TextDataModule(source, ["text"], task="count", on_bad_row="skip", val_fraction=0)
+    with pytest.warns(UserWarning, match=r"bad rows left out: 2 \(1 missing label, 1 negative count\)"):
+        module.setup()
+    assert (module.task.kind, module.task.outputs, module.task.metrics) == ("count", 1, ("deviance", "mae"))
+    assert sorted(batch["label"].item() for batch in module.train_dataloader()) == [0, 3]
+
+
+def test_an_unknown_kind_of_task_is_refused_at_once(reviews: str) -> None:
+    with pytest.raises(DataError, match="--data.task: there is no task of the kind 'ranking'; choose from"):
+        TextDataModule(reviews, ["text"], task="ranking")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +110,10 @@ def test_given_classes_set_the_order_of_the_outputs() -> None:
         ([None, None], {}, "column 'label' has none"),
         ([1, 2], {"classes": ["1", "1"]}, "two different classes"),
         ([1.0, 2.0], {"classes": ["a", "b"], "task": "regression"}, "--data.classes: a regression task has none"),
-        ([[1], [2]], {}, "column 'label' holds neither numbers nor strings"),
+        ([[1], [2]], {}, "column 'label' holds neither numbers nor strings alone but List(Value('int64')); set --data"),
+        ([{"a": 1}], {}, "column 'label' holds neither numbers nor strings alone"),
+        (["a", "a;"], {"task": "multilabel"}, "two different labels at least, column 'label' has a"),
+        ([1], {"task": "count", "classes": ["a", "b"]}, "--data.classes: a count task has none"),
     ],
 )
 def test_labels_that_make_no_task(values: list, given: dict, message: str) -> None:

@@ -35,7 +35,7 @@ def run_of(architecture: BackboneConfig, task: Task, folder: Path) -> Restored:
     for param in backbone.parameters():
         if param.requires_grad:
             nn.init.normal_(param, std=0.3, generator=generator)
-    config = {"optimizer": {"class_path": "filtune.LoKO"}, "model": {}, "data": {}}
+    config: dict[str, Any] = {"optimizer": {"class_path": "filtune.LoKO"}, "model": {}, "data": {}}
     return Restored(folder / "run" / "checkpoints" / "last.ckpt", config, {}, architecture, task, backbone)
 
 

@@ -9,30 +9,39 @@ import pytest
 import torch
 from filtune.exports.inputs import Rows
 from filtune.exports.predict import predict
-from filtune.exports.prediction import Prediction, Predictor, columns, say
+from filtune.exports.prediction import Prediction, Predictor
 from filtune.lightning_modules.backbones import BackboneConfig
-from filtune.optimizers.kalman.predictive import SCALES, posterior_predictive
+from filtune.optimizers import Categorical, Gaussian
+from filtune.optimizers.kalman.predictive import SCALES, tempered_predictive
+from filtune.optimizers.likelihoods.categorical import predictive_probabilities
+from filtune.optimizers.likelihoods.gaussian import Scaling
+from filtune.optimizers.likelihoods.tasks import Coding
 
 from tests.exports.runs import logits_of, run_of, text_task
 
 
 def test_regression() -> None:
-    """A value, and the square root of its variance."""
-    task = text_task(classes=())
-    prediction = Prediction(torch.tensor([[1.5], [-2.0]]), torch.tensor([[[4.0]], [[0.25]]]))
-    assert columns(prediction, task) == {"prediction": [1.5, -2.0], "std": [2.0, 0.5]}
-    assert columns(Prediction(prediction.outputs), task) == {"prediction": [1.5, -2.0]}
-    assert say(prediction, task) == "2 rows; mean -0.25, from -2 to 1.5"
+    """A value, and the square root of its variance, in the units of the targets; that of a new value has the noise."""
+    outputs, C = torch.tensor([[1.5], [-2.0]]), torch.tensor([[[4.0]], [[0.25]]])
+    assert Gaussian(outputs).columns(Coding(), C) == {"prediction": [1.5, -2.0], "std": [2.0, 0.5]}
+    assert Gaussian(outputs).columns(Coding()) == {"prediction": [1.5, -2.0]}
+    assert Gaussian(outputs).summary(Coding()) == "2 rows; mean -0.25, from -2 to 1.5"
+    scaling = Scaling(*(torch.tensor([value], dtype=torch.float64) for value in (100.0, 10.0, 2.25)))
+    assert Gaussian(outputs, scaling).columns(Coding(), C) == {
+        "prediction": [115.0, 80.0],
+        "std": [20.0, 5.0],
+        "predictive_std": [25.0, pytest.approx(10 * 2.5**0.5)],
+    }
 
 
 def test_several_classes() -> None:
     """A deviation for each logit; the classes in the order of the outputs."""
-    found = columns(
-        Prediction(torch.tensor([[0.0, 0.0, 3.0]]), torch.diag(torch.tensor([1.0, 4.0, 9.0]))[None]), text_task()
-    )
+    C, names = torch.diag(torch.tensor([1.0, 4.0, 9.0]))[None], ("bad", "fair", "good")
+    prediction = Prediction(Categorical(torch.tensor([[0.0, 0.0, 3.0]])), C)
+    found = prediction.likelihood.columns(Coding(names), C, prediction.predictive)
     assert found["prediction"] == ["good"]
-    assert [found[f"logit_std_{name}"] for name in ("bad", "fair", "good")] == [[1.0], [2.0], [3.0]]
-    assert sum(found[f"probability_{name}"][0] for name in ("bad", "fair", "good")) == pytest.approx(1)
+    assert [found[f"logit_std_{name}"] for name in names] == [[1.0], [2.0], [3.0]]
+    assert sum(found[f"probability_{name}"][0] for name in names) == pytest.approx(1)
     assert found["probability_bayes_good"][0] < found["probability_good"][0]
 
 
@@ -40,22 +49,27 @@ def test_the_stream_decides_how_wide_the_covariance_is_taken() -> None:
     """No word of it: as wide as it is; all evidence for no width at all: the softmax."""
     outputs, C = torch.tensor([[0.0, 1.0, 3.0]]), torch.diag(torch.tensor([1.0, 4.0, 9.0]))[None]
     softmax = -1e3 * (torch.arange(len(SCALES)) > 0)
-    assert Prediction(outputs).moderated is None
-    for evidence, expected in ((None, posterior_predictive(outputs, C)), (softmax, outputs.softmax(1))):
-        found = Prediction(outputs, C, evidence).moderated
+    assert Prediction(Categorical(outputs)).predictive is None
+    for evidence, expected in ((None, predictive_probabilities(outputs, C)), (softmax, outputs.softmax(1))):
+        found = Prediction(Categorical(outputs), C, evidence).predictive
         assert found is not None
         torch.testing.assert_close(found, expected)
+    evidence = torch.arange(len(SCALES)).float()
+    found = Prediction(Categorical(outputs), C, evidence).predictive
+    torch.testing.assert_close(found, tempered_predictive(outputs, C, evidence))
 
 
 def test_batches_are_joined_in_order() -> None:
     evidence = torch.arange(len(SCALES)).float()
-    parts = [Prediction(torch.full((n, 2), float(n)), torch.full((n, 2, 2), float(n)), evidence) for n in (2, 1)]
+    parts = [
+        Prediction(Gaussian(torch.full((n, 2), float(n))), torch.full((n, 2, 2), float(n)), evidence) for n in (2, 1)
+    ]
     joined = Prediction.join(parts)
     assert joined.evidence is evidence
     assert joined.outputs[:, 0].tolist() == [2, 2, 1]
     assert joined.covariance is not None
     assert joined.covariance.shape == (3, 2, 2)
-    assert Prediction.join([Prediction(torch.zeros(1, 2))]).covariance is None
+    assert Prediction.join([Prediction(Gaussian(torch.zeros(1, 2)))]).covariance is None
 
 
 def test_pairs_in_batches_are_those_one_by_one(encoder: Path, tmp_path: Path) -> None:

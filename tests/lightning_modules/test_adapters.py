@@ -9,9 +9,8 @@ import peft
 import pytest
 import torch
 from filtune.lightning_modules import BackboneConfig, build_backbone
-from filtune.lightning_modules.backbones.adapters import adapt, resolve_targets
+from filtune.lightning_modules.backbones.adapters import adapt, resolve_targets, try_adapter
 from filtune.lightning_modules.backbones.base import Backbone
-from filtune.lightning_modules.backbones.trial import try_adapter
 from filtune.optimizers import Categorical, LoKO
 from torch import Tensor, nn
 

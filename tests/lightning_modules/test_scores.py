@@ -47,7 +47,7 @@ def test_a_class_held_impossible_costs_much_but_not_everything() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-def test_moderated_scores_are_those_of_the_filters_predictions(classes: int) -> None:
+def test_predictive_scores_are_those_of_the_filters_predictions(classes: int) -> None:
     online, by_hand = Prequential(Task(outputs=classes)), ProbabilityScores()
     model = mlp(classes)
     optimizer = Filtune(model.parameters())
@@ -58,13 +58,13 @@ def test_moderated_scores_are_those_of_the_filters_predictions(classes: int) -> 
         by_hand.update(p, y)
     figures = online.compute()
     assert {"online/nll", "online/brier", "online/ece"} < set(figures)
-    for name, value in by_hand.compute("online/moderated_").items():
+    for name, value in by_hand.compute("online/predictive_").items():
         assert torch.equal(figures[name], value)
 
 
-def test_no_moderated_scores_without_uncertainty() -> None:
+def test_no_predictive_scores_without_uncertainty() -> None:
     online, model = Prequential(Task(outputs=3)), mlp(3)
     optimizer = LoKO(model.parameters())
     x, y = labels(1, 2, 3)[0]
     online.update(optimizer.step(lambda: Categorical(model(x)).observe(y)), optimizer.predictive())
-    assert not any("moderated" in name for name in online.compute())
+    assert not any("predictive" in name for name in online.compute())

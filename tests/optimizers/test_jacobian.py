@@ -102,8 +102,8 @@ def test_every_way_gives_the_jacobian(case: Case, B: int) -> None:
             assert relative(H, expected) <= CLOSE
         assert kinds.count(OuterProduct) == (case.factored if attached else 0)
         assert builder.vectorize == vectorize
-        if builder._capture is not None:
-            builder._capture.remove()
+        if builder._hooks is not None:
+            builder._hooks.remove()
 
 
 @pytest.fixture

@@ -9,12 +9,11 @@ import torch
 from filtune.optimizers import AdamW, Categorical, Filtune, Gaussian, LoKO
 from filtune.optimizers.kalman.predictive import (
     SCALES,
-    difference_variance,
-    posterior_predictive,
     scaled_predictive,
     tempered_predictive,
     update_log_weights,
 )
+from filtune.optimizers.likelihoods.categorical import difference_variance, predictive_probabilities
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import jacrev
@@ -36,7 +35,7 @@ def test_two_classes_against_the_integral(mean: float, deviation: float) -> None
     exact = (torch.sigmoid(mean + deviation * z) * weights).sum() / weights.sum()
     C = torch.zeros(1, 2, 2, dtype=torch.float64)
     C[0, 1, 1] = deviation**2
-    p = posterior_predictive(torch.tensor([[0.0, mean]], dtype=torch.float64), C)
+    p = predictive_probabilities(torch.tensor([[0.0, mean]], dtype=torch.float64), C)
     assert abs(float(p[0, 1] - exact)) < 2 * 0.0178
     assert float(p.sum()) == pytest.approx(1)
 
@@ -49,7 +48,7 @@ def test_more_classes_against_draws() -> None:
     C = torch.diag(torch.tensor([4.0, 1.0, 2.0], dtype=torch.float64)).unsqueeze(0)
     draws = mean + C[0].diag().sqrt() * torch.randn(100_000, 3, dtype=torch.float64)
     exact = draws.softmax(1).mean(0)
-    error = (posterior_predictive(mean, C)[0] - exact).abs().max()
+    error = (predictive_probabilities(mean, C)[0] - exact).abs().max()
     assert error < 0.05 + 5 * 0.0016
     assert error < (mean.softmax(1)[0] - exact).abs().max()
 
@@ -57,14 +56,14 @@ def test_more_classes_against_draws() -> None:
 @given(st.integers(2, 5), st.integers(0, 100))
 def test_without_variance_it_is_the_softmax(m: int, seed: int) -> None:
     mean = 3 * torch.randn(4, m, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    torch.testing.assert_close(posterior_predictive(mean, torch.zeros(4, m, m).double()), mean.softmax(1))
+    torch.testing.assert_close(predictive_probabilities(mean, torch.zeros(4, m, m).double()), mean.softmax(1))
 
 
 def test_variance_of_the_difference() -> None:
     C = torch.tensor([[[2.0, 0.5], [0.5, 3.0]]])
     assert float(difference_variance(C)[0, 0, 1]) == pytest.approx(2 + 3 - 2 * 0.5)
     kappa = 1 / math.sqrt(1 + math.pi * 4 / 8)
-    p = posterior_predictive(torch.tensor([[0.5, 2.0]]), C)
+    p = predictive_probabilities(torch.tensor([[0.5, 2.0]]), C)
     assert p[0, 1].item() == pytest.approx(1 / (1 + math.exp(-kappa * 1.5)))
 
 
@@ -74,10 +73,10 @@ def test_what_moves_all_outputs_alike_changes_nothing(m: int, B: int, seed: int)
     mean, common = torch.randn(2, B, m, generator=generator, dtype=torch.float64)
     root = torch.randn(B, m, m, generator=generator, dtype=torch.float64)
     C, ones = root @ root.mT, torch.ones(m, 1, dtype=torch.float64)
-    p = posterior_predictive(mean, C)
+    p = predictive_probabilities(mean, C)
     shared = common[:, :1, None]
     shifted = C + shared.square() * (ones @ ones.mT)
-    assert relative(posterior_predictive(mean + common[:, :1], shifted), p) <= rounding(1000, condition=100)
+    assert relative(predictive_probabilities(mean + common[:, :1], shifted), p) <= rounding(1000, condition=100)
     assert relative(p.sum(1), torch.ones(B, dtype=torch.float64)) <= rounding(10)
 
 
@@ -134,7 +133,7 @@ def test_factors_of_the_covariance() -> None:
     mean, C = torch.tensor([[0.5, 2.0, -1.0]]).double(), torch.diag(torch.tensor([1.0, 4.0, 2.0])).double()[None]
     every = scaled_predictive(mean, C)
     for factor, p in zip(SCALES, every, strict=True):
-        torch.testing.assert_close(p, posterior_predictive(mean, factor * C))
+        torch.testing.assert_close(p, predictive_probabilities(mean, factor * C))
     torch.testing.assert_close(every[0], mean.softmax(1))
     sure = torch.full((len(SCALES),), -1e3).double()
     sure[3] = 0

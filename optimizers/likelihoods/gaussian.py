@@ -1,0 +1,227 @@
+"""The Gaussian likelihood: numbers of any scale, with a noise variance that is one or estimated from the stream.
+
+Shapes throughout: ``B`` batch, ``m`` outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from .base import Innovation, Likelihood, Observation, identity_cotangents, upcast, upcast_graph
+from .tasks import Coding, Encoded, Metric, StreamState, read_numbers
+
+MEMORY = 500
+"""Samples over which the noise variance is averaged."""
+
+PRIOR = 10
+"""Samples that its prior, the variance of the targets, counts for."""
+
+LEAST_NOISE = 0.01
+"""Least noise variance, as a share of the targets' variance: bounds the gradient of the log-likelihood."""
+
+
+class Scaling(NamedTuple):
+    """Units of the targets, each (m,) in float64: y = location + scale (z + sqrt(variance) epsilon)."""
+
+    location: Tensor
+    scale: Tensor
+    variance: Tensor
+
+
+class Gaussian(Likelihood):
+    r"""Numbers with Gaussian noise: the regression likelihood, d = m.
+
+    .. math:: y = \mu + s (z + \sqrt{v}\, \epsilon), \quad \epsilon \sim N(0, I)
+
+    with the outputs z. Without ``scaling``, mu = 0 and s = v = 1. With t = (y - mu) / s, the coordinates are z, their
+    residual t - z where the mean is observed, and (t - z) / v with precision F = 1 / v through the natural parameters.
+
+    Args:
+        outputs: Predicted values in units of the scaling, (B, m).
+        scaling: Location, scale and noise variance of the targets.
+    """
+
+    kind = "regression"
+    online_metrics: ClassVar = ("pearson",)
+    validation_metrics: ClassVar = ("pearson", "spearman")
+
+    def __init__(self, outputs: Tensor, scaling: Scaling | None = None) -> None:
+        super().__init__(outputs)
+        self.scaling = scaling
+
+    @classmethod
+    def of(cls, outputs: Tensor, value: Any = None) -> Self:
+        """Return the likelihood of outputs in units of a :class:`Scaling`."""
+        return cls(outputs, value)
+
+    def mean(self) -> Tensor:
+        """Return the predicted values in the units of the targets, (B, m)."""
+        z = upcast(self.outputs)
+        return z if self.scaling is None else self._of_scaling("location") + self._of_scaling("scale") * z
+
+    def nll(self, target: Tensor) -> Tensor:
+        """Return (t - z)^2 / 2v + ln(v) / 2 + ln(s), summed over outputs and averaged over the batch, ().
+
+        It lacks the constant ln(2 pi) / 2. With unit variance it is half the squared error.
+        """
+        square = 0.5 * (upcast_graph(self.outputs) - self._standardized(target)).square()
+        if self.scaling is None:
+            return square.sum(-1).mean()
+        v = self._of_scaling("variance")
+        return (square / v + 0.5 * v.log() + self._of_scaling("scale").log()).sum(-1).mean()
+
+    def innovation(self, target: Tensor, observation: str = "probabilities") -> Innovation:
+        """Return the residual t - z and identity cotangents; ``observation`` makes no difference for values."""
+        z, observed = upcast(self.outputs), self._standardized(target)
+        return Innovation(observed - z, identity_cotangents(z), observed)
+
+    def natural(self, target: Tensor) -> Innovation:
+        """Return the residual (t - z) / v, with F = I / v; nothing can be left out."""
+        plain = self.innovation(target)
+        if self.scaling is None:
+            return plain._replace(factor=plain.cotangents)
+        v = self._of_scaling("variance")
+        return Innovation(plain.residual / v, plain.cotangents, plain.observed / v, plain.cotangents * v.rsqrt())
+
+    def self_concordance_bound(self, direction: Tensor) -> Tensor:
+        """Return zero: the log-likelihood is a parabola."""
+        return direction.new_zeros(())
+
+    def covariance(self) -> Tensor:
+        """Return v I, (B, m, m)."""
+        identity = identity_cotangents(upcast(self.outputs))
+        return identity if self.scaling is None else identity * self._of_scaling("variance")
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw values around the mean, in the units of the targets, (B, m)."""
+        mean = self.mean()
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        if self.scaling is None:
+            return mean + noise
+        return mean + self._of_scaling("scale") * self._of_scaling("variance").sqrt() * noise
+
+    @classmethod
+    def encode(cls, values: Sequence[Any], coding: Coding) -> Encoded:
+        """Return finite numbers, (N,) float32."""
+        return read_numbers(values)
+
+    @classmethod
+    def metrics(cls, outputs: int) -> Mapping[str, Metric]:
+        """Return Pearson's and Spearman's correlation, and the errors in the units of the targets."""
+        several, error = {"num_outputs": outputs}, "torchmetrics.regression."
+        return {
+            "pearson": Metric(error + "PearsonCorrCoef", several, "answer"),
+            "spearman": Metric(error + "SpearmanCorrCoef", several, "answer"),
+            "rmse": Metric(error + "MeanSquaredError", {**several, "squared": False}, "answer", False, False),
+            "mae": Metric(error + "MeanAbsoluteError", several, "answer", False, False),
+        }
+
+    @classmethod
+    def build_state(cls, outputs: int) -> StreamState:
+        """Return the running location, scale and noise variance of the targets."""
+        return TargetScaling(outputs)
+
+    def answer(self) -> Tensor:
+        """Return the mean, (B,) of a single output."""
+        return self.mean().squeeze(-1)
+
+    def predictive(self, covariance: Tensor) -> Tensor:
+        """Return the mean, which uncertain outputs leave as it is, (B, m)."""
+        return self.mean()
+
+    def columns(
+        self, coding: Coding, covariance: Tensor | None = None, predictive: Tensor | None = None
+    ) -> dict[str, list[Any]]:
+        """Return the value, its standard deviation by the parameters' uncertainty, and that of a new target."""
+        found: dict[str, list[Any]] = {"prediction": self.answer().tolist()}
+        variance: Tensor | float = 0.0
+        scale: Tensor | float = 1.0 if self.scaling is None else self._of_scaling("scale")
+        if covariance is not None:
+            variance = covariance.diagonal(dim1=1, dim2=2).clamp_min(0)
+            found["std"] = (scale * variance.sqrt()).squeeze(-1).tolist()
+        if self.scaling is not None:
+            total = variance + self._of_scaling("variance").expand(self.outputs.shape)
+            found["predictive_std"] = (scale * total.sqrt()).squeeze(-1).tolist()
+        return found
+
+    def summary(self, coding: Coding) -> str:
+        """Return mean and range of the predictions."""
+        mean = self.mean()
+        return f"{len(mean)} rows; mean {mean.mean():.4g}, from {mean.min():.4g} to {mean.max():.4g}"
+
+    def _standardized(self, target: Tensor) -> Tensor:
+        target = target.reshape(self.outputs.shape).to(upcast(self.outputs).dtype)
+        if self.scaling is None:
+            return target
+        return (target - self._of_scaling("location")) / self._of_scaling("scale")
+
+    def _of_scaling(self, name: str) -> Tensor:
+        return getattr(self.scaling, name).to(upcast(self.outputs).dtype)
+
+
+class TargetScaling(StreamState):
+    r"""Running location and scale of the targets, and the noise variance of their residuals, in float64.
+
+    With n targets seen, mean mu and sum of squared deviations M2 (Welford 1962; Chan, Golub & LeVeque 1983):
+
+    .. math:: s^2 = \frac{M_2 + y_1^2 / n^5}{n - 1 + 1 / n^5}
+
+    where the first target's square stands for a scale that one target alone does not give, and is soon forgotten. The
+    noise variance v, in units of s^2, is the mean of the squared residuals (t - z)^2 before each update, over
+    ``MEMORY`` samples, from one on, and at least ``LEAST_NOISE``.
+
+    A target is taken in before it is learnt from, which bounds its standardised size by the square root of n.
+
+    Args:
+        outputs: m.
+    """
+
+    location: Tensor
+    deviations: Tensor
+    first: Tensor
+    variance: Tensor
+    residuals: Tensor
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        for name, start in (("location", 0.0), ("deviations", 0.0), ("first", 0.0), ("variance", 1.0)):
+            self.register_buffer(name, torch.full((outputs,), start, dtype=torch.float64))
+        for name in ("count", "residuals"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
+
+    def value(self) -> Scaling:
+        """Return the current scaling."""
+        n = self.count.clamp_min(1).double()
+        share = n**-5
+        scale = ((self.deviations + share * self.first.square()) / (n - 1 + share)).sqrt()
+        location, variance = self.location.clone(), self.variance.clamp_min(LEAST_NOISE)
+        return Scaling(location, torch.where(scale > 0, scale, 1.0), variance)
+
+    def see_targets(self, target: Tensor) -> None:
+        """Take in the targets of a batch, (B,) or (B, m), which are finite."""
+        y = target.detach().double().reshape(-1, len(self.location))
+        mean, n = y.mean(0), self.count + len(y)
+        delta, share = mean - self.location, len(y) / n.double()
+        self.first.copy_(torch.where(self.count > 0, self.first, y[0]))
+        self.deviations += (y - mean).square().sum(0) + delta.square() * self.count * share
+        self.location += delta * share
+        self.count.copy_(n)
+
+    def see_residuals(self, observation: Observation) -> None:
+        """Average in the squared residuals of a batch, (B, m); where one is not finite, the average stays."""
+        square = observation.innovation().residual.double().square().mean(0)
+        B = len(observation.target)
+        weight = (PRIOR + self.residuals).clamp_max(MEMORY).double()
+        moved = self.variance + (square - self.variance) * B / (weight + B)
+        self.variance.copy_(torch.where(moved.isfinite(), moved, self.variance))
+        self.residuals += B
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Return scale and location."""
+        location, scale, _ = self.value()
+        return scale, location
