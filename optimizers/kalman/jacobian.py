@@ -17,14 +17,14 @@ from .blocks import Block, BlockJacobian, DenseBlock, OuterProduct
 from .layer_rows import layer_rows, rows_match_autograd
 
 FACTORED_PARAMETERS = 1 << 12
-"""Parameters of the largest dense layer whose matrix is formed all the same: with its neighbours it costs less."""
+"""Parameters of the largest dense layer whose matrix is formed: joined with its neighbours it is cheaper."""
 
 JOINED_ELEMENTS = 1 << 20
-"""Most elements of a matrix that is copied, to make one block with its neighbours."""
+"""Most elements of a matrix that is copied to form one block with its neighbours."""
 
 
 def stack_rows(cotangents: Tensor) -> Tensor:
-    """Place each sample's cotangents (B, d, m) in rows of their own that are zero elsewhere, (B*d, B, m)."""
+    """Return each sample's cotangents (B, d, m) in rows of their own, zero elsewhere, (B*d, B, m)."""
     B, d, m = cotangents.shape
     if B == 1:
         return cotangents.transpose(0, 1)
@@ -33,7 +33,7 @@ def stack_rows(cotangents: Tensor) -> Tensor:
 
 
 def own_rows(G: Tensor) -> Tensor:
-    """Of derivatives (B*d, B, ...), each row's own sample, (B, d, ...)."""
+    """Return each row's own sample of derivatives (B*d, B, ...), (B, d, ...)."""
     own = torch.arange(G.shape[1], device=G.device)
     return G.unflatten(0, (G.shape[1], -1))[own, :, own]
 
@@ -42,7 +42,7 @@ Inputs = Sequence[Tensor | LayerIO]
 
 
 def looped_vjp(outputs: Tensor, inputs: Inputs, rows: Tensor, retain_graph: bool) -> list[Tensor]:
-    """One backward pass a row: the oracle of :func:`batched_vjp`, and its slow fallback."""
+    """Return all rows by one backward pass each: the reference of :func:`batched_vjp`, and its slow fallback."""
     passes = [
         gradients(outputs, inputs, row, retain_graph=retain_graph or i + 1 < len(rows)) for i, row in enumerate(rows)
     ]
@@ -52,7 +52,7 @@ def looped_vjp(outputs: Tensor, inputs: Inputs, rows: Tensor, retain_graph: bool
 
 
 def batched_vjp(outputs: Tensor, inputs: Inputs, rows: Tensor, retain_graph: bool) -> list[Tensor]:
-    """All rows in one vectorised backward pass.
+    """Return all rows by one vectorised backward pass.
 
     Args:
         outputs: Model outputs with their graph, (B, m).
@@ -73,7 +73,7 @@ def batched_vjp(outputs: Tensor, inputs: Inputs, rows: Tensor, retain_graph: boo
 
 
 class JacobianBuilder:
-    """Turns outputs and cotangents into the Jacobian of the state, in blocks.
+    """Computes the Jacobian of the state from outputs and cotangents, in blocks.
 
     Args:
         params: The tensors of the state, in order.
@@ -107,7 +107,7 @@ class JacobianBuilder:
         self._hooks, self._verified = LayerHooks(model, self.params, always_on=True), {}
 
     def __call__(self, outputs: Tensor, cotangents: Tensor) -> BlockJacobian:
-        """The Jacobian of the observation coordinates.
+        """Return the Jacobian of the observation coordinates.
 
         A parameter's gradient is a sum over the samples, that of a layer's output is not: where layers account for the
         whole state, all samples share their rows. Otherwise each has rows of its own. A single sample's gradients are

@@ -183,4 +183,4 @@ def misused() -> list[str]:
 def test_misuse_is_said() -> None:
     for early, small in together(2, misused):
         assert "build it after torch.distributed.init_process_group" in early
-        assert "1 parameters cannot be shared out over 2 processes" in small
+        assert "1 parameters cannot be divided over 2 processes" in small

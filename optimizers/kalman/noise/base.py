@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ...base import check_arguments
@@ -42,25 +41,6 @@ class ObservationNoise(Part, ABC):
             e: Residuals, (B, d).
             HPH: H P H', (B*d, B*d).
         """
-
-
-class ScaledIdentity(ObservationNoise):
-    """Noise that starts at R = r0 I.
-
-    Args:
-        r0: Initial variance of every coordinate; positive, for it is not replaced by an estimate.
-
-    Raises:
-        ValueError: If r0 is not positive and finite.
-    """
-
-    def __init__(self, *, r0: float = 1.0) -> None:
-        check_r0(r0, self.name, 1e-300)
-        self.r0 = r0
-
-    def start(self, d: int, like: Tensor) -> State:
-        """Return R = r0 I."""
-        return {"R": self.r0 * torch.eye(d, dtype=like.dtype, device=like.device)}
 
 
 def check_r0(r0: float, noise: str, least: float) -> None:
