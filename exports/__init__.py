@@ -1,4 +1,4 @@
-"""What a run leaves for others to use: its model in the formats of PEFT, transformers and timm, and predictions."""
+"""A run's model for use elsewhere, in the formats of PEFT, transformers and timm, and its predictions."""
 
 from .pooled import MeanPooledConfig, MeanPooledForSequenceClassification
 
