@@ -1,4 +1,4 @@
-"""``filtune predict``: what a run's model says of new texts or images, and how sure it is."""
+"""``filtune predict``: predictions of a run's model for new texts or images, with their uncertainty."""
 
 from __future__ import annotations
 

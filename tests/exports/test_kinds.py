@@ -15,7 +15,7 @@ from filtune.exports import export, predict
 from filtune.exports.restore import restore
 from transformers import pipeline
 
-from tests.cli.harness import only_run, run
+from tests.cli.harness import only_run, run, run_ranks
 from tests.conftest import WORDS
 
 FIT = ["fit", "--config", "trainer/cpu", "--config", "task/own_text", "--config", "backbone/minilm"]
@@ -105,6 +105,26 @@ def test_the_units_of_the_targets_are_resumed_bit_for_bit(
         states.append(torch.load(ckpt, weights_only=True)["state_dict"])
     assert int(states[2]["target_state.count"]) == 30
     assert all(torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_the_units_of_the_targets_are_those_of_all_processes(
+    tables: dict[str, Path], encoder: Path, tmp_path: Path
+) -> None:
+    """Two processes of one sample each, against one of two."""
+    args = [*FIT[3:], f"--data.source={tables['regression']}", f"--model.backbone.name={encoder}"]
+    args += ["--data.max_samples=12", "--config", "optimizer/adamw_1e-3"]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    code, said = run(["fit", "--config", "trainer/cpu", *args, "--data.batch_size=2"], tmp_path / "one")
+    assert code == 0, said
+    for code, said in run_ranks(["fit", "--config", "trainer/ddp_cpu", *args], tmp_path / "two", 2):
+        assert code == 0, said
+    states = [
+        torch.load(only_run(tmp_path / name) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("one", "two")
+    ]
+    for name in [name for name in states[0] if name.startswith("target_state.")]:
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-5, atol=0)
 
 
 def test_a_run_of_an_earlier_release_is_restored(tables: dict[str, Path], encoder: Path, tmp_path: Path) -> None:
