@@ -15,7 +15,7 @@ def environment() -> dict[str, str]:
     """Return the environment in which a worker imports the filtune that is running.
 
     In a clone that is not installed, its folder is put on ``PYTHONPATH``. A worker imports modules of the current
-    folder where this process does, and nowhere else: there may be anything in it, such as an ``experiments/`` of the user's.
+    folder where this process does, and nowhere else: there may be an ``experiments/`` of the user's in it.
     """
     found = dict(os.environ)
     source = Path(filtune.__file__).resolve().parents[1]

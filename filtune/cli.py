@@ -198,11 +198,13 @@ def contest(args: list[str]) -> Any:
 
 def study_options(args: list[str]) -> list[str]:
     """Return the options of ``filtune report`` for those of ``filtune contest``, whose arguments were studies."""
-    found: list[str] = []
-    for i, arg in enumerate(args):
-        is_study = not arg.startswith("-") and (i == 0 or not args[i - 1].startswith("--") or "=" in args[i - 1])
-        found += ["--study", arg] if is_study else [arg]
-    return found
+    after_option = [False, *(arg.startswith("--") and "=" not in arg for arg in args)]
+    studies = [
+        arg for arg, is_value in zip(args, after_option, strict=False) if not arg.startswith("-") and not is_value
+    ]
+    others = [arg for arg, is_value in zip(args, after_option, strict=False) if arg.startswith("-") or is_value]
+    page = [] if any(arg.startswith("--output") for arg in args) else ["--output", "contest.md"]
+    return [*others, *page, *(["--study", *studies] if studies else [])]
 
 
 if __name__ == "__main__":
