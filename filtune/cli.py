@@ -86,9 +86,13 @@ def main(args: list[str] | None = None) -> None:
             print(f"filtune {__version__}")
         else:
             _run(args[0], args[1:])
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("filtune: stopped", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # as in: filtune --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (*explained(), RuntimeError) as error:
         _report(error)
     finally:

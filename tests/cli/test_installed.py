@@ -139,7 +139,7 @@ def test_sweep_and_reproduce(binaries: Path, foreign: Path) -> None:
 
 
 def test_two_processes(binaries: Path, foreign: Path) -> None:
-    ranks = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "-m", "filtune"]
+    ranks = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "filtune"]
     trainer = ["--config", "trainer/ddp_cpu"]
     call(binaries / "python", *ranks, "fit", *SHORT, *trainer, "--optimizer=adamw_1e-3", folder=foreign)
     (summary,) = foreign.rglob("summary.json")
