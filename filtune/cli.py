@@ -53,7 +53,7 @@ COMMANDS = {
 }
 """What ``filtune --help`` lists."""
 
-RENAMED = {"contest": Command("filtune.reports.report", "part of report", "contest")}
+RENAMED = {"contest": Command("filtune.cli", "part of report", "contest")}
 """Commands of earlier releases, which say what they are called now."""
 
 EXAMPLES = """\
@@ -86,9 +86,13 @@ def main(args: list[str] | None = None) -> None:
             print(f"filtune {__version__}")
         else:
             _run(args[0], args[1:])
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("filtune: stopped", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # as in: filtune --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (*explained(), RuntimeError) as error:
         _report(error)
     finally:
@@ -182,6 +186,25 @@ def _plain(message: str) -> str:
     if found := re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", message):
         return f"must be one of {found[2].replace(chr(39), '')}, got {found[1]}"
     return message
+
+
+def contest(args: list[str]) -> Any:
+    """Run what ``filtune contest`` was: ``filtune report --study``."""
+    from filtune.experiments.composition import notice
+
+    notice("filtune contest is now filtune report --study STUDY.yaml")
+    return COMMANDS["report"](study_options(args))
+
+
+def study_options(args: list[str]) -> list[str]:
+    """Return the options of ``filtune report`` for those of ``filtune contest``, whose arguments were studies."""
+    after_option = [False, *(arg.startswith("--") and "=" not in arg for arg in args)]
+    studies = [
+        arg for arg, is_value in zip(args, after_option, strict=False) if not arg.startswith("-") and not is_value
+    ]
+    others = [arg for arg, is_value in zip(args, after_option, strict=False) if arg.startswith("-") or is_value]
+    page = [] if any(arg.startswith("--output") for arg in args) else ["--output", "contest.md"]
+    return [*others, *page, *(["--study", *studies] if studies else [])]
 
 
 if __name__ == "__main__":
