@@ -50,7 +50,7 @@ class Document:
     left_out: list[str]
 
     def counts(self) -> dict[Status, int]:
-        """Return the number of the papers' cells with each status; a run as published counts before a scaled-down one."""
+        """Return the number of the papers' cells by status; a run as published counts before a scaled-down one."""
         best: dict[tuple[str, str, str], Status] = {}
         for section in self.sections:
             for key, status in section.statuses().items():
