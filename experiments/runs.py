@@ -61,7 +61,7 @@ class Job:
 
 
 def localise(config: Config, folders: dict[str, str]) -> Config:
-    """The configuration with folders in place of the hub ids that lie there."""
+    """Return the configuration with local folders in place of hub ids."""
     local = yaml.safe_load(yaml.safe_dump(config))
     for key in ("data.source", "model.backbone.name"):
         name = lookup(local, key)
