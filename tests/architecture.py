@@ -175,7 +175,7 @@ PUBLIC_ALL_THE_SAME = ("_foreach_", "_replace", "_asdict", "_exit")
 
 
 def private_access() -> Iterator[str]:
-    """Yield each access to a private attribute that the file does not define itself and no comment explains."""
+    """Yield each use of a private name that the file does not define itself and that no comment explains."""
     for module in modules():
         lines = module.text.splitlines()
         own = {node.name for node in ast.walk(module.tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
@@ -185,6 +185,11 @@ def private_access() -> Iterator[str]:
             elif isinstance(node, ast.AnnAssign | ast.Assign):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 own |= {target.id for target in targets if isinstance(target, ast.Name)}
+        for edge in module.imports():
+            foreign = edge.target.partition(".")[0] not in (FACE, "benchmarks", "tests", "__future__")
+            explained = "#" in "".join(lines[max(edge.line - 2, 0) : edge.line])
+            if foreign and (edge.name or "").startswith("_") and not explained:
+                yield str(edge)
         for node in ast.walk(module.tree):
             if not isinstance(node, ast.Attribute) or not node.attr.startswith("_") or node.attr.startswith("__"):
                 continue
