@@ -27,7 +27,7 @@ class Segment:
         samples: Its length.
         stream: Which of the streams it takes samples from, counted from 0; it goes on where the last one left off.
         permute_labels: Seed of a permutation of the classes that leaves none in its place; none leaves all.
-        rotate: Degrees of a counter-clockwise rotation of the images; of two numbers, gradually from the first to the last.
+        rotate: Degrees of a counter-clockwise rotation of the images; two numbers for a gradual one, from and to.
         gradual: Over its first so many samples the segment before is still drawn from, with a probability that falls
             linearly from one to zero.
     """
