@@ -24,7 +24,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from filtune.reports.compare import read_run
+from filtune.experiments.run_folder import read_run
 from rich.console import Console
 from rich.table import Table
 

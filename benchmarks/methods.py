@@ -44,14 +44,14 @@ OPTIMIZERS: dict[str, Callable[[Any], OnlineOptimizer]] = {
     "adagrad": AdaGrad,
     "sgd": SGD,
     "filtune": Filtune,
-    "filtune-likely": lambda params: Filtune(params, likely=3),
+    "filtune-likely": lambda params: Filtune(params, top_k=3),
     "loko": LoKO,
     "loko-logits": lambda params: LoKO(params, observation="logits"),
     "r-kalman": RKalman,
     "full": lambda params: EKF(params, covariance="full"),
-    "tensor": lambda params: EKF(params, covariance="tensor"),
-    "neuron": lambda params: EKF(params, covariance="neuron"),
-    "low-rank": lambda params: EKF(params, covariance="low-rank", rank=10),
+    "tensor": lambda params: EKF(params, covariance="block_per_tensor"),
+    "neuron": lambda params: EKF(params, covariance="block_per_neuron"),
+    "low-rank": lambda params: EKF(params, covariance="low_rank", rank=10),
 }
 
 

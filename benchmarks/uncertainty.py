@@ -25,14 +25,14 @@ from typing import Any
 import torch
 from filtune.datamodules import StreamDataModule, TextDataModule
 from filtune.datamodules.samples import collate
+from filtune.experiments.archive import Archive
 from filtune.experiments.composition import compose, lookup
 from filtune.experiments.tables import load_table
 from filtune.exports.prediction import Prediction, Predictor
 from filtune.exports.restore import Restored, restore
 from filtune.lightning_modules.scores import ProbabilityScores
 from filtune.optimizers.likelihoods.categorical import difference_variance, predictive_probabilities
-from filtune.reports.contest import Entrant, contest
-from filtune.reports.reading import Archive
+from filtune.reports.study import Method, compare_streams
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -144,16 +144,16 @@ def judge(run: Restored, samples: list[Sample], seed: int) -> dict[str, dict[str
     return found
 
 
-def runs_of(entrant: Entrant, root: Path) -> Iterator[tuple[int, Restored]]:
+def runs_of(method: Method, root: Path) -> Iterator[tuple[int, Restored]]:
     """Yield the runs of a configuration, by seed.
 
     Raises:
         ValueError: If one's checkpoint is not there.
     """
-    for seed, record in entrant.records.items():
+    for seed, record in method.records.items():
         found = sorted((root / "runs" / record["key"]).rglob("last.ckpt"))
         if not found:
-            raise ValueError(f"--root {root}: the run of {entrant.name} with seed {seed} has left no checkpoint here")
+            raise ValueError(f"--root {root}: the run of {method.name} with seed {seed} has left no checkpoint here")
         yield seed, restore(found[-1])
 
 
@@ -170,7 +170,7 @@ def held_out(run: Restored, samples: int) -> list[Sample]:
 def main(args: list[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", help="a study with a contest, such as configs/studies/win_stream.yaml")
+    parser.add_argument("study", help="a study with a comparison, such as configs/studies/win_stream.yaml")
     parser.add_argument("--root", type=Path, default=Path("runs/reproduce"), help="where its runs are")
     parser.add_argument("--columns", nargs="+", default=["mnist", "sst2"], help="streams (default: mnist sst2)")
     parser.add_argument("--rival", default="AdamW", help="the rival beside the method (default: AdamW)")
@@ -180,13 +180,13 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(args)
     torch.set_num_threads(options.threads)
     table = load_table(options.study)
-    streams = {stream.name: stream for stream in contest(table, Archive([options.root], [table]))}
+    streams = {stream.name: stream for stream in compare_streams(table, Archive([options.root], [table]))}
     results: dict[str, Any] = {}
     for column in options.columns:
-        if column not in streams or options.rival not in streams[column].duels:
+        if column not in streams or options.rival not in streams[column].comparisons:
             raise ValueError(f"--columns {column}: no runs of both the method and {options.rival} on this stream")
-        entrants = {table.raw["contest"]["method"]: streams[column].method}
-        entrants[options.rival] = streams[column].duels[options.rival].rival
+        entrants = {table.raw["comparison"]["method"]: streams[column].method}
+        entrants[options.rival] = streams[column].comparisons[options.rival].baseline
         gathered: dict[str, dict[str, list[float]]] = {}
         for name, entrant in entrants.items():
             for seed, run in track(list(runs_of(entrant, options.root)), description=f"{column}, {name}"):

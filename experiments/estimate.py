@@ -28,8 +28,8 @@ NATURAL = {"NGD": 1.8, "RING": 1.2, "RENG": 1.3, "SAM": 2.0, "Sophia": 1.1}
 
 
 @dataclass(frozen=True)
-class Size:
-    """How large a run is.
+class RunSize:
+    """The length of a run.
 
     Attributes:
         samples: Length of the stream.
@@ -46,7 +46,7 @@ def catalog() -> dict[str, dict[str, dict[str, Any]]]:
     return yaml.safe_load(CATALOG.read_text())
 
 
-def size(config: Config, task: str) -> Size | None:
+def run_size(config: Config, task: str) -> RunSize | None:
     """Samples and steps of a run; none where that is not known."""
     rows = catalog()["tasks"].get(task, {}).get("train")
     limit = lookup(config, "data.max_samples")
@@ -56,7 +56,7 @@ def size(config: Config, task: str) -> Size | None:
     per_epoch = math.ceil(samples / (lookup(config, "data.batch_size") or 1))
     epochs, most = lookup(config, "trainer.max_epochs") or 1, lookup(config, "trainer.max_steps") or -1
     limits = [limit for limit in (per_epoch * epochs, most) if limit >= 0]  # -1: until the other one ends it
-    return Size(samples, min(limits)) if limits else None
+    return RunSize(samples, min(limits)) if limits else None
 
 
 class Estimator:
@@ -80,7 +80,7 @@ class Estimator:
 
     def seconds(self, config: Config, task: str, backbone: str) -> float | None:
         """Seconds of a run; none where nothing is known about it."""
-        found = size(config, task)
+        found = run_size(config, task)
         if found is None:
             return None
         for kind in _kinds(config, task, backbone):
@@ -124,8 +124,8 @@ def _cost(config: Config, task: str) -> float:
     return NATURAL.get(name, 1.0)
 
 
-def clock(seconds: float | None) -> str:
-    """Seconds as people say them."""
+def format_duration(seconds: float | None) -> str:
+    """Return a duration in words, such as ``90 min``."""
     if seconds is None:
         return "unknown"
     if seconds < 90:

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 from filtune.lightning_modules.backbones.base import Backbone
 
 from .card import write_card
+from .commands import export_parser
 from .folder import check_target, whole_folder
 from .restore import Restored, example_outputs, restore
 from .units import fold_units
 from .weights import read_adapter, read_model, write_adapter, write_model
 
-EPILOG = """\
-The folder's README.md says how to load it.
-
-  filtune export --ckpt_path RUN/checkpoints/last.ckpt --to adapter/
-  filtune export --ckpt_path RUN/checkpoints/last.ckpt --to model/ --merge
-"""
-
 
 def main(args: list[str]) -> None:
     """Export a checkpoint."""
-    parser = argparse.ArgumentParser(
-        prog="filtune export", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="the checkpoint, RUN/checkpoints/last.ckpt")
-    parser.add_argument("--to", type=Path, required=True, help="folder to write, which must be new or empty")
-    parser.add_argument("--merge", action="store_true", help="the whole model, the adapter merged into its weights")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
-    parser.add_argument("--config", type=Path, help="the run's configuration, if it is not RUN/config.yaml")
-    options = parser.parse_args(args)
+    options = export_parser().parse_args(args)
     check_target(options.to, options.overwrite)
     print(export(restore(options.ckpt_path, options.config), options.to, options.merge))
 

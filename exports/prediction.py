@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from filtune.optimizers.kalman.filter import KalmanOptimizer
-from filtune.optimizers.kalman.predictive import FACTORS
+from filtune.optimizers.kalman.predictive import SCALES
 from filtune.optimizers.likelihoods import Likelihood
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -28,7 +28,7 @@ class Prediction:
     Attributes:
         likelihood: Of the outputs, (B, m).
         covariance: C, (B, m, m).
-        evidence: Log weights of ``FACTORS`` times C by how well each predicted the stream, (K,); None where that is
+        evidence: Log weights of ``SCALES`` times C by how well each predicted the stream, (K,); None where that is
             not known, and C is taken as it is.
     """
 
@@ -49,7 +49,7 @@ class Prediction:
         if self.evidence is None:
             return self.likelihood.predictive(self.covariance)
         weights = self.evidence.softmax(0)
-        means = (self.likelihood.predictive(factor * self.covariance) for factor in FACTORS)
+        means = (self.likelihood.predictive(factor * self.covariance) for factor in SCALES)
         return torch.stack([weight * mean for weight, mean in zip(weights, means, strict=True)]).sum(0)
 
     @classmethod
@@ -80,8 +80,8 @@ class Predictor:
             optimizer = run.optimizer()
             assert isinstance(optimizer, KalmanOptimizer)
             self.covariance = OutputCovariance(optimizer, self.backbone)
-            evidence = optimizer.filter.get("evidence")
-            self.evidence = evidence.float().cpu() if evidence is not None and bool(evidence.any()) else None
+            evidence = optimizer.tempering_log_weights()
+            self.evidence = None if evidence is None else evidence.float().cpu()
 
     def batch_size(self, asked: int) -> int:
         """Return the batch size, bounded where the Jacobian would not fit or padding would cost more than it gains."""

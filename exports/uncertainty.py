@@ -1,4 +1,4 @@
-r"""What the filter's covariance P of the parameters says about the outputs.
+r"""Covariance of the outputs that follows from the filter's covariance P of the parameters.
 
 To first order the outputs are z ~ N(mu, C) with
 
@@ -9,10 +9,7 @@ Shapes: ``B`` batch, ``m`` outputs.
 
 from __future__ import annotations
 
-import torch
-from filtune.optimizers.kalman.equations import own_blocks
 from filtune.optimizers.kalman.filter import KalmanOptimizer
-from filtune.optimizers.kalman.jacobian import JacobianBuilder
 from torch import Tensor, nn
 
 MOST_ELEMENTS = 1 << 26
@@ -20,7 +17,7 @@ MOST_ELEMENTS = 1 << 26
 
 
 class OutputCovariance:
-    """Equation (1), by the covariance's own product.
+    """Equation (1), computed by the filter itself.
 
     Args:
         optimizer: A filter.
@@ -28,21 +25,13 @@ class OutputCovariance:
     """
 
     def __init__(self, optimizer: KalmanOptimizer, model: nn.Module) -> None:
-        params, settings = list(optimizer.trained()), optimizer.settings
-        self._jacobian = JacobianBuilder(params, optimizer.dtype, settings.jacobian, settings.max_rows)
-        self._jacobian.attach(model)
-        self._covariance = settings.build_covariance([param.shape for param in params])
-        self._P = self._covariance.select(optimizer.filter)
+        self._optimizer = optimizer.attach(model)
+        self._parameters = sum(param.numel() for param in optimizer.trained())
 
     def batch_size(self, outputs: int) -> int:
-        """How many samples with m outputs a batch may have."""
-        return max(1, MOST_ELEMENTS // (outputs * self._covariance.n))
+        """Return how many samples with m outputs a batch may have."""
+        return max(1, MOST_ELEMENTS // (outputs * self._parameters))
 
     def __call__(self, outputs: Tensor) -> Tensor:
-        """Outputs with their graph (B, m) -> C (B, m, m)."""
-        B, m = outputs.shape
-        identity = torch.eye(m, dtype=outputs.dtype, device=outputs.device).expand(B, m, m)
-        with torch.no_grad():
-            H = self._jacobian(outputs, identity)
-            gram, _ = self._covariance.project(self._P, H)
-            return own_blocks(gram, m)
+        """Return the covariance C (B, m, m) of outputs with their graph (B, m)."""
+        return self._optimizer.output_covariance(outputs)

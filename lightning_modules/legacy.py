@@ -44,6 +44,8 @@ OPTIMIZER_VALUES: dict[tuple[str, Any], Config] = {
     ("covariance", "buffered"): {"covariance": "low_rank"},
     ("noise", "mode"): {"update": "posterior_mode"},
     ("noise", "ema-minus"): {"noise": "ema_innovation"},
+    ("fisher", "sampled"): {"fisher_type": "mc"},
+    ("inverse", "newton-printed"): {"inverse_method": "newton-paper"},
 }
 """Options of optimizers whose value had another meaning or name, and what they are now."""
 

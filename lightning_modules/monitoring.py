@@ -82,7 +82,7 @@ class Watch:
         Raises:
             FloatingPointError: If it diverged and no state can be restored; names the step and the remedy.
         """
-        failure = optimizer.failure()
+        failure = optimizer.check_divergence()
         if failure is None:
             return False
         if self._good is None:

@@ -171,7 +171,7 @@ class OnlineModule(pl.LightningModule):
         if self.logger is not None:
             self.logger.log_metrics({name: float(value) for name, value in figures.items()}, step=self.global_step)
         self.restore_if_diverged(optimizer)
-        advice = optimizer.advice()
+        advice = optimizer.diagnose()
         if advice and not self._advised:
             rank_zero_warn(f"step {self.global_step}: {advice}")
             self._advised = True

@@ -1,20 +1,21 @@
-"""A table at one scale: its cells and the order of its methods, as the pages ask for them."""
+"""A table at one scale: every cell judged, every method compared with AdamW, as the pages show it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from filtune.experiments.archive import Archive, Pool, shipped_table, source_tables
+from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Column, Row, Table
 
-from . import words
-from .cells import Cell
+from . import formatting
+from .agreement import Agreement, Claim, Winner, claims, winners
+from .cells import CellResult, Status, judge_cell, with_ratio
 from .figures import Figure
-from .order import Claim, Verdict, Winner
-from .palette import Look
-from .reading import Pool
-from .status import Status
+from .formatting import Look, looks, reproduce_root
+from .statistics import MeanStd, holm
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Leaf:
         model = self.column.title.partition(", ")[2]
         if self.backbone in (None, self.column.backbone):
             return model
-        own = words.backbone_title(self.backbone)
-        return f"{own} for {model or words.backbone_title(self.column.backbone)}"
+        own = formatting.backbone_title(self.backbone)
+        return f"{own} for {model or formatting.backbone_title(self.column.backbone)}"
 
     @property
     def title(self) -> str:
@@ -80,7 +81,7 @@ class Section:
     pool: Pool
     kinds: dict[str, str]
     leaves: list[Leaf]
-    cells: dict[tuple[str, str], Cell]
+    cells: dict[tuple[str, str], CellResult]
     looks: dict[str, Look]
     reference: dict[str, str]
     root: str
@@ -101,7 +102,7 @@ class Section:
         """What was changed against the paper."""
         run = {cell.partition("/")[2].partition("/")[0] for cell in self.pool.cells}
         replaced = dict.fromkeys(column.backbone for column in self.table.columns if column.name in run)
-        return words.scale_words(self.pool.scale, list(replaced))
+        return formatting.scale_words(self.pool.scale, list(replaced))
 
     @property
     def timed(self) -> bool:
@@ -109,27 +110,27 @@ class Section:
         return "metrics" in self.table.raw
 
     def notes(self) -> list[str]:
-        """What is to be known of it: what the paper leaves open, how baselines were tuned, how little is known."""
+        """Return remarks: what the paper leaves open, how baselines were tuned, how few seeds there are."""
         run = [cell for cell in self.cells.values() if cell.point.records]
         few = sorted({cell.ours.count for cell in run if cell.ours and cell.ours.count})
-        said = [str(self.table.raw["notes"])] if self.table.raw.get("notes") else []
+        notes = [str(self.table.raw["notes"])] if self.table.raw.get("notes") else []
         if self.rows("tuned"):
-            said.append(
+            notes.append(
                 "The setting of a tuned row is the best of its grid on these same runs, by the mean over seeds: this "
                 "favours the baseline. The cells name it."
             )
         if few and few[0] == 1:
-            said.append("Cells of one seed have no deviation and no test.")
+            notes.append("Cells of one seed have no deviation and no test.")
         if any(cell.status is Status.DIVERGED for cell in run):
-            said.append("A diverged seed has no figure; the mean of its cell is that of the others.")
+            notes.append("A diverged seed has no figure; the mean of its cell is that of the others.")
         if self.timed:
-            said.append("Beside a time stands its ratio to AdamW's in the same column: compare these.")
+            notes.append("Beside a time stands its ratio to AdamW's in the same column: compare these.")
         hidden = [leaf.column.title for leaf in self.leaves if leaf not in self.columns()]
         if hidden:
-            said.append(f"Not run at this scale: {'; '.join(dict.fromkeys(hidden))}.")
+            notes.append(f"Not run at this scale: {'; '.join(dict.fromkeys(hidden))}.")
         if self.absent():
-            said.append(f"Not run: {'; '.join(self.absent())}.")
-        return said
+            notes.append(f"Not run: {'; '.join(self.absent())}.")
+        return notes
 
     def rows(self, kind: str) -> list[Row]:
         """The rows of a kind: of the paper's those that have the columns shown, of ours those with a run."""
@@ -169,7 +170,7 @@ class Section:
         """The rows of the best figure of a column, ours or published."""
         shown = {row.name: self.cells.get((row.name, leaf.key)) for row in self.table.rows}
         means = {
-            name: words.figure(sample.mean, leaf.metric)
+            name: formatting.format_metric(sample.mean, leaf.metric)
             for name, cell in shown.items()
             if cell and (sample := cell.published if published else cell.ours)
         }
@@ -188,7 +189,7 @@ class Section:
         """The best of a column, where there is one to compare."""
         return next((winner for winner in self.winners if winner.leaf == leaf.key), None)
 
-    def verdicts(self) -> Counter[Verdict]:
+    def verdicts(self) -> Counter[Agreement]:
         """How many comparisons with AdamW come out as in the paper."""
         return Counter(claim.verdict for claim in self.claims.values())
 
@@ -203,7 +204,82 @@ class Section:
     def command(self, cell: str | None = None) -> str:
         """The command that makes the runs."""
         seeds = self.pool.seeds if cell is None else {s for p in self._points(cell) for s in p.records}
-        return words.command(self.table.name, self.pool.scale, cell, seeds, self.table.seeds, self.root)
+        return formatting.reproduce_command(self.table.name, self.pool.scale, cell, seeds, self.table.seeds, self.root)
 
     def _points(self, cell: str) -> list[Any]:
         return next((found.points for found in self.cells.values() if found.name == cell), [])
+
+
+def build(table: Table, pool: Pool, archive: Archive) -> Section:
+    """Judge a table's cells and compare their order."""
+    kinds = {row.name: _kind(row) for row in table.rows}
+    leaves = [
+        Leaf(column, metric, _lower(table, metric), pool.scale.get("backbone"))
+        for column in table.columns
+        for metric in table.raw.get("metrics", [column.metric or table.metric])
+    ]
+    chosen_by = {leaf.key: _chooser(table, leaf) for leaf in leaves}
+    reference = {row.name: _reference(table, row) for row in table.rows}
+    cells = {
+        (row.name, leaf.key): judge_cell(
+            archive, pool, f"{row.name}/{leaf.column.name}", leaf.metric, leaf.lower,
+            _published(table, row, leaf), chosen_by[leaf.key],
+        )
+        for row in table.rows
+        for leaf in leaves
+        if row.columns is None or leaf.column.name in row.columns
+    }  # fmt: skip
+    adjusted = holm([cell.test and cell.test.p for cell in cells.values()])
+    cells = {key: replace(cell, adjusted=p) for (key, cell), p in zip(cells.items(), adjusted, strict=True)}
+    if "metrics" in table.raw:
+        before = dict(cells)
+        for (row, leaf), cell in before.items():
+            if (reference[row], leaf) in before:
+                cells[row, leaf] = with_ratio(cell, before[reference[row], leaf])
+    tones = looks([(row.name, row.optimizer, kinds[row.name]) for row in table.rows])
+    section = Section(table, pool, kinds, leaves, cells, tones, reference, reproduce_root(archive.roots[0]))
+    paper = [row.name for row in table.rows if kinds[row.name] == "paper"]
+    for leaf in leaves:
+        column = {row: cells[row, leaf.key] for row in paper if (row, leaf.key) in cells}
+        section.winners += winners(leaf.key, column, leaf.lower)
+        section.claims.update(claims(leaf.key, column, reference, leaf.lower))
+    return section
+
+
+def _kind(row: Row) -> str:
+    return "paper" if row.published else "tuned" if row.grid else "ours"
+
+
+def _lower(table: Table, metric: str) -> bool:
+    better = table.raw.get("higher_is_better")
+    return lower_is_better(metric) if better is None else not better
+
+
+def _chooser(table: Table, leaf: Leaf) -> str:
+    """The metric by which a grid's best point is chosen: of a table of times, that of the table it looks at."""
+    if "of" not in table.raw:
+        return leaf.metric
+    own = next(t for t in source_tables(table) if any(column.name == leaf.column.name for column in t.columns))
+    column = next(column for column in shipped_table(own.name).columns if column.name == leaf.column.name)
+    return column.metric or own.metric
+
+
+def _reference(table: Table, row: Row) -> str:
+    """AdamW as the paper has it, with the adapter of the row."""
+    adamw = [r for r in table.rows if r.optimizer.startswith("adamw") and r.published]
+    same = [r for r in adamw if _adapter(r) == _adapter(row)]
+    return (same or adamw or [row])[0].name
+
+
+def _adapter(row: Row) -> Any:
+    return row.set.get("model.backbone.adapter")
+
+
+def _published(table: Table, row: Row, leaf: Leaf) -> MeanStd | None:
+    if not row.published:
+        return None
+    printed = row.published[table.columns.index(leaf.column)]
+    if printed is not None and "metrics" in table.raw:
+        printed = printed[table.raw["metrics"].index(leaf.metric)]
+    mean, deviation = printed if isinstance(printed, list) else (printed, None)
+    return None if mean is None else MeanStd(mean, deviation, table.raw.get("published_seeds"))

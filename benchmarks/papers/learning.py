@@ -174,7 +174,7 @@ def follow(
         "test": accuracy(backbone, test),
         "steps": steps.tolist(),
         "curve": average[steps - 1].tolist(),
-        "failure": optimizer.failure(),
+        "failure": optimizer.check_divergence(),
     }
 
 

@@ -28,7 +28,7 @@ LAYOUT = {
         "update": ["Multiline", ["stats/update_norm", "stats/gain_norm"]],
         "observation noise": ["Multiline", ["stats/noise_trace"]],
         "innovation squared, normalised": ["Margin", ["stats/nis", "stats/nis_low", "stats/nis_high"]],
-        "state variance": ["Multiline", ["stats/p_mean", "stats/p_min"]],
+        "state variance": ["Multiline", ["stats/variance_mean", "stats/variance_min"]],
     },
     "first order": {"gradient": ["Multiline", ["stats/grad_norm"]], "learning rate": ["Multiline", ["lr"]]},
 }

@@ -1,6 +1,6 @@
 """Blocks of the Jacobian, and the filter algebra on them.
 
-A block is the part of H (rows, n_i) that belongs to a contiguous slice of the state. ``Explicit`` holds it as a
+A block is the part of H (rows, n_i) that belongs to a contiguous slice of the state. ``DenseBlock`` holds it as a
 matrix; ``OuterProduct`` holds a dense layer's part in factors and never forms it. Each is the other's oracle.
 
 Shapes: ``rows`` = B*d, one a sample and observation coordinate.
@@ -31,7 +31,7 @@ class Gain(NamedTuple):
     Attributes:
         W: (k, rows).
         u: (k,).
-        v: (rows,), or None for zero. It is apart from u, for W'u alone may overflow where WH does not.
+        v: (rows,), or None for zero. Kept separate from u for numerical stability: W'u can overflow where WH does not.
     """
 
     W: Tensor
@@ -67,7 +67,7 @@ class Block(Protocol):
         ...
 
 
-class Explicit:
+class DenseBlock:
     """A block held as a matrix, worked through in chunks of columns.
 
     Args:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..distributed import Ranks
 from ..likelihoods.base import Observation
-from .blocks import Block, BlockJacobian, Explicit, OuterProduct
+from .blocks import Block, BlockJacobian, DenseBlock, OuterProduct
 
 Parts = list[tuple[slice, Block]]
 
@@ -136,7 +136,7 @@ class Sharding:
                 if layer is not None:
                     parts += [(slice(start + c.start, start + c.stop), piece) for c, piece in layer.columns(inside)]
                 elif columns is not None and width:
-                    parts.append((slice(start, start + width), Explicit(columns[:, :width])))
+                    parts.append((slice(start, start + width), DenseBlock(columns[:, :width])))
                     columns = columns[:, width:]
                 start += width
         return BlockJacobian(parts)
@@ -151,7 +151,7 @@ class Sharding:
         answers: list[list[int]] = [[] for _ in range(self.ranks.world)]
         dist.all_gather_object(answers, factored)
         common = set.intersection(*map(set, answers))
-        return [(c, block if c.start in common else Explicit(block.dense())) for c, block in blocks]
+        return [(c, block if c.start in common else DenseBlock(block.dense())) for c, block in blocks]
 
     def _to_owners(self, matrices: list[tuple[slice, Tensor]], sizes: Sequence[int]) -> Tensor:
         """Hand out the columns of (own rows, n_i); what comes back is (rows, own columns), rank 0's rows first.

@@ -206,17 +206,17 @@ class TargetScaling(StreamState):
         """Take in the targets of a batch, (B,) or (B, m), which are finite."""
         y = target.detach().double().reshape(-1, len(self.location))
         mean, n = y.mean(0), self.count + len(y)
-        delta = mean - self.location
+        delta, share = mean - self.location, len(y) / n.double()
         self.first.copy_(torch.where(self.count > 0, self.first, y[0]))
-        self.deviations += (y - mean).square().sum(0) + delta.square() * (self.count * len(y) / n)
-        self.location += delta * len(y) / n
+        self.deviations += (y - mean).square().sum(0) + delta.square() * self.count * share
+        self.location += delta * share
         self.count.copy_(n)
 
     def see_residuals(self, observation: Observation) -> None:
         """Average in the squared residuals of a batch, (B, m); where one is not finite, the average stays."""
         square = observation.innovation().residual.double().square().mean(0)
         B = len(observation.target)
-        weight = (PRIOR + self.residuals).clamp_max(MEMORY)
+        weight = (PRIOR + self.residuals).clamp_max(MEMORY).double()
         moved = self.variance + (square - self.variance) * B / (weight + B)
         self.variance.copy_(torch.where(moved.isfinite(), moved, self.variance))
         self.residuals += B

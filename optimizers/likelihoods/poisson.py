@@ -167,7 +167,7 @@ class LogMean(StreamState):
 
     def value(self) -> Tensor:
         """Return the offset, (m,)."""
-        return ((1 + self.total) / (1 + self.count)).log()
+        return ((1 + self.total) / (1 + self.count.double())).log()
 
     def see_targets(self, target: Tensor) -> None:
         """Take in the counts of a batch."""

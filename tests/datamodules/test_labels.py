@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
@@ -67,13 +68,52 @@ def test_given_classes_set_the_order_of_the_outputs() -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "names", "classes", "targets"),
+    [
+        (["b;a", "", "c"], None, ("a", "b", "c"), [[1, 1, 0], [0, 0, 0], [0, 0, 1]]),
+        ([["b", "a"], [], ["c"]], None, ("a", "b", "c"), [[1, 1, 0], [0, 0, 0], [0, 0, 1]]),
+        ([[1], [0, 1], []], ["joy", "fear"], ("joy", "fear"), [[0, 1], [1, 1], [0, 0]]),
+    ],
+    ids=["text", "lists", "declared"],
+)
+def test_a_row_may_have_several_labels(values: list, names: list | None, classes: tuple, targets: list) -> None:
+    table = Dataset.from_dict({"label": values})
+    if names is not None:
+        table = table.cast_column("label", datasets.List(ClassLabel(names=names)))
+    codec = LabelCodec.infer(table, "label", "multilabel")
+    found, faults = codec.encode(table)
+    assert (codec.kind, codec.coding.classes, codec.outputs, faults) == ("multilabel", classes, len(classes), [])
+    assert found.tolist() == targets
+    assert found.dtype == torch.float32
+
+
+def test_counts_are_numbers_and_bad_ones_are_named(write: Any) -> None:
+    source = write("a.csv", "text,label\na,3\nb,-1\nc,0\nd,\n")
+    with pytest.raises(DataError, match=r"row 1 \(from 0\), column 'label': negative count: -1 \(and 1 more bad row\)"):
+        TextDataModule(source, ["text"], task="count").setup()
+    module = TextDataModule(source, ["text"], task="count", on_bad_row="skip", val_fraction=0)
+    with pytest.warns(UserWarning, match=r"bad rows left out: 2 \(1 missing label, 1 negative count\)"):
+        module.setup()
+    assert (module.task.kind, module.task.outputs, module.task.metrics) == ("count", 1, ("deviance", "mae"))
+    assert sorted(batch["label"].item() for batch in module.train_dataloader()) == [0, 3]
+
+
+def test_an_unknown_kind_of_task_is_refused_at_once(reviews: str) -> None:
+    with pytest.raises(DataError, match="--data.task: there is no task of the kind 'ranking'; choose from"):
+        TextDataModule(reviews, ["text"], task="ranking")
+
+
+@pytest.mark.parametrize(
     ("values", "given", "message"),
     [
         (["a", "a"], {}, "two different classes at least, column 'label' has a"),
         ([None, None], {}, "column 'label' has none"),
         ([1, 2], {"classes": ["1", "1"]}, "two different classes"),
         ([1.0, 2.0], {"classes": ["a", "b"], "task": "regression"}, "--data.classes: a regression task has none"),
-        ([[1], [2]], {}, "column 'label' holds neither numbers nor strings"),
+        ([[1], [2]], {}, "column 'label' holds neither numbers nor strings alone but List(Value('int64')); set --data"),
+        ([{"a": 1}], {}, "column 'label' holds neither numbers nor strings alone"),
+        (["a", "a;"], {"task": "multilabel"}, "two different labels at least, column 'label' has a"),
+        ([1], {"task": "count", "classes": ["a", "b"]}, "--data.classes: a count task has none"),
     ],
 )
 def test_labels_that_make_no_task(values: list, given: dict, message: str) -> None:

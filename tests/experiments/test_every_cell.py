@@ -10,13 +10,13 @@ import pytest
 from filtune.experiments import runs
 from filtune.experiments.cells import Cell, cells
 from filtune.experiments.composition import compose
-from filtune.experiments.plan import figure
-from filtune.experiments.records import Store
+from filtune.experiments.records import Store, metric_of
 from filtune.experiments.runs import Job
 from filtune.experiments.tables import load_table, table_names
+from filtune.lightning_modules.launch import quiet
 from transformers import BertTokenizerFast, RobertaConfig, RobertaForSequenceClassification
 
-from filtune.cli import FiltuneCLI, quiet
+from filtune.training import FiltuneCLI
 from tests.experiments.schema import IMAGES, WORDS, shrink, write_glue, write_images
 
 BASE = [name for name in table_names() if "of" not in load_table(name).raw]
@@ -33,7 +33,7 @@ def first_points(table: str) -> list[Cell]:
     return list(found.values())
 
 
-def metric_of(table: str, cell: Cell) -> str:
+def shown_metric(table: str, cell: Cell) -> str:
     """The figure that a table shows of a cell."""
     found = load_table(table)
     (column,) = [column for column in found.columns if column.name == cell.name.split("/")[1]]
@@ -41,7 +41,7 @@ def metric_of(table: str, cell: Cell) -> str:
 
 
 CELLS = [
-    pytest.param(cell, metric_of(table, cell), id=f"{table}-{cell.name}")
+    pytest.param(cell, shown_metric(table, cell), id=f"{table}-{cell.name}")
     for table in BASE
     for cell in first_points(table)
 ]
@@ -94,4 +94,4 @@ def test_a_cell_runs(cell: Cell, metric: str, folders: dict[str, str], tmp_path:
     assert record["steps"] == 5
     assert record["samples"] == 5 * config["data"]["init_args"]["batch_size"]
     assert record["trainable_parameters"] > 0
-    assert figure(record, metric) is not None
+    assert metric_of(record, metric) is not None

@@ -115,7 +115,7 @@ def test_it_starts_anew_where_the_parameters_are_taken_back() -> None:
     module.average.update()
 
     class Diverged(SGD):
-        def failure(self) -> str | None:
+        def check_divergence(self) -> str | None:
             return "it diverged"
 
     optimizer = Diverged(model.parameters())

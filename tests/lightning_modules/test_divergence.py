@@ -12,7 +12,7 @@ from torch import nn
 
 RULES: dict[str, Any] = {
     "LoKO": LoKO,
-    "LoFi": lambda params: EKF(params, covariance="low-rank", rank=3),
+    "LoFi": lambda params: EKF(params, covariance="low_rank", rank=3),
     "AdamW": AdamW,
     "SGD with momentum": lambda params: SGD(params, momentum=0.9),
 }

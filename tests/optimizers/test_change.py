@@ -7,14 +7,15 @@ import math
 
 import pytest
 import torch
-from filtune.optimizers import EKF, Categorical, Filtune, Gaussian
-from filtune.optimizers.kalman.covariance.buffered import Buffered
-from filtune.optimizers.kalman.page_test import KNOWN, LIMIT, MEMORY, MOST, last_layer, page, start, watch
+from filtune.optimizers import Categorical, Filtune, Gaussian
+from filtune.optimizers.kalman.covariance.low_rank import LowRank
+from filtune.optimizers.kalman.filter import KalmanOptimizer
+from filtune.optimizers.kalman.monitors.page_test import KNOWN, LIMIT, MEMORY, MOST, last_layer, page, start, watch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.optimizers.models import Stream, drive, labels, mlp, relative, rounding, values
+from tests.optimizers.models import Stream, drive, mlp, relative, rounding, values
 from tests.optimizers.reference import flat
 
 
@@ -112,15 +113,15 @@ def test_the_last_layer_is_the_last_matrix_and_what_follows() -> None:
 def test_a_part_is_dropped_from_the_precision(seed: int, tail: int, when: bool) -> None:
     """Against the dense matrix: blocks apart, the new variances on the diagonal, the rest as it was."""
     n, generator = 8, torch.Generator().manual_seed(seed)
-    covariance = Buffered([torch.Size((n,))], rank=3, buffer=2)
+    covariance = LowRank([torch.Size((n,))], rank=3, buffer_size=2, rows_per_sample=3)
     state = covariance.start(0.1 + torch.rand(n, generator=generator, dtype=torch.float64))
     state["V"][:4] = torch.randn(4, n, generator=generator, dtype=torch.float64)
     state["filled"].fill_(4)
     state["pending"] += 0.3
-    covariance._weigh(state)
+    covariance._update_gram(state)
     before = torch.diag(state["precision"]) + state["V"].T @ state["V"]
     variance = 0.1 + torch.rand(tail, generator=generator, dtype=torch.float64)
-    covariance.renew(state, variance, torch.tensor(when))
+    covariance.reset(state, variance, torch.tensor(when))
     expected = before.clone()
     if when:
         expected[n - tail :] = expected[:, n - tail :] = 0
@@ -144,7 +145,7 @@ def clusters(steps: int, seed: int, turn: int = 0) -> Stream:
 
 
 def renewing(model: nn.Module, renew: float = 100.0) -> Filtune:
-    return Filtune(model.parameters(), rank=12, buffer=6, renew=renew, dtype="float64")
+    return Filtune(model.parameters(), rank=12, buffer_size=6, head_reset_scale=renew, dtype="float64")
 
 
 def wrong(optimizer: Filtune, model: nn.Module, stream: Stream) -> int:
@@ -207,14 +208,7 @@ def test_values_are_filtered_as_without_it() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match="renew must be zero or positive, and finite"):
+    with pytest.raises(ValueError, match="head_reset_scale must be zero or positive, and finite"):
         renewing(mlp(2), -1.0)
-    from filtune.optimizers.kalman.settings import Settings
-
-    with pytest.raises(ValueError, match="renew needs covariance buffered"):
-        Settings(renew=1.0).check("EKF")
-    model = mlp(2)
-    full = EKF(model.parameters(), covariance="full")
-    with pytest.raises(NotImplementedError, match="Full cannot renew"):
-        full._covariance.renew(full.filter, torch.ones(2), torch.tensor(True))
-    drive(full, model, Categorical, labels(1, 1, 2))
+    with pytest.raises(ValueError, match="head_reset_scale needs covariance low_rank; got diagonal"):
+        KalmanOptimizer(mlp(2).parameters(), 0.1, head_reset_scale=1.0)

@@ -1,11 +1,12 @@
-"""The normalised innovation squared, its band, and what is forgotten when it is left."""
+"""The normalised innovation squared, its interval, and what is forgotten when it is left."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from filtune.optimizers import Categorical, Filtune
-from filtune.optimizers.kalman.nis import LIMIT, MOST, band, normalised_innovation_squared, remember
+from filtune.optimizers.kalman.filter import KalmanOptimizer
+from filtune.optimizers.kalman.monitors.nis import LIMIT, MOST, interval, normalised_innovation_squared, remember
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, norm
@@ -20,7 +21,7 @@ def test_the_band_is_that_of_chi_square(coordinates: int) -> None:
     """The next term of the cube root's expansion is of the order of one coordinate."""
     tail = norm.sf(LIMIT)
     exact = [chi2.ppf(q, coordinates) / coordinates for q in (tail, 1 - tail)]
-    assert band(coordinates) == pytest.approx(exact, rel=0, abs=0.3 / coordinates)
+    assert interval(coordinates) == pytest.approx(exact, rel=0, abs=0.3 / coordinates)
 
 
 @given(B=st.integers(1, 3), m=st.integers(2, 5), seed=st.integers(0, 10**6))
@@ -58,7 +59,7 @@ def test_the_window_is_a_ring_and_nothing_in_it_is_out_of_bounds() -> None:
 
 
 def watched(model: nn.Module, **options: object) -> Filtune:
-    options = {"rank": 6, "buffer": 2, "window": 20, "p0_init": "constant", "dtype": "float64"} | options
+    options = {"rank": 6, "buffer_size": 2, "nis_window": 20, "p0_init": "constant", "dtype": "float64"} | options
     return Filtune(model.parameters(), **options)
 
 
@@ -66,7 +67,7 @@ def test_what_was_learnt_is_forgotten_when_the_labels_change() -> None:
     """P^-1 goes back towards the prior's by the share that is kept, and theta stays where it is."""
     kept, forgetful = mlp(2), mlp(2)
     forgetful.load_state_dict(kept.state_dict())
-    optimizers = watched(kept), watched(forgetful, forget=0.25)
+    optimizers = watched(kept), watched(forgetful, forgetting_factor=0.25)
     stream = [(x, (x[:, 0] > 0).long()) for x, _ in labels(300, 1, 2)]
     for optimizer, model in zip(optimizers, (kept, forgetful), strict=True):
         drive(optimizer, model, Categorical, stream)
@@ -94,17 +95,19 @@ def test_figures_of_a_step() -> None:
     stats = optimizer.stats
     assert float(stats["nis_low"]) < 1 < float(stats["nis_high"])
     assert float(stats["nis"]) == float(optimizer.filter["nis"].mean())
-    without = watched(mlp(3), window=0)
+    without = watched(mlp(3), nis_window=0)
     drive(without, mlp(3), Categorical, [])
     assert "nis" not in without.filter
 
 
-def test_forgetting_wants_a_window_and_a_covariance_that_can() -> None:
-    with pytest.raises(ValueError, match="window must be zero or positive; positive to forget"):
-        watched(mlp(2), forget=0.5, window=0)
-    with pytest.raises(ValueError, match="forget must lie in"):
-        watched(mlp(2), forget=1.5)
-    from filtune.optimizers.kalman.settings import Settings
-
-    with pytest.raises(ValueError, match="forget needs covariance buffered"):
-        Settings(noise="mode", forget=0.5, window=10).check("EKF")
+def test_forgetting_needs_a_window_and_a_covariance_that_can() -> None:
+    with pytest.raises(ValueError, match="forgetting_factor below 1 needs a positive nis_window"):
+        watched(mlp(2), forgetting_factor=0.5, nis_window=0)
+    with pytest.raises(ValueError, match="nis_window must be zero or positive"):
+        watched(mlp(2), nis_window=-1)
+    with pytest.raises(ValueError, match="forgetting_factor must lie in"):
+        watched(mlp(2), forgetting_factor=1.5)
+    with pytest.raises(ValueError, match="forgetting_factor is an option of covariance low_rank"):
+        KalmanOptimizer(mlp(2).parameters(), 0.1, update="posterior_mode", forgetting_factor=0.5, nis_window=10)
+    with pytest.raises(ValueError, match="nis_window needs noise softmax or update posterior_mode"):
+        KalmanOptimizer(mlp(2).parameters(), 0.1, nis_window=10)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
-from filtune.optimizers import EKF, Categorical, Filtune, Gaussian
-from filtune.optimizers.kalman.nis import normalised_innovation_squared
+from filtune.optimizers import Categorical, Filtune, Gaussian
+from filtune.optimizers.kalman.filter import KalmanOptimizer
+from filtune.optimizers.kalman.monitors.nis import normalised_innovation_squared
+from filtune.optimizers.kalman.rows import RowSelection
 from filtune.optimizers.likelihoods.base import Innovation
 from filtune.optimizers.likelihoods.categorical import likely_contrasts
 from hypothesis import given, settings
@@ -27,11 +27,10 @@ def drawn(m: int, B: int, seed: int, size: float) -> tuple[Tensor, Tensor]:
     return z, torch.randint(m, (B,), generator=generator)
 
 
-def narrowed(z: Tensor, y: Tensor, k: int) -> Innovation:
-    """The natural parameters in k directions; in all for 0."""
-    likelihood = Categorical(z)
-    contrasts, full = likelihood.contrasts(y, k), likelihood.natural(y)
-    return full if contrasts is None else full.project(contrasts)
+def selected(z: Tensor, y: Tensor, k: int) -> Innovation:
+    """The batch observed with k classes distinguished."""
+    observation = Categorical(z).observe(y)
+    return RowSelection(top_k=k)(observation, observation.natural())
 
 
 @settings(max_examples=80)
@@ -56,7 +55,7 @@ def test_the_directions_are_orthonormal_and_hold_the_gradient(m: int, B: int, se
 @given(**SIZES)
 def test_the_precision_is_that_of_the_softmax_in_these_directions(m: int, B: int, seed: int, size: float) -> None:
     z, y = drawn(m, B, seed, size)
-    p, found = z.softmax(1), narrowed(z, y, 2)
+    p, found = z.softmax(1), selected(z, y, 2)
     F = torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
     assert found.factor is not None
     assert found.left_out == m - 3
@@ -82,7 +81,7 @@ def test_with_as_many_as_there_are_it_is_the_filter_itself(likely: int) -> None:
     states = []
     for chosen in (0, likely):
         model = linear(4)
-        optimizer = Filtune(model.parameters(), likely=chosen)
+        optimizer = Filtune(model.parameters(), top_k=chosen)
         drive(optimizer, model, Categorical, labels(12, 2, 4))
         assert optimizer.predictive() is not None
         states.append(flat(model))
@@ -93,8 +92,8 @@ def test_with_as_many_as_there_are_it_is_the_filter_itself(likely: int) -> None:
 def test_the_step_is_to_the_mode_within_these_directions(m: int, likely: int) -> None:
     """By its fixed point in float64: theta moves by P J'C lambda with lambda = C'e(z + C eta)."""
     model = linear(m)
-    optimizer = EKF(model.parameters(), "full", noise="mode", p0=0.5, dtype="float64")
-    optimizer.settings = replace(optimizer.settings, likely=likely)
+    options = {"covariance": "full", "update": "posterior_mode", "dtype": "float64"}
+    optimizer = KalmanOptimizer(model.parameters(), 0.5, top_k=likely, **options)
     (x, y), before = labels(1, 1, m)[0], flat(model)
     z = model(x).detach()
     C = likely_contrasts(z.softmax(1), y, likely)[0]
@@ -117,7 +116,7 @@ def test_the_innovation_is_no_larger_than_expected_on_average(rest: float) -> No
     for likely in (1, 2, 3, 0):
         expected = 0.0
         for y in range(len(p)):
-            innovation = narrowed(p.log().unsqueeze(0), torch.tensor([y]), likely)
+            innovation = selected(p.log().unsqueeze(0), torch.tensor([y]), likely)
             A = torch.zeros(innovation.residual.numel(), innovation.residual.numel(), dtype=torch.float64)
             expected += float(p[y] * normalised_innovation_squared(innovation, A))
         means.append(expected)
@@ -127,21 +126,21 @@ def test_the_innovation_is_no_larger_than_expected_on_average(rest: float) -> No
 
 def test_what_is_not_observed_is_not_foretold() -> None:
     model = linear(6)
-    optimizer = Filtune(model.parameters(), likely=2)
+    optimizer = Filtune(model.parameters(), top_k=2)
     drive(optimizer, model, Categorical, labels(5, 1, 6))
     assert optimizer.predictive() is None
-    assert not bool(optimizer.filter["evidence"].any())
+    assert not bool(optimizer.filter["tempering_log_weights"].any())
 
 
 def test_values_have_no_classes() -> None:
     states = []
     for likely in (0, 1):
         model = linear(4)
-        drive(Filtune(model.parameters(), likely=likely), model, Gaussian, values(6, 2, 4))
+        drive(Filtune(model.parameters(), top_k=likely), model, Gaussian, values(6, 2, 4))
         states.append(flat(model))
     assert torch.equal(*states)
 
 
 def test_it_is_refused_where_it_cannot_be() -> None:
-    with pytest.raises(ValueError, match="likely must be zero or positive"):
-        Filtune(linear(3).parameters(), likely=-1)
+    with pytest.raises(ValueError, match="top_k must be zero or positive"):
+        Filtune(linear(3).parameters(), top_k=-1)

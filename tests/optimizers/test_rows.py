@@ -19,11 +19,10 @@ import pytest
 import torch
 from filtune.optimizers import Categorical, LoKO
 from filtune.optimizers.kalman.filter import KalmanOptimizer
-from filtune.optimizers.kalman.settings import Settings
 from torch import Tensor, nn
 from torch.func import jacrev
 
-from tests.optimizers.models import FEATURES, drive, labels, mlp, relative, variances
+from tests.optimizers.models import FEATURES, covariance_of, drive, labels, mlp, relative, variances
 from tests.optimizers.reference import flat, ones_complement, outputs_of
 
 P0 = 0.3
@@ -40,8 +39,8 @@ def confident(m: int, sharpness: float, seed: int = 0) -> nn.Module:
 
 def filter_of(model: nn.Module, tolerance: float, covariance: str = "full", dtype: str = "float64") -> KalmanOptimizer:
     """Softmax noise, P = P0 I."""
-    settings = Settings(noise="softmax", covariance=covariance, rank=130, row_tolerance=tolerance, dtype=dtype)
-    return KalmanOptimizer(model.parameters(), P0, "constant", settings)
+    options = {**covariance_of(covariance, 130), "rank_tolerance": tolerance, "dtype": dtype}
+    return KalmanOptimizer(model.parameters(), P0, noise="softmax", **options)
 
 
 class Dense(NamedTuple):
@@ -110,7 +109,7 @@ def test_the_update_is_the_dense_one_with_the_leading_directions_and_keeps_its_b
         assert relative(change, expected.change) <= 1e-11
 
 
-@pytest.mark.parametrize("covariance", ["diagonal", "full", "neuron", "low-rank"])
+@pytest.mark.parametrize("covariance", ["diagonal", "full", "block_per_neuron", "low_rank"])
 def test_a_tiny_tolerance_changes_nothing(covariance: str) -> None:
     """Nothing is dropped: the same update through other coordinates."""
     results = []
@@ -124,7 +123,7 @@ def test_a_tiny_tolerance_changes_nothing(covariance: str) -> None:
     assert relative(results[0][1], results[1][1]) <= 1e-11
 
 
-@pytest.mark.parametrize("covariance", ["diagonal", "neuron", "low-rank"])
+@pytest.mark.parametrize("covariance", ["diagonal", "block_per_neuron", "low_rank"])
 def test_every_covariance_makes_the_same_first_move(covariance: str) -> None:
     """From P = P0 I all make the full filter's move, and their variance is the diagonal of its posterior."""
     model, (x, y) = confident(10, 6.0), labels(1, 2, 10)[0]
@@ -189,8 +188,7 @@ def first_moves(model: nn.Module, m: int, p0: float, seed: int) -> tuple[Tensor,
     prior = flat(model)
     for tolerance in (0.0, 1e-2):
         model.load_state_dict(before)
-        settings = Settings(noise="softmax", row_tolerance=tolerance, dtype="float64")
-        optimizer = KalmanOptimizer(model.parameters(), p0, "constant", settings)
+        optimizer = LoKO(model.parameters(), p0, "constant", noise="softmax", rank_tolerance=tolerance, dtype="float64")
         drive(optimizer, model, Categorical, [(x, y)])
         changes.append(flat(model) - prior)
     return changes[0], changes[1], optimizer
@@ -219,10 +217,10 @@ def test_a_confident_classifier_loses_little(m: int) -> None:
 
 def test_a_sample_that_is_not_a_number_is_counted() -> None:
     model = confident(10, 3.0)
-    optimizer = LoKO(model.parameters(), noise="softmax", row_tolerance=0.05)
+    optimizer = LoKO(model.parameters(), noise="softmax", rank_tolerance=0.05)
     before = flat(model)
     drive(optimizer, model, Categorical, [(torch.full((1, FEATURES), float("nan")).double(), torch.tensor([0]))])
-    assert int(optimizer.stats["nonfinite"]) == 1
+    assert int(optimizer.stats["nonfinite_steps"]) == 1
     assert torch.equal(flat(model), before)
 
 
