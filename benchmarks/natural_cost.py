@@ -21,7 +21,7 @@ from filtune.optimizers import NGD, RENG, RING, SAM, AdamW, OnlineOptimizer, Sop
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.methods import Method, OptimizerMethod
+from benchmarks.methods import OptimizerMethod, TimedMethod
 from benchmarks.models import Case, lenet5, pretrained_image, roberta, transformer, vit_base
 from benchmarks.timing import batches, describe_environment, interleave
 
@@ -77,7 +77,7 @@ def measure_scene(scene: Scene, names: list[str], periods: int, seconds: float, 
     """Return the ratios to AdamW of every rule's lazy steps, refreshes and period, and bytes."""
     torch.manual_seed(0)
     case = scene.build().to(device)
-    methods: dict[str, Method] = {name: OptimizerMethod(case, device, RULES[name][0]) for name in names}
+    methods: dict[str, TimedMethod] = {name: OptimizerMethod(case, device, RULES[name][0]) for name in names}
     stream = batches(case, scene.outputs, scene.batch, device)
     rounds = interleave(methods, stream, SKIP, periods * SKIP, seconds)
     adamw = methods["adamw"].seconds
