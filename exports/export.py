@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import tempfile
@@ -13,7 +14,6 @@ import torch
 from filtune.lightning_modules.backbones.base import Backbone
 
 from .card import write_card
-from .commands import export_parser
 from .restore import Restored, example_outputs, restore
 from .units import fold_units
 from .weights import read_adapter, read_model, write_adapter, write_model
@@ -24,9 +24,8 @@ MARK = "README.md"
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 
 
-def main(args: list[str]) -> None:
-    """Export a checkpoint."""
-    options = export_parser().parse_args(args)
+def main(options: argparse.Namespace) -> None:
+    """Export a checkpoint, by the options of ``filtune export``."""
     check_target(options.to, options.overwrite)
     print(export(restore(options.ckpt_path, options.config), options.to, options.merge))
 

@@ -43,8 +43,8 @@ class Command:
 COMMANDS = {
     "fit": Command("filtune.training", "learn from a stream of samples, one at a time", "fit"),
     "validate": Command("filtune.training", "score a checkpoint on the validation samples", "validate"),
-    "predict": Command("filtune.exports.commands", "predict texts or images, with their uncertainty", "predict"),
-    "export": Command("filtune.exports.commands", "write the model for PEFT, transformers or timm", "export"),
+    "predict": Command("filtune.exports.commands", "predict texts or images, with their uncertainty", "run_predict"),
+    "export": Command("filtune.exports.commands", "write the model for PEFT, transformers or timm", "run_export"),
     "compare": Command("filtune.reports.compare", "show finished runs side by side, as a table and curves"),
     "report": Command("filtune.reports.report", "write runs as tables and figures, beside what the papers print"),
     "reproduce": Command("filtune.experiments.reproduce", "run the tables and figures of the papers, or a study"),
@@ -167,6 +167,7 @@ def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     see = f"see {parser.prog} --help"
     if found := re.fullmatch(r"unrecognized arguments: (.*)", message, flags=re.DOTALL):
         odd = next((word for word in found[1].split() if word.startswith("-")), found[1].split()[0])
+        # argparse has no public way to list its options
         known = [name for name in parser._option_string_actions if name.startswith("--")]
         near = suggest(odd.partition("=")[0], known, see) if odd.startswith("-") else see
         raise ValueError(f"{odd}: no such option of {parser.prog}; {near}")
@@ -188,7 +189,7 @@ def _plain(message: str) -> str:
     return message
 
 
-def contest(args: list[str]) -> Any:
+def contest(args: list[str]) -> object:
     """Run what ``filtune contest`` was: ``filtune report --study``."""
     from filtune.experiments.composition import notice
 
