@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base import check_arguments
-from .parts import Part
+from ..parts import Part
 
 
 class UnsupportedParams(Part, ABC):
