@@ -210,7 +210,7 @@ class Section:
         return next((found.points for found in self.cells.values() if found.name == cell), [])
 
 
-def build(table: Table, pool: Pool, archive: Archive) -> Section:
+def build_section(table: Table, pool: Pool, archive: Archive) -> Section:
     """Judge a table's cells and compare their order."""
     kinds = {row.name: _kind(row) for row in table.rows}
     leaves = [

@@ -184,7 +184,7 @@ def _recoveries(table: Table, streams: Sequence[StreamResult]) -> list[str]:
         "### Recovery time after a change",
         f"Samples until {rule.level:g} % of the last {rule.last}, all after the change, are predicted correctly: "
         "median and quartiles over seeds and changes. If the next change comes first, it counts as never.",
-        tables.recoveries(streams, found),
+        tables.recovery_table(streams, found),
     ]
 
 

@@ -81,7 +81,7 @@ def figures(streams: Sequence[StreamResult], metrics: Sequence[str], digits: int
     return f"{title[0].upper()}{title[1:]}:\n\n{found}"
 
 
-def recoveries(streams: Sequence[StreamResult], rules: Mapping[str, RecoveryRule]) -> str:
+def recovery_table(streams: Sequence[StreamResult], rules: Mapping[str, RecoveryRule]) -> str:
     """Return the table of recovery times after a change."""
 
     def against(stream: StreamResult, comparison: Comparison) -> list[str]:
