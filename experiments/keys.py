@@ -39,7 +39,7 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _NONE = inspect.Parameter.empty
 
 
-class Option(NamedTuple):
+class Argument(NamedTuple):
     """An argument of a constructor.
 
     Attributes:
@@ -58,11 +58,11 @@ def run_key(config: Config, seed: int) -> str:
         config: The composed configuration, in today's or in earlier names.
         seed: The run's seed.
     """
-    text = json.dumps({"config": differences(config), "seed": seed}, sort_keys=True, separators=(",", ":"))
+    text = json.dumps({"config": canonical_form(config), "seed": seed}, sort_keys=True, separators=(",", ":"))
     return f"{KEY_VERSION}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def differences(config: Config) -> Config:
+def canonical_form(config: Config) -> Config:
     """Return the canonical form of a configuration: what differs from the defaults, in today's names."""
     found = {}
     for section, value in translate(config).items():
@@ -98,7 +98,7 @@ def complete(config: Config) -> Config:
     return new
 
 
-def _section_options(section: str) -> dict[str, Option] | None:
+def _section_options(section: str) -> dict[str, Argument] | None:
     """Options of the sections whose class is fixed; None for those that name their class."""
     if section == "model":
         found = _options(_find_class("filtune.OnlineModule"))
@@ -106,24 +106,24 @@ def _section_options(section: str) -> dict[str, Option] | None:
     if section == "trainer":
         from lightning.pytorch import Trainer
 
-        found = {name: Option(option.default, None) for name, option in _options(Trainer).items()}
-        return found | {name: Option(value, None) for name, value in TRAINER_DEFAULTS.items()}
+        found = {name: Argument(option.default, None) for name, option in _options(Trainer).items()}
+        return found | {name: Argument(value, None) for name, value in TRAINER_DEFAULTS.items()}
     return None
 
 
-def _renamed(section: str, options: dict[str, Option]) -> list[tuple[str, str]]:
+def _renamed(section: str, options: dict[str, Argument]) -> list[tuple[str, str]]:
     """Today's and the class's own name of each option of a section."""
     return [(next(iter(translate({section: {name: None}})[section])), name) for name in options]
 
 
 @cache
-def _class_options(path: str, is_optimizer: bool = False) -> dict[str, Option]:
+def _class_options(path: str, is_optimizer: bool = False) -> dict[str, Argument]:
     """Options of a class by its path; none of a class that cannot be imported, which then has no known default."""
     found = _options(_find_class(path))
     if not is_optimizer:
         return found
     defaults = translate_optimizer({name: option.default for name, option in found.items()})
-    return {name: Option(default, found[name].holds if name in found else None) for name, default in defaults.items()}
+    return {name: Argument(default, found[name].holds if name in found else None) for name, default in defaults.items()}
 
 
 @cache
@@ -137,14 +137,16 @@ def _find_class(path: str) -> type | None:
 
 
 @cache
-def _options(cls: type | None) -> dict[str, Option]:
+def _options(cls: type | None) -> dict[str, Argument]:
     """Arguments of a constructor; with ``**kwargs`` those of the base classes too."""
     if cls is None:
         return {}
     if dataclasses.is_dataclass(cls):
         hints = _hints(cls)
-        return {f.name: Option(_field_default(f), _held(hints.get(f.name))) for f in dataclasses.fields(cls) if f.init}
-    found: dict[str, Option] = {}
+        return {
+            f.name: Argument(_field_default(f), _held(hints.get(f.name))) for f in dataclasses.fields(cls) if f.init
+        }
+    found: dict[str, Argument] = {}
     for base in cls.__mro__:
         init: Any = base.__dict__.get("__init__")
         if init is None or base is object:
@@ -152,7 +154,7 @@ def _options(cls: type | None) -> dict[str, Option]:
         parameters, hints = inspect.signature(init).parameters.values(), _hints(init)
         for parameter in list(parameters)[1:]:  # without self
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                found.setdefault(parameter.name, Option(parameter.default, _held(hints.get(parameter.name))))
+                found.setdefault(parameter.name, Argument(parameter.default, _held(hints.get(parameter.name))))
         if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
             break
     return found
@@ -178,7 +180,7 @@ def _held(annotation: Any) -> type | None:
     return next((held for part in get_args(annotation) if (held := _held(part)) is not None), None)
 
 
-def _defaults(options: dict[str, Option]) -> Config:
+def _defaults(options: dict[str, Argument]) -> Config:
     """The defaults that a record can hold: plain values."""
     found = {}
     for name, option in options.items():
@@ -193,18 +195,18 @@ def _is_instance(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def _differing(values: Config, options: dict[str, Option]) -> Config:
+def _differing(values: Config, options: dict[str, Argument]) -> Config:
     """Canonical options without those that equal their default."""
     found = {}
     for name, value in values.items():
-        option = options.get(name, Option(_NONE, None))
+        option = options.get(name, Argument(_NONE, None))
         kept = _canonical(value, option.holds)
         if option.default is _NONE or not _same(kept, _canonical(option.default, option.holds)):
             found[name] = kept
     return {name: kept for name, kept in found.items() if not (kept == {} and options.get(name, _EMPTY).holds)}
 
 
-_EMPTY = Option(_NONE, None)
+_EMPTY = Argument(_NONE, None)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -15,7 +14,7 @@ import yaml
 from filtune.datamodules import StreamDataModule, Task
 from filtune.lightning_modules import Backbone, BackboneConfig, build_backbone
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, compare_names, frozen_fingerprint
-from filtune.lightning_modules.legacy import OPTIMIZER_OPTIONS, OPTIMIZER_VALUES, translate
+from filtune.lightning_modules.legacy import translate
 from filtune.lightning_modules.optimization import group_parameters
 from filtune.optimizers import OnlineOptimizer
 from filtune.optimizers.likelihoods import Likelihood, likelihood_of
@@ -88,7 +87,7 @@ class Restored:
         """Return the run's optimizer over the backbone's parameters, with its state."""
         groups = group_parameters(self.backbone, self.config["model"].get("param_groups") or {})
         options = self.config["optimizer"].get("init_args") or {}
-        optimizer = self.optimizer_class(groups, **_known_options(self.optimizer_class, options))
+        optimizer = self.optimizer_class(groups, **options)
         optimizer.load_state_dict(self.checkpoint["optimizer_states"][0])
         return optimizer
 
@@ -114,7 +113,7 @@ def restore(ckpt_path: Path, config_path: Path | None = None) -> Restored:
     architecture = BackboneConfig(**{**options, "gradient_checkpointing": False})
     task = describe_task(checkpoint["filtune"], config)
     try:
-        backbone = build(architecture, task, config.get("seed_everything"))
+        backbone = rebuild_backbone(architecture, task, config.get("seed_everything"))
     except (ValueError, OSError) as error:
         raise ValueError(f"{error}; a copy of {config_path} that says otherwise can be given by --config") from error
     saved = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith(PREFIX)}
@@ -134,7 +133,7 @@ def restore(ckpt_path: Path, config_path: Path | None = None) -> Restored:
     return Restored(ckpt_path, config, checkpoint, architecture, task, backbone)
 
 
-def build(architecture: BackboneConfig, task: Task, seed: Any) -> Backbone:
+def rebuild_backbone(architecture: BackboneConfig, task: Task, seed: Any) -> Backbone:
     """Return the backbone as a run with this seed starts with it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed if isinstance(seed, int) else 0)
@@ -212,16 +211,3 @@ def _read(path: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"--config: {path} is not a run's configuration; it has no {missing[0]}")
     return translate(config)
-
-
-def _known_options(optimizer: type, options: dict[str, Any]) -> dict[str, Any]:
-    """Return options by the names that this release's class takes; to go once all classes have today's names."""
-    known, older = inspect.signature(optimizer).parameters, {new: old for old, new in OPTIMIZER_OPTIONS.items()}
-    values = {tuple(*new.items()): old for old, new in OPTIMIZER_VALUES.items() if len(new) == 1}
-    found = {}
-    for name, value in options.items():
-        if isinstance(value, str | bool) and (name, value) in values:
-            found.update([values[(name, value)]])
-        else:
-            found[name if name in known else older[name]] = value
-    return found

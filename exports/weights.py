@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from .pooled import MeanPooledConfig, MeanPooledForSequenceClassification
-from .restore import Restored, build
+from .restore import Restored, rebuild_backbone
 
 MeanPooledConfig.register_for_auto_class()  # the code is written beside the weights
 MeanPooledForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
@@ -108,7 +108,7 @@ def read_model(run: Restored, folder: Path) -> Backbone:
 
 def plain_backbone(run: Restored) -> Backbone:
     """Return the backbone in float32 before the adapter and any training, with another seed than the run's."""
-    return build(dataclasses.replace(run.architecture, adapter=None, frozen="float32"), run.task, OTHER_SEED)
+    return rebuild_backbone(dataclasses.replace(run.architecture, adapter=None, frozen="float32"), run.task, OTHER_SEED)
 
 
 def base_name(run: Restored) -> str:

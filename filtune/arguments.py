@@ -53,7 +53,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Line:
+class CommandLine:
     """A command line, read.
 
     Attributes:
@@ -94,14 +94,14 @@ def split(args: Iterable[str]) -> tuple[list[str], list[Given]]:
     return configs, options
 
 
-def read_line(args: Iterable[str]) -> Line:
+def read_line(args: Iterable[str]) -> CommandLine:
     """Merge the configurations of a command line in their order, wherever they stand, and the classes that it names.
 
     Raises:
         ValueError: Naming what does not exist or cannot be read.
     """
     configs, options = split(args)
-    line = Line(parts=[find_config(name) for name in configs])
+    line = CommandLine(parts=[find_config(name) for name in configs])
     config: Config = {}
     for part in line.parts:
         config = add_part(config, part)
@@ -109,7 +109,7 @@ def read_line(args: Iterable[str]) -> Line:
     for option in options:
         section = _named_section(option.key)
         if section:
-            config = choose(config, section, option.value or "")
+            config = choose_class(config, section, option.value or "")
         else:
             left.append(option)
     for section in FOLDERS:
@@ -123,7 +123,7 @@ def _named_section(key: str) -> str | None:
     return section if section in FOLDERS else None
 
 
-def choose(config: Config, section: str, name: str, option: str = "") -> Config:
+def choose_class(config: Config, section: str, name: str, option: str = "") -> Config:
     """Return a configuration with a class, or a configuration of one, taken by its name.
 
     Args:

@@ -14,7 +14,7 @@ from filtune.experiments.classes import Option, classes, find_class, options
 from filtune.experiments.composition import Config, lookup, read_part
 from filtune.experiments.suggestions import nearest, suggest
 
-from .arguments import FOLDERS, Line
+from .arguments import FOLDERS, CommandLine
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
@@ -37,7 +37,7 @@ class Schema:
                 if name.startswith("--") and not key.endswith((".help", "+")):
                     self.hints[key] = hint if hint is not None else action.type
 
-    def known(self, line: Line, key: str) -> list[str] | None:
+    def known(self, line: CommandLine, key: str) -> list[str] | None:
         """Return the keys that could stand in place of one that does not exist; none where it does."""
         section, _, rest = key.rstrip("+").partition(".")
         if section in FOLDERS and rest:
@@ -63,7 +63,7 @@ class Schema:
         inside = [name for name in self.hints if name.startswith(f"{prefix}.")]
         return inside if rest and inside else None
 
-    def _known_of_class(self, line: Line, section: str, rest: str) -> list[str] | None:
+    def _known_of_class(self, line: CommandLine, section: str, rest: str) -> list[str] | None:
         found = class_options(line.config, section)
         name, _, below = rest.removeprefix("init_args.").partition(".")
         if name in ("help", "class_path", "init_args", "dict_kwargs"):
@@ -72,7 +72,7 @@ class Schema:
             return _below(found[name].hint, f"{section}.{name}", below.split(".") if below else [])
         return [f"{section}.{known}" for known in found]
 
-    def hint(self, line: Line, key: str) -> Any:
+    def hint(self, line: CommandLine, key: str) -> Any:
         """Return the type of an option; none where it is not known."""
         section, _, rest = key.partition(".")
         if section in FOLDERS and rest:
@@ -140,7 +140,7 @@ def leaves(config: Config, schema: Schema, prefix: str = "") -> Iterator[tuple[s
             yield key, value
 
 
-def check(line: Line, schema: Schema) -> None:
+def check(line: CommandLine, schema: Schema) -> None:
     """See that every option exists, and that those which a class needs are given.
 
     Raises:
@@ -194,7 +194,7 @@ def _suggest(key: str, known: list[str], help_of: str, dashes: str = "") -> str:
     return suggest(name, beside, help_of) if beside else help_of
 
 
-def _origin(line: Line, key: str) -> str:
+def _origin(line: CommandLine, key: str) -> str:
     """Return the file that an option of a merged configuration is from, in brackets."""
     missing = object()
     for part in reversed(line.parts):
@@ -203,7 +203,7 @@ def _origin(line: Line, key: str) -> str:
     return ""
 
 
-def explain(error: Exception, line: Line, schema: Schema) -> str:
+def explain(error: Exception, line: CommandLine, schema: Schema) -> str:
     """Return what a parser refused in one line: each option is tried by itself, and the first that fails is named.
 
     Args:
@@ -249,7 +249,7 @@ def _innermost(failure: str, hint: Any, value: Any) -> str:
     if way and inner:
         kind = KINDS.get({f"<class '{k.__name__}'>": k for k in KINDS}.get(inner[-1][0], object), inner[-1][0])
         return f"{'.'.join(way)} must be {kind}, got {inner[-1][1].strip()!r}"
-    return f"must be {describe(hint)}, got {value!r}"
+    return f"must be {describe_type(hint)}, got {value!r}"
 
 
 def _unknown_class(path: str) -> str | None:
@@ -261,7 +261,7 @@ def _unknown_class(path: str) -> str | None:
     return f"{path}: no such class; {suggest(name, known)}"
 
 
-def describe(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
     """Return a type in words: ``a whole number or null``."""
     if hint in KINDS:
         return KINDS[hint]
@@ -269,7 +269,7 @@ def describe(hint: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(str, inside))}" if len(inside) > 1 else str(inside[0])
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(kind) for kind in inside))
+        return " or ".join(dict.fromkeys(describe_type(kind) for kind in inside))
     if origin in (list, tuple, set) or hint in (list, tuple, set):
         return "a list such as '[a, b]'"
     if origin is dict or hint is dict:

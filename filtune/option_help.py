@@ -12,7 +12,7 @@ from filtune.experiments.classes import Option, classes, find_class, options
 from filtune.experiments.composition import CONFIGS, lookup, read_part
 
 from .arguments import FOLDERS
-from .explain import describe
+from .explain import describe_type
 
 
 def asked(args: list[str]) -> tuple[str, str | None] | None:
@@ -77,7 +77,7 @@ def _class(section: str, name: str) -> str:
     lines = [f"--{section} {cls.__name__}: {_first_line(cls)}", ""]
     for option in options(section, cls).values():
         default = "needed" if option.required else f"default: {_plain(option.default)}"
-        lines.append(f"  --{section}.{option.name}  {describe(option.hint)} ({default})")
+        lines.append(f"  --{section}.{option.name}  {describe_type(option.hint)} ({default})")
         lines += textwrap.wrap(_told(option), _width() - 6, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 

@@ -22,7 +22,7 @@ from filtune.lightning_modules.launch import is_first, quiet
 from filtune.lightning_modules.runs import LAST, RunConfig, RunName, last_folder, new_folder
 from filtune.optimizers import OnlineOptimizer
 
-from .arguments import choose, read_line
+from .arguments import choose_class, read_line
 from .explain import Schema, check, explain
 
 ABOUT = {
@@ -104,7 +104,7 @@ class FiltuneCLI(LightningCLI):
         if re.search("spawn|fork|notebook", str(trainer.get("strategy"))):
             raise ValueError(f"trainer.strategy: {trainer['strategy']} is not for the command line; take ddp")
         for baseline in self._get(self.config, "run").baselines:
-            choose({}, "optimizer", baseline, "--run.baselines")
+            choose_class({}, "optimizer", baseline, "--run.baselines")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with what every run has: one folder, atomic checkpoints, a bar, a summary."""

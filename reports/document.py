@@ -21,7 +21,7 @@ from .agreement import Agreement
 from .cells import Status
 from .figures import FigurePlan, Line
 from .listings import Listing, run_listings, sweep_listing
-from .sections import Section, build
+from .sections import Section, build_section
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -105,7 +105,7 @@ def assemble(roots: Sequence[Path], wanted: Sequence[str]) -> Document:
                 "`filtune fit` the other"
             )
     archive = Archive(kept, chosen)
-    sections = [build(table, pool, archive) for table, pool in _tables(archive, chosen)]
+    sections = [build_section(table, pool, archive) for table, pool in _tables(archive, chosen)]
     listings = [] if chosen else [sweep_listing(manifest, archive) for manifest in archive.sweeps]
     listings += run_listings(plain, archive.left_out) if plain and not chosen else []
     if chosen and not sections:

@@ -210,7 +210,7 @@ class Section:
         return next((found.points for found in self.cells.values() if found.name == cell), [])
 
 
-def build(table: Table, pool: Pool, archive: Archive) -> Section:
+def build_section(table: Table, pool: Pool, archive: Archive) -> Section:
     """Return a table at one scale: cells beside the published ones, and the order of the methods."""
     kinds = {row.name: _kind(row) for row in table.rows}
     leaves = [

@@ -81,7 +81,7 @@ def posterior_variance(p: Tensor, reduction: Tensor) -> tuple[Tensor, Tensor]:
     return torch.maximum(posterior, floor), (posterior < floor).sum()
 
 
-class Factor(NamedTuple):
+class CholeskyFactor(NamedTuple):
     """A factorised symmetric positive definite matrix S = LL'.
 
     Attributes:
@@ -95,7 +95,7 @@ class Factor(NamedTuple):
     valid: Tensor
 
 
-def robust_cholesky(S: Tensor) -> Factor:
+def robust_cholesky(S: Tensor) -> CholeskyFactor:
     """Return the Cholesky factor of S in float64, with as little relative jitter on the diagonal as it takes.
 
     All jitters are factorised as one batch and the first success is selected on the device, so that a retry never
@@ -114,4 +114,4 @@ def robust_cholesky(S: Tensor) -> Factor:
     level = worked.to(torch.int64).argmax()
     identity = torch.eye(len(S), dtype=S.dtype, device=S.device)
     inverse = torch.linalg.solve_triangular(factors.index_select(0, level.view(1))[0], identity, upper=False)
-    return Factor(inverse, level, worked.any())
+    return CholeskyFactor(inverse, level, worked.any())

@@ -39,7 +39,7 @@ class UnsupportedParams(Part, ABC):
             ValueError: If they are refused.
         """
         if params:
-            named = describe(model, params)
+            named = list_parameters(model, params)
             message = f"{self.optimizer}: no Kronecker factors for {named}; {self.fate()}"
             warnings.warn(f"{message} (unsupported_params: {self.name})", stacklevel=3)
 
@@ -80,8 +80,8 @@ class Refuse(UnsupportedParams):
         """
         if params:
             raise ValueError(
-                f"{self.optimizer}: no Kronecker factors for {describe(model, params)}; set unsupported_params to "
-                "adamw or freeze, or do not train them"
+                f"{self.optimizer}: no Kronecker factors for {list_parameters(model, params)}; "
+                "set unsupported_params to adamw or freeze, or do not train them"
             )
 
 
@@ -113,7 +113,7 @@ class UpdateByAdamW(UnsupportedParams):
             state[i] = self._adamw.state[param]
 
 
-def describe(model: nn.Module, params: Iterable[Tensor]) -> str:
+def list_parameters(model: nn.Module, params: Iterable[Tensor]) -> str:
     """Return the names of parameters and the types of their modules, the first three."""
     wanted = {id(p) for p in params}
     found = [

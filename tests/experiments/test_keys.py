@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from filtune.experiments import keys
 from filtune.experiments.composition import compose, lookup
-from filtune.experiments.keys import complete, differences, run_key
+from filtune.experiments.keys import canonical_form, complete, run_key
 from filtune.lightning_modules.legacy import translate
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -122,7 +122,7 @@ def test_where_and_how_a_run_is_made_do_not_count() -> None:
 
 def test_what_differs_is_found_within_dataclasses_and_lists_of_classes() -> None:
     config = compose(["trainer/auto", "task/changing_digits", "backbone/lenet5", "adamw"], {"optimizer.lr": 0.5})
-    found = differences(config)
+    found = canonical_form(config)
     assert found["optimizer"] == {"class_path": "filtune.AdamW", "init_args": {"lr": 0.5}}
     assert found["data"]["init_args"]["streams"] == [{"class_path": "filtune.DigitsDataModule"}]
     assert found["data"]["init_args"]["segments"][0] == {"samples": 400}
@@ -179,7 +179,7 @@ def test_a_hub_id_has_one_key_wherever_it_lies() -> None:
 
 
 def test_a_class_that_is_not_there_has_no_defaults() -> None:
-    assert differences(config_of("gone.Away", {"a": None}))["data"] == {
+    assert canonical_form(config_of("gone.Away", {"a": None}))["data"] == {
         "class_path": "gone.Away",
         "init_args": {"a": None},
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from filtune.datamodules import Task
-from filtune.exports.restore import Restored, build
+from filtune.exports.restore import Restored, rebuild_backbone
 from filtune.lightning_modules.backbones import BackboneConfig
 from torch import nn
 
@@ -30,7 +30,7 @@ def image_task(shape: tuple[int, int, int] = (3, 8, 8)) -> Task:
 
 def run_of(architecture: BackboneConfig, task: Task, folder: Path) -> Restored:
     """A run whose trained weights are random, far from where they started."""
-    backbone = build(architecture, task, seed=0)
+    backbone = rebuild_backbone(architecture, task, seed=0)
     generator = torch.Generator().manual_seed(1)
     for param in backbone.parameters():
         if param.requires_grad:
