@@ -219,3 +219,14 @@ def test_several_studies_and_the_posterior_make_one_page(study: Path) -> None:
     posterior.write_text("{}")
     with pytest.raises(ValueError, match="is not what `python -m benchmarks.uncertainty` writes"):
         report.main(["--study", str(study), *options])
+
+
+def test_a_study_and_the_command_of_an_earlier_release_are_understood(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = {"method": "ours", "rivals": {"AdamW": ["adamw"]}, "goals": {"AdamW": {"ahead": 1.0}}}
+    raw = {key: value for key, value in STUDY.items() if key != "comparison"} | {"contest": old}
+    study.write_text(yaml.safe_dump(raw, sort_keys=False))
+    report.contest([str(study), "--root", str(study.parent), "--output", str(study.parent / "old.md")])
+    assert "contest is part of `filtune report` now" in capsys.readouterr().err
+    assert "1 ahead: **reached**" in (study.parent / "old.md").read_text()
