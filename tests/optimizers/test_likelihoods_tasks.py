@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -282,3 +284,23 @@ def test_every_optimizer_learns_every_kind(name: str, kind: str) -> None:
     assert optimizer.failure() is None
     entropy = {"regression": 1.0, "count": 1.0, "multilabel": 0.5}[kind]
     assert sum(gains[-50:]) / 50 > 0.25 * entropy
+
+
+def test_the_likelihood_of_the_docs_is_complete() -> None:
+    """The file that docs/own_likelihood.md adds: a kind of task, with the same figures as Poisson."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "own_likelihood.md"
+    code = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)[0]
+    try:
+        exec(code, {"__name__": "events"})
+        events = likelihood_of("events")
+        z, y = torch.randn(3, 1), torch.tensor([0.0, 2.0, 5.0])
+        for observation in ("probabilities", "logits"):
+            found, expected = (kind(z).innovation(y, observation)[:3] for kind in (events, Poisson))
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        found, expected = (kind(z).natural(y)[:4] for kind in (events, Poisson))
+        assert all(torch.allclose(a, b) for a, b in zip(found, expected, strict=True))
+        assert torch.equal(events(z).nll(y), Poisson(z).nll(y))
+        assert set(events.encode([3, -1], Coding()).bad) == {1}
+        assert set(events(z).columns(Coding())) == {"prediction"}
+    finally:
+        REGISTRY.pop("events", None)
