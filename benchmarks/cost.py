@@ -1,4 +1,4 @@
-r"""What a step of every filter costs against AdamW's and against the floor: over outputs, size of the state, and batch.
+r"""Cost of a step of every filter relative to AdamW's and to the floor: over outputs, size of the state, and batch.
 
 The model is a transformer of MiniLM's shape (6 layers, width 384, 24 tokens) with random weights; the state is LoRA on
 its layers and its head. A matrix or a block of P that does not fit is left out. Under eight minutes on two cores.
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.models import transformer
-from benchmarks.timing import batches, compare, contestants, environment, race
+from benchmarks.timing import batches, build_methods, compare_methods, describe_environment, interleave
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -33,7 +33,7 @@ OUTPUTS = (2, 10, 100)
 BATCHES = (1, 2, 4, 8)
 
 
-class Cell(NamedTuple):
+class GridPoint(NamedTuple):
     """A point of the grid: size of the state, outputs, batch."""
 
     state: str
@@ -41,7 +41,7 @@ class Cell(NamedTuple):
     batch: int
 
     def optimizers(self) -> list[str]:
-        """Those whose covariance fits."""
+        """Return the names of the optimizers whose covariance fits."""
         names = ["adamw", "loko", "r-kalman", "low-rank"]
         if self.batch == 1:
             names += ["loko-logits"]
@@ -54,24 +54,26 @@ class Cell(NamedTuple):
         return names
 
 
-def grid() -> Iterator[Cell]:
-    """Every size with every number of outputs, and batches for the middle size and few outputs."""
-    yield from (Cell(state, outputs, 1) for state in STATES for outputs in OUTPUTS)
-    yield from (Cell("1e5", outputs, batch) for outputs in (2, 10) for batch in BATCHES if batch > 1)
+def grid() -> Iterator[GridPoint]:
+    """Yield every size with every number of outputs, and batches for the middle size and few outputs."""
+    yield from (GridPoint(state, outputs, 1) for state in STATES for outputs in OUTPUTS)
+    yield from (GridPoint("1e5", outputs, batch) for outputs in (2, 10) for batch in BATCHES if batch > 1)
 
 
-def measure(cell: Cell, seconds: float, device: torch.device) -> dict[str, Any]:
-    """All contestants at one point."""
+def measure_point(cell: GridPoint, seconds: float, device: torch.device) -> dict[str, Any]:
+    """Return the figures of all methods at one point."""
     torch.manual_seed(0)
     rank, targets = STATES[cell.state]
     case = transformer(cell.outputs, rank, targets).to(device)
-    racing = contestants(case, cell.optimizers(), cell.outputs, device)
-    rounds = race(racing, batches(case, cell.outputs, cell.batch, device), warmup=2, rounds=1000, seconds=seconds)
+    methods = build_methods(case, cell.optimizers(), cell.outputs, device)
+    rounds = interleave(
+        methods, batches(case, cell.outputs, cell.batch, device), warmup=2, rounds=1000, seconds=seconds
+    )
     n = sum(p.numel() for p in case.parameters() if p.requires_grad)
-    return {**cell._asdict(), "trainable_parameters": n, "rounds": rounds, "optimizers": compare(racing)}
+    return {**cell._asdict(), "trainable_parameters": n, "rounds": rounds, "optimizers": compare_methods(methods)}
 
 
-def show(cells: list[dict[str, Any]]) -> None:
+def print_grid(cells: list[dict[str, Any]]) -> None:
     """Print the ratios to AdamW and to the floor, and the share of the algebra."""
     table = Table(title="ratio to AdamW, ratio to the floor, algebra in % of the step")
     names = list(dict.fromkeys(name for cell in cells for name in cell["optimizers"] if name != "adamw"))
@@ -93,8 +95,8 @@ def _entry(figures: dict[str, Any] | None) -> str:
     return ratios if share is None else f"{ratios} {100 * share:.0f}"
 
 
-def plot(cells: list[dict[str, Any]], target: Path) -> None:
-    """Ratio to AdamW against m for each size of the state, and against B."""
+def plot_grid(cells: list[dict[str, Any]], target: Path) -> None:
+    """Plot the ratio to AdamW against m for each size of the state, and against B."""
     figure, axes = plt.subplots(1, len(STATES) + 1, figsize=(15, 4.2), layout="constrained", sharey=True)
     single = [cell for cell in cells if cell["batch"] == 1]
     for axis, state in zip(axes, STATES, strict=False):
@@ -140,13 +142,13 @@ def main(args: list[str] | None = None) -> None:
     for cell in grid():
         if cell.state in options.states and cell.outputs in options.outputs and cell.batch in options.batches:
             print(f"n ~ {cell.state}, m = {cell.outputs}, B = {cell.batch}", flush=True)
-            cells.append(measure(cell, options.seconds, device))
-    show(cells)
+            cells.append(measure_point(cell, options.seconds, device))
+    print_grid(cells)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        record = {"cells": cells, "environment": environment(device, options.threads)}
+        record = {"cells": cells, "environment": describe_environment(device, options.threads)}
         options.output.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
-        plot(cells, options.output.with_suffix(".png"))
+        plot_grid(cells, options.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

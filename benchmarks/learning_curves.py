@@ -1,7 +1,7 @@
 r"""Online accuracy of several optimizers on the same streams, over several seeds.
 
-Every optimizer sees the same samples in the same order for a seed, from the same initial model. What is finished is
-not run again, so a study that was stopped goes on where it was. The result is a JSON with every run's figures, their
+Every optimizer sees the same samples in the same order for a seed, from the same initial model. Completed runs are
+skipped, so that a study that was stopped continues where it was. The result is a JSON with every run's figures, their
 mean and standard deviation, and the environment, and a plot of the mean curves.
 
     python -m benchmarks.learning_curves digits --output docs/results/digits_lenet5
@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,19 +24,17 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from filtune.reports.compare import read_run
+from filtune.experiments.run_folder import read_run
 from rich.console import Console
 from rich.table import Table
-
-from filtune.cli import FiltuneCLI, quiet
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 
 @dataclass(frozen=True)
-class Study:
-    """Which runs make a study.
+class CurveStudy:
+    """The runs of one figure.
 
     Attributes:
         parts: Configurations of task and backbone.
@@ -85,32 +86,33 @@ PRECISIONS = {
     for precision in ("32-true", "bf16-mixed")
 }
 STUDIES = {
-    "digits": Study(("task/digits", "backbone/lenet5"), 1500, {**FILTERS, **BASELINES}),
-    "mnist": Study(("task/mnist", "backbone/lenet5"), 2000, {**FILTERS, **BASELINES}),
-    "sst2": Study(("task/sst2", "backbone/minilm"), 1000, {**FILTERS, **BASELINES}),
-    "covariance": Study(("task/sst2", "backbone/minilm"), 1000, COVARIANCES),
-    "natural-mnist": Study(("task/mnist", "backbone/lenet5"), 2000, NATURAL),
-    "natural-sst2": Study(("task/sst2", "backbone/minilm"), 1280, NATURAL),
-    "precision": Study(("task/sst2", "backbone/minilm"), 1000, PRECISIONS),
-    "precision-mnist": Study(("task/mnist", "backbone/lenet5"), 2000, PRECISIONS),
+    "digits": CurveStudy(("task/digits", "backbone/lenet5"), 1500, {**FILTERS, **BASELINES}),
+    "mnist": CurveStudy(("task/mnist", "backbone/lenet5"), 2000, {**FILTERS, **BASELINES}),
+    "sst2": CurveStudy(("task/sst2", "backbone/minilm"), 1000, {**FILTERS, **BASELINES}),
+    "covariance": CurveStudy(("task/sst2", "backbone/minilm"), 1000, COVARIANCES),
+    "natural-mnist": CurveStudy(("task/mnist", "backbone/lenet5"), 2000, NATURAL),
+    "natural-sst2": CurveStudy(("task/sst2", "backbone/minilm"), 1280, NATURAL),
+    "precision": CurveStudy(("task/sst2", "backbone/minilm"), 1000, PRECISIONS),
+    "precision-mnist": CurveStudy(("task/mnist", "backbone/lenet5"), 2000, PRECISIONS),
 }
 
 
-def run(study: Study, optimizer: str, seed: int, root: Path, options: list[str]) -> Path:
-    """Run one cell, unless it is finished, and return its folder."""
+def train(study: CurveStudy, optimizer: str, seed: int, root: Path, options: list[str]) -> Path:
+    """Train one optimizer with one seed, unless that run is finished, and return its folder."""
     folder = root / f"{optimizer}-seed{seed}".replace(" ", "_")
     finished = sorted(path.parent for path in folder.rglob("summary.json"))
     if finished:
         return finished[-1]
     configs = [argument for part in ("trainer/cpu", *study.parts) for argument in ("--config", part)]
     command = ["fit", *configs, *study.optimizers[optimizer], f"--data.max_samples={study.samples}", *options]
-    trained = FiltuneCLI([*command, f"--seed_everything={seed}", f"--run.root={folder}"])
-    assert trained.folder is not None
-    return trained.folder
+    command += [f"--seed_everything={seed}", f"--run.root={folder}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    subprocess.run([sys.executable, "-m", "filtune", *command], env=environment, check=True)
+    return max(path.parent for path in folder.rglob("summary.json"))
 
 
-def collect(folders: dict[str, list[Path]]) -> dict[str, Any]:
-    """Figures of every optimizer: per seed, mean and standard deviation (over seeds, n - 1)."""
+def summarise_runs(folders: dict[str, list[Path]]) -> dict[str, Any]:
+    """Return the figures of every optimizer: per seed, mean and standard deviation (over seeds, n - 1)."""
     results = {}
     for name, paths in folders.items():
         summaries = [read_run(path).summary for path in paths]
@@ -130,8 +132,8 @@ def collect(folders: dict[str, list[Path]]) -> dict[str, Any]:
     return results
 
 
-def plot(folders: dict[str, list[Path]], title: str, target: Path) -> None:
-    """Mean online accuracy over the seeds, with a band of one standard deviation."""
+def plot_curves(folders: dict[str, list[Path]], title: str, target: Path) -> None:
+    """Plot the mean online accuracy over the seeds, with a band of one standard deviation."""
     figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for name, paths in folders.items():
         curves = [read_run(path).curve("online/accuracy") for path in paths]
@@ -147,7 +149,7 @@ def plot(folders: dict[str, list[Path]], title: str, target: Path) -> None:
     plt.close(figure)
 
 
-def show(results: dict[str, Any], title: str) -> None:
+def print_means(results: dict[str, Any], title: str) -> None:
     """Print means and standard deviations."""
     table = Table(title=title)
     columns = list(next(iter(results.values())))
@@ -169,24 +171,23 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options, rest = parser.parse_known_args(args)
     torch.set_num_threads(options.threads)
-    quiet()
     study = STUDIES[options.study]
     folders = {
-        name: [run(study, name, seed, options.runs / options.study, rest) for seed in range(options.seeds)]
+        name: [train(study, name, seed, options.runs / options.study, rest) for seed in range(options.seeds)]
         for name in options.optimizers or study.optimizers
     }
-    results = collect(folders)
+    results = summarise_runs(folders)
     title = (
         f"{' + '.join(part.partition('/')[2] for part in study.parts)}, {study.samples} samples, {options.seeds} seeds"
     )
-    show(results, title)
+    print_means(results, title)
     if options.output:
         summary = read_run(next(iter(folders.values()))[0]).summary
         environment = {key: summary[key] for key in ("device", "precision", "versions", "commit")}
         record = {"study": options.study, "samples": study.samples, "results": results, "environment": environment}
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
-        plot(folders, title, options.output.with_suffix(".png"))
+        plot_curves(folders, title, options.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-r"""What a step of NGD, RING and RENG costs against AdamW's on the same batches: lazy steps, refreshes, and a period.
+r"""Cost of a step of NGD, RING and RENG relative to AdamW's on the same batches: lazy steps, refreshes, and a period.
 
-All take turns on the same random samples, see :mod:`benchmarks.timing`. A period is one refresh and skip - 1 lazy
-steps, each at its median ratio to AdamW's step on the same batch.
+All methods take turns on the same random samples, see :mod:`benchmarks.timing`. A period is one refresh and skip - 1
+lazy steps, each at its median ratio to AdamW's step on the same batch.
 
     python -m benchmarks.natural_cost --threads 1 --output docs/results/natural_cost
 """
@@ -21,9 +21,9 @@ from filtune.optimizers import NGD, RENG, RING, SAM, AdamW, OnlineOptimizer, Sop
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contestants import Contestant, Runner
+from benchmarks.methods import OptimizerMethod, TimedMethod
 from benchmarks.models import Case, lenet5, pretrained_image, roberta, transformer, vit_base
-from benchmarks.timing import batches, environment, race
+from benchmarks.timing import batches, describe_environment, interleave
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -36,8 +36,8 @@ RULES: dict[str, tuple[Callable[[Any], OnlineOptimizer], int]] = {
     "adamw": (AdamW, 1),
     "ngd": (NGD, 1),
     "ring": (lambda params: RING(params, skip=SKIP), SKIP),
-    "ring, eigen": (lambda params: RING(params, skip=SKIP, inverse="eigen"), SKIP),
-    "ring, sampled labels": (lambda params: RING(params, skip=SKIP, fisher="sampled"), SKIP),
+    "ring, eigen": (lambda params: RING(params, skip=SKIP, inverse_method="eigen"), SKIP),
+    "ring, sampled labels": (lambda params: RING(params, skip=SKIP, fisher_type="mc"), SKIP),
     "reng": (lambda params: RENG(params, skip=SKIP), SKIP),
     "sam": (SAM, 1),
     "sophia": (Sophia, 10),
@@ -73,22 +73,22 @@ SCENES = {
 CPU = list(SCENES)[:5]
 
 
-def measure(scene: Scene, names: list[str], periods: int, seconds: float, device: torch.device) -> dict[str, Any]:
-    """Ratios to AdamW of every rule's lazy steps, refreshes and period, and bytes."""
+def measure_scene(scene: Scene, names: list[str], periods: int, seconds: float, device: torch.device) -> dict[str, Any]:
+    """Return the ratios to AdamW of every rule's lazy steps, refreshes and period, and bytes."""
     torch.manual_seed(0)
     case = scene.build().to(device)
-    runners: dict[str, Contestant] = {name: Runner(case, device, RULES[name][0]) for name in names}
+    methods: dict[str, TimedMethod] = {name: OptimizerMethod(case, device, RULES[name][0]) for name in names}
     stream = batches(case, scene.outputs, scene.batch, device)
-    rounds = race(runners, stream, SKIP, periods * SKIP, seconds)
-    adamw = runners["adamw"].seconds
+    rounds = interleave(methods, stream, SKIP, periods * SKIP, seconds)
+    adamw = methods["adamw"].seconds
     figures = {}
-    for name, runner in runners.items():
-        ratios = [own / theirs for own, theirs in zip(runner.seconds, adamw, strict=True)]
+    for name, method in methods.items():
+        ratios = [own / theirs for own, theirs in zip(method.seconds, adamw, strict=True)]
         period = RULES[name][1]
-        refresh, lazy = (statistics.median(turn) if turn else None for turn in by_turn(ratios, period))
+        refresh, lazy = (statistics.median(turn) if turn else None for turn in split_refreshes(ratios, period))
         assert refresh is not None
         figures[name] = {
-            **runner.figures(),
+            **method.figures(),
             "period": refresh if lazy is None else (refresh + (period - 1) * lazy) / period,
             "refresh": refresh,
             "lazy": lazy,
@@ -98,13 +98,13 @@ def measure(scene: Scene, names: list[str], periods: int, seconds: float, device
     return {"rounds": rounds, "batch": scene.batch, "trainable_parameters": trained, "optimizers": figures}
 
 
-def by_turn(ratios: list[float], period: int) -> tuple[list[float], list[float]]:
-    """Those of refreshes and those of lazy steps; the first was step SKIP, after the warm-up, counted from 0."""
+def split_refreshes(ratios: list[float], period: int) -> tuple[list[float], list[float]]:
+    """Return the ratios of refreshes and of lazy steps; the first is of step SKIP (from 0), after the warm-up."""
     steps = list(enumerate(ratios, SKIP))
     return [r for k, r in steps if k % period == 0], [r for k, r in steps if k % period]
 
 
-def show(name: str, result: dict[str, Any]) -> None:
+def print_scene(name: str, result: dict[str, Any]) -> None:
     """Print a scene's figures."""
     size = f"n = {result['trainable_parameters']:,}, {result['rounds']} rounds"
     table = Table(title=f"{name} ({size})", caption="Time / AdamW; MiB of the state, and at the peak of a step")
@@ -120,8 +120,8 @@ def show(name: str, result: dict[str, Any]) -> None:
     Console().print(table)
 
 
-def plot(results: dict[str, Any], target: Path) -> None:
-    """Bars of every scene: the period, with the lazy step and the refresh as marks."""
+def plot_scenes(results: dict[str, Any], target: Path) -> None:
+    """Plot a bar of every scene's period, with the lazy step and the refresh as marks."""
     figure, axes = plt.subplots(len(results), 1, figsize=(8, 2.3 * len(results)), layout="constrained", squeeze=False)
     for axis, (name, result) in zip(axes[:, 0], results.items(), strict=True):
         rules = result["optimizers"]
@@ -153,13 +153,13 @@ def main(args: list[str] | None = None) -> None:
     results = {}
     for name in options.scenes:
         device = torch.device(options.device)
-        results[name] = measure(SCENES[name], options.optimizers, options.periods, options.seconds, device)
-        show(name, results[name])
+        results[name] = measure_scene(SCENES[name], options.optimizers, options.periods, options.seconds, device)
+        print_scene(name, results[name])
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        record = {"scenes": results, "aims": AIMS, "environment": environment(device, options.threads)}
+        record = {"scenes": results, "aims": AIMS, "environment": describe_environment(device, options.threads)}
         options.output.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
-        plot(results, options.output.with_suffix(".png"))
+        plot_scenes(results, options.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

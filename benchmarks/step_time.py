@@ -1,6 +1,6 @@
 """Time and memory of one step of each optimizer on one model, against AdamW and against the floor.
 
-How they are compared is told in :mod:`benchmarks.timing`, what the floor is in :mod:`benchmarks.floors`.
+How they are compared is described in :mod:`benchmarks.timing`, what the floor is in :mod:`benchmarks.methods`.
 
     python -m benchmarks.step_time --model minilm --outputs 2 --output docs/results/step_time_minilm_2.json
 """
@@ -16,22 +16,22 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contestants import OPTIMIZERS
+from benchmarks.methods import OPTIMIZERS
 from benchmarks.models import MODELS
-from benchmarks.timing import batches, compare, contestants, environment, race
+from benchmarks.timing import batches, build_methods, compare_methods, describe_environment, interleave
 
 DEFAULT = ["adamw", "adagrad", "sgd", "filtune", "loko", "loko-logits", "r-kalman", "low-rank"]
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure_model(options: argparse.Namespace) -> dict[str, Any]:
     """Run all rounds and collect the figures."""
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     torch.manual_seed(0)
     case = MODELS[options.model](options.outputs, options.weights, options.length).to(device)
-    racing = contestants(case, options.optimizers, options.outputs, device)
+    methods = build_methods(case, options.optimizers, options.outputs, device)
     stream = batches(case, options.outputs, options.batch_size, device)
-    rounds = race(racing, stream, options.warmup, options.rounds, options.seconds)
+    rounds = interleave(methods, stream, options.warmup, options.rounds, options.seconds)
     return {
         "model": options.model,
         "outputs": options.outputs,
@@ -39,12 +39,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "rounds": rounds,
         "trainable_parameters": sum(p.numel() for p in case.parameters() if p.requires_grad),
         "weights": "real" if options.weights else "random",
-        "optimizers": compare(racing),
-        "environment": environment(device, options.threads),
+        "optimizers": compare_methods(methods),
+        "environment": describe_environment(device, options.threads),
     }
 
 
-def show(result: dict[str, Any]) -> None:
+def print_model(result: dict[str, Any]) -> None:
     """Print the figures."""
     table = Table(
         title=f"{result['model']}, {result['outputs']} outputs, batch {result['batch_size']}, "
@@ -85,8 +85,8 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(args)
     if "adamw" not in options.optimizers:
         parser.error("--optimizers: adamw is the reference and must be among them")
-    result = measure(options)
-    show(result)
+    result = measure_model(options)
+    print_model(result)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(result, indent=2) + "\n")

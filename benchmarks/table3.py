@@ -25,9 +25,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from benchmarks.contestants import Batch, Runner, each
+from benchmarks.methods import Batch, OptimizerMethod, map_tensors
 from benchmarks.models import Case, pretrained_image, roberta
-from benchmarks.timing import batches, compare, contestants, environment, race
+from benchmarks.timing import batches, build_methods, compare_methods, describe_environment, interleave
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 
@@ -72,7 +72,7 @@ PAIRS = {
 }
 
 
-class Graphed(Runner):
+class GraphedOptimizer(OptimizerMethod):
     """An optimizer whose whole step is a CUDA graph: inputs are copied to where it reads them, and it is replayed."""
 
     graph: torch.cuda.CUDAGraph | None = None
@@ -80,7 +80,7 @@ class Graphed(Runner):
     def work(self, batch: Batch) -> Any:
         """Record at first, replay from then on."""
         if self.graph is None:
-            self.held = each(batch[0], torch.clone), batch[1].clone()
+            self.held = map_tensors(batch[0], torch.clone), batch[1].clone()
             self.graph = self._record(self.held)
         for held, new in zip(_tensors(self.held), _tensors(batch), strict=True):
             held.copy_(new)
@@ -98,7 +98,7 @@ class Graphed(Runner):
         return graph
 
     def measure_algebra(self, batch: Batch) -> None:
-        """Not to be told apart in a graph."""
+        """Measure nothing: inside a graph the algebra cannot be timed separately."""
 
 
 def _tensors(batch: Batch) -> list[Tensor]:
@@ -106,18 +106,20 @@ def _tensors(batch: Batch) -> list[Tensor]:
     return [*(inputs.values() if isinstance(inputs, dict) else [inputs]), target]
 
 
-def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+def measure_pair(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """AdamW, LoKO and the floors on one pair."""
     pair, device = PAIRS[name], torch.device(options.device)
     torch.manual_seed(0)
     with device:
         case = pair.build()
-    racing = contestants(case, ["adamw", "loko"], pair.outputs, device)
+    methods = build_methods(case, ["adamw", "loko"], pair.outputs, device)
     if options.graphs:
-        racing["loko-graph"] = Graphed(case, device, LoKO)
-    for contestant in (racing[other] for other in racing if other != "adamw"):
-        contestant.attention = SDPBackend.MATH if options.plain_attention else None
-    rounds = race(racing, batches(case, pair.outputs, 1, device), options.warmup, options.rounds, options.seconds)
+        methods["loko-graph"] = GraphedOptimizer(case, device, LoKO)
+    for method in (methods[other] for other in methods if other != "adamw"):
+        method.attention = SDPBackend.MATH if options.plain_attention else None
+    rounds = interleave(
+        methods, batches(case, pair.outputs, 1, device), options.warmup, options.rounds, options.seconds
+    )
     n = sum(p.numel() for p in case.parameters() if p.requires_grad)
     return {
         "pair": name,
@@ -125,11 +127,11 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "trainable_parameters": n,
         "rounds": rounds,
         "paper_ratio": pair.paper[0] / pair.paper[1],
-        "optimizers": compare(racing),
+        "optimizers": compare_methods(methods),
     }
 
 
-def show(pairs: list[dict[str, Any]]) -> None:
+def print_pairs(pairs: list[dict[str, Any]]) -> None:
     """Print the ratios."""
     table = Table(title="a step of LoKO against a step of AdamW, batch 1")
     names = [name for name in pairs[0]["optimizers"] if name != "adamw"]
@@ -171,11 +173,11 @@ def main(args: list[str] | None = None) -> None:
     pairs = []
     for name in options.pairs:
         print(name, flush=True)
-        pairs.append(measure(name, options))
-    show(pairs)
+        pairs.append(measure_pair(name, options))
+    print_pairs(pairs)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        record = {"pairs": pairs, "environment": environment(torch.device(options.device), options.threads)}
+        record = {"pairs": pairs, "environment": describe_environment(torch.device(options.device), options.threads)}
         options.output.write_text(json.dumps(record, indent=2) + "\n")
 
 

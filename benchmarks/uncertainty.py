@@ -1,13 +1,13 @@
-r"""Is the filter's posterior worth more than the softmax? Calibration, abstaining, inputs of another kind.
+r"""The filter's posterior against the softmax: calibration, selective prediction, out-of-distribution detection.
 
 Judges the runs that ``filtune reproduce`` has left: those of the study's method, and of its tuned rival, by
 
 * the softmax of either,
 * the method's probabilities averaged over its posterior, as wide as the stream has taught it to take that
   ("moderated"), and as wide as it is ("in full"), and
-* the variance of its outputs, mean over the pairs of classes ("variance"), where inputs of another kind are to be told.
+* the variance of its outputs, mean over the pairs of classes ("variance"), for out-of-distribution detection.
 
-Others than what was learnt are, for images, the same ones turned by a quarter and uniform noise; for texts, the
+Out of distribution are, for images, the same ones rotated by 90 degrees and uniform noise; for texts, the
 sentences of another task.
 
     python -m benchmarks.uncertainty configs/studies/win_stream.yaml --root runs/reproduce --columns mnist sst2 \
@@ -25,28 +25,33 @@ from typing import Any
 import torch
 from filtune.datamodules import StreamDataModule, TextDataModule
 from filtune.datamodules.samples import collate
+from filtune.experiments.archive import Archive
 from filtune.experiments.composition import compose, lookup
 from filtune.experiments.tables import load_table
 from filtune.exports.prediction import Prediction, Predictor
 from filtune.exports.restore import Restored, restore
+from filtune.lightning_modules.scores import ProbabilityScores
 from filtune.optimizers.likelihoods.categorical import difference_variance, predictive_probabilities
-from filtune.reports.contest import Entrant, contest
-from filtune.reports.reading import Archive
+from filtune.reports.study import Method, compare_streams
 from rich.progress import track
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torchvision.transforms.v2.functional import rotate
 
 from benchmarks.papers.common import plus_minus, show, spread, told
-from benchmarks.timing import environment
-from benchmarks.uncertainty_scores import calibration, detection, selective
+from benchmarks.timing import describe_environment
 
 Sample = dict[str, Any]
+
+COVERAGE = 0.8
+"""Fraction of the samples, the most confident, that is answered in selective prediction."""
+
 OTHER_TEXTS = "cola"
 """Name of the configuration of the task whose sentences are of another kind."""
 
 
 def other_kinds(samples: list[Sample], run: Restored, seed: int) -> dict[str, list[Sample]]:
-    """Samples of another kind than these, by name."""
+    """Return samples of another kind than these, by name."""
     if "text" in samples[0]:
         init = compose([f"task/{OTHER_TEXTS}"])["data"]["init_args"]
         data = TextDataModule(**{**init, "source": lookup(run.config, "data.source"), "split": init["val_split"]})
@@ -62,14 +67,55 @@ def other_kinds(samples: list[Sample], run: Restored, seed: int) -> dict[str, li
     }
 
 
-def predict(predictor: Predictor, samples: list[Sample]) -> Prediction:
-    """Outputs of samples, and their covariance where there is one."""
+def calibration(p: Tensor, classes: Tensor) -> dict[str, float]:
+    """Return accuracy, log loss, Brier score and calibration error of probabilities.
+
+    Args:
+        p: (N, m).
+        classes: (N,).
+    """
+    scores = ProbabilityScores()
+    scores.update(p, classes)
+    found = {name: float(value) for name, value in scores.compute("").items()}
+    return {"accuracy": 100 * float((p.argmax(1) == classes).double().mean()), **found}
+
+
+def selective(confidence: Tensor, correct: Tensor) -> dict[str, float]:
+    r"""Return the figures of selective prediction, which abstains on the least confident samples.
+
+    ``aurc``, in 0..100, is the error among the k most confident, averaged over k = 1..N (Geifman & El-Yaniv 2017);
+    less is better. ``accuracy_at_80``, in 0..100, is that of the most confident 80 %. Ties are broken by the order of
+    the samples.
+
+    Args:
+        confidence: (N,).
+        correct: (N,), bool.
+    """
+    wrong = (~correct[confidence.argsort(descending=True, stable=True)]).double()
+    risk = wrong.cumsum(0) / torch.arange(1, len(wrong) + 1, dtype=torch.float64)
+    answered = max(1, round(COVERAGE * len(wrong)))
+    return {"aurc": 100 * float(risk.mean()), "accuracy_at_80": 100 * float(1 - risk[answered - 1])}
+
+
+def detection(inside: Tensor, outside: Tensor) -> float:
+    """Return the area under the ROC curve, in 0..100, of detecting inputs of another kind by a larger number.
+
+    Args:
+        inside: The number of samples of the training distribution, (N,).
+        outside: That of the others, (N',).
+    """
+    truth = torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))])
+    return 100 * float(roc_auc_score(truth.numpy(), torch.cat([inside, outside]).double().numpy()))
+
+
+def predict_samples(predictor: Predictor, samples: list[Sample]) -> Prediction:
+    """Return the outputs of samples, and their covariance where there is one."""
     size = predictor.batch_size(64)
     return Prediction.join(predictor(collate(samples[k : k + size])) for k in range(0, len(samples), size))
 
 
 def views(prediction: Prediction) -> dict[str, Tensor]:
-    """Probabilities (N, m) by what they are made of."""
+    """Return the probabilities (N, m) by how they are computed."""
     z, C = prediction.outputs, prediction.covariance
     found, averaged = {"softmax": z.softmax(1)}, prediction.predictive
     if C is None or averaged is None:
@@ -78,9 +124,9 @@ def views(prediction: Prediction) -> dict[str, Tensor]:
 
 
 def judge(run: Restored, samples: list[Sample], seed: int) -> dict[str, dict[str, float]]:
-    """All figures of a run, by view."""
+    """Return all figures of a run, by view."""
     predictor = Predictor(run)
-    inside = predict(predictor, samples)
+    inside = predict_samples(predictor, samples)
     classes = torch.stack([sample["label"] for sample in samples])
     found: dict[str, dict[str, float]] = {}
     for name, p in views(inside).items():
@@ -89,7 +135,7 @@ def judge(run: Restored, samples: list[Sample], seed: int) -> dict[str, dict[str
     if inside.covariance is not None:
         found["variance"] = {}
     for kind, others in other_kinds(samples, run, seed).items():
-        outside = predict(predictor, others)
+        outside = predict_samples(predictor, others)
         for name, p in views(inside).items():
             found[name][kind] = detection(-p.amax(1), -views(outside)[name].amax(1))
         if inside.covariance is not None and outside.covariance is not None:
@@ -98,21 +144,21 @@ def judge(run: Restored, samples: list[Sample], seed: int) -> dict[str, dict[str
     return found
 
 
-def runs_of(entrant: Entrant, root: Path) -> Iterator[tuple[int, Restored]]:
-    """The runs of a configuration, by seed.
+def runs_of(method: Method, root: Path) -> Iterator[tuple[int, Restored]]:
+    """Yield the runs of a configuration, by seed.
 
     Raises:
         ValueError: If one's checkpoint is not there.
     """
-    for seed, record in entrant.records.items():
+    for seed, record in method.records.items():
         found = sorted((root / "runs" / record["key"]).rglob("last.ckpt"))
         if not found:
-            raise ValueError(f"--root {root}: the run of {entrant.name} with seed {seed} has left no checkpoint here")
+            raise ValueError(f"--root {root}: the run of {method.name} with seed {seed} has left no checkpoint here")
         yield seed, restore(found[-1])
 
 
 def held_out(run: Restored, samples: int) -> list[Sample]:
-    """Validation samples of the run's own data."""
+    """Return validation samples of the run's own data."""
     data: StreamDataModule = run.data()
     data.setup()
     part = data.validation
@@ -122,9 +168,9 @@ def held_out(run: Restored, samples: int) -> list[Sample]:
 
 
 def main(args: list[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", help="a study with a contest, such as configs/studies/win_stream.yaml")
+    parser.add_argument("study", help="a study with a comparison, such as configs/studies/win_stream.yaml")
     parser.add_argument("--root", type=Path, default=Path("runs/reproduce"), help="where its runs are")
     parser.add_argument("--columns", nargs="+", default=["mnist", "sst2"], help="streams (default: mnist sst2)")
     parser.add_argument("--rival", default="AdamW", help="the rival beside the method (default: AdamW)")
@@ -134,13 +180,13 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(args)
     torch.set_num_threads(options.threads)
     table = load_table(options.study)
-    streams = {stream.name: stream for stream in contest(table, Archive([options.root], [table]))}
+    streams = {stream.name: stream for stream in compare_streams(table, Archive([options.root], [table]))}
     results: dict[str, Any] = {}
     for column in options.columns:
-        if column not in streams or options.rival not in streams[column].duels:
+        if column not in streams or options.rival not in streams[column].comparisons:
             raise ValueError(f"--columns {column}: no runs of both the method and {options.rival} on this stream")
-        entrants = {table.raw["contest"]["method"]: streams[column].method}
-        entrants[options.rival] = streams[column].duels[options.rival].rival
+        entrants = {table.raw["comparison"]["method"]: streams[column].method}
+        entrants[options.rival] = streams[column].comparisons[options.rival].baseline
         gathered: dict[str, dict[str, list[float]]] = {}
         for name, entrant in entrants.items():
             for seed, run in track(list(runs_of(entrant, options.root)), description=f"{column}, {name}"):
@@ -156,7 +202,7 @@ def main(args: list[str] | None = None) -> None:
         content = {
             "study": table.name,
             "columns": results,
-            "environment": environment(torch.device("cpu"), options.threads),
+            "environment": describe_environment(torch.device("cpu"), options.threads),
         }
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(content, indent=1) + "\n")

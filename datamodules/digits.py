@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from .base import StreamDataModule
 from .loader import permutation
@@ -33,6 +32,8 @@ class DigitsDataModule(StreamDataModule):
 
     def prepare(self) -> tuple[Subset, Subset]:
         """Read the digits and part them."""
+        from sklearn.datasets import load_digits  # which brings pandas: most of what importing filtune would take
+
         digits = load_digits()
         images = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
         samples = Samples("image", partial(getitem, images), torch.from_numpy(digits.target).long())
@@ -40,7 +41,7 @@ class DigitsDataModule(StreamDataModule):
         return Subset(samples, np.sort(rows[:_TRAINING])), Subset(samples, np.sort(rows[_TRAINING:]))
 
     def describe(self, train: Subset) -> Task:
-        """Ten classes of small grey images."""
+        """Return the task: ten classes of small grey images."""
         return Task(
             name=self.label,
             kind="classification",

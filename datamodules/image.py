@@ -1,19 +1,20 @@
-"""Images with labels."""
+"""Images with labels: the data module, the reader of a column of images, and how stored images become tensors."""
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import datasets
 import numpy as np
-from datasets import Dataset, Image
+import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
 from .base import at_least
-from .errors import BadRow, SplitRef
-from .pixels import decode
-from .samples import Subset
+from .samples import BadRow, SplitRef, Subset
 from .table import TableDataModule
 
 _MANY = 3000
@@ -60,21 +61,21 @@ class ImageDataModule(TableDataModule):
         return [self.image_column]
 
     def place(self, split: str) -> SplitRef:
-        """The split, as messages name it."""
+        """Return the split, as messages name it."""
         if self.verify:
             return super().place(split)
         return SplitRef(
             self._title(), split, "correct it, or leave bad rows out with --data.verify true --data.on_bad_row skip"
         )
 
-    def reader(self, table: Dataset, place: SplitRef) -> ImageReader:
-        """What gives the image of a row."""
+    def reader(self, table: datasets.Dataset, place: SplitRef) -> ImageReader:
+        """Return the reader of the images."""
         source = Path(self.source).expanduser()
         folder = source.parent if source.is_file() else source
         return ImageReader(table, self.image_column, place, folder, self.resize, self.cache == "memory")
 
     def usable(self, part: Subset, order: np.ndarray, limit: int | None) -> np.ndarray:
-        """The first ``limit`` rows of an order whose images can be read, (N,)."""
+        """Return the first ``limit`` rows of an order whose images can be read, (N,)."""
         if not self.verify:
             return super().usable(part, order, limit)
         reader, wanted = part.samples.read, len(order) if limit is None else limit
@@ -109,16 +110,22 @@ class ImageReader:
     """
 
     def __init__(
-        self, table: Dataset, column: str, place: SplitRef, folder: Path, side: int | None = None, keep: bool = False
+        self,
+        table: datasets.Dataset,
+        column: str,
+        place: SplitRef,
+        folder: Path,
+        side: int | None = None,
+        keep: bool = False,
     ) -> None:
         table = table.select_columns([column])
-        if isinstance(table.features[column], Image):
-            table = table.cast_column(column, Image(decode=False))
+        if isinstance(table.features[column], datasets.Image):
+            table = table.cast_column(column, datasets.Image(decode=False))
         self.table, self.column, self.place, self.folder, self.side = table, column, place, folder, side
         self.kept: dict[int, Tensor] | None = {} if keep else None
 
     def __call__(self, row: int) -> Tensor:
-        """The image of a row, (C, H, W).
+        """Return the image of a row, (C, H, W).
 
         Raises:
             DataError: If it cannot be read.
@@ -129,7 +136,7 @@ class ImageReader:
             raise self.place.error([BadRow(row, self.column, str(error))]) from error
 
     def fault(self, row: int) -> BadRow | None:
-        """What is wrong with the image of a row, if anything."""
+        """Return what is wrong with the image of a row, if anything."""
         try:
             self._read(row)
         except ValueError as error:
@@ -143,3 +150,72 @@ class ImageReader:
         if self.kept is not None:
             self.kept[row] = image
         return image
+
+
+def decode(value: Any, folder: Path, side: int | None = None) -> Tensor:
+    """Return the pixels of an image, (C, H, W): uint8 in 0..255, or float32.
+
+    Grey images have one channel; colours, with or without palette, three; transparency is dropped. 16-bit images
+    become floats in 0..1, and float images stay as they are. Nested lists may be (H, W), (C, H, W) or (H, W, C),
+    with fewer channels than rows.
+
+    Args:
+        value: Bytes, path, dict of the two, or nested lists.
+        folder: What a path is relative to.
+        side: Where the shorter side of an image file is longer than this, it is brought to it, and the middle of the
+            longer side is kept; none leaves images as they are.
+
+    Raises:
+        ValueError: If there is no image, it cannot be decoded, or a pixel is not a finite number.
+    """
+    if isinstance(value, dict):
+        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+    if value is None or value == "":
+        raise ValueError("missing image")
+    try:
+        if isinstance(value, list):
+            pixels = _from_lists(value)
+        else:
+            with Image.open(BytesIO(value) if isinstance(value, bytes) else folder / value) as image:
+                pixels = _from_file(image if side is None else _reduced(image, side))
+    except Exception as error:  # the decoders raise errors of every kind on corrupt data
+        raise ValueError("undecodable image") from error
+    if pixels.is_floating_point() and not pixels.isfinite().all():
+        raise ValueError("NaN or infinite pixel")
+    return pixels
+
+
+def _reduced(image: Image.Image, side: int) -> Image.Image:
+    """Return a centred square, antialiased; a JPEG is decoded at no more than twice the size needed."""
+    if min(image.size) <= side:
+        return image
+    image.draft(None, (side, side))
+    return ImageOps.fit(_plain(ImageOps.exif_transpose(image)), (side, side), Image.Resampling.BICUBIC)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Return the image in grey or three colours, which can be averaged, unlike palettes, and without transparency."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return image
+    return image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
+
+
+def _from_file(image: Image.Image) -> Tensor:
+    image = _plain(ImageOps.exif_transpose(image))
+    pixels = np.array(image)
+    if image.mode.startswith("I"):
+        pixels = pixels.astype(np.float32) / 65535
+    return torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1).contiguous()
+
+
+def _from_lists(value: list) -> Tensor:
+    pixels = np.array(value)
+    if not np.issubdtype(pixels.dtype, np.number) or pixels.ndim not in (2, 3):
+        raise ValueError
+    integer = np.issubdtype(pixels.dtype, np.integer)
+    if integer and (pixels.min() < 0 or pixels.max() > 255):
+        raise ValueError
+    tensor = torch.from_numpy(np.atleast_3d(pixels).astype(np.uint8 if integer else np.float32))
+    # the axis of the channels is the shorter one; (H, W) has got its single channel as the last
+    last = tensor.shape[2] < tensor.shape[0] or pixels.ndim == 2
+    return (tensor.permute(2, 0, 1) if last else tensor).contiguous()

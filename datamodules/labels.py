@@ -18,7 +18,7 @@ from filtune.optimizers.likelihoods import Likelihood, likelihood_of
 from filtune.optimizers.likelihoods.tasks import Coding
 from torch import Tensor
 
-from .errors import BadRow, DataError
+from .samples import BadRow, DataError
 
 _SCALARS = (
     pa.types.is_integer,

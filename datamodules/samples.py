@@ -1,8 +1,8 @@
-"""Samples of a split, and batches of them."""
+"""Samples of a split, batches of them, and the errors that name a bad row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +25,11 @@ class Samples(Dataset):
         self.key, self.read, self.labels = key, read, labels
 
     def __len__(self) -> int:
-        """Rows of the split, good and bad."""
+        """Return the number of rows of the split, good and bad."""
         return len(self.labels)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """The sample of a row."""
+        """Return the sample of a row."""
         return {self.key: self.read(row), "label": self.labels[row], "row": row}
 
 
@@ -42,10 +42,60 @@ class Subset:
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch: texts as a list, images as one tensor (B, C, H, W), or as a list where their sizes differ."""
+    """Return a batch: texts as a list, images as one tensor (B, C, H, W), or as a list where their sizes differ."""
     batch: dict[str, Any] = {key: [sample[key] for sample in samples] for key in samples[0]}
     images = batch.get("image")
     if images is not None and len({(image.shape, image.dtype) for image in images}) == 1:
         batch["image"] = torch.stack(images)
     numbers = {key: torch.tensor(batch[key]) for key in ("row", "regime") if key in batch}
     return {**batch, "label": torch.stack(batch["label"]), **numbers}
+
+
+class DataError(ValueError):
+    """The data, or an argument about it, is wrong; the message is one line that names the culprit and the remedy."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """One row that cannot be learned from.
+
+    Args:
+        row: Its index in the split, from 0.
+        column: The column at fault.
+        reason: What is wrong, in words that other rows may share.
+        detail: What was found in this row.
+    """
+
+    row: int
+    column: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class SplitRef:
+    """A split of a source, as messages name it.
+
+    Args:
+        source: The source, with its configuration.
+        split: The split.
+        remedy: What to do about a bad row.
+    """
+
+    source: str
+    split: str
+    remedy: str = "correct it, or leave bad rows out with --data.on_bad_row skip"
+
+    def error(self, faults: Sequence[BadRow]) -> DataError:
+        """Return the error that names the first of the faults, counts the other rows, and says what to do."""
+        first = min(faults, key=lambda fault: fault.row)
+        others = len({fault.row for fault in faults}) - 1
+        detail = f": {first.detail[:100]}" if first.detail else ""
+        more = f" (and {others} more bad row{'s' if others > 1 else ''})" if others else ""
+        return DataError(
+            f"{self.source}, split {self.split!r}, row {first.row} (from 0), column {first.column!r}: "
+            f"{first.reason}{detail}{more}; {self.remedy}"
+        )

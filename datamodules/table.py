@@ -14,10 +14,9 @@ from datasets import Dataset
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from .base import StreamDataModule
-from .errors import BadRow, DataError, SplitRef
 from .labels import LabelCodec, likelihood_for
 from .loader import permutation
-from .samples import Samples, Subset
+from .samples import BadRow, DataError, Samples, SplitRef, Subset
 from .source import load_splits
 from .task import Task
 

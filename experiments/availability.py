@@ -1,4 +1,4 @@
-"""Whether the data and the weights that a run needs can be had."""
+"""Availability of the data and weights that a run needs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Need:
 
 
 def needs(config: Config, folders: dict[str, str]) -> list[Need]:
-    """What a composed configuration needs.
+    """Return the data and weights that a composed configuration needs.
 
     Args:
         config: The configuration.
@@ -54,7 +54,7 @@ def _data(config: Config, folders: dict[str, str]) -> Need:
 
 
 def _configuration(source: str, folder: Path, name: str | None) -> Need:
-    """Whether a folder in the hub's layout has one of its configurations; told apart only where it has several."""
+    """Whether a folder in the hub's layout has one of its configurations; checked only where it has several."""
     parts = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if name and len(parts) > 1 and not any(part == name or part.startswith(f"{name}-") for part in parts):
         return Need("data", f"{source} ({name})", "missing", f"the folder has {', '.join(parts)} alone")
@@ -68,7 +68,7 @@ def _weights(config: Config, folders: dict[str, str]) -> Need:
         return Need("weights", name, "here")
     if name in folders:
         return Need("weights", name, "missing", f"there is no folder {folders[name]}")
-    if name == "lenet5":
+    if library == "builtin":
         return Need("weights", name, "none needed")
     if library != "transformers" and "/" not in name:
         if not lookup(config, "model.backbone.pretrained", True):
@@ -80,7 +80,9 @@ def _weights(config: Config, folders: dict[str, str]) -> Need:
 def _timm(name: str) -> Need:
     import timm
 
-    settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if not timm.is_model(name):  # built in; of a name that nothing knows, the run itself gives the error
+        return Need("weights", name, "none needed")
+    settings = timm.get_pretrained_cfg(name)
     if settings is None or not settings.hf_hub_id:
         return Need("weights", name, "missing", "timm has no such weights")
     return Need("weights", name, *_ask_hub("model", settings.hf_hub_id))

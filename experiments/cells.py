@@ -6,17 +6,18 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from .composition import Config, assign, compose, fingerprint, grid_points, lookup, point_name, suggest
-from .estimate import size
+from .composition import Config, assign, compose, grid_points, lookup, point_name, suggest
+from .estimate import run_size
+from .keys import run_key
 from .tables import Column, Row, Table
 
-Plan = dict[str, list[int]]
+SeedPlan = dict[str, list[int]]
 """Seeds to be run, by a cell's name."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How a table is run other than as printed; nothing of it for the paper's own scale.
+    """How the runs of a table depart from the paper; empty for the paper's own scale.
 
     Attributes:
         max_samples: Length of the stream.
@@ -29,12 +30,12 @@ class Scale:
     set: dict[str, Any] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
-        """What differs, for manifests."""
+        """Return what departs, for manifests."""
         return {key: value for key, value in self.__dict__.items() if value}
 
     @property
     def name(self) -> str:
-        """What differs, short, for the names of manifests."""
+        """Return what departs as a short name, for the names of manifests."""
         words = [self.backbone, f"{self.max_samples}" if self.max_samples else None]
         words += [f"{key.rpartition('.')[2]}={value}" for key, value in sorted(self.set.items())]
         return ",".join(str(word) for word in words if word).replace("/", "-").replace(" ", "")
@@ -57,12 +58,12 @@ class Cell:
     backbone: str
 
     def key(self, seed: int) -> str:
-        """What tells this cell's run with a seed from all others."""
-        return fingerprint(self.config, seed)
+        """Return the key of the cell's run with a seed."""
+        return run_key(self.config, seed)
 
 
 def cells(table: Table, scale: Scale | None = None) -> list[Cell]:
-    """All cells of a table, row by row."""
+    """Return all cells of a table, row by row."""
     scale = scale or Scale()
     return [
         _cell(table, row, column, point, scale)
@@ -89,13 +90,13 @@ def _cell(table: Table, row: Row, column: Column, point: dict[str, Any], scale: 
 
 def _shorten_warmup(config: Config, whole: Config, task: str) -> None:
     """Keep the warm-up's share of the run where the run is shorter: else it might never end."""
-    warmup, now, printed = lookup(whole, "model.schedule.warmup"), size(config, task), size(whole, task)
+    warmup, now, printed = lookup(whole, "model.schedule.warmup"), run_size(config, task), run_size(whole, task)
     if warmup and now and printed and now.steps < printed.steps:
         assign(config, "model.schedule.warmup", warmup * now.steps // printed.steps)
 
 
 def select(found: list[Cell], patterns: list[str]) -> list[Cell]:
-    """The cells whose names match a pattern, such as ``loko/*``; a row's or column's name alone matches all of it.
+    """Return the cells whose names match a pattern such as ``loko/*``; the name of a row or column matches all of it.
 
     Raises:
         ValueError: If a pattern matches nothing, naming near cells.

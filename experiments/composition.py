@@ -1,13 +1,16 @@
-"""Configurations composed of parts and options, as plain nested dictionaries."""
+"""Configurations composed of parts and options, as plain nested dictionaries.
+
+Parts are merged in their order, later ones over earlier ones, before they are parsed: a file says only what differs
+from the defaults, and what was said about one class is dropped when another class takes its place.
+"""
 
 from __future__ import annotations
 
 import copy
-import difflib
-import hashlib
 import itertools
-import json
+import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,32 +18,76 @@ from typing import Any
 
 import yaml
 
+from .suggestions import nearest, suggest
+
+__all__ = ["suggest"]
+
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 """The configurations that ship with filtune."""
 
 Config = dict[str, Any]
 
 _WITH_CLASS = ("data", "optimizer")
+_CHOICES = {
+    "optimizer": ("optimizer", "class_path"),
+    "task": ("data", "class_path"),
+    "backbone": ("model.backbone", "name"),
+    "trainer": ("trainer", "accelerator"),
+}
+"""By folder of configs/: what a file there chooses as a whole, and the option by which it is seen to be chosen."""
+
+_OF_OPTIMIZER = ("model.schedule", "model.param_groups")
+"""Options of the model that belong to the choice of an optimizer."""
+
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_WRITTEN_BY_A_RUN = "# lightning.pytorch=="
 
 
-def find_config(name: str) -> Path:
-    """The file of a configuration: a path, or the name of what ships, such as ``task/sst2`` or ``loko``.
+class _Loader(yaml.SafeLoader):
+    """YAML with ``1e-3`` as the number it is."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+$"), [*"-+0123456789"])
+
+
+def shipped() -> list[str]:
+    """Return the names of the configurations that a run is composed of, such as ``task/sst2``."""
+    parts = [path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.rglob("*.yaml")]
+    return sorted(part.as_posix() for part in parts if part.parts[0] not in ("papers", "studies"))
+
+
+def find_config(name: str, option: str = "--config") -> Path:
+    """Return the file of a configuration: a path, or the name of what ships, such as ``task/sst2`` or ``loko``.
+
+    Args:
+        name: The path or name.
+        option: What named it, for the message.
 
     Raises:
-        ValueError: If there is no such file; the message lists what ships.
+        ValueError: If there is no such file; the message has the names that are near, or all.
     """
-    shipped = name.removeprefix("configs/")
-    for path in (Path(name), CONFIGS / shipped, CONFIGS / f"{shipped}.yaml", CONFIGS / "optimizer" / f"{shipped}.yaml"):
-        if path.is_file():
+    found = name.removeprefix("configs/")
+    for path in (Path(name), CONFIGS / found, CONFIGS / f"{found}.yaml", CONFIGS / "optimizer" / f"{found}.yaml"):
+        if name and path.is_file():
             return path
-    parts = [path for path in CONFIGS.rglob("*.yaml") if "papers" not in path.parts]
-    known = ", ".join(sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in parts))
-    raise ValueError(f"--config {name}: no such file; shipped with filtune are {known}")
+    if not name:
+        raise ValueError(f"{option}: is to be followed by a configuration, such as {option} task/digits")
+    if Path(name).is_dir():
+        inside = f"; take {Path(name) / 'config.yaml'}" if (Path(name) / "config.yaml").is_file() else ""
+        raise ValueError(f"{option} {name}: is a folder, not a file{inside}")
+    known = shipped()
+    short = {part.removeprefix("optimizer/"): part for part in known}
+    near = nearest(found.removesuffix(".yaml"), [*known, *short])
+    words = f"did you mean {' or '.join(near)}?" if near else f"shipped with filtune are {', '.join(known)}"
+    raise ValueError(f"{option} {name}: no such file; {words}")
 
 
 def compose(parts: Iterable[str], *options: dict[str, Any]) -> Config:
     """Merge configurations by name, later ones over earlier ones, and set dotted options.
+
+    Names of earlier releases are translated. A part that names another optimizer drops the options, the schedule and
+    the parameter groups of the one before. A file of ``configs/optimizer``, ``task``, ``backbone`` or ``trainer``
+    chooses the whole of it: what an earlier choice said is dropped, even where the class stays the same.
 
     Args:
         parts: Configurations, by name or path.
@@ -51,23 +98,172 @@ def compose(parts: Iterable[str], *options: dict[str, Any]) -> Config:
     """
     merged: Config = {}
     for part in parts:
-        merged = _merge(merged, _read(find_config(part).resolve()))
+        merged = add_part(merged, find_config(part))
     for values in options:
         for key, value in values.items():
             assign(merged, key, copy.deepcopy(value))
     return merged
 
 
+def add_part(merged: Config, path: Path, *, kind: str | None = None) -> Config:
+    """Return a configuration with a file merged over it.
+
+    Args:
+        merged: What comes before; it is left as it is.
+        path: The file.
+        kind: What the file chooses as a whole; by default what the folder of ``configs/`` says that it is in.
+
+    Raises:
+        ValueError: If the file is no configuration.
+    """
+    content, by_hand = read_part(path)
+    folder = path.resolve().parent
+    if kind is None and folder.parent == CONFIGS:
+        kind = folder.name
+    return merge_over(merged, _today(content, merged, path, by_hand), kind=kind)
+
+
+def merge_over(merged: Config, new: Config, *, kind: str | None = None) -> Config:
+    """Return the union of two configurations, the new one winning; the options of another class are dropped.
+
+    Args:
+        merged: What comes before; it is left as it is.
+        new: What is merged over it.
+        kind: What the new one chooses as a whole: ``optimizer``, ``task``, ``backbone`` or ``trainer``.
+    """
+    before, after = (lookup(part, "optimizer.class_path") for part in (merged, new))
+    if before and after and before != after:
+        kind = kind or "optimizer"
+    if kind in _CHOICES:
+        place, mark = _CHOICES[kind]
+        if lookup(merged, f"{place}.{mark}") and lookup(new, f"{place}.{mark}"):
+            for key in (place, *(_OF_OPTIMIZER if kind == "optimizer" else ())):
+                merged = _without(merged, key.split("."))
+    return _merge(merged, new)
+
+
+def _without(config: Config, way: list[str]) -> Config:
+    kept = {key: value for key, value in config.items() if key != way[0]}
+    if way[1:] and isinstance(config.get(way[0]), dict):
+        kept[way[0]] = _without(config[way[0]], way[1:])
+    return kept
+
+
+def read_part(path: Path) -> tuple[Config, bool]:
+    """Return the content of a configuration's file, and whether it was written by hand rather than by a run.
+
+    Raises:
+        ValueError: If it is no configuration; the message says where it is wrong.
+    """
+    return _read(path.resolve(), path.stat().st_mtime_ns)
+
+
 @cache
-def _read(path: Path) -> Config:
-    content = yaml.safe_load(path.read_text())
+def _read(path: Path, _: int) -> tuple[Config, bool]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.load(text, _Loader)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--config {path}: is not text in UTF-8 ({error.reason} at byte {error.start})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        raise ValueError(f"--config {path}: is not YAML; {place}{' '.join(str(problem).split())}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"--config {path}: holds no configuration")
-    return content
+        kind = {list: "a list", type(None): "nothing"}.get(type(content), "a single value")
+        raise ValueError(
+            f"--config {path}: holds no configuration but {kind}; write KEY: VALUE, such as seed_everything: 0"
+        )
+    return content, not text.startswith(_WRITTEN_BY_A_RUN)
+
+
+def notice(words: str) -> None:
+    """Say something in one line, once, in the first process of a run."""
+    if words not in _said and os.environ.get("RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"filtune: note: {words}", file=sys.stderr)
+    _said.add(words)
+
+
+_said: set[str] = set()
+
+
+def _today(content: Config, merged: Config, path: Path, by_hand: bool) -> Config:
+    """Return a part in today's names, with class paths for names of classes.
+
+    An option of an optimizer is renamed unless its class has an option of an earlier name itself.
+    """
+    from filtune.lightning_modules.legacy import MODEL_OPTIONS, translate
+
+    content = copy.deepcopy(content)
+    for section in _WITH_CLASS:
+        if isinstance(content.get(section), str):
+            content[section] = {"class_path": content[section]}
+        name = lookup(content, f"{section}.class_path")
+        if isinstance(name, str) and "." not in name:
+            content[section]["class_path"] = class_path(section, name, f"{path}: {section}.class_path")
+    new = translate(content)
+    if new == content:
+        return content
+    optimizer = lookup(new, "optimizer.class_path") or lookup(merged, "optimizer.class_path")
+    if lookup(new, "optimizer.init_args") != lookup(content, "optimizer.init_args") and keeps_old_names(optimizer):
+        new["optimizer"]["init_args"] = content["optimizer"]["init_args"]
+    if lookup(new, "model") != lookup(content, "model") and not _has_new_names(MODEL_OPTIONS):
+        new["model"] = {**new["model"], **content["model"]}
+        for key in MODEL_OPTIONS.values():
+            new["model"].pop(key, None)
+    if by_hand:
+        _tell_renames(content, new, path)
+    return new
+
+
+def class_path(section: str, name: str, option: str) -> str:
+    """Return the class path of a class by its name in any case.
+
+    Raises:
+        ValueError: If there is no such class; the message has the names that are near.
+    """
+    from .classes import find_class, public_path
+
+    return public_path(find_class(section, name, option))
+
+
+def keeps_old_names(path: str | None) -> bool:
+    """Return whether an optimizer has an option that bears an earlier name, and so means it."""
+    from filtune.lightning_modules.legacy import OPTIMIZER_OPTIONS
+
+    from .classes import find_class, options
+
+    return path is not None and bool(
+        options("optimizer", find_class("optimizer", path)).keys() & OPTIMIZER_OPTIONS.keys()
+    )
+
+
+def _has_new_names(names: dict[str, str]) -> bool:
+    import inspect
+
+    from filtune import OnlineModule
+
+    return set(names.values()) <= inspect.signature(OnlineModule).parameters.keys()
+
+
+def _tell_renames(old: Config, new: Config, path: Path) -> None:
+    for place in ("optimizer.class_path", "data.class_path"):
+        before, after = lookup(old, place), lookup(new, place)
+        if before != after:
+            notice(f"{path}: {before} is now {after}")
+    for place in ("optimizer.init_args", "model", "run"):
+        before, after = lookup(old, place) or {}, lookup(new, place) or {}
+        gone = [key for key in before if key not in after or before[key] != after[key]]
+        here = [f"{key}: {value}" for key, value in after.items() if key not in before or before[key] != value]
+        if gone:
+            section = place.partition(".")[0]
+            was = ", ".join(f"{key}: {before[key]}" for key in gone)
+            notice(f"{path}: {section} has other names now: for {was} write {', '.join(here)}")
 
 
 def _merge(old: Config, new: Config) -> Config:
-    """The union of two nested dictionaries, the new one winning; the options of another class are dropped."""
+    """Return the union of two nested dictionaries, the new one winning; the options of another class are dropped."""
     if "class_path" in new and old.get("class_path", new["class_path"]) != new["class_path"]:
         return copy.deepcopy(new)
     merged = dict(old)
@@ -145,16 +341,3 @@ def point_name(point: dict[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else re.sub(r"[\s/]+", "", str(value))
-
-
-def fingerprint(config: Config, seed: int) -> str:
-    """What tells one run from another: 16 hexadecimal digits of its configuration and seed."""
-    text = json.dumps({"config": config, "seed": seed}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Words about the names that are near, else about all there are."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""What reproduce is going to run, and what came of it, as tables on the terminal."""
+"""The plan of ``filtune reproduce`` and its results, as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from .availability import needs
-from .cells import Cell, Plan
-from .estimate import Estimator, catalog, clock, size
-from .records import Store
+from .cells import Cell, SeedPlan
+from .estimate import Estimator, catalog, format_duration, run_size
+from .records import Store, metric_of
 from .tables import Table, load_table, table_names
 
 
-def show_tables(console: Console) -> None:
-    """The tables and figures there are."""
+def print_tables(console: Console) -> None:
+    """Print the tables and figures there are."""
     grid = Grid(title="tables and figures: filtune reproduce NAME")
     for heading in ("name", "what it shows", "cells"):
         grid.add_column(heading)
@@ -27,16 +27,16 @@ def show_tables(console: Console) -> None:
     console.print(grid)
 
 
-def show_plan(
+def print_plan(
     console: Console,
     tables: list[Table],
     chosen: dict[str, list[Cell]],
-    plans: dict[str, Plan],
+    plans: dict[str, SeedPlan],
     store: Store,
     folders: dict[str, str],
     workers: int,
 ) -> None:
-    """Cells, sizes, what is to be downloaded, and an estimate of the time."""
+    """Print cells, sizes, downloads, and an estimate of the time."""
     done = [
         store.read(cell.key(s)) for t in tables for cell in chosen[t.name] for s in plans[t.name].get(cell.name, [])
     ]
@@ -56,23 +56,24 @@ def show_plan(
             seconds = None if each is None else each * found.count(False)
             whole, unknown = whole + (seconds or 0), unknown + (seconds is None)
             possible += 0 if remarks else seconds or 0
-            large = size(cell.config, cell.task)
+            large = run_size(cell.config, cell.task)
             grid.add_row(
                 cell.name, cell.backbone,
                 "?" if large is None else f"{large.samples:,}", "?" if large is None else f"{large.steps:,}",
-                f"{found.count(True)} of {len(found)}", clock(seconds), remarks,
+                f"{found.count(True)} of {len(found)}", format_duration(seconds), remarks,
             )  # fmt: skip
         console.print(grid)
-    _show_needs(console, wanted)
+    _print_needs(console, wanted)
     more = f", {unknown} cells of unknown time" if unknown else ""
+    total, now = format_duration(whole / workers), format_duration(possible / workers)
     console.print(
-        f"about {clock(whole / workers)} with {workers} at a time, {clock(possible / workers)} of it for what can be "
-        f"run now{more}; a guess by the size of the models, until like runs have been made here",
+        f"about {total} with {workers} at a time, {now} of it for what can be run now{more}; estimated from the size "
+        "of the models until similar runs have been made here",
         highlight=False,
     )
 
 
-def _show_needs(console: Console, wanted: dict[Any, Any]) -> None:
+def _print_needs(console: Console, wanted: dict[Any, Any]) -> None:
     grid = Grid(title="data and weights")
     for heading in ("what", "name", "where", "size"):
         grid.add_column(heading)
@@ -84,10 +85,10 @@ def _show_needs(console: Console, wanted: dict[Any, Any]) -> None:
     console.print(grid)
 
 
-def show_results(
+def print_results(
     console: Console, table: Table, chosen: list[Cell], seeds: list[int], records: dict[str, dict[str, Any]]
 ) -> None:
-    """Mean and deviation of each cell beside what was published."""
+    """Print mean and standard deviation of each cell beside the published ones."""
     grid = Grid(title=f"{table.name}: {table.metric.replace('_', ' ')}")
     for heading in ("cell", "ours", "seeds", "published"):
         grid.add_column(heading, justify="left" if heading == "cell" else "right", no_wrap=heading == "cell")
@@ -97,22 +98,17 @@ def show_results(
         row, column = cell.name.split("/")[:2]
         metric = table.columns[columns[column]].metric or table.metric
         found = [records[cell.key(seed)] for seed in seeds if cell.key(seed) in records]
-        values = [figure(record, metric) for record in found]
+        values = [metric_of(record, metric) for record in found]
         numbers = [value for value in values if value is not None]
         published = (rows[row].published or [None] * len(columns))[columns[column]]
         if "metrics" in table.raw:
             published = published and [published[0], None]
-        ours = "diverged" if found and not numbers else _spread(numbers)
+        ours = "diverged" if found and not numbers else _mean_std(numbers)
         grid.add_row(cell.name, ours, str(len(numbers)), _published(published))
     console.print(grid)
 
 
-def figure(record: dict[str, Any], metric: str) -> float | None:
-    """A figure of a record, by name; none where the run diverged or has no such figure."""
-    return {**record["metrics"], **record["times"], "steps_to_convergence": record["steps_to_convergence"]}.get(metric)
-
-
-def _spread(values: list[float]) -> str:
+def _mean_std(values: list[float]) -> str:
     if not values:
         return ""
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""

@@ -1,9 +1,23 @@
-"""Where records of runs lie: one JSON a run, written whole or not at all, by one command at a time."""
+"""Records of runs on disk: one JSON a run while a study is running, one compressed file a study when it is kept.
+
+A folder of ``filtune reproduce`` or ``filtune sweep`` (a root) holds::
+
+    records/KEY.json      configuration, seed, commit, environment, metrics, curves, times, memory of a run
+    manifests/NAME.json   which records belong to which cells of a table or sweep
+    runs/KEY/             folders of the runs
+
+:func:`pack` writes the records and manifests of a root into one file ``NAME.jsonl.xz``: JSON lines, of which the first
+holds the manifests without their cells, and each further line a record with the cells that it belongs to. Whatever
+reads a root reads such a file too, and a root that contains one has its records as well.
+
+Records are written once and never edited. Old names in them are translated in memory when they are read.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import lzma
 import os
 import re
 from collections.abc import Iterator
@@ -11,36 +25,55 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filtune.lightning_modules.atomic import atomic_write
+from filtune.lightning_modules.legacy import translate, translate_figure
+
+Record = dict[str, Any]
+Manifest = dict[str, Any]
+
 FORMAT = 1
-"""Format of records and manifests."""
+"""Format of records, manifests and packed studies."""
+
+PACKED = ".jsonl.xz"
+"""End of the name of a packed study."""
 
 
 class Store:
-    """A folder of records, manifests and run folders.
+    """A root: a folder of records, manifests and run folders.
 
     Args:
-        root: The folder; made when something is written.
+        root: The folder; created when something is written.
+
+    Attributes:
+        broken: Records that cannot be read, such as half-written ones.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.broken: list[Path] = []
+        self._older: dict[str, Record] | None = None
 
     def path(self, key: str) -> Path:
-        """Where a record lies."""
+        """Return the path of the record with a key."""
         return self.root / "records" / f"{key}.json"
 
     def runs(self, key: str) -> Path:
-        """Where the folders of a run lie, one an attempt that could not be continued."""
+        """Return the folder of a run, with a folder for each attempt that could not be continued."""
         return self.root / "runs" / key
 
-    def read(self, key: str) -> dict[str, Any] | None:
-        """A record; none where there is none, or only a part of one, which ``broken`` then lists."""
-        path = self.path(key)
+    def read(self, key: str) -> Record | None:
+        """Return the record of a run, translated to today's names; None where there is none that can be read.
+
+        Records of earlier releases and of packed studies in the root are found by the key that their configuration
+        has today. ``record["key"]`` is always the name under which the record is kept.
+        """
+        return self._read_file(self.path(key)) or self._read_older().get(key)
+
+    def _read_file(self, path: Path) -> Record | None:
         try:
             record = json.loads(path.read_text())
-            if record["format"] == FORMAT and record["key"] == key:
-                return record
+            if record["format"] == FORMAT and record["key"] == path.stem:
+                return translate_record(record)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
@@ -49,29 +82,43 @@ class Store:
             self.broken.append(path)
         return None
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Keep a record."""
+    def _read_older(self) -> dict[str, Record]:
+        """Records kept under another name than today's key, by that key; of equal keys the last that finished."""
+        from .keys import KEY_VERSION, run_key  # reads the constructors of optimizers, for which torch is imported
+
+        if self._older is None:
+            paths = (self.root / "records").glob("*.json")
+            files = [self._read_file(path) for path in sorted(paths) if not path.stem.startswith(KEY_VERSION)]
+            packed = [unpack(path)[1] for path in sorted(self.root.glob(f"*{PACKED}"))]
+            found = [record for record in files if record is not None]
+            found += [translate_record(record) for records in packed for record in records]
+            found.sort(key=lambda record: record["times"].get("finished_at") or "")
+            self._older = {run_key(record["config"], record["seed"]): record for record in found}
+        return self._older
+
+    def write(self, record: Record) -> None:
+        """Write a record."""
         write_json(self.path(record["key"]), record)
 
-    def read_manifest(self, name: str) -> dict[str, Any] | None:
-        """What says which records belong to which cells; none where there is none, or only a part of one."""
+    def read_manifest(self, name: str) -> Manifest | None:
+        """Return a manifest; None where there is none that can be read."""
         try:
             return json.loads((self.root / "manifests" / f"{name}.json").read_text())
         except (FileNotFoundError, ValueError):
             return None
 
-    def write_manifest(self, name: str, manifest: dict[str, Any]) -> Path:
-        """Keep what says which records belong to which cells."""
+    def write_manifest(self, name: str, manifest: Manifest) -> Path:
+        """Write a manifest and return its path."""
         path = self.root / "manifests" / f"{name}.json"
         write_json(path, manifest)
         return path
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Let no other command write here meanwhile.
+        """Keep other commands from writing into the root.
 
         Raises:
-            ValueError: If another one does.
+            ValueError: If another command is doing so.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with open(self.root / ".lock", "a+") as file:
@@ -90,27 +137,123 @@ class Store:
             yield
 
 
+def translate_record(record: Record) -> Record:
+    """Return a record in today's names of options and metrics; the original is left as it is."""
+    found = dict(record)
+    if isinstance(record.get("config"), dict):
+        found["config"] = translate(record["config"])
+    if isinstance(record.get("metrics"), dict):
+        found["metrics"] = {translate_figure(name): value for name, value in record["metrics"].items()}
+    return found
+
+
+def metric_of(record: Record, name: str) -> float | None:
+    """Return a metric or a time of a record by its name; None where it has none, or no number."""
+    found = {**record["metrics"], **record["times"], "steps_to_convergence": record.get("steps_to_convergence")}
+    number = found.get(translate_figure(name))
+    return float(number) if isinstance(number, int | float) and number == number else None
+
+
+def lower_is_better(metric: str) -> bool:
+    """Return whether a metric is better the lower it is: a loss, a calibration error, a time."""
+    falling = ("loss", "seconds", "steps_to_convergence", "online_l1", "nll", "brier", "ece")
+    return any(word in metric for word in falling)
+
+
+def pack(roots: list[Path], target: Path) -> int:
+    """Write the records and manifests of roots into one file and return the number of records.
+
+    Args:
+        roots: Folders of ``filtune reproduce`` or ``filtune sweep``, or packed studies.
+        target: The file; its name ends in ``.jsonl.xz``.
+
+    Raises:
+        ValueError: If the name ends otherwise, two roots have different manifests of one name, or there is no record.
+    """
+    if not target.name.endswith(PACKED):
+        raise ValueError(f"--pack {target}: the name is to end in {PACKED}")
+    manifests: dict[str, Manifest] = {}
+    records: dict[str, Record] = {}
+    for root in roots:
+        found, kept = unpack(root) if root.is_file() else _read_root(root)
+        for name, manifest in found.items():
+            if manifests.setdefault(name, manifest) != manifest:
+                raise ValueError(f"--pack: {root} has another manifest {name} than the roots before it")
+        records |= {record["key"]: record for record in kept}
+    if not records:
+        raise ValueError(f"--pack: no record under {' '.join(map(str, roots))}")
+    write_packed(target, manifests, list(records.values()))
+    return len(records)
+
+
+def write_packed(target: Path, manifests: dict[str, Manifest], records: list[Record]) -> None:
+    """Write a packed study: records as they are, in the order of the manifests, each with the cells it belongs to."""
+    places: dict[str, list[dict[str, str]]] = {}
+    for name, manifest in manifests.items():
+        for cell, keys in manifest["cells"].items():
+            row, column, point = [*cell.split("/", 2), "", ""][:3]
+            for key in keys.values():
+                places.setdefault(key, []).append({"study": name, "row": row, "column": column, "point": point})
+    order = {key: place for place, key in enumerate(places)}
+    rows = [{**record, "cells": places.get(record["key"], [])} for record in records]
+    rows.sort(key=lambda row: order.get(row["key"], len(order)))
+    heads = {name: {**manifest, "cells": list(manifest["cells"])} for name, manifest in manifests.items()}
+    lines = [{"format": FORMAT, "kind": "study", "manifests": heads}, *rows]
+    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    with atomic_write(target, "wb") as file:
+        file.write(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
+
+
+def unpack(path: Path) -> tuple[dict[str, Manifest], list[Record]]:
+    """Return the manifests by name and the records of a packed study, as they were written.
+
+    Raises:
+        ValueError: If the file is no packed study, or one of a newer format.
+    """
+    try:
+        with lzma.open(path, "rt", encoding="utf-8") as file:
+            head, *rows = [json.loads(line) for line in file]
+        manifests = {name: {**m, "cells": {cell: {} for cell in m["cells"]}} for name, m in head["manifests"].items()}
+    except (lzma.LZMAError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a packed study, or damaged") from error
+    if head.get("format") != FORMAT:
+        raise ValueError(f"{path}: a study of format {head.get('format')}, this filtune reads {FORMAT}; update filtune")
+    for row in rows:
+        for place in row["cells"]:
+            cell = "/".join(filter(None, (place["row"], place["column"], place["point"])))
+            manifests[place["study"]]["cells"][cell][str(row["seed"])] = row["key"]
+    return manifests, rows
+
+
+def _read_root(root: Path) -> tuple[dict[str, Manifest], list[Record]]:
+    """The manifests and records of a folder, as they are.
+
+    Raises:
+        ValueError: If one cannot be read; a packed study is to be complete.
+    """
+    content = {}
+    for path in [*sorted((root / "manifests").glob("*.json")), *sorted((root / "records").glob("*.json"))]:
+        try:
+            content[path] = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"--pack: {path} cannot be read; delete it, or repeat its run") from error
+    manifests = {path.stem: found for path, found in content.items() if path.parent.name == "manifests"}
+    return manifests, [found for path, found in content.items() if path.parent.name == "records"]
+
+
 _LEAVES = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")
 
 
 def _one_line(leaf: re.Match) -> str:
-    """A list of plain values on one line, for curves have hundreds."""
+    """A list of plain values on one line: curves have hundreds."""
     return "[" + re.sub(r"\n\s+", " ", leaf[1]) + "]"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file whole or not at all.
+    """Write a JSON file, whole or not at all.
 
     Raises:
         OSError: If it cannot be written; what was there before is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w") as file:
-            file.write(_LEAVES.sub(_one_line, json.dumps(content, indent=1)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        file.write(_LEAVES.sub(_one_line, json.dumps(content, indent=1)) + "\n")

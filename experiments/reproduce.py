@@ -1,24 +1,24 @@
-"""``filtune reproduce TABLE``: the cells of a paper's table or figure, run, resumed, and set beside the published."""
+"""``filtune reproduce TABLE``: run or resume the cells of a paper's table or figure, beside the published results."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from .availability import Need, needs
-from .cells import Cell, Plan, Scale, cells, select
+from .cells import Cell, Scale, SeedPlan, cells, select
 from .composition import parse_options
-from .manifests import keep_manifest
-from .options import add_run_options, read_folders, read_workers
-from .plan import show_plan, show_results, show_tables
-from .records import Store
-from .runner import Outcome, Runner
+from .plan import print_plan, print_results, print_tables
+from .records import FORMAT, Store
+from .runner import Outcome, Runner, add_run_options, read_folders, read_workers
 from .runs import Job
-from .tables import load_table, table_names
-from .tuning import first_round, second_round
+from .search import first_round, second_round
+from .tables import Table, load_table, table_names
 
 EXAMPLES = """examples:
   filtune reproduce                                           what there is
@@ -29,13 +29,13 @@ EXAMPLES = """examples:
 
 
 def main(args: list[str]) -> int:
-    """The command; 1 where a run could not be made."""
+    """Run the command ``filtune reproduce``; return 1 where a run could not be made."""
     options = _parser().parse_args(args)
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 130)  # files and pipes have no edge
     if not options.tables:
-        show_tables(console)
+        print_tables(console)
         return 0
     for name, value in (("--seeds", options.seeds), ("--max-samples", options.max_samples)):
         if value is not None and value < 1:
@@ -49,7 +49,7 @@ def main(args: list[str]) -> int:
     store = Store(options.root)
     if options.dry_run:
         first = {table.name: first_round(table, chosen[table.name], seeds[table.name], {}) for table in tables}
-        show_plan(console, tables, chosen, first, store, folders, workers)
+        print_plan(console, tables, chosen, first, store, folders, workers)
         return 0
     for name, need in missing.items():
         console.print(f"[yellow]{name}[/] left out: {need.kind} {need.name}: {need.reason}", highlight=False)
@@ -64,13 +64,13 @@ def main(args: list[str]) -> int:
             for table in tables:
                 keep_manifest(store, table, scale, chosen[table.name], plans[table.name], reasons)
     for table in tables:
-        show_results(console, table, chosen[table.name], seeds[table.name], outcome.records)
+        print_results(console, table, chosen[table.name], seeds[table.name], outcome.records)
     _conclude(console, outcome, missing, options.root)
     return 1 if missing or outcome.failures else 0
 
 
 def _missing(chosen: dict[str, list[Cell]], folders: dict[str, str]) -> dict[str, Need]:
-    """The cells that cannot be run, and the first thing they lack."""
+    """The cells that cannot be run, and the first data or weights they lack."""
     lacking = {}
     for cell in (cell for found in chosen.values() for cell in found):
         for need in needs(cell.config, folders):
@@ -80,7 +80,7 @@ def _missing(chosen: dict[str, list[Cell]], folders: dict[str, str]) -> dict[str
 
 
 def _jobs(
-    chosen: dict[str, list[Cell]], plans: dict[str, Plan], missing: dict[str, Need], folders: dict[str, str]
+    chosen: dict[str, list[Cell]], plans: dict[str, SeedPlan], missing: dict[str, Need], folders: dict[str, str]
 ) -> list[Job]:
     return [
         Job(cell.key(seed), cell.config, seed, cell.task, cell.backbone, f"{name} {cell.name} seed {seed}", folders)
@@ -110,6 +110,42 @@ def _names(asked: Iterable[str]) -> list[str]:
     return names
 
 
+def keep_manifest(
+    store: Store, table: Table, scale: Scale, chosen: list[Cell], plan: SeedPlan, missing: dict[str, Any]
+) -> Path:
+    """Write which records belong to which cells; cells and seeds of earlier commands stay.
+
+    A record of an earlier release keeps its name, and the manifest names it so.
+    """
+    name = f"{table.name}@{scale.name}" if scale.name else table.name
+    before = store.read_manifest(name) or {}
+    found = dict(before.get("cells", {}))
+    for cell in (cell for cell in chosen if cell.name in plan):
+        keys = {str(seed): _kept_as(store, cell.key(seed)) for seed in plan[cell.name]}
+        found[cell.name] = {**found.get(cell.name, {}), **keys}
+    names = {cell.name for cell in chosen}
+    left = {cell: why for cell, why in before.get("missing", {}).items() if cell not in names}
+    manifest = {
+        "format": FORMAT,
+        "table": table.name,
+        "scale": scale.describe(),
+        "seeds": sorted({*before.get("seeds", []), *chain.from_iterable(plan.values())}),
+        "cells": found,
+        "missing": {**left, **{cell: _reason(why) for cell, why in missing.items() if cell in names}},
+    }
+    return store.write_manifest(name, manifest)
+
+
+def _reason(why: Need | str) -> str:
+    return why if isinstance(why, str) else f"{why.kind} {why.name}: {why.reason}"
+
+
+def _kept_as(store: Store, key: str) -> str:
+    """The name of a run's record, which is the run's key but for records of earlier releases."""
+    record = store.read(key)
+    return record["key"] if record else key
+
+
 def _conclude(console: Console, outcome: Outcome, missing: dict[str, Need], root: Path) -> None:
     diverged = sum(record["status"] == "diverged" for record in outcome.records.values())
     words = f"{len(outcome.records)} runs, {outcome.found} of them made before"
@@ -123,8 +159,8 @@ def _conclude(console: Console, outcome: Outcome, missing: dict[str, Need], root
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="filtune reproduce",
-        description="Run the cells of the papers' tables and figures. What is done is not done again; what was killed "
-        "goes on where it was.",
+        description="Run the cells of the papers' tables and figures. Completed runs are skipped; interrupted runs "
+        "resume.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,25 +1,28 @@
-"""Many runs: what is missing is run, several at a time, with a bar and an estimate of the time left."""
+"""Many runs: those without a record are run, several at a time, with a bar and an estimate of the time left."""
 
 from __future__ import annotations
 
+import argparse
 import errno
+import os
 import subprocess
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from .estimate import Estimator, clock
+from .estimate import Estimator, format_duration
 from .records import Store
 from .runs import Job, RunError, run
 
 
 @dataclass
 class Outcome:
-    """What came of runs.
+    """The results of runs.
 
     Attributes:
         records: Records by key, of what was there and what was run.
@@ -32,7 +35,7 @@ class Outcome:
     failures: dict[str, str] = field(default_factory=dict)
 
     def add(self, other: Outcome) -> None:
-        """Take in what came of other runs."""
+        """Add the results of other runs."""
         self.records |= other.records
         self.found += other.found
         self.failures |= other.failures
@@ -43,13 +46,13 @@ class DiskFull(OSError):
 
 
 class Runner:
-    """Makes runs.
+    """Runs jobs, several at a time.
 
     Args:
         store: Where records and run folders lie.
         workers: Runs at a time.
         threads: Threads of each.
-        console: Where it tells how it goes.
+        console: Where progress is printed.
     """
 
     def __init__(self, store: Store, workers: int, threads: int, console: Console) -> None:
@@ -129,7 +132,7 @@ class Runner:
             self.console.print(f"{job.label}: diverged ({record['reason']})", highlight=False, soft_wrap=True)
 
     def _show(self, bar: Progress, task: Any, left: list[Job], begun: dict[str, float], total: int) -> None:
-        """Time left: what the runs that are not finished take, spread over the workers."""
+        """Update the bar with the time that unfinished runs take, spread over the workers."""
         now, remaining, running = time.monotonic(), 0.0, []
         known = True
         for job in left:
@@ -139,7 +142,9 @@ class Runner:
             remaining += max((seconds or 0.0) - spent, 0.05 * (seconds or 0.0))
             if job.key in begun:
                 running.append(job.label)
-        words = f"{total - len(left)} of {total} runs, {clock(remaining / self.workers) if known else '?'} left"
+        words = (
+            f"{total - len(left)} of {total} runs, {format_duration(remaining / self.workers) if known else '?'} left"
+        )
         bar.update(task, completed=1 - len(left) / total, description=f"{words}  {', '.join(running[: self.workers])}")
 
     def _stop(self, pending: dict[Future, Job]) -> None:
@@ -149,3 +154,48 @@ class Runner:
         for process in list(self._processes.values()):
             if process.poll() is None:
                 process.kill()
+
+
+def add_run_options(parser: argparse.ArgumentParser, root: str) -> None:
+    """Add the options of commands that make runs: where they are kept, and how many run at a time."""
+    parser.add_argument(
+        "--local",
+        action="append",
+        default=[],
+        metavar="ID=FOLDER",
+        help="where data or weights of a hub id lie on this machine, such as nyu-mll/glue=data/glue; may be repeated",
+    )
+    parser.add_argument("--root", type=Path, default=Path(root), help=f"where runs are kept (default: {root})")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
+    parser.add_argument("--threads", type=int, help="threads of each run (default: all cores, shared out)")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be run, and run nothing")
+
+
+def read_folders(pairs: list[str]) -> dict[str, str]:
+    """Return folders by hub id.
+
+    Raises:
+        ValueError: If one is not ID=FOLDER, or there is no such folder.
+    """
+    folders = {}
+    for pair in pairs:
+        name, equals, folder = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--local {pair}: is to be ID=FOLDER, such as --local nyu-mll/glue=data/glue")
+        if not Path(folder).expanduser().is_dir():
+            raise ValueError(f"--local {pair}: there is no folder {folder}")
+        folders[name] = folder
+    return folders
+
+
+def read_workers(options: argparse.Namespace) -> tuple[int, int]:
+    """Return the number of runs at a time, and the threads of each.
+
+    Raises:
+        ValueError: If one is not positive.
+    """
+    threads = (os.cpu_count() or 1) // max(options.jobs, 1) if options.threads is None else options.threads
+    for name, value in (("jobs", options.jobs), ("threads", max(threads, 1) if options.threads is None else threads)):
+        if value < 1:
+            raise ValueError(f"--{name} {value}: must be at least 1")
+    return options.jobs, max(threads, 1)

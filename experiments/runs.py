@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filtune.reports.compare import read_run
+from filtune.lightning_modules.atomic import atomic_write
+
+import filtune
 
 from .composition import Config, assign, lookup
-from .convergence import steps_to_convergence
-from .records import FORMAT, Store
+from .keys import complete
+from .records import FORMAT, Record, Store
+from .run_folder import Scalars, read_run, steps_to_convergence
 
 DIVERGED = 3
 """Exit status of ``filtune fit`` where the optimizer diverged."""
@@ -41,12 +45,12 @@ class Job:
     """A run to be made.
 
     Attributes:
-        key: What tells it from all others.
+        key: The run's key.
         config: The composed configuration.
         seed: Its seed.
         task: Name of a file of configs/task.
         backbone: Name of a file of configs/backbone.
-        label: What people are told it is.
+        label: Its name in messages.
         folders: Where hub ids lie on this machine.
     """
 
@@ -60,7 +64,7 @@ class Job:
 
 
 def localise(config: Config, folders: dict[str, str]) -> Config:
-    """The configuration with folders in place of the hub ids that lie there."""
+    """Return the configuration with local folders in place of hub ids."""
     local = yaml.safe_load(yaml.safe_dump(config))
     for key in ("data.source", "model.backbone.name"):
         name = lookup(local, key)
@@ -69,8 +73,8 @@ def localise(config: Config, folders: dict[str, str]) -> Config:
     return local
 
 
-def run(job: Job, store: Store, threads: int, started: Started = lambda process: None) -> dict[str, Any]:
-    """Make a run, or finish it, and keep its record.
+def run(job: Job, store: Store, threads: int, started: Started = lambda process: None) -> Record:
+    """Make a run, or resume it, and write its record.
 
     Args:
         job: What to run.
@@ -87,7 +91,8 @@ def run(job: Job, store: Store, threads: int, started: Started = lambda process:
     if not done:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "cell.yaml"
-        config.write_text(yaml.safe_dump(localise(job.config, job.folders), sort_keys=False))
+        with atomic_write(config) as file:
+            yaml.safe_dump(localise(job.config, job.folders), file, sort_keys=False)
         reason = _fit(job, folder, config, threads, started)
     record = _record(job, folder, reason, threads)
     store.write(record)
@@ -108,15 +113,13 @@ def _fit(job: Job, folder: Path, config: Path, threads: int, started: Started) -
     command += [f"--run.root={folder}", "--trainer.enable_progress_bar=false"]
     if any(folder.rglob("last.ckpt")):
         command += ["--ckpt_path=last"]
-    source = str(Path(__file__).resolve().parents[1])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
-        "OMP_NUM_THREADS": str(threads),
-    }
     with open(folder / "output.txt", "ab") as output:
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
+            command,
+            env={**worker_environment(), "OMP_NUM_THREADS": str(threads)},
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
         started(process)
         status = process.wait()
@@ -145,8 +148,8 @@ def _record(job: Job, folder: Path, reason: str | None, threads: int) -> dict[st
     summary, scalars = found.summary, found.curves()
     kept = {tag: scalars[tag] for tag in scalars if tag in CURVES or tag.startswith("val/")}
     online = {k: v for k, v in summary.items() if k.startswith("online_")}
-    curves = {tag: _thin(_own(curve)) for tag, curve in kept.items()}
-    loss = _own(kept.get("online/loss", ([], [])))
+    curves = {tag: _thin(_finite(curve)) for tag, curve in kept.items()}
+    loss = _finite(kept.get("online/loss", ([], [])))
     return {
         "format": FORMAT,
         "key": job.key,
@@ -156,7 +159,7 @@ def _record(job: Job, folder: Path, reason: str | None, threads: int) -> dict[st
         "task": job.task,
         "backbone": job.backbone,
         "optimizer": lookup(job.config, "optimizer.class_path", "?").rpartition(".")[2],
-        "config": job.config,
+        "config": complete(job.config),
         **{name: summary.get(name) for name in ("samples", "steps", "train_rows", "val_rows")},
         "metrics": {**online, **{f"val_{k}": v for k, v in summary.get("val", {}).items()}},
         "curves": curves,
@@ -180,15 +183,30 @@ def _record(job: Job, folder: Path, reason: str | None, threads: int) -> dict[st
     }
 
 
-def _own(curve: tuple[list[int], list[float]]) -> tuple[list[int], list[float]]:
-    """A curve without what is no number."""
+def _finite(curve: Scalars) -> Scalars:
+    """A curve without values that are not finite."""
     pairs = [(step, value) for step, value in zip(*curve, strict=True) if value == value and abs(value) != float("inf")]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
-def _thin(curve: tuple[list[int], list[float]]) -> list[list[Any]]:
+def _thin(curve: Scalars) -> list[list[Any]]:
     """At most ``POINTS`` of a curve's points, evenly, its last among them; five digits each."""
     steps, values = curve
     stride = -(-len(steps) // POINTS) or 1
     chosen = sorted({*range(len(steps) - 1, -1, -stride)})
     return [[steps[i] for i in chosen], [float(f"{values[i]:.5g}") for i in chosen]]
+
+
+def worker_environment() -> dict[str, str]:
+    """Return the environment in which a worker imports the filtune that is running.
+
+    In a clone that is not installed, its folder is put on ``PYTHONPATH``. A worker imports modules of the current
+    folder where this process does, and nowhere else: the folder may hold a user's own ``experiments/``.
+    """
+    found = dict(os.environ)
+    source = Path(filtune.__file__).resolve().parents[1]
+    if str(source) not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), found.get("PYTHONPATH")]))
+    if not any(Path(place or ".").resolve() == Path.cwd() for place in sys.path):
+        found["PYTHONSAFEPATH"] = "1"
+    return found

@@ -1,17 +1,23 @@
-"""A grid of options: its points, how long each is run, and which are best."""
+"""Grids of options: their points, which runs each point gets, and which point is best."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
+from .cells import Cell, SeedPlan
 from .composition import Config, compose, parse_value
-from .plan import figure
+from .records import Record, lower_is_better, metric_of
+from .tables import Table
 
-Point = dict[str, Any]
+Records = Mapping[str, Record]
+"""Records by key."""
+
+GridPoint = dict[str, Any]
 """Options by dotted key."""
 
 
@@ -29,7 +35,7 @@ class Rung:
 
 
 def read_grid(pairs: list[str]) -> dict[str, list[Any]]:
-    """Values by dotted key, of ``KEY=VALUE,VALUE``.
+    """Return values by dotted key, from ``KEY=VALUE,VALUE``.
 
     Raises:
         ValueError: If one is not of that form.
@@ -44,7 +50,7 @@ def read_grid(pairs: list[str]) -> dict[str, list[Any]]:
 
 
 def rungs(points: int, samples: int | None, rate: int | None) -> list[Rung]:
-    """The rounds: each keeps one point of ``rate``, and gives it ``rate`` times the samples; one round without a rate.
+    """Return the rounds: each keeps one point of ``rate`` with ``rate`` times the samples; without a rate, one round.
 
     Args:
         points: Points of the grid.
@@ -69,26 +75,58 @@ def rungs(points: int, samples: int | None, rate: int | None) -> list[Rung]:
     return [Rung(max(1, samples // rate ** (rounds - k)), left) for k, left in enumerate(kept)] + [last]
 
 
-def at(config: Config, point: Point, samples: int | None) -> Config:
-    """The configuration at a point, with a stream of so many samples."""
+def config_at(config: Config, point: GridPoint, samples: int | None) -> Config:
+    """Return the configuration at a point, with a stream of so many samples."""
     return compose([], config, point, {"data.max_samples": samples} if samples else {})
 
 
-def score(keys: list[str], records: Mapping[str, dict[str, Any]], metric: str) -> list[float]:
-    """A figure of all seeds of a point, by its runs' keys; nothing where one of them failed or diverged."""
-    values = [figure(records[key], metric) for key in keys if key in records]
+def point_values(keys: list[str], records: Records, metric: str) -> list[float]:
+    """Return a metric of all seeds of a point, by the keys of its runs; empty where one of them failed or diverged."""
+    values = [metric_of(records[key], metric) for key in keys if key in records]
     numbers = [value for value in values if value is not None]
     return numbers if len(numbers) == len(keys) else []
 
 
 def rank(values: list[float], metric: str) -> float:
-    """What points are sorted by, best first; those without figures last."""
+    """Return the sort key of a point, lowest first: best first, points without values last."""
     if not values:
         return math.inf
     return statistics.fmean(values) if lower_is_better(metric) else -statistics.fmean(values)
 
 
-def lower_is_better(metric: str) -> bool:
-    """Whether a figure is the better the lower it is."""
-    falling = ("loss", "seconds", "steps_to_convergence", "online_l1", "nll", "brier", "ece")
-    return any(word in metric for word in falling)
+def first_round(table: Table, cells: Sequence[Cell], seeds: Sequence[int], records: Records) -> SeedPlan:
+    """Return the first round: points of a grid with the table's tuning seeds, if any; other cells with all seeds."""
+    return {cell.name: [s for s in seeds if not _tuned(table, cell) or s in table.tuning_seeds] for cell in cells}
+
+
+def second_round(table: Table, cells: Sequence[Cell], seeds: Sequence[int], records: Records) -> SeedPlan:
+    """Return the second round: the best point of each grid, by the mean over the tuning seeds, with the other seeds.
+
+    A grid has no best point where a run failed or diverged at every point.
+
+    Args:
+        table: Where the cells are from.
+        cells: Those that were run.
+        seeds: All seeds.
+        records: What the first round left, by key.
+    """
+    plan: SeedPlan = {}
+    tuned = [cell for cell in cells if _tuned(table, cell)]
+    metrics = {column.name: column.metric or table.metric for column in table.columns}
+    tried = [seed for seed in seeds if seed in table.tuning_seeds]
+    left = [seed for seed in seeds if seed not in table.tuning_seeds]
+    for group, points in groupby(tuned, key=_group):
+        metric = metrics[group[1]]
+        scored = {cell.name: point_values([cell.key(s) for s in tried], records, metric) for cell in points}
+        best = min(scored, key=lambda name: rank(scored[name], metric))
+        if scored[best] and left:
+            plan[best] = left
+    return plan
+
+
+def _tuned(table: Table, cell: Cell) -> bool:
+    return bool(table.tuning_seeds) and cell.name.count("/") > 1
+
+
+def _group(cell: Cell) -> list[str]:
+    return cell.name.split("/")[:2]

@@ -1,4 +1,4 @@
-"""``filtune sweep``: one configuration over a grid of options and several seeds, so that "tuned" is one command."""
+"""``filtune sweep``: run a configuration over a grid of options and several seeds."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filtune.lightning_modules.atomic import atomic_write
 from rich.console import Console
 from rich.table import Table as Grid
 
 from .availability import needs
-from .composition import Config, compose, fingerprint, grid_points, parse_options, point_name
-from .estimate import clock, size
-from .options import add_run_options, read_folders, read_workers
+from .composition import Config, compose, grid_points, parse_options, point_name
+from .estimate import format_duration, run_size
+from .keys import run_key
 from .records import FORMAT, Store
-from .runner import Runner
+from .runner import Runner, add_run_options, read_folders, read_workers
 from .runs import Job, localise
-from .search import Point, Rung, at, rank, read_grid, rungs, score
+from .search import GridPoint, Rung, config_at, point_values, rank, read_grid, rungs
 
 EXAMPLES = """examples:
   filtune sweep --config task/digits --config backbone/lenet5 --config optimizer/adamw_1e-3 \\
@@ -40,7 +41,7 @@ class Sweep:
         parts: Names of the task and the backbone.
         grid: Values by dotted key.
         seeds: Seeds of every point.
-        metric: The figure to be best at.
+        metric: Metric to optimise.
         halving: One point of so many is kept in each round; none for one round.
         folders: Where hub ids lie on this machine.
     """
@@ -55,28 +56,28 @@ class Sweep:
     folders: dict[str, str]
 
     def rounds(self) -> list[Rung]:
-        """How long points are run, and how many go on."""
-        large = size(self.config, self.parts[0])
+        """Return the rounds: how long points are run, and how many go on."""
+        large = run_size(self.config, self.parts[0])
         return rungs(len(grid_points(self.grid)), large and large.samples, self.halving)
 
-    def jobs(self, points: list[Point], rung: Rung) -> dict[str, list[Job]]:
-        """Runs of a round, by name of the point."""
+    def jobs(self, points: list[GridPoint], rung: Rung) -> dict[str, list[Job]]:
+        """Return the runs of a round, by name of the point."""
         found: dict[str, list[Job]] = {}
         for point in points:
-            config, name = at(self.config, point, rung.samples), point_name(point)
+            config, name = config_at(self.config, point, rung.samples), point_name(point)
             found[name] = [
-                Job(fingerprint(config, seed), config, seed, *self.parts, f"{name} seed {seed}", self.folders)
+                Job(run_key(config, seed), config, seed, *self.parts, f"{name} seed {seed}", self.folders)
                 for seed in self.seeds
             ]
         return found
 
     def manifest(self, cells: dict[str, dict[str, str]]) -> dict[str, Any]:
-        """What says which records belong to it."""
-        told = {name: getattr(self, name) for name in ("name", "grid", "metric", "halving")}
+        """Return the manifest: which records belong to which point."""
+        options = {name: getattr(self, name) for name in ("name", "grid", "metric", "halving")}
         seeds = {"seeds": self.seeds, "cells": cells, "missing": {}}
-        return {"format": FORMAT, "table": None, "sweep": told, "scale": {}, **seeds}
+        return {"format": FORMAT, "table": None, "sweep": options, "scale": {}, **seeds}
 
-    def run(self, runner: Runner) -> tuple[Point, bool]:
+    def run(self, runner: Runner) -> tuple[GridPoint, bool]:
         """Run all rounds; the best point, and whether all runs could be made.
 
         Raises:
@@ -91,9 +92,8 @@ class Sweep:
             runner.store.write_manifest(self.name, self.manifest(cells))
             outcome = runner.execute([*chain(*jobs.values())])
             whole = whole and not outcome.failures
-            scores = {
-                name: score([job.key for job in found], outcome.records, self.metric) for name, found in jobs.items()
-            }
+            keys = {name: [job.key for job in found] for name, found in jobs.items()}
+            scores = {name: point_values(found, outcome.records, self.metric) for name, found in keys.items()}
             points = sorted(points, key=lambda point, of=scores: rank(of[point_name(point)], self.metric))
             _show(runner.console, points, scores, self.metric, rung.samples)
             if not scores[point_name(points[0])]:
@@ -105,7 +105,7 @@ class Sweep:
 
 
 def main(args: list[str]) -> int:
-    """The command; 1 where a run could not be made."""
+    """Run the command ``filtune sweep``; return 1 where a run could not be made."""
     options, rest = _parser().parse_known_args(args)
     if options.seeds < 1:
         raise ValueError(f"--seeds {options.seeds}: must be at least 1")
@@ -127,14 +127,15 @@ def main(args: list[str]) -> int:
     with runner.store.lock():
         point, whole = sweep.run(runner)
         best = options.root / f"{options.name}.yaml"
-        best.write_text(yaml.safe_dump(localise(at(config, point, None), folders), sort_keys=False))
+        with atomic_write(best) as file:
+            yaml.safe_dump(localise(config_at(config, point, None), folders), file, sort_keys=False)
     words = f"best: {point_name(point) or 'the only one'}; filtune fit --config {best}"
     runner.console.print(words, highlight=False, soft_wrap=True)
     runner.console.print(f"see  filtune report {options.root}", highlight=False, soft_wrap=True)
     return 0 if whole else 1
 
 
-def _read_rest(rest: list[str]) -> Point:
+def _read_rest(rest: list[str]) -> GridPoint:
     """Options of the run: ``--data.max_samples 1000``, or with an equals sign."""
     pairs: list[str] = []
     waiting = None
@@ -163,7 +164,7 @@ def _show_plan(runner: Runner, sweep: Sweep) -> None:
     total, points = 0.0, grid_points(sweep.grid)
     left = len(points)
     for rung in sweep.rounds():
-        each = runner.estimator.seconds(at(sweep.config, points[0], rung.samples), *sweep.parts)
+        each = runner.estimator.seconds(config_at(sweep.config, points[0], rung.samples), *sweep.parts)
         total += left * len(sweep.seeds) * (math.nan if each is None else each)
         runner.console.print(
             f"{left} points, {len(sweep.seeds)} seeds, {rung.samples or 'all'} samples", highlight=False
@@ -171,12 +172,12 @@ def _show_plan(runner: Runner, sweep: Sweep) -> None:
         left = rung.kept
     for point in points:
         runner.console.print(f"  {point_name(point) or 'as it is'}", highlight=False)
-    known = "of unknown time" if math.isnan(total) else f"about {clock(total / runner.workers)}"
+    known = "of unknown time" if math.isnan(total) else f"about {format_duration(total / runner.workers)}"
     runner.console.print(f"{known} with {runner.workers} at a time", highlight=False)
 
 
 def _show(
-    console: Console, ranked: list[Point], scores: dict[str, list[float]], metric: str, samples: int | None
+    console: Console, ranked: list[GridPoint], scores: dict[str, list[float]], metric: str, samples: int | None
 ) -> None:
     grid = Grid(title=f"{metric.replace('_', ' ')}{f', {samples} samples' if samples else ''}, best first")
     for heading in ("point", "mean", "deviation", "seeds"):
@@ -193,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="filtune sweep",
         description="Run a configuration over a grid of options. Further options are those of `filtune fit`, such as "
-        "--data.max_samples 1000. What is done is not done again.",
+        "--data.max_samples 1000. Completed runs are skipped; interrupted runs resume.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -203,9 +204,7 @@ def _parser() -> argparse.ArgumentParser:
         "--grid", action="append", default=[], metavar="KEY=V,V", help="values of an option; repeated for a product"
     )
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to SEEDS - 1 (default: 1)")
-    parser.add_argument(
-        "--metric", default="online_accuracy", help="the figure to be best at (default: online_accuracy)"
-    )
+    parser.add_argument("--metric", default="online_accuracy", help="metric to optimise (default: online_accuracy)")
     parser.add_argument(
         "--halving", type=int, metavar="N", help="successive halving: keep one point of N, with N times the samples"
     )

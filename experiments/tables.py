@@ -1,4 +1,4 @@
-"""A table or figure of a paper as data: which cells it has, and what was published."""
+"""A table or figure of a paper, or a study of our own, as data: its cells and the published results."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from .composition import CONFIGS, suggest
 
 PAPERS = CONFIGS / "papers"
 """One file a table or figure, one folder a paper."""
+
+STUDIES = CONFIGS / "studies"
+"""One file a study: a table of our own."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Table:
         metric: The figure of a record that it shows.
         seeds: Seeds of every cell.
         set: Options of all cells, by dotted key.
-        raw: The file as it is, for whoever draws it.
+        raw: The content of the file, for what draws it.
         tuning_seeds: The seeds with which the points of a grid are compared; the best goes on with the others. None
             for all seeds at all points.
     """
@@ -89,25 +92,42 @@ class Table:
 
 
 def table_names() -> list[str]:
-    """The tables and figures there are, as ``paper.table``."""
+    """Return the names of all tables and figures, as ``paper.table``."""
     return sorted(f"{path.parent.name}.{path.stem}" for path in PAPERS.glob("*/*.yaml"))
 
 
+def study_names() -> list[str]:
+    """Return the names of the studies that ship."""
+    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+
+
 def load_table(name: str) -> Table:
-    """Read a table's file, or a file of one's own by its path.
+    """Read the file of a table or figure (``loko.table2``), of a study (``win_stream``), or one named by its path.
 
     Raises:
         ValueError: If there is no such table, naming near ones, or its file is wrong, naming what is.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PAPERS / f"{name.replace('.', '/')}.yaml"
+    own = name.endswith((".yaml", ".yml"))
+    path = Path(name) if own else PAPERS / f"{name.replace('.', '/')}.yaml"
+    if not own and not path.is_file():
+        path = STUDIES / f"{name}.yaml"
     if not path.is_file():
-        raise ValueError(f"no table or figure {name!r}; {suggest(name, table_names())}")
-    raw = yaml.safe_load(path.read_text())
-    label = path.stem if path.suffix and name.endswith((".yaml", ".yml")) else name
+        raise ValueError(f"no table or figure {name!r}; {suggest(name, [*table_names(), *study_names()])}")
+    raw = _todays_names(yaml.safe_load(path.read_text()))
+    label = path.stem if own else name
     try:
         return _read(label, raw)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: not the description of a table ({type(error).__name__}: {error})") from error
+
+
+def _todays_names(raw: Any) -> Any:
+    """A study of earlier releases: what is ``comparison`` now was called ``contest``."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("contest"), dict):
+        return raw
+    names = {"rivals": "baselines", "goals": "targets"}
+    comparison = {names.get(key, key): value for key, value in raw["contest"].items()}
+    return {key: value for key, value in raw.items() if key != "contest"} | {"comparison": comparison}
 
 
 def _read(name: str, raw: dict[str, Any]) -> Table:

@@ -1,14 +1,16 @@
 """``python -m filtune.experiments.worker fit ...``: the command line in a process that ends with its parent."""
 
+from __future__ import annotations
+
 import os
 import sys
 import threading
 
 
 def stop_with_parent() -> None:
-    """End this process when the one that started it does, however that ends: standard input is a pipe between them.
+    """End this process when the one that started it ends, however it ends: standard input is a pipe between them.
 
-    Nothing is lost by it: the run goes on from its last checkpoint.
+    The run resumes from its last checkpoint.
     """
 
     def wait() -> None:

@@ -71,6 +71,13 @@ model = LeNet5({channels}, {outputs}).eval()
 model.load_state_dict(load_file({file!r}))
 """
 
+OWN_CLASS = """\
+from filtune import BackboneConfig, Task
+from {module} import {own}{imports}
+
+backbone = {own}.build(BackboneConfig({name!r}, pretrained=False), {task!r})
+"""
+
 PIXELS = """\
 images = torch.rand(1, {channels}, {size}, {size})  # in 0..1, resized to {size} x {size}
 mean, std = torch.tensor({mean}).view(-1, 1, 1), torch.tensor({std}).view(-1, 1, 1)
@@ -140,6 +147,8 @@ def _short(value: float) -> str:
 
 def _code(run: Restored, folder: Path, whole: bool, base: str | None) -> str:
     name, kept = base_name(run), base is not None and base != base_name(run)
+    if not type(run.backbone).__module__.startswith("filtune."):
+        return _own_code(run, folder, whole, kept)
     if not isinstance(run.backbone, ImageBackbone):
         mean = run.architecture.head == "mean"
         fields = {"folder": str(folder), "text": '"a text"', "trust": ""}
@@ -157,6 +166,17 @@ def _code(run: Restored, folder: Path, whole: bool, base: str | None) -> str:
     if whole:
         template = WHOLE_LENET if run.architecture.name == "lenet5" else WHOLE_TIMM
     return template.format(**fields, channels=description["channels"]) + PIXELS.format(**description)
+
+
+def _own_code(run: Restored, folder: Path, whole: bool, kept: bool) -> str:
+    """Return how to load the model of a class outside filtune."""
+    weights = folder / ("model.safetensors" if whole else "base/model.safetensors")
+    imports = ("" if whole else "\nfrom peft import PeftModel") + "\nfrom safetensors.torch import load_file"
+    lines = [f"backbone.model.load_state_dict(load_file({str(weights)!r}))"] if whole or kept else []
+    lines += [] if whole else [f"backbone.model = PeftModel.from_pretrained(backbone.model, {str(folder)!r})"]
+    own = type(run.backbone)
+    names = {"module": own.__module__, "own": own.__name__, "name": run.architecture.name, "task": run.task}
+    return OWN_CLASS.format(**names, imports=imports) + "\n".join([*lines, "backbone.eval()"])
 
 
 def _description(run: Restored) -> dict[str, Any]:

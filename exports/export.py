@@ -23,25 +23,9 @@ MARK = "README.md"
 
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 
-EPILOG = """\
-The folder's README.md says how to load it.
 
-  filtune export --ckpt_path RUN/checkpoints/last.ckpt --to adapter/
-  filtune export --ckpt_path RUN/checkpoints/last.ckpt --to model/ --merge
-"""
-
-
-def main(args: list[str]) -> None:
-    """Export a checkpoint."""
-    parser = argparse.ArgumentParser(
-        prog="filtune export", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="the checkpoint, RUN/checkpoints/last.ckpt")
-    parser.add_argument("--to", type=Path, required=True, help="folder to write, which must be new or empty")
-    parser.add_argument("--merge", action="store_true", help="the whole model, the adapter merged into its weights")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
-    parser.add_argument("--config", type=Path, help="the run's configuration, if it is not RUN/config.yaml")
-    options = parser.parse_args(args)
+def main(options: argparse.Namespace) -> None:
+    """Export a checkpoint, by the options of ``filtune export``."""
     check_target(options.to, options.overwrite)
     print(export(restore(options.ckpt_path, options.config), options.to, options.merge))
 

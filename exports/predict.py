@@ -23,35 +23,9 @@ WRITERS = {
     ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
 }
 
-EPILOG = """\
-Written are the columns of the input, prediction, and probability_CLASS of each class. After training with a filter
-(LoKO, EKF, R-Kalman) its covariance of the parameters gives the uncertainty of the outputs: logit_std is the standard
-deviation of the difference of two logits, or of each of several (logit_std_CLASS), and probability_bayes_CLASS the
-probability averaged over it. A regression has std, and predictive_std of a new value; counts have log_rate_std.
 
-  filtune predict --ckpt_path RUN/checkpoints/last.ckpt --input new.csv
-  filtune predict --ckpt_path RUN/checkpoints/last.ckpt --text "a sentence"
-"""
-
-
-def main(args: list[str]) -> None:
-    """Predict a file, a folder, or one text."""
-    parser = argparse.ArgumentParser(
-        prog="filtune predict", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="the checkpoint, RUN/checkpoints/last.ckpt")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--input", help="file (.csv, .tsv, .json, .jsonl, .parquet), folder or hub id; needs no labels")
-    what.add_argument("--text", nargs="+", help="one text, or the two of a pair, to predict and print")
-    parser.add_argument("--output", type=Path, help=f"file ({', '.join(WRITERS)}); default INPUT.predictions.csv")
-    parser.add_argument("--split", help="the split, where the input has several")
-    parser.add_argument("--text_columns", nargs="+", help="column of the text, or both of a pair; default the run's")
-    parser.add_argument("--image_column", help="column of the images; default the run's")
-    parser.add_argument("--batch_size", type=int, default=32, help="samples at once (default 32)")
-    parser.add_argument("--on_bad_row", choices=("error", "skip"), default="error", help="what to do about bad rows")
-    parser.add_argument("--no_uncertainty", action="store_true", help="leave the covariance out, which is faster")
-    parser.add_argument("--config", type=Path, help="the run's configuration, if it is not RUN/config.yaml")
-    options = parser.parse_args(args)
+def main(options: argparse.Namespace) -> None:
+    """Predict a file, a folder, or one text, by the options of ``filtune predict``."""
     if options.batch_size < 1:
         raise ValueError(f"--batch_size: must be at least 1, got {options.batch_size}")
     output = None if options.input is None else _output(options.output, options.input)

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from filtune.optimizers.kalman.equations import own_blocks
 from filtune.optimizers.kalman.filter import KalmanOptimizer
-from filtune.optimizers.kalman.jacobian import JacobianBuilder
-from filtune.optimizers.kalman.predictive import FACTORS
+from filtune.optimizers.kalman.predictive import SCALES
 from filtune.optimizers.likelihoods import Likelihood
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -33,7 +31,7 @@ SAMPLES_ON_CPU = 4
 
 
 class OutputCovariance:
-    """Covariance of the outputs, equation (1), by the product of the filter's covariance class.
+    """Covariance of the outputs, equation (1), computed by the filter itself.
 
     Args:
         optimizer: A filter.
@@ -41,24 +39,16 @@ class OutputCovariance:
     """
 
     def __init__(self, optimizer: KalmanOptimizer, model: nn.Module) -> None:
-        params, settings = list(optimizer.trained()), optimizer.settings
-        self._jacobian = JacobianBuilder(params, optimizer.dtype, settings.jacobian, settings.max_rows)
-        self._jacobian.attach(model)
-        self._covariance = settings.build_covariance([param.shape for param in params])
-        self._P = self._covariance.select(optimizer.filter)
+        self._optimizer = optimizer.attach(model)
+        self._parameters = sum(param.numel() for param in optimizer.trained())
 
     def batch_size(self, outputs: int) -> int:
         """Return how many samples with m outputs a batch may have."""
-        return max(1, MOST_ELEMENTS // (outputs * self._covariance.n))
+        return max(1, MOST_ELEMENTS // (outputs * self._parameters))
 
     def __call__(self, outputs: Tensor) -> Tensor:
         """Return C, (B, m, m), of outputs with their graph, (B, m)."""
-        B, m = outputs.shape
-        identity = torch.eye(m, dtype=outputs.dtype, device=outputs.device).expand(B, m, m)
-        with torch.no_grad():
-            H = self._jacobian(outputs, identity)
-            gram, _ = self._covariance.project(self._P, H)
-            return own_blocks(gram, m)
+        return self._optimizer.output_covariance(outputs)
 
 
 @dataclass(frozen=True)
@@ -68,7 +58,7 @@ class Prediction:
     Attributes:
         likelihood: Of the outputs, (B, m).
         covariance: C, (B, m, m).
-        evidence: Log weights of ``FACTORS`` times C by how well each predicted the stream, (K,); None where that is
+        evidence: Log weights of ``SCALES`` times C by how well each predicted the stream, (K,); None where that is
             not known, and C is taken as it is.
     """
 
@@ -89,7 +79,7 @@ class Prediction:
         if self.evidence is None:
             return self.likelihood.predictive(self.covariance)
         weights = self.evidence.softmax(0)
-        means = (self.likelihood.predictive(factor * self.covariance) for factor in FACTORS)
+        means = (self.likelihood.predictive(factor * self.covariance) for factor in SCALES)
         return torch.stack([weight * mean for weight, mean in zip(weights, means, strict=True)]).sum(0)
 
     @classmethod
@@ -120,8 +110,8 @@ class Predictor:
             optimizer = run.optimizer()
             assert isinstance(optimizer, KalmanOptimizer)
             self.covariance = OutputCovariance(optimizer, self.backbone)
-            evidence = optimizer.filter.get("evidence")
-            self.evidence = evidence.float().cpu() if evidence is not None and bool(evidence.any()) else None
+            evidence = optimizer.tempering_log_weights()
+            self.evidence = None if evidence is None else evidence.float().cpu()
 
     def batch_size(self, asked: int) -> int:
         """Return the batch size, bounded where the Jacobian would not fit or padding would cost more than it gains."""

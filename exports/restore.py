@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -13,12 +12,10 @@ from typing import Any
 import torch
 import yaml
 from filtune.datamodules import StreamDataModule, Task
-from filtune.lightning_modules.backbones import BackboneConfig, build_backbone
-from filtune.lightning_modules.backbones.base import Backbone
-from filtune.lightning_modules.callbacks.checkpoint import AtomicCheckpointIO
-from filtune.lightning_modules.groups import frozen_fingerprint, group_parameters
-from filtune.lightning_modules.legacy import OPTIMIZER_OPTIONS, OPTIMIZER_VALUES, translate
-from filtune.lightning_modules.resume import compare_names
+from filtune.lightning_modules import Backbone, BackboneConfig, build_backbone
+from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, compare_names, frozen_fingerprint
+from filtune.lightning_modules.legacy import translate
+from filtune.lightning_modules.optimization import group_parameters
 from filtune.optimizers import OnlineOptimizer
 from filtune.optimizers.likelihoods import Likelihood, likelihood_of
 from filtune.optimizers.likelihoods.tasks import Coding, StreamState
@@ -89,8 +86,7 @@ class Restored:
     def optimizer(self) -> OnlineOptimizer:
         """Return the run's optimizer over the backbone's parameters, with its state."""
         groups = group_parameters(self.backbone, self.config["model"].get("param_groups") or {})
-        options = self.config["optimizer"].get("init_args") or {}
-        optimizer = self.optimizer_class(groups, **_known_options(self.optimizer_class, options))
+        optimizer = self.optimizer_class(groups, **(self.config["optimizer"].get("init_args") or {}))
         optimizer.load_state_dict(self.checkpoint["optimizer_states"][0])
         return optimizer
 
@@ -127,7 +123,7 @@ def restore(ckpt_path: Path, config_path: Path | None = None) -> Restored:
             f"ckpt_path: {ckpt_path} was trained on other frozen weights than those of {architecture.name!r}; name the "
             "same backbone, and the same seed_everything where it is random, by --config"
         )
-    if mean := checkpoint["filtune"].get("average", {}).get("mean"):
+    if mean := checkpoint["filtune"].get("weight_averaging", {}).get("mean"):
         saved = {f"{PREFIX}{name}": tensor for name, tensor in mean.items()}
         compare_names(saved, trained)
     with torch.no_grad():
@@ -214,16 +210,3 @@ def _read(path: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"--config: {path} is not a run's configuration; it has no {missing[0]}")
     return translate(config)
-
-
-def _known_options(optimizer: type, options: dict[str, Any]) -> dict[str, Any]:
-    """Return options by the names that this release's class takes; to go once all classes have today's names."""
-    known, older = inspect.signature(optimizer).parameters, {new: old for old, new in OPTIMIZER_OPTIONS.items()}
-    values = {tuple(*new.items()): old for old, new in OPTIMIZER_VALUES.items() if len(new) == 1}
-    found = {}
-    for name, value in options.items():
-        if isinstance(value, str | bool) and (name, value) in values:
-            found.update([values[(name, value)]])
-        else:
-            found[name if name in known else older[name]] = value
-    return found

@@ -172,8 +172,7 @@ def _save(model: nn.Module, backbone: Backbone, run: Restored, folder: Path) -> 
     if isinstance(backbone, TextBackbone):
         model.save_pretrained(folder)
         return
-    assert isinstance(backbone, ImageBackbone)
-    if hasattr(model, "pretrained_cfg"):
+    if isinstance(backbone, ImageBackbone) and hasattr(model, "pretrained_cfg"):
         names = {"label_names": list(run.task.classes)} if run.task.classes else None
         timm.models.save_for_hf(model, str(folder), names, safe_serialization=True)
         return

@@ -7,6 +7,7 @@ The public names are found when they are asked for, so that ``import filtune`` c
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ _FACES = ("optimizers", "datamodules", "lightning_modules")
 def __getattr__(name: str) -> Any:
     """Return the public class or function of that name, importing no more than it takes."""
     if not name.startswith("_"):
-        if name in _FACES:
+        if find_spec(f"{__name__}.{name}"):  # ``from filtune import cli`` asks here before it imports the module
             return import_module(f"{__name__}.{name}")
         for face in _FACES:
             module = import_module(f"{__name__}.{face}")

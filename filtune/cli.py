@@ -1,258 +1,211 @@
-"""The entry: ``filtune fit|validate|reproduce|...`` on the command line, ``python cli.py ...`` in a clone."""
+"""The entry: ``filtune COMMAND ...`` on the command line, ``python cli.py COMMAND ...`` in a clone.
+
+Only the module of the command that is run is imported.
+"""
 
 from __future__ import annotations
 
-import importlib
-import logging
+import argparse
 import os
-import pkgutil
 import re
 import sys
-import warnings
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import NoReturn
+
+from . import __version__
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the loader forks workers, the tokenizer would complain
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a process that stops with another would log its stack
 
-import transformers
-from jsonargparse import ArgumentError
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import filtune.optimizers as optimizers
-from filtune.datamodules import StreamDataModule
-from filtune.experiments import reproduce, sweep
-from filtune.experiments.composition import find_config
-from filtune.experiments.runs import DIVERGED
-from filtune.exports import export, predict
-from filtune.lightning_modules import OnlineModule, check_precision
-from filtune.lightning_modules.callbacks import (
-    AtomicCheckpointIO,
-    OnlineProgressBar,
-    RunSummary,
-    StreamCheckpoint,
-    TensorBoardPage,
-)
-from filtune.lightning_modules.callbacks.checkpoint import LAST
-from filtune.lightning_modules.launch import is_first, is_first_to_tell, leave, other_process_lost
-from filtune.lightning_modules.runs import RunConfig, RunName, last_folder, new_folder
-from filtune.optimizers import OnlineOptimizer
-from filtune.reports import compare, contest_page, report
+@dataclass(frozen=True)
+class Command:
+    """A command.
 
-COMMANDS: dict[str, Callable[[list[str]], object]] = {
-    "compare": compare.main,
-    "contest": contest_page.main,
-    "export": export.main,
-    "predict": predict.main,
-    "report": report.main,
-    "reproduce": reproduce.main,
-    "sweep": sweep.main,
+    Attributes:
+        module: The module that has it.
+        about: What it does, in a line.
+        function: The function there; it takes the command's part of the command line.
+    """
+
+    module: str
+    about: str
+    function: str = "main"
+
+    def __call__(self, args: list[str]) -> object:
+        """Run it."""
+        return getattr(import_module(self.module), self.function)(args)
+
+
+COMMANDS = {
+    "fit": Command("filtune.training", "learn from a stream of samples, one at a time", "fit"),
+    "validate": Command("filtune.training", "score a checkpoint on the validation samples", "validate"),
+    "predict": Command("filtune.exports.commands", "predict texts or images, with their uncertainty", "run_predict"),
+    "export": Command("filtune.exports.commands", "write the model for PEFT, transformers or timm", "run_export"),
+    "compare": Command("filtune.reports.compare", "show finished runs side by side, as a table and curves"),
+    "report": Command("filtune.reports.report", "write runs as tables and figures, beside what the papers print"),
+    "reproduce": Command("filtune.experiments.reproduce", "run the tables and figures of the papers, or a study"),
+    "sweep": Command("filtune.experiments.sweep", "run a configuration over a grid of options and several seeds"),
+    "completion": Command("filtune.completion", "write the completion of bash or zsh"),
 }
-"""What there is beside the trainer's own commands; each takes its part of the command line."""
+"""What ``filtune --help`` lists."""
 
-DESCRIPTION = (
-    "Online fine-tuning of pre-trained models with Kalman filters, natural gradients and baselines. Further commands, "
-    f"each with its --help: {', '.join(COMMANDS)}."
-)
+RENAMED = {"contest": Command("filtune.cli", "part of report", "contest")}
+"""Commands of earlier releases, which say what they are called now."""
 
-EXPLAINED = (ValueError, OSError, ArgumentError, FloatingPointError, ImportError, MisconfigurationException)
-"""Errors that are the user's to mend, told in one line; FILTUNE_DEBUG=1 shows where they come from."""
-
-for module in pkgutil.walk_packages(optimizers.__path__, f"{optimizers.__name__}."):
-    # every optimizer's class becomes known by its name, so that adding one takes no change here
-    importlib.import_module(module.name)
+EXAMPLES = """\
+  filtune fit --config quickstart
+  filtune fit --config task/sst2 --config backbone/minilm --optimizer loko --optimizer.p0 0.1
+  filtune fit --optimizer.help LoKO
+"""
 
 
-class FiltuneCLI(LightningCLI):
-    """``fit`` and ``validate``, configured by YAML files that compose in any order.
-
-    Args:
-        args: Command line without the program's name.
-    """
-
-    def __init__(self, args: list[str]) -> None:
-        self.folder: Path | None = None
-        super().__init__(
-            OnlineModule,
-            StreamDataModule,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"exit_on_error": False, "description": DESCRIPTION},
-            args=resolve_configs(args),
-        )
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The trainer's methods that are commands."""
-        skipped = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
-        return {"fit": skipped, "validate": skipped}
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``--optimizer`` and ``--run``."""
-        parser.add_optimizer_args((OnlineOptimizer,), "optimizer", link_to="model.optimizer_init")
-        parser.add_class_arguments(RunConfig, "run")
-
-    def before_instantiate_classes(self) -> None:
-        """See that the parts of a run are there, before anything is read or built.
-
-        Raises:
-            ValueError: Naming what is missing or cannot work.
-        """
-        for key, example in (("optimizer", "configs/optimizer/loko.yaml"), ("data", "configs/task/digits.yaml")):
-            if not self._get(self.config, key):
-                raise ValueError(f"--{key}: none is given; name one, or a configuration such as --config {example}")
-        trainer = self._get(self.config, "trainer")
-        check_precision(trainer.get("precision"))
-        if re.search("spawn|fork|notebook", str(trainer.get("strategy"))):
-            raise ValueError(f"trainer.strategy: {trainer['strategy']} is not for the command line; take ddp")
-        for rival in self._get(self.config, "run").against:
-            find_config(rival)
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer with what every run has: one folder, atomic checkpoints, a bar, a summary."""
-        given = self._get(self.config_init, "trainer")
-        self._dump_config()
-        self.model.run_config = {k: v for k, v in self.config_dump.items() if k != "ckpt_path"}
-        kwargs |= {
-            "plugins": [*(given.get("plugins") or []), AtomicCheckpointIO()],
-            "callbacks": list(given.get("callbacks") or []),
-            "num_sanity_val_steps": 0,
-            "enable_model_summary": False,
-            "enable_checkpointing": self.subcommand == "fit",
-            "logger": False,
-            "use_distributed_sampler": False,
-        }
-        if given.get("enable_progress_bar") is not False:
-            kwargs["callbacks"].append(OnlineProgressBar(refresh_rate=20))
-        if self.subcommand == "fit":
-            name = self._name()
-            self.folder = self._open_folder(name)
-            kwargs["logger"] = TensorBoardLogger(
-                self.folder.parents[1], "", f"{name.stem}/{self.folder.name}", default_hp_metric=False
-            )
-            kwargs["callbacks"] += [
-                TensorBoardPage(self.model.run_config),
-                RunSummary(self.folder, name.optimizer, self.model.run_config),
-                StreamCheckpoint(self.folder / "checkpoints", self._get(self.config_init, "run").checkpoint_every),
-            ]
-        else:
-            self.save_config_callback = None
-        return super().instantiate_trainer(**kwargs)
-
-    def _parse_ckpt_path(self) -> None:
-        """Take nothing from the checkpoint: the command line says what to run, and a contradiction is refused."""
-
-    def _name(self) -> RunName:
-        return RunName(
-            task=self.datamodule.label,
-            backbone=self.model.backbone_config.name,
-            optimizer=self._get(self.config, "optimizer")["class_path"].rpartition(".")[2],
-            seed=self._get(self.config, "seed_everything"),
-        )
-
-    def _open_folder(self, name: RunName) -> Path:
-        root = Path(self._get(self.config_init, "run").root)
-        if self._get(self.config, "ckpt_path") == "last":
-            return last_folder(root, name)
-        return new_folder(root, name) if is_first() else root / name.experiment / name.stem / "of_the_first_process"
-
-    def after_fit(self) -> None:
-        """Let every process know the folder."""
-        self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
-
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        kwargs = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
-        if kwargs.get("ckpt_path") == "last":
-            folder = self.folder or last_folder(Path(self._get(self.config_init, "run").root), self._name())
-            kwargs["ckpt_path"] = str(folder / "checkpoints" / LAST)
-        return kwargs
-
-
-def fit(args: list[str]) -> None:
-    """Fit, then fit what the run is to be compared with on the same stream, and show how they did."""
-    cli = FiltuneCLI(args)
-    assert cli.folder is not None
-    folders = [cli.folder]
-    for other in cli._get(cli.config_init, "run").against:
-        same = ["--config", str(cli.folder / "config.yaml"), "--config", other]
-        rival = FiltuneCLI(["fit", *same, "--run.against=[]", "--ckpt_path=null"])
-        assert rival.folder is not None
-        folders.append(rival.folder)
-    if is_first():
-        compare.show(folders)
-
-
-def resolve_configs(args: list[str]) -> list[str]:
-    """Find the configurations and put them before the other options, so that the line has the last word.
-
-    ``--config`` also names what ships with filtune, from any folder: ``quickstart``, ``task/sst2`` and
-    ``configs/task/sst2.yaml`` are all found.
-
-    Args:
-        args: Command line: the command, then its options.
-
-    Raises:
-        ValueError: If there is no such file; the message lists what ships.
-    """
-    command, rest = args[:1], iter(args[1:])
-    configs: list[str] = []
-    options: list[str] = []
-    for arg in rest:
-        name, equals, value = arg.partition("=")
-        if name in ("--config", "-c"):
-            configs += ["--config", str(find_config(value if equals else next(rest, "")))]
-        else:
-            options.append(arg)
-    return command + configs + options
-
-
-def quiet() -> None:
-    """Keep down the notices of libraries about what is meant to be so."""
-    transformers.logging.set_verbosity_error()  # a fresh head is meant, and not a warning
-    transformers.logging.disable_progress_bar()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
-    if not is_first():
-        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
-    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # it is meant to be
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # between two libraries
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # the metrics have been synchronised
-    warnings.filterwarnings("ignore", message=".*will save all targets and predictions in the buffer.*")
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+def usage() -> str:
+    """Return the text of ``filtune --help``."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.about}" for name, command in COMMANDS.items()]
+    about = "Online fine-tuning of pre-trained models with Kalman filters, natural gradients and baselines."
+    more = "filtune COMMAND --help tells the options of a command, filtune --version the version."
+    return "\n".join(["usage: filtune COMMAND ...", "", about, "", *lines, "", more, "", EXAMPLES.rstrip()])
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run a command; mistakes are told in one line."""
+    """Run a command; errors of its user are reported in one line.
+
+    Args:
+        args: Command line without the program's name; by default that of the process.
+    """
     args = sys.argv[1:] if args is None else args
-    quiet()
     try:
-        if args and args[0] in COMMANDS:
-            sys.exit(COMMANDS[args[0]](args[1:]))
-        elif args[:1] == ["fit"]:
-            fit(args)
+        if not args or args[0] in ("-h", "--help", "help"):
+            print(usage())
+        elif args[0] == "--version":
+            print(f"filtune {__version__}")
         else:
-            FiltuneCLI(args)
+            _run(args[0], args[1:])
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("filtune: stopped", file=sys.stderr)
         sys.exit(130)
-    except (*EXPLAINED, RuntimeError) as error:
-        first, lost = is_first_to_tell(), other_process_lost(error)
-        if os.environ.get("FILTUNE_DEBUG") or (first and not isinstance(error, EXPLAINED) and not lost):
-            raise
-        if first:
-            print(f"filtune: error: {lost or ' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(DIVERGED if isinstance(error, FloatingPointError) else 2)
+    except BrokenPipeError:  # as in: filtune --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (*explained(), RuntimeError) as error:
+        _report(error)
     finally:
-        leave()
+        if launch := sys.modules.get("filtune.lightning_modules.launch"):
+            launch.leave()
+
+
+def _run(name: str, args: list[str]) -> None:
+    command = {**COMMANDS, **RENAMED}.get(name)
+    if command is None:
+        from filtune.experiments.suggestions import suggest
+
+        if name.startswith("-"):
+            raise ValueError(f"{name}: the command comes first, such as filtune fit {name} ...; see filtune --help")
+        raise ValueError(f"{name}: no such command; {suggest(name, COMMANDS)}")
+    if name in ("fit", "validate"):
+        from .option_help import asked, show
+
+        if found := asked(args):
+            show(name, *found)
+            return
+    with one_line_errors():
+        status = command(args)
+    if isinstance(status, int) and status:
+        sys.exit(status)
+
+
+def explained() -> tuple[type[BaseException], ...]:
+    """Return the errors of the user, reported in one line; FILTUNE_DEBUG=1 shows where they come from."""
+    found: tuple[type[BaseException], ...] = (
+        ValueError,
+        OSError,
+        argparse.ArgumentError,
+        FloatingPointError,
+        ImportError,
+    )
+    if lightning := sys.modules.get("lightning.pytorch.utilities.exceptions"):
+        found += (lightning.MisconfigurationException,)
+    return found
+
+
+def _report(error: BaseException) -> NoReturn:
+    """Report an error in one line, in one process of a run, and end with its status."""
+    launch = sys.modules.get("filtune.lightning_modules.launch")
+    first = launch.is_first_to_tell() if launch else True
+    lost = launch.other_process_lost(error) if launch else None
+    if os.environ.get("FILTUNE_DEBUG") or (first and not isinstance(error, explained()) and not lost):
+        raise error
+    if first:
+        print(f"filtune: error: {lost or ' '.join(str(error).split())}", file=sys.stderr)
+    if isinstance(error, FloatingPointError):
+        from filtune.experiments.runs import DIVERGED
+
+        sys.exit(DIVERGED)
+    sys.exit(2)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Let parsers of commands report an error in one line, with near names, rather than with their usage."""
+    error = argparse.ArgumentParser.error
+    argparse.ArgumentParser.error = _refuse  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        argparse.ArgumentParser.error = error  # type: ignore[method-assign]
+
+
+def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    from filtune.experiments.suggestions import suggest
+
+    see = f"see {parser.prog} --help"
+    if found := re.fullmatch(r"unrecognized arguments: (.*)", message, flags=re.DOTALL):
+        odd = next((word for word in found[1].split() if word.startswith("-")), found[1].split()[0])
+        # argparse has no public way to list its options
+        known = [name for name in parser._option_string_actions if name.startswith("--")]
+        near = suggest(odd.partition("=")[0], known, see) if odd.startswith("-") else see
+        raise ValueError(f"{odd}: no such option of {parser.prog}; {near}")
+    if found := re.fullmatch(r"(?:the following arguments are required: |one of the arguments )(.*)", message):
+        names = found[1].removesuffix(" is required")
+        raise ValueError(f"{names}: {'one of them is' if ' ' in names else 'is'} needed; {see}")
+    if found := re.fullmatch(r"argument ([^:]*): (.*)", message, flags=re.DOTALL):
+        raise ValueError(f"{found[1].rpartition('/')[2]}: {_plain(found[2])}")
+    raise ValueError(f"{message}; {see}")
+
+
+def _plain(message: str) -> str:
+    """Return what argparse says of a value in plain words."""
+    if found := re.fullmatch(r"invalid (\w+) value: (.*)", message):
+        kind = {"int": "a whole number", "float": "a number", "Path": "a path"}.get(found[1], found[1])
+        return f"must be {kind}, got {found[2]}"
+    if found := re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", message):
+        return f"must be one of {found[2].replace(chr(39), '')}, got {found[1]}"
+    return message
+
+
+def contest(args: list[str]) -> object:
+    """Run what ``filtune contest`` was: ``filtune report --study``."""
+    from filtune.experiments.composition import notice
+
+    notice("filtune contest is now filtune report --study STUDY.yaml")
+    return COMMANDS["report"](study_options(args))
+
+
+def study_options(args: list[str]) -> list[str]:
+    """Return the options of ``filtune report`` for those of ``filtune contest``, whose arguments were studies."""
+    after_option = [False, *(arg.startswith("--") and "=" not in arg for arg in args)]
+    studies = [
+        arg for arg, is_value in zip(args, after_option, strict=False) if not arg.startswith("-") and not is_value
+    ]
+    others = [arg for arg, is_value in zip(args, after_option, strict=False) if arg.startswith("-") or is_value]
+    page = [] if any(arg.startswith("--output") for arg in args) else ["--output", "contest.md"]
+    return [*others, *page, *(["--study", *studies] if studies else [])]
 
 
 if __name__ == "__main__":

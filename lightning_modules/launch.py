@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import warnings
 
 import torch.distributed as dist
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch.distributed.distributed_c10d import _get_default_store
+from torch.distributed.distributed_c10d import _get_default_store  # torch has no public way to the store
 
 
 def is_first() -> bool:
@@ -46,3 +48,23 @@ def leave() -> None:
     """
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def quiet() -> None:
+    """Silence the notices of libraries about what is intended."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()  # a fresh head is intended
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
+    if not is_first():
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # it is intended
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # between two libraries
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # the metrics have been synchronised
+    warnings.filterwarnings("ignore", message=".*will save all targets and predictions in the buffer.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

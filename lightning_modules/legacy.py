@@ -1,7 +1,7 @@
 """Names of earlier releases, translated when a configuration, a checkpoint or a record is read; nothing is rewritten.
 
-The tables map what was to what is. Every reader of a configuration (the command line, the restoring of a checkpoint, the
-records of runs) goes through :func:`translate`; adding a rename takes one line here.
+The tables map what was to what is. Every reader of a configuration (the command line, the restoring of a checkpoint,
+the records of runs) goes through :func:`translate`; adding a rename takes one line here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 Config = dict[str, Any]
 
 CLASS_FOLDERS = ("optimizers", "datamodules")
-"""Packages of earlier releases whose classes are now public names of filtune: ``optimizers.LoKO`` is ``filtune.LoKO``."""
+"""Packages whose classes are public names of filtune now: ``optimizers.LoKO`` became ``filtune.LoKO``."""
 
 OPTIMIZER_OPTIONS = {
     "likely": "top_k",
@@ -44,10 +44,15 @@ OPTIMIZER_VALUES: dict[tuple[str, Any], Config] = {
     ("covariance", "buffered"): {"covariance": "low_rank"},
     ("noise", "mode"): {"update": "posterior_mode"},
     ("noise", "ema-minus"): {"noise": "ema_innovation"},
+    ("fisher", "sampled"): {"fisher_type": "mc"},
+    ("inverse", "newton-printed"): {"inverse_method": "newton-paper"},
 }
 """Options of optimizers whose value had another meaning or name, and what they are now."""
 
 MODEL_OPTIONS = {"average": "weight_averaging"}
+CHECKPOINT_KEYS = {"average": "weight_averaging"}
+"""Keys of a checkpoint's entry ``filtune``."""
+
 RUN_OPTIONS = {"against": "baselines", "checkpoint_every": "save_interval"}
 
 SUMMARY_FIELDS = {"online_moderated_": "online_predictive_"}
@@ -87,6 +92,12 @@ def translate(config: Config) -> Config:
         if isinstance(new.get(section), dict):
             new[section] = {names.get(key, key): value for key, value in new[section].items()}
     return new
+
+
+def translate_checkpoint(entry: Config) -> Config:
+    """Return a checkpoint's entry ``filtune`` in today's names; the original is left as it is."""
+    new = {CHECKPOINT_KEYS.get(key, key): value for key, value in entry.items()}
+    return {**new, "config": translate(new["config"])} if isinstance(new.get("config"), dict) else new
 
 
 def translate_key(key: str) -> str:

@@ -6,12 +6,12 @@ from importlib import import_module
 
 import torch
 import torchmetrics
+from filtune.datamodules import Task
 from filtune.optimizers import Observation
 from filtune.optimizers.likelihoods import likelihood_of
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassMatthewsCorrCoef
 
-from .backbones.build import Task
 from .scores import ProbabilityScores
 
 WINDOW = 1000

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from filtune.datamodules import Task
 from filtune.optimizers import Observation, OnlineOptimizer
 from filtune.optimizers.distributed import Ranks
 from filtune.optimizers.likelihoods import likelihood_of
@@ -15,16 +16,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from .average import Average
 from .backbones import BackboneConfig, build_backbone
-from .backbones.build import Task
-from .checks import check_precision, check_strategy
-from .divergence import Watch
-from .groups import frozen_fingerprint, group_parameters
+from .checkpoints import compare_configs, compare_names, frozen_fingerprint
+from .legacy import translate_checkpoint
 from .metrics import MetricSet, Prequential
-from .resume import CheckpointError, compare_configs, compare_names, joint_batch
-from .schedules import Schedule
-from .timing import StepTimer
+from .monitoring import StepTimer, Watch, check_precision, check_strategy
+from .optimization import Schedule, WeightAverage, group_parameters
+from .runs import CheckpointError
 
 
 class OnlineModule(pl.LightningModule):
@@ -36,8 +34,8 @@ class OnlineModule(pl.LightningModule):
         schedule: Warm-up and decay of the learning rate, for optimizers that have one.
         param_groups: Options for some of the parameters, such as a prior of their own, by a regular expression
             on the parameter's name: ``{lora_B: {p0: 2.0}}``.
-        average: Validate, export and predict by the mean of the trained parameters over the last quarter of the steps,
-            and so many at most; training goes on as without it. 0 takes the parameters as they are.
+        weight_averaging: Validate, export and predict with the mean of the trained parameters over the last quarter of
+            the steps, and so many at most; training itself does not change. 0 takes the parameters as they are.
         on_divergence: ``stop`` with an error when the optimizer diverges, or ``rewind`` parameters and state to the
             last checkpoint's and go on with the samples that follow.
         checksum_every: Steps between two checks that all processes hold the same parameters, where there are several.
@@ -49,20 +47,23 @@ class OnlineModule(pl.LightningModule):
         optimizer_init: Callable[[Iterable], OnlineOptimizer],
         schedule: Schedule | None = None,
         param_groups: dict[str, dict[str, Any]] | None = None,
-        average: int = 0,
+        weight_averaging: int = 0,
         on_divergence: Literal["stop", "rewind"] = "stop",
         checksum_every: int = 100,
     ) -> None:
         super().__init__()
         if checksum_every < 1:
             raise ValueError(f"model.checksum_every: must be at least 1, got {checksum_every}")
-        if average < 0:
-            raise ValueError(f"model.average: must be a number of steps, or 0 for none, got {average}")
+        if weight_averaging < 0:
+            raise ValueError(
+                f"model.weight_averaging: must be a number of steps, or 0 for none, got {weight_averaging}"
+            )
         self.automatic_optimization = False
         self.strict_loading = False
         self.backbone_config, self.optimizer_init = backbone, optimizer_init
         self.schedule, self.param_groups = schedule or Schedule(), param_groups or {}
-        self.watch, self.average_over, self.checksum_every = Watch(on_divergence), average, checksum_every
+        self.watch, self.checksum_every = Watch(on_divergence), checksum_every
+        self.weight_averaging = weight_averaging
         self.run_config: dict[str, Any] = {}
         self.clock: Callable[[], float] = lambda: 0.0
         self.seconds_before = 0.0
@@ -88,7 +89,7 @@ class OnlineModule(pl.LightningModule):
         self.validation = MetricSet(self.task, self.task.metrics)
         self.validation.metrics.persistent(False)
         self.validation_loss = MeanMetric()
-        self.average = Average(self.backbone, self.average_over)
+        self.average = WeightAverage(self.backbone, self.weight_averaging)
         self.fingerprint = frozen_fingerprint(self.backbone)
         self._built = True
 
@@ -169,8 +170,8 @@ class OnlineModule(pl.LightningModule):
         figures = {**self.online.compute(), **{f"stats/{k}": v for k, v in optimizer.stats.items()}, **rates}
         if self.logger is not None:
             self.logger.log_metrics({name: float(value) for name, value in figures.items()}, step=self.global_step)
-        self._look_after(optimizer)
-        advice = optimizer.advice()
+        self.restore_if_diverged(optimizer)
+        advice = optimizer.diagnose()
         if advice and not self._advised:
             rank_zero_warn(f"step {self.global_step}: {advice}")
             self._advised = True
@@ -182,10 +183,15 @@ class OnlineModule(pl.LightningModule):
             FloatingPointError: If it diverged.
         """
         optimizer = self.optimizers(use_pl_optimizer=False)
-        self._look_after(optimizer)
+        self.restore_if_diverged(optimizer)
         self.watch.keep(optimizer, self.global_step)
 
-    def _look_after(self, optimizer: OnlineOptimizer) -> None:
+    def restore_if_diverged(self, optimizer: OnlineOptimizer) -> None:
+        """Apply the policy for divergence; a mean of weights starts anew where the parameters were restored.
+
+        Raises:
+            FloatingPointError: If it diverged, and the policy is to stop.
+        """
         if self.watch.check(optimizer, self.global_step):
             self.average.restart()
 
@@ -217,7 +223,7 @@ class OnlineModule(pl.LightningModule):
             "fingerprint": self.fingerprint,
             "validation": self.last_validation,
             "rewinds": self.watch.rewinds,
-            "average": self.average.state_dict(),
+            "weight_averaging": self.average.state_dict(),
             "seconds": self.seconds_before + self.clock(),
             "backbone": self.backbone_config.name,
             "task": asdict(self.task),
@@ -231,10 +237,10 @@ class OnlineModule(pl.LightningModule):
         """
         if "filtune" not in checkpoint:
             raise CheckpointError("ckpt_path: the file is not a checkpoint of filtune")
-        saved = checkpoint["filtune"]
+        saved = translate_checkpoint(checkpoint["filtune"])
         if self.trainer.state.fn == "fit":
             ranks = saved.get("ranks", 1), self.trainer.world_size
-            compare_configs(*map(joint_batch, (saved["config"], self.run_config), ranks))
+            compare_configs(saved["config"], self.run_config, ranks, type(self))
         _translate_names(checkpoint["state_dict"])
         if not any(name.startswith("target_state.") for name in checkpoint["state_dict"]):
             self.target_state = None  # of earlier releases, which learnt targets as they are
@@ -247,8 +253,8 @@ class OnlineModule(pl.LightningModule):
             )
         self.last_validation = dict(saved["validation"])
         self.watch.rewinds = saved["rewinds"]
-        if saved.get("average"):
-            self.average.load_state_dict(saved["average"])
+        if saved.get("weight_averaging"):
+            self.average.load_state_dict(saved["weight_averaging"])
         self.seconds_before = saved.get("seconds", 0.0)
 
     def _saved_names(self) -> set[str]:

@@ -7,8 +7,12 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .callbacks.checkpoint import LAST
-from .resume import CheckpointError
+LAST = "last.ckpt"
+"""Name of a run's checkpoint, in its folder ``checkpoints``."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, corrupt, foreign, or contradicts the run that wants to continue it."""
 
 
 @dataclass
@@ -17,14 +21,14 @@ class RunConfig:
 
     Args:
         root: Folder that holds all runs.
-        checkpoint_every: Steps between two checkpoints.
-        against: Optimizer configurations, by name or path, that learn from the same stream afterwards; a table
-            compares them at the end.
+        save_interval: Steps between two checkpoints.
+        baselines: Optimizers, by class or by name or path of a configuration, that learn from the same stream
+            afterwards; a table compares them at the end.
     """
 
     root: str = "runs"
-    checkpoint_every: int = 200
-    against: list[str] = field(default_factory=list)
+    save_interval: int = 200
+    baselines: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -1,37 +1,46 @@
-"""How parameters move: optimizers in plain torch, each usable in anyone's own loop."""
+"""Optimizers in plain torch, each usable in anyone's own loop.
 
-from .adagrad import AdaGrad
-from .adamw import AdamW
-from .base import FirstOrder, OnlineOptimizer
-from .kalman.ekf import EKF
-from .kalman.filtune import Filtune
-from .kalman.loko import LoKO
-from .kalman.r_kalman import RKalman
-from .kfac.ngd import NGD
-from .kfac.reng import RENG
-from .kfac.ring import RING
-from .likelihoods import Categorical, Gaussian, Likelihood, Observation
-from .sam import SAM
-from .sgd import SGD
-from .sophia import Sophia
+Every module of this folder is imported here, so that a new optimizer, likelihood or part of one is a new file and
+nothing else. The public names are the classes found: optimizers, likelihoods, and what is needed to write one.
+"""
 
-__all__ = [
-    "EKF",
-    "NGD",
-    "RENG",
-    "RING",
-    "SAM",
-    "SGD",
-    "AdaGrad",
-    "AdamW",
-    "Categorical",
-    "Filtune",
-    "FirstOrder",
-    "Gaussian",
-    "Likelihood",
-    "LoKO",
-    "Observation",
-    "OnlineOptimizer",
-    "RKalman",
-    "Sophia",
-]
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from typing import Any
+
+from .base import FirstOrder as FirstOrder
+from .base import OnlineOptimizer as OnlineOptimizer
+from .likelihoods.base import Likelihood as Likelihood
+from .likelihoods.base import Observation as Observation
+
+for _module in pkgutil.walk_packages(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)
+
+
+def _public(base: Any) -> Iterator[type[Any]]:
+    """Subclasses that are defined here and are neither private nor a base of others (``abstract``)."""
+    for cls in base.__subclasses__():
+        here = cls.__module__.startswith(f"{__name__}.")
+        if here and not cls.__name__.startswith("_") and not vars(cls).get("abstract", False):
+            yield cls
+        yield from _public(cls)
+
+
+_FOUND: dict[str, Any] = {cls.__name__: cls for base in (OnlineOptimizer, Likelihood) for cls in _public(base)}
+
+__all__ = sorted(["FirstOrder", "Likelihood", "Observation", "OnlineOptimizer", *_FOUND])
+
+
+def __getattr__(name: str) -> Any:
+    """Return the public class of that name."""
+    try:
+        return _FOUND[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return __all__

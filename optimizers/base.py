@@ -1,9 +1,9 @@
-"""What every optimizer of filtune has in common: one way to be driven, and figures about its last step."""
+"""The base class of all optimizers: one way to call ``step``, and diagnostics of the last step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,37 +23,39 @@ class OnlineOptimizer(torch.optim.Optimizer):
     update is that of one process with all their samples, and so is the observation that is returned.
 
     Attributes:
-        stats: Figures of the last step, by name: detached tensors on the model's device, never waited for.
-            ``nonfinite`` counts the steps on which a non-finite value was met since the state was created.
+        stats: Diagnostics of the last step, by name: detached tensors on the model's device, computed without waiting
+            for it. ``nonfinite_steps`` counts the steps with a non-finite value since the state was created.
+        abstract: Whether the class is a base of others and no public name; it is not inherited.
     """
 
     stats: dict[str, Tensor]
+    abstract: ClassVar[bool] = True
 
     def attach(self, model: nn.Module) -> Self:
-        """Let the rule look at the model's layers; most need not, and ignore it."""
+        """Let the rule watch the model's layers; most rules need not, and ignore it."""
         return self
 
-    def failure(self) -> str | None:
-        """What went wrong since the state was created, in one line; waits for the device."""
-        nonfinite = self.stats.get("nonfinite") if hasattr(self, "stats") else None
+    def check_divergence(self) -> str | None:
+        """Return what went wrong since the state was created, in one line; waits for the device."""
+        nonfinite = self.stats.get("nonfinite_steps") if hasattr(self, "stats") else None
         if nonfinite is None or not int(nonfinite):
             return None
         return f"{int(nonfinite)} non-finite gradients: the optimizer diverges; take a smaller --optimizer.lr"
 
-    def advice(self) -> str | None:
-        """What its user should know of the state it is in, in one line; waits for the device."""
+    def diagnose(self) -> str | None:
+        """Return a warning about the state, in one line; waits for the device."""
         return None
 
     def predictive(self) -> Tensor | None:
-        """Probabilities that take the parameters' uncertainty into account, where the rule knows it, (B, m)."""
+        """Return the posterior predictive probabilities of the last batch, (B, m), where the rule knows them."""
         return None
 
     def trained(self) -> Iterator[Tensor]:
-        """The parameters of all groups, in order."""
+        """Yield the parameters of all groups, in order."""
         return (p for group in self.param_groups for p in group["params"])
 
     def differentiate(self, closure: Closure) -> tuple[Observation, Tensor]:
-        """Leave the derivative of the mean negative log-likelihood of all ranks' samples in ``grad``.
+        """Compute the derivative of the mean negative log-likelihood of all ranks' samples, in ``grad``.
 
         Args:
             closure: Called once.
@@ -73,11 +75,18 @@ class OnlineOptimizer(torch.optim.Optimizer):
         return joint, torch.nn.utils.get_total_norm(grads)
 
     def count(self, nonfinite: Tensor) -> Tensor:
-        """Steps on which a non-finite value was met, with the present one, of which it is said, ()."""
-        return getattr(self, "stats", {}).get("nonfinite", torch.zeros_like(nonfinite, dtype=torch.int64)) + nonfinite
+        """Update the count of non-finite steps.
+
+        Args:
+            nonfinite: Whether the present step is one, () bool.
+        """
+        return (
+            getattr(self, "stats", {}).get("nonfinite_steps", torch.zeros_like(nonfinite, dtype=torch.int64))
+            + nonfinite
+        )
 
     def check_ranks(self) -> None:
-        """See that all processes hold the same parameters, bit for bit.
+        """Check that all processes hold the same parameters, bit for bit.
 
         Raises:
             ValueError: On all of them, naming those that differ.
@@ -85,50 +94,53 @@ class OnlineOptimizer(torch.optim.Optimizer):
         Ranks.current().check(self.replicated())
 
     def replicated(self) -> Iterator[Tensor]:
-        """What every process must hold alike."""
+        """Yield what must be equal on all processes."""
         return self.trained()
 
     def state_bytes(self) -> int:
-        """Bytes held by the optimizer's state."""
+        """Return the size of the optimizer's state in bytes."""
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors(self.state))
 
 
 class FirstOrder(OnlineOptimizer):
-    """Drives one of torch's own rules by a closure: backward of the mean negative log-likelihood, then the rule.
+    """Base of torch's own rules, driven by a closure: backward of the mean negative log-likelihood, then the rule.
 
     Mix it in before the torch class: ``class AdamW(FirstOrder, torch.optim.AdamW)``.
     """
 
+    abstract: ClassVar[bool] = True
+
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]
         """Take one step and return the observation made before it."""
         joint, norm = self.differentiate(closure)
-        self.stats = {"grad_norm": norm, "nonfinite": self.count(~norm.isfinite())}
+        self.stats = {"grad_norm": norm, "nonfinite_steps": self.count(~norm.isfinite())}
         super().step()
         return joint
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the rule's state, and count failures anew."""
+        """Restore the rule's state; the diagnostics start anew."""
         super().load_state_dict(state_dict)
         self.stats = {}
 
 
 def check_arguments(name: str, arguments: Iterable[tuple[str, Any, bool, str]]) -> None:
-    """Refuse arguments out of range.
+    """Check that arguments are valid.
 
     Args:
-        name: The optimizer's.
-        arguments: Of each its name, its value, whether it will do, and what it must do.
+        name: The optimizer's name; empty in a part of an optimizer, which puts its name before the message itself.
+        arguments: Tuples (name, value, is_valid, requirement).
 
     Raises:
-        ValueError: Naming the first that will not do.
+        ValueError: Naming the first that is not.
     """
-    for argument, value, holds, allowed in arguments:
-        if not holds:
-            raise ValueError(f"{name}: {argument} must {allowed}; got {value!r}")
+    for argument, value, is_valid, requirement in arguments:
+        if not is_valid:
+            owner = f"{name}: " if name else ""
+            raise ValueError(f"{owner}{argument} must {requirement}; got {value!r}")
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
-    """Every tensor of nested dictionaries."""
+    """Yield every tensor of nested dictionaries."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, dict):

@@ -1,6 +1,6 @@
-"""Several processes that learn together: the samples of all of them are one batch, rank 0's first.
+"""Training in several processes: the samples of all of them are one batch, rank 0's first.
 
-Every function is a collective that all ranks call alike; with one process it hands back what it is given.
+Every function is a collective that all ranks must call; with one process it returns its argument.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Ranks:
     """The processes of a group.
 
     Args:
-        world: How many there are.
-        rank: Which of them this is.
+        world: Number of processes.
+        rank: Index of this process.
     """
 
     world: int = 1
@@ -32,15 +32,15 @@ class Ranks:
 
     @classmethod
     def current(cls) -> Ranks:
-        """Those of torch's default process group; one where it is not initialised."""
+        """Return the ranks of torch's default process group; a single one where it is not initialised."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_world_size(), dist.get_rank())
 
     def join(self, observation: Observation) -> tuple[Observation, list[int]]:
-        """The observation of all ranks' samples, and how many each rank has.
+        """Return the observation of all ranks' samples, and how many each rank has.
 
-        With several ranks it bears no graph; one's own does.
+        With several ranks it has no graph; with one it does.
         """
         if self.world == 1:
             return observation, [len(observation.outputs)]
@@ -51,15 +51,15 @@ class Ranks:
         return Observation(likelihood, target), sizes
 
     def own(self, sizes: Sequence[int]) -> slice:
-        """This rank's samples among those of all."""
+        """Return this rank's slice of the samples of all ranks."""
         start = sum(sizes[: self.rank])
         return slice(start, start + sizes[self.rank])
 
     def gather(self, tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
-        """Tensors of all ranks, joined along their first dimension: one collective over their bytes.
+        """Return the tensors of all ranks, joined along their first dimension: one collective over their bytes.
 
         Args:
-            tensors: Each (sizes[rank], ...), and on all ranks alike in the other dimensions.
+            tensors: Each (sizes[rank], ...), the same on all ranks in the other dimensions.
             sizes: Length of the first dimension on every rank.
         """
         if self.world == 1 or not tensors:
@@ -77,11 +77,11 @@ class Ranks:
         ]
 
     def integers(self, value: int, device: torch.device) -> list[int]:
-        """A number of every rank."""
+        """Return the number of every rank."""
         return self.gather([torch.tensor([value], device=device)], [1] * self.world)[0].tolist()
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sum over the ranks, the same on all of them."""
+        """Return the sum over the ranks, the same on all of them."""
         if self.world == 1:
             return tensor
         total = tensor.clone(memory_format=torch.contiguous_format)
@@ -97,7 +97,7 @@ class Ranks:
                 mean.copy_(part.view_as(mean))
 
     def check(self, tensors: Iterable[Tensor]) -> None:
-        """See that tensors are the same on all ranks, bit for bit.
+        """Check that tensors are the same on all ranks, bit for bit.
 
         Raises:
             ValueError: On all ranks, naming those that differ from most.
@@ -112,12 +112,12 @@ class Ranks:
             raise ValueError(
                 f"the ranks disagree: the checksum of the parameters on rank {', '.join(differing)} is not that on "
                 f"rank {found.index(usual)}; usually code changed them on one rank alone, or the ranks run on "
-                "different hardware or libraries; mend that and resume from the last checkpoint"
+                "different hardware or libraries; fix that and resume from the last checkpoint"
             )
 
 
 def checksum(tensor: Tensor) -> Tensor:
-    """A sum over the bits of all elements, weighted by odd numbers that tell positions apart, modulo 2^64, ()."""
+    """Return a checksum of the bits of all elements, weighted by their positions, modulo 2^64, ()."""
     integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     bits = tensor.detach().flatten().view(integers[tensor.element_size()]).long()
     weights = torch.arange(len(bits), device=bits.device) * 0x5851F42D4C957F2E + 1
@@ -125,5 +125,5 @@ def checksum(tensor: Tensor) -> Tensor:
 
 
 def as_bytes(tensor: Tensor) -> Tensor:
-    """(B, ...) as (B, bytes)."""
+    """Return a tensor (B, ...) as bytes, (B, bytes)."""
     return tensor.detach().reshape(len(tensor), math.prod(tensor.shape[1:])).contiguous().view(torch.uint8)

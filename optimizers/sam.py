@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization (Foret et al., 2020): the gradient is taken where the loss is near its worst."""
+"""Sharpness-aware minimization (Foret et al., 2020): the gradient at the worst point of a small neighbourhood."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ BASES = ("sgd", "adamw")
 
 
 class SAM(OnlineOptimizer):
-    r"""Steps of SGD or AdamW with the gradient at the worst point nearby, to first order.
+    r"""SGD or AdamW with the gradient at the worst point of a neighbourhood, to first order.
 
     .. math::
         \hat\epsilon = \rho\, \frac{\nabla L(\theta)}{|\nabla L(\theta)|}, \quad
         g = \nabla L(\theta + \hat\epsilon), \quad \theta \leftarrow \text{base}(\theta, g)
 
-    These are equations 2 and 3 of the paper with its p = 2. |.| is over the parameters of all groups. The closure is
-    called twice. A gradient that is not finite is counted, and the base rule takes it for zero.
+    These are equations 2 and 3 of the paper with p = 2. The norm |.| is over the parameters of all groups. The closure
+    is called twice. A gradient that is not finite is counted in ``stats["nonfinite_steps"]`` and replaced by zero.
 
     Args:
         params: Parameters or parameter groups, each of which may have its own ``rho`` and options of the base rule.
-        base: ``sgd`` or ``adamw``, torch's own.
+        base: The base rule of torch, ``sgd`` or ``adamw``.
         lr: Learning rate of the base rule.
-        rho: Radius of the neighbourhood; 0 leaves the base rule.
-        momentum: Of ``sgd``; ``adamw`` makes no use of it.
-        betas: Of ``adamw``, decay of the first and second moment; ``sgd`` makes no use of them.
-        eps: Of ``adamw``, added to the root of the second moment; ``sgd`` makes no use of it.
-        weight_decay: L2 penalty with ``sgd``, decoupled with ``adamw``.
+        rho: Radius of the neighbourhood; 0 gives the base rule.
+        momentum: Momentum of ``sgd``; unused by ``adamw``.
+        betas: Decay of the first and second moment of ``adamw``; unused by ``sgd``.
+        eps: Added to the root of the second moment of ``adamw``; unused by ``sgd``.
+        weight_decay: L2 penalty of ``sgd``, decoupled weight decay of ``adamw``.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -71,7 +71,7 @@ class SAM(OnlineOptimizer):
         theta = [p.clone() for p in self.trained()]
         try:
             self._ascend(norm)
-            torch.clear_autocast_cache()  # it would hand the second pass the parameters of the first
+            torch.clear_autocast_cache()  # it holds the parameters of the first pass
             perturbed, perturbed_norm = self.differentiate(closure)
         finally:
             for p, value in zip(self.trained(), theta, strict=True):
@@ -83,11 +83,11 @@ class SAM(OnlineOptimizer):
                 p.grad = torch.where(finite, p.grad, 0)
         self._base.step()
         sharpness = perturbed.nll() - observation.nll()
-        self.stats = {"grad_norm": norm, "sharpness": sharpness, "nonfinite": self.count(~finite)}
+        self.stats = {"grad_norm": norm, "sharpness": sharpness, "nonfinite_steps": self.count(~finite)}
         return observation
 
     def _ascend(self, norm: Tensor) -> None:
-        """theta + rho g / |g|; where g is zero, theta."""
+        """Add rho g / |g| to the parameters, or nothing where g is zero."""
         length = norm.clamp_min(torch.finfo(norm.dtype).tiny)
         for group in self.param_groups:
             for p in group["params"]:
@@ -95,15 +95,15 @@ class SAM(OnlineOptimizer):
                     p.add_(p.grad / length, alpha=group["rho"])
 
     def _share(self) -> None:
-        """Let the base rule work on the groups and the state of this object, which are what is saved."""
+        """Make the base rule share the groups and the state of this object, which are saved."""
         self._base.__setstate__({"state": self.state, "param_groups": self.param_groups})
 
     def __getstate__(self) -> dict[str, Any]:
-        """With the base rule, for copies."""
+        """Return the state with the base rule, for copies."""
         return {**super().__getstate__(), "_base": self._base}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore groups and state, the base rule's as well, and count failures anew."""
+        """Restore groups and state, the base rule's as well, and reset the counter."""
         super().__setstate__(state)
         self.stats = {}
         self._share()

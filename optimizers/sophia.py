@@ -19,7 +19,7 @@ SOPHIA = "sophia"
 
 
 class Sophia(OnlineOptimizer):
-    r"""Algorithm 3 with the Gauss-Newton-Bartlett estimator of Algorithm 2.
+    r"""Sophia-G: Algorithm 3 with the Gauss-Newton-Bartlett estimator of Algorithm 2.
 
     .. math::
         m &\leftarrow \beta_1 m + (1 - \beta_1)\, g \\
@@ -27,17 +27,18 @@ class Sophia(OnlineOptimizer):
         \theta &\leftarrow \theta - \alpha \lambda \theta \\
         \theta &\leftarrow \theta - \alpha\, \mathrm{clip}(m / \max(\gamma h, \epsilon), 1)
 
-    g is the gradient of the mean negative log-likelihood of the B samples, and g-hat that at labels drawn from the
-    model, from the same graph. A gradient that is not finite is counted, and taken for zero.
+    g is the gradient of the mean negative log-likelihood of the B samples, and g-hat the one at labels drawn from the
+    model, from the same graph. A gradient that is not finite is counted in ``stats["nonfinite_steps"]`` and replaced by
+    zero.
 
     Args:
-        params: Parameters or parameter groups, each of which may have its own options but ``hessian_every``.
-        lr: Learning rate, alpha; no coordinate moves further, but for the weight decay.
+        params: Parameters or parameter groups, each of which may have its own options except ``hessian_every``.
+        lr: Learning rate, alpha; bounds the step of every coordinate, weight decay aside.
         betas: beta_1 and beta_2; the defaults are those of GRNG, Table 5.
-        gamma: The larger, the fewer coordinates are clipped.
-        eps: Least denominator.
+        gamma: Scale of h; the larger, the fewer coordinates are clipped.
+        eps: Lower bound of the denominator, epsilon.
         weight_decay: Decoupled weight decay, lambda; GRNG states none.
-        hessian_every: Steps between two estimates of h, k; the first step makes one.
+        hessian_every: Steps between two estimates of h, k; the first step includes one.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -85,11 +86,11 @@ class Sophia(OnlineOptimizer):
         self.state[SOPHIA] = {"steps": steps + 1}  # type: ignore[index]
         hessian = torch.nn.utils.get_total_norm([self.state[p]["h"] for p in self.trained()])
         figures = {"grad_norm": norm, "hessian_norm": hessian, "clipped": clipped.float().mean()}
-        self.stats = {**figures, "nonfinite": self.count(~finite)}
+        self.stats = {**figures, "nonfinite_steps": self.count(~finite)}
         return joint
 
     def _gradient(self, loss: Tensor, sizes: list[int], retain_graph: bool = False) -> tuple[list[Tensor], Tensor]:
-        """Derivative of the mean loss over all ranks' samples, zero if it is not finite, and its norm."""
+        """Return the gradient of the mean loss over all ranks' samples, zero if it is not finite, and its norm."""
         params = list(self.trained())
         parts = torch.autograd.grad(loss, params, retain_graph=retain_graph, materialize_grads=True)
         g = [part.contiguous() for part in parts]  # they may be views of each other, or expanded
@@ -98,14 +99,14 @@ class Sophia(OnlineOptimizer):
         return [torch.where(norm.isfinite(), part, 0) for part in g], norm
 
     def _estimate(self, g_hat: list[Tensor], B: int) -> None:
-        """Algorithm 2: h <- beta_2 h + (1 - beta_2) B g_hat^2."""
+        """Update h <- beta_2 h + (1 - beta_2) B g_hat^2 (Algorithm 2)."""
         for group, own in self._groups(g_hat):
             beta, h = group["betas"][1], self._state(group, "h")
             torch._foreach_mul_(h, beta)
             torch._foreach_addcmul_(h, own, own, value=(1 - beta) * B)
 
     def _move(self, g: list[Tensor]) -> list[Tensor]:
-        """Algorithm 3 from m on; returns the clipped ratios."""
+        """Update m and the parameters (Algorithm 3), and return the clipped ratios."""
         moved: list[Tensor] = []
         for group, own in self._groups(g):
             beta, lr, m = group["betas"][0], group["lr"], self._state(group, "m")
@@ -122,20 +123,20 @@ class Sophia(OnlineOptimizer):
         return moved
 
     def _groups(self, parts: list[Tensor]) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
-        """Every group with its own of these tensors, one a parameter."""
+        """Yield every group with its share of these tensors, one per parameter."""
         each = iter(parts)
         for group in self.param_groups:
             yield group, list(islice(each, len(group["params"])))
 
     def _state(self, group: dict[str, Any], name: str) -> list[Tensor]:
-        """m or h of a group's parameters, zero at first."""
+        """Return m or h of a group's parameters, zero at first."""
         for p in group["params"]:
             if name not in self.state[p]:
                 self.state[p][name] = torch.zeros_like(p)
         return [self.state[p][name] for p in group["params"]]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore m, h and the place in the period of the Hessian, and count failures anew.
+        """Restore m, h and the position in the period of the Hessian, and reset the counter.
 
         Raises:
             ValueError: If it was saved by another optimizer.

@@ -1,18 +1,48 @@
-"""A cell of a table: its runs, seed by seed, and what became of it beside the published figure."""
+"""A cell of a table: its runs seed by seed, and its status beside the published figure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
-from .reading import Archive, Pool, Record, value
-from .statistics import Sample, Test, summarise, welch
-from .status import Status
-from .words import TIMES, lower_is_better
+from filtune.experiments.archive import Archive, Pool
+from filtune.experiments.records import Record, lower_is_better, metric_of
+
+from .formatting import TIMES
+from .statistics import MeanStd, TTest, summarise, welch
+
+
+class Status(Enum):
+    """The status of a cell.
+
+    Attributes:
+        word: Its name.
+        sign: A character, so that colour is not needed.
+        tex: The same for LaTeX without further packages.
+        meaning: In a sentence.
+    """
+
+    REPRODUCED = ("reproduced", "✓", "$^{=}$", "run as published; the mean does not differ significantly")
+    EXCEEDS = ("exceeds", "▲", "$^{>}$", "run as published; significantly better than published")
+    NOT_REPRODUCED = ("not reproduced", "✗", "$^{\\neq}$", "run as published; significantly worse than published")
+    UNTESTED = ("not tested", "?", "$^{?}$", "run as published, but no test is possible: the cell says why")
+    OURS = ("ours", "", "", "nothing is published: a tuned baseline or a recipe of ours")
+    SCALED = ("scaled down", "◐", "$^{\\circ}$", "run at another scale: the order is compared, not the figure")
+    DIVERGED = ("diverged", "!", "$^{\\dagger}$", "at least one seed diverged; the mean is that of the others")
+    ABSENT = ("not attempted", "\u2013", "", "no run, or none that is finished")
+
+    def __init__(self, word: str, sign: str, tex: str, meaning: str) -> None:
+        self.word, self.sign, self.tex, self.meaning = word, sign, tex, meaning
+
+    @property
+    def slug(self) -> str:
+        """Name of the class in the style sheet."""
+        return self.word.replace(" ", "-")
 
 
 @dataclass(frozen=True)
-class Point:
+class PointRuns:
     """The runs of one configuration.
 
     Attributes:
@@ -31,13 +61,13 @@ class Point:
         return [seed for seed, record in self.records.items() if record["status"] == "diverged"]
 
     @property
-    def sample(self) -> Sample | None:
-        """Mean and deviation of what finished."""
+    def sample(self) -> MeanStd | None:
+        """Mean and standard deviation of the finished runs."""
         return summarise(list(self.values.values()))
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellResult:
     """A cell of a table.
 
     Attributes:
@@ -46,8 +76,8 @@ class Cell:
         point: The runs it shows: with a grid, those of its best point.
         points: All points of the grid.
         published: As the paper has it.
-        status: What became of it.
-        reason: Why it is so, where that is not plain.
+        status: Its status.
+        reason: Explanation of the status, if any.
         test: Ours against the published mean, of runs as published.
         adjusted: Its p-value after Holm over the table.
         ratio: Our mean, and the published one, to those of AdamW; for times.
@@ -55,18 +85,18 @@ class Cell:
 
     name: str
     metric: str
-    point: Point
-    points: list[Point]
-    published: Sample | None
+    point: PointRuns
+    points: list[PointRuns]
+    published: MeanStd | None
     status: Status
     reason: str = ""
-    test: Test | None = None
+    test: TTest | None = None
     adjusted: float | None = None
     ratio: tuple[float | None, float | None] = (None, None)
 
     @property
-    def ours(self) -> Sample | None:
-        """Our mean and deviation."""
+    def ours(self) -> MeanStd | None:
+        """Our mean and standard deviation."""
         return self.point.sample
 
     @property
@@ -75,10 +105,10 @@ class Cell:
         return None if self.ours is None or self.published is None else self.ours.mean - self.published.mean
 
 
-def make_cell(
-    archive: Archive, pool: Pool, name: str, metric: str, lower: bool, published: Sample | None, chosen_by: str
-) -> Cell:
-    """Read a cell and judge it.
+def judge_cell(
+    archive: Archive, pool: Pool, name: str, metric: str, lower: bool, published: MeanStd | None, chosen_by: str
+) -> CellResult:
+    """Return a cell's runs and their status beside the published figure.
 
     Args:
         archive: Where the records are.
@@ -93,18 +123,18 @@ def make_cell(
     for full, keys in pool.cells.items():
         if full == name or full.startswith(f"{name}/"):
             points.append(_point(full[len(name) + 1 :], archive.records(keys), metric))
-    best = _best(points, chosen_by) or Point("", {}, {})
+    best = _best(points, chosen_by) or PointRuns("", {}, {})
     status, reason, test = _judge(best, pool, name, metric, lower, published)
-    return Cell(name, metric, best, points, published, status, reason, test)
+    return CellResult(name, metric, best, points, published, status, reason, test)
 
 
-def _point(name: str, records: dict[int, Record], metric: str) -> Point:
-    found = {seed: value(record, metric) for seed, record in records.items() if record["status"] == "finished"}
-    return Point(name, records, {seed: number for seed, number in found.items() if number is not None})
+def _point(name: str, records: dict[int, Record], metric: str) -> PointRuns:
+    found = {seed: metric_of(record, metric) for seed, record in records.items() if record["status"] == "finished"}
+    return PointRuns(name, records, {seed: number for seed, number in found.items() if number is not None})
 
 
-def _best(points: list[Point], chosen_by: str) -> Point | None:
-    """The point of the best mean among those with the most finished seeds."""
+def _best(points: list[PointRuns], chosen_by: str) -> PointRuns | None:
+    """Return the point of the best mean among those with the most finished seeds."""
     ranked = [(point, _point(point.name, point.records, chosen_by)) for point in points if point.records]
     if not ranked:
         return None
@@ -117,8 +147,8 @@ def _best(points: list[Point], chosen_by: str) -> Point | None:
 
 
 def _judge(
-    point: Point, pool: Pool, name: str, metric: str, lower: bool, published: Sample | None
-) -> tuple[Status, str, Test | None]:
+    point: PointRuns, pool: Pool, name: str, metric: str, lower: bool, published: MeanStd | None
+) -> tuple[Status, str, TTest | None]:
     if not point.records:
         return Status.ABSENT, _absent(pool, name), None
     if point.diverged:
@@ -131,11 +161,11 @@ def _judge(
         reason = "no run converged" if known else f"the runs have no {metric.replace('_', ' ')}"
         return (Status.SCALED if pool.scale else Status.UNTESTED) if known else Status.ABSENT, reason, None
     if pool.scale:
-        return Status.SCALED, "one seed: nothing can be said of its spread" if ours.count == 1 else "", None
+        return Status.SCALED, "one seed: no standard deviation" if ours.count == 1 else "", None
     if published is None:
         return Status.OURS, "", None
     if metric in TIMES:
-        return Status.UNTESTED, "times differ between machines: what is compared is the ratio to AdamW's", None
+        return Status.UNTESTED, "times differ between machines: the ratios to AdamW's are compared", None
     test = welch(ours, published)
     if test is None:
         lacking = "one seed: no significance" if ours.count == 1 else "the paper gives no deviation"
@@ -154,8 +184,8 @@ def _absent(pool: Pool, name: str) -> str:
     return "asked for, and not finished yet" if asked else ""
 
 
-def with_ratio(cell: Cell, reference: Cell) -> Cell:
-    """The cell with its means as multiples of AdamW's."""
+def with_ratio(cell: CellResult, reference: CellResult) -> CellResult:
+    """Return the cell with its means as multiples of AdamW's."""
     pairs: list[Any] = [(cell.ours, reference.ours), (cell.published, reference.published)]
     ours, published = (a.mean / b.mean if a and b and b.mean else None for a, b in pairs)
     return replace(cell, ratio=(ours, published))

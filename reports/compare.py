@@ -3,78 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
+from filtune.experiments.run_folder import RunFolder, find_runs, read_run
 from rich.console import Console
 from rich.table import Table
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run's folder, read.
-
-    Attributes:
-        folder: Where it lies.
-        summary: ``summary.json``; empty while the run is not finished.
-        config: ``config.yaml``.
-    """
-
-    folder: Path
-    summary: dict[str, Any]
-    config: dict[str, Any]
-
-    def curve(self, tag: str) -> tuple[list[int], list[float]]:
-        """Steps and values of a scalar that the run logged, each step once."""
-        return self.curves().get(tag, ([], []))
-
-    def curves(self) -> dict[str, tuple[list[int], list[float]]]:
-        """Steps and values of all scalars that the run logged, each step once."""
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-        events = EventAccumulator(str(self.folder), size_guidance={"scalars": 0})
-        events.Reload()
-        found = {}
-        for tag in events.Tags()["scalars"]:
-            # a continued run repeats the steps between its last checkpoint and the kill: the later one counts
-            points = {event.step: event.value for event in events.Scalars(tag)}
-            found[tag] = sorted(points), [points[step] for step in sorted(points)]
-        return found
-
-
-def read_run(folder: Path) -> Run:
-    """Read a run's folder.
-
-    Raises:
-        ValueError: If it is not the folder of a run.
-    """
-    config, summary = folder / "config.yaml", folder / "summary.json"
-    if not config.is_file():
-        raise ValueError(f"compare: {folder} is not a run's folder (it has no config.yaml)")
-    return Run(
-        folder,
-        json.loads(summary.read_text()) if summary.is_file() else {},
-        yaml.safe_load(config.read_text()),
-    )
-
-
-def find_runs(path: Path) -> list[Path]:
-    """The run folder itself, or all run folders below it, in order.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    found = sorted(file.parent for file in path.rglob("config.yaml"))
-    if not found:
-        raise ValueError(f"compare: no run under {path}")
-    return found
-
-
-def labels(runs: list[Run]) -> list[str]:
-    """A name for each run: its optimizer, and the arguments in which it differs from the others of that name."""
+def run_labels(runs: list[RunFolder]) -> list[str]:
+    """Return a name for each run: its optimizer, and the arguments in which it differs from others of that name."""
     described = []
     for run in runs:
         chosen = run.config.get("optimizer") or {}
@@ -90,8 +27,8 @@ def labels(runs: list[Run]) -> list[str]:
     return names
 
 
-def table(runs: list[Run]) -> Table:
-    """The runs' results, one row each."""
+def results_table(runs: list[RunFolder]) -> Table:
+    """Return the results of runs as a table, one row each."""
     scores = sorted({name for run in runs for name in run.summary.get("val", {})})
     online = sorted({k for run in runs for k in run.summary if k in ("online_accuracy", "online_pearson")})
     result = Table(title=_title(runs))
@@ -99,7 +36,7 @@ def table(runs: list[Run]) -> Table:
     headings = [*(k.replace("_", "\n", 1) for k in online), "online\nloss", *(f"val\n{name}" for name in scores)]
     for heading in ["samples", *headings, "ms per\nstep"]:
         result.add_column(heading, justify="right")
-    for label, run in zip(labels(runs), runs, strict=True):
+    for label, run in zip(run_labels(runs), runs, strict=True):
         s = run.summary
         if not s:
             result.add_row(label, "not finished")
@@ -116,18 +53,18 @@ def table(runs: list[Run]) -> Table:
     return result
 
 
-def show(folders: list[Path]) -> None:
-    """Print the table, where the logs lie, and how to look at them."""
+def print_runs(folders: list[Path]) -> None:
+    """Print the results, the paths of the logs, and the command that shows them."""
     console = Console()
     runs = [read_run(folder) for folder in folders]
-    console.print(table(runs))
+    console.print(results_table(runs))
     for run in runs:
         console.print(f"log  {run.folder}", highlight=False, soft_wrap=True)
     common = folders[0].parents[1]
     console.print(f"see  tensorboard --logdir {common}", highlight=False, soft_wrap=True)
 
 
-def plot(runs: list[Run], target: Path) -> None:
+def plot_runs(runs: list[RunFolder], target: Path) -> None:
     """Draw the online score and the windowed loss of the runs over the steps, as a PNG."""
     import matplotlib
 
@@ -140,7 +77,7 @@ def plot(runs: list[Run], target: Path) -> None:
         (axes[0], score, f"{score.replace('/', ' ')} (%), before the update"),
         (axes[1], "online/loss", "online loss, mean of the last 1000"),
     ]:
-        for label, run in zip(labels(runs), runs, strict=True):
+        for label, run in zip(run_labels(runs), runs, strict=True):
             axis.plot(*run.curve(tag), label=label)
         axis.set(xlabel="step", title=title)
         axis.grid(alpha=0.3)
@@ -152,21 +89,28 @@ def plot(runs: list[Run], target: Path) -> None:
 
 
 def main(args: list[str]) -> None:
-    """The command ``filtune compare``."""
+    """Run the command ``filtune compare``."""
     parser = argparse.ArgumentParser(prog="filtune compare", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or of several runs")
     parser.add_argument("--output", type=Path, default=Path("compare.png"), help="the plot (default: compare.png)")
     options = parser.parse_args(args)
-    runs = [read_run(folder) for path in options.runs for folder in find_runs(path)]
+    runs = _read_runs(options.runs)
     console = Console()
-    console.print(table(runs))
-    plot(runs, options.output)
+    console.print(results_table(runs))
+    plot_runs(runs, options.output)
     console.print(f"plot {options.output}", highlight=False)
 
 
-def _title(runs: list[Run]) -> str:
+def _title(runs: list[RunFolder]) -> str:
     return ", ".join(sorted({f"{r.summary['task']} / {r.summary['backbone']}" for r in runs if r.summary}))
 
 
 def _figure(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def _read_runs(paths: list[Path]) -> list[RunFolder]:
+    try:
+        return [read_run(folder) for path in paths for folder in find_runs(path)]
+    except ValueError as error:
+        raise ValueError(f"compare: {error}") from error

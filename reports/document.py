@@ -1,29 +1,36 @@
-"""All that a report says: what was run, on what, the tables, the runs beside them, and what was left out."""
+"""A report: what was run and on what, the tables, the runs beside them, what was left out; as HTML, Markdown, LaTeX."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from filtune.experiments.archive import Archive, Pool, packed_studies, shipped_table, source_tables
 from filtune.experiments.composition import suggest
+from filtune.experiments.estimate import format_duration
+from filtune.experiments.records import Record
 from filtune.experiments.tables import Table, table_names
 
-from .building import build
-from .figures import Line, Plan
+from . import formatting
+from .agreement import Agreement
+from .cells import Status
+from .figures import FigurePlan, Line
 from .listings import Listing, run_listings, sweep_listing
-from .reading import Archive, Pool, Record, load, sources
-from .sections import Section
-from .status import Status
-from .words import clock
+from .sections import Section, build
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _RANK = [
     Status.REPRODUCED, Status.EXCEEDS, Status.NOT_REPRODUCED, Status.UNTESTED, Status.OURS, Status.SCALED,
     Status.DIVERGED, Status.ABSENT,
 ]  # fmt: skip
-"""Which status of a cell counts, where it was run at several scales."""
+"""Priority of the statuses of a cell that was run at several scales."""
 
 
 @dataclass
@@ -43,7 +50,7 @@ class Document:
     left_out: list[str]
 
     def counts(self) -> dict[Status, int]:
-        """How many of the papers' cells have each status: each once, a run as published before a scaled-down one."""
+        """Return the number of the papers' cells by status; a run as published counts before a scaled-down one."""
         best: dict[tuple[str, str, str], Status] = {}
         for section in self.sections:
             for key, status in section.statuses().items():
@@ -53,7 +60,7 @@ class Document:
         return {status: total[status] for status in Status if status is not Status.OURS}
 
     def facts(self) -> dict[str, str]:
-        """What was run, and on what."""
+        """Return runs, compute, environment and versions in words."""
         wall = [r["times"].get("wall_seconds") or 0.0 for r in self.records]
         finished = sorted(filter(None, (r["times"].get("finished_at") for r in self.records)))
         versions: dict[str, set[str]] = {}
@@ -64,7 +71,7 @@ class Document:
         environments = [r.get("environment", {}) for r in self.records]
         return {
             "runs": f"{len(self.records)}" + (f", seeds {', '.join(map(str, seeds))}" if seeds else ""),
-            "compute": f"{clock(sum(wall))} in all" if any(wall) else "",
+            "compute": f"{format_duration(sum(wall))} in all" if any(wall) else "",
             "devices": _several(e.get("device") for e in environments),
             "threads": _several(e.get("threads") for e in environments),
             "precision": _several(e.get("precision") for e in environments),
@@ -82,14 +89,14 @@ def assemble(roots: Sequence[Path], wanted: Sequence[str]) -> Document:
     """Read all roots.
 
     Args:
-        roots: Folders of reproduce or sweep, or of runs.
+        roots: Folders of reproduce or sweep, packed studies, or folders of runs.
         wanted: Tables and figures; all there are where none is named.
 
     Raises:
         ValueError: If there is nothing to report, or a table is not known or was not run.
     """
-    chosen = [load(name) for name in wanted]
-    kept = [root for root in roots if (root / "manifests").is_dir()]
+    chosen = [shipped_table(name) for name in wanted]
+    kept = [root for root in roots if (root / "manifests").is_dir() or packed_studies(root)]
     plain = [root for root in roots if root not in kept]
     for root in plain:
         if not root.is_dir() or not any(root.rglob("config.yaml")):
@@ -117,13 +124,13 @@ def _names(roots: Sequence[Path]) -> str:
 
 def _tables(archive: Archive, chosen: list[Table]) -> list[tuple[Table, Pool]]:
     """The tables with any run, at each scale: those with cells of their own, and those that look at these."""
-    named = [table for asked in chosen for table in ([asked] if _is_table(asked) else sources(asked))]
+    named = [table for asked in chosen for table in ([asked] if _is_table(asked) else source_tables(asked))]
     tables = {table.name: table for table in named} or _known(archive)
     found = []
     for table in tables.values():
-        scales = {scale for source in sources(table) for scale in archive.pools.get(source.name, {})}
+        scales = {scale for source in source_tables(table) for scale in archive.pools.get(source.name, {})}
         for scale in sorted(scales, key=lambda scale: (len(scale), scale)):
-            pools = [archive.pools.get(source.name, {}).get(scale) for source in sources(table)]
+            pools = [archive.pools.get(source.name, {}).get(scale) for source in source_tables(table)]
             pool = merged([pool for pool in pools if pool])
             if _concerns(table, pool):
                 found.append((table, pool))
@@ -132,7 +139,7 @@ def _tables(archive: Archive, chosen: list[Table]) -> list[tuple[Table, Pool]]:
 
 def _known(archive: Archive) -> dict[str, Table]:
     names = [*archive.pools, *(name for name in table_names() if name not in archive.pools)]
-    return {name: table for name in sorted(names) if _is_table(table := load(name))}
+    return {name: table for name in sorted(names) if _is_table(table := shipped_table(name))}
 
 
 def _is_table(table: Table) -> bool:
@@ -146,7 +153,7 @@ def _concerns(table: Table, pool: Pool) -> bool:
 
 
 def merged(pools: list[Pool]) -> Pool:
-    """The cells of several tables at one scale."""
+    """Return the cells of several tables at one scale."""
     total = Pool(pools[0].scale)
     for pool in pools:
         total.cells.update(pool.cells)
@@ -155,12 +162,12 @@ def merged(pools: list[Pool]) -> Pool:
     return total
 
 
-def figure_plans(sections: list[Section]) -> list[tuple[Section, Plan]]:
-    """The papers' figures over the cells of the sections, each with the first section that has them."""
+def figure_plans(sections: list[Section]) -> list[tuple[Section, FigurePlan]]:
+    """Return the papers' figures over the cells of the sections, each with the first section that has them."""
     found = []
-    figures = [table for name in table_names() if not _is_table(table := load(name))]
+    figures = [table for name in table_names() if not _is_table(table := shipped_table(name))]
     for figure in figures:
-        names = [source.name for source in sources(figure)]
+        names = [source.name for source in source_tables(figure)]
         scales: dict[str, list[Section]] = {}
         for section in sections:
             if section.table.name in names:
@@ -169,7 +176,7 @@ def figure_plans(sections: list[Section]) -> list[tuple[Section, Plan]]:
     return found
 
 
-def _plan(figure: Table, group: list[Section]) -> Plan:
+def _plan(figure: Table, group: list[Section]) -> FigurePlan:
     lines = {}
     leaves = {}
     for section in group:
@@ -184,4 +191,70 @@ def _plan(figure: Table, group: list[Section]) -> Plan:
     run = [leaves[column.name] for column in figure.columns if column.name in leaves]
     columns = [(leaf.column.name, leaf.title, leaf.metric) for leaf in run]
     name = f"{group[0].slug}_{figure.name.rpartition('.')[2]}"
-    return Plan(name, figure.title, columns, figure.raw["curves"], list(lines.values()))
+    return FigurePlan(name, figure.title, columns, figure.raw["curves"], list(lines.values()))
+
+
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$",
+    ">": r"$>$", formatting.MINUS: r"$-$", formatting.DASH: "--",
+}  # fmt: skip
+
+
+def render_html(document: Document, folder: Path) -> Path:
+    """Write the HTML page, in one file, and return its path."""
+    return _write(folder / "index.html", "index.html.j2", document=document)
+
+
+def render_markdown(part: Section | Listing, folder: Path) -> Path:
+    """Write a table as Markdown and return its path."""
+    return _write(folder / f"{part.slug}.md", f"{_kind(part)}.md.j2", part=part)
+
+
+def render_latex(part: Section | Listing, folder: Path) -> Path:
+    """Write a table as LaTeX, for a document with booktabs, and return its path."""
+    return _write(folder / f"{part.slug}.tex", f"{_kind(part)}.tex.j2", part=part)
+
+
+def escape_tex(text: Any) -> str:
+    """Return text escaped for LaTeX."""
+    return "".join(_TEX.get(c, c) for c in str(text))
+
+
+def escape_md(text: Any) -> str:
+    """Return text escaped for a cell of a Markdown table."""
+    return re.sub(r"([\\`*_|<\[\]])", r"\\\1", " ".join(str(text).split()))
+
+
+def _kind(part: Section | Listing) -> str:
+    return "section" if isinstance(part, Section) else "listing"
+
+
+def _write(path: Path, template: str, **values: Any) -> Path:
+    text = _environment(template.split(".")[1]).get_template(template).render(**values)
+    path.write_text(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
+    return path
+
+
+@cache
+def _environment(language: str) -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    delimiters: dict[str, Any] = {}
+    if language == "tex":  # braces are LaTeX's own
+        ends = {"variable": ("<<", ">>"), "block": ("<%", "%>"), "comment": ("<#", "#>")}
+        for kind, (start, end) in ends.items():
+            delimiters |= {f"{kind}_start_string": start, f"{kind}_end_string": end}
+    environment = Environment(
+        loader=PackageLoader("filtune.reports"),
+        autoescape=language == "html",
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **delimiters,
+    )
+    environment.globals.update(
+        formatting=formatting, format_duration=format_duration, Status=Status, Agreement=Agreement
+    )
+    environment.filters.update(tex=escape_tex, md=escape_md)
+    return environment

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .curves import band, tag_of
-from .palette import Look
-from .reading import Record
-from .words import curve_title
+from filtune.experiments.records import Record
+
+from .curves import mean_band, tag_of
+from .formatting import Look, curve_title
 
 INK = "#12345f"
 """Stands for the colour of text and axes until the figure is written."""
@@ -54,7 +54,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FigurePlan:
     """What a figure shows.
 
     Attributes:
@@ -89,7 +89,7 @@ class Figure:
     note: str
 
 
-def draw(plan: Plan, folder: Path) -> Figure | None:
+def draw_figure(plan: FigurePlan, folder: Path) -> Figure | None:
     """Draw a figure as SVG and PNG; none where no run has any of its curves."""
     panels = {(c[0], curve): _panel(plan, c, curve) for c in plan.columns for curve in plan.curves}
     columns = [c for c in plan.columns if any(panels[c[0], curve] for curve in plan.curves)]
@@ -118,7 +118,7 @@ def _arrange(
     ]
 
 
-def _draw_grid(plan: Plan, grid: list[list[Any]], png: Path) -> str:
+def _draw_grid(plan: FigurePlan, grid: list[list[Any]], png: Path) -> str:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -145,13 +145,13 @@ def _draw_grid(plan: Plan, grid: list[list[Any]], png: Path) -> str:
     return buffer.getvalue()
 
 
-def _panel(plan: Plan, column: tuple[str, str, str], curve: str) -> tuple[str, dict[str, Any]] | None:
+def _panel(plan: FigurePlan, column: tuple[str, str, str], curve: str) -> tuple[str, dict[str, Any]] | None:
     """The scalar of a panel, and a band a line."""
     name, _, metric = column
     tag = tag_of(curve, metric, [record for line in plan.lines for record in line.records.get(name, [])])
     if tag is None:
         return None
-    bands = {line.label: (line, band(line.records.get(name, []), tag)) for line in plan.lines}
+    bands = {line.label: (line, mean_band(line.records.get(name, []), tag)) for line in plan.lines}
     return tag, {label: pair for label, pair in bands.items() if pair[1] is not None}
 
 
@@ -176,14 +176,14 @@ def _draw_panel(axis: Any, panel: tuple[str, dict[str, Any]] | None, title: str,
     axis.set_ylabel(curve_title(tag), fontsize=8)
 
 
-def _note(plan: Plan, columns: list[tuple[str, str, str]], drawn: set[str]) -> str:
+def _note(plan: FigurePlan, columns: list[tuple[str, str, str]], drawn: set[str]) -> str:
     lacking = [line.label for line in plan.lines if line.label not in drawn]
     panels = [title for name, title, metric in plan.columns if (name, title, metric) not in columns]
     parts = [f"no curve of {', '.join(lacking)}"] if lacking else []
     return "; ".join(parts + ([f"not run: {'; '.join(panels)}"] if panels else []))
 
 
-def _inline(svg: str, plan: Plan) -> str:
+def _inline(svg: str, plan: FigurePlan) -> str:
     """An SVG that can stand in a page with others: in the page's colour, its names its own, coordinates to 1/100."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)

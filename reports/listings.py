@@ -1,4 +1,4 @@
-"""Runs that belong to no paper's table: sweeps, and folders of ``filtune fit``, sorted by how they did."""
+"""Runs that belong to no paper's table: sweeps, and folders of ``filtune fit``, sorted by their metric."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filtune.experiments.archive import Archive
+from filtune.experiments.records import Record, lower_is_better, metric_of
+from filtune.experiments.run_folder import RunFolder, find_runs, read_run
 
-from .compare import Run, find_runs, read_run
-from .figures import Figure, Line, Plan
-from .palette import Look, distinct, looks
-from .reading import Archive, Record, value
-from .statistics import Sample, summarise
-from .words import lower_is_better
+from .figures import Figure, FigurePlan, Line
+from .formatting import Look, distinct_looks, looks
+from .statistics import MeanStd, summarise
 
 _METRICS = (
     "val_accuracy", "val_matthews", "val_pearson", "val_spearman", "val_f1", "online_accuracy", "online_pearson",
@@ -30,7 +30,7 @@ class Entry:
     """A configuration's runs.
 
     Attributes:
-        label: What tells it from the others.
+        label: Its name among the others.
         optimizer: Its class.
         records: By seed.
         look: Colour and stroke.
@@ -42,12 +42,14 @@ class Entry:
     look: Look
 
     def values(self, metric: str) -> dict[int, float]:
-        """The metric by seed, of the runs that finished."""
-        found = {seed: value(record, metric) for seed, record in self.records.items() if record["status"] == "finished"}
+        """Return a metric by seed, of the runs that finished."""
+        found = {
+            seed: metric_of(record, metric) for seed, record in self.records.items() if record["status"] == "finished"
+        }
         return {seed: number for seed, number in found.items() if number is not None}
 
-    def sample(self, metric: str) -> Sample | None:
-        """Mean and deviation of a metric."""
+    def sample(self, metric: str) -> MeanStd | None:
+        """Return mean and standard deviation of a metric."""
         return summarise(list(self.values(metric).values()))
 
 
@@ -73,27 +75,27 @@ class Listing:
 
     @property
     def metrics(self) -> list[str]:
-        """The columns: what any run has, the one that sorts first."""
+        """Metrics of the columns: those that any run has, the one that sorts first."""
         had = [metric for metric in _METRICS if any(entry.sample(metric) for entry in self.entries)]
         return [self.metric, *(metric for metric in had if metric != self.metric)]
 
     def best(self, metric: str) -> float | None:
-        """The best mean of a column."""
+        """Return the best mean of a column."""
         means = [sample.mean for entry in self.entries if (sample := entry.sample(metric))]
         return (min if lower_is_better(metric) else max)(means) if means else None
 
-    def plan(self) -> Plan:
-        """The figure of its curves."""
+    def plan(self) -> FigurePlan:
+        """Return the plan of the figure of its curves."""
         score = next((m for m in ("online_accuracy", "online_pearson") if any(e.sample(m) for e in self.entries)), None)
         curves = [(score or "online_accuracy").replace("_", "/", 1), "online/loss", self.metric.replace("_", "/", 1)]
         lines = [Line(entry.label, entry.look, {"": list(entry.records.values())}) for entry in self.entries[:12]]
         more = f", the best 12 of {len(self.entries)}" if len(self.entries) > 12 else ""
         once = list(dict.fromkeys(curves))
-        return Plan(f"{self.slug}_curves", f"{self.title}{more}", [("", "", self.metric)], once, lines)
+        return FigurePlan(f"{self.slug}_curves", f"{self.title}{more}", [("", "", self.metric)], once, lines)
 
 
 def sweep_listing(manifest: dict[str, Any], archive: Archive) -> Listing:
-    """A sweep, sorted by its metric; with successive halving the longest runs first."""
+    """Return the listing of a sweep, sorted by its metric; with successive halving the longest runs first."""
     cells = {name: {int(seed): key for seed, key in keys.items()} for name, keys in manifest["cells"].items()}
     found = {name or "as it is": archive.records(keys) for name, keys in cells.items()}
     rows = [(name, next((r["optimizer"] for r in records.values()), "?"), records) for name, records in found.items()]
@@ -107,12 +109,12 @@ def sweep_listing(manifest: dict[str, Any], archive: Archive) -> Listing:
 
 
 def run_listings(paths: Sequence[Path], left_out: list[str]) -> list[Listing]:
-    """Folders of ``filtune fit``, one listing a task and model; the seeds of a configuration are one row.
+    """Return the listings of folders of ``filtune fit``, one per task and model; seeds of a configuration share a row.
 
     Raises:
         ValueError: If a folder has no run.
     """
-    runs: list[Run] = []
+    runs: list[RunFolder] = []
     for folder in (folder for path in paths for folder in find_runs(path)):
         try:
             run = read_run(folder)
@@ -123,13 +125,13 @@ def run_listings(paths: Sequence[Path], left_out: list[str]) -> list[Listing]:
             runs.append(run)
         else:
             left_out.append(f"{folder} is not finished: left out")
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[RunFolder]] = {}
     for run in runs:
         groups.setdefault(f"{run.summary['task']} / {run.summary['backbone']}", []).append(run)
     return [_of_runs(title, group) for title, group in groups.items()]
 
 
-def _of_runs(title: str, runs: list[Run]) -> Listing:
+def _of_runs(title: str, runs: list[RunFolder]) -> Listing:
     options = [_options(run.config) for run in runs]
     names = [str((run.config.get("optimizer") or {}).get("class_path", "?")).rpartition(".")[2] for run in runs]
     rows: dict[str, dict[int, Record]] = {}
@@ -141,7 +143,7 @@ def _of_runs(title: str, runs: list[Run]) -> Listing:
         rows.setdefault(label, {})[run.config.get("seed_everything") or 0] = _record(run)
         optimizers[label] = run.summary["optimizer"]
     slug = "runs-" + "".join(c if c.isalnum() else "-" for c in title.replace(" / ", "-"))
-    note = f"{len(runs)} runs of filtune fit; of runs that differ in nothing the last one counts"
+    note = f"{len(runs)} runs of filtune fit; duplicate runs: the latest is shown"
     return _listing(slug, title, note, None, [(name, optimizers[name], records) for name, records in rows.items()])
 
 
@@ -153,7 +155,7 @@ def _options(config: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, value in kept.items() for k, v in _options(value, f"{prefix}.{key}".lstrip(".")).items()}
 
 
-def _record(run: Run) -> Record:
+def _record(run: RunFolder) -> Record:
     summary = run.summary
     return {
         "status": "finished",
@@ -175,8 +177,8 @@ def _listing(
     rows: list[tuple[str, str, dict[int, Record]]],
     halved: bool = False,
 ) -> Listing:
-    apart = len({optimizer for _, optimizer, _ in rows}) == len(rows)
-    tones = looks([(n, o, "paper") for n, o, _ in rows]) if apart else distinct([name for name, _, _ in rows])
+    distinct = len({optimizer for _, optimizer, _ in rows}) == len(rows)
+    tones = looks([(n, o, "paper") for n, o, _ in rows]) if distinct else distinct_looks([name for name, _, _ in rows])
     entries = [Entry(name, optimizer, records, tones[name]) for name, optimizer, records in rows]
     had = [m for m in _METRICS if any(entry.sample(m) for entry in entries)]
     chosen = metric if metric and any(entry.sample(metric) for entry in entries) else (had or ["val_accuracy"])[0]

@@ -1,4 +1,4 @@
-"""``filtune report [ROOT ...]``: runs as tables and figures beside what was published: a page, Markdown and LaTeX."""
+"""``filtune report [ROOT ...]``: runs as tables and figures beside the published ones, or beside tuned baselines."""
 
 from __future__ import annotations
 
@@ -9,16 +9,91 @@ from rich.console import Console
 from rich.progress import track
 
 FORMATS = ("html", "md", "tex")
+ROOT = Path("runs/reproduce")
+
+EXAMPLES = """examples:
+  filtune report runs/reproduce runs/sweep --output report
+  filtune report runs/reproduce --study win_stream --output study.md
+  filtune report runs/reproduce --pack study.jsonl.xz
+"""
 
 
 def main(args: list[str]) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="filtune report", description=__doc__)
+    """Run the command ``filtune report``.
+
+    Raises:
+        ValueError: If there is nothing to report.
+    """
+    options = _parser().parse_args(args)
+    roots, console = [*options.roots, *options.root] or [ROOT], Console()
+    for root in roots:
+        if root.suffix and not root.exists():
+            raise ValueError(f"report: there is no file {root}")
+    if options.pack:
+        from filtune.experiments.records import pack
+
+        count = pack(roots, options.pack)
+        console.print(f"{count} records  {options.pack}", highlight=False, soft_wrap=True)
+    elif options.study:
+        from .study_page import write_study_page
+
+        output = options.output or Path("study.md")
+        for path in write_study_page(options.study, roots, output, options.title, options.posterior):
+            console.print(f"see  {path}", highlight=False, soft_wrap=True)
+    else:
+        write_report(roots, options.tables, options.output or Path("report"), options.formats, console)
+
+
+def write_report(roots: list[Path], tables: list[str], output: Path, formats: list[str], console: Console) -> None:
+    """Read the roots and write the report.
+
+    Args:
+        roots: Folders of ``filtune reproduce``, ``sweep`` or ``fit``, or packed studies.
+        tables: Only these; all there are where none is named.
+        output: Folder of the report.
+        formats: Of ``html``, ``md`` and ``tex``.
+        console: Where messages go.
+
+    Raises:
+        ValueError: If there is nothing to report, or a table is not known or was not run.
+    """
+    from .document import assemble, figure_plans, render_html, render_latex, render_markdown
+    from .figures import draw_figure
+
+    document = assemble(roots, tables)
+    output.mkdir(parents=True, exist_ok=True)
+    plans = [*figure_plans(document.sections), *((listing, listing.plan()) for listing in document.listings)]
+    for place, plan in track(plans, "figures", console=console, transient=True):
+        figure = draw_figure(plan, output)
+        if figure is not None:
+            place.figures.append(figure)
+    written = []
+    if "html" in formats:
+        written.append(render_html(document, output))
+    for part in [*document.sections, *document.listings]:
+        written += [render_markdown(part, output)] if "md" in formats else []
+        written += [render_latex(part, output)] if "tex" in formats else []
+    for message in document.left_out:
+        console.print(message, style="yellow", highlight=False, soft_wrap=True, markup=False)
+    for path in written:
+        console.print(f"see  {path}", highlight=False, soft_wrap=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="filtune report",
+        description="Write runs as tables and figures beside the published ones: a page of HTML, Markdown and LaTeX. "
+        "With --study: a method against tuned baselines, paired by seed, as a page of Markdown and figures. "
+        "With --pack: all records in one file.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
-        "roots", nargs="*", type=Path, default=[Path("runs/reproduce")], metavar="ROOT",
-        help="what `filtune reproduce --root` or `filtune sweep --root` named, or folders of runs of `filtune fit` "
-        "(default: runs/reproduce)",
+        "roots", nargs="*", type=Path, metavar="ROOT",
+        help="what `filtune reproduce --root` or `filtune sweep --root` named, packed studies, or folders of runs of "
+        f"`filtune fit` (default: {ROOT})",
     )  # fmt: skip
+    parser.add_argument("--root", action="append", default=[], type=Path, help="a further ROOT; may be repeated")
     parser.add_argument(
         "--tables",
         nargs="+",
@@ -26,45 +101,22 @@ def main(args: list[str]) -> None:
         metavar="TABLE",
         help="only these, such as loko.table2, or a file of your own",
     )
-    parser.add_argument("--output", type=Path, default=Path("report"), help="folder of the report (default: report)")
+    parser.add_argument(
+        "--output", type=Path, help="folder of the report (default: report); with --study the page (default: study.md)"
+    )
     parser.add_argument(
         "--formats", nargs="+", default=list(FORMATS), choices=FORMATS, help="what to write (default: all)"
     )
-    options = parser.parse_args(args)
-    write(options.roots, options.tables, options.output, options.formats, Console())
-
-
-def write(roots: list[Path], tables: list[str], output: Path, formats: list[str], console: Console) -> None:
-    """Read the roots and write the report.
-
-    Args:
-        roots: Folders of ``filtune reproduce``, ``sweep`` or ``fit``.
-        tables: Only these; all there are where none is named.
-        output: Folder of the report.
-        formats: Of ``html``, ``md`` and ``tex``.
-        console: Where it tells what it does.
-
-    Raises:
-        ValueError: If there is nothing to report, or a table is not known or was not run.
-    """
-    from . import render
-    from .document import assemble, figure_plans
-    from .figures import draw
-
-    document = assemble(roots, tables)
-    output.mkdir(parents=True, exist_ok=True)
-    plans = [*figure_plans(document.sections), *((listing, listing.plan()) for listing in document.listings)]
-    for place, plan in track(plans, "figures", console=console, transient=True):
-        figure = draw(plan, output)
-        if figure is not None:
-            place.figures.append(figure)
-    written = []
-    if "html" in formats:
-        written.append(render.page(document, output))
-    for part in [*document.sections, *document.listings]:
-        written += [render.markdown(part, output)] if "md" in formats else []
-        written += [render.latex(part, output)] if "tex" in formats else []
-    for words in document.left_out:
-        console.print(words, style="yellow", highlight=False, soft_wrap=True, markup=False)
-    for path in written:
-        console.print(f"see  {path}", highlight=False, soft_wrap=True)
+    parser.add_argument(
+        "--study",
+        nargs="+",
+        default=[],
+        metavar="STUDY",
+        help="studies with a comparison, such as win_stream or configs/studies/win_stream.yaml, on one page",
+    )
+    parser.add_argument("--title", help="title of the page of a study (default: that of the first study)")
+    parser.add_argument(
+        "--posterior", type=Path, help="for the page of a study: what `python -m benchmarks.uncertainty` wrote"
+    )
+    parser.add_argument("--pack", type=Path, metavar="FILE", help="write all records of the roots to NAME.jsonl.xz")
+    return parser

@@ -1,20 +1,21 @@
-"""A table at one scale: its cells and the order of its methods, as the pages ask for them."""
+"""A table at one scale: every cell judged, every method compared with AdamW, as the pages show it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from filtune.experiments.archive import Archive, Pool, shipped_table, source_tables
+from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Column, Row, Table
 
-from . import words
-from .cells import Cell
+from . import formatting
+from .agreement import Agreement, Claim, Winner, claims, winners
+from .cells import CellResult, Status, judge_cell, with_ratio
 from .figures import Figure
-from .order import Claim, Verdict, Winner
-from .palette import Look
-from .reading import Pool
-from .status import Status
+from .formatting import Look, looks, reproduce_root
+from .statistics import MeanStd, holm
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,17 @@ class Leaf:
 
     @property
     def data(self) -> str:
-        """The data set."""
+        """Name of the data set."""
         return self.column.title.partition(", ")[0]
 
     @property
     def model(self) -> str:
-        """The model, and what ran in its place."""
+        """Name of the model, and of the one that ran in its place."""
         model = self.column.title.partition(", ")[2]
         if self.backbone in (None, self.column.backbone):
             return model
-        own = words.backbone_title(self.backbone)
-        return f"{own} for {model or words.backbone_title(self.column.backbone)}"
+        own = formatting.backbone_title(self.backbone)
+        return f"{own} for {model or formatting.backbone_title(self.column.backbone)}"
 
     @property
     def title(self) -> str:
@@ -54,7 +55,7 @@ class Leaf:
 
     @property
     def key(self) -> str:
-        """What tells it from the other columns of figures."""
+        """Name of the column of values."""
         return f"{self.column.name}/{self.metric}"
 
 
@@ -80,7 +81,7 @@ class Section:
     pool: Pool
     kinds: dict[str, str]
     leaves: list[Leaf]
-    cells: dict[tuple[str, str], Cell]
+    cells: dict[tuple[str, str], CellResult]
     looks: dict[str, Look]
     reference: dict[str, str]
     root: str
@@ -90,7 +91,7 @@ class Section:
 
     @property
     def slug(self) -> str:
-        """Its name in files and addresses."""
+        """Name in files and addresses."""
         scale = [self.pool.scale.get("backbone"), self.pool.scale.get("max_samples")]
         scale += [f"{key.rpartition('.')[2]}-{value}" for key, value in (self.pool.scale.get("set") or {}).items()]
         name = "-".join([self.table.name, *(str(word) for word in scale if word)])
@@ -101,75 +102,75 @@ class Section:
         """What was changed against the paper."""
         run = {cell.partition("/")[2].partition("/")[0] for cell in self.pool.cells}
         replaced = dict.fromkeys(column.backbone for column in self.table.columns if column.name in run)
-        return words.scale_words(self.pool.scale, list(replaced))
+        return formatting.scale_words(self.pool.scale, list(replaced))
 
     @property
     def timed(self) -> bool:
-        """Whether it shows times, which only compare as ratios."""
+        """Whether it shows times, which compare as ratios only."""
         return "metrics" in self.table.raw
 
     def notes(self) -> list[str]:
-        """What is to be known of it: what the paper leaves open, how baselines were tuned, how little is known."""
+        """Return remarks: what the paper leaves open, how baselines were tuned, how few seeds there are."""
         run = [cell for cell in self.cells.values() if cell.point.records]
         few = sorted({cell.ours.count for cell in run if cell.ours and cell.ours.count})
-        said = [str(self.table.raw["notes"])] if self.table.raw.get("notes") else []
+        notes = [str(self.table.raw["notes"])] if self.table.raw.get("notes") else []
         if self.rows("tuned"):
-            said.append(
+            notes.append(
                 "The setting of a tuned row is the best of its grid on these same runs, by the mean over seeds: this "
                 "favours the baseline. The cells name it."
             )
         if few and few[0] == 1:
-            said.append("Cells of one seed have no deviation and no test.")
+            notes.append("Cells of one seed have no deviation and no test.")
         if any(cell.status is Status.DIVERGED for cell in run):
-            said.append("A diverged seed has no figure; the mean of its cell is that of the others.")
+            notes.append("A diverged seed has no figure; the mean of its cell is that of the others.")
         if self.timed:
-            said.append("Beside a time stands its ratio to AdamW's in the same column: compare these.")
+            notes.append("Beside a time stands its ratio to AdamW's in the same column: compare these.")
         hidden = [leaf.column.title for leaf in self.leaves if leaf not in self.columns()]
         if hidden:
-            said.append(f"Not run at this scale: {'; '.join(dict.fromkeys(hidden))}.")
+            notes.append(f"Not run at this scale: {'; '.join(dict.fromkeys(hidden))}.")
         if self.absent():
-            said.append(f"Not run: {'; '.join(self.absent())}.")
-        return said
+            notes.append(f"Not run: {'; '.join(self.absent())}.")
+        return notes
 
     def rows(self, kind: str) -> list[Row]:
-        """The rows of a kind: of the paper's those that have the columns shown, of ours those with a run."""
+        """Return the rows of a kind: of the paper's those that have the columns shown, of ours those with a run."""
         shown = {leaf.key for leaf in self.columns()}
         there = {row for row, leaf in self.cells if leaf in shown}
         rows = [row for row in self.table.rows if self.kinds[row.name] == kind and row.name in there]
         return [row for row in rows if kind == "paper" or self._run(row)]
 
     def absent(self) -> list[str]:
-        """Rows of ours without a run."""
+        """Return the titles of rows of ours without a run."""
         return [row.title for row in self.table.rows if self.kinds[row.name] != "paper" and not self._run(row)]
 
     def _run(self, row: Row) -> bool:
         return any(cell.status is not Status.ABSENT for (name, _), cell in self.cells.items() if name == row.name)
 
     def columns(self) -> list[Leaf]:
-        """The columns to show: all of a run as published, of a scaled-down one those with a run."""
+        """Return the columns to show: all of a run as published, of a scaled-down one those with a run."""
         run = {leaf for (_, leaf), cell in self.cells.items() if cell.status is not Status.ABSENT or cell.reason}
         return [leaf for leaf in self.leaves if not self.pool.scale or leaf.key in run]
 
     def mixed(self) -> bool:
-        """Whether columns differ in what they show."""
+        """Return whether columns differ in their metric."""
         return len({leaf.metric for leaf in self.leaves}) > 1
 
     def statuses(self) -> dict[tuple[str, str], Status]:
-        """What became of each of the paper's cells."""
+        """Return the status of each of the paper's cells."""
         return {
             key: cell.status for key, cell in self.cells.items() if self.kinds[key[0]] == "paper" and cell.published
         }
 
     def counts(self) -> Counter[Status]:
-        """How many of the paper's cells have each status, of the columns that are shown."""
+        """Return the number of the paper's cells with each status, of the columns shown."""
         shown = {leaf.key for leaf in self.columns()}
         return Counter(status for (_, leaf), status in self.statuses().items() if leaf in shown)
 
     def best(self, leaf: Leaf, published: bool) -> set[str]:
-        """The rows of the best figure of a column, ours or published."""
+        """Return the rows with the best value of a column, ours or published."""
         shown = {row.name: self.cells.get((row.name, leaf.key)) for row in self.table.rows}
         means = {
-            name: words.figure(sample.mean, leaf.metric)
+            name: formatting.format_metric(sample.mean, leaf.metric)
             for name, cell in shown.items()
             if cell and (sample := cell.published if published else cell.ours)
         }
@@ -180,30 +181,105 @@ class Section:
         return {name for name, number in numbers.items() if number == top}
 
     def ordered(self) -> list[Leaf]:
-        """The columns whose order can be compared."""
+        """Return the columns whose order can be compared."""
         compared = {winner.leaf for winner in self.winners} | {leaf for _, leaf in self.claims}
         return [leaf for leaf in self.leaves if leaf.key in compared]
 
     def winner(self, leaf: Leaf) -> Winner | None:
-        """The best of a column, where there is one to compare."""
+        """Return the best of a column, where there is one to compare."""
         return next((winner for winner in self.winners if winner.leaf == leaf.key), None)
 
-    def verdicts(self) -> Counter[Verdict]:
-        """How many comparisons with AdamW come out as in the paper."""
+    def verdicts(self) -> Counter[Agreement]:
+        """Return the number of comparisons with AdamW by agreement with the paper."""
         return Counter(claim.verdict for claim in self.claims.values())
 
     def claimed(self, row: Row) -> bool:
-        """Whether a row is compared with AdamW anywhere."""
+        """Return whether a row is compared with AdamW in any column."""
         return any(name == row.name for name, _ in self.claims)
 
     def titles(self, names: list[str]) -> str:
-        """Rows as the table has them."""
+        """Return the titles of rows, joined."""
         return " / ".join(row.title for row in self.table.rows if row.name in names)
 
     def command(self, cell: str | None = None) -> str:
-        """The command that makes the runs."""
+        """Return the command that makes the runs, of all cells or one."""
         seeds = self.pool.seeds if cell is None else {s for p in self._points(cell) for s in p.records}
-        return words.command(self.table.name, self.pool.scale, cell, seeds, self.table.seeds, self.root)
+        return formatting.reproduce_command(self.table.name, self.pool.scale, cell, seeds, self.table.seeds, self.root)
 
     def _points(self, cell: str) -> list[Any]:
         return next((found.points for found in self.cells.values() if found.name == cell), [])
+
+
+def build(table: Table, pool: Pool, archive: Archive) -> Section:
+    """Return a table at one scale: cells beside the published ones, and the order of the methods."""
+    kinds = {row.name: _kind(row) for row in table.rows}
+    leaves = [
+        Leaf(column, metric, _lower(table, metric), pool.scale.get("backbone"))
+        for column in table.columns
+        for metric in table.raw.get("metrics", [column.metric or table.metric])
+    ]
+    chosen_by = {leaf.key: _chooser(table, leaf) for leaf in leaves}
+    reference = {row.name: _reference(table, row) for row in table.rows}
+    cells = {
+        (row.name, leaf.key): judge_cell(
+            archive, pool, f"{row.name}/{leaf.column.name}", leaf.metric, leaf.lower,
+            _published(table, row, leaf), chosen_by[leaf.key],
+        )
+        for row in table.rows
+        for leaf in leaves
+        if row.columns is None or leaf.column.name in row.columns
+    }  # fmt: skip
+    adjusted = holm([cell.test and cell.test.p for cell in cells.values()])
+    cells = {key: replace(cell, adjusted=p) for (key, cell), p in zip(cells.items(), adjusted, strict=True)}
+    if "metrics" in table.raw:
+        before = dict(cells)
+        for (row, leaf), cell in before.items():
+            if (reference[row], leaf) in before:
+                cells[row, leaf] = with_ratio(cell, before[reference[row], leaf])
+    tones = looks([(row.name, row.optimizer, kinds[row.name]) for row in table.rows])
+    section = Section(table, pool, kinds, leaves, cells, tones, reference, reproduce_root(archive.roots[0]))
+    paper = [row.name for row in table.rows if kinds[row.name] == "paper"]
+    for leaf in leaves:
+        column = {row: cells[row, leaf.key] for row in paper if (row, leaf.key) in cells}
+        section.winners += winners(leaf.key, column, leaf.lower)
+        section.claims.update(claims(leaf.key, column, reference, leaf.lower))
+    return section
+
+
+def _kind(row: Row) -> str:
+    return "paper" if row.published else "tuned" if row.grid else "ours"
+
+
+def _lower(table: Table, metric: str) -> bool:
+    better = table.raw.get("higher_is_better")
+    return lower_is_better(metric) if better is None else not better
+
+
+def _chooser(table: Table, leaf: Leaf) -> str:
+    """The metric by which a grid's best point is chosen: of a table of times, that of the table it looks at."""
+    if "of" not in table.raw:
+        return leaf.metric
+    own = next(t for t in source_tables(table) if any(column.name == leaf.column.name for column in t.columns))
+    column = next(column for column in shipped_table(own.name).columns if column.name == leaf.column.name)
+    return column.metric or own.metric
+
+
+def _reference(table: Table, row: Row) -> str:
+    """AdamW as the paper has it, with the adapter of the row."""
+    adamw = [r for r in table.rows if r.optimizer.startswith("adamw") and r.published]
+    same = [r for r in adamw if _adapter(r) == _adapter(row)]
+    return (same or adamw or [row])[0].name
+
+
+def _adapter(row: Row) -> Any:
+    return row.set.get("model.backbone.adapter")
+
+
+def _published(table: Table, row: Row, leaf: Leaf) -> MeanStd | None:
+    if not row.published:
+        return None
+    printed = row.published[table.columns.index(leaf.column)]
+    if printed is not None and "metrics" in table.raw:
+        printed = printed[table.raw["metrics"].index(leaf.metric)]
+    mean, deviation = printed if isinstance(printed, list) else (printed, None)
+    return None if mean is None else MeanStd(mean, deviation, table.raw.get("published_seeds"))

@@ -1,4 +1,4 @@
-"""Means, deviations and tests: ours against a published mean, two of ours against each other, many at once."""
+"""Means, standard deviations and t-tests: against a published mean, paired by seed, and corrected for many tests."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ LEVEL = 0.05
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Several runs in three numbers.
+class MeanStd:
+    """Mean and standard deviation of several runs.
 
     Attributes:
         mean: Their mean.
-        deviation: Their sample standard deviation; none of a single run, or where it is not published.
+        deviation: Their sample standard deviation; None for a single run, or where it is not published.
         count: How many there are; none where it is not published.
     """
 
@@ -26,7 +26,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Test:
+class TTest:
     """A difference of two means.
 
     Attributes:
@@ -45,29 +45,29 @@ class Test:
 
     @property
     def significant(self) -> bool:
-        """Whether the difference is told from none at the level of 5 %."""
+        """Whether the difference is significant at the level of 5 %."""
         return self.p < LEVEL
 
 
-def summarise(values: Sequence[float]) -> Sample | None:
-    """Mean and sample deviation; none of no values."""
+def summarise(values: Sequence[float]) -> MeanStd | None:
+    """Return mean and sample standard deviation; None for no values."""
     if not values:
         return None
     mean = math.fsum(values) / len(values)
     if len(values) == 1:
-        return Sample(mean, None, 1)
-    return Sample(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)), len(values))
+        return MeanStd(mean, None, 1)
+    return MeanStd(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)), len(values))
 
 
-def welch(a: Sample, b: Sample) -> Test | None:
-    r"""Welch's t-test of two means: :math:`t = (m_a - m_b) / \sqrt{s_a^2 / n_a + s_b^2 / n_b}`.
+def welch(a: MeanStd, b: MeanStd) -> TTest | None:
+    r"""Return Welch's t-test of two means, :math:`t = (m_a - m_b) / \sqrt{s_a^2 / n_a + s_b^2 / n_b}`.
 
     Args:
         a: The first sample.
         b: The second.
 
     Returns:
-        The test; none where a deviation is not known or there is but one run.
+        The test; None where a deviation is not known or there is only one run.
     """
     if a.deviation is None or b.deviation is None or min(a.count or 0, b.count or 0) < 2:
         return None
@@ -80,25 +80,25 @@ def welch(a: Sample, b: Sample) -> Test | None:
     parts = [s.deviation**2 / s.count for s in (a, b)]  # type: ignore[operator]
     freedom = sum(parts) ** 2 / sum(v**2 / (s.count - 1) for v, s in zip(parts, (a, b), strict=True))  # type: ignore[operator]
     reach = float(t.ppf(1 - LEVEL / 2, freedom)) * math.sqrt(sum(parts))
-    return Test(difference, p, difference - reach, difference + reach)
+    return TTest(difference, p, difference - reach, difference + reach)
 
 
-def differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
-    """First values less the second, of the seeds that both have, in their order."""
+def seed_differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
+    """Return first minus second values of the seeds that both have, in order."""
     return [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Test | None:
-    """The t-test of the differences seed by seed.
+def paired(a: Mapping[int, float], b: Mapping[int, float]) -> TTest | None:
+    """Return the paired t-test of the differences by seed.
 
     Args:
         a: First values by seed.
         b: Second values by seed.
 
     Returns:
-        The test; none where fewer than two seeds are common to both.
+        The test; None where fewer than two seeds are common to both.
     """
-    found = differences(a, b)
+    found = seed_differences(a, b)
     sample = summarise(found)
     if sample is None or sample.deviation is None:
         return None
@@ -108,16 +108,16 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Test | None:
 
     p = float(ttest_1samp(found, 0).pvalue)
     reach = float(t.ppf(1 - LEVEL / 2, len(found) - 1)) * sample.deviation / math.sqrt(len(found))
-    return Test(sample.mean, p, sample.mean - reach, sample.mean + reach)
+    return TTest(sample.mean, p, sample.mean - reach, sample.mean + reach)
 
 
-def _exact(difference: float) -> Test:
-    """Of numbers that do not vary: the same, or not."""
-    return Test(difference, 1.0 if difference == 0 else 0.0, difference, difference)
+def _exact(difference: float) -> TTest:
+    """The test of numbers without variance: equal, or not."""
+    return TTest(difference, 1.0 if difference == 0 else 0.0, difference, difference)
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
-    """Holm's adjusted p-values, in order; none stays none and does not count."""
+    """Return Holm's adjusted p-values, in order; None stays None and does not count."""
     order = sorted((p, i) for i, p in enumerate(values) if p is not None)
     adjusted: list[float | None] = [None] * len(values)
     least = 0.0

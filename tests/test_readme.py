@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-
-from filtune.cli import resolve_configs
+from filtune.experiments.composition import find_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,8 +33,9 @@ def test_first_screen_has_two_setup_commands() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_configurations_exist(page: Path) -> None:
     for arguments in commands(page):
-        if not any("RUN" in argument or "config.yaml" in argument for argument in arguments):
-            resolve_configs(arguments)
+        for option, name in pairwise(arguments):
+            if option == "--config" and "RUN" not in name and "config.yaml" not in name:
+                find_config(name)
 
 
 def test_there_are_commands_to_check() -> None:
@@ -52,7 +53,7 @@ def test_the_loop_of_the_readme_runs() -> None:
     """The lines shown under "The optimizer in your own loop", on a small model."""
     import torch
 
-    code = re.search(r"```python\n(from optimizers.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    code = re.search(r"```python\n(from filtune import.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     assert code
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 3)

@@ -16,6 +16,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+import transformers
 from filtune.lightning_modules.callbacks.summary import commit, device_name, versions
 from rich.console import Console
 from rich.progress import track
@@ -23,7 +24,6 @@ from rich.table import Table
 
 from benchmarks.papers import learning
 from benchmarks.papers.learning import Problem, Rule
-from filtune.cli import EXPLAINED, quiet
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -34,9 +34,14 @@ RATES = (3e-4, 1e-3, 3e-3)
 """Learning rates among which AdamW's is chosen."""
 
 
+EXPLAINED = (ValueError, OSError, FloatingPointError, ImportError)
+"""User errors, reported in one line."""
+
+
 def told(main: Callable[[], None]) -> None:
-    """Run an experiment; keep libraries quiet, and tell mistakes in one line."""
-    quiet()
+    """Run an experiment; report user errors in one line."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     try:
         main()
     except EXPLAINED as error:

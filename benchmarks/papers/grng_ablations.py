@@ -38,7 +38,7 @@ RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 """AdamW's."""
 
 RHO = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-GRAD_REG = (0.0, 0.01, 0.1, 1.0, 10.0)
+PENALTY_COEFFICIENTS = (0.0, 0.01, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def skips(values: tuple[int, ...]) -> dict[str, Rule]:
 
 
 DAMPINGS = {f"{name} rho={rho:g}": Rule(name.upper(), {"rho": rho}) for name in ("ring", "reng") for rho in RHO}
-PENALTIES = {f"reng c={c:g}": Rule("RENG", {"grad_reg": c}) for c in GRAD_REG}
+PENALTIES = {f"reng c={c:g}": Rule("RENG", {"grad_penalty": c}) for c in PENALTY_COEFFICIENTS}
 STUDIES = {
     "table6": Study("Table 6: STS-B", "stsb", 20, skips((2, 4, 6, 8, 10))),
     "table7": Study("Table 7: SST-2", "sst2", 80, skips((4, 8, 16, 32))),
@@ -101,7 +101,7 @@ def follow(problem: Problem, rule: Rule, seed: int) -> dict[str, Any]:
     points = learning.trace(steps, lambda: score(problem, backbone, held_out), max(1, len(stream) // POINTS))
     names = ("step", "score", "loss")
     curves = {name: [point[name] if math.isfinite(point[name]) else None for point in points] for name in names}
-    return {**curves, "seconds": seconds, "failure": optimizer.failure()}
+    return {**curves, "seconds": seconds, "failure": optimizer.check_divergence()}
 
 
 def last(values: list[float | None]) -> dict[str, Any]:

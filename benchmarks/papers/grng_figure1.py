@@ -111,7 +111,7 @@ def follow(problem: Problem, rule: Rule, seed: int) -> dict[str, Any]:
     curves["average_gradient_norm"] = (np.cumsum(curves["gradient_norm"]) / np.arange(1, len(points) + 1)).tolist()
     finite = {name: [value if math.isfinite(value) else None for value in curve] for name, curve in curves.items()}
     samples = [min(point["step"] * problem.batch_size, problem.samples) for point in points]
-    return {"samples": samples, **finite, "failure": optimizer.failure()}
+    return {"samples": samples, **finite, "failure": optimizer.check_divergence()}
 
 
 def summary(values: list[float | None]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import yaml
 from filtune.experiments.composition import CONFIGS
 from filtune.lightning_modules.backbones import BackboneConfig, build_backbone
 from filtune.lightning_modules.backbones.base import Backbone
-from filtune.lightning_modules.schedules import Schedule
+from filtune.lightning_modules.optimization import Schedule
 from filtune.optimizers import Categorical, Gaussian, Likelihood, Observation, OnlineOptimizer
 from torch import Tensor
 
@@ -174,7 +174,7 @@ def follow(
         "test": accuracy(backbone, test),
         "steps": steps.tolist(),
         "curve": average[steps - 1].tolist(),
-        "failure": optimizer.failure(),
+        "failure": optimizer.check_divergence(),
     }
 
 

@@ -102,7 +102,7 @@ def evolve(problem: Problem, start: str, seed: int) -> dict[str, Any]:
     return {
         "online": 100 * hits / samples,
         "test": accuracy,
-        "failure": optimizer.failure(),
+        "failure": optimizer.check_divergence(),
         "points": points,
         "maps": maps,
     }

@@ -28,7 +28,7 @@ NOISES: dict[str, dict[str, Any]] = {
     "softmax": {"noise": "softmax"},
     "ema-1": {"noise": "ema-1"},
     "ema-2": {"noise": "ema-2"},
-    "ema-minus (ours)": {"noise": "ema-minus"},
+    "ema-minus (ours)": {"noise": "ema_innovation"},
     "scalar (ours)": {"noise": "scalar"},
     "ema-2, logits (ours)": {"noise": "ema-2", "observation": "logits"},
 }

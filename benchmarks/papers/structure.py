@@ -16,7 +16,7 @@ PARTITIONS = {"tensor": PerTensor, "neuron": PerNeuron}
 
 def labels(shapes: Sequence[torch.Size], partition: str) -> Tensor:
     """Block of every parameter, (n,): one a tensor, or one an output of a layer, as the block-diagonal filters have."""
-    blocks = [part for part in PARTITIONS[partition](shapes).parts() for _ in range(part.blocks)]
+    blocks = [part for part in PARTITIONS[partition](shapes).stretches() for _ in range(part.blocks)]
     return torch.repeat_interleave(torch.arange(len(blocks)), torch.tensor([part.size for part in blocks]))
 
 

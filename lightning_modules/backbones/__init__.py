@@ -1,6 +1,6 @@
 """Backbones by name, their adapters and their heads."""
 
+from .base import Backbone, BackboneConfig
 from .build import build_backbone
-from .config import BackboneConfig
 
-__all__ = ["BackboneConfig", "build_backbone"]
+__all__ = ["Backbone", "BackboneConfig", "build_backbone"]

@@ -1,4 +1,4 @@
-"""Adapters: which modules a role means, and PEFT on them."""
+"""Adapters: which modules a role means, PEFT on them, and a trial that the result is what the optimizers need."""
 
 from __future__ import annotations
 
@@ -7,37 +7,42 @@ from collections import Counter
 from typing import Any
 
 import peft
+import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-from torch import nn
+from torch import Tensor, nn
 
-from .base import Backbone
-from .config import BackboneConfig
+from .base import Backbone, BackboneConfig
 
 ROLES: dict[str, tuple[str, ...]] = {
     "query": ("query", "q_proj", "q_lin", "query_proj", "q"),
     "key": ("key", "k_proj", "k_lin", "key_proj", "k"),
     "value": ("value", "v_proj", "v_lin", "value_proj", "v"),
 }
-"""Names by which architectures call the parts of attention."""
+"""Ends of the names of the modules that have a role; a backbone's own ``roles`` come before these."""
 
 FUSED = ("qkv", "Wqkv", "query_key_value", "c_attn")
-"""Names of layers that are query, key and value in one; a role falls back on them."""
-
+"""Names of layers that hold query, key and value in one; a role of attention falls back on them."""
 
 SCALED = {"lora": "lora_alpha", "dora": "lora_alpha", "loha": "alpha", "lokr": "alpha"}
 """Methods that are scaled by alpha / rank, with PEFT's name of alpha."""
+
+REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""Types of parameters that a Jacobian can be taken of."""
 
 WRONG_GRADIENTS = ("c3a",)
 """Methods whose backward pass in PEFT is not the derivative of their forward pass."""
 
 
-def resolve_targets(model: nn.Module, targets: list[str], head: tuple[str, ...]) -> list[str]:
-    """Full names of the modules that the roles or name endings in ``targets`` mean.
+def resolve_targets(
+    model: nn.Module, targets: list[str], head: tuple[str, ...], own_roles: dict[str, tuple[str, ...]] | None = None
+) -> list[str]:
+    """Return the full names of the modules that the roles or name endings in ``targets`` stand for.
 
     Args:
         model: The model to be adapted.
         targets: Roles, or ends of module names.
         head: Names of the head's modules, which are never adapted.
+        own_roles: Roles of this architecture, beside or in place of :data:`ROLES`.
 
     Raises:
         ValueError: If one of the targets matches nothing; the message lists what there is.
@@ -48,26 +53,27 @@ def resolve_targets(model: nn.Module, targets: list[str], head: tuple[str, ...])
         if any(True for _ in module.parameters(recurse=False))
         and not any(name == h or name.startswith(f"{h}.") for h in head)
     }
+    roles = {**ROLES, **(own_roles or {})}
     resolved: list[str] = []
     for target in targets:
-        found = _match(layers, target)
+        found = _match(layers, target, roles)
         if not found:
             endings = Counter(name.rpartition(".")[2] for name in layers)
             available = ", ".join(f"{name} ({count})" for name, count in endings.most_common(12))
             raise ValueError(
                 f"model.backbone.targets: {target!r} matches no layer of this backbone; roles are "
-                f"{', '.join([*ROLES, 'conv', 'linear'])}, layers here end in {available}"
+                f"{', '.join(dict.fromkeys([*roles, 'conv', 'linear']))}, layers here end in {available}"
             )
         resolved += [name for name in found if name not in resolved]
     return resolved
 
 
-def _match(layers: dict[str, nn.Module], target: str) -> list[str]:
-    if target == "conv":
+def _match(layers: dict[str, nn.Module], target: str, roles: dict[str, tuple[str, ...]]) -> list[str]:
+    if target == "conv" and target not in roles:
         return [name for name, module in layers.items() if isinstance(module, (nn.Conv1d, nn.Conv2d))]
-    if target == "linear":
+    if target == "linear" and target not in roles:
         return [name for name, module in layers.items() if isinstance(module, nn.Linear)]
-    endings = ROLES.get(target, (target,))
+    endings = roles.get(target, (target,))
     found = [name for name in layers if any(name == end or name.endswith(f".{end}") for end in endings)]
     if not found and target in ROLES:
         found = [name for name in layers if name.rpartition(".")[2] in FUSED]
@@ -103,7 +109,7 @@ def adapt(backbone: Backbone, config: BackboneConfig) -> None:
             f"model.backbone.adapter: {method} gives up ranks as it goes on, by gradients that a filter does not have; "
             "take one of fixed rank, such as lora"
         )
-    targets = resolve_targets(backbone.model, config.targets, backbone.head)
+    targets = resolve_targets(backbone.model, config.targets, backbone.head, backbone.roles)
     arguments: dict[str, Any] = {"target_modules": targets, **_arguments(method, config)}
     if "modules_to_save" in options:
         arguments["modules_to_save"] = list(backbone.head)
@@ -121,7 +127,7 @@ def adapt(backbone: Backbone, config: BackboneConfig) -> None:
 
 
 def _look_up(method: str) -> tuple[type[peft.PeftConfig], type | None]:
-    """PEFT's configuration of a method, and what puts it on a model."""
+    """Return PEFT's configuration class of a method, and its tuner class."""
     known = {str(kind.value).lower(): kind for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
     known["dora"] = known["lora"]
     if method not in known:
@@ -130,7 +136,7 @@ def _look_up(method: str) -> tuple[type[peft.PeftConfig], type | None]:
 
 
 def _arguments(method: str, config: BackboneConfig) -> dict[str, Any]:
-    """What a method is told where ``adapter_args`` does not say otherwise."""
+    """Return the arguments of a method that ``adapter_args`` may override."""
     if method == "ia3":
         return {"feedforward_modules": []}
     if method not in SCALED:
@@ -140,6 +146,45 @@ def _arguments(method: str, config: BackboneConfig) -> dict[str, Any]:
 
 
 def one_line(error: Exception) -> str:
-    """What an exception says, and its kind where that is no sentence."""
+    """Return an exception's message in one line, preceded by its type where it is a single word."""
     said = " ".join(str(error).split())
     return said if " " in said else f"{type(error).__name__} {said}".strip()
+
+
+def try_adapter(backbone: Backbone, config: BackboneConfig, batch: dict[str, Any]) -> None:
+    """Check that the adapter's parameters are ordinary tensors, and that the outputs depend on them.
+
+    Args:
+        backbone: The adapted backbone, in eval mode.
+        config: Its configuration.
+        batch: A sample of the task's kind.
+
+    Raises:
+        ValueError: If it is not so, or if the model does not run.
+    """
+    said = f"model.backbone.adapter: {config.adapter}"
+    model = backbone.model.get_base_model()
+    head = {id(param) for name in backbone.head for param in model.get_submodule(name).parameters()}
+    trained = {name: p for name, p in backbone.named_parameters() if p.requires_grad and id(p) not in head}
+    for name, param in trained.items():
+        flaw = _flaw(param)
+        if flaw:
+            raise ValueError(f"{said} trains a tensor {flaw} ({name}), which a Jacobian cannot be taken of; take lora")
+    try:
+        outputs = backbone(backbone.preprocess(batch)).sum()
+        grads = torch.autograd.grad(outputs, [*trained.values()], allow_unused=True) if trained else ()
+    except Exception as error:  # of any kind, by model and method
+        raise ValueError(f"{said} does not run on {config.name} with this task's data ({one_line(error)})") from error
+    if all(grad is None for grad in grads):
+        raise ValueError(f"{said} trains nothing that the outputs depend on; choose other model.backbone.targets")
+
+
+def _flaw(param: Tensor) -> str | None:
+    """Return why a parameter is not an ordinary tensor, or None if it is."""
+    if param.dtype not in REAL:
+        return f"of {param.dtype}"
+    if type(param) is not nn.Parameter or param.layout is not torch.strided or param.is_meta:
+        return f"of the kind {type(param).__name__}, {param.layout} on {param.device}"
+    if param._backward_hooks:  # torch has no public way to ask
+        return "whose gradient a hook replaces"
+    return None

@@ -1,28 +1,152 @@
-"""What the training step asks of a backbone."""
+"""What the training step asks of a backbone, its options, and where its weights come from."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
+import torch
+from filtune.datamodules import Task
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import RepositoryNotFoundError
 from torch import Tensor, nn
+from typing_extensions import Self
+
+
+@dataclass
+class BackboneConfig:
+    """A backbone, its adapter and its head.
+
+    Args:
+        name: ``lenet5``, a timm model name, a transformers hub id, a local folder in the hub's layout, or the dotted
+            path of a class of one's own, such as ``my_module.MyBackbone``.
+        library: Where the name is looked up: ``builtin``, ``timm`` or ``transformers``; ``auto`` takes ``builtin``
+            for the names it has, ``transformers`` for text and ``timm`` for images.
+        pretrained: Load pre-trained weights; otherwise random ones from the seed.
+        adapter: ``lora``, ``dora``, the name of any other PEFT method that is put on layers (such as ``ia3``), or
+            null to train all weights.
+        rank: Rank r of ``lora``, ``dora``, ``loha`` and ``lokr``; other methods take theirs from ``adapter_args``.
+        alpha: Scale of these, alpha / r; null takes alpha = r.
+        targets: Modules the adapter goes on, by role (``query``, ``key``, ``value``, ``conv``, ``linear``) or by
+            the end of their name.
+        adapter_args: Further arguments of the PEFT configuration.
+        head: ``own``, the architecture's classification head, or ``mean``, a linear layer on the mean of the
+            token states (transformers).
+        head_init: Initialisation of the ``mean`` head: ``random``, or ``zero``, which gives all classes the same
+            probability before the first sample.
+        max_length: Most tokens of a text; longer ones are cut, and so is what the model has no positions for.
+        image_size: Side of the image the backbone sees; null takes the backbone's own.
+        frozen: Storage of the weights that are not trained: ``float32``, ``bfloat16``, which halves their memory, or
+            ``4bit`` (transformers on CUDA, with bitsandbytes installed). Trained parameters are always float32.
+        gradient_checkpointing: Store only the inputs of the model's layers for the backward pass and recompute the
+            rest: less memory, a third more time. The results are the same.
+    """
+
+    name: str = "lenet5"
+    library: str = "auto"
+    pretrained: bool = True
+    adapter: str | None = None
+    rank: int = 8
+    alpha: float | None = None
+    targets: list[str] = field(default_factory=lambda: ["query"])
+    adapter_args: dict[str, Any] = field(default_factory=dict)
+    head: Literal["own", "mean"] = "own"
+    head_init: Literal["random", "zero"] = "random"
+    max_length: int = 128
+    image_size: int | None = None
+    frozen: Literal["float32", "bfloat16", "4bit"] = "float32"
+    gradient_checkpointing: bool = False
 
 
 class Backbone(nn.Module):
     """A model with its own preprocessing: raw batch -> inputs -> outputs.
 
+    A subclass in a file of this folder is found by itself; one anywhere else is named by its dotted path. It sets
+    ``modality`` and, in this folder, ``names``, and defines ``build`` and ``preprocess``.
+
     Args:
         model: Maps the inputs to outputs (B, m).
-        head: Names of the sub-modules of ``model`` that make its head; they are trained beside an adapter.
+        head: Names of the sub-modules of ``model`` that form its head; they are trained beside an adapter.
+
+    Attributes:
+        modality: The input, ``text`` or ``image``: the key of a batch that ``preprocess`` reads.
+        library: The value of ``--model.backbone.library`` that selects the class.
+        names: The values of ``--model.backbone.name`` the class takes, unless ``accepts`` is overridden.
+        roles: Roles of ``--model.backbone.targets`` with the ends of the names of their modules, beside or in place
+            of those of :data:`~filtune.lightning_modules.backbones.adapters.ROLES`.
     """
+
+    modality: ClassVar[Literal["text", "image"]]
+    library: ClassVar[str] = "builtin"
+    names: ClassVar[tuple[str, ...]] = ()
+    roles: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def __init__(self, model: nn.Module, head: tuple[str, ...]) -> None:
         super().__init__()
         self.model, self.head = model, head
+
+    @classmethod
+    def accepts(cls, name: str) -> bool:
+        """Return whether the class takes this ``--model.backbone.name``."""
+        return name in cls.names
+
+    @classmethod
+    def build(cls, config: BackboneConfig, task: Task) -> Self:
+        """Return the backbone with ``task.outputs`` outputs, without an adapter.
+
+        Args:
+            config: The options; ``name``, ``pretrained``, ``head``, ``max_length`` and ``image_size`` are for this
+                method, the adapter and the memory options are applied afterwards.
+            task: The data module's task.
+
+        Raises:
+            ValueError: If the backbone cannot be built.
+        """
+        raise NotImplementedError
 
     def preprocess(self, batch: dict[str, Any]) -> Any:
         """Turn a raw batch (texts or images) into the model's inputs, on the model's device."""
         raise NotImplementedError
 
     def forward(self, inputs: Any) -> Tensor:
-        """Outputs (B, m)."""
-        raise NotImplementedError
+        """Return the outputs (B, m)."""
+        return self.model(inputs)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model's parameters."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the model's first weights."""
+        return next(self.parameters()).dtype
+
+
+def check_weights_available(name: str, remedy: str) -> None:
+    """Check that a model is on disk or on the hub; without a network, libraries would try for a minute.
+
+    Args:
+        name: Local folder or hub id.
+        remedy: What to do about it if not.
+
+    Raises:
+        ValueError: If it is neither here nor there.
+    """
+    if Path(name).is_dir():
+        return
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ValueError(f"model.backbone.name: there is no folder {name!r}; {remedy}")
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
+        HfApi().model_info(name, timeout=10)
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"model.backbone.name: the hub has no model {name!r}, or it is not public; {remedy}"
+        ) from error
+    except Exception as error:  # of the HTTP library, whichever it is
+        raise ValueError(
+            f"model.backbone.name: {name!r} is not a local folder, and the hub could not be reached; {remedy}"
+        ) from error

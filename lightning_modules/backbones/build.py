@@ -1,67 +1,109 @@
-"""A backbone from its configuration and the task."""
+"""A backbone from its options and the task: which class it is, its adapter, and how its weights are stored."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import pkgutil
+import re
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import torch
+from filtune.datamodules import Task
 
-from .adapters import adapt
-from .base import Backbone
-from .config import BackboneConfig
-from .image import build_lenet, build_timm
+from .adapters import adapt, one_line, try_adapter
+from .base import Backbone, BackboneConfig
 from .memory import check_memory_options, checkpoint_layers, shrink_frozen
-from .text import build_transformer
-from .trial import try_adapter
+
+CLASS_PATH = re.compile(r"([A-Za-z_]\w*\.)+[A-Z]\w*")
+"""A dotted path whose last part is capitalised; timm's tags are not, and the hub's ids have a slash."""
 
 
-class Task(Protocol):
-    """What a data module says about its task, as far as a model needs to know."""
+@cache
+def backbone_classes() -> tuple[type[Backbone], ...]:
+    """Return the subclasses of :class:`Backbone` that the files of this folder define and that can be built."""
+    folder = import_module(__name__.rpartition(".")[0])
+    modules = [import_module(f"{folder.__name__}.{info.name}") for info in pkgutil.iter_modules(folder.__path__)]
+    return tuple(
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Backbone)
+        and value.__module__ == module.__name__
+        and value.build.__func__ is not Backbone.build.__func__  # type: ignore[attr-defined]
+    )
 
-    name: str
-    kind: str
-    outputs: int
-    modality: str
-    image_shape: tuple[int, int, int] | None
-    metrics: tuple[str, ...]
+
+def find_backbone(config: BackboneConfig, task: Task) -> type[Backbone]:
+    """Return the class that takes this name: one of the user's own by its dotted path, else one of this folder.
+
+    Raises:
+        ValueError: If no class takes the name, or the one that does is of another modality than the task.
+    """
+    found = import_backbone(config.name) if config.library == "auto" else None
+    if found is None:
+        known = [cls for cls in backbone_classes() if config.library in ("auto", cls.library)]
+        if not known:
+            libraries = ", ".join(["auto", *sorted({cls.library for cls in backbone_classes()})])
+            raise ValueError(f"model.backbone.library: there is no {config.library!r}; choose one of {libraries}")
+        takers = [cls for cls in known if cls.accepts(config.name)]
+        if not takers:
+            names = ", ".join(name for cls in known for name in cls.names)
+            raise ValueError(f"model.backbone.name: there is no built-in backbone {config.name!r}; built in is {names}")
+        # a name of its own comes before a library that takes any, and of these the one for the task's input
+        found = min(takers, key=lambda cls: (cls.library != "builtin", cls.modality != task.modality))
+    if found.modality != task.modality:
+        raise ValueError(
+            f"model.backbone.name: {config.name!r} takes {found.modality}s, but the task {task.name} has "
+            f"{task.modality}s; choose another configs/backbone"
+        )
+    return found
+
+
+def import_backbone(path: str) -> type[Backbone] | None:
+    """Return the class of a dotted path such as ``my_module.MyBackbone``; None where the name is not such a path.
+
+    Raises:
+        ValueError: If it cannot be imported, or is not a backbone.
+    """
+    if not CLASS_PATH.fullmatch(path) or Path(path).exists():
+        return None
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except Exception as error:  # the user's module may raise anything
+        raise ValueError(
+            f"model.backbone.name: {path} cannot be imported ({one_line(error)}); correct it, or put its folder on "
+            "PYTHONPATH"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Backbone)):
+        raise ValueError(f"model.backbone.name: {path} is not a subclass of filtune.Backbone")
+    return found
 
 
 def build_backbone(config: BackboneConfig, task: Task) -> Backbone:
-    """Build the backbone for a task, with its adapter, in eval mode.
+    """Return the backbone for a task, with its adapter, in eval mode.
 
     Raises:
-        ValueError: If the backbone cannot be built, or does not take what the task offers.
+        ValueError: If the backbone cannot be built, or does not take the task's input.
     """
-    library = config.library
-    if library == "auto":
-        automatic = "transformers" if task.modality == "text" else "timm"
-        library = "builtin" if config.name == "lenet5" else automatic
-    if (library == "transformers") != (task.modality == "text"):
-        raise ValueError(
-            f"model.backbone.name: {config.name!r} takes {'texts' if library == 'transformers' else 'images'}, "
-            f"but the task {task.name} has {task.modality}s; choose another configs/backbone"
-        )
-    check_memory_options(config, library)
-    backbone: Backbone
-    if library == "transformers":
-        backbone = build_transformer(config, task.outputs)
-    elif library == "timm":
-        backbone = build_timm(config, task.outputs)
-    elif config.name == "lenet5" and task.image_shape is not None:
-        backbone = build_lenet(config, task.outputs, task.image_shape)
-    else:
-        raise ValueError(f"model.backbone.name: there is no built-in backbone {config.name!r}; built in is lenet5")
+    found = find_backbone(config, task)
+    check_memory_options(config, found.library)
+    backbone = found.build(config, task)
     adapt(backbone, config)
     shrink_frozen(backbone, config)
     if config.gradient_checkpointing:
         checkpoint_layers(backbone)
     backbone.eval()
     if config.adapter is not None:
-        try_adapter(backbone, config, _sample(task))
+        try_adapter(backbone, config, _example(task))
     return backbone
 
 
-def _sample(task: Task) -> dict[str, Any]:
+def _example(task: Task) -> dict[str, Any]:
+    """Return a batch of one sample of the task's input."""
     if task.modality == "text":
         return {"text": ["a"]}
     return {"image": torch.zeros(1, *(task.image_shape or (3, 32, 32)), dtype=torch.uint8)}

@@ -1,4 +1,4 @@
-"""Image backbones: LeNet-5 and timm's models."""
+"""Image backbones: preprocessing of images, and timm's models."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import Any
 
 import timm
 import torch
+from filtune.datamodules import Task
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from .base import Backbone
-from .config import BackboneConfig
-from .hub import look_up
-from .lenet import LeNet5
+from .base import Backbone, BackboneConfig, check_weights_available
 
 
 class ImageBackbone(Backbone):
@@ -27,6 +26,7 @@ class ImageBackbone(Backbone):
         interpolation: How images are resized, ``bilinear`` or ``bicubic``.
     """
 
+    modality = "image"
     mean: Tensor
     std: Tensor
 
@@ -46,7 +46,7 @@ class ImageBackbone(Backbone):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def preprocess(self, batch: dict[str, Any]) -> Tensor:
-        """Images of any size, uint8 or float -> (B, C, size, size), resized and normalised.
+        """Return images of any size, uint8 or float, as (B, C, size, size), resized and normalised.
 
         The shorter side is resized to the model's size, and the middle of the longer one is kept.
         """
@@ -58,13 +58,8 @@ class ImageBackbone(Backbone):
         return (pixels - self.mean) / self.std
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Pixels (B, C, size, size) -> outputs (B, m)."""
+        """Return the outputs (B, m) of pixels (B, C, size, size)."""
         return self.model(inputs.to(self.dtype))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the model's first weights."""
-        return next(self.parameters()).dtype
 
     def _fit(self, image: Tensor) -> Tensor:
         image = image.to(self.mean.device)
@@ -84,41 +79,44 @@ class ImageBackbone(Backbone):
         return pixels.clamp(0, 1) if self.interpolation == "bicubic" and image.dtype == torch.uint8 else pixels
 
 
-def build_lenet(config: BackboneConfig, outputs: int, image_shape: tuple[int, int, int]) -> ImageBackbone:
-    """LeNet-5 for images with the data's number of channels."""
-    channels = image_shape[0]
-    return ImageBackbone(
-        LeNet5(channels, outputs), ("head",), 28, channels, mean=(0.1307,) * channels, std=(0.3081,) * channels
-    )
+class TimmBackbone(ImageBackbone):
+    """A timm model by name, with a fresh head of m outputs."""
 
+    library = "timm"
 
-def build_timm(config: BackboneConfig, outputs: int) -> ImageBackbone:
-    """A timm model by name, with a fresh head of m outputs.
+    @classmethod
+    def accepts(cls, name: str) -> bool:
+        """Return True: ``build`` names the similar ones where timm has none of that name."""
+        return True
 
-    Raises:
-        ValueError: If timm does not know the name, or the weights cannot be had.
-    """
-    if not timm.is_model(config.name):
-        close = ", ".join(timm.list_models(f"*{config.name.split('.')[0][:6]}*")[:8]) or "see timm.list_models()"
-        raise ValueError(f"model.backbone.name: timm has no model {config.name!r}; similar: {close}")
-    weights = timm.get_pretrained_cfg(config.name)
-    if config.pretrained and weights is not None and weights.hf_hub_id:
-        look_up(weights.hf_hub_id, "without a network set --model.backbone.pretrained false for random weights")
-    # a transformer is built for one size, to which its position embeddings are fitted
-    fixed = config.image_size is not None and weights is not None and weights.fixed_input_size
-    options = {"img_size": config.image_size} if fixed else {}
-    try:
-        model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=outputs, **options)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"model.backbone.name: the weights of {config.name} cannot be had ({str(error).splitlines()[0]}); "
-            "with a network they are downloaded, without one set --model.backbone.pretrained false"
-        ) from error
-    settings = timm.data.resolve_data_config({}, model=model)
-    channels, size, _ = settings["input_size"]
-    head = model.default_cfg["classifier"]
-    names = (head,) if isinstance(head, str) else tuple(head)
-    kind = "bilinear" if settings["interpolation"] == "bilinear" else "bicubic"
-    return ImageBackbone(
-        model, names, config.image_size or size, channels, settings["mean"], settings["std"], interpolation=kind
-    )
+    @classmethod
+    def build(cls, config: BackboneConfig, task: Task) -> Self:
+        """Return the model with the preprocessing its weights were trained with.
+
+        Raises:
+            ValueError: If timm does not know the name, or the weights are not available.
+        """
+        if not timm.is_model(config.name):
+            close = ", ".join(timm.list_models(f"*{config.name.split('.')[0][:6]}*")[:8]) or "see timm.list_models()"
+            raise ValueError(f"model.backbone.name: timm has no model {config.name!r}; similar: {close}")
+        weights = timm.get_pretrained_cfg(config.name)
+        if config.pretrained and weights is not None and weights.hf_hub_id:
+            remedy = "without a network set --model.backbone.pretrained false for random weights"
+            check_weights_available(weights.hf_hub_id, remedy)
+        # a transformer is built for one size, to which its position embeddings are fitted
+        fixed = config.image_size is not None and weights is not None and weights.fixed_input_size
+        options = {"img_size": config.image_size} if fixed else {}
+        try:
+            model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=task.outputs, **options)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"model.backbone.name: the weights of {config.name} cannot be had ({str(error).splitlines()[0]}); "
+                "with a network they are downloaded, without one set --model.backbone.pretrained false"
+            ) from error
+        settings = timm.data.resolve_data_config({}, model=model)
+        channels, size, _ = settings["input_size"]
+        head = model.default_cfg["classifier"]
+        names = (head,) if isinstance(head, str) else tuple(head)
+        kind = "bilinear" if settings["interpolation"] == "bilinear" else "bicubic"
+        size = config.image_size or size
+        return cls(model, names, size, channels, settings["mean"], settings["std"], interpolation=kind)

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import torch
+from filtune.datamodules import Task
 from torch import Tensor, nn
+from typing_extensions import Self
+
+from .base import BackboneConfig
+from .image import ImageBackbone
+
+MEAN, STD = 0.1307, 0.3081
+"""Mean and standard deviation of MNIST's training pixels in 0..1."""
 
 
 class LeNet5(nn.Module):
@@ -24,8 +32,27 @@ class LeNet5(nn.Module):
         self.head = nn.Linear(84, outputs)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image (B, C, 28, 28) -> outputs (B, m)."""
+        """Return the outputs (B, m) of images (B, C, 28, 28)."""
         x = self.pool(torch.relu(self.conv1(image)))
         x = self.pool(torch.relu(self.conv2(x)))
         x = torch.relu(self.fc1(x.flatten(1)))
         return self.head(torch.relu(self.fc2(x)))
+
+
+class LeNet5Backbone(ImageBackbone):
+    """LeNet-5 with random weights, for images of any size and number of channels."""
+
+    names = ("lenet5",)
+
+    @classmethod
+    def build(cls, config: BackboneConfig, task: Task) -> Self:
+        """Return LeNet-5 with the data's number of channels.
+
+        Raises:
+            ValueError: If the task has no images.
+        """
+        if task.image_shape is None:
+            raise ValueError(f"model.backbone.name: lenet5 takes images, but the task {task.name} has none")
+        channels = task.image_shape[0]
+        model = LeNet5(channels, task.outputs)
+        return cls(model, ("head",), 28, channels, mean=(MEAN,) * channels, std=(STD,) * channels)

@@ -1,4 +1,4 @@
-"""Large backbones in little memory: frozen weights in fewer bits, and layers that are worked out again."""
+"""Large backbones in little memory: frozen weights in fewer bits, and gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .base import Backbone
-from .config import BackboneConfig
+from .base import Backbone, BackboneConfig
 
 
 def check_memory_options(config: BackboneConfig, library: str) -> None:
-    """See, before anything is loaded, that the frozen weights can be kept as asked.
+    """Check, before anything is loaded, that the frozen weights can be stored as asked.
 
     Raises:
         ValueError: If not, naming what is missing.
@@ -41,7 +40,7 @@ def check_memory_options(config: BackboneConfig, library: str) -> None:
 
 
 def quantisation(config: BackboneConfig, whole: tuple[str, ...]) -> dict[str, Any]:
-    """Arguments of ``from_pretrained`` that load the frozen weights in four bits (NF4, computed in bfloat16).
+    """Return the arguments of ``from_pretrained`` that load frozen weights in four bits (NF4, computed in bfloat16).
 
     Args:
         config: The backbone.
@@ -61,13 +60,13 @@ def quantisation(config: BackboneConfig, whole: tuple[str, ...]) -> dict[str, An
 
 
 def shrink_frozen(backbone: Backbone, config: BackboneConfig) -> None:
-    """Keep the frozen weights in bfloat16 and what is trained in float32.
+    """Store the frozen weights in bfloat16 and the trained parameters in float32.
 
-    Activations between the layers are then bfloat16. PEFT's adapters take them to their own type and back; what enters
-    the head is taken to float32, and so are the outputs.
+    Activations between the layers are then bfloat16. PEFT's adapters cast them to their own type and back; the head's
+    input is cast to float32, so that the outputs are float32 too.
     """
     if config.frozen == "bfloat16":
-        # not what is no part of the state: rounded rotary frequencies would displace the tokens
+        # buffers outside the state stay as they are: rounded rotary frequencies would displace the tokens
         for tensor in backbone.model.state_dict(keep_vars=True).values():
             if not tensor.requires_grad and tensor.is_floating_point():
                 tensor.data = tensor.data.bfloat16()
@@ -81,13 +80,13 @@ def _to_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def checkpoint_layers(backbone: Backbone) -> None:
-    """Work the inside of each layer out again in the backward pass, in eval mode as well.
+    """Recompute the inside of each layer in the backward pass, in eval mode as well.
 
     timm has a switch for it; that of transformers works in train mode alone, where dropout would be on, so that the
     layers it names are wrapped here.
 
     Raises:
-        ValueError: If the model says of none of its layers that they can be worked out again.
+        ValueError: If the model has no layers made for it.
     """
     model = backbone.model
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -101,10 +100,10 @@ def checkpoint_layers(backbone: Backbone) -> None:
         if hasattr(getattr(module, "config", None), "use_cache"):
             module.config.use_cache = False  # a decoder's cache would be filled twice
     for layer in layers:
-        layer.forward = _again(layer.forward)  # type: ignore[method-assign]
+        layer.forward = _checkpointed(layer.forward)  # type: ignore[method-assign]
 
 
-def _again(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(forward)
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
         return checkpoint(partial(forward, **kwargs), *args, use_reentrant=False)

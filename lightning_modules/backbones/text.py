@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from filtune.datamodules import Task
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from typing_extensions import Self
 
-from .base import Backbone
-from .config import BackboneConfig
-from .hub import look_up
+from .base import Backbone, BackboneConfig, check_weights_available
 from .memory import quantisation
 
 
@@ -21,7 +21,7 @@ class MeanPooled(nn.Module):
     Args:
         encoder: A transformers encoder.
         outputs: m.
-        zero: Start the head at zero rather than at random.
+        zero: Initialise the head at zero rather than at random.
     """
 
     def __init__(self, encoder: nn.Module, outputs: int, zero: bool = False) -> None:
@@ -33,7 +33,7 @@ class MeanPooled(nn.Module):
             nn.init.zeros_(self.head.bias)
 
     def forward(self, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
-        """Tokens (B, L) -> outputs (B, m)."""
+        """Return the outputs (B, m) of tokens (B, L)."""
         states = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
         weight = attention_mask.unsqueeze(-1).to(states.dtype)
         mean = (states * weight).sum(1) / weight.sum(1)
@@ -50,12 +50,46 @@ class TextBackbone(Backbone):
         max_length: Most tokens of a text.
     """
 
+    modality = "text"
+    library = "transformers"
+
     def __init__(self, model: nn.Module, head: tuple[str, ...], tokenizer: Any, max_length: int) -> None:
         super().__init__(model, head)
         self.tokenizer, self.max_length = tokenizer, max_length
 
+    @classmethod
+    def accepts(cls, name: str) -> bool:
+        """Return True: ``build`` reports a name that is neither a folder nor on the hub."""
+        return True
+
+    @classmethod
+    def build(cls, config: BackboneConfig, task: Task) -> Self:
+        """Return a transformers model by hub id or local folder, with its tokenizer.
+
+        Raises:
+            ValueError: If it cannot be found or loaded.
+        """
+        remedy = "name a hub id (with a network), or a local folder with config.json, weights and tokenizer files"
+        check_weights_available(config.name, remedy)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(config.name)
+            if tokenizer.pad_token is None:  # decoders have none, and need it for batches
+                tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+            model, head = _load_with_head(config, task.outputs, tokenizer.pad_token_id)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"model.backbone.name: {config.name!r} cannot be loaded ({reason}); {remedy}") from error
+        encoder = model.encoder if isinstance(model, MeanPooled) else model
+        positions = getattr(encoder.config, "max_position_embeddings", config.max_length)
+        if config.frozen == "4bit":
+            for name in head:
+                model.get_submodule(name).to(encoder.device, torch.float32)
+        else:
+            model = model.float()
+        return cls(model, head, tokenizer, min(config.max_length, positions, tokenizer.model_max_length))
+
     def preprocess(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Texts or pairs of texts -> tokens (B, L), padded to the longest."""
+        """Return the tokens (B, L) of texts or pairs of texts, padded to the longest."""
         texts = batch["text"]
         columns = list(zip(*texts, strict=True)) if isinstance(texts[0], (tuple, list)) else [texts]
         tokens = self.tokenizer(
@@ -68,59 +102,30 @@ class TextBackbone(Backbone):
         return {name: tensor.to(self.device) for name, tensor in tokens.items()}
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Tokens (B, L) -> outputs (B, m)."""
+        """Return the outputs (B, m) of tokens (B, L)."""
         outputs = self.model(**inputs)
         return outputs if isinstance(outputs, Tensor) else outputs.logits
 
-    @property
-    def device(self) -> Any:
-        """Where the model's parameters are."""
-        return next(self.parameters()).device
 
-
-def build_transformer(config: BackboneConfig, outputs: int) -> TextBackbone:
-    """A transformers model by hub id or local folder.
-
-    Raises:
-        ValueError: If it cannot be found or loaded.
-    """
-    remedy = "name a hub id (with a network), or a local folder with config.json, weights and tokenizer files"
-    look_up(config.name, remedy)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.name)
-        if tokenizer.pad_token is None:  # decoders have none, and need it for batches
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        model: nn.Module
-        if config.head == "mean":
-            # a pooler is not used, and where the checkpoint has none it is random
-            model = MeanPooled(_load(AutoModel, config, ("pooler",)), outputs, zero=config.head_init == "zero")
-            head: tuple[str, ...] = ("head",)
-        else:
-            model = _load_classifier(config, outputs)
-            model.config.pad_token_id = tokenizer.pad_token_id
-            head = _head_of(model)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model.backbone.name: {config.name!r} cannot be loaded ({str(error).strip().splitlines()[0]}); {remedy}"
-        ) from error
-    encoder = model.encoder if isinstance(model, MeanPooled) else model
-    positions = getattr(encoder.config, "max_position_embeddings", config.max_length)
-    if config.frozen == "4bit":
-        for name in head:
-            model.get_submodule(name).to(encoder.device, torch.float32)
-    else:
-        model = model.float()
-    return TextBackbone(model, head, tokenizer, min(config.max_length, positions, tokenizer.model_max_length))
+def _load_with_head(config: BackboneConfig, outputs: int, padding: int | None) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return the model with the head asked for, and the names of the head's modules."""
+    if config.head == "mean":
+        # a pooler is not used, and where the checkpoint has none it is random
+        encoder = _load(AutoModel, config, ("pooler",))
+        return MeanPooled(encoder, outputs, zero=config.head_init == "zero"), ("head",)
+    model = _load_classifier(config, outputs)
+    model.config.pad_token_id = padding
+    return model, _head_of(model)
 
 
 def _head_of(model: Any) -> tuple[str, ...]:
-    """Names of what a classifier has on top of its encoder."""
+    """Return the names of the modules that a classifier has on top of its encoder."""
     children = [(name, child) for name, child in model.named_children() if name != model.base_model_prefix]
     return tuple(name for name, child in children if any(True for _ in child.parameters()))
 
 
 def _load_classifier(config: BackboneConfig, outputs: int) -> Any:
-    """The architecture's classifier; where its checkpoint has a head of another size, with a fresh one."""
+    """Return the architecture's classifier; where its checkpoint has a head of another size, with a fresh one."""
     auto = AutoModelForSequenceClassification
     if not config.pretrained:
         return _load(auto, config, num_labels=outputs)

@@ -1,8 +1,6 @@
 """What happens around the training step: checkpoints, progress, TensorBoard, summary."""
 
-from .checkpoint import AtomicCheckpointIO, StreamCheckpoint
-from .progress import OnlineProgressBar
 from .summary import RunSummary
-from .tensorboard import TensorBoardPage
+from .training import OnlineProgressBar, StreamCheckpoint, TensorBoardPage
 
-__all__ = ["AtomicCheckpointIO", "OnlineProgressBar", "RunSummary", "StreamCheckpoint", "TensorBoardPage"]
+__all__ = ["OnlineProgressBar", "RunSummary", "StreamCheckpoint", "TensorBoardPage"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import resource
 import shutil
@@ -18,6 +17,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from ..atomic import atomic_write
 from ..online import OnlineModule
 
 PACKAGES = ("filtune", "torch", "lightning", "peft", "transformers", "timm", "datasets", "torchmetrics")
@@ -59,10 +59,8 @@ class RunSummary(pl.Callback):
         if trainer.interrupted or not trainer.is_global_zero:
             return
         summary = self._summary(trainer, pl_module, time.perf_counter() - self._start)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / ".summary.json"
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-        os.replace(temporary, self.folder / "summary.json")
+        with atomic_write(self.folder / "summary.json") as file:
+            file.write(json.dumps(summary, indent=2) + "\n")
         if isinstance(trainer.logger, TensorBoardLogger):
             results = {f"final/{k}": v for k, v in summary.items() if k.startswith("online_") and v is not None}
             results |= {f"final/{name}": value for name, value in pl_module.last_validation.items()}

@@ -1,7 +1,7 @@
 """Blocks of the Jacobian, and the filter algebra on them.
 
-A block is the part of H (rows, n_i) that belongs to a contiguous slice of the state. ``Explicit`` holds it as a
-matrix; ``OuterProduct`` holds a dense layer's part in factors and never forms it. Each is the other's oracle.
+A block is the part of H (rows, n_i) that belongs to a contiguous slice of the state. ``DenseBlock`` holds it as a
+matrix; ``OuterProduct`` holds a dense layer's part in factors and never forms it. Tests compare the two.
 
 Shapes: ``rows`` = B*d, one a sample and observation coordinate.
 """
@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 18
-"""Most elements of a temporary in the filter algebra on a CPU, so that it stays in cache; elsewhere 256 times as many,
-for there a small operation costs as much as a large one. Memory does not grow with n."""
-
+"""Most elements of a temporary in the filter algebra on a CPU, so that it stays in cache; on a GPU 256 times as
+many, for there a small operation costs as much as a large one. Memory does not grow with n."""
 
 Pair = tuple[Tensor, Tensor]
 
@@ -31,7 +30,7 @@ class Gain(NamedTuple):
     Attributes:
         W: (k, rows).
         u: (k,).
-        v: (rows,), or None for zero. It is apart from u, for W'u alone may overflow where WH does not.
+        v: (rows,), or None for zero. Kept separate from u for numerical stability: W'u can overflow where WH does not.
     """
 
     W: Tensor
@@ -39,19 +38,19 @@ class Gain(NamedTuple):
     v: Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> Gain:
-        """The same in another floating type."""
+        """Return the gain in another floating type."""
         return Gain(self.W.to(dtype), self.u.to(dtype), None if self.v is None else self.v.to(dtype))
 
 
 class Block(Protocol):
-    """What the filter asks of a part of the Jacobian."""
+    """What the filter calls of a part of the Jacobian."""
 
     def gram(self, p: Tensor) -> Tensor:
-        """H diag(p) H', (rows, rows)."""
+        """Return H diag(p) H', (rows, rows)."""
         ...
 
     def update(self, p: Tensor, gain: Gain, out: Pair | None = None) -> Pair:
-        """Change of state and reduction of variance, LoKO eqs. 11b and 11c.
+        """Return the change of state and the reduction of variance, LoKO eqs. 11b and 11c.
 
         These are Ke = p * H'(W'u + v) and diag(KH) p = p^2 * sum_k (WH)_k^2.
 
@@ -63,12 +62,12 @@ class Block(Protocol):
         ...
 
     def dense(self) -> Tensor:
-        """The block as a matrix, (rows, n_i)."""
+        """Return the block as a matrix, (rows, n_i)."""
         ...
 
 
-class Explicit:
-    """A block held as a matrix, worked through in chunks of columns.
+class DenseBlock:
+    """A block held as a matrix, processed in chunks of columns.
 
     Args:
         H: Jacobian of the slice, (rows, n_i).
@@ -78,7 +77,7 @@ class Explicit:
         self.H = H
 
     def gram(self, p: Tensor) -> Tensor:
-        """H diag(p) H', (rows, rows)."""
+        """Return H diag(p) H', (rows, rows)."""
         total = self.H.new_zeros(len(self.H), len(self.H))
         for columns in self._chunks():
             H = self.H[:, columns]
@@ -86,7 +85,7 @@ class Explicit:
         return total
 
     def update(self, p: Tensor, gain: Gain, out: Pair | None = None) -> Pair:
-        """Ke and diag(KH) p, each (n_i,)."""
+        """Return Ke and diag(KH) p, each (n_i,)."""
         change, reduction = out or (torch.empty_like(p), torch.empty_like(p))
         if gain.W.shape == (1, 1):
             return self._update_row(p, gain, change, reduction)
@@ -110,7 +109,7 @@ class Explicit:
         return change, reduction
 
     def dense(self) -> Tensor:
-        """H, (rows, n_i)."""
+        """Return H, (rows, n_i)."""
         return self.H
 
     def _chunks(self) -> Iterator[slice]:
@@ -133,7 +132,7 @@ class OuterProduct:
         self.G, self.X = G, X
 
     def gram(self, p: Tensor) -> Tensor:
-        """H diag(p) H', (rows, rows): sum_o g_bjo g_cko Q_bco with Q_bco = sum_i P_oi x_bi x_ci."""
+        """Return H diag(p) H', (rows, rows): sum_o g_bjo g_cko Q_bco with Q_bco = sum_i P_oi x_bi x_ci."""
         B, d, out = self.G.shape
         P = p.view(out, -1)
         Q = torch.cat([pairs @ P.mT for pairs in self._pairs()]).view(B, B, out)
@@ -141,7 +140,7 @@ class OuterProduct:
         return (weighted @ self.G.mT).transpose(1, 2).reshape(B * d, B * d)
 
     def update(self, p: Tensor, gain: Gain, out: Pair | None = None) -> Pair:
-        """Ke and diag(KH) p, each (out * in,)."""
+        """Return Ke and diag(KH) p, each (out * in,)."""
         B, d, width = self.G.shape
         change, reduction = out or (torch.empty_like(p), torch.empty_like(p))
         P = p.view(width, -1)
@@ -160,12 +159,12 @@ class OuterProduct:
         return change, reduction
 
     def dense(self) -> Tensor:
-        """The block as a matrix, (rows, out * in)."""
+        """Return the block as a matrix, (rows, out * in)."""
         B, d, _ = self.G.shape
         return (self.G.unsqueeze(-1) * self.X[:, None, None]).reshape(B * d, -1)
 
     def columns(self, inside: slice) -> list[tuple[slice, Block]]:
-        """A stretch of the block in at most three: the end of a row of the weight, whole rows, the beginning of one.
+        """Return a stretch of the block in at most three parts: the end of a row, whole rows, the beginning of one.
 
         Args:
             inside: Columns of the block.
@@ -202,22 +201,22 @@ class BlockJacobian:
         self.blocks = blocks
 
     def gram(self, p: Tensor) -> Tensor:
-        """H diag(p) H', (rows, rows)."""
+        """Return H diag(p) H', (rows, rows)."""
         first, *rest = (block.gram(p[columns]) for columns, block in self.blocks)
         return sum(rest, start=first)
 
     def update(self, p: Tensor, gain: Gain, out: Pair | None = None) -> Pair:
-        """Ke and diag(KH) p over the whole state, each (n,)."""
+        """Return Ke and diag(KH) p over the whole state, each (n,)."""
         change, reduction = out or (torch.empty_like(p), torch.empty_like(p))
         for columns, block in self.blocks:
             block.update(p[columns], gain, (change[columns], reduction[columns]))
         return change, reduction
 
     def dense(self) -> Tensor:
-        """The whole Jacobian as a matrix, (rows, n)."""
+        """Return the whole Jacobian as a matrix, (rows, n)."""
         return torch.cat([block.dense() for _, block in self.blocks], dim=1)
 
 
 def chunk_elements(like: Tensor) -> int:
-    """Most elements of a temporary, on the device of this tensor."""
+    """Return the most elements of a temporary, on the device of this tensor."""
     return CHUNK_ELEMENTS if like.device.type == "cpu" else 256 * CHUNK_ELEMENTS

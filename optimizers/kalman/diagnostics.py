@@ -1,4 +1,4 @@
-"""What a filter can tell about itself: figures of a step, failures, saturation."""
+"""Diagnostics of a filter: figures of the last step, divergence, saturation."""
 
 from __future__ import annotations
 
@@ -8,91 +8,98 @@ import torch
 from torch import Tensor
 
 from ..likelihoods.base import Innovation
-from .measurement import Measurement
-from .settings import Settings
+from ..parts import State
+from .update import MeasurementUpdate
 
 SATURATED = 1e-10
-"""Trace of the observation noise below which the filter takes its predictions for certain."""
+"""Trace of the observation noise below which the filter treats its predictions as certain."""
+
+COUNTERS = ("nonfinite_steps", "exploded", "cholesky_retries", "clamped")
+"""Counters of a filter's state that are figures too."""
 
 
 class LastStep(NamedTuple):
-    """What is kept of a step until somebody asks for its figures.
+    """What is kept of a step until its figures are asked for.
 
     Attributes:
         e: Residuals, (B, d).
-        change: Change of the state, (n,).
-        measurement: The batch, observed.
+        delta: Change of the state, (n,).
+        update: The measurement update.
         HPH: HPH' before the batch, (B*d, B*d).
-        innovation: Where and how the batch was observed.
+        innovation: Residuals and coordinates of the batch.
         outputs: The model's, (B, m).
-        evidence: For the factors of the outputs' covariance, before the batch, (K,); None where that is not known.
+        log_weights: Log weights of the scales of the outputs' covariance before the batch, (K,); None without one.
     """
 
     e: Tensor
-    change: Tensor
-    measurement: Measurement
+    delta: Tensor
+    update: MeasurementUpdate
     HPH: Tensor
     innovation: Innovation
     outputs: Tensor
-    evidence: Tensor | None
+    log_weights: Tensor | None
 
 
-def statistics(state: dict[str, Tensor], variance: Tensor, last: LastStep) -> dict[str, Tensor]:
-    """Figures of the last step, given the diagonal of the covariance, (n,).
+def statistics(state: State, variance: Tensor, last: LastStep) -> dict[str, Tensor]:
+    """Return the figures of the last step, given the diagonal of the covariance, (n,).
 
-    ``gain_norm`` is the gain along the innovation, |Ke| / |e|.
-    ``row_error`` estimates the bound on the relative error of rows left out; see
-    :func:`optimizers.likelihoods.categorical.leading`.
+    ``gain_norm`` is the gain along the innovation, |Ke| / |e|. ``row_error`` estimates the bound on the relative error
+    of rows left out; see :func:`optimizers.kalman.rows.leading_directions`.
     """
-    innovation, update = last.e.norm(), last.change.norm()
-    counters = ("escalations", "clamped", "nonfinite", "exploded")
-    return {
-        "innovation_norm": innovation,
-        "update_norm": update,
-        "gain_norm": update / innovation.clamp_min(torch.finfo(innovation.dtype).tiny),
-        "noise_trace": last.measurement.noise_trace(),
-        "p_min": variance.min(),
-        "p_mean": variance.mean(),
-        **{name: state[name].clone() for name in counters},
-        **_rows_left_out(last),
+    innovation_norm, update_norm = last.e.norm(), last.delta.norm()
+    figures = {
+        "innovation_norm": innovation_norm,
+        "update_norm": update_norm,
+        "gain_norm": update_norm / innovation_norm.clamp_min(torch.finfo(innovation_norm.dtype).tiny),
+        "noise_trace": last.update.noise_trace(),
+        "variance_min": variance.min(),
+        "variance_mean": variance.mean(),
+        **{name: state[name].clone() for name in COUNTERS},
     }
+    if last.innovation.has_residual_probe:
+        probes = last.HPH.diagonal().view(last.e.shape)[:, -1]
+        figures |= {"rows": torch.tensor(last.e.numel()), "row_error": probes.sum()}
+    return figures
 
 
-def _rows_left_out(last: LastStep) -> dict[str, Tensor]:
-    if not last.innovation.has_residual_probe:
-        return {}
-    probes = last.HPH.diagonal().view(last.e.shape)[:, -1]
-    return {"rows": torch.tensor(last.e.numel()), "row_error": probes.sum()}
+def check_divergence(state: State, neumann: bool) -> str | None:
+    """Return what went wrong at the first step at which something did, and the remedy; waits for the device.
 
-
-def failure(state: dict[str, Tensor], settings: Settings) -> str | None:
-    """What went wrong so far, naming the first such step, and the remedy; waits for the device."""
+    Args:
+        state: The filter's.
+        neumann: Whether the noise is regularised in the Neumann form.
+    """
     step = int(state["failed_at"])
     if not step:
         return None
-    if settings.neumann:
-        cure = "the Neumann form needs rho times the largest noise below 1: take --optimizer.neumann false"
+    exploded, nonfinite = int(state["exploded"]), int(state["nonfinite_steps"])
+    if neumann:
+        remedy = "the Neumann form needs rho times the largest noise below 1: take --optimizer.neumann false"
     else:
-        cure = "take a smaller --optimizer.p0 (--optimizer.explode says what counts as an explosion)"
-    what = "the innovation exploded" if int(state["exploded"]) else "an update was not finite"
+        remedy = "take a smaller --optimizer.p0 (--optimizer.divergence_threshold sets what counts as divergence)"
+    what = "the innovation exploded" if exploded else "an update was not finite"
     return (
-        f"the filter diverged at step {step}: {what} ({int(state['exploded'])} exploding innovations, "
-        f"{int(state['nonfinite'])} non-finite updates so far); {cure}"
+        f"the filter diverged at step {step}: {what} ({exploded} exploding innovations, {nonfinite} non-finite updates "
+        f"so far); {remedy}"
     )
 
 
-def saturation(state: dict[str, Tensor], settings: Settings) -> str | None:
-    """Say that the filter is saturated, where it is.
+def diagnose(state: State, observation: str) -> str | None:
+    """Return a warning that the filter is saturated, where it is; waits for the device.
 
     On a stream of one label the residual, H and with them an estimated R fall to zero; a label that contradicts then
-    moves nothing, whatever the precision. Observed logits take longer to get there, but without process noise they do.
+    changes little, in any precision. Observed logits take longer to get there, but without process noise they do.
+
+    Args:
+        state: The filter's.
+        observation: ``probabilities`` or ``logits``.
     """
     R = state.get("R")
     if R is None or float(R.trace()) >= SATURATED:
         return None
-    cure = "noise softmax" if settings.observation == "probabilities" else "process_noise 1e-4"
+    remedy = "noise softmax" if observation == "probabilities" else "process_noise 1e-4"
     return (
-        f"the filter is saturated (trace of the observation noise {float(R.trace()):.0e}): it takes its "
-        f"predictions for certain, and a label that contradicts them moves little; --optimizer.{cure} does not get "
-        "there, and a new run from these weights starts with a fresh covariance"
+        f"the filter is saturated (trace of the observation noise {float(R.trace()):.0e}): it treats its predictions "
+        f"as certain, and a label that contradicts them changes little; --optimizer.{remedy} avoids this, and a new "
+        "run from these weights starts with a fresh covariance"
     )

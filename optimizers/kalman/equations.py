@@ -1,4 +1,4 @@
-"""The equations of LoKO and R-Kalman as pure functions on tensors.
+"""The equations of LoKO and R-Kalman as pure functions on tensors, and the factorisation they rely on.
 
 Shapes: ``B`` batch, ``d`` observation coordinates, ``n`` state. A batch is observed jointly: its B*d coordinates
 are stacked, and its observation noise is I_B (x) R.
@@ -6,53 +6,67 @@ are stacked, and its observation noise is I_B (x) R.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+JITTERS = (0.0, 1e-7, 1e-5, 1e-3)
+"""Relative jitters on the diagonal, tried in this order until a matrix has a Cholesky factor."""
+
 
 def mean_outer(e: Tensor) -> Tensor:
-    """ee', averaged over the batch: (B, d) -> (d, d)."""
+    """Return ee', averaged over the batch: (B, d) -> (d, d)."""
     return (e.mT @ e) / len(e)
 
 
 def own_blocks(HPH: Tensor, d: int) -> Tensor:
-    """HPH' of each sample's own coordinates: (B*d, B*d) -> (B, d, d)."""
+    """Return HPH' of each sample's own coordinates: (B*d, B*d) -> (B, d, d)."""
     B = len(HPH) // d
     own = torch.arange(B, device=HPH.device)
     return HPH.view(B, d, B, d)[own, :, own]
 
 
+def block_diagonal(L: Tensor) -> Tensor:
+    """Return the matrices of all samples as one block-diagonal matrix, (B, d, k) -> (B*d, B*k)."""
+    B, d, k = L.shape
+    if B == 1:
+        return L[0]
+    identity = torch.eye(B, dtype=L.dtype, device=L.device)
+    return torch.einsum("bdk,bc->bdck", L, identity).reshape(B * d, B * k)
+
+
 def innovation_covariance(HPH: Tensor, R: Tensor) -> Tensor:
-    """The bracket of LoKO eq. 11a for a batch: S = HPH' + I_B (x) R, (B*d, B*d)."""
+    """Return the bracket of LoKO eq. 11a for a batch: S = HPH' + I_B (x) R, (B*d, B*d)."""
     identity = torch.eye(len(HPH) // len(R), dtype=R.dtype, device=R.device)
     return HPH + torch.kron(identity, R)
 
 
 def regularised_noise(R: Tensor, rho: float) -> Tensor:
-    """The regularised noise of GRNG eq. 15, R(I + rho R)^-1 = (R^-1 + rho I)^-1, (d, d).
+    """Return the regularised noise of GRNG eq. 15, R(I + rho R)^-1 = (R^-1 + rho I)^-1, (d, d).
 
     Positive definite wherever R is, for any rho >= 0. rho I must be meant in orthonormal coordinates.
     """
     identity = torch.eye(len(R), dtype=R.dtype, device=R.device)
     regularised = torch.linalg.solve_ex(identity + rho * R, R).result
-    return (0.5 * (regularised + regularised.mT)).contiguous()  # solved columns first, which kron does not take
+    return (0.5 * (regularised + regularised.mT)).contiguous()  # column-major from the solver, which kron rejects
 
 
 def neumann_noise(R: Tensor, rho: float) -> tuple[Tensor, Tensor]:
-    """First-order Neumann form of :func:`regularised_noise` (after GRNG eq. 15): R(I - rho R) = R - rho R^2.
+    """Return the first-order Neumann form of :func:`regularised_noise` (after GRNG eq. 15), R(I - rho R).
 
     Returns:
-        It, (d, d), and whether it is positive definite where R is, that is rho lambda_max(R) < 1, () bool: whether
-        I - rho R has a Cholesky factor.
+        R - rho R^2, (d, d), and whether it is positive definite where R is, that is rho lambda_max(R) < 1, () bool:
+        whether I - rho R has a Cholesky factor.
     """
     identity = torch.eye(len(R), dtype=R.dtype, device=R.device)
     return R - rho * (R @ R), torch.linalg.cholesky_ex(identity - rho * R).info == 0
 
 
 def posterior_variance(p: Tensor, reduction: Tensor) -> tuple[Tensor, Tensor]:
-    """LoKO eq. 11c, p <- p - diag(KH) p, kept positive where the subtraction is below the resolution of p.
+    """Return the variance of LoKO eq. 11c, p <- p - diag(KH) p, kept positive below the resolution of p.
 
-    In exact arithmetic 0 < p <= p_prior whenever R is positive definite, so the floor ``eps * p`` only ever
+    In exact arithmetic 0 < p <= p_prior whenever R is positive definite, so the lower bound ``eps * p`` only ever
     replaces a difference that floating point cannot represent.
 
     Args:
@@ -60,8 +74,44 @@ def posterior_variance(p: Tensor, reduction: Tensor) -> tuple[Tensor, Tensor]:
         reduction: diag(KH) p = p^2 diag(H' S^-1 H), (n,).
 
     Returns:
-        Posterior variance (n,), and how many entries met the floor, ().
+        Posterior variance (n,), and how many entries were raised to the lower bound, ().
     """
     posterior = p - reduction
     floor = torch.finfo(p.dtype).eps * p
     return torch.maximum(posterior, floor), (posterior < floor).sum()
+
+
+class Factor(NamedTuple):
+    """A factorised symmetric positive definite matrix S = LL'.
+
+    Attributes:
+        inverse: L^-1, lower triangular, (k, k), float64.
+        level: How many jitters failed before the one that worked, () int64; 0 is none.
+        valid: Whether any of them gave a finite factor, () bool.
+    """
+
+    inverse: Tensor
+    level: Tensor
+    valid: Tensor
+
+
+def robust_cholesky(S: Tensor) -> Factor:
+    """Return the Cholesky factor of S in float64, with as little relative jitter on the diagonal as it takes.
+
+    All jitters are factorised as one batch and the first success is selected on the device, so that a retry never
+    makes the host wait. The jitter is relative to the mean of the diagonal, absolute for a matrix that has underflowed
+    to zero.
+
+    Args:
+        S: Symmetric positive (semi-)definite matrix, (k, k), any floating dtype.
+    """
+    S = 0.5 * (S + S.mT).double()
+    scale = S.diagonal().mean()
+    jitters = torch.tensor(JITTERS, dtype=S.dtype, device=S.device) * torch.where(scale == 0, 1.0, scale)
+    ladder = S + torch.diag_embed(jitters.unsqueeze(-1).expand(-1, len(S)))
+    factors, info = torch.linalg.cholesky_ex(ladder)
+    worked = (info == 0) & factors.isfinite().all(-1).all(-1)
+    level = worked.to(torch.int64).argmax()
+    identity = torch.eye(len(S), dtype=S.dtype, device=S.device)
+    inverse = torch.linalg.solve_triangular(factors.index_select(0, level.view(1))[0], identity, upper=False)
+    return Factor(inverse, level, worked.any())

@@ -1,4 +1,4 @@
-r"""filtune's own filter: implicit steps, a precision of low rank, and a prior by what the outputs are sensitive to."""
+r"""filtune's own filter: implicit steps, a precision of low rank, and a prior by the sensitivity of the outputs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from typing import Literal
 import torch
 
 from .filter import KalmanOptimizer
-from .jacobian import Method
-from .settings import Settings
 
 
 class Filtune(KalmanOptimizer):
-    r"""An extended Kalman filter without anything to tune.
+    r"""Extended Kalman filter without anything to tune.
 
-    Three things are not as in LoKO. The noise is not estimated: the batch is observed through its own likelihood, at
-    the mode of the posterior (:class:`~optimizers.kalman.posterior_mode.Mode`), so that a step is implicit and cannot
-    overshoot. P^-1 is a diagonal plus a matrix of low rank (:class:`~optimizers.kalman.covariance.buffered.Buffered`).
-    And every parameter tensor has a prior variance of its own, by how much the first outputs depend on it
-    (:func:`optimizers.kalman.prior.sensitivity_factor`).
+    It differs from LoKO in three ways. The noise is not estimated: the batch is observed through its own likelihood, at
+    the mode of the posterior (:class:`~optimizers.kalman.posterior_mode.PosteriorModeUpdate`), so that a step is
+    implicit and cannot overshoot. P^-1 is a diagonal plus a matrix of low rank
+    (:class:`~optimizers.kalman.covariance.low_rank.LowRank`). And every parameter tensor has a prior variance of its
+    own, by how much the first outputs depend on it (:func:`optimizers.kalman.prior.sensitivity_factor`).
 
     .. math::
         p_t &= p_0 \min((h_t / 0.01)^{-1/2}, 10) \\
@@ -30,22 +28,24 @@ class Filtune(KalmanOptimizer):
         p0: Prior variance of a tensor whose entries' derivatives are 0.01.
         p0_init: ``sensitivity``, or one of LoKO's two.
         rank: Directions of P^-1 beside its diagonal.
-        buffer: Directions that are gathered between two compressions to that rank.
-        keep: Directions that one sample adds; the rest of its information goes into the diagonal; 0 for all.
-        window: Steps over which the normalised innovation squared is averaged, ``stats["nis"]``; 0 for none.
-        forget: What all information so far counts for once that average leaves its band; 1 never forgets.
-        renew: How many times its first variance the last layer gets, its information so far being dropped, once the
-            labels obey chance sooner than the filter (:mod:`optimizers.kalman.page_test`); 0 never does.
-        likely: How many classes of a sample are told apart, the label among them; the rest counts as one, so that there
-            are as many rows of the Jacobian and no more; 0 for all. No posterior of the outputs then.
-        explode: How many times the size of what is observed an innovation may have before the filter counts as
+        buffer_size: Directions that are gathered between two compressions to that rank; 0 compresses at every step.
+        rows_per_sample: Directions that one sample adds, its other information going into the diagonal; 0 for all.
+        nis_window: Steps over which the normalised innovation squared is averaged, ``stats["nis"]``; 0 for none.
+        forgetting_factor: Factor of all information gathered so far once that average leaves its interval; 1 never
+            forgets.
+        head_reset_scale: How many times its first variance the last layer gets, its information so far being dropped,
+            when Page's test detects drift (:mod:`optimizers.kalman.monitors.page_test`); 0 never resets.
+        top_k: How many classes of a sample are distinguished, the label and the most probable others; the rest is
+            merged, so that the Jacobian has k rows per sample; 0 for all. Then there are no posterior predictive
+            probabilities.
+        divergence_threshold: Size of an innovation, relative to what is observed, from which on the filter counts as
             diverged.
         dtype: Floating type of the state and the algebra, whatever the model's own.
-        jacobian: ``batched``, or ``loop`` (slow: one backward pass a row).
-        max_rows: Most Jacobian rows computed at once; lower it to save memory.
+        vectorize: Whether all rows of the Jacobian are computed in one backward pass; in one each is slow.
+        chunk_size: Most Jacobian rows computed at once; lower it to save memory.
 
     Raises:
-        ValueError: If an argument is out of range, or the state too large for the machine.
+        ValueError: If an argument is out of range, or the state does not fit into memory.
     """
 
     def __init__(
@@ -54,30 +54,32 @@ class Filtune(KalmanOptimizer):
         p0: float = 0.1,
         p0_init: Literal["constant", "uniform", "sensitivity"] = "sensitivity",
         rank: int = 40,
-        buffer: int = 20,
-        keep: int = 3,
-        window: int = 100,
-        forget: float = 1.0,
-        renew: float = 0.0,
-        likely: int = 0,
-        explode: float = 100.0,
+        buffer_size: int = 20,
+        rows_per_sample: int = 3,
+        nis_window: int = 100,
+        forgetting_factor: float = 1.0,
+        head_reset_scale: float = 0.0,
+        top_k: int = 0,
+        divergence_threshold: float = 100.0,
         dtype: Literal["float32", "float64"] = "float32",
-        jacobian: Method = "batched",
-        max_rows: int = 256,
+        vectorize: bool = True,
+        chunk_size: int = 256,
     ) -> None:
-        settings = Settings(
-            covariance="buffered",
-            rank=rank,
-            buffer=buffer,
-            keep=keep,
-            window=window,
-            forget=forget,
-            renew=renew,
-            likely=likely,
-            noise="mode",
-            explode=explode,
+        super().__init__(
+            params,
+            p0,
+            p0_init,
+            covariance="low_rank",
+            update="posterior_mode",
+            top_k=top_k,
+            divergence_threshold=divergence_threshold,
             dtype=dtype,
-            jacobian=jacobian,
-            max_rows=max_rows,
+            vectorize=vectorize,
+            chunk_size=chunk_size,
+            rank=rank,
+            buffer_size=buffer_size,
+            rows_per_sample=rows_per_sample,
+            forgetting_factor=forgetting_factor,
+            nis_window=nis_window,
+            head_reset_scale=head_reset_scale,
         )
-        super().__init__(params, p0, p0_init, settings)

@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..capture import LayerCapture, Seen, factors_hold
-from .blocks import Block, BlockJacobian, Explicit, OuterProduct
-
-Method = Literal["batched", "loop"]
+from ..base import check_arguments
+from ..layer_hooks import LayerHooks, LayerIO, gradients
+from .blocks import Block, BlockJacobian, DenseBlock, OuterProduct
+from .layer_rows import layer_rows, rows_match_autograd
 
 FACTORED_PARAMETERS = 1 << 12
-"""Parameters of the largest dense layer whose matrix is formed all the same: with its neighbours it costs less."""
+"""Parameters of the largest dense layer whose matrix is formed: joined with its neighbours it is cheaper."""
 
 JOINED_ELEMENTS = 1 << 20
-"""Most elements of a matrix that is copied, to make one block with its neighbours."""
+"""Most elements of a matrix that is copied to form one block with its neighbours."""
 
 
 def stack_rows(cotangents: Tensor) -> Tensor:
-    """Place each sample's cotangents (B, d, m) in rows of their own that are zero elsewhere, (B*d, B, m)."""
+    """Return each sample's cotangents (B, d, m) in rows of their own, zero elsewhere, (B*d, B, m)."""
     B, d, m = cotangents.shape
     if B == 1:
         return cotangents.transpose(0, 1)
@@ -34,30 +33,30 @@ def stack_rows(cotangents: Tensor) -> Tensor:
 
 
 def own_rows(G: Tensor) -> Tensor:
-    """Of derivatives (B*d, B, ...), each row's own sample, (B, d, ...)."""
+    """Return each row's own sample of derivatives (B*d, B, ...), (B, d, ...)."""
     own = torch.arange(G.shape[1], device=G.device)
     return G.unflatten(0, (G.shape[1], -1))[own, :, own]
 
 
-def looped_vjp(outputs: Tensor, inputs: Sequence[Tensor], rows: Tensor, retain_graph: bool) -> list[Tensor]:
-    """One backward pass a row: the oracle of :func:`batched_vjp`, and its slow fallback."""
+Inputs = Sequence[Tensor | LayerIO]
+
+
+def looped_vjp(outputs: Tensor, inputs: Inputs, rows: Tensor, retain_graph: bool) -> list[Tensor]:
+    """Return all rows by one backward pass each: the reference of :func:`batched_vjp`, and its slow fallback."""
     passes = [
-        torch.autograd.grad(
-            outputs, inputs, row, retain_graph=retain_graph or i + 1 < len(rows), materialize_grads=True
-        )
-        for i, row in enumerate(rows)
+        gradients(outputs, inputs, row, retain_graph=retain_graph or i + 1 < len(rows)) for i, row in enumerate(rows)
     ]
     if len(passes) == 1:
         return [grad.unsqueeze(0) for grad in passes[0]]
     return [torch.stack(grads) for grads in zip(*passes, strict=True)]
 
 
-def batched_vjp(outputs: Tensor, inputs: Sequence[Tensor], rows: Tensor, retain_graph: bool) -> list[Tensor]:
-    """All rows in one vectorised backward pass.
+def batched_vjp(outputs: Tensor, inputs: Inputs, rows: Tensor, retain_graph: bool) -> list[Tensor]:
+    """Return all rows by one vectorised backward pass.
 
     Args:
         outputs: Model outputs with their graph, (B, m).
-        inputs: Tensors to differentiate with respect to.
+        inputs: Tensors, or calls of layers, to whose outputs to differentiate.
         rows: Cotangents, (rows, B, m).
         retain_graph: Keep the graph for another pass.
 
@@ -67,38 +66,48 @@ def batched_vjp(outputs: Tensor, inputs: Sequence[Tensor], rows: Tensor, retain_
     if len(rows) == 1:
         return looped_vjp(outputs, inputs, rows, retain_graph)
 
-    def vjp(row: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(outputs, inputs, row, retain_graph=retain_graph, materialize_grads=True)
+    def vjp(row: Tensor) -> list[Tensor]:
+        return gradients(outputs, inputs, row, retain_graph)
 
     return list(torch.func.vmap(vjp)(rows))
 
 
 class JacobianBuilder:
-    """Turns outputs and cotangents into the Jacobian of the state, in blocks.
+    """Computes the Jacobian of the state from outputs and cotangents, in blocks.
 
     Args:
         params: The tensors of the state, in order.
         dtype: Floating type of the blocks.
-        method: ``batched``, or ``loop`` (slow: one backward pass a row).
-        max_rows: Most rows of one vectorised pass; more are worked through in turns, which bounds memory.
+        vectorize: Compute all rows in one vectorised backward pass; if not, in one backward pass each, which is slow.
+        chunk_size: Most rows of one vectorised pass; more are computed in several passes, which bounds memory.
+
+    Raises:
+        ValueError: If vectorize is not a bool, or chunk_size below 1.
     """
 
     def __init__(
-        self, params: Sequence[Tensor], dtype: torch.dtype, method: Method = "batched", max_rows: int = 256
+        self, params: Sequence[Tensor], dtype: torch.dtype, vectorize: bool = True, chunk_size: int = 256
     ) -> None:
-        self.params, self.dtype, self.method, self.max_rows = list(params), dtype, method, max_rows
-        self._capture: LayerCapture | None = None
+        check_arguments(
+            "",
+            [
+                ("vectorize", vectorize, isinstance(vectorize, bool), "be true or false"),
+                ("chunk_size", chunk_size, chunk_size >= 1, "be at least 1"),
+            ],
+        )
+        self.params, self.dtype, self.vectorize, self.chunk_size = list(params), dtype, vectorize, chunk_size
+        self._hooks: LayerHooks | None = None
         self._verified: dict[tuple[int, int, bool], bool] = {}
         self._batched_works = False
 
     def attach(self, model: nn.Module) -> None:
         """Watch the layers of ``model``, so that a batch costs what its samples cost, and dense heads are factored."""
-        if self._capture is not None:
-            self._capture.remove()
-        self._capture, self._verified = LayerCapture(model, self.params), {}
+        if self._hooks is not None:
+            self._hooks.remove()
+        self._hooks, self._verified = LayerHooks(model, self.params, always_on=True), {}
 
     def __call__(self, outputs: Tensor, cotangents: Tensor) -> BlockJacobian:
-        """The Jacobian of the observation coordinates.
+        """Return the Jacobian of the observation coordinates.
 
         A parameter's gradient is a sum over the samples, that of a layer's output is not: where layers account for the
         whole state, all samples share their rows. Otherwise each has rows of its own. A single sample's gradients are
@@ -110,25 +119,25 @@ class JacobianBuilder:
         """
         cotangents = cotangents.to(outputs.dtype)
         layers = self._layers(outputs)
-        explained = {id(p) for layer in layers for p in layer.trained}
+        explained = {id(p) for io in layers for p in io.layer.params.values()}
         others = [p for p in self.params if id(p) not in explained]
         shared = not others or len(cotangents) == 1
         rows = cotangents.transpose(0, 1) if shared else stack_rows(cotangents)
-        limit = max(1, self.max_rows // (len(cotangents) if shared else 1))
-        grads = self._vjp(outputs, [*(layer.y for layer in layers), *others], rows.split(limit))
+        limit = max(1, self.chunk_size // (len(cotangents) if shared else 1))
+        grads = self._vjp(outputs, [*layers, *others], rows.split(limit))
 
         parts: dict[int, OuterProduct | Tensor] = {}
-        for layer, G in zip(layers, grads[: len(layers)], strict=True):
-            parts |= layer.derivatives(G.transpose(0, 1) if shared else own_rows(G), self.dtype)
+        for io, G in zip(layers, grads[: len(layers)], strict=True):
+            parts |= layer_rows(io, G.transpose(0, 1) if shared else own_rows(G), self.dtype)
         for p, g in zip(others, grads[len(layers) :], strict=True):
             parts[id(p)] = g.to(self.dtype).flatten(1)
-        if self._capture is not None:
-            self._capture.take(0)  # what a checkpointed layer showed when it was run again
+        if self._hooks is not None:
+            self._hooks.take()  # calls of checkpointed layers that the backward pass ran again
         return self._assemble([parts[id(p)] for p in self.params])
 
-    def _vjp(self, outputs: Tensor, inputs: Sequence[Tensor], turns: Sequence[Tensor]) -> list[Tensor]:
+    def _vjp(self, outputs: Tensor, inputs: Inputs, turns: Sequence[Tensor]) -> list[Tensor]:
         rows = sum(len(turn) for turn in turns)
-        if self.method == "loop":
+        if not self.vectorize:
             return looped_vjp(outputs, inputs, torch.cat([*turns]), False)
         sure = self._batched_works or rows == 1
         try:
@@ -146,22 +155,22 @@ class JacobianBuilder:
                 f"which is slow: {str(error).splitlines()[0]}",
                 stacklevel=2,
             )
-            self.method = "loop"
+            self.vectorize = False
             return looped_vjp(outputs, inputs, torch.cat([*turns]), False)
         self._batched_works = self._batched_works or rows > 1
         return [torch.cat(part) if len(part) > 1 else part[0] for part in zip(*parts, strict=True)]
 
-    def _layers(self, outputs: Tensor) -> list[Seen]:
+    def _layers(self, outputs: Tensor) -> list[LayerIO]:
         """Layers whose derivatives hold, checked when first seen with this batch size and in this mode."""
-        if self._capture is None:
+        if self._hooks is None:
             return []
         batch = len(outputs)
-        wanted = [layer for layer in self._capture.take(batch) if layer.single or batch > 1]
-        seen = {(id(layer.layer), batch, layer.training): layer for layer in wanted}
-        new = {case: layer for case, layer in seen.items() if case not in self._verified}
-        verdicts = dict(zip(new, factors_hold(outputs, list(new.values())), strict=True)) if new else {}
+        calls = [io for (io,) in self._hooks.take(samples=batch).values() if io.positions == 1 or batch > 1]
+        seen = {(id(io.layer), batch, io.training): io for io in calls}
+        new = {case: io for case, io in seen.items() if case not in self._verified}
+        verdicts = dict(zip(new, rows_match_autograd(outputs, list(new.values())), strict=True)) if new else {}
         self._verified |= {case: verdict for case, verdict in verdicts.items() if verdict is not None}
-        return [layer for case, layer in seen.items() if self._verified.get(case, case in verdicts)]
+        return [io for case, io in seen.items() if self._verified.get(case, case in verdicts)]
 
     def _assemble(self, parts: list[OuterProduct | Tensor]) -> BlockJacobian:
         """Join neighbouring small matrices into one block, so that small tensors do not cost a pass each."""
@@ -173,7 +182,7 @@ class JacobianBuilder:
             nonlocal start, pending
             if pending:
                 H = torch.cat(pending, dim=1) if len(pending) > 1 else pending[0]
-                blocks.append((slice(start, end), Explicit(H)))
+                blocks.append((slice(start, end), DenseBlock(H)))
                 start, pending = end, []
 
         for param, part in zip(self.params, parts, strict=True):
@@ -185,7 +194,7 @@ class JacobianBuilder:
                 continue
             flush()
             end = start + param.numel()
-            blocks.append((slice(start, end), Explicit(part) if isinstance(part, Tensor) else part))
+            blocks.append((slice(start, end), DenseBlock(part) if isinstance(part, Tensor) else part))
             start = end
         flush()
         return BlockJacobian(blocks)

@@ -6,11 +6,8 @@ from typing import Literal
 
 import torch
 
+from ..parts import Spec
 from .filter import KalmanOptimizer
-from .jacobian import Method
-from .settings import Settings
-
-Noise = Literal["identity", "annealed", "softmax", "mode", "ema-1", "ema-2", "ema-minus", "scalar"]
 
 
 class LoKO(KalmanOptimizer):
@@ -33,22 +30,25 @@ class LoKO(KalmanOptimizer):
         p0_init: ``constant``, p = p0 (method 1), or ``uniform``, p ~ U(0, p0) from torch's global generator
             (method 2, the paper's choice).
         beta: Forgetting factor of the observation noise, in [0, 1).
-        noise: ``ema-2`` (eq. 12, the paper's choice), ``ema-1`` (eq. 7, without HPH'), ``ema-minus`` (HPH'
-            subtracted), ``identity`` (R = r0 I), ``annealed`` (r0 I exp(-k/50)), ``softmax`` (diag(y) - yy', in its
-            stable form), ``mode`` (the same at the mode of the posterior; ours, see
-            :class:`~optimizers.kalman.posterior_mode.Mode`), or ``scalar`` (one running number).
+        noise: Name of an observation noise, or a mapping with its ``name`` and options:
+            ``ema-2`` (eq. 12, the paper's choice), ``ema-1`` (eq. 7, without HPH'), ``ema_innovation`` (HPH'
+            subtracted), ``identity`` (R = r0 I), ``annealed`` (r0 I exp(-k/50)), ``softmax`` (diag(p) - pp', in its
+            stable form), or ``scalar`` (one running number).
+        update: Where the observation is linearised: at the ``prediction`` (the extended Kalman filter), or at the
+            ``posterior_mode`` with the likelihood's own noise (ours; see
+            :class:`~optimizers.kalman.posterior_mode.PosteriorModeUpdate`).
         observation: ``probabilities`` (the paper) or ``logits`` (ours); see :class:`Categorical`.
-        r0: Initial observation noise, R = r0 I; may be zero where the noise is averaged in.
+        r0: Initial observation noise, R = r0 I; may be zero where the noise is averaged.
         process_noise: q of P <- P + q I before every step; the paper has none.
-        row_tolerance: With softmax noise, trace of it that may be left out to save rows of the Jacobian; ours.
-        explode: How many times the size of what is observed an innovation may have before the filter counts as
+        rank_tolerance: With softmax noise, trace of it that may be left out to save rows of the Jacobian; ours.
+        divergence_threshold: Size of an innovation, relative to what is observed, from which on the filter counts as
             diverged.
         dtype: Floating type of p, R and the algebra, whatever the model's own.
-        jacobian: ``batched``, or ``loop`` (slow: one backward pass a row).
-        max_rows: Most Jacobian rows computed at once; lower it to save memory.
+        vectorize: Whether all rows of the Jacobian are computed in one backward pass; in one each is slow.
+        chunk_size: Most Jacobian rows computed at once; lower it to save memory.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or is an option of a noise other than the chosen one.
     """
 
     def __init__(
@@ -57,26 +57,30 @@ class LoKO(KalmanOptimizer):
         p0: float = 0.2,
         p0_init: Literal["constant", "uniform"] = "uniform",
         beta: float = 0.95,
-        noise: Noise = "ema-2",
+        noise: Spec = "ema-2",
+        update: Literal["prediction", "posterior_mode"] = "prediction",
         observation: Literal["probabilities", "logits"] = "probabilities",
         r0: float = 1.0,
         process_noise: float = 0.0,
-        row_tolerance: float = 0.0,
-        explode: float = 100.0,
+        rank_tolerance: float = 0.0,
+        divergence_threshold: float = 100.0,
         dtype: Literal["float32", "float64"] = "float32",
-        jacobian: Method = "batched",
-        max_rows: int = 256,
+        vectorize: bool = True,
+        chunk_size: int = 256,
     ) -> None:
-        settings = Settings(
+        super().__init__(
+            params,
+            p0,
+            p0_init,
             noise=noise,
-            beta=beta,
-            r0=r0,
+            update=update,
             observation=observation,
             process_noise=process_noise,
-            row_tolerance=row_tolerance,
-            explode=explode,
+            rank_tolerance=rank_tolerance,
+            divergence_threshold=divergence_threshold,
             dtype=dtype,
-            jacobian=jacobian,
-            max_rows=max_rows,
+            vectorize=vectorize,
+            chunk_size=chunk_size,
+            beta=beta,
+            r0=r0,
         )
-        super().__init__(params, p0, p0_init, settings)

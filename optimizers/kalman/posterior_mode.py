@@ -1,6 +1,6 @@
-r"""A batch observed at the mode of its posterior: the update whose noise needs no estimate.
+r"""The update at the mode of a batch's posterior: its noise is the likelihood's own and needs no estimate.
 
-Shapes: ``B`` batch, ``d`` observation coordinates, ``rows`` = B*d, ``k`` columns of L a sample.
+Shapes: ``B`` batch, ``d`` observation coordinates, ``rows`` = B*d, ``k`` columns of L per sample.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from torch import Tensor
 
 from ..likelihoods.base import Innovation, Observation
 from .blocks import Gain
-from .cholesky import robust_cholesky
-from .measurement import Solution, block_diagonal
+from .equations import block_diagonal, robust_cholesky
+from .update import Solution
 
 ITERATIONS = 12
-"""Most Newton steps; three to five are usual, and more is needed where logits are certain, wrong, and free to move."""
+"""Most Newton steps; three to five are usual. Confident wrong logits with a wide prior need more."""
 
 CONVERGED = 1e-12
-"""Change of lambda at which the iteration ends on a CPU. Elsewhere asking would take longer than going on."""
+"""Change of lambda at which the iteration stops on a CPU. On a GPU, reading it would take longer than going on."""
 
 
-class Mode:
-    r"""The observation through the natural parameters, linearised where the posterior has its maximum.
+class PosteriorModeUpdate:
+    r"""The observation through the natural parameters, linearised at the maximum of the posterior.
 
     With the prior N(theta, P), the outputs linear in theta and eta = J dtheta, the mode is that of
 
@@ -29,15 +29,15 @@ class Mode:
         \phi(\eta) = -\log p(y \mid \eta) + \tfrac12 \eta^\top A^{-1} \eta, \quad A = J P J^\top, \quad
         \eta = A \lambda, \quad \lambda = e(\eta)
 
-    and the change of state is P J'lambda: an implicit gradient step, which has no rate and cannot overshoot. Newton's
-    method works on lambda, where A may be singular: lambda <- lambda + s (I + FA)^-1 (e - lambda), with F = LL' and
-    e = y - E y taken at eta. The step length s = ln(1 + b)/b, b the likelihood's own bound on how its curvature bends
-    along the step, makes every step a descent (Sun & Tran-Dinh 2019, theorem 2). The information the batch adds is
-    J'FJ at the mode: Laplace's approximation. For a Gaussian it is the Kalman filter itself.
+    and the change of state is P J'lambda: an implicit gradient step, which has no learning rate and cannot overshoot.
+    Newton's method works on lambda, where A may be singular: lambda <- lambda + s (I + FA)^-1 (e - lambda), with
+    F = LL' and e = y - E y taken at eta. The step length s = ln(1 + b)/b, where b is the likelihood's self-concordance
+    bound along the step, makes every step a descent (Sun & Tran-Dinh 2019, theorem 2). The information that the batch
+    adds is J'FJ at the mode: Laplace's approximation. For a Gaussian likelihood it is the Kalman filter itself.
 
     Args:
         observation: The batch.
-        innovation: What it says through the natural parameters.
+        innovation: The batch, observed through the natural parameters.
     """
 
     def __init__(self, observation: Observation, innovation: Innovation) -> None:
@@ -48,7 +48,7 @@ class Mode:
         self.projection = None if innovation.projection is None else innovation.projection.double()
 
     def solve(self, A: Tensor) -> Solution:
-        """The gain at the mode."""
+        """Return the gain at the mode."""
         A = 0.5 * (A + A.mT).double()
         dual = A.new_zeros(len(A))
         for _ in range(ITERATIONS):
@@ -66,11 +66,11 @@ class Mode:
         return Solution(Gain(W, W.new_zeros(len(W)), dual), factor.level, factor.valid)
 
     def information(self) -> Tensor:
-        """L' at the mode; after ``solve``."""
+        """Return L' at the mode; call it after ``solve``."""
         return self.L.mT
 
     def noise_trace(self) -> Tensor:
-        """Trace of F at the mode; after ``solve``."""
+        """Return the trace of F at the mode; call it after ``solve``."""
         return self.L.square().sum() / self.samples
 
     def _at(self, eta: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +82,7 @@ class Mode:
         return innovation.residual.flatten(), block_diagonal(innovation.factor)
 
     def _shift(self, eta: Tensor) -> Tensor:
-        """The same in the outputs, (B, m), for the coordinates are orthonormal."""
+        """The same shift in the outputs, (B, m), for the coordinates are orthonormal."""
         return (eta.view(self.shape).unsqueeze(1) @ self.cotangents).squeeze(1)
 
 
@@ -91,7 +91,7 @@ def _inner(A: Tensor, L: Tensor) -> Tensor:
     return torch.eye(L.shape[1], dtype=L.dtype, device=L.device) + L.mT @ A @ L
 
 
-def _length(bend: Tensor) -> Tensor:
+def _length(bound: Tensor) -> Tensor:
     """ln(1 + b)/b, 1 at zero."""
-    least = torch.finfo(bend.dtype).eps
-    return torch.log1p(bend.clamp_min(least)) / bend.clamp_min(least)
+    least = torch.finfo(bound.dtype).eps
+    return torch.log1p(bound.clamp_min(least)) / bound.clamp_min(least)

@@ -13,15 +13,17 @@ from torch import Tensor
 PRIORS = ("constant", "uniform", "sensitivity")
 
 USUAL = 0.01
-"""A derivative of the outputs with respect to an entry whose tensor ``sensitivity`` gives p0: that of most networks."""
+"""Derivative of the outputs with respect to an entry, as most networks have it, for which a tensor gets p0."""
+
 WIDEST = 10.0
-"""Most times p0 that it gives a tensor: one that hardly moves the outputs now may do so later."""
+"""Largest multiple of p0 that a tensor gets: one that hardly moves the outputs now may do so later."""
+
 IDLE = 0.5
-"""How many times p0 it gives a tensor that does not move them at all."""
+"""Multiple of p0 for a tensor that does not move the outputs at all."""
 
 
 def check_prior(name: str, group: dict[str, Any]) -> None:
-    """Refuse a group that cannot be part of a filter's state.
+    """Check that a group can be part of a filter's state.
 
     Raises:
         ValueError: If its p0 is not positive, its p0_init unknown, or a parameter frozen or not real and floating.
@@ -38,9 +40,9 @@ def check_prior(name: str, group: dict[str, Any]) -> None:
 
 
 def initial_variance(group: dict[str, Any], dtype: torch.dtype) -> Tensor:
-    """p0 of a group's parameters, flat: the constant p0 (method 1) or U(0, p0) (method 2), never zero.
+    """Return the prior variances of a group's parameters, flat: p0 (method 1) or U(0, p0) (method 2), never zero.
 
-    With ``sensitivity`` it is the constant, until :func:`sensitivity_factor` is known.
+    With ``sensitivity`` they are p0 until :func:`sensitivity_factor` is known.
     """
     n, device = sum(param.numel() for param in group["params"]), group["params"][0].device
     if group["p0_init"] != "uniform":
@@ -50,7 +52,7 @@ def initial_variance(group: dict[str, Any], dtype: torch.dtype) -> Tensor:
 
 
 def sensitivity_factor(squares: Tensor, groups: list[dict[str, Any]]) -> Tensor:
-    r"""By how much the prior of every parameter is wider than p0, (n,), where ``p0_init`` is ``sensitivity``.
+    r"""Return the ratio of every parameter's prior variance to p0, (n,), where ``p0_init`` is ``sensitivity``.
 
     With h_t the root mean square, over the coordinates and the entries of the tensor t, of the derivative of a
     coordinate with respect to an entry:
@@ -58,11 +60,11 @@ def sensitivity_factor(squares: Tensor, groups: list[dict[str, Any]]) -> Tensor:
     .. math:: p_t = p_0 \, \min((h_t / 0.01)^{-1/2}, 10), \quad p_t = p_0 / 2 \text{ where } h_t = 0
 
     Equal variances of the parameters leave all learning to the tensors next to the output, such as the head of a
-    language model; equal variances of the outputs let tensors that hardly matter run far. The exponent is between the
-    two. Entries, not whole tensors, are compared, for a large tensor that matters is not the less to be learnt
-    (docs/research/filtune.md). A tensor without any influence on the first outputs, like lora_A beside a lora_B of
-    zeros, gains it as what it is multiplied by grows. Adapters like a prior of p0 there, the branches of a ResNet,
-    whose last scales start at zero, a tenth of it: it gets what harms neither.
+    language model; equal variances of the outputs let tensors with little influence move far. The exponent is between
+    the two. Entries are compared, not whole tensors, so that the size of a tensor makes no difference
+    (docs/research/filtune.md). A tensor without influence on the first outputs, like lora_A beside a lora_B of zeros,
+    gains influence as its partner grows. Adapters work best with p0 there, the branches of a ResNet, whose last scales
+    start at zero, with a tenth of it: half of p0 harms neither.
 
     Args:
         squares: Mean over the rows of H of its squared entries, (n,).

@@ -1,8 +1,8 @@
-"""The columns of a state, shared out over several processes.
+"""The columns of a state, divided over several processes.
 
-Every rank differentiates samples of its own, so that rows of the Jacobian H arise where the samples are, with all n
-columns. They are exchanged: every rank ends with its own columns of the rows of all samples, in the order of the ranks.
-HPH' is then a sum over the ranks, the gain the same on all of them, and the update of a column its owner's business.
+Every rank differentiates samples of its own, so that rows of the Jacobian H are computed where the samples are, with
+all n columns. They are exchanged: every rank ends with its own columns of the rows of all samples, in the order of the
+ranks. HPH' is then a sum over the ranks, the gain the same on all of them, and each rank updates its own columns.
 
 Shapes: ``rows`` = B*d, one a sample of any rank and observation coordinate; ``n`` state.
 """
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from ..distributed import Ranks
 from ..likelihoods.base import Observation
-from .blocks import Block, BlockJacobian, Explicit, OuterProduct
+from .blocks import Block, BlockJacobian, DenseBlock, OuterProduct
 
 Parts = list[tuple[slice, Block]]
 
 SMALL = 1000
-"""Columns of which it does not matter who has them."""
+"""Number of columns whose distribution makes no difference."""
 
 
 class Sharding:
@@ -46,26 +46,26 @@ class Sharding:
         self.divided = divided and self.ranks.world > 1
         if self.divided and self.n < self.ranks.world:
             raise ValueError(
-                f"trainer.devices: {self.n} parameters cannot be shared out over {self.ranks.world} processes"
+                f"trainer.devices: {self.n} parameters cannot be divided over {self.ranks.world} processes"
             )
         self.strata = strata(sizes, self.ranks.world) if self.divided else [slice(0, self.n)]
 
     def share(self, rank: int) -> list[slice]:
-        """Columns of a rank: of every stratum a stretch, as even as can be."""
+        """Return the columns of a rank: a stretch of every stratum, as even as possible."""
         world = self.ranks.world if self.divided else 1
         rank = rank if self.divided else 0
         lengths = [(s.start, s.stop - s.start) for s in self.strata]
         return [slice(at + k * rank // world, at + k * (rank + 1) // world) for at, k in lengths]
 
     def width(self, rank: int) -> int:
-        """How many these are."""
+        """Return the number of columns of a rank."""
         return sum(stretch.stop - stretch.start for stretch in self.share(rank))
 
     def join(self, observation: Observation) -> tuple[Observation, list[int]]:
-        """The observation of all ranks' samples, and how many each rank has.
+        """Return the observation of all ranks' samples, and how many each rank has.
 
         Raises:
-            ValueError: If the processes are not those the state was shared out over.
+            ValueError: If the processes are not those over which the state was divided.
         """
         now = Ranks.current()
         if now != self.ranks:
@@ -76,15 +76,15 @@ class Sharding:
         return self.ranks.join(observation)
 
     def part(self, whole: Tensor) -> Tensor:
-        """This rank's part of a vector over the state."""
+        """Return this rank's part of a vector over the state."""
         return torch.cat([whole[stretch] for stretch in self.share(self.ranks.rank)]) if self.divided else whole
 
     def sum(self, partial: Tensor) -> Tensor:
-        """Sum over all columns, of each rank's sum over its own."""
+        """Return the sum over all columns, given each rank's sum over its own."""
         return self.ranks.sum(partial) if self.divided else partial
 
     def whole(self, part: Tensor) -> Tensor:
-        """A vector over the state, (n,), of each rank's part of it."""
+        """Return a vector over the state, (n,), given each rank's part of it."""
         if not self.divided:
             return part
         ranks = range(self.ranks.world)
@@ -96,20 +96,20 @@ class Sharding:
         return whole
 
     def agree(self, finite: Tensor, clamped: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether the update of all columns is finite, and how many of them met the floor."""
+        """Return whether the update of all columns is finite, and how many were raised to the lower bound."""
         if not self.divided:
             return finite, clamped
         failed, clamped = self.ranks.sum(torch.stack([(~finite).long(), clamped]))
         return failed == 0, clamped
 
     def exchange(self, H: BlockJacobian, sizes: Sequence[int]) -> BlockJacobian:
-        """From this rank's samples and all columns to all samples and this rank's columns.
+        """Exchange this rank's samples with all columns for all samples with this rank's columns.
 
         Matrices travel to their columns' owners. Of a dense layer's block the factors go to all ranks, and each
         keeps what makes up its own columns.
 
         Args:
-            H: Jacobian of this rank's samples, (sizes[rank] * d, n); used up, so that memory holds it only twice.
+            H: Jacobian of this rank's samples, (sizes[rank] * d, n); it is consumed, to hold it in memory only twice.
             sizes: Number of samples of every rank.
 
         Returns:
@@ -136,13 +136,13 @@ class Sharding:
                 if layer is not None:
                     parts += [(slice(start + c.start, start + c.stop), piece) for c, piece in layer.columns(inside)]
                 elif columns is not None and width:
-                    parts.append((slice(start, start + width), Explicit(columns[:, :width])))
+                    parts.append((slice(start, start + width), DenseBlock(columns[:, :width])))
                     columns = columns[:, width:]
                 start += width
         return BlockJacobian(parts)
 
     def _agreed(self, blocks: Parts) -> Parts:
-        """The blocks, in factors where all ranks have factors: each has checked layers on samples of its own."""
+        """The blocks, as factors where all ranks have factors: each has checked layers on samples of its own."""
         first = blocks[0][1]
         device = first.G.device if isinstance(first, OuterProduct) else first.dense().device
         factored = [covered.start for covered, block in blocks if isinstance(block, OuterProduct)]
@@ -151,12 +151,12 @@ class Sharding:
         answers: list[list[int]] = [[] for _ in range(self.ranks.world)]
         dist.all_gather_object(answers, factored)
         common = set.intersection(*map(set, answers))
-        return [(c, block if c.start in common else Explicit(block.dense())) for c, block in blocks]
+        return [(c, block if c.start in common else DenseBlock(block.dense())) for c, block in blocks]
 
     def _to_owners(self, matrices: list[tuple[slice, Tensor]], sizes: Sequence[int]) -> Tensor:
         """Hand out the columns of (own rows, n_i); what comes back is (rows, own columns), rank 0's rows first.
 
-        The matrices are used up.
+        The matrices are consumed.
         """
         mine = len(matrices[0][1])
         rows = [size * (mine // sizes[self.ranks.rank]) for size in sizes]
@@ -180,9 +180,9 @@ class Sharding:
 
 
 def strata(sizes: Sequence[int], world: int) -> list[slice]:
-    """Parts of a state: every tensor that is more than an eighth of a share, and the runs of smaller ones between.
+    """Return the strata of a state: tensors of more than an eighth of a share, and the runs of smaller ones between.
 
-    A tensor of fewer than ``SMALL`` columns is never apart.
+    A tensor of fewer than ``SMALL`` columns is never a stratum of its own.
     """
     n, start, end = sum(sizes), 0, 0
     cuts = {0, n}
@@ -194,7 +194,7 @@ def strata(sizes: Sequence[int], world: int) -> list[slice]:
 
 
 def _inside(covered: slice, stretch: slice) -> slice:
-    """Where a stretch lies in a block, counted from the block's first column; empty where it lies outside."""
+    """A stretch within a block, counted from the block's first column; empty where it is outside."""
     start = min(max(covered.start, stretch.start), covered.stop)
     stop = max(start, min(covered.stop, stretch.stop))
     return slice(start - covered.start, stop - covered.start)

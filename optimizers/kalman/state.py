@@ -1,95 +1,215 @@
-r"""What a filter is made of and remembers: its covariance, its counters, and how they are saved."""
+r"""What a filter is made of and remembers: its parts, its covariance and counters, and how they are saved."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ..base import OnlineOptimizer
-from . import nis, page_test
-from .covariance import Covariance
-from .covariance.base import check_size
-from .diagnostics import LastStep
+from ..base import OnlineOptimizer, check_arguments
+from ..likelihoods.base import OBSERVATIONS
+from ..parts import Choice, Spec, choose, default_arguments, distribute
+from .covariance.base import Covariance, check_size
+from .diagnostics import COUNTERS, LastStep
 from .jacobian import JacobianBuilder
-from .noise import NOISES, ObservationNoise
-from .predictive import FACTORS
+from .monitors.base import Monitor
+from .noise.base import ObservationNoise
+from .predictive import SCALES
 from .prior import check_prior, initial_variance
-from .settings import DTYPES, Settings
+from .rows import RowSelection
 from .sharding import Sharding
+from .update import check_update
 
 FILTER = "filter"
 """Key of the filter's state. A string, because torch casts state keyed by a parameter to the parameter's type."""
 
-COUNTERS = ("steps", "failed_at", "nonfinite", "exploded", "escalations", "clamped")
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+OLD_NAMES = {
+    "begun": "prior_initialized",
+    "evidence": "tempering_log_weights",
+    "escalations": "cholesky_retries",
+    "nonfinite": "nonfinite_steps",
+}
+"""Tensors of the state that had another name in checkpoints of earlier releases."""
 
 
 class FilterState(OnlineOptimizer):
-    """A Gaussian over the parameters: its mean is they themselves, its covariance is the state.
+    """A Gaussian over the parameters: its mean is the parameters themselves, its covariance is the state.
 
     Args:
         params: Parameters or parameter groups; a group may have its own ``p0`` and ``p0_init``.
         p0: Initial variance of the state, or its upper bound; positive.
         p0_init: ``constant``, ``uniform`` or ``sensitivity``.
-        settings: The rest.
+        covariance: Name of a covariance, or a mapping with its ``name`` and options.
+        noise: Name of an observation noise, or a mapping with its ``name`` and options.
+        update: ``prediction`` or ``posterior_mode``: where the observation is linearised.
+        observation: ``probabilities`` or ``logits``.
+        rho: Regularisation of R-Kalman.
+        neumann: Whether it has the first-order form.
+        process_noise: q of the prediction.
+        top_k: How many classes are distinguished; 0 for all.
+        rank_tolerance: Trace of the precision that may be left out.
+        divergence_threshold: Size of an innovation that counts as divergence, relative to what is observed.
+        dtype: Floating type of the state and the algebra.
+        vectorize: Whether all rows of the Jacobian are computed in one backward pass.
+        chunk_size: Most Jacobian rows computed at once.
+        options: Options of the covariance, the noise and the monitors.
 
     Raises:
-        ValueError: If an argument is out of range, or the covariance too large for the machine.
+        ValueError: If an argument is out of range or no chosen part has it, or the covariance does not fit into memory.
     """
 
-    def __init__(self, params: torch.optim.optimizer.ParamsT, p0: float, p0_init: str, settings: Settings) -> None:
-        settings.check(type(self).__name__)
-        self.settings = settings
+    abstract: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        params: torch.optim.optimizer.ParamsT,
+        p0: float,
+        p0_init: str = "constant",
+        *,
+        covariance: Spec = "diagonal",
+        noise: Spec = "ema-2",
+        update: str = "prediction",
+        observation: str = "probabilities",
+        rho: float = 0.0,
+        neumann: bool = False,
+        process_noise: float = 0.0,
+        top_k: int = 0,
+        rank_tolerance: float = 0.0,
+        divergence_threshold: float = 100.0,
+        dtype: str = "float32",
+        vectorize: bool = True,
+        chunk_size: int = 256,
+        **options: Any,
+    ) -> None:
+        self._kwargs: dict[str, Any] = {
+            "covariance": covariance,
+            "noise": noise,
+            "update": update,
+            "observation": observation,
+            "rho": rho,
+            "neumann": neumann,
+            "process_noise": process_noise,
+            "rows": (top_k, rank_tolerance),
+            "divergence_threshold": divergence_threshold,
+            "dtype": dtype,
+            "jacobian": (vectorize, chunk_size),
+            "options": options,
+        }
         super().__init__(params, {"p0": p0, "p0_init": p0_init})
         self._prepare()
-        check_size(self._covariance, settings.covariance, self.dtype, self.device)
-        prior = self._sharding.part(torch.cat([initial_variance(g, self.dtype) for g in self.param_groups]))
-        counters = {name: torch.zeros((), dtype=torch.int64, device=self.device) for name in COUNTERS}
-        scale = torch.zeros((), dtype=self.dtype, device=self.device)
-        start = {**self._covariance.start(prior), **counters, "scale": scale}
-        if self._foretells:
-            start["evidence"] = self._no_evidence()
-        if settings.window:
-            start["nis"] = nis.start(settings.window, scale)
-        if settings.renew:
-            start |= {**page_test.start(scale), "tail": prior[-self._tail :].clone()}
-        if any(group["p0_init"] == "sensitivity" for group in self.param_groups):
-            start["begun"] = torch.zeros((), dtype=torch.bool)  # the host must know it, so it lives there
-        self.state[FILTER] = start  # type: ignore[index]
-
-    @property
-    def _foretells(self) -> bool:
-        """Whether the coordinates observed are those of the outputs, whose covariance is then known."""
-        return self._noise.natural or self.settings.observation == "logits"
-
-    def _no_evidence(self) -> Tensor:
-        return torch.zeros(len(FACTORS), dtype=torch.float64, device=self.device)
+        self.state[FILTER] = self._start()  # type: ignore[index]
 
     def _prepare(self) -> None:
-        """All that follows from the parameters and the settings, and is not state."""
-        settings = self.settings
-        self.dtype = DTYPES[settings.dtype]
+        """Build everything that follows from the parameters and the arguments, and is not state."""
+        try:
+            self._build_parts()
+        except ValueError as error:
+            raise ValueError(f"{type(self).__name__}: {error}") from None
+        self._sharding = Sharding([p.numel() for p in self._params], self._covariance.by_columns)
+        self._last: LastStep | None = None
+        self._noise_started = False
+
+    def _build_parts(self) -> None:
+        given = self._kwargs
         self._params = list(self.trained())
         self.device = self._params[0].device
-        shapes = [param.shape for param in self._params]
-        self._covariance: Covariance = settings.build_covariance(shapes)
-        self._tail = page_test.last_layer(shapes)
-        self._sharding = Sharding([shape.numel() for shape in shapes], self._covariance.by_columns)
-        self._noise: ObservationNoise = NOISES[settings.noise](settings.r0, settings.beta)
-        self._build = JacobianBuilder(self._params, self.dtype, settings.jacobian, settings.max_rows)
-        self._last: LastStep | None = None
+        self._check_arguments()
+        self.dtype = DTYPES[given["dtype"]]
+        covariance, noise, monitors = self._choose_parts()
+        self._noise: ObservationNoise | None = None if noise is None else noise.build()
+        self._covariance: Covariance = covariance.build([p.shape for p in self._params])
+        self._monitors: list[Monitor] = [monitor.build() for monitor in monitors]
+        self._natural = self._noise is None or self._noise.from_likelihood
+        self._rows = RowSelection(*given["rows"])
+        self._rows.check(given["update"], noise.part.name if noise else None)
+        self._build = JacobianBuilder(self._params, self.dtype, *given["jacobian"])
+        self._check_parts()
+
+    def _check_arguments(self) -> None:
+        given, infinity = self._kwargs, float("inf")
+        threshold, q = given["divergence_threshold"], given["process_noise"]
+        default = default_arguments(type(self)).get("noise")
+        check_update(given["update"], given["noise"] if given["noise"] != default else None, given["rho"])
+        check_arguments(
+            "",
+            [
+                (name, given[name], given[name] in known, f"be one of {', '.join(known)}")
+                for name, known in (("observation", OBSERVATIONS), ("dtype", DTYPES))
+            ],
+        )
+        check_arguments(
+            "",
+            [
+                ("process_noise", q, 0 <= q < infinity, "be zero or positive, and finite"),
+                ("divergence_threshold", threshold, threshold > 1, "be above 1"),
+            ],
+        )
+
+    def _choose_parts(self) -> tuple[Choice, Choice | None, list[Choice]]:
+        """Return the covariance, the noise unless the update has its own, and the monitors that are switched on."""
+        given, options = self._kwargs, self._kwargs["options"]
+        covariance = choose(Covariance, given["covariance"])
+        noise = None if given["update"] == "posterior_mode" else choose(ObservationNoise, given["noise"])
+        monitors = [
+            Choice(monitor, {})
+            for monitor in Monitor.registry.values()
+            if any(options.get(name, default) != default for name, default in monitor.options().items())
+        ]
+        chosen = [covariance, *([] if noise is None else [noise]), *monitors]
+        distribute(chosen, options, default_arguments(type(self)))
+        return covariance, noise, monitors
+
+    def _check_parts(self) -> None:
+        """Check what the parts need of one another."""
+        covariance, monitors = self._covariance, self._monitors
+        if self._natural and self._kwargs["observation"] != "probabilities":
+            raise ValueError("the likelihood's own noise is that of probabilities: set observation probabilities")
+        if covariance.uses_alarm and not any(monitor.raises_alarm for monitor in monitors):
+            raise ValueError("forgetting_factor below 1 needs a positive nis_window")
+        for option in (name for monitor in monitors if monitor.needs_precision for name in monitor.options()):
+            if not self._natural:
+                raise ValueError(f"{option} needs noise softmax or update posterior_mode")
+        for option in (name for monitor in monitors if monitor.needs_reset for name in monitor.options()):
+            if not covariance.can_reset:
+                able = ", ".join(name for name, part in Covariance.registry.items() if part.can_reset)
+                raise ValueError(f"{option} needs covariance {able}; got {covariance.name}")
+
+    def _start(self) -> dict[str, Tensor]:
+        """Return the state before the first step."""
+        check_size(self._covariance, self.dtype, self.device)
+        prior = self._sharding.part(torch.cat([initial_variance(g, self.dtype) for g in self.param_groups]))
+        counters = ("steps", "failed_at", *COUNTERS)
+        start = {
+            **self._covariance.start(prior),
+            **{name: torch.zeros((), dtype=torch.int64, device=self.device) for name in counters},
+            "scale": torch.zeros((), dtype=self.dtype, device=self.device),
+        }
+        if self._observes_outputs:
+            start["tempering_log_weights"] = torch.zeros(len(SCALES), dtype=torch.float64, device=self.device)
+        for monitor in self._monitors:
+            start |= monitor.start(prior, [p.shape for p in self._params])
+        if any(group["p0_init"] == "sensitivity" for group in self.param_groups):
+            start["prior_initialized"] = torch.zeros((), dtype=torch.bool)  # on the host, which must know it
+        return start
+
+    @property
+    def _observes_outputs(self) -> bool:
+        """Whether the coordinates observed are those of the outputs, whose covariance is then known."""
+        return self._natural or self._kwargs["observation"] == "logits"
 
     @property
     def filter(self) -> dict[str, Tensor]:
-        """The filter's state: its covariance, what the noise remembers after the first step, and counters."""
+        """The filter's state: its covariance, what the noise and the monitors remember, and counters."""
         return self.state[FILTER]  # type: ignore[index]
 
     def attach(self, model: nn.Module) -> Self:
-        """Watch the model's dense layers: those seen at one position need not materialise their Jacobian."""
+        """Watch the model's dense layers: those that are applied at one position need not form their Jacobian."""
         self._build.attach(model)
         return self
 
@@ -107,7 +227,7 @@ class FilterState(OnlineOptimizer):
         check_prior(name, self.param_groups[-1])
 
     def variance(self) -> list[Tensor]:
-        """The filter's variance of every parameter, shaped like it, in the order of the groups."""
+        """Return the filter's variance of every parameter, shaped like it, in the order of the groups."""
         parts = self._variance().split([param.numel() for param in self._params])
         return [part.view_as(param) for part, param in zip(parts, self._params, strict=True)]
 
@@ -115,49 +235,54 @@ class FilterState(OnlineOptimizer):
         return self._sharding.whole(self._covariance.variance(self._covariance.select(self.filter)))
 
     def replicated(self) -> Iterator[Tensor]:
-        """The parameters, and what the noise remembers."""
+        """Yield the parameters, and all state but the covariance."""
         kept = self._covariance.names()
         return chain(self.trained(), (tensor for name, tensor in self.filter.items() if name not in kept))
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the whole filter, however many ranks it is shared out over; all of them call this."""
+        """Return the state of the whole filter, however many ranks share it; all of them must call this."""
         saved = super().state_dict()
         whole = {name: self._sharding.whole(self.filter[name]) for name in self._covariance.names()}
         return {**saved, "state": {**saved["state"], FILTER: {**self.filter, **whole}}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the filter.
+        """Restore the filter; names and tensors of earlier releases are translated.
 
         Raises:
             ValueError: If it was saved for another covariance, a state of another size, or another floating type.
         """
-        name, saved = type(self).__name__, dict(state_dict["state"].get(FILTER, {}))
-        places = {key: tensor.device for key, tensor in self.filter.items()}
+        found = {OLD_NAMES.get(key, key): value for key, value in state_dict["state"].get(FILTER, {}).items()}
+        saved, devices = self._covariance.upgrade(found), {key: own.device for key, own in self.filter.items()}
         for key, own in self._covariance.select(self.filter).items():
-            if key not in saved:
-                raise ValueError(f"{name}: the checkpoint holds no filter with covariance {self.settings.covariance}")
-            expected = (self._covariance.n,) if self._sharding.divided else tuple(own.shape)
-            if tuple(saved[key].shape) != expected:
-                raise ValueError(
-                    f"{name}: the checkpoint holds a filter over another state: its {key} is "
-                    f"{tuple(saved[key].shape)}, here it is {expected}"
-                )
-            if saved[key].dtype != own.dtype:
-                raise ValueError(
-                    f"{name}: the checkpoint holds a filter in {saved[key].dtype}, this one has dtype {self.dtype}"
-                )
+            self._check_saved(key, own, saved)
             saved[key] = self._sharding.part(saved[key])
-        saved = {**{key: own for key, own in self.filter.items() if key not in saved}, **saved}  # of old, or of others
+        saved = {**{key: own for key, own in self.filter.items() if key not in saved}, **saved}  # of other releases
         super().load_state_dict({**state_dict, "state": {**state_dict["state"], FILTER: saved}})
-        copies = {key: tensor.to(places.get(key, self.device), copy=True) for key, tensor in self.filter.items()}
+        copies = {key: tensor.to(devices.get(key, self.device), copy=True) for key, tensor in self.filter.items()}
         self.state[FILTER] = copies  # type: ignore[index]
 
+    def _check_saved(self, key: str, own: Tensor, saved: dict[str, Tensor]) -> None:
+        """Check that a saved tensor of the covariance fits."""
+        name = type(self).__name__
+        if key not in saved:
+            raise ValueError(f"{name}: the checkpoint holds no filter with covariance {self._covariance.name}")
+        expected = (self._covariance.n,) if self._sharding.divided else tuple(own.shape)
+        if tuple(saved[key].shape) != expected:
+            raise ValueError(
+                f"{name}: the checkpoint holds a filter over another state: its {key} is "
+                f"{tuple(saved[key].shape)}, here it is {expected}"
+            )
+        if saved[key].dtype != own.dtype:
+            raise ValueError(
+                f"{name}: the checkpoint holds a filter in {saved[key].dtype}, this one has dtype {self.dtype}"
+            )
+
     def __getstate__(self) -> dict[str, Any]:
-        """All but the watched layers: a copy wants to be attached to its own model."""
-        return {**super().__getstate__(), "settings": self.settings}
+        """Return all but the watched layers: a copy must be attached to its own model."""
+        return {**super().__getstate__(), "_kwargs": self._kwargs}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a copy; torch's ``load_state_dict`` comes this way too, without the settings."""
+        """Restore a copy; torch's ``load_state_dict`` comes this way too, without the arguments."""
         super().__setstate__(state)
-        if "settings" in state:
+        if "_kwargs" in state:
             self._prepare()

@@ -1,4 +1,7 @@
-"""Kronecker factors of L layers of one shape: averages of second moments, with their damped inverses.
+"""Kronecker factors of L layers of one shape: running averages of second moments, with their damped inverses.
+
+For a layer y = W x, Lambda = E[xx'] is called ``a_factor`` and Gamma = E[ee'] ``g_factor``, e the derivative of the
+log-likelihood by y; the Fisher information of W is approximated by Lambda (x) Gamma (GRNG eqs. 6 and 7).
 
 Shapes: ``M`` (L, k, k), the average of X'X / count over the refreshes; ``X`` (rows, k) of each layer at a refresh.
 """
@@ -13,24 +16,27 @@ import torch
 from torch import Tensor
 
 from ..distributed import Ranks
-from .inverses import Inverse
+from .inverses import InverseMethod, reciprocal
 
-WIDE = 1024
-"""Columns from which a factor of few rows is kept as these rows."""
+LOW_RANK_COLUMNS = 1024
+"""Columns from which a factor of few rows is held as these rows."""
 
-FIRST, LATER = 30, 3
-"""Power iterations from a random vector, and from the last one."""
+MAX_EARLIER_ROWS = 256
+"""Most rows that a low-rank factor keeps of earlier refreshes."""
+
+FIRST_ITERATIONS, LATER_ITERATIONS = 30, 3
+"""Power iterations from a random vector, and from the last refresh's."""
 
 
 class Factor(ABC):
-    """Factors of L layers.
+    """Kronecker factors of L layers of one shape.
 
-    The average weighs a refresh by decay^age, and the weights sum to one from the first on: with s <- decay s + 1,
-    M <- M + (X'X / count - M) / s.
+    The average weighs a refresh by decay^age, and the weights sum to one from the first refresh on: with
+    s <- decay s + 1, M <- M + (X'X / count - M) / s.
 
     Args:
-        state: Where it is kept, all tensors; empty at first.
-        decay: Of the weights; 0 keeps the last refresh alone.
+        state: The dictionary that holds it; empty at first.
+        decay: Decay of the weights; 0 keeps the last refresh only.
     """
 
     def __init__(self, state: dict[str, Any], decay: float) -> None:
@@ -38,12 +44,12 @@ class Factor(ABC):
 
     @abstractmethod
     def add(self, rows: Sequence[Tensor], counts: Tensor, ranks: Ranks) -> None:
-        """Take a refresh into the average; one that is not finite is left out.
+        """Add a refresh to the average; one that is not finite is left out.
 
         Args:
-            rows: X of every layer, those of this rank.
-            counts: By what X'X is divided, of this rank; of all ranks they are summed, (L,).
-            ranks: The processes that learn together.
+            rows: X of every layer, of this rank's samples.
+            counts: Divisors of X'X, (L,), of this rank's samples; they are summed over the ranks.
+            ranks: The processes that train together.
         """
 
     def prepare(self, root: Tensor, c: Tensor) -> None:
@@ -51,13 +57,13 @@ class Factor(ABC):
 
         Args:
             root: sqrt(rho), ().
-            c: Scale of the damping, kept until the next refresh, (L,).
+            c: Scale of the damping, (L,), kept until the next refresh.
         """
         self.state["scale"] = c
         self._invert(root * c)
 
     def damping(self, root: Tensor) -> Tensor:
-        """lam = sqrt(rho) c, (L,)."""
+        """Return lam = sqrt(rho) c, (L,)."""
         return root * self.state["scale"]
 
     @abstractmethod
@@ -65,32 +71,32 @@ class Factor(ABC):
 
     @abstractmethod
     def solve(self, V: Tensor, lam: Tensor | None = None) -> Tensor:
-        """V (M + lam I)^-1, V (L, r, k); at the damping that was prepared where lam is None."""
+        """Return V (M + lam I)^-1, V (L, r, k); at the damping it was prepared at where lam is None."""
 
     @abstractmethod
     def times(self, V: Tensor) -> Tensor:
-        """VM, (L, r, k)."""
+        """Return VM, (L, r, k)."""
 
     @abstractmethod
     def spectral_norm(self) -> Tensor:
-        """|M|_2, (L,); of a dense factor from below, by power iteration, unless its eigenvalues are known."""
+        """Return |M|_2, (L,); of a dense factor a lower bound by power iteration, unless its eigenvalues are known."""
 
     @abstractmethod
     def trace(self) -> Tensor:
-        """tr M, (L,)."""
+        """Return tr M, (L,)."""
 
     @property
     def columns(self) -> int:
-        """k."""
+        """Number of columns, k."""
         return self.state["probe"].shape[-1]
 
     @property
-    def indefinite(self) -> Tensor:
-        """How many inverses have fallen back so far, ()."""
-        return self.state["indefinite"]
+    def inverse_failures(self) -> Tensor:
+        """Number of matrices that had no inverse so far, ()."""
+        return self.state["inverse_failures"]
 
     def residual(self) -> Tensor:
-        """Estimate of |I - (M + lam I)X|_F / sqrt(k), X the inverse that was prepared, from one probe; (L,)."""
+        """Return an estimate of |I - (M + lam I)X|_F / sqrt(k) from one probe, X the prepared inverse; (L,)."""
         lam, probe = self.state["prepared"][:, None, None], self.state["probe"]
         damped = self.times(probe) + lam * probe
         return ((probe - self.solve(damped)).norm(dim=-1) / probe.norm(dim=-1)).squeeze(-1)
@@ -100,17 +106,17 @@ class DenseFactor(Factor):
     """M as matrices.
 
     Args:
-        state: Where it is kept.
-        decay: Of the weights.
-        inverse: How M + lam I is inverted.
+        state: The dictionary that holds it.
+        decay: Decay of the weights.
+        inverse: Method by which M + lam I is inverted.
     """
 
-    def __init__(self, state: dict[str, Any], decay: float, inverse: Inverse) -> None:
+    def __init__(self, state: dict[str, Any], decay: float, inverse: InverseMethod) -> None:
         super().__init__(state, decay)
         self.inverse = inverse
 
     def add(self, rows: Sequence[Tensor], counts: Tensor, ranks: Ranks) -> None:
-        """Take a refresh into the average."""
+        """Add a refresh to the average."""
         total = ranks.sum(counts).clamp_min(1)[:, None, None]
         new = ranks.sum(torch.stack([X.mT @ X for X in rows])) / total
         if "M" not in self.state:
@@ -118,39 +124,101 @@ class DenseFactor(Factor):
             self.state |= {"M": torch.zeros_like(new), "total": new.new_zeros(()), "probe": probe}
         self.state["total"] = self.decay * self.state["total"] + 1
         finite = new.sum((-2, -1), keepdim=True).isfinite()
-        change = torch.where(finite, new - self.state["M"], 0)
-        self.state["M"] = self.state["M"] + change / self.state["total"]
+        delta = torch.where(finite, new - self.state["M"], 0)
+        self.state["M"] = self.state["M"] + delta / self.state["total"]
         self.state |= self.inverse.decompose(self.state["M"])
 
     def _invert(self, lam: Tensor) -> None:
         self.state |= self.inverse.prepare(self.state["M"], lam, self.state)
 
     def solve(self, V: Tensor, lam: Tensor | None = None) -> Tensor:
-        """V (M + lam I)^-1."""
+        """Return V (M + lam I)^-1."""
         return self.inverse.solve(self.state, V, lam)
 
     def times(self, V: Tensor) -> Tensor:
-        """VM."""
+        """Return VM."""
         return V @ self.state["M"]
 
     def spectral_norm(self) -> Tensor:
-        """By power iteration from a random vector, later from the one it came to, or the largest eigenvalue."""
+        """Return the largest eigenvalue, or its estimate by power iteration, continued from refresh to refresh."""
         if "values" in self.state:
             return self.state["values"][:, -1]
         M, known = self.state["M"], "vector" in self.state
         v = self.state["vector"] if known else random_units(M)
-        for _ in range(LATER if known else FIRST):
+        for _ in range(LATER_ITERATIONS if known else FIRST_ITERATIONS):
             v = torch.nn.functional.normalize(v @ M, dim=-1, eps=torch.finfo(M.dtype).tiny)
-        zero = v.norm(dim=-1, keepdim=True) == 0  # of a zero M: start again when there is something to find
+        zero = v.norm(dim=-1, keepdim=True) == 0  # M was zero: start from the random vector next time
         self.state["vector"] = torch.where(zero, random_units(M), v)
         return (v @ M).norm(dim=-1).squeeze(-1)
 
     def trace(self) -> Tensor:
-        """tr M."""
+        """Return tr M."""
         return self.state["M"].diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
+class LowRankFactor(Factor):
+    r"""M = X'X held as its rows X, (L, rows, k), and inverted in the space of the rows, exactly at every damping.
+
+    .. math::
+        (X^\top X + lam I)^{-1} = \tfrac{1}{lam} \left(I - X^\top (X X^\top + lam I)^{-1} X\right)
+
+    For factors with far fewer rows than columns, such as those of a convolution with many channels on a small image.
+    The rows of a refresh are weighted as in every factor. The oldest refreshes are dropped, and the other weights
+    raised to sum to one, so that at most ``MAX_EARLIER_ROWS`` rows remain beside those of the last refresh.
+    """
+
+    def add(self, rows: Sequence[Tensor], counts: Tensor, ranks: Ranks) -> None:
+        """Add the rows of a refresh, of all ranks."""
+        longest = max(len(X) for X in rows)
+        padded = torch.stack([torch.nn.functional.pad(X, (0, 0, 0, longest - len(X))) for X in rows], 1)
+        sizes = ranks.integers(longest, padded.device) if ranks.world > 1 else [longest]
+        new = ranks.gather([padded], sizes)[0].transpose(0, 1)
+        new = new / ranks.sum(counts).clamp_min(1).sqrt()[:, None, None]
+        new = torch.where(new.sum((-2, -1), keepdim=True).isfinite(), new, 0)
+        old, lengths = self.state.get("X", new[:, :0]), list(self.state.get("lengths", []))
+        while lengths and (sum(lengths) > MAX_EARLIER_ROWS or not self.decay):
+            old = old[:, lengths.pop(0) :]
+        lengths.append(new.shape[1])
+        weights = [self.decay ** (len(lengths) - 1 - i) for i in range(len(lengths))]
+        self.state |= {"X": torch.cat([self.decay**0.5 * old, new], 1), "lengths": lengths}
+        self.state |= {"total": new.new_full((), sum(weights)), "probe": random_units(new).sign()}
+        X = self._rows()
+        values, vectors = torch.linalg.eigh(X @ X.mT)
+        self.state |= {"values": values.clamp_min(0), "vectors": vectors}
+
+    def _invert(self, lam: Tensor) -> None:
+        self.state |= {"prepared": lam, "inverse_failures": torch.zeros((), dtype=torch.int64, device=lam.device)}
+
+    def solve(self, V: Tensor, lam: Tensor | None = None) -> Tensor:
+        """Return (V - V X'Q (D + lam I)^-1 Q'X) / lam."""
+        lam = self.state["prepared"] if lam is None else lam
+        X, Q = self._rows(), self.state["vectors"]
+        inner = (V @ X.mT) @ Q * reciprocal(self.state["values"] + lam[:, None]).unsqueeze(1)
+        return (V - (inner @ Q.mT) @ X) * reciprocal(lam)[:, None, None]
+
+    def times(self, V: Tensor) -> Tensor:
+        """Return VM."""
+        X = self._rows()
+        return (V @ X.mT) @ X
+
+    def spectral_norm(self) -> Tensor:
+        """Return the largest eigenvalue of XX'."""
+        return self.state["values"][:, -1]
+
+    def trace(self) -> Tensor:
+        """Return tr XX'."""
+        return self.state["values"].sum(-1)
+
+    def _rows(self) -> Tensor:
+        return self.state["X"] / self.state["total"].sqrt()
+
+
+def prefers_low_rank(columns: int, rows: int) -> bool:
+    """Return whether a factor with this many columns is cheaper to hold as its rows of one refresh."""
+    return columns >= LOW_RANK_COLUMNS and 2 * rows <= columns
+
+
 def random_units(like: Tensor) -> Tensor:
-    """The same random unit vectors whenever they are asked for, (L, 1, k), from a tensor (L, ..., k)."""
+    """Return fixed pseudo-random unit vectors, (L, 1, k), for a tensor (L, ..., k)."""
     draw = torch.randn(len(like), 1, like.shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return torch.nn.functional.normalize(draw, dim=-1).to(like)

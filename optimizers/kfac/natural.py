@@ -5,29 +5,76 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ..base import Closure, OnlineOptimizer, tensors
+from ..base import Closure, OnlineOptimizer, check_arguments, tensors
 from ..distributed import Ranks
 from ..likelihoods.base import Observation
-from .damping import by_loss, by_ratio, predicted_change
+from .curvature import CurvatureCollector, Gradients
+from .damping import DampingSchedule, clip_scale, predicted_change
 from .factors import Factor
-from .inverses import GUARD
-from .kronecker import clip_scale
-from .observing import Gradients, Observer
-from .settings import Settings
-from .stacks import Stack, build_stacks, describe_factors
-from .unfactored import AdamWRule, check_unfactored
+from .groups import LayerGroup, describe_factors, group_layers
+from .inverses import MAX_DAMPING_CHANGE, InverseMethod
+from .output_gradients import OutputGradients
+from .unsupported import UnsupportedParams
 
 NATURAL = "natural"
 """Key of the state. A string, because torch casts state keyed by a parameter to the parameter's type."""
 
+OLD_STATE_KEYS = {
+    "nonfinite": "nonfinite_steps",
+    "guarded": "damping_clamped",
+    "indefinite": "inverse_failures",
+    "seen": "active_layers",
+    "stacks": "groups",
+    "others": "unsupported",
+    "Lambda": "a_factor",
+    "Gamma": "g_factor",
+    "wide": "low_rank",
+}
+"""Keys of the state in checkpoints of earlier releases, and what they are called now."""
+
 Scales = tuple[list[Tensor], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of a natural gradient beside parameters and learning rate; see :class:`RING` for their meaning.
+
+    ``per_layer`` divides the learning rate by the number of layers.
+    """
+
+    rho: float
+    phi: float
+    damping_schedule: str
+    skip: int
+    inverse_method: str
+    fisher_type: str
+    factor_decay: float
+    momentum: float
+    kl_clip: float
+    unsupported_params: str
+    fallback_lr: float
+    grad_penalty: float = 0.0
+    per_layer: bool = False
+
+    def as_in_paper(self) -> Settings:
+        """Return the paper's algorithm: sampled labels, no averages, momentum or KL bound, alpha / L."""
+        return replace(
+            self,
+            fisher_type="mc",
+            inverse_method="newton-paper",
+            factor_decay=0.0,
+            momentum=0.0,
+            kl_clip=0.0,
+            per_layer=True,
+        )
 
 
 class NaturalOptimizer(OnlineOptimizer):
@@ -37,36 +84,45 @@ class NaturalOptimizer(OnlineOptimizer):
         W &\leftarrow W - \alpha\, m, \quad m \leftarrow \mu m + (1 - \mu)\, \nu D \\
         D &= (\Gamma + l_\Gamma I)^{-1}\, G\, (\Lambda + l_\Lambda I)^{-1} \quad (8, 10)
 
-    G is the gradient of W, nu keeps the predicted KL divergence of a step within bounds, and lam = sqrt(rho) c, where c
-    is the subclass' own. Lambda, Gamma and the inverses are worked out anew every skip-th step, the first included.
+    G is the gradient of W, nu bounds the predicted KL divergence of a step, and l = sqrt(rho) c with a scale c of the
+    subclass (:meth:`scales`). Equation numbers are those of GRNG. Lambda (``a_factor``), Gamma (``g_factor``) and the
+    inverses are computed at every skip-th step, the first included.
 
     Args:
         params: Parameters or parameter groups.
         lr: Learning rate, alpha.
-        settings: The rest.
+        settings: The other options.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
+    abstract: ClassVar[bool] = True
+
     def __init__(self, params: torch.optim.optimizer.ParamsT, lr: float, settings: Settings) -> None:
         self.name, self.settings = type(self).__name__, settings
-        settings.check(self.name)
-        if not 0 <= lr < float("inf"):
-            raise ValueError(f"{self.name}: lr must be zero or positive, and finite; got {lr}")
+        self._check(lr, settings)
+        schedule = DampingSchedule.find(self.name, settings.damping_schedule)
+        rule = UnsupportedParams.find(self.name, settings.unsupported_params)
+        self.schedule = schedule(self.name, settings.rho, settings.phi)
+        self.unsupported = rule(self.name, settings.fallback_lr)
+        self.inverse_method = InverseMethod.find(self.name, settings.inverse_method)()
+        self.fisher_type = OutputGradients.find(self.name, settings.fisher_type)
         super().__init__(params, {"lr": lr})
         self._params = list(self.trained())
         zero = torch.zeros((), dtype=torch.float64, device=self._params[0].device)
         start = {"steps": 0, "rho": zero + settings.rho, "loss": zero * float("nan")}
-        counters = {name: zero.long() for name in ("nonfinite", "guarded")}
-        self.state[NATURAL] = {**start, **counters, "seen": [], "stacks": {}, "others": {}}  # type: ignore[index]
-        self._observer: Observer | None = None
-        self._stacks: list[Stack] = []
+        counters = {name: zero.long() for name in ("nonfinite_steps", "damping_clamped")}
+        self.state[NATURAL] = {  # type: ignore[index]
+            **start, **counters, "active_layers": [], "groups": {}, "unsupported": {}
+        }  # fmt: skip
+        self._collector: CurvatureCollector | None = None
+        self._groups: list[LayerGroup] = []
         self.stats = {}
 
     @abstractmethod
-    def scales(self, Lambdas: list[Factor], Gammas: list[Factor]) -> Scales:
-        """c of every Lambda and every Gamma, (L,), from the factors of all stacks."""
+    def scales(self, a_factors: list[Factor], g_factors: list[Factor]) -> Scales:
+        """Return the scale c of every ``a_factor`` and every ``g_factor``, (L,), from the factors of all groups."""
 
     @property
     def natural(self) -> dict[str, Any]:
@@ -74,18 +130,23 @@ class NaturalOptimizer(OnlineOptimizer):
         return self.state[NATURAL]  # type: ignore[index]
 
     def attach(self, model: nn.Module) -> Self:
-        """Watch the model's layers; without this no step can be taken.
+        """Watch the model's layers; required before the first step.
 
         Raises:
             ValueError: If there are parameters without factors, and they are refused.
         """
-        self._model, self._observer, self._stacks = model, Observer(self.name, model, self._params), []
-        factored = {id(param) for layer in self._observer.layers for param in layer.params}
-        self._check_unfactored([param for param in self._params if id(param) not in factored])
+        if self._collector is not None:
+            self._collector.hooks.remove()
+        self._model, self._groups = model, []
+        self._collector = CurvatureCollector(
+            self.name, model, self._params, self.fisher_type, self.settings.grad_penalty
+        )
+        supported = {id(param) for layer in self._collector.layers for param in layer.params}
+        self.unsupported.announce(model, [param for param in self._params if id(param) not in supported])
         return self
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group before the first step is taken.
+        """Add a group, which only the constructor may do.
 
         Raises:
             ValueError: If the state exists already.
@@ -96,112 +157,138 @@ class NaturalOptimizer(OnlineOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]
-        """Observe, refresh the factors where it is time, move, and return the observation made before.
+        """Observe, refresh the factors if it is time, update, and return the observation made before the update.
 
         Raises:
-            ValueError: If no model is attached, or it cannot be worked with.
+            ValueError: If no model is attached, or the model cannot be used.
         """
-        if self._observer is None:
+        if self._collector is None:
             raise ValueError(f"{self.name}: it must see the model's layers; call attach(model) before the first step")
-        state, settings = self.natural, self.settings
-        refresh = state["steps"] % settings.skip == 0
-        found = self._observer.observe(closure, refresh, settings.fisher, settings.grad_reg, Ranks.current())
+        state = self.natural
+        refresh = state["steps"] % self.settings.skip == 0
+        found = self._collector.collect(closure, refresh, Ranks.current())
         with torch.autocast(found.loss.device.type, enabled=False):
-            if settings.adapt == "loss":
-                loss = found.loss.double()
-                state["rho"], state["loss"] = by_loss(state["rho"], loss, state["loss"], settings.phi), loss
-            if not self._stacks:
-                self._sort(found)
+            self.schedule.before_step(state, found.loss)
+            if not self._groups:
+                self._group_layers(found)
             if refresh:
                 self._refresh(found)
-            grads = {id(param): grad for param, grad in zip(self._params, found.of, strict=True)}
-            G = [stack.matrices(grads) for stack in self._stacks]
-            root = None if refresh or settings.adapt == "none" else self._root()
-            D = [stack.precondition(own, root) for stack, own in zip(self._stacks, G, strict=True)]
-            moved = self._move(G, D, torch.nn.utils.get_total_norm(found.of), grads)
-        if settings.adapt == "ratio" and refresh:
-            predicted = predicted_change([stack.factors for stack in self._stacks], moved, G)
-            torch.clear_autocast_cache()  # of the weights before the step
+            grads = {id(param): grad for param, grad in zip(self._params, found.grads, strict=True)}
+            G = [group.matrices(grads) for group in self._groups]
+            root = None if refresh or self.schedule.is_constant else self._root()
+            D = [group.precondition(own, root) for group, own in zip(self._groups, G, strict=True)]
+            steps = self._move(G, D, torch.nn.utils.get_total_norm(found.grads), grads)
+        if refresh and self.schedule.uses_ratio:
+            predicted = predicted_change([group.factors for group in self._groups], steps, G)
+            torch.clear_autocast_cache()  # it holds the weights before the step
             after = Ranks.current().join(closure())[0].nll()
-            state["rho"] = by_ratio(state["rho"], after - found.loss, predicted, settings.phi)
+            self.schedule.after_refresh(state, after - found.loss, predicted)
         state["steps"] += 1
         return found.observation
 
     def _refresh(self, found: Gradients) -> None:
-        """The factors of this batch into the averages, and their inverses at the present damping."""
-        assert self._observer is not None
-        for i in self.natural["seen"]:
-            if i not in found.errors:
-                name = self._observer.layers[i].name
+        """Add this batch to the factors, and invert them at the present damping."""
+        assert self._collector is not None
+        for i in self.natural["active_layers"]:
+            if i not in found.output_gradients:
+                name = self._collector.layers[i].name
                 raise ValueError(f"{self.name}: {name} took part in the first step, and does not now")
-        for stack in self._stacks:
-            stack.see(found.passes, found.errors, found.samples, Ranks.current())
+        for group in self._groups:
+            group.update(found.calls, found.output_gradients, found.samples, Ranks.current())
         root = self.natural["prepared"] = self.natural["rho"].sqrt()
-        Lambdas, Gammas = ([stack.factors[i] for stack in self._stacks] for i in (0, 1))
-        for factor, c in zip([*Lambdas, *Gammas], [c for cs in self.scales(Lambdas, Gammas) for c in cs], strict=True):
+        a_factors, g_factors = ([group.factors[i] for group in self._groups] for i in (0, 1))
+        a_scales, g_scales = self.scales(a_factors, g_factors)
+        for factor, c in zip([*a_factors, *g_factors], [*a_scales, *g_scales], strict=True):
             factor.prepare(root, c)
-        self.natural["figures"] = describe_factors(Lambdas, Gammas)
+        self.natural["figures"] = describe_factors(a_factors, g_factors)
 
     def _root(self) -> Tensor:
-        """sqrt(rho) between two refreshes."""
+        """Return sqrt(rho) between two refreshes, and count where its change is clamped."""
         state, root = self.natural, self.natural["rho"].sqrt()
-        state["guarded"] = state["guarded"] + ((root / state["prepared"] - 1).abs() > GUARD)
+        clamped = (root / state["prepared"] - 1).abs() > MAX_DAMPING_CHANGE
+        state["damping_clamped"] = state["damping_clamped"] + clamped
         return root
 
     def _move(self, G: list[Tensor], D: list[Tensor], norm: Tensor, grads: dict[int, Tensor]) -> list[Tensor]:
-        """Clip, average and take the steps, and return them; where anything is not finite, take none."""
+        """Clip, average and take the steps, and return them; if anything is not finite, take none."""
         state, settings = self.natural, self.settings
-        rates = [float(stack.group["lr"]) for stack in self._stacks]
+        rates = [float(group.param_group["lr"]) for group in self._groups]
         dots = [lr**2 * torch.dot(d.flatten(), own.flatten()) for lr, d, own in zip(rates, D, G, strict=True)]
         kl = 0.5 * torch.stack(dots).sum()
         finite = (kl + norm).isfinite()
         scale = clip_scale(kl, settings.kl_clip) if settings.kl_clip else torch.ones_like(kl)
         if settings.per_layer:
-            scale = scale / len(state["seen"])
-        moved = []
-        for stack, d, lr in zip(self._stacks, D, rates, strict=True):
-            moved.append(-lr * stack.average(scale * d, settings.momentum, finite))
-            stack.move(moved[-1])
-        if self._rule is not None:
-            self._rule.step(state["others"], [grads[id(param)] for param in self._others], finite)
-        state["nonfinite"] = state["nonfinite"] + ~finite
-        figures = {"grad_norm": norm, "update_norm": torch.nn.utils.get_total_norm(moved), "kl": scale**2 * kl}
+            scale = scale / len(state["active_layers"])
+        steps = []
+        for group, d, lr in zip(self._groups, D, rates, strict=True):
+            steps.append(-lr * group.average(scale * d, settings.momentum, finite))
+            group.move(steps[-1])
+        self.unsupported.step(state["unsupported"], [grads[id(param)] for param in self.unsupported.params], finite)
+        state["nonfinite_steps"] = state["nonfinite_steps"] + ~finite
+        figures = {"grad_norm": norm, "update_norm": torch.nn.utils.get_total_norm(steps), "kl": scale**2 * kl}
         self.stats = {**figures, "kl_scale": scale, "damping": state["rho"], **state["figures"]}
-        self.stats |= {name: state[name] for name in ("guarded", "nonfinite")}
-        return moved
+        self.stats |= {name: state[name] for name in ("damping_clamped", "nonfinite_steps")}
+        return steps
 
-    def _sort(self, found: Gradients) -> None:
-        """Sort the layers that take part, which is found out at the first step, into stacks."""
-        assert self._observer is not None
-        state, layers = self.natural, self._observer.layers
-        if not state["seen"]:
-            state["seen"] = sorted(found.errors)
-            if not state["seen"]:
+    def _group_layers(self, found: Gradients) -> None:
+        """Group the layers that take part, which the first step shows."""
+        assert self._collector is not None
+        state, layers = self.natural, self._collector.layers
+        if not state["active_layers"]:
+            active = state["active_layers"] = sorted(found.output_gradients)
+            if not active:
                 raise ValueError(
                     f"{self.name}: the outputs depend on no layer that has Kronecker factors (dense, or convolutional "
-                    "in one group, with a trained weight, not under reentrant checkpointing); take another optimizer"
+                    "in one group, with a trained weight, not under reentrant checkpointing); use another optimizer"
                 )
-            self._check_unfactored([p for i in range(len(layers)) if i not in found.errors for p in layers[i].params])
-        self._stacks = list(build_stacks(layers, state["seen"], self.param_groups, state["stacks"], self.settings))
-        own = {id(param) for i in state["seen"] for param in layers[i].params}
-        self._others = [param for param in self._params if id(param) not in own]
-        by_adamw = self._others and self.settings.unfactored == "adamw"
-        self._rule = AdamWRule(self._others, self.settings.unfactored_lr) if by_adamw else None
-
-    def _check_unfactored(self, params: list[Tensor]) -> None:
-        check_unfactored(self.name, self._model, params, self.settings.unfactored, self.settings.unfactored_lr)
+            unused = [layer for i, layer in enumerate(layers) if i not in active]
+            self.unsupported.announce(self._model, [param for layer in unused for param in layer.params])
+        decay, groups = self.settings.factor_decay, self.param_groups
+        active = state["active_layers"]
+        self._groups = list(group_layers(layers, active, groups, state["groups"], decay, self.inverse_method))
+        own = {id(param) for i in active for param in layers[i].params}
+        self.unsupported.attach([param for param in self._params if id(param) not in own])
 
     def replicated(self) -> Iterator[Tensor]:
-        """The parameters, factors, inverses and momentum."""
+        """Return the parameters, factors, inverses and momentum, which every process must hold alike."""
         return chain(self.trained(), tensors(self.natural))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore factors, inverses, momentum, damping and the place in the skip period.
+        """Restore factors, inverses, momentum, damping and the position in the skip period.
+
+        Keys of earlier releases are translated (``OLD_STATE_KEYS``).
 
         Raises:
             ValueError: If it was saved by another optimizer.
         """
         if NATURAL not in state_dict["state"]:
             raise ValueError(f"{self.name}: the checkpoint holds no Kronecker factors; it is another optimizer's")
-        super().load_state_dict(copy.deepcopy(state_dict))
-        self.stats, self._stacks = {}, []
+        super().load_state_dict(translate_state(copy.deepcopy(state_dict)))
+        self.stats, self._groups = {}, []
+
+    def _check(self, lr: float, settings: Settings) -> None:
+        infinity = float("inf")
+        decay, momentum, penalty = settings.factor_decay, settings.momentum, settings.grad_penalty
+        check_arguments(
+            self.name,
+            [
+                ("lr", lr, 0 <= lr < infinity, "be zero or positive, and finite"),
+                ("skip", settings.skip, settings.skip >= 1, "be at least 1"),
+                ("factor_decay", decay, 0 <= decay < 1, "lie in [0, 1)"),
+                ("momentum", momentum, 0 <= momentum < 1, "lie in [0, 1)"),
+                (
+                    "kl_clip",
+                    settings.kl_clip,
+                    0 <= settings.kl_clip < infinity,
+                    "be positive and finite, or 0 for none",
+                ),
+                ("grad_penalty", penalty, 0 <= penalty < infinity, "be zero or positive, and finite"),
+            ],
+        )
+
+
+def translate_state(tree: Any) -> Any:
+    """Return a state with the keys of earlier releases replaced by today's."""
+    if not isinstance(tree, dict):
+        return tree
+    return {OLD_STATE_KEYS.get(key, key): translate_state(value) for key, value in tree.items()}

@@ -9,39 +9,40 @@ from torch import nn
 from typing_extensions import Self
 
 from .factors import Factor
-from .natural import NaturalOptimizer, Scales
-from .settings import Settings
-from .unfactored import fused_attention
+from .natural import NaturalOptimizer, Scales, Settings
+from .unsupported import fused_attention
 
 
 class RENG(NaturalOptimizer):
-    r"""Natural gradient of the loss with a penalty on its gradient, by double backpropagation.
+    r"""Natural gradient of the loss with a penalty on its gradient, by double backpropagation (GRNG eqs. 9 and 10b).
 
     .. math::
         W \leftarrow W - \alpha\, (\Gamma + \sqrt\rho I)^{-1}\, \nabla_W \left(\mathcal{L} + \tfrac{c}{2}
         \|\nabla \mathcal{L}\|^2\right) (\Lambda + \sqrt\rho I)^{-1} \quad (9, 10b)
 
-    for W (out, in); the paper prints it for (in, out). Eq. 9's expectation of the gradient over the model's own labels
-    is zero for every model, so the batch's gradient is meant. The penalty is there at the refreshes, as in Algorithm 1;
-    torch's plain attention takes the place of the fused one then, which has no second derivative. It needs
-    :meth:`attach`.
+    W is (out, k), the weight and the bias in one matrix; the paper prints the equation for (in, out). The expectation
+    in eq. 9, of the gradient over the model's own labels, is zero for every model; the batch's gradient is used. The
+    penalty is applied at the refreshes, as in Algorithm 1. Fused attention has no second derivative; torch's plain
+    attention is used at the refreshes instead. Call :meth:`attach` before the first step. :class:`RING` explains the
+    options from ``phi`` on.
 
     Args:
         params: Parameters or parameter groups, each of which may have its own ``lr``.
-        lr: Learning rate, alpha.
+        lr: Learning rate, alpha; ``kl_clip`` bounds the step as well.
         rho: Damping.
-        grad_reg: Coefficient of the penalty, c ("Grad Reg." in the paper's tables).
-        phi: Factor by which rho follows the loss; see :class:`RING`, as for all that follows.
-        adapt: ``loss``, ``ratio`` or ``none``.
+        grad_penalty: Coefficient of the penalty, c ("Grad Reg." in the paper's tables); 0 for none.
+        phi: Factor by which rho follows the loss.
+        damping_schedule: How rho follows the loss: ``loss``, ``ratio`` or ``none``.
         skip: Steps between two refreshes of the factors, S.
-        inverse: ``cholesky``, ``eigen``, ``newton-quadratic``, ``newton-cubic`` or ``newton-quartic``.
-        fisher: ``auto``, ``sampled``, ``exact`` or ``empirical``.
-        factor_decay: Of the factors' running average, per refresh.
+        inverse_method: ``cholesky``, ``eigen``, ``newton-quadratic``, ``newton-cubic`` or ``newton-quartic``.
+        fisher_type: Labels of the Fisher information: ``auto``, ``mc``, ``exact`` or ``empirical``.
+        factor_decay: Decay of the factors' running averages, per refresh.
         momentum: mu of the dampened momentum.
-        kl_clip: Most of the KL divergence that is predicted of a step; 0 for no bound.
-        unfactored: ``adamw``, ``freeze`` or ``refuse``.
-        unfactored_lr: AdamW's learning rate.
-        literal: As printed: labels sampled, no average, momentum or clip, alpha divided by the number of layers.
+        kl_clip: Upper bound on the predicted KL divergence of a step; 0 for none.
+        unsupported_params: Parameters without factors: ``adamw``, ``freeze`` or ``refuse``.
+        fallback_lr: AdamW's learning rate for them.
+        paper_exact: Use the algorithm exactly as in the paper: sampled labels, no average, momentum or KL bound,
+            Newton's cubic iteration from A' / tr(A'A), alpha divided by the number of layers.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -52,46 +53,46 @@ class RENG(NaturalOptimizer):
         params: torch.optim.optimizer.ParamsT,
         lr: float = 1.0,
         rho: float = 8e-4,
-        grad_reg: float = 0.01,
+        grad_penalty: float = 0.01,
         phi: float = 0.999,
-        adapt: str = "loss",
+        damping_schedule: str = "loss",
         skip: int = 8,
-        inverse: str = "cholesky",
-        fisher: str = "auto",
+        inverse_method: str = "cholesky",
+        fisher_type: str = "auto",
         factor_decay: float = 0.9,
         momentum: float = 0.9,
         kl_clip: float = 1e-3,
-        unfactored: str = "adamw",
-        unfactored_lr: float = 1e-3,
-        literal: bool = False,
+        unsupported_params: str = "adamw",
+        fallback_lr: float = 1e-3,
+        paper_exact: bool = False,
     ) -> None:
         settings = Settings(
-            rho,
-            phi,
-            adapt,
-            skip,
-            inverse,
-            fisher,
-            factor_decay,
-            momentum,
-            kl_clip,
-            unfactored,
-            unfactored_lr,
-            grad_reg=grad_reg,
+            rho=rho,
+            phi=phi,
+            damping_schedule=damping_schedule,
+            skip=skip,
+            inverse_method=inverse_method,
+            fisher_type=fisher_type,
+            factor_decay=factor_decay,
+            momentum=momentum,
+            kl_clip=kl_clip,
+            unsupported_params=unsupported_params,
+            fallback_lr=fallback_lr,
+            grad_penalty=grad_penalty,
         )
-        super().__init__(params, lr, settings.as_printed() if literal else settings)
+        super().__init__(params, lr, settings.as_in_paper() if paper_exact else settings)
 
     def attach(self, model: nn.Module) -> Self:
-        """Watch the model's layers, and say where attention will be another one."""
-        if self.settings.grad_reg and fused_attention(model):
+        """Watch the model's layers, and warn where another attention will be used."""
+        if self.settings.grad_penalty and fused_attention(model):
             warnings.warn(
                 "RENG: fused attention has no second derivative; at every refresh of the factors torch's plain "
-                "attention takes its place",
+                "attention is used instead",
                 stacklevel=2,
             )
         return super().attach(model)
 
-    def scales(self, Lambdas: list[Factor], Gammas: list[Factor]) -> Scales:
-        """c = 1; eq. 10b."""
-        ones = [torch.ones_like(factor.trace()) for factor in [*Lambdas, *Gammas]]
-        return ones[: len(Lambdas)], ones[len(Lambdas) :]
+    def scales(self, a_factors: list[Factor], g_factors: list[Factor]) -> Scales:
+        """Return c = 1; eq. 10b."""
+        ones = [torch.ones_like(factor.trace()) for factor in [*a_factors, *g_factors]]
+        return ones[: len(a_factors)], ones[len(a_factors) :]

@@ -5,43 +5,48 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..base import check_arguments
+from .damping import relative_damping
 from .factors import Factor
-from .kronecker import relative_damping
-from .natural import NaturalOptimizer, Scales
-from .settings import Settings
+from .natural import NaturalOptimizer, Scales, Settings
 
 
 class RING(NaturalOptimizer):
-    r"""Natural gradient whose damping is relative to each factor's norm.
+    r"""Natural gradient whose damping is relative to the norm of each factor (GRNG eq. 10a).
 
     .. math::
         W \leftarrow W - \alpha\, (\Gamma + \sqrt\rho\, \|\Gamma\|_2 I)^{-1}\, G\,
         (\Lambda + \sqrt\rho\, \|\Lambda\|_2 I)^{-1} \quad (10a)
 
-    for W (out, in); the paper prints it for (in, out). It needs :meth:`attach`.
+    W is (out, k), the weight and the bias in one matrix; the paper prints the equation for (in, out). Lambda (k, k)
+    and Gamma (out, out) are its Kronecker factors. Call :meth:`attach` before the first step.
 
     Args:
         params: Parameters or parameter groups, each of which may have its own ``lr``.
-        lr: Learning rate, alpha.
+        lr: Learning rate, alpha; ``kl_clip`` bounds the step as well.
         rho: Damping, and the coefficient of the gradient's regularisation.
         phi: Factor by which rho follows the loss; the paper's discount factor.
-        adapt: How: ``loss``, rho phi where the loss fell since the last step and rho / phi where it rose; ``ratio``, by
-            the reduction ratio at every refresh, for one more forward pass; or ``none``.
+        damping_schedule: How rho follows the loss. ``loss``: rho phi where the loss fell since the last step and
+            rho / phi where it rose. ``ratio``: by the reduction ratio at every refresh, for one more forward pass.
+            ``none``: rho is constant.
         skip: Steps between two refreshes of the factors, S.
-        inverse: ``cholesky``, ``newton-quadratic``, ``newton-cubic`` or ``newton-quartic``, from which eq. 11 leads to
-            another damping; or ``eigen``, exact at every damping. Factors of 1024 columns and more with half as many
-            rows or fewer are always inverted in the space of their rows (Woodbury), exactly.
-        fisher: ``sampled`` labels, as in the paper; ``exact``, one backward pass a class; ``empirical``; or ``auto``,
-            exact where it costs nothing (two classes, one value), else sampled.
-        factor_decay: Of the factors' running average, per refresh.
+        inverse_method: ``cholesky``, ``newton-quadratic``, ``newton-cubic`` or ``newton-quartic``, which use eq. 11
+            at another damping; or ``eigen``, exact at every damping. Factors with at least 1024 columns and at most
+            half as many rows are always inverted in the space of their rows (Woodbury), exactly.
+        fisher_type: Labels of the Fisher information. ``mc``: one label per sample, drawn from the model, as in the
+            paper. ``exact``: all labels, one backward pass each. ``empirical``: the observed labels. ``auto``: exact
+            where it takes no further backward pass (two classes, one value), else mc.
+        factor_decay: Decay of the factors' running averages, per refresh; 0 uses the last refresh only.
         momentum: mu of the dampened momentum.
-        kl_clip: Most of the KL divergence that is predicted of a step; 0 for no bound.
-        floor: Least norm that a factor is damped by, as a share of the largest of its kind.
-        unfactored: What becomes of parameters without factors, such as a norm's weights or DoRA's magnitudes: ``adamw``
-            moves them, with ``unfactored_lr``; ``freeze`` leaves them; ``refuse`` stops before training.
-        unfactored_lr: AdamW's learning rate.
-        literal: The algorithm as printed, for the record: labels sampled, no average, momentum, floor or clip, Newton's
-            cubic iteration from A' / tr(A'A), and alpha divided by the number of layers. It diverges with LoRA.
+        kl_clip: Upper bound on the predicted KL divergence of a step; 0 for none.
+        min_relative_damping: Smallest norm by which a factor is damped, as a fraction of the largest of its kind.
+        unsupported_params: Parameters without factors, such as a norm's weights or DoRA's magnitudes. ``adamw``:
+            AdamW updates them, with ``fallback_lr``. ``freeze``: they are not updated. ``refuse``: an error before
+            training.
+        fallback_lr: AdamW's learning rate for them.
+        paper_exact: Use the algorithm exactly as in the paper: sampled labels, no average, momentum, minimum damping or
+            KL bound, Newton's cubic iteration from A' / tr(A'A) (``newton-paper``), alpha divided by the number of
+            layers. It diverges with LoRA.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -53,31 +58,41 @@ class RING(NaturalOptimizer):
         lr: float = 1.0,
         rho: float = 5e-4,
         phi: float = 0.999,
-        adapt: str = "loss",
+        damping_schedule: str = "loss",
         skip: int = 8,
-        inverse: str = "cholesky",
-        fisher: str = "auto",
+        inverse_method: str = "cholesky",
+        fisher_type: str = "auto",
         factor_decay: float = 0.9,
         momentum: float = 0.9,
         kl_clip: float = 1e-3,
-        floor: float = 0.3,
-        unfactored: str = "adamw",
-        unfactored_lr: float = 1e-3,
-        literal: bool = False,
+        min_relative_damping: float = 0.3,
+        unsupported_params: str = "adamw",
+        fallback_lr: float = 1e-3,
+        paper_exact: bool = False,
     ) -> None:
-        if not 0 <= floor <= 1:
-            raise ValueError(f"RING: floor must lie in [0, 1]; got {floor}")
+        in_range = 0 <= min_relative_damping <= 1
+        check_arguments("RING", [("min_relative_damping", min_relative_damping, in_range, "lie in [0, 1]")])
         settings = Settings(
-            rho, phi, adapt, skip, inverse, fisher, factor_decay, momentum, kl_clip, unfactored, unfactored_lr
+            rho=rho,
+            phi=phi,
+            damping_schedule=damping_schedule,
+            skip=skip,
+            inverse_method=inverse_method,
+            fisher_type=fisher_type,
+            factor_decay=factor_decay,
+            momentum=momentum,
+            kl_clip=kl_clip,
+            unsupported_params=unsupported_params,
+            fallback_lr=fallback_lr,
         )
-        self.floor = 0.0 if literal else floor
-        super().__init__(params, lr, settings.as_printed() if literal else settings)
+        self.min_relative_damping = 0.0 if paper_exact else min_relative_damping
+        super().__init__(params, lr, settings.as_in_paper() if paper_exact else settings)
 
-    def scales(self, Lambdas: list[Factor], Gammas: list[Factor]) -> Scales:
-        """c = |M|_2, but no less than the floor; eq. 10a."""
-        return self._relative(Lambdas), self._relative(Gammas)
+    def scales(self, a_factors: list[Factor], g_factors: list[Factor]) -> Scales:
+        """Return c = |M|_2, at least a fraction of the largest norm; eq. 10a."""
+        return self._relative(a_factors), self._relative(g_factors)
 
     def _relative(self, factors: list[Factor]) -> list[Tensor]:
         norms = [factor.spectral_norm() for factor in factors]
         largest = torch.cat(norms).max()
-        return [relative_damping(norm, largest, self.floor) for norm in norms]
+        return [relative_damping(norm, largest, self.min_relative_damping) for norm in norms]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.papers import grng_ablations, learning
-from benchmarks.papers.grng_ablations import BATCH, GRAD_REG, RHO, STUDIES, Rule
+from benchmarks.papers.grng_ablations import BATCH, PENALTY_COEFFICIENTS, RHO, STUDIES, Rule
 
 LINES = {"ring skip=2": Rule("RING", {"skip": 2}), "reng skip=2": Rule("RENG", {"skip": 2})}
 
@@ -54,7 +54,7 @@ def test_the_paper_s_values_are_there() -> None:
     for rule in STUDIES["figures"].lines.values():
         for name, value in rule.arguments.items():
             varied.setdefault(f"{rule.name} {name}", []).append(value)
-    assert varied == {"RING rho": [*RHO], "RENG rho": [*RHO], "RENG grad_reg": [*GRAD_REG]}
+    assert varied == {"RING rho": [*RHO], "RENG rho": [*RHO], "RENG grad_penalty": [*PENALTY_COEFFICIENTS]}
     assert BATCH == 16
 
 

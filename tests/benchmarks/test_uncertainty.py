@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from benchmarks import uncertainty
-from benchmarks.uncertainty_scores import calibration, detection, selective
+from benchmarks.uncertainty import calibration, detection, selective
 
 STUDY = {
     "title": "A study", "kind": "table", "metric": "online_accuracy", "seeds": [0],

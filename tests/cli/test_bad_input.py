@@ -31,16 +31,16 @@ DIGIT_MISTAKES = {
     "a group of nothing": (["--model.param_groups={nowhere: {p0: 1.0}}"], "'nowhere' matches no trainable parameter"),
     "an option no optimizer has": (["--model.param_groups={fc1: {p0: -1.0}}"], "p0 must be positive"),
     "a checkpoint that is not there": (["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt"),
-    "checkpoints never": (["--run.checkpoint_every=0"], "run.checkpoint_every"),
+    "checkpoints never": (["--run.save_interval=0"], "run.save_interval"),
     "texts for an image backbone": (["--model.backbone.library=transformers"], "images"),
     "an adapter on nothing": (["--model.backbone.adapter=lora", "--model.backbone.targets=[nowhere]"], "'nowhere'"),
     "no such timm model": (["--model.backbone.name=resnet1"], "resnet1"),
     "no damping": (["--optimizer=RING", "--optimizer.rho=0"], "RING: rho must be positive"),
     "negative damping": (["--optimizer=NGD", "--optimizer.rho=-1"], "NGD: rho must be positive"),
-    "an unknown inverse": (["--optimizer=RENG", "--optimizer.inverse=lu"], "inverse must be one of cholesky, eigen"),
-    "a negative penalty": (["--optimizer=RENG", "--optimizer.grad_reg=-1"], "grad_reg must be zero or positive"),
+    "an unknown inverse": (["--optimizer=RENG", "--optimizer.inverse_method=lu"], "inverse_method must be one of"),
+    "a negative penalty": (["--optimizer=RENG", "--optimizer.grad_penalty=-1"], "grad_penalty must be zero or"),
     "an unknown base": (["--optimizer=SAM", "--optimizer.base=adam"], "base"),
-    "an unknown rival": (["--run.against=[nowhere]"], "nowhere"),
+    "an unknown baseline": (["--run.baselines=[nowhere]"], "nowhere"),
 }
 
 
@@ -127,7 +127,7 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: P
     assert not list(tmp_path.rglob("summary.json"))
 
 
-EXPLODING = ["--config", "optimizer/loko_logits", "--optimizer.p0=20", "--optimizer.explode=1.1"]
+EXPLODING = ["--config", "optimizer/loko_logits", "--optimizer.p0=20", "--optimizer.divergence_threshold=1.1"]
 """With so low a limit, a step that overshoots is an explosion: a network this small hardly has a real one."""
 
 

@@ -1,28 +1,19 @@
-"""Every shipped configuration parses; parts compose in any order; any optimizer may follow any other."""
+"""Configurations are merged before they are parsed: in any order, without leftovers, and the line has the last word."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import inspect
 import itertools
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from filtune.experiments.composition import CONFIGS
-from lightning.pytorch.cli import LightningArgumentParser
+from filtune.experiments.composition import CONFIGS, compose, find_config, shipped
 
-from filtune import cli, optimizers
-from filtune.cli import FiltuneCLI, resolve_configs
+from filtune import cli
+from filtune.training import FiltuneCLI
 
-OPTIMIZERS = sorted(path.stem for path in (CONFIGS / "optimizer").glob("*.yaml"))
-OTHERS = sorted(
-    str(path.relative_to(CONFIGS).with_suffix(""))
-    for part in ("trainer", "task", "backbone")
-    for path in (CONFIGS / part).glob("*.yaml")
-)
 BASE = {"trainer": "trainer/cpu", "task": "task/digits", "backbone": "backbone/lenet5", "optimizer": "optimizer/loko"}
 
 
@@ -35,65 +26,93 @@ class Composed(FiltuneCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Run nothing."""
 
-    def _add_arguments(self, parser: LightningArgumentParser) -> None:
-        super()._add_arguments(parser)
+
+def parsed(*args: str, **parts: str) -> dict[str, Any]:
+    """The configuration of a command line, with what the parts do not say taken from the base."""
+    names = {**BASE, **parts}.values()
+    composed = Composed(["fit", *itertools.chain(*(("--config", name) for name in names if name)), *args])
+    composed._dump_config()
+    return composed.config_dump
 
 
-def compose(*names: str, extra: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The composed configuration as a plain dict."""
-    parsed = Composed(["fit", *itertools.chain(*(("--config", name) for name in names)), *extra])
-    parsed._dump_config()
-    return {key: value for key, value in parsed.config_dump.items() if key != "config"}
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_parts_parse(name: str) -> None:
-    parts = {**BASE, name.partition("/")[0]: name}
-    extra = ("--data.source=x.csv",) if "own_" in name else ()
-    composed = compose(*parts.values(), extra=extra)
+@pytest.mark.parametrize("name", [name for name in shipped() if name.partition("/")[0] in BASE])
+def test_a_shipped_configuration_parses_and_names_a_class_that_is_there(name: str) -> None:
+    needed = ["--data.source=x.csv"] if "own_" in name else []
+    config = parsed(*needed, **{name.partition("/")[0]: name})
     written = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    for group in written:
-        assert composed[group]
+    for group, content in written.items():
+        if isinstance(content, dict) and "class_path" in content:
+            assert config[group]["class_path"] == content["class_path"]
+        assert config[group]
 
 
 def test_quickstart_parses() -> None:
-    assert compose("quickstart")["run"]["against"] == ["adamw_1e-3"]
+    assert parsed(trainer="", task="", backbone="", optimizer="quickstart")["run"]["baselines"] == ["adamw_1e-3"]
+
+
+def test_without_a_trainer_there_is_one_pass() -> None:
+    assert parsed(trainer="")["trainer"]["max_epochs"] == 1
 
 
 def test_order_does_not_matter() -> None:
-    orders = list(itertools.permutations(BASE.values()))
-    first = compose(*orders[0])
-    assert all(compose(*order) == first for order in orders[1::5])
+    first, *others = [compose(order) for order in itertools.permutations(BASE.values())]
+    assert all(other == first for other in others)
 
 
-@cache
-def with_optimizers(*names: str) -> dict[str, Any]:
-    return compose(*(BASE[part] for part in ("trainer", "task", "backbone")), *names)
+@pytest.mark.parametrize(
+    ("kind", "before", "after"),
+    [
+        ("optimizer", "optimizer/adamw_warmup", "optimizer/loko"),
+        ("optimizer", "optimizer/adamw_warmup", "optimizer/adamw_1e-3"),
+        ("task", "task/mnli_mm", "task/stsb"),
+        ("backbone", "backbone/minilm_dora", "backbone/lenet5"),
+        ("trainer", "trainer/ddp_gpu", "trainer/cpu"),
+    ],
+)
+def test_a_choice_leaves_nothing_to_the_next(kind: str, before: str, after: str) -> None:
+    others = [name for part, name in BASE.items() if part != kind]
+    assert compose([*others, before, after]) == compose([*others, after])
 
 
-@pytest.mark.parametrize(("before", "after"), itertools.permutations(OPTIMIZERS, 2))
-def test_an_optimizer_leaves_nothing_to_the_next(before: str, after: str) -> None:
-    """jsonargparse keeps arguments of the same name when the class changes, unless the YAML spells them out."""
-    alone, replaced = with_optimizers(after), with_optimizers(before, after)
-    assert replaced["optimizer"] == alone["optimizer"]
-    assert replaced["model"] == alone["model"]
+def test_a_file_of_ones_own_sets_single_options_of_a_choice(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("optimizer: {class_path: LoKO, init_args: {beta: 0.5}}\ndata: {init_args: {max_samples: 3}}\n")
+    before, after = compose([str(own), *BASE.values()]), compose([*BASE.values(), str(own)])
+    assert after["optimizer"]["class_path"] == "filtune.LoKO"
+    assert after["optimizer"]["init_args"]["beta"] == 0.5
+    assert before["data"]["init_args"]["max_samples"] == after["data"]["init_args"]["max_samples"] == 3
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_spells_out_every_argument(name: str) -> None:
-    written = yaml.safe_load((CONFIGS / "optimizer" / f"{name}.yaml").read_text())
-    cls = getattr(optimizers, written["optimizer"]["class_path"].rpartition(".")[2])
-    arguments = set(inspect.signature(cls.__init__).parameters) - {"self", "params"}
-    assert set(written["optimizer"]["init_args"]) == arguments
-    assert set(written["model"]) == {"schedule", "param_groups"}
-    assert set(written["model"]["schedule"]) == {"decay", "warmup"}
+def test_an_optimizer_of_the_line_takes_nothing_over_from_a_file() -> None:
+    """LoKO's options must not become AdamW's, nor a learning rate of one rule that of another."""
+    config = parsed("--optimizer=AdamW", optimizer="optimizer/sgd")
+    assert config["optimizer"] == parsed("--optimizer=AdamW", optimizer="")["optimizer"]
+    assert config["optimizer"]["class_path"] == "filtune.AdamW"
+    assert parsed("--optimizer=AdamW", "--optimizer.lr=0.02")["optimizer"]["init_args"]["lr"] == 0.02
 
 
-def test_an_optimizer_can_be_named_on_the_line() -> None:
-    rest = [BASE[part] for part in ("trainer", "task", "backbone")]
-    composed = compose(*rest, extra=("--optimizer=AdamW", "--optimizer.lr=0.02"))
-    assert composed["optimizer"]["class_path"].endswith("AdamW")
-    assert composed["optimizer"]["init_args"]["lr"] == 0.02
+@pytest.mark.parametrize(
+    ("name", "like"),
+    [("AdamW", "filtune.AdamW"), ("ADAMW", "AdamW"), ("optimizers.adamw.AdamW", "AdamW"), ("adamw_warmup", None)],
+)
+def test_an_optimizer_is_named_by_class_or_by_configuration(name: str, like: str | None) -> None:
+    found = parsed(f"--optimizer={name}")
+    expected = parsed(f"--optimizer={like}") if like else parsed(optimizer=f"optimizer/{name}")
+    assert (found["optimizer"], found["model"]) == (expected["optimizer"], expected["model"])
+
+
+def test_an_exact_class_comes_before_a_configuration_and_that_before_another_case() -> None:
+    by_class, by_file = parsed("--optimizer=AdamW"), parsed("--optimizer=adamw")
+    assert by_class["model"]["schedule"]["decay"] == "none"
+    assert by_file["model"]["schedule"]["decay"] == "linear"
+    assert parsed("--data=mnist", task="")["data"]["init_args"]["source"] == "ylecun/mnist"
+    assert parsed("--data=digitsdatamodule", task="")["data"]["class_path"] == "filtune.DigitsDataModule"
+
+
+def test_the_line_has_the_last_word_wherever_it_stands() -> None:
+    parts = [*itertools.chain(*(("--config", name) for name in BASE.values()))]
+    for line in (["--optimizer.p0=0.7", *parts], [*parts, "--optimizer.p0", "0.7"]):
+        assert Composed(["fit", *line]).config.fit.optimizer.init_args.p0 == 0.7
 
 
 @pytest.mark.parametrize(
@@ -110,20 +129,38 @@ def test_configurations_are_found_by_name_from_any_folder(
     given: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert resolve_configs(["fit", "--config", given]) == ["fit", "--config", str(CONFIGS / found)]
-    assert resolve_configs(["fit", f"--config={given}"]) == ["fit", "--config", str(CONFIGS / found)]
+    assert find_config(given) == CONFIGS / found
 
 
 def test_a_file_of_ones_own_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("quickstart").write_text("seed_everything: 7\n")
-    assert resolve_configs(["fit", "--config", "quickstart"]) == ["fit", "--config", "quickstart"]
+    assert compose(["quickstart"]) == {"seed_everything": 7}
 
 
-def test_the_line_has_the_last_word_wherever_it_stands() -> None:
-    parts = [*itertools.chain(*(("--config", name) for name in BASE.values()))]
-    first, last = Composed(["fit", "--optimizer.p0=0.7", *parts]), Composed(["fit", *parts, "--optimizer.p0=0.7"])
-    assert first.config.fit.optimizer.init_args.p0 == last.config.fit.optimizer.init_args.p0 == 0.7
+OLD = """\
+run: {against: [adamw], checkpoint_every: 7}
+optimizer:
+  class_path: optimizers.loko.LoKO
+  init_args: {p0: 0.3}
+data: {class_path: datamodules.DigitsDataModule}
+"""
+
+
+@pytest.mark.parametrize("header", ["", "# lightning.pytorch==2.6.0\n"])
+def test_names_of_earlier_releases_are_understood(
+    header: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a line each where a person wrote them; without one in a run's own config.yaml."""
+    monkeypatch.setattr("filtune.experiments.composition._said", set())
+    own = tmp_path / "config.yaml"
+    own.write_text(header + OLD)
+    config = parsed("--run.checkpoint_every=9", task=str(own), optimizer="")
+    assert config["run"] == {"root": "runs", "save_interval": 9, "baselines": ["adamw"]}
+    assert config["optimizer"]["class_path"] == "filtune.LoKO"
+    assert config["optimizer"]["init_args"]["p0"] == 0.3
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("filtune: note: ")]
+    assert len(said) == (1 if header else 4)
 
 
 def test_entry_point_is_main() -> None:

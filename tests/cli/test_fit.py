@@ -15,7 +15,7 @@ from tests.cli.harness import only_run, run
 from tests.conftest import WORDS
 
 DIGITS = ["--config", "trainer/cpu", "--config", "task/digits", "--config", "backbone/lenet5"]
-SHORT = ["--data.max_samples=60", "--trainer.log_every_n_steps=20", "--run.checkpoint_every=25"]
+SHORT = ["--data.max_samples=60", "--trainer.log_every_n_steps=20", "--run.save_interval=25"]
 KEYS = {
     "optimizer", "task", "backbone", "seed", "samples", "steps", "online_accuracy", "online_loss", "val",
     "trainable_parameters", "seconds_per_step", "mean_seconds_per_step", "seconds_per_step_wall", "peak_memory_bytes",
@@ -76,7 +76,15 @@ def test_tensorboard_page(digits_run: Path) -> None:
     events = EventAccumulator(str(digits_run), size_guidance={"scalars": 0})
     events.Reload()
     tags = events.Tags()
-    stats = {"innovation_norm", "update_norm", "gain_norm", "noise_trace", "p_min", "p_mean", "escalations"}
+    stats = {
+        "innovation_norm",
+        "update_norm",
+        "gain_norm",
+        "noise_trace",
+        "variance_min",
+        "variance_mean",
+        "cholesky_retries",
+    }
     expected = {"online/accuracy", "online/top5", "online/loss", "val/accuracy", "val/loss"}
     assert set(tags["scalars"]) >= expected | {f"stats/{name}" for name in stats} | {"final/online_accuracy"}
     assert [event.step for event in events.Scalars("online/accuracy")] == [20, 40, 60, 60]
@@ -113,7 +121,7 @@ def test_validate_reports_the_tasks_own_metric(digits_run: Path, tmp_path: Path)
 
 
 def test_rivals_learn_from_the_same_stream(tmp_path: Path) -> None:
-    code, text = run(["fit", *DIGITS, *SHORT, "--config", "optimizer/loko", "--run.against=[adamw, sgd]"], tmp_path)
+    code, text = run(["fit", *DIGITS, *SHORT, "--config", "optimizer/loko", "--run.baselines=[adamw, sgd]"], tmp_path)
     assert code == 0, text
     summaries = {json.loads(path.read_text())["optimizer"] for path in tmp_path.rglob("summary.json")}
     assert summaries == {"LoKO", "AdamW", "SGD"}

@@ -49,7 +49,7 @@ def test_on_padded_texts(optimizer: str, tmp_path: Path, tiny_bert: Path) -> Non
 
 def test_several_precisions_and_a_schedule(tmp_path: Path) -> None:
     digits = ["--config", "task/digits", "--config", "backbone/lenet5", "--data.max_samples=32", "--data.batch_size=4"]
-    more = ["--trainer.precision=bf16-mixed", "--model.schedule.decay=linear", "--optimizer.adapt=ratio"]
+    more = ["--trainer.precision=bf16-mixed", "--model.schedule.decay=linear", "--optimizer.damping_schedule=ratio"]
     summary, _ = fit(tmp_path, *digits, "--config", "ring", *more)
     assert math.isfinite(summary["online_loss"])
 
@@ -59,13 +59,13 @@ DORA = ["--config", "task/own_text", "--config", "backbone/minilm_dora", "--data
 
 def test_parameters_without_factors_are_named(tmp_path: Path, tiny_bert: Path) -> None:
     own = [f"--data.source={reviews(tmp_path)}", f"--model.backbone.name={tiny_bert}", "--config", "ring"]
-    code, text = run(["fit", *SHORT, *DORA, *own, "--optimizer.unfactored=refuse"], tmp_path)
+    code, text = run(["fit", *SHORT, *DORA, *own, "--optimizer.unsupported_params=refuse"], tmp_path)
     assert code == 2
     assert "RING: no Kronecker factors for" in text
     assert "lora_magnitude_vector" in text
     assert not list(tmp_path.rglob("summary.json"))
     summary, text = fit(tmp_path, *DORA, *own)
-    assert "AdamW moves them" in text
+    assert "AdamW updates them" in text
     assert summary["finished"]
 
 

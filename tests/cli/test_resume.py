@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from filtune.reports.compare import read_run
+from filtune.experiments.run_folder import read_run
 
 from tests.cli.harness import identical, only_run, result, run
 from tests.conftest import WORDS
@@ -14,7 +14,7 @@ SAMPLES, EPOCHS = 24, 2
 
 OPTIMIZERS = {
     "loko": ["--config", "optimizer/loko"],
-    "adamw": ["--config", "optimizer/adamw", "--model.average=4"],
+    "adamw": ["--config", "optimizer/adamw", "--model.weight_averaging=4"],
     "reng": ["--config", "optimizer/reng"],  # with labels drawn for the digits, and killed within its period of 8
 }
 COMMON = [
@@ -22,7 +22,7 @@ COMMON = [
     f"--data.max_samples={SAMPLES}",
     f"--trainer.max_epochs={EPOCHS}",
     "--trainer.log_every_n_steps=5",
-    "--run.checkpoint_every=6",
+    "--run.save_interval=6",
     "--trainer.enable_progress_bar=false",
     "--seed_everything=3",
 ]  # fmt: skip

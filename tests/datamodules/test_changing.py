@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from filtune.datamodules import ChangingDataModule, DataError, DigitsDataModule, Segment, TextDataModule
-from filtune.datamodules.regimes import derangement, plan
+from filtune.datamodules.changing import derangement, plan_stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import InterpolationMode
@@ -69,7 +69,7 @@ def test_a_rotation_may_be_gradual() -> None:
 def test_a_gradual_change_draws_from_both() -> None:
     """Of 4,000 samples the first quarter of the fading has 7/8 of the old regime, the last 1/8, within 5 deviations."""
     segments = [Segment(10), Segment(4000, permute_labels=1, gradual=4000)]
-    regime = plan(segments, 1, [np.arange(50)], seed=0).regime[10:]
+    regime = plan_stream(segments, 1, [np.arange(50)], seed=0).regime[10:]
     for quarter, expected in enumerate([7 / 8, 5 / 8, 3 / 8, 1 / 8]):
         share = float((regime[1000 * quarter : 1000 * (quarter + 1)] == 0).mean())
         assert abs(share - expected) < 5 * (expected * (1 - expected) / 1000) ** 0.5
@@ -87,7 +87,7 @@ def test_every_row_of_a_stream_comes_as_often_as_every_other(
     """To within one: a stream that is used up begins anew."""
     segments = [Segment(samples, stream=stream, gradual=gradual) for samples, stream, gradual in lengths]
     orders = [np.arange(7), np.arange(100, 112)]
-    laid_out = plan(segments, repeat, orders, seed)
+    laid_out = plan_stream(segments, repeat, orders, seed)
     assert len(laid_out.row) == repeat * sum(samples for samples, _, _ in lengths)
     stream = np.array([segment.stream for segment in segments])[laid_out.regime]
     assert all(set(laid_out.row[stream == k]) <= set(orders[k]) for k in (0, 1))
@@ -95,7 +95,7 @@ def test_every_row_of_a_stream_comes_as_often_as_every_other(
         counts = Counter(laid_out.row[stream == k].tolist())
         times = [counts[row] for row in orders[k].tolist()]
         assert max(times) - min(times) <= 1
-    again = plan(segments, repeat, orders, seed)
+    again = plan_stream(segments, repeat, orders, seed)
     assert all(np.array_equal(a, b) for a, b in zip(laid_out, again, strict=True))
 
 

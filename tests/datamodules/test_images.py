@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from filtune.datamodules import DataError, ImageDataModule
-from filtune.datamodules.pixels import decode
+from filtune.datamodules.image import decode
 from PIL import Image
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20

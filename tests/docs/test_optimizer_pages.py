@@ -47,27 +47,35 @@ def page_of(config: Path) -> Path:
     return page
 
 
+def defaults(kind: str) -> dict[str, Any]:
+    """The arguments of an optimizer's constructor, as YAML has them."""
+    parameters = dict(inspect.signature(getattr(optimizers, kind)).parameters)
+    del parameters["params"]
+    found = {key: parameter.default for key, parameter in parameters.items()}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
 def test_a_configuration_is_on_its_page_with_every_argument(config: Path) -> None:
-    page = page_of(config)
-    table, expected = arguments(page)[config.stem], written(config)
-    schedule = {f"schedule.{key}": found for key, found in expected["model"]["schedule"].items()}
+    """The table has the defaults with what the configuration says besides."""
+    table, whole = arguments(page_of(config))[config.stem], written(config)
+    given = whole["optimizer"].get("init_args", {})
+    schedule = {f"schedule.{key}": found for key, found in whole.get("model", {}).get("schedule", {}).items()}
     shown = {key: value(text) for key, text in table.items()}
-    assert {key: found for key, found in shown.items() if key not in schedule} == expected["optimizer"]["init_args"]
-    assert {key: found for key, found in shown.items() if key in schedule}.items() <= schedule.items()
+    assert {key: found for key, found in shown.items() if not key.startswith("schedule.")} == {
+        **defaults(class_of(config)),
+        **given,
+    }
     if any(found not in ("none", 0) for found in schedule.values()):
-        assert schedule.keys() <= shown.keys()
+        assert schedule.items() <= shown.items()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_a_page_has_every_argument_of_its_constructor(page: Path) -> None:
     (kind,) = {class_of(config) for config in CONFIGS if config.stem in arguments(page)}
-    parameters = dict(inspect.signature(getattr(optimizers, kind)).parameters)
-    del parameters["params"]
     (stem,) = re.findall(r"constructor's defaults are those of `([\w-]+)`", page.read_text())
     shown = {key: value(text) for key, text in arguments(page)[stem].items() if not key.startswith("schedule.")}
-    defaults = {key: parameter.default for key, parameter in parameters.items()}
-    assert shown == {key: list(found) if isinstance(found, tuple) else found for key, found in defaults.items()}
+    assert shown == defaults(kind)
 
 
 def test_every_optimizer_has_a_page() -> None:

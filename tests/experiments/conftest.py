@@ -17,7 +17,7 @@ TABLE = {
         "data.max_samples": 48,
         "data.max_val_samples": 20,
         "trainer.log_every_n_steps": 8,
-        "run.checkpoint_every": 8,
+        "run.save_interval": 8,
     },
     "columns": [{"name": "digits", "title": "Digits, LeNet-5", "task": "digits", "backbone": "lenet5"}],
     "rows": [

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from filtune.experiments.convergence import steps_to_convergence
+from filtune.experiments.run_folder import steps_to_convergence
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LENGTH = {
     "data.max_samples": 1200,
     "data.max_val_samples": 50,
-    "run.checkpoint_every": 30,
+    "run.save_interval": 30,
     "trainer.log_every_n_steps": 20,
 }
 
@@ -57,7 +57,7 @@ def records(root: Path) -> dict[str, Any]:
 def children() -> list[str]:
     """Command lines of the runs that are under way."""
     listed = subprocess.run(["ps", "-A", "-ww", "-o", "args="], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if " -m experiments.worker fit " in line]
+    return [line for line in listed.splitlines() if " -m filtune.experiments.worker fit " in line]
 
 
 def is_running(root: Path) -> bool:
@@ -89,7 +89,7 @@ def test_three_kills_at_random_moments(tmp_path: Path, seed: int) -> None:
         command.send_signal(signal.SIGKILL)
         command.wait()
         before = time.monotonic()
-        while is_running(killed) and time.monotonic() - before < 30:
+        while is_running(killed) and time.monotonic() - before < 60:
             time.sleep(0.1)
         assert not is_running(killed), "a run outlived the command that started it"
     assert start(table, killed).wait() == 0
@@ -112,7 +112,7 @@ def test_a_run_ends_with_the_command_that_started_it(tmp_path: Path) -> None:
         command.kill()
         command.wait()
     before = time.monotonic()
-    while is_running(tmp_path / "root") and time.monotonic() - before < 30:
+    while is_running(tmp_path / "root") and time.monotonic() - before < 60:
         time.sleep(0.1)
     assert not is_running(tmp_path / "root")
 

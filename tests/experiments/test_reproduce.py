@@ -154,7 +154,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("filtune.experiments.records.os.fsync", full)
+    monkeypatch.setattr("filtune.lightning_modules.atomic.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_json(path, {"a": "x" * 1000})
     assert json.loads(path.read_text()) == {"a": [1, 2]}

@@ -6,7 +6,8 @@ import pytest
 import yaml
 from filtune.experiments import sweep
 from filtune.experiments.composition import compose
-from filtune.experiments.search import Rung, at, lower_is_better, rank, read_grid, rungs
+from filtune.experiments.records import lower_is_better
+from filtune.experiments.search import Rung, config_at, rank, read_grid, rungs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,7 +47,7 @@ def test_a_grid_is_read_as_people_write_it():
 def test_a_point_changes_nothing_but_itself():
     config = compose(["task/digits", "adamw"])
     before = yaml.safe_dump(config)
-    assert at(config, {"optimizer.lr": 5.0}, 10)["data"]["init_args"]["max_samples"] == 10
+    assert config_at(config, {"optimizer.lr": 5.0}, 10)["data"]["init_args"]["max_samples"] == 10
     assert yaml.safe_dump(config) == before
 
 

@@ -91,7 +91,7 @@ def test_hyper_parameters_reach_the_cells():
     assert config["optimizer"]["init_args"]["skip"] == 4
     assert config["model"]["backbone"]["targets"] == ["query", "value"]
     assert by_name["adamw/mrpc"]["model"]["schedule"]["warmup"] == 200
-    assert by_name["ring-literal/stsb"]["optimizer"]["init_args"]["literal"] is True
+    assert by_name["ring-literal/stsb"]["optimizer"]["init_args"]["paper_exact"] is True
     assert by_name["adamw-tuned/rte/lr=0.003"]["optimizer"]["init_args"]["lr"] == 3e-3
 
 

@@ -11,8 +11,8 @@ import yaml
 from filtune.experiments import reproduce, runner
 from filtune.experiments.cells import cells
 from filtune.experiments.records import Store
+from filtune.experiments.search import first_round, second_round
 from filtune.experiments.tables import load_table
-from filtune.experiments.tuning import first_round, second_round
 
 from tests.experiments.conftest import write_table
 from tests.reports.factory import record
@@ -20,7 +20,7 @@ from tests.reports.factory import record
 
 @pytest.fixture
 def study(tmp_path: Path) -> str:
-    """A method without a grid and a rival with one; two of three seeds are for tuning."""
+    """A method without a grid and a baseline with one; two of three seeds are for tuning."""
     path = Path(write_table(tmp_path))
     raw = yaml.safe_load(path.read_text()) | {"seeds": [0, 1, 2], "tuning_seeds": [0, 1]}
     path.write_text(yaml.safe_dump(raw, sort_keys=False))

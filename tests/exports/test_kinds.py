@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from filtune.exports import export, predict
+from filtune.exports import commands
 from filtune.exports.restore import restore
 from transformers import pipeline
 
@@ -49,13 +49,13 @@ def fit(kind: str, optimizer: str, tables: dict[str, Path], encoder: Path, folde
 
 
 def predicted(ckpt: Path, source: Path, output: Path) -> pd.DataFrame:
-    predict.main(["--ckpt_path", str(ckpt), "--input", str(source), "--output", str(output)])
+    commands.run_predict(["--ckpt_path", str(ckpt), "--input", str(source), "--output", str(output)])
     return pd.read_csv(output, keep_default_na=False)
 
 
 def exported_scores(ckpt: Path, folder: Path, texts: list[str]) -> list[dict[str, float]]:
     """What the merged model's pipeline says."""
-    export.main(["--ckpt_path", str(ckpt), "--to", str(folder), "--merge"])
+    commands.run_export(["--ckpt_path", str(ckpt), "--to", str(folder), "--merge"])
     said = pipeline("text-classification", model=str(folder))(texts, top_k=None)
     return [{entry["label"]: entry["score"] for entry in each} for each in said]
 
@@ -135,10 +135,9 @@ def test_a_run_of_an_earlier_release_is_restored(tables: dict[str, Path], encode
     config["optimizer"]["class_path"] = "optimizers.LoKO"
     config["data"]["class_path"] = "datamodules.TextDataModule"
     options = config["optimizer"]["init_args"]
-    for name in ("max_rows", "chunk_size"):
+    for name in ("chunk_size", "vectorize"):
         options.pop(name, None)
     options |= {"max_rows": 64, "jacobian": "loop"}
-    options.pop("vectorize", None)
     file.write_text(yaml.safe_dump(config))
     checkpoint = torch.load(ckpt, weights_only=True)
     checkpoint["filtune"]["task"].pop("label_options")
@@ -165,7 +164,7 @@ def test_a_configuration_names_nothing_but_optimizers(
     config["optimizer"]["class_path"] = path
     file.write_text(yaml.safe_dump(config))
     with pytest.raises(ValueError, match=said):
-        predict.main(["--ckpt_path", str(ckpt), "--input", str(tables["count"])])
+        commands.run_predict(["--ckpt_path", str(ckpt), "--input", str(tables["count"])])
 
 
 def test_online_scores_of_an_earlier_release_are_read(tables: dict[str, Path], encoder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from filtune.exports.predict import predict
 from filtune.exports.prediction import Prediction, Predictor
 from filtune.lightning_modules.backbones import BackboneConfig
 from filtune.optimizers import Categorical, Gaussian
-from filtune.optimizers.kalman.predictive import FACTORS, mixed_probabilities
+from filtune.optimizers.kalman.predictive import SCALES, tempered_predictive
 from filtune.optimizers.likelihoods.categorical import predictive_probabilities
 from filtune.optimizers.likelihoods.gaussian import Scaling
 from filtune.optimizers.likelihoods.tasks import Coding
@@ -48,19 +48,19 @@ def test_several_classes() -> None:
 def test_the_stream_decides_how_wide_the_covariance_is_taken() -> None:
     """No word of it: as wide as it is; all evidence for no width at all: the softmax."""
     outputs, C = torch.tensor([[0.0, 1.0, 3.0]]), torch.diag(torch.tensor([1.0, 4.0, 9.0]))[None]
-    softmax = -1e3 * (torch.arange(len(FACTORS)) > 0)
+    softmax = -1e3 * (torch.arange(len(SCALES)) > 0)
     assert Prediction(Categorical(outputs)).predictive is None
     for evidence, expected in ((None, predictive_probabilities(outputs, C)), (softmax, outputs.softmax(1))):
         found = Prediction(Categorical(outputs), C, evidence).predictive
         assert found is not None
         torch.testing.assert_close(found, expected)
-    evidence = torch.arange(len(FACTORS)).float()
+    evidence = torch.arange(len(SCALES)).float()
     found = Prediction(Categorical(outputs), C, evidence).predictive
-    torch.testing.assert_close(found, mixed_probabilities(outputs, C, evidence))
+    torch.testing.assert_close(found, tempered_predictive(outputs, C, evidence))
 
 
 def test_batches_are_joined_in_order() -> None:
-    evidence = torch.arange(len(FACTORS)).float()
+    evidence = torch.arange(len(SCALES)).float()
     parts = [
         Prediction(Gaussian(torch.full((n, 2), float(n))), torch.full((n, 2, 2), float(n)), evidence) for n in (2, 1)
     ]

@@ -1,4 +1,4 @@
-"""The covariance of the outputs against a dense float64 J P J', and moderated probabilities against Monte Carlo."""
+"""The covariance of the outputs against a dense float64 J P J', and predictive probabilities against Monte Carlo."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FILTERS: dict[str, Callable[[Any], KalmanOptimizer]] = {
     "loko": lambda params: LoKO(params, dtype="float64"),
     **{
         name: (lambda params, name=name: EKF(params, covariance=name, dtype="float64"))
-        for name in ("full", "tensor", "neuron")
+        for name in ("full", "block_per_tensor", "block_per_neuron")
     },
-    "low-rank": lambda params: EKF(params, covariance="low-rank", rank=3, dtype="float64"),
+    "low_rank": lambda params: EKF(params, covariance="low_rank", rank=3, dtype="float64"),
 }
 
 

@@ -9,8 +9,8 @@ import torch
 from filtune.datamodules import DigitsDataModule
 from filtune.exports.restore import restore
 from filtune.lightning_modules import BackboneConfig, CheckpointError, OnlineModule
-from filtune.lightning_modules.average import Average
-from filtune.lightning_modules.callbacks import AtomicCheckpointIO
+from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
+from filtune.lightning_modules.optimization import WeightAverage
 from filtune.optimizers import SGD, Filtune
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,7 +31,7 @@ def test_it_is_a_mean_whose_weights_fade(K: int, steps: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     model = nn.Linear(3, 2).double()
     model.bias.requires_grad_(False)
-    average, path = Average(model, K), []
+    average, path = WeightAverage(model, K), []
     for _ in range(steps):
         nn.init.normal_(model.weight, generator=generator)
         path.append(flat(model).clone())
@@ -52,7 +52,7 @@ def test_it_is_a_mean_whose_weights_fade(K: int, steps: int, seed: int) -> None:
 
 def test_the_parameters_come_back_from_an_error() -> None:
     model = nn.Linear(2, 2)
-    average = Average(model, 3)
+    average = WeightAverage(model, 3)
     average.update()
     nn.init.ones_(model.weight)
     seen = []
@@ -71,7 +71,7 @@ def test_the_parameters_come_back_from_an_error() -> None:
 def test_there_is_none_before_the_first_step_and_where_none_is_asked_for() -> None:
     model = nn.Linear(2, 2)
     for steps in (0, 3):
-        average, theta = Average(model, steps), flat(model)
+        average, theta = WeightAverage(model, steps), flat(model)
         if not steps:
             average.update()
         with average.applied():
@@ -80,15 +80,15 @@ def test_there_is_none_before_the_first_step_and_where_none_is_asked_for() -> No
 
 
 def test_a_checkpoint_of_another_model_is_refused() -> None:
-    average = Average(nn.Linear(2, 2), 3)
+    average = WeightAverage(nn.Linear(2, 2), 3)
     average.update()
     with pytest.raises(CheckpointError, match="another shape of weight"):
-        Average(nn.Linear(3, 2), 3).load_state_dict(average.state_dict())
+        WeightAverage(nn.Linear(3, 2), 3).load_state_dict(average.state_dict())
 
 
 def fitted(folder: Path, average: int) -> OnlineModule:
     torch.manual_seed(0)
-    module = OnlineModule(BackboneConfig(), Filtune, average=average)
+    module = OnlineModule(BackboneConfig(), Filtune, weight_averaging=average)
     data = DigitsDataModule(max_samples=40, max_val_samples=100, batch_size=4)
     trainer(folder).fit(module, datamodule=data)
     return module
@@ -109,35 +109,35 @@ def test_training_is_as_without_it_and_validation_is_by_the_mean(tmp_path: Path)
 
 def test_it_starts_anew_where_the_parameters_are_taken_back() -> None:
     """What diverged must not stay in the mean."""
-    module = OnlineModule(BackboneConfig(), SGD, average=4, on_divergence="rewind")
+    module = OnlineModule(BackboneConfig(), SGD, weight_averaging=4, on_divergence="rewind")
     model = nn.Linear(2, 2)
-    module.average = Average(model, 4)
+    module.average = WeightAverage(model, 4)
     module.average.update()
 
     class Diverged(SGD):
-        def failure(self) -> str | None:
+        def check_divergence(self) -> str | None:
             return "it diverged"
 
     optimizer = Diverged(model.parameters())
     module.watch.keep(optimizer, 0)
-    with pytest.warns(UserWarning, match="again those of step 0"):
-        module._look_after(optimizer)
+    with pytest.warns(UserWarning, match="restored to those of step 0"):
+        module.restore_if_diverged(optimizer)
     assert module.average.state_dict() == {"count": 0, "mean": {}}
 
 
 def test_what_is_exported_is_the_mean(tmp_path: Path) -> None:
     arguments = ["--config=trainer/cpu", "--config=task/digits", "--config=backbone/lenet5", "--config=optimizer/sgd"]
     sizes = ["--data.max_samples=30", "--data.max_val_samples=50", "--trainer.enable_progress_bar=false"]
-    code, text = run(["fit", *arguments, *sizes, "--model.average=10"], tmp_path)
+    code, text = run(["fit", *arguments, *sizes, "--model.weight_averaging=10"], tmp_path)
     assert code == 0, text
     path = only_run(tmp_path) / "checkpoints" / "last.ckpt"
     checkpoint = AtomicCheckpointIO().load_checkpoint(path)
-    mean, restored = checkpoint["filtune"]["average"]["mean"], restore(path).backbone
+    mean, restored = checkpoint["filtune"]["weight_averaging"]["mean"], restore(path).backbone
     for name, param in restored.named_parameters():
         assert torch.equal(param, mean[name])
         assert not torch.equal(param, checkpoint["state_dict"][f"backbone.{name}"])
 
 
 def test_a_negative_number_of_steps_is_refused() -> None:
-    with pytest.raises(ValueError, match="model.average: must be a number of steps"):
-        OnlineModule(BackboneConfig(), SGD, average=-1)
+    with pytest.raises(ValueError, match="model.weight_averaging: must be a number of steps"):
+        OnlineModule(BackboneConfig(), SGD, weight_averaging=-1)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from filtune.lightning_modules import CheckpointError
-from filtune.lightning_modules.callbacks import AtomicCheckpointIO
-from filtune.lightning_modules.resume import compare_configs, compare_names
+from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, compare_configs, compare_names
 
 GOOD = {"filtune": {"config": {}}, "state_dict": {"w": torch.ones(2)}}
 

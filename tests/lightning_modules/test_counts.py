@@ -8,10 +8,11 @@ import pytest
 import torch
 from filtune.experiments.composition import compose
 from filtune.lightning_modules.backbones.adapters import adapt
-from filtune.lightning_modules.backbones.base import Backbone
-from filtune.lightning_modules.backbones.config import BackboneConfig
-from filtune.lightning_modules.backbones.image import build_timm
+from filtune.lightning_modules.backbones.base import Backbone, BackboneConfig
+from filtune.lightning_modules.backbones.image import TimmBackbone
 from transformers import RobertaConfig, RobertaForSequenceClassification
+
+from tests.conftest import Task
 
 ROBERTA: dict[str, dict[str, Any]] = {
     "roberta_base": {},
@@ -47,7 +48,7 @@ def count(backbone: Backbone, config: BackboneConfig) -> int:
 def test_image_backbones(name: str, outputs: int, expected: int) -> None:
     config = config_of(name)
     with torch.device("meta"):  # sizes without numbers
-        assert count(build_timm(config, outputs), config) == expected
+        assert count(TimmBackbone.build(config, Task(modality="image", outputs=outputs)), config) == expected
 
 
 @pytest.mark.parametrize(("name", "expected"), [("roberta_base", 665_858), ("roberta_large", 1_248_258)])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from filtune.lightning_modules.groups import frozen_fingerprint, group_parameters
+from filtune.lightning_modules.checkpoints import frozen_fingerprint
+from filtune.lightning_modules.optimization import group_parameters
 from torch import nn
 
 

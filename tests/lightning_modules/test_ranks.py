@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
-from filtune.lightning_modules.checks import check_strategy
+from filtune.lightning_modules.checkpoints import compare_configs
 from filtune.lightning_modules.launch import is_first, is_first_to_tell, other_process_lost
-from filtune.lightning_modules.resume import CheckpointError, compare_configs, joint_batch
+from filtune.lightning_modules.monitoring import check_strategy
+from filtune.lightning_modules.runs import CheckpointError
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -34,11 +35,9 @@ def test_samples_must_not_be_shared_out_twice() -> None:
 
 def test_the_batch_of_all_processes_is_what_must_not_change() -> None:
     two, four = ({"data": {"class_path": "a", "init_args": {"batch_size": size}}} for size in (2, 4))
-    compare_configs(joint_batch(two, 2), joint_batch(four, 1))
+    compare_configs(two, four, ranks=(2, 1))
     with pytest.raises(CheckpointError, match=r"batch_size \(checkpoint 4, now 2\)"):
-        compare_configs(joint_batch(two, 2), joint_batch(two, 1))
-    assert joint_batch({}, 3) == {}
-    assert two["data"]["init_args"] == {"batch_size": 2}
+        compare_configs(two, two, ranks=(2, 1))
 
 
 @pytest.mark.parametrize(

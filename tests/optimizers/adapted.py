@@ -7,8 +7,7 @@ import copy
 import timm
 import torch
 from filtune.lightning_modules.backbones.adapters import adapt
-from filtune.lightning_modules.backbones.base import Backbone
-from filtune.lightning_modules.backbones.config import BackboneConfig
+from filtune.lightning_modules.backbones.base import Backbone, BackboneConfig
 from filtune.optimizers import LoKO
 from torch import Tensor, nn
 from torch.func import jacrev

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from filtune.optimizers import OnlineOptimizer
+from filtune.optimizers.kalman.covariance import Covariance
 from filtune.optimizers.kalman.filter import KalmanOptimizer
 from filtune.optimizers.likelihoods.base import Likelihood
 from torch import Tensor, nn
 
 FEATURES = 5
+
+COVARIANCES = [*Covariance.registry, "buffered"]
+"""All covariances; ``buffered`` is ``low_rank`` that compresses now and then."""
+
+
+def covariance_of(name: str, rank: int = 10) -> dict[str, Any]:
+    """Return EKF's options for one of ``COVARIANCES``."""
+    if name in ("low_rank", "buffered"):
+        return {"covariance": "low_rank", "rank": rank, "buffer_size": 10 if name == "buffered" else 0}
+    return {"covariance": name}
+
 
 Stream = list[tuple[Tensor, Tensor]]
 

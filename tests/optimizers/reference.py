@@ -53,7 +53,7 @@ def kept(model: nn.Module, covariance: str) -> Tensor:
     """Which entries of P a covariance keeps, (n, n) of zeros and ones."""
     parts = []
     for p in model.parameters():
-        blocks = {"diagonal": p.numel(), "neuron": len(p)}.get(covariance, 1)
+        blocks = {"diagonal": p.numel(), "block_per_neuron": len(p)}.get(covariance, 1)
         parts += [torch.ones(p.numel() // blocks, p.numel() // blocks, dtype=torch.float64)] * blocks
     whole = torch.block_diag(*parts)
     return torch.ones_like(whole) if covariance == "full" else whole

@@ -1,4 +1,4 @@
-"""Explicit and factored blocks agree with the dense formulas of LoKO eq. 11, for all shapes and chunk sizes."""
+"""DenseBlock and factored blocks agree with the dense formulas of LoKO eq. 11, for all shapes and chunk sizes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from filtune.optimizers.kalman import blocks
-from filtune.optimizers.kalman.blocks import Block, BlockJacobian, Explicit, Gain, OuterProduct
+from filtune.optimizers.kalman.blocks import Block, BlockJacobian, DenseBlock, Gain, OuterProduct
 from filtune.optimizers.kalman.equations import innovation_covariance, posterior_variance
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,14 +73,14 @@ def test_blocks_equal_the_dense_formulas(chunk: int, B: int, d: int, out: int, w
         factored = OuterProduct(it.G, it.X)
         assert torch.equal(factored.dense(), H)
         check(factored, H, it)
-        check(Explicit(H), H, it)
+        check(DenseBlock(H), H, it)
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_chunks_are_as_small_as_asked(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "CHUNK_ELEMENTS", chunk)
     it = problem(4, 3, 5, 6, 0)
-    columns = [H.stop - H.start for H in Explicit(OuterProduct(it.G, it.X).dense())._chunks()]
+    columns = [H.stop - H.start for H in DenseBlock(OuterProduct(it.G, it.X).dense())._chunks()]
     pairs = [len(pairs) for pairs in OuterProduct(it.G, it.X)._pairs()]
     assert sum(columns) == 30
     assert sum(pairs) == 16
@@ -94,7 +94,7 @@ def test_a_jacobian_of_blocks_is_the_blocks_side_by_side(
     cut: int, B: int, d: int, out: int, width: int, seed: int
 ) -> None:
     first, second = problem(B, d, out, width, seed), problem(B, d, cut, width, seed + 1)
-    left, right = OuterProduct(first.G, first.X), Explicit(OuterProduct(second.G, second.X).dense())
+    left, right = OuterProduct(first.G, first.X), DenseBlock(OuterProduct(second.G, second.X).dense())
     n = out * width
     p = torch.cat([first.p, second.p])
     both = BlockJacobian([(slice(0, n), left), (slice(n, len(p)), right)])

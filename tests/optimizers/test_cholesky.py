@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from filtune.optimizers.kalman.cholesky import JITTERS, robust_cholesky
+from filtune.optimizers.kalman.equations import JITTERS, robust_cholesky
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor

@@ -7,11 +7,23 @@ from dataclasses import dataclass
 import pytest
 import torch
 from filtune.optimizers import EKF, Categorical, Gaussian, LoKO
-from filtune.optimizers.kalman.covariance import COVARIANCES
 from torch import Tensor, nn
 from torch.func import jacrev
 
-from tests.optimizers.models import FEATURES, convnet, drive, labels, linear, mlp, relative, rounding, values, variances
+from tests.optimizers.models import (
+    COVARIANCES,
+    FEATURES,
+    convnet,
+    covariance_of,
+    drive,
+    labels,
+    linear,
+    mlp,
+    relative,
+    rounding,
+    values,
+    variances,
+)
 from tests.optimizers.reference import DenseFilter, flat, kept, ones_complement, outputs_of
 
 PROMISE = 1e-10
@@ -63,11 +75,16 @@ def test_equals_the_dense_filter_restricted_to_what_it_keeps(covariance: str, ca
     observation = "logits" if case.observed == "logits" else "probabilities"
     options = {"noise": case.noise, "process_noise": case.q, "rho": case.rho, "p0_init": case.p0_init}
     optimizer = EKF(
-        model.parameters(), covariance, EVERYTHING, p0=0.5, observation=observation, dtype="float64", **options
+        model.parameters(),
+        **covariance_of(covariance, EVERYTHING),
+        p0=0.5,
+        observation=observation,
+        dtype="float64",
+        **options,
     )
     d = {"probabilities": case.m - 1, "logits": 1 if case.m == 2 else case.m, "values": case.m}[case.observed]
     noise = "constant" if case.noise == "identity" else case.noise
-    restriction = kept(model, "full" if covariance in ("low-rank", "buffered") else covariance)
+    restriction = kept(model, "full" if covariance in ("low_rank", "buffered") else covariance)
     P, R = torch.diag(variances(optimizer)), torch.eye(d, dtype=torch.float64)
     dense = DenseFilter(flat(model), P, R, noise=noise, blocks=restriction, q=case.q, rho=case.rho)
     for x, y in (values if case.observed == "values" else labels)(STEPS, case.B, case.m):
@@ -80,11 +97,13 @@ def test_equals_the_dense_filter_restricted_to_what_it_keeps(covariance: str, ca
 
 
 @pytest.mark.parametrize("B", [1, 3])
-@pytest.mark.parametrize("covariance", ["full", "low-rank", "buffered"])
+@pytest.mark.parametrize("covariance", ["full", "low_rank", "buffered"])
 def test_a_linear_model_under_constant_noise_is_ridge_regression(covariance: str, B: int) -> None:
     """Recursive least squares: the posterior of y = X theta + N(0, r) from the prior N(theta0, p0 I), closed form."""
     model, stream, r, p0 = linear(1), values(12, B, 1), 0.3, 2.0
-    optimizer = EKF(model.parameters(), covariance, EVERYTHING, p0=p0, noise="identity", r0=r, dtype="float64")
+    optimizer = EKF(
+        model.parameters(), **covariance_of(covariance, EVERYTHING), p0=p0, noise="identity", r0=r, dtype="float64"
+    )
     X = torch.cat([jacrev(outputs_of(model, x))(flat(model))[:, 0] for x, _ in stream])
     y, n = torch.cat([y for _, y in stream])[:, 0], X.shape[1]
     precision = torch.eye(n, dtype=torch.float64) / p0 + X.T @ X / r
@@ -110,16 +129,16 @@ class Parallel(nn.Module):
         return torch.cat([part(x) for part in self.parts], dim=1)
 
 
-@pytest.mark.parametrize("covariance", ["tensor", "neuron"])
+@pytest.mark.parametrize("covariance", ["block_per_tensor", "block_per_neuron"])
 def test_blocks_are_exact_where_the_problem_falls_apart(covariance: str) -> None:
     """Outputs with tensors, or rows of a weight, of their own: nothing outside of the blocks is ever correlated."""
     results = []
     for chosen in (covariance, "full", "diagonal"):
-        model = Parallel() if covariance == "tensor" else nn.Linear(FEATURES, 3, bias=False).double()
+        model = Parallel() if covariance == "block_per_tensor" else nn.Linear(FEATURES, 3, bias=False).double()
         for p in model.parameters():
             nn.init.constant_(p, 0.1)
         optimizer = EKF(model.parameters(), chosen, noise="identity", dtype="float64")
-        drive(optimizer, model, Gaussian, values(8, 2, 2 if covariance == "tensor" else 3))
+        drive(optimizer, model, Gaussian, values(8, 2, 2 if covariance == "block_per_tensor" else 3))
         results.append((flat(model), variances(optimizer)))
     own, full, diagonal = results
     assert relative(own[0], full[0]) <= 1e-12
@@ -144,7 +163,7 @@ def test_diagonal_is_loko_to_the_bit(observed: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("covariance", ["full", "tensor", "neuron"])
+@pytest.mark.parametrize("covariance", ["full", "block_per_tensor", "block_per_neuron"])
 def test_below_the_resolution_of_floating_point_blocks_keep_a_positive_diagonal(
     covariance: str, dtype: torch.dtype
 ) -> None:

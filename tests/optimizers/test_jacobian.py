@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from filtune.optimizers.kalman import jacobian
-from filtune.optimizers.kalman.blocks import Explicit, OuterProduct
+from filtune.optimizers.kalman.blocks import DenseBlock, OuterProduct
 from filtune.optimizers.kalman.jacobian import JacobianBuilder, batched_vjp, stack_rows
 from torch import Tensor, nn
 from torch.func import jacrev
@@ -86,24 +86,24 @@ def test_every_way_gives_the_jacobian(case: Case, B: int) -> None:
     full = jacrev(outputs_of(model, x))(flat(model))
     expected = torch.einsum("bdm,bmn->bdn", cotangents, full).flatten(0, 1)
     assert expected.abs().max() > 1e-3
-    for method, max_rows, attached in [
-        ("batched", 256, False),
-        ("loop", 256, False),
-        ("batched", 2, False),
-        ("batched", 1, False),
-        ("batched", 256, True),
-        ("loop", 256, True),
+    for vectorize, chunk_size, attached in [
+        (True, 256, False),
+        (False, 256, False),
+        (True, 2, False),
+        (True, 1, False),
+        (True, 256, True),
+        (False, 256, True),
     ]:
-        builder = JacobianBuilder(trained(model), torch.float64, method, max_rows)
+        builder = JacobianBuilder(trained(model), torch.float64, vectorize, chunk_size)
         if attached:
             builder.attach(model)
         for _ in range(2):  # once verifying and keeping the graph, once not
             H, kinds = matrix(builder, model(x), cotangents)
             assert relative(H, expected) <= CLOSE
         assert kinds.count(OuterProduct) == (case.factored if attached else 0)
-        assert builder.method == method
-        if builder._capture is not None:
-            builder._capture.remove()
+        assert builder.vectorize == vectorize
+        if builder._hooks is not None:
+            builder._hooks.remove()
 
 
 @pytest.fixture
@@ -129,22 +129,22 @@ def test_the_samples_of_a_batch_share_their_rows_where_layers_explain_the_state(
     assert passes == [D if case.explained else 3 * D]
 
 
-@pytest.mark.parametrize(("max_rows", "expected"), [(1, [1, 1]), (5, [1, 1]), (6, [2])])
-def test_shared_rows_count_once_a_sample(max_rows: int, expected: list[int], passes: list[int]) -> None:
+@pytest.mark.parametrize(("chunk_size", "expected"), [(1, [1, 1]), (5, [1, 1]), (6, [2])])
+def test_shared_rows_count_once_a_sample(chunk_size: int, expected: list[int], passes: list[int]) -> None:
     model = mlp(M)
-    builder = JacobianBuilder(list(model.parameters()), torch.float64, max_rows=max_rows)
+    builder = JacobianBuilder(list(model.parameters()), torch.float64, chunk_size=chunk_size)
     builder.attach(model)
     builder(model(features(3)), torch.randn(3, D, M, dtype=torch.float64))
     assert passes == expected
 
 
-@pytest.mark.parametrize("max_rows", [1, 2, 4, 6, 100])
-def test_no_pass_has_more_rows_than_asked(max_rows: int, passes: list[int]) -> None:
+@pytest.mark.parametrize("chunk_size", [1, 2, 4, 6, 100])
+def test_no_pass_has_more_rows_than_asked(chunk_size: int, passes: list[int]) -> None:
     model = mlp(M)
-    builder = JacobianBuilder(list(model.parameters()), torch.float64, max_rows=max_rows)
+    builder = JacobianBuilder(list(model.parameters()), torch.float64, chunk_size=chunk_size)
     builder(model(features(3)), torch.randn(3, D, M, dtype=torch.float64))
     assert sum(passes) == 3 * D
-    assert max(passes) == min(max_rows, 3 * D)
+    assert max(passes) == min(chunk_size, 3 * D)
 
 
 def test_rows_are_kept_apart_per_sample() -> None:
@@ -159,8 +159,8 @@ def test_rows_are_kept_apart_per_sample() -> None:
 def test_unused_parameters_have_zero_columns() -> None:
     model, spare = mlp(M), nn.Parameter(torch.ones(2, 4, dtype=torch.float64))
     params = [*list(model.parameters())[:2], spare, *list(model.parameters())[2:]]
-    for B, method in [(1, "batched"), (3, "batched"), (3, "loop")]:
-        builder = JacobianBuilder(params, torch.float64, method)
+    for B, vectorize in [(1, True), (3, True), (3, False)]:
+        builder = JacobianBuilder(params, torch.float64, vectorize)
         cotangents = torch.randn(B, D, M, dtype=torch.float64)
         x = features(B)
         H, _ = matrix(builder, model(x), cotangents)
@@ -210,12 +210,12 @@ class Squared(nn.Module):
 
 
 @pytest.mark.parametrize("attached", [False, True])
-@pytest.mark.parametrize("max_rows", [4, 256])
-def test_backward_that_cannot_be_batched_falls_back_to_the_loop(attached: bool, max_rows: int) -> None:
+@pytest.mark.parametrize("chunk_size", [4, 256])
+def test_backward_that_cannot_be_batched_falls_back_to_the_loop(attached: bool, chunk_size: int) -> None:
     model = Squared(NoVmap.apply)
     plain = Squared(torch.square)
     plain.load_state_dict(model.state_dict())
-    builder = JacobianBuilder(list(model.parameters()), torch.float64, max_rows=max_rows)
+    builder = JacobianBuilder(list(model.parameters()), torch.float64, chunk_size=chunk_size)
     if attached:
         builder.attach(model)
     x, cotangents = features(2), torch.randn(2, D, M, dtype=torch.float64)
@@ -227,7 +227,7 @@ def test_backward_that_cannot_be_batched_falls_back_to_the_loop(attached: bool, 
         warnings.simplefilter("error")
         H, _ = matrix(builder, model(x), cotangents)
     assert relative(H, expected) <= CLOSE
-    assert builder.method == "loop"
+    assert not builder.vectorize
 
 
 @pytest.mark.parametrize("d", [1, 2])
@@ -248,7 +248,7 @@ def test_one_row_needs_no_batching_so_its_errors_are_its_own() -> None:
         warnings.simplefilter("error")
         with pytest.raises(RuntimeError, match="does not require grad"):
             builder(outputs, cotangents)
-    assert builder.method == "batched"
+    assert builder.vectorize
 
 
 def test_small_neighbours_are_joined_into_one_block() -> None:
@@ -256,10 +256,10 @@ def test_small_neighbours_are_joined_into_one_block() -> None:
     blocks = JacobianBuilder(list(model.parameters()), torch.float64)(
         model(features(1)), torch.ones(1, 1, M, dtype=torch.float64)
     ).blocks
-    assert [(columns, type(block)) for columns, block in blocks] == [(slice(0, 66), Explicit)]
+    assert [(columns, type(block)) for columns, block in blocks] == [(slice(0, 66), DenseBlock)]
 
 
-@pytest.mark.parametrize(("limit", "kinds"), [(34, [OuterProduct, Explicit]), (35, [Explicit])])
+@pytest.mark.parametrize(("limit", "kinds"), [(34, [OuterProduct, DenseBlock]), (35, [DenseBlock])])
 def test_a_small_layers_factors_are_multiplied_out(
     limit: int, kinds: list[type], monkeypatch: pytest.MonkeyPatch
 ) -> None:

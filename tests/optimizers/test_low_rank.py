@@ -5,12 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 from filtune.optimizers import EKF, Gaussian
-from filtune.optimizers.kalman.blocks import BlockJacobian, Explicit
-from filtune.optimizers.kalman.covariance import COVARIANCES, Covariance
+from filtune.optimizers.kalman.blocks import BlockJacobian, DenseBlock
+from filtune.optimizers.kalman.covariance import Covariance
 from torch import Tensor
 from torch.func import jacrev
 
-from tests.optimizers.models import drive, linear, mlp, relative, rounding, values, variances
+from tests.optimizers.models import (
+    COVARIANCES,
+    covariance_of,
+    drive,
+    linear,
+    mlp,
+    relative,
+    rounding,
+    values,
+    variances,
+)
 from tests.optimizers.reference import flat, outputs_of
 
 PROMISE = 1e-10
@@ -29,7 +39,11 @@ def test_low_rank_takes_the_exact_step_and_keeps_the_diagonal_and_the_leading_di
     model, r = mlp(2), 0.4
     optimizer = EKF(model.parameters(), rank=rank, p0=0.5, noise="identity", r0=r, dtype="float64")
     for x, y in values(6, B, 2):
-        prior, upsilon, V = precision_of(optimizer), optimizer.filter["precision"], optimizer.filter["V"]
+        prior, upsilon, V = (
+            precision_of(optimizer),
+            optimizer.filter["precision"].clone(),
+            optimizer.filter["V"].clone(),
+        )
         H = jacrev(outputs_of(model, x))(flat(model)).flatten(0, 1)
         e = (y - outputs_of(model, x)(flat(model))).detach().flatten()
         exact, before = prior + H.T @ H / r, flat(model)
@@ -51,16 +65,16 @@ def test_low_rank_takes_the_exact_step_and_keeps_the_diagonal_and_the_leading_di
 def test_low_rank_is_the_full_filter_while_it_has_seen_no_more_rows_than_its_rank(B: int, m: int) -> None:
     rank = 6
     results = {}
-    for covariance in ("full", "low-rank"):
+    for covariance in ("full", "low_rank"):
         model = mlp(m)
-        optimizer = EKF(model.parameters(), covariance, rank, p0=0.5, dtype="float64")
+        optimizer = EKF(model.parameters(), **covariance_of(covariance, rank), p0=0.5, dtype="float64")
         stream, results[covariance] = values(rank // (B * m) + 2, B, m), []
         for sample in stream:
             drive(optimizer, model, Gaussian, [sample])
             results[covariance].append((flat(model), variances(optimizer)))
     same = [
         max(relative(a, b) for a, b in zip(full, low, strict=True)) <= PROMISE
-        for full, low in zip(results["full"], results["low-rank"], strict=True)
+        for full, low in zip(results["full"], results["low_rank"], strict=True)
     ]
     # the change of state is exact one step longer than the posterior
     assert same == [True] * (rank // (B * m)) + [False] * 2
@@ -68,10 +82,15 @@ def test_low_rank_is_the_full_filter_while_it_has_seen_no_more_rows_than_its_ran
 
 def test_low_rank_of_rank_n_is_the_full_filter_for_ever() -> None:
     results = []
-    for covariance in ("full", "low-rank"):
+    for covariance in ("full", "low_rank"):
         model = linear(2)
         optimizer = EKF(
-            model.parameters(), covariance, rank=12, p0=0.5, process_noise=1e-3, noise="ema-1", dtype="float64"
+            model.parameters(),
+            **covariance_of(covariance, 12),
+            p0=0.5,
+            process_noise=1e-3,
+            noise="ema-1",
+            dtype="float64",
         )
         drive(optimizer, model, Gaussian, values(30, 2, 2))
         results.append((flat(model), variances(optimizer)))
@@ -82,10 +101,10 @@ def test_low_rank_of_rank_n_is_the_full_filter_for_ever() -> None:
 def state_after(covariance: str, steps: int = 4, rank: int = 3) -> tuple[Covariance, dict[str, Tensor], Tensor]:
     """A covariance with its tensors after some steps, and P as a matrix."""
     model = linear(3)
-    optimizer = EKF(model.parameters(), covariance, rank, p0=0.5, noise="identity", dtype="float64")
+    optimizer = EKF(model.parameters(), **covariance_of(covariance, rank), p0=0.5, noise="identity", dtype="float64")
     drive(optimizer, model, Gaussian, values(steps, 2, 3))
     kept_state = optimizer._covariance.select(optimizer.filter)
-    if covariance in ("low-rank", "buffered"):
+    if covariance in ("low_rank", "buffered"):
         return optimizer._covariance, kept_state, torch.linalg.inv(precision_of(optimizer))
     blocks = [kept_state["p"].diag()] if covariance == "diagonal" else [b for P in kept_state.values() for b in P]
     return optimizer._covariance, kept_state, torch.block_diag(*blocks)
@@ -94,7 +113,7 @@ def state_after(covariance: str, steps: int = 4, rank: int = 3) -> tuple[Covaria
 def matrix(covariance: Covariance, state: dict[str, Tensor]) -> Tensor:
     """P, from HPH' with the identity for H."""
     identity = torch.eye(covariance.n, dtype=torch.float64)
-    return covariance.project(state, BlockJacobian([(slice(0, covariance.n), Explicit(identity))]))[0]
+    return covariance.project(state, BlockJacobian([(slice(0, covariance.n), DenseBlock(identity))]))[0]
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from filtune.optimizers import Categorical, LoKO
-from filtune.optimizers.kalman.blocks import Explicit, OuterProduct
+from filtune.optimizers.kalman.blocks import DenseBlock, OuterProduct
 from filtune.optimizers.kalman.jacobian import JacobianBuilder
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -78,5 +78,5 @@ def test_the_head_is_factored_and_its_bias_is_not() -> None:
     blocks = builder(model(torch.randn(1, IN)), torch.randn(1, OUT - 1, OUT)).blocks
     assert [(columns, type(block)) for columns, block in blocks] == [
         (slice(0, OUT * IN), OuterProduct),
-        (slice(OUT * IN, OUT * IN + OUT), Explicit),
+        (slice(OUT * IN, OUT * IN + OUT), DenseBlock),
     ]

@@ -10,7 +10,7 @@ from filtune.optimizers import EKF, Categorical, Gaussian, LoKO, RKalman
 from filtune.optimizers.kalman.filter import KalmanOptimizer
 from torch import Tensor, nn
 
-from tests.optimizers.models import convnet, drive, labels, mlp, relative, rounding, values, variances
+from tests.optimizers.models import convnet, covariance_of, drive, labels, mlp, relative, rounding, values, variances
 from tests.optimizers.reference import DenseFilter, flat, kept, ones_complement
 
 PROMISE = 1e-12
@@ -22,19 +22,19 @@ def optimizer_of(covariance: str, model: nn.Module, **options: object) -> Kalman
     options = {"noise": "softmax", "p0": 0.3, "p0_init": "constant", "dtype": "float64"} | options
     if covariance == "diagonal":
         return (RKalman if "rho" in options else LoKO)(model.parameters(), **options).attach(model)
-    return EKF(model.parameters(), covariance=covariance, rank=130, **options)
+    return EKF(model.parameters(), **covariance_of(covariance, 130), **options)
 
 
 def dense_of(covariance: str, model: nn.Module, rho: float = 0.0) -> DenseFilter:
     """The probability form, P restricted to what the covariance keeps."""
     P = 0.3 * torch.eye(len(flat(model)), dtype=torch.float64)
-    mask = kept(model, "full" if covariance in ("low-rank", "buffered") else covariance)
+    mask = kept(model, "full" if covariance in ("low_rank", "buffered") else covariance)
     return DenseFilter(flat(model), P, torch.eye(1).double(), noise="constant", blocks=mask, rho=rho)
 
 
 @pytest.mark.parametrize("B", [1, 2, 3])
 @pytest.mark.parametrize("m", [2, 3, 5, 10])
-@pytest.mark.parametrize("covariance", ["diagonal", "full", "neuron", "low-rank", "buffered"])
+@pytest.mark.parametrize("covariance", ["diagonal", "full", "block_per_neuron", "low_rank", "buffered"])
 def test_equals_the_dense_filter_of_the_probabilities(covariance: str, m: int, B: int) -> None:
     model = (convnet if B == 2 else mlp)(m)
     optimizer, dense = optimizer_of(covariance, model), dense_of(covariance, model)
@@ -126,10 +126,10 @@ def test_it_is_right_where_probabilities_underflow(z: list[float], label: int, d
     tolerance = rounding(60, dtype=floating)
     assert (flat(model) - expected).abs().max() <= tolerance
     assert (optimizer.filter["p"].double() - variance).abs().max() <= tolerance
-    assert [int(optimizer.filter[name]) for name in ("nonfinite", "escalations", "clamped")] == [0, 0, 0]
+    assert [int(optimizer.filter[name]) for name in ("nonfinite_steps", "cholesky_retries", "clamped")] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("covariance", ["diagonal", "full", "neuron", "low-rank", "buffered"])
+@pytest.mark.parametrize("covariance", ["diagonal", "full", "block_per_neuron", "low_rank", "buffered"])
 @pytest.mark.parametrize("scale", [50.0, 1e4])
 def test_saturated_float32_follows_float64(scale: float, covariance: str) -> None:
     results = []
@@ -141,7 +141,7 @@ def test_saturated_float32_follows_float64(scale: float, covariance: str) -> Non
         optimizer = optimizer_of(covariance, model, dtype=str(dtype).split(".")[1])
         for x, y in labels(6, 2, 4):
             drive(optimizer, model, Categorical, [(x.to(dtype), y)])
-        assert int(optimizer.filter["nonfinite"]) == 0
+        assert int(optimizer.filter["nonfinite_steps"]) == 0
         results.append(((flat(model) - prior)[:20], variances(optimizer)))
     single, double = results
     assert float(double[0].abs().max()) > 0.1  # contradicting labels move it
@@ -164,7 +164,7 @@ def after_one_label(noise: str, dtype: str, m: int) -> tuple[float, int]:
     while int(model(x).argmax()) != 1 and steps < 30:
         drive(optimizer, model, Categorical, [(x, torch.tensor([1]))])
         steps += 1
-    assert int(optimizer.filter["nonfinite"]) == 0
+    assert int(optimizer.filter["nonfinite_steps"]) == 0
     return moved, steps
 
 

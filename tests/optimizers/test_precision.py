@@ -96,8 +96,8 @@ def test_half_precision_streams_stay_finite_with_the_state_in_float32(
     assert optimizer.state[FILTER]["p"].dtype == optimizer.state[FILTER]["R"].dtype == torch.float32
     assert bool(flat(model).isfinite().all())
     assert not torch.equal(flat(model), before)
-    assert float(optimizer.stats["p_min"]) > 0
-    assert int(optimizer.stats["nonfinite"]) == int(optimizer.stats["clamped"]) == 0
+    assert float(optimizer.stats["variance_min"]) > 0
+    assert int(optimizer.stats["nonfinite_steps"]) == int(optimizer.stats["clamped"]) == 0
 
 
 @pytest.mark.parametrize("mode", MODES)

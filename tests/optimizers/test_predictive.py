@@ -8,10 +8,10 @@ import pytest
 import torch
 from filtune.optimizers import AdamW, Categorical, Filtune, Gaussian, LoKO
 from filtune.optimizers.kalman.predictive import (
-    FACTORS,
-    factored_probabilities,
-    mixed_probabilities,
-    weigh,
+    SCALES,
+    scaled_predictive,
+    tempered_predictive,
+    update_log_weights,
 )
 from filtune.optimizers.likelihoods.categorical import difference_variance, predictive_probabilities
 from hypothesis import given, settings
@@ -98,13 +98,13 @@ def test_the_filters_prediction_is_of_the_outputs_covariance_before_the_update(m
         state = optimizer.filter
         P = torch.linalg.inv(torch.diag(state["precision"]) + state["V"].T @ state["V"])
     J, z = jacrev(outputs_of(model, x))(flat(model)), outputs_of(model, x)(flat(model))
-    evidence = optimizer.filter["evidence"].clone()
+    evidence = optimizer.filter["tempering_log_weights"].clone()
     drive(optimizer, model, Categorical, [(x, y)])
     p = optimizer.predictive()
     assert p is not None
-    assert relative(p, mixed_probabilities(z, J @ P @ J.mT, evidence)) <= rounding(2000, condition=100)
-    learnt = weigh(evidence, z, J @ P @ J.mT, y)
-    assert relative(optimizer.filter["evidence"], learnt) <= rounding(2000, condition=100)
+    assert relative(p, tempered_predictive(z, J @ P @ J.mT, evidence)) <= rounding(2000, condition=100)
+    learnt = update_log_weights(evidence, z, J @ P @ J.mT, y)
+    assert relative(optimizer.filter["tempering_log_weights"], learnt) <= rounding(2000, condition=100)
 
 
 @given(m=st.integers(2, 4), B=st.integers(1, 3), seed=st.integers(0, 100))
@@ -115,35 +115,35 @@ def test_the_mixture_cannot_lose_to_the_softmax_by_more_than_the_logarithm_of_th
     the same weights, so that the sum over batches of the mixture's joint probabilities is what is bounded (B = 1: of
     the samples)."""
     generator = torch.Generator().manual_seed(seed)
-    evidence, loss, each = torch.zeros(len(FACTORS)).double(), 0.0, torch.zeros(len(FACTORS)).double()
+    evidence, loss, each = torch.zeros(len(SCALES)).double(), 0.0, torch.zeros(len(SCALES)).double()
     for _ in range(20):
         mean = 3 * torch.randn(B, m, generator=generator, dtype=torch.float64)
         root = torch.randn(B, m, m, generator=generator, dtype=torch.float64)
         classes = torch.randint(m, (B,), generator=generator)
-        every = factored_probabilities(mean, root @ root.mT)[:, torch.arange(B), classes]
+        every = scaled_predictive(mean, root @ root.mT)[:, torch.arange(B), classes]
         loss -= float((evidence.softmax(0) @ every.prod(1)).log())
         each -= every.log().sum(1)
-        evidence = weigh(evidence, mean, root @ root.mT, classes, memory=1.0)
+        evidence = update_log_weights(evidence, mean, root @ root.mT, classes, discount=1.0)
     assert relative(-evidence, each) <= rounding(2000, condition=100)
-    assert loss <= float(each.min()) + math.log(len(FACTORS)) + 1e-9
-    assert loss <= float(each[0]) + math.log(len(FACTORS)) + 1e-9  # the softmax
+    assert loss <= float(each.min()) + math.log(len(SCALES)) + 1e-9
+    assert loss <= float(each[0]) + math.log(len(SCALES)) + 1e-9  # the softmax
 
 
 def test_factors_of_the_covariance() -> None:
     mean, C = torch.tensor([[0.5, 2.0, -1.0]]).double(), torch.diag(torch.tensor([1.0, 4.0, 2.0])).double()[None]
-    every = factored_probabilities(mean, C)
-    for factor, p in zip(FACTORS, every, strict=True):
+    every = scaled_predictive(mean, C)
+    for factor, p in zip(SCALES, every, strict=True):
         torch.testing.assert_close(p, predictive_probabilities(mean, factor * C))
     torch.testing.assert_close(every[0], mean.softmax(1))
-    sure = torch.full((len(FACTORS),), -1e3).double()
+    sure = torch.full((len(SCALES),), -1e3).double()
     sure[3] = 0
-    torch.testing.assert_close(mixed_probabilities(mean, C, sure), every[3])
+    torch.testing.assert_close(tempered_predictive(mean, C, sure), every[3])
 
 
 def test_the_past_is_discounted_and_what_was_impossible_stays_finite() -> None:
     mean, C = torch.tensor([[0.0, 300.0]]), torch.zeros(1, 2, 2)
-    before = torch.arange(len(FACTORS)).double()
-    after = weigh(before, mean, C, torch.tensor([0]), memory=0.5)
+    before = torch.arange(len(SCALES)).double()
+    after = update_log_weights(before, mean, C, torch.tensor([0]), discount=0.5)
     assert after.isfinite().all()
     torch.testing.assert_close(after - after[0], 0.5 * before)
 

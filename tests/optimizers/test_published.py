@@ -23,7 +23,7 @@ import torch
 from filtune.optimizers import EKF, Categorical, Gaussian
 from torch import Tensor, nn
 
-from tests.optimizers.models import Stream, drive, relative, variances
+from tests.optimizers.models import Stream, covariance_of, drive, relative, variances
 from tests.optimizers.reference import flat
 
 STEPS = 8
@@ -112,9 +112,8 @@ def problem(m: int) -> tuple[nn.Module, Stream, Stream]:
 def after(covariance: str, noise: str, q: float) -> tuple[Tensor, Tensor, EKF]:
     """The parameters and variances after the eight steps, and the filter."""
     model, regression, classification = problem(3 if noise == "softmax" else 2)
-    optimizer = EKF(
-        model.parameters(), covariance, rank=3, p0=0.7, noise=noise, r0=0.5, process_noise=q, dtype="float64"
-    )
+    own = {"noise": noise} if noise == "softmax" else {"noise": noise, "r0": 0.5}
+    optimizer = EKF(model.parameters(), **covariance_of(covariance, 3), **own, p0=0.7, process_noise=q, dtype="float64")
     stream, likelihood = (classification, Categorical) if noise == "softmax" else (regression, Gaussian)
     drive(optimizer, model, likelihood, stream)
     return flat(model), variances(optimizer), optimizer
@@ -147,7 +146,7 @@ def test_softmax_noise_is_theirs_of_two_probabilities() -> None:
     ids=["q=0.01", "q=0"],
 )
 def test_low_rank_is_theirs(q: float, mean: list[float], diagonal: list[float], variance: list[float]) -> None:
-    ours, p, optimizer = after("low-rank", "identity", q)
+    ours, p, optimizer = after("low_rank", "identity", q)
     agree(ours, mean)
     agree(p, variance)
     agree(optimizer.filter["precision"], diagonal)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from filtune.optimizers import Categorical, Gaussian, LoKO, RKalman
 from filtune.optimizers.kalman.equations import neumann_noise, regularised_noise
-from filtune.optimizers.kalman.settings import Settings
 from torch import Tensor, nn
 
 from tests.optimizers.models import convnet, drive, labels, linear, mlp, relative, rounding, values
@@ -29,9 +28,9 @@ def definite(d: int, seed: int, low: float = -2.0, high: float = 1.0) -> Tensor:
 def pair(model: nn.Module, d: int, q: float = 0.0, **options: Any) -> tuple[RKalman, DenseFilter]:
     """R-Kalman in float64 and its dense reference."""
     optimizer = RKalman(model.parameters(), process_noise=q, dtype="float64", **options)
-    R = optimizer.settings.r0 * torch.eye(d, dtype=torch.float64)
-    P, settings = torch.diag(optimizer.filter["p"]), optimizer.settings
-    return optimizer, DenseFilter(flat(model), P, R, settings.beta, settings.noise, q=q, rho=settings.rho)
+    given = {"r0": 0.0, "beta": 0.96, "noise": "ema-2", "rho": 1e-4} | options
+    P, R = torch.diag(optimizer.filter["p"]), given["r0"] * torch.eye(d, dtype=torch.float64)
+    return optimizer, DenseFilter(flat(model), P, R, given["beta"], given["noise"], q=q, rho=given["rho"])
 
 
 @pytest.mark.parametrize("rho", [1e-6, 0.1, 1.0, 1e4])
@@ -71,10 +70,13 @@ def test_equals_the_dense_filter_jointly_over_a_batch(observed: str, m: int, B: 
 
 
 def test_the_defaults_are_algorithm_2_of_the_paper() -> None:
-    settings = RKalman(mlp(3).parameters()).settings
-    assert (settings.r0, settings.noise, settings.covariance, settings.observation) == (
-        0.0, "ema-2", "diagonal", "probabilities",
-    )  # fmt: skip
+    """R-Kalman as it is, against the dense filter with R0 = 0, beta 0.96, rho 1e-4 and equation 12."""
+    model, basis = mlp(3), ones_complement(3)
+    optimizer, dense = pair(model, 2)
+    for x, y in labels(4, 1, 3):
+        dense.observe_probabilities(model, x, y, basis)
+        drive(optimizer, model, Categorical, [(x, y)])
+    assert relative(flat(model), dense.theta) <= PROMISE
 
 
 @pytest.mark.parametrize("observed", ["probabilities", "values"])
@@ -164,10 +166,17 @@ def test_the_neumann_form_knows_where_it_is_indefinite() -> None:
 def test_where_it_is_indefinite_nothing_changes_and_the_failure_names_step_and_remedy(B: int, q: float) -> None:
     model, stream = mlp(3), values(5, B, 3)
     optimizer = RKalman(
-        model.parameters(), rho=0.3, neumann=True, noise="ema-1", r0=0.5, beta=0.9, process_noise=q, explode=1e9
+        model.parameters(),
+        rho=0.3,
+        neumann=True,
+        noise="ema-1",
+        r0=0.5,
+        beta=0.9,
+        process_noise=q,
+        divergence_threshold=1e9,
     )
     drive(optimizer, model, Gaussian, stream[:2])
-    assert optimizer.failure() is None
+    assert optimizer.check_divergence() is None
     kept = {name: optimizer.filter[name].clone() for name in ("p", "R")}
     before, (x, y) = flat(model), stream[2]
     drive(optimizer, model, Gaussian, [(x, y + 20.0)])  # R takes in ee' / 10, of size 40
@@ -175,12 +184,12 @@ def test_where_it_is_indefinite_nothing_changes_and_the_failure_names_step_and_r
     assert all(torch.equal(optimizer.filter[name], value) for name, value in kept.items())
     drive(optimizer, model, Gaussian, stream[3:])
     assert not torch.equal(flat(model), before)
-    message = optimizer.failure()
+    message = optimizer.check_divergence()
     assert message is not None
     assert "at step 3" in message
     assert "--optimizer.neumann false" in message
     assert "\n" not in message
-    assert int(optimizer.filter["nonfinite"]) == 1
+    assert int(optimizer.filter["nonfinite_steps"]) == 1
 
 
 def test_it_is_refused_even_where_the_innovation_covariance_is_definite() -> None:
@@ -189,7 +198,7 @@ def test_it_is_refused_even_where_the_innovation_covariance_is_definite() -> Non
     optimizer = RKalman(model.parameters(), p0=10.0, rho=0.5, neumann=True, noise="identity", r0=2.1)
     before, p = flat(model), optimizer.filter["p"].clone()
     drive(optimizer, model, Gaussian, values(2, 1, 3))
-    assert int(optimizer.filter["nonfinite"]) == 2
+    assert int(optimizer.filter["nonfinite_steps"]) == 2
     assert torch.equal(flat(model), before)
     assert torch.equal(optimizer.filter["p"], p)
 
@@ -236,7 +245,13 @@ def test_a_batch_is_not_observed_on_average(B: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("rho", -1.0), ("rho", float("inf")), ("rho", float("nan")), ("process_noise", -0.1), ("explode", 1.0)],
+    [
+        ("rho", -1.0),
+        ("rho", float("inf")),
+        ("rho", float("nan")),
+        ("process_noise", -0.1),
+        ("divergence_threshold", 1.0),
+    ],
 )
 def test_arguments_out_of_range_are_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"^RKalman: {name} must .*got") as error:
@@ -246,6 +261,5 @@ def test_arguments_out_of_range_are_named(name: str, value: float) -> None:
 
 def test_softmax_noise_needs_no_r0() -> None:
     """The paper's R0 = 0 is R-Kalman's default; softmax noise has no R0."""
-    Settings(noise="softmax", r0=0.0).check("RKalman")
     model = mlp(3)
     drive(RKalman(model.parameters(), noise="softmax"), model, Categorical, labels(1, 1, 3))

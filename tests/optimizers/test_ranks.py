@@ -22,8 +22,7 @@ from filtune.optimizers import (
     Sophia,
 )
 from filtune.optimizers.distributed import Ranks
-from filtune.optimizers.kfac import stacks
-from filtune.optimizers.kfac.factors import WIDE
+from filtune.optimizers.kfac import factors
 from torch import nn
 
 from tests.optimizers.models import convnet, labels, mlp, relative, rounding
@@ -38,17 +37,21 @@ CASES: dict[str, tuple] = {
     "loko": (LoKO, F64, mlp),
     "loko on logits": (LoKO, {**F64, "observation": "logits", "noise": "ema-1"}, convnet),
     "loko with softmax noise": (LoKO, {**F64, "noise": "softmax", "process_noise": 1e-3}, mlp),
-    "loko without some rows": (LoKO, {**F64, "noise": "softmax", "row_tolerance": 0.05}, convnet),
+    "loko without some rows": (LoKO, {**F64, "noise": "softmax", "rank_tolerance": 0.05}, convnet),
     "r-kalman": (RKalman, {**F64, "rho": 0.1, "r0": 1.0}, mlp),
     "full covariance": (EKF, {**F64, "covariance": "full"}, mlp),
-    "low rank": (EKF, {**F64, "covariance": "low-rank", "rank": 3}, convnet),
+    "low rank": (EKF, {**F64, "covariance": "low_rank", "rank": 3}, convnet),
     "adamw": (AdamW, {"eps": 1e-3}, convnet),
     "sgd": (SGD, {"momentum": 0.9}, mlp),
     "sam": (SAM, {"base": "adamw", "eps": 1e-3, "rho": 0.1}, mlp),
     "sophia": (Sophia, {"lr": 1e-2, "gamma": 1.0, "eps": 1e-3, "hessian_every": 4}, convnet),
     "ngd": (NGD, {"rho": 0.1, "skip": 2}, mlp),
-    "ring": (RING, {"rho": 0.01, "skip": 4, "fisher": "exact"}, convnet),
-    "reng": (RENG, {"rho": 0.1, "skip": 2, "grad_reg": 0.1, "inverse": "eigen", "adapt": "ratio"}, mlp),
+    "ring": (RING, {"rho": 0.01, "skip": 4, "fisher_type": "exact"}, convnet),
+    "reng": (
+        RENG,
+        {"rho": 0.1, "skip": 2, "grad_penalty": 0.1, "inverse_method": "eigen", "damping_schedule": "ratio"},
+        mlp,
+    ),
 }
 
 # What differs is the order of sums: over the columns of HPH' and the samples of a gradient, and within the products of
@@ -132,20 +135,20 @@ def test_many_learn_as_one(case: str, learnt: tuple[int, list[dict[str, dict[str
 
 
 def learn_by_rows(sizes: list[int]) -> dict[str, Any]:
-    """NGD whose wider factors, with four rows at most, are kept as these rows."""
-    stacks.WIDE = 8
+    """NGD whose wider factors, with four rows at most, are held as these rows."""
+    columns, factors.LOW_RANK_COLUMNS = factors.LOW_RANK_COLUMNS, 8
     try:
         return learn("ngd", sizes)
     finally:
-        stacks.WIDE = WIDE
+        factors.LOW_RANK_COLUMNS = columns
 
 
-def test_ranks_share_the_rows_of_a_wide_factor() -> None:
+def test_ranks_share_the_rows_of_a_low_rank_factor() -> None:
     one = learn_by_rows([4])
     assert any(
         "X" in factor
-        for stack in one["optimizer"]["state"]["natural"]["stacks"].values()
-        for factor in (stack["Lambda"], stack["Gamma"])
+        for group in one["optimizer"]["state"]["natural"]["groups"].values()
+        for factor in (group["a_factor"], group["g_factor"])
     )
     for many in together(2, learn_by_rows, [3, 1]):
         assert_alike(many, one)
@@ -180,4 +183,4 @@ def misused() -> list[str]:
 def test_misuse_is_said() -> None:
     for early, small in together(2, misused):
         assert "build it after torch.distributed.init_process_group" in early
-        assert "1 parameters cannot be shared out over 2 processes" in small
+        assert "1 parameters cannot be divided over 2 processes" in small

@@ -44,8 +44,8 @@ CASES = [
 ] + [
     Case(mlp, "probabilities", 4, 1, "ema-2", {"r0": 0.1}),
     Case(mlp, "values", 2, 2, "ema-1", {"r0": 30.0, "p0": 5.0}),
-    Case(convnet, "probabilities", 3, 2, "ema-2", {"jacobian": "loop"}),
-    Case(convnet, "probabilities", 5, 2, "ema-2", {"max_rows": 3}),
+    Case(convnet, "probabilities", 3, 2, "ema-2", {"vectorize": False}),
+    Case(convnet, "probabilities", 5, 2, "ema-2", {"chunk_size": 3}),
 ]
 
 
@@ -55,8 +55,8 @@ def pair(case: Case, model: nn.Module, params: Any) -> tuple[LoKO, DenseFilter, 
     optimizer = LoKO(params, noise=case.noise, observation=observation, dtype="float64", **case.options)
     d = {"probabilities": case.m - 1, "logits": 1 if case.m == 2 else case.m, "values": case.m}[case.observed]
     P = torch.diag(torch.cat([p.flatten() for p in optimizer.variance()]))
-    R = optimizer.settings.r0 * torch.eye(d, dtype=torch.float64)
-    return optimizer, DenseFilter(flat(model), P, R, optimizer.settings.beta, case.noise), d
+    R = case.options.get("r0", 1.0) * torch.eye(d, dtype=torch.float64)
+    return optimizer, DenseFilter(flat(model), P, R, case.options.get("beta", 0.95), case.noise), d
 
 
 def compare(case: Case, model: nn.Module, optimizer: LoKO, dense: DenseFilter) -> None:

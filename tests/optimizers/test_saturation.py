@@ -39,12 +39,12 @@ def one_label_stream(observation: str, m: int, dtype: str, noise: str, repeats: 
     drive(optimizer, model, Categorical, [(x, torch.tensor([0]))])
     first = float(optimizer.stats["update_norm"])
     drive(optimizer, model, Categorical, [(x, torch.tensor([0]))] * (repeats - 1))
-    probability, p_min = float(model(x).detach().softmax(-1)[0, 1]), float(optimizer.stats["p_min"])
+    probability, p_min = float(model(x).detach().softmax(-1)[0, 1]), float(optimizer.stats["variance_min"])
     drive(optimizer, model, Categorical, [(x, torch.tensor([1]))])
     moved = float(optimizer.stats["update_norm"]) / first
     drive(optimizer, model, Categorical, [(x, torch.tensor([1]))] * 49)
-    assert int(optimizer.stats["nonfinite"]) == 0
-    assert float(optimizer.stats["p_min"]) > 0
+    assert int(optimizer.stats["nonfinite_steps"]) == 0
+    assert float(optimizer.stats["variance_min"]) > 0
     return Outcome(moved, bool(model(x).argmax() == 1), probability, p_min)
 
 
@@ -85,15 +85,15 @@ def test_known_limit_logits_lose_their_variance_in_the_long_run(m: int, noise: s
 def test_saturation_is_said_in_one_line_by_a_restored_filter_too(observation: str) -> None:
     model = mlp(2)
     optimizer, restored = (LoKO(model.parameters(), p0=1.0, observation=observation) for _ in range(2))
-    assert optimizer.advice() is None  # before the first step
+    assert optimizer.diagnose() is None  # before the first step
     x = torch.ones(1, 5, dtype=torch.float64)
     drive(optimizer, model, Categorical, [(x, torch.tensor([0]))])
-    assert optimizer.advice() is None
+    assert optimizer.diagnose() is None
     drive(optimizer, model, Categorical, [(x, torch.tensor([0]))] * 600)
     restored.load_state_dict(optimizer.state_dict())
     for it in (optimizer, restored):
         if observation == "probabilities":
-            assert "saturated" in it.advice()
-            assert "\n" not in it.advice()
+            assert "saturated" in it.diagnose()
+            assert "\n" not in it.diagnose()
         else:
-            assert it.advice() is None
+            assert it.diagnose() is None

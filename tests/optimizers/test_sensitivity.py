@@ -12,10 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import jacrev
 
-from tests.optimizers.models import drive, labels, linear, mlp, relative, rounding, values, variances
+from tests.optimizers.models import (
+    COVARIANCES,
+    covariance_of,
+    drive,
+    labels,
+    linear,
+    mlp,
+    relative,
+    rounding,
+    values,
+    variances,
+)
 from tests.optimizers.reference import flat, outputs_of
-
-COVARIANCES = ["diagonal", "full", "tensor", "neuron", "low-rank", "buffered"]
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
@@ -23,7 +32,7 @@ def test_the_first_batch_sets_the_prior_of_every_tensor(covariance: str) -> None
     """Noise so large that the update leaves it as it is."""
     model = mlp(3)
     options = {"noise": "identity", "r0": 1e30, "p0": 0.3, "p0_init": "sensitivity", "dtype": "float64"}
-    optimizer = EKF(model.parameters(), covariance, **options)
+    optimizer = EKF(model.parameters(), **covariance_of(covariance), **options)
     assert torch.equal(torch.cat([v.flatten() for v in optimizer.variance()]), torch.full_like(flat(model), 0.3))
     x, y = values(1, 4, 3)[0]
     H = jacrev(outputs_of(model, x))(flat(model)).flatten(0, 1)
@@ -83,12 +92,12 @@ def test_a_first_batch_that_is_not_finite_does_not_set_it() -> None:
     reference = Filtune(other.parameters(), dtype="float64")
     (x, y), *stream = labels(4, 1, 3)
     drive(optimizer, model, Categorical, [(x * torch.nan, y)])
-    assert not optimizer.filter["begun"]
+    assert not optimizer.filter["prior_initialized"]
     assert torch.equal(torch.cat([v.flatten() for v in optimizer.variance()]), torch.full_like(flat(model), 0.1))
     drive(optimizer, model, Categorical, stream)
     drive(reference, other, Categorical, stream)
     assert torch.equal(flat(model), flat(other))
-    assert int(optimizer.filter["nonfinite"]) == 1
+    assert int(optimizer.filter["nonfinite_steps"]) == 1
 
 
 @pytest.mark.parametrize("taken", [0, 3])

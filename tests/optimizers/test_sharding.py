@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from filtune.optimizers.distributed import Ranks, checksum
-from filtune.optimizers.kalman.blocks import BlockJacobian, Explicit, Gain, OuterProduct
+from filtune.optimizers.kalman.blocks import BlockJacobian, DenseBlock, Gain, OuterProduct
 from filtune.optimizers.kalman.sharding import Sharding, strata
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,11 +67,11 @@ def jacobian(rows: int, d: int, seed: int, factored: bool = True, merged: bool =
         for shape in ((d, 1100), (1, d, 40), (1, 30), (d, 3))
     )
     layer = OuterProduct(G, X)
-    head = [(slice(0, 1100), Explicit(A))]
+    head = [(slice(0, 1100), DenseBlock(A))]
     if not merged:
-        head = [(slice(0, 2), Explicit(A[:, :2])), (slice(2, 1100), Explicit(A[:, 2:]))]
-    middle = layer if factored else Explicit(layer.dense())
-    return BlockJacobian([*head, (slice(1100, 2300), middle), (slice(2300, N), Explicit(C))])
+        head = [(slice(0, 2), DenseBlock(A[:, :2])), (slice(2, 1100), DenseBlock(A[:, 2:]))]
+    middle = layer if factored else DenseBlock(layer.dense())
+    return BlockJacobian([*head, (slice(1100, 2300), middle), (slice(2300, N), DenseBlock(C))])
 
 
 def prior() -> torch.Tensor:
@@ -94,7 +94,7 @@ def exchanged(world: int) -> list[tuple]:
                 kinds = {type(block).__name__ for _, block in mine.blocks}
                 whole = sharding.whole(sharding.part(prior()))
                 gram = sharding.sum(mine.gram(sharding.part(prior())))
-                elements = sum(block.H.numel() for _, block in mine.blocks if isinstance(block, Explicit))
+                elements = sum(block.H.numel() for _, block in mine.blocks if isinstance(block, DenseBlock))
                 share = sharding.share(rank)
                 found.append((sizes, divided, unlike, mine.dense(), covered, kinds, whole, gram, elements, share))
     return found
@@ -111,7 +111,7 @@ def test_the_exchange_hands_out_columns_and_joins_rows(world: int) -> None:
             assert torch.equal(dense, reference.dense()[:, own])
             assert covered == list(range(len(own)))
             # factors stay factors, unless some rank has none; what is a matrix is divided evenly
-            assert kinds == ({"Explicit"} if unlike else {"Explicit", "OuterProduct"})
+            assert kinds == ({"DenseBlock"} if unlike else {"DenseBlock", "OuterProduct"})
             ranks, columns = world if divided else 1, N if unlike else N - 1200
             assert abs(elements - 2 * sum(sizes) * columns / ranks) <= 2 * sum(sizes) * len(share)
             assert torch.equal(whole, p)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filtune.reports.cells import Status
 from filtune.reports.document import assemble
 from filtune.reports.sections import Section
-from filtune.reports.status import Status
 
 from tests.reports.factory import manifest, own_table, record, runs
 

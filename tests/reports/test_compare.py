@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filtune.experiments.run_folder import read_run
 from filtune.reports import compare
 from PIL import Image
 from rich.console import Console
@@ -32,7 +33,7 @@ def make_run(folder: Path, optimizer: str = "AdamW", finished: bool = True, seed
 
 def printed(runs: list[Path]) -> str:
     console = Console(width=200, record=True)
-    console.print(compare.table([compare.read_run(run) for run in runs]))
+    console.print(compare.results_table([read_run(run) for run in runs]))
     return console.export_text()
 
 
@@ -48,9 +49,9 @@ def test_labels_tell_apart_what_differs(tmp_path: Path) -> None:
         make_run(tmp_path / "b", lr=0.2, eps=1e-8),
         make_run(tmp_path / "c", "LoKO", p0=0.2),
     ]
-    assert compare.labels([compare.read_run(run) for run in runs]) == ["AdamW lr=0.1", "AdamW lr=0.2", "LoKO"]
+    assert compare.run_labels([read_run(run) for run in runs]) == ["AdamW lr=0.1", "AdamW lr=0.2", "LoKO"]
     seeds = [make_run(tmp_path / "d"), make_run(tmp_path / "e", seed=1)]
-    assert compare.labels([compare.read_run(run) for run in seeds]) == ["AdamW seed 0", "AdamW seed 1"]
+    assert compare.run_labels([read_run(run) for run in seeds]) == ["AdamW seed 0", "AdamW seed 1"]
 
 
 def test_a_continued_curve_has_each_step_once(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_a_continued_curve_has_each_step_once(tmp_path: Path) -> None:
     with SummaryWriter(str(run), filename_suffix=".again") as writer:
         for step in (20, 30, 40):
             writer.add_scalar("online/accuracy", 2 * step, step)
-    assert compare.read_run(run).curve("online/accuracy") == ([10, 20, 30, 40], [10, 40, 60, 80])
+    assert read_run(run).curve("online/accuracy") == ([10, 20, 30, 40], [10, 40, 60, 80])
 
 
 def test_command_writes_the_plot(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

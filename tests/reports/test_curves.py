@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from filtune.reports.curves import band, tag_of
-from filtune.reports.palette import distinct, looks
+from filtune.reports.curves import mean_band, tag_of
+from filtune.reports.formatting import distinct_looks, looks
 
 from tests.reports.factory import record
 
@@ -15,7 +15,7 @@ def curve(at: list[int], values: list[float], tag: str = "val/accuracy", **chang
 
 
 def test_mean_and_deviation_on_a_common_grid() -> None:
-    found = band([curve([1, 2, 3], [0.0, 1.0, 2.0]), curve([1, 2, 3], [2.0, 3.0, 4.0])], "val/accuracy")
+    found = mean_band([curve([1, 2, 3], [0.0, 1.0, 2.0]), curve([1, 2, 3], [2.0, 3.0, 4.0])], "val/accuracy")
     assert found is not None
     assert found.x.tolist() == [1, 2, 3]
     assert found.mean.tolist() == [1, 2, 3]
@@ -24,7 +24,7 @@ def test_mean_and_deviation_on_a_common_grid() -> None:
 
 def test_different_grids_are_interpolated_where_all_have_points() -> None:
     # two straight lines, y = x and y = x + 2, logged at different steps
-    found = band([curve([0, 10, 20], [0.0, 10.0, 20.0]), curve([5, 15, 40], [7.0, 17.0, 42.0])], "val/accuracy")
+    found = mean_band([curve([0, 10, 20], [0.0, 10.0, 20.0]), curve([5, 15, 40], [7.0, 17.0, 42.0])], "val/accuracy")
     assert found is not None
     assert found.x.tolist() == [5, 10, 15, 20]
     assert found.mean == pytest.approx(found.x + 1)
@@ -32,8 +32,8 @@ def test_different_grids_are_interpolated_where_all_have_points() -> None:
 
 def test_online_curves_are_over_samples_validation_over_iterations() -> None:
     changes = {"samples": 320, "steps": 10}
-    online = band([curve([5, 10], [1.0, 2.0], "online/loss", **changes)], "online/loss")
-    validation = band([curve([5, 10], [1.0, 2.0], **changes)], "val/accuracy")
+    online = mean_band([curve([5, 10], [1.0, 2.0], "online/loss", **changes)], "online/loss")
+    validation = mean_band([curve([5, 10], [1.0, 2.0], **changes)], "val/accuracy")
     assert online is not None
     assert validation is not None
     assert online.x.tolist() == [160, 320]
@@ -42,12 +42,12 @@ def test_online_curves_are_over_samples_validation_over_iterations() -> None:
 
 def test_a_diverged_seed_is_not_averaged_unless_all_diverged() -> None:
     good, bad = curve([1, 2], [1.0, 1.0]), curve([1, 2], [9.0, 9.0], status="diverged")
-    mixed, all_bad = band([good, bad], "val/accuracy"), band([bad], "val/accuracy")
+    mixed, all_bad = mean_band([good, bad], "val/accuracy"), mean_band([bad], "val/accuracy")
     assert mixed is not None
     assert all_bad is not None
     assert (mixed.count, mixed.mean.tolist()) == (1, [1.0, 1.0])
     assert all_bad.mean.tolist() == [9.0, 9.0]
-    assert band([curve([], [])], "val/accuracy") is None
+    assert mean_band([curve([], [])], "val/accuracy") is None
 
 
 def test_what_a_panel_shows() -> None:
@@ -68,5 +68,5 @@ def test_a_row_has_the_papers_colour_and_a_stroke_of_its_kind() -> None:
     assert found["tuned"].colour == found["adamw"].colour
     assert found["tuned"].stroke != found["adamw"].stroke
     assert found["dora"].colour != found["loko"].colour
-    apart = distinct([str(i) for i in range(30)])
+    apart = distinct_looks([str(i) for i in range(30)])
     assert len({(look.colour, look.stroke) for look in apart.values()}) == 30

@@ -9,11 +9,18 @@ from pathlib import Path
 
 import pytest
 from filtune.experiments.tables import load_table, table_names
-from filtune.reports import render, words
-from filtune.reports.document import assemble, figure_plans
-from filtune.reports.render import escape_md, escape_tex
-from filtune.reports.report import write
-from filtune.reports.statistics import Sample
+from filtune.reports import formatting
+from filtune.reports.document import (
+    assemble,
+    escape_md,
+    escape_tex,
+    figure_plans,
+    render_html,
+    render_latex,
+    render_markdown,
+)
+from filtune.reports.report import write_report
+from filtune.reports.statistics import MeanStd
 from rich.console import Console
 
 from tests.reports.factory import manifest, own_table, runs, whole_table
@@ -51,7 +58,7 @@ class Page(HTMLParser):
 
 
 def report(root: Path, output: Path, formats: tuple[str, ...] = ("html", "md", "tex")) -> str:
-    write([root], [], output, list(formats), Console(quiet=True))
+    write_report([root], [], output, list(formats), Console(quiet=True))
     return (output / "index.html").read_text() if "html" in formats else ""
 
 
@@ -97,9 +104,9 @@ def test_every_shipped_table_renders(name: str, tmp_path: Path) -> None:
         whole_table(tmp_path / "root", source, seeds=2, scale={"max_samples": 10, "backbone": "minilm"})
     document = assemble([tmp_path / "root"], [name])
     (section,) = document.sections
-    check_page(render.page(document, tmp_path).read_text())
-    check_tex(render.latex(section, tmp_path).read_text())
-    check_md(render.markdown(section, tmp_path).read_text())
+    check_page(render_html(document, tmp_path).read_text())
+    check_tex(render_latex(section, tmp_path).read_text())
+    check_md(render_markdown(section, tmp_path).read_text())
 
 
 def test_the_page_stands_alone_with_its_figures(own: Path) -> None:
@@ -148,13 +155,13 @@ def test_escapes() -> None:
 
 
 def test_figures_have_the_digits_of_their_metric() -> None:
-    assert words.spread(Sample(88.412, 0.256, 3), "online_accuracy") == "88.41 ± 0.26"
-    assert words.spread(Sample(0.1, 0.0123, 3), "seconds_per_step") == "0.100 ± 0.012"
-    assert words.spread(Sample(1883.3, 76.4, 3), "steps_to_convergence") == "1,883 ± 76"
-    assert words.spread(Sample(0.5, None, 1), "val_loss") == "0.5000"
-    assert words.printed(Sample(88.7, 0.2, 3), "online_accuracy") == "88.70 ± 0.2"
-    assert words.printed(Sample(0.02), "seconds_per_step") == "0.02"
-    assert words.printed(Sample(10308), "wall_seconds") == "10,308"
+    assert formatting.format_mean_std(MeanStd(88.412, 0.256, 3), "online_accuracy") == "88.41 ± 0.26"
+    assert formatting.format_mean_std(MeanStd(0.1, 0.0123, 3), "seconds_per_step") == "0.100 ± 0.012"
+    assert formatting.format_mean_std(MeanStd(1883.3, 76.4, 3), "steps_to_convergence") == "1,883 ± 76"
+    assert formatting.format_mean_std(MeanStd(0.5, None, 1), "val_loss") == "0.5000"
+    assert formatting.format_published(MeanStd(88.7, 0.2, 3), "online_accuracy") == "88.70 ± 0.2"
+    assert formatting.format_published(MeanStd(0.02), "seconds_per_step") == "0.02"
+    assert formatting.format_published(MeanStd(10308), "wall_seconds") == "10,308"
 
 
 def test_formats_are_only_what_was_asked_for(own: Path) -> None:

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from filtune.reports.cells import Status
 from filtune.reports.document import assemble
 from filtune.reports.report import main
-from filtune.reports.status import Status
 
 from tests.reports.factory import key_of, manifest, record, runs
 from tests.reports.test_compare import make_run
@@ -84,6 +84,19 @@ def test_runs_of_fit_are_grouped_by_all_that_shapes_them(tmp_path: Path) -> None
     assert "<figure>" in text
 
 
+def test_a_report_of_a_packed_study_is_that_of_its_root(own: Path, tmp_path: Path) -> None:
+    made = {"loko/a": runs("loko/a", [80.0, 81.0]), "tuned/a/lr=0.1": runs("tuned/a", [79.0, 78.0])}
+    manifest(own, "own.table", made)
+    packed = tmp_path / "own.jsonl.xz"
+    main([str(own), "--pack", str(packed)])
+    pages = []
+    for root, output in ((own, tmp_path / "of_root"), (packed, tmp_path / "of_packed")):
+        main([str(root), "--output", str(output), "--formats", "md"])
+        pages.append((output / "own.table.md").read_text())
+    assert pages[1] == pages[0].replace(f" --root {own}", "")
+
+
 def test_it_starts_without_torch() -> None:
-    code = "import sys; import reports.report, reports.render, reports.document; sys.exit('torch' in sys.modules)"
+    modules = ", ".join(f"filtune.reports.{name}" for name in ("report", "document", "study_page"))
+    code = f"import sys; import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from filtune.reports.statistics import Sample, holm, paired, summarise, welch
+from filtune.reports.statistics import MeanStd, holm, paired, summarise, welch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,14 +13,14 @@ T_975 = 4.30265273  # of Student's t with two degrees of freedom
 
 
 def test_mean_and_sample_deviation() -> None:
-    assert summarise([1.0, 2.0, 3.0]) == Sample(2.0, 1.0, 3)
-    assert summarise([4.0]) == Sample(4.0, None, 1)
+    assert summarise([1.0, 2.0, 3.0]) == MeanStd(2.0, 1.0, 3)
+    assert summarise([4.0]) == MeanStd(4.0, None, 1)
     assert summarise([]) is None
 
 
 def test_welch_by_hand() -> None:
     # two and two values of deviation 1: the standard error is 1, with two degrees of freedom
-    test = welch(Sample(12.0, 1.0, 2), Sample(10.0, 1.0, 2))
+    test = welch(MeanStd(12.0, 1.0, 2), MeanStd(10.0, 1.0, 2))
     assert test is not None
     assert test.p == pytest.approx(1 - 2 / math.sqrt(6), rel=1e-9)
     assert (test.low, test.high) == pytest.approx((2 - T_975, 2 + T_975), rel=1e-8)
@@ -29,21 +29,21 @@ def test_welch_by_hand() -> None:
 
 def test_welch_with_unequal_deviations_has_fewer_degrees_of_freedom() -> None:
     # all of the variance is in three values: two degrees of freedom, a standard error of 1
-    test = welch(Sample(5.0, math.sqrt(3), 3), Sample(0.0, 0.0, 50))
+    test = welch(MeanStd(5.0, math.sqrt(3), 3), MeanStd(0.0, 0.0, 50))
     assert test is not None
     assert test.p == pytest.approx(1 - 5 / math.sqrt(27), rel=1e-9)
     assert test.significant
 
 
-@pytest.mark.parametrize("other", [Sample(1.0, None, 3), Sample(1.0, 0.1, None), Sample(1.0, 0.1, 1)])
-def test_welch_needs_deviations_and_counts(other: Sample) -> None:
-    assert welch(Sample(2.0, 0.1, 3), other) is None
-    assert welch(other, Sample(2.0, 0.1, 3)) is None
+@pytest.mark.parametrize("other", [MeanStd(1.0, None, 3), MeanStd(1.0, 0.1, None), MeanStd(1.0, 0.1, 1)])
+def test_welch_needs_deviations_and_counts(other: MeanStd) -> None:
+    assert welch(MeanStd(2.0, 0.1, 3), other) is None
+    assert welch(other, MeanStd(2.0, 0.1, 3)) is None
 
 
 @pytest.mark.filterwarnings("error")
 def test_numbers_that_do_not_vary_do_not_divide_by_zero() -> None:
-    same, other = welch(Sample(1.0, 0.0, 3), Sample(1.0, 0.0, 3)), welch(Sample(1.0, 0.0, 3), Sample(2.0, 0.0, 3))
+    same, other = welch(MeanStd(1.0, 0.0, 3), MeanStd(1.0, 0.0, 3)), welch(MeanStd(1.0, 0.0, 3), MeanStd(2.0, 0.0, 3))
     assert same
     assert same.p == 1.0
     assert other

@@ -1,4 +1,4 @@
-"""What a filter asks of a covariance, and how much memory one may take."""
+"""What a filter calls of a covariance, and the check that it fits into memory."""
 
 from __future__ import annotations
 
@@ -6,108 +6,118 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...parts import Part, State
 from ..blocks import BlockJacobian, Gain
-from ..measurement import Measurement
-
-State = dict[str, Tensor]
+from ..update import MeasurementUpdate
 
 GIB = 2**30
 
 
 class Correction(NamedTuple):
-    """An update of the filter, not yet taken.
+    """An update of the filter that is not yet taken.
 
     Attributes:
-        change: Change of the state, (n,).
+        delta: Change of the state, (n,).
         state: The posterior covariance.
-        clamped: Entries of its diagonal that met the floor, ().
+        clamped: How many entries of its diagonal were raised to the lower bound, ().
     """
 
-    change: Tensor
+    delta: Tensor
     state: State
     clamped: Tensor
 
 
-class Covariance(ABC):
-    """The covariance P of a state of n parameters; its tensors are handed to it and back.
+class Covariance(Part, ABC):
+    """The covariance P of a state of n parameters.
+
+    It has no state of its own: its tensors are passed in and returned. A new covariance is a subclass with a ``name``
+    in a file of this folder; its options are the keyword-only parameters of its constructor, which checks them.
 
     Args:
         shapes: Shapes of the parameters, in the order of the state.
-        rank: Rank of what is kept beside the diagonal, where there is one.
-        buffer: See :class:`optimizers.kalman.covariance.buffered.Buffered`, as for the rest.
+
+    Attributes:
+        by_columns: Whether an update of some parameters needs the gain and their own columns of H alone, and what is
+            kept has one entry per parameter: then several processes share the state.
+        can_reset: Whether ``reset`` is implemented.
+        uses_alarm: Whether it needs the alarm of a monitor.
     """
 
-    by_columns = False
-    """Whether an update of some parameters needs the gain and their own columns of H alone, and what is kept has one
-    entry a parameter: then several processes share the state out."""
+    kind = "covariance"
+    by_columns: ClassVar[bool] = False
+    can_reset: ClassVar[bool] = False
+    uses_alarm: bool = False
 
-    def __init__(
-        self, shapes: Sequence[torch.Size], rank: int = 0, buffer: int = 0, keep: int = 0, forget: float = 1.0
-    ) -> None:
-        self.shapes, self.rank, self.buffer, self.keep, self.forget = list(shapes), rank, buffer, keep, forget
+    def __init__(self, shapes: Sequence[torch.Size]) -> None:
+        self.shapes = list(shapes)
         self.n = sum(math.prod(shape) for shape in shapes)
 
     @abstractmethod
     def names(self) -> list[str]:
-        """Names of the tensors that are kept."""
+        """Return the names of the tensors that are kept."""
 
     def select(self, state: State) -> State:
-        """Those tensors, out of a filter's state."""
+        """Return these tensors out of a filter's state."""
         return {name: state[name] for name in self.names()}
 
     @abstractmethod
     def elements(self) -> int:
-        """How many numbers are kept."""
+        """Return how many numbers are kept."""
 
     @abstractmethod
     def start(self, prior: Tensor) -> State:
-        """The covariance diag(prior), prior (n,)."""
+        """Return the covariance diag(prior), prior (n,)."""
 
     @abstractmethod
     def predict(self, state: State, q: float) -> State:
-        """Add process noise, P <- P + q I (LoKO eq. 2b, GRNG Algorithm 2, line 5)."""
+        """Return the covariance with process noise, P + q I (LoKO eq. 2b, GRNG Algorithm 2, line 5)."""
 
     @abstractmethod
     def project(self, state: State, H: BlockJacobian) -> tuple[Tensor, Any]:
-        """HPH', (rows, rows), and whatever ``correct`` can use of the way there."""
+        """Return HPH', (rows, rows), and intermediate results for ``correct``."""
 
     @abstractmethod
-    def correct(self, state: State, H: BlockJacobian, projected: Any, gain: Gain, batch: Measurement) -> Correction:
-        """The change of state and the posterior covariance (LoKO eqs. 3b and 3c)."""
+    def correct(
+        self, state: State, H: BlockJacobian, projected: Any, gain: Gain, batch: MeasurementUpdate
+    ) -> Correction:
+        """Return the change of state and the posterior covariance (LoKO eqs. 3b and 3c)."""
 
-    def commit(self, state: State, prior: State, change: Tensor, posterior: State, finite: Tensor) -> None:
+    def commit(self, state: State, prior: State, posterior: State, finite: Tensor) -> None:
         """Take an update, if it is finite.
 
         Args:
             state: The filter's, changed in place.
-            prior: What ``predict`` gave, or its own tensors.
-            change: Change of the state, zero if it is not finite.
-            posterior: What ``correct`` gave.
-            finite: Whether it is, ().
+            prior: The result of ``predict``, or the filter's own tensors.
+            posterior: The result of ``correct``.
+            finite: Whether it is finite, ().
         """
         for name, value in posterior.items():
             state[name] = torch.where(finite, value, state[name])
 
-    def renew(self, state: State, variance: Tensor, when: Tensor) -> None:
-        """Drop what was learnt about the last parameters, in place, and give them these variances, (k,), if ``when``.
+    def reset(self, state: State, variance: Tensor, when: Tensor) -> None:
+        """Set the last parameters' variances to these, (k,), and their covariances to zero, in place, if ``when``.
 
         Raises:
             NotImplementedError: If this covariance cannot.
         """
-        raise NotImplementedError(f"{type(self).__name__} cannot renew a part of itself")
+        raise NotImplementedError(f"covariance {self.name} cannot reset a part of itself")
 
     @abstractmethod
     def variance(self, state: State) -> Tensor:
-        """Diagonal of P, (n,)."""
+        """Return the diagonal of P, (n,)."""
+
+    def upgrade(self, saved: State) -> State:
+        """Return a saved state with the tensors that earlier releases did not keep."""
+        return saved
 
 
-def check_size(covariance: Covariance, name: str, dtype: torch.dtype, device: torch.device) -> None:
-    """Refuse a state that cannot fit, before any of it is made. An update needs it twice.
+def check_size(covariance: Covariance, dtype: torch.dtype, device: torch.device) -> None:
+    """Check that a covariance fits into memory, before any of it is allocated. An update needs it twice.
 
     Raises:
         ValueError: With the size in GiB.
@@ -116,9 +126,9 @@ def check_size(covariance: Covariance, name: str, dtype: torch.dtype, device: to
     available = _memory(device)
     if needed > available:
         raise ValueError(
-            f"optimizer.covariance: {name} over {covariance.n:,} parameters takes {needed / 2 / GIB:,.1f} GiB, and "
-            f"twice that in an update, of {available / GIB:,.1f} GiB of memory; take diagonal, low-rank or neuron, or "
-            "fewer parameters (a lower model.backbone.rank)"
+            f"optimizer.covariance: {covariance.name} over {covariance.n:,} parameters takes {needed / 2 / GIB:,.1f} "
+            f"GiB, and twice that in an update, of {available / GIB:,.1f} GiB of memory; take diagonal, low_rank or "
+            "block_per_neuron, or fewer parameters (a lower model.backbone.rank)"
         )
 
 

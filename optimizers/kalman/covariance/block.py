@@ -1,4 +1,4 @@
-"""Block-diagonal covariances: one block for all parameters, one a tensor, or one a neuron."""
+"""Block-diagonal covariances: one block for all parameters, one per tensor, or one per neuron."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...parts import State
 from ..blocks import BlockJacobian, Gain
-from ..measurement import Measurement
-from .base import Correction, Covariance, State
+from ..update import MeasurementUpdate
+from .base import Correction, Covariance
 
 
-class Part(NamedTuple):
+class Stretch(NamedTuple):
     """A stretch of the state: ``blocks`` blocks of ``size`` parameters each, one after the other."""
 
     start: int
@@ -23,99 +24,105 @@ class Part(NamedTuple):
 
     @property
     def columns(self) -> slice:
-        """Where it lies in the state."""
+        """Its columns of the state."""
         return slice(self.start, self.start + self.blocks * self.size)
 
 
 class BlockDiagonal(Covariance):
-    """Square blocks along the diagonal of P, one tensor ``P0``, ``P1``, ... (blocks, size, size) a part.
+    """Square blocks along the diagonal of P, one tensor ``P0``, ``P1``, ... (blocks, size, size) per stretch.
 
     The classical decoupled filter (Puskorius & Feldkamp 1991); with a single block, the full extended Kalman filter.
     """
 
     @abstractmethod
     def layout(self) -> list[tuple[int, int]]:
-        """Number and size of the blocks of every part, in the order of the state."""
+        """Return the number and size of the blocks of every stretch, in the order of the state."""
 
-    def parts(self) -> list[Part]:
-        """The parts of the state."""
-        parts, start = [], 0
+    def stretches(self) -> list[Stretch]:
+        """Return the stretches of the state."""
+        stretches, start = [], 0
         for blocks, size in self.layout():
-            parts.append(Part(start, blocks, size))
+            stretches.append(Stretch(start, blocks, size))
             start += blocks * size
-        return parts
+        return stretches
 
     def names(self) -> list[str]:
-        """P0, P1, ..., one a part."""
+        """Return P0, P1, ..., one per stretch."""
         return [f"P{i}" for i in range(len(self.layout()))]
 
     def elements(self) -> int:
-        """Sum of the squared block sizes."""
-        return sum(part.blocks * part.size**2 for part in self.parts())
+        """Return the sum of the squared block sizes."""
+        return sum(stretch.blocks * stretch.size**2 for stretch in self.stretches())
 
     def start(self, prior: Tensor) -> State:
-        """Diagonal blocks."""
+        """Return diagonal blocks."""
         return {
-            f"P{i}": torch.diag_embed(prior[part.columns].view(part.blocks, part.size))
-            for i, part in enumerate(self.parts())
+            f"P{i}": torch.diag_embed(prior[stretch.columns].view(stretch.blocks, stretch.size))
+            for i, stretch in enumerate(self.stretches())
         }
 
     def predict(self, state: State, q: float) -> State:
-        """Q on every diagonal."""
+        """Return the blocks with q added to every diagonal."""
         return {name: P + q * torch.eye(P.shape[-1], dtype=P.dtype, device=P.device) for name, P in state.items()}
 
     def project(self, state: State, H: BlockJacobian) -> tuple[Tensor, list[Tensor]]:
-        """HPH', and PH' of every part, (blocks, size, rows)."""
+        """Return HPH', and PH' of every stretch, (blocks, size, rows)."""
         rows = H.dense()
         gram, projected = rows.new_zeros(len(rows), len(rows)), []
-        for part, P in zip(self.parts(), state.values(), strict=True):
-            h = rows[:, part.columns].unflatten(1, (part.blocks, part.size))
+        for stretch, P in zip(self.stretches(), state.values(), strict=True):
+            h = rows[:, stretch.columns].unflatten(1, (stretch.blocks, stretch.size))
             PH = P @ h.permute(1, 2, 0)
             gram += torch.einsum("rgs,gst->rt", h, PH)
             projected.append(PH)
         return gram, projected
 
     def correct(
-        self, state: State, H: BlockJacobian, projected: list[Tensor], gain: Gain, batch: Measurement
+        self, state: State, H: BlockJacobian, projected: list[Tensor], gain: Gain, batch: MeasurementUpdate
     ) -> Correction:
-        """P <- P - (PH'W')(PH'W')' in every block, its diagonal kept positive; Ke = PH'(W'u + v)."""
-        posterior, changes = {}, []
+        """Return P - (PH'W')(PH'W')' in every block, its diagonal kept positive, and Ke = PH'(W'u + v)."""
+        posterior, deltas = {}, []
         clamped = torch.zeros((), dtype=torch.int64, device=gain.W.device)
         for (name, P), PH in zip(state.items(), projected, strict=True):
             PHW = PH @ gain.W.mT
-            changes.append((PHW @ gain.u if gain.v is None else PHW @ gain.u + PH @ gain.v).flatten())
+            deltas.append((PHW @ gain.u if gain.v is None else PHW @ gain.u + PH @ gain.v).flatten())
             posterior[name] = torch.baddbmm(P, PHW, PHW.mT, alpha=-1)
             variance, floor = _diagonal(posterior[name]), torch.finfo(P.dtype).eps * _diagonal(P)
             clamped += (variance < floor).sum()
             variance.copy_(torch.maximum(variance, floor))
-        return Correction(torch.cat(changes), posterior, clamped)
+        return Correction(torch.cat(deltas), posterior, clamped)
 
     def variance(self, state: State) -> Tensor:
-        """The diagonals, joined."""
+        """Return the diagonals, joined."""
         return torch.cat([_diagonal(P).flatten() for P in state.values()])
 
 
 class Full(BlockDiagonal):
-    """All of P: n^2 numbers, for small states."""
+    """Full covariance: n^2 numbers, for small states."""
+
+    name = "full"
 
     def layout(self) -> list[tuple[int, int]]:
-        """One block."""
+        """Return one block."""
         return [(1, self.n)]
 
 
 class PerTensor(BlockDiagonal):
-    """A block for every parameter tensor."""
+    """One block per parameter tensor."""
+
+    name = "block_per_tensor"
 
     def layout(self) -> list[tuple[int, int]]:
-        """One block a tensor."""
+        """Return one block per tensor."""
         return [(1, math.prod(shape)) for shape in self.shapes]
 
 
 class PerNeuron(BlockDiagonal):
-    """A block for the weights into every output of a layer (Murtuza & Chorian 1994); vectors keep their diagonal."""
+    """One block for the weights into every output of a layer (Murtuza & Chorian 1994); vectors keep their diagonal."""
+
+    name = "block_per_neuron"
 
     def layout(self) -> list[tuple[int, int]]:
-        """One block for every index of a tensor's first dimension."""
+        """Return one block for every index of a tensor's first dimension."""
         return [(shape[0], math.prod(shape[1:])) if shape else (1, 1) for shape in self.shapes]
 
 

@@ -1,46 +1,53 @@
-"""P = diag(p), as in both papers."""
+"""The diagonal covariance of both papers."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from ...parts import State
 from ..blocks import BlockJacobian, Gain
 from ..equations import posterior_variance
-from ..measurement import Measurement
-from .base import Correction, Covariance, State
+from ..update import MeasurementUpdate
+from .base import Correction, Covariance
 
 
 class Diagonal(Covariance):
-    """The variances alone, ``p`` (n,). Dense layers seen at one position never form their Jacobian."""
+    """Diagonal covariance, P = diag(p) with p (n,).
 
+    Dense layers that are applied at one position never form their Jacobian.
+    """
+
+    name = "diagonal"
     by_columns = True
 
     def names(self) -> list[str]:
-        """The variances."""
+        """Return the name of the variances."""
         return ["p"]
 
     def elements(self) -> int:
-        """N."""
+        """Return n."""
         return self.n
 
     def start(self, prior: Tensor) -> State:
-        """The prior."""
+        """Return the prior."""
         return {"p": prior}
 
     def predict(self, state: State, q: float) -> State:
-        """P + q."""
+        """Return p + q."""
         return {"p": state["p"] + q}
 
     def project(self, state: State, H: BlockJacobian) -> tuple[Tensor, None]:
-        """HPH' = H (p * H')."""
+        """Return HPH' = H (p * H')."""
         return H.gram(state["p"]), None
 
-    def correct(self, state: State, H: BlockJacobian, projected: None, gain: Gain, batch: Measurement) -> Correction:
-        """LoKO eqs. 11b and 11c."""
-        change, reduction = H.update(state["p"], gain)
+    def correct(
+        self, state: State, H: BlockJacobian, projected: None, gain: Gain, batch: MeasurementUpdate
+    ) -> Correction:
+        """Return the update of LoKO eqs. 11b and 11c."""
+        delta, reduction = H.update(state["p"], gain)
         posterior, clamped = posterior_variance(state["p"], reduction)
-        return Correction(change, {"p": posterior}, clamped)
+        return Correction(delta, {"p": posterior}, clamped)
 
     def variance(self, state: State) -> Tensor:
-        """The variances."""
+        """Return the variances."""
         return state["p"]

@@ -1,80 +1,256 @@
-r"""LoFi: the posterior precision as a diagonal plus a matrix of low rank (Chang et al. 2023, arXiv 2305.19535)."""
+r"""The posterior precision as a diagonal plus a matrix of low rank (LoFi, Chang et al. 2023, arXiv 2305.19535)."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...base import check_arguments
+from ...parts import State
 from ..blocks import BlockJacobian, Gain
-from ..cholesky import robust_cholesky
-from ..measurement import Measurement
-from .base import Correction, Covariance, State
+from ..monitors.nis import acknowledge
+from ..update import MeasurementUpdate
+from .base import Correction, Covariance
+
+CHUNK = 8192
+"""Columns of V that are compressed at once on a CPU."""
+
+
+class Projection(NamedTuple):
+    """Intermediate results of HPH' that ``correct`` uses.
+
+    Attributes:
+        rows: H, (rows, n).
+        HDH: (rows, rows).
+        VDH: (k, rows), over the k rows of V in use.
+        TVDH: (k, rows).
+        T: (k, k) with T'T = (I + VDV')^-1, float64.
+    """
+
+    rows: Tensor
+    HDH: Tensor
+    VDH: Tensor
+    TVDH: Tensor
+    T: Tensor
 
 
 class LowRank(Covariance):
-    r"""P^-1 = diag(Upsilon) + V'V with V (L, n): the paper's W is V'.
+    r"""Low-rank precision, P^-1 = diag(Upsilon) + V'V; V (rank + buffer_size, n) is the transpose of the paper's W.
 
-    A batch adds H'Z'ZH with Z'Z = R^-1. Of [V; ZH] the L leading singular directions are kept, and of the rest its
-    diagonal goes into Upsilon, so that the diagonal of P^-1 stays exact:
+    A batch adds H'Z'ZH with Z'Z = R^-1: the rows ZH are appended to V, which is exact. When there is no more room, V is
+    compressed to ``rank`` rows: with [V; ZH] = A Sigma B' the leading singular directions are kept, and of the others
+    their diagonal goes into Upsilon, so that the diagonal of P^-1 stays exact:
 
     .. math::
-        [V; ZH] = A \Sigma B^\top, \quad V \leftarrow (\Sigma B^\top)_{1:L}, \quad
+        V \leftarrow (\Sigma B^\top)_{1:L}, \quad
         \Upsilon \leftarrow \Upsilon + \mathrm{diag}((\Sigma B^\top)_{>L}^\top (\Sigma B^\top)_{>L})
 
-    While the batches seen have L rows at most, nothing is lost and this is the full filter.
+    With ``buffer_size`` 0 that happens at every step, and this is LoFi. A buffer makes compressions rare (fast frequent
+    directions, Ghashami et al. 2016): a step costs two passes over V, and the leading directions are those of V D^1/2,
+    D = Upsilon^-1, that is in the metric of the diagonal. While the batches seen have no more rows than there is room,
+    nothing is lost and this is the full filter.
+
+    Args:
+        shapes: Shapes of the parameters, in the order of the state.
+        rank: Rows of V after a compression; at least 1.
+        buffer_size: Further rows that V has room for; 0 compresses at every step (LoFi).
+        rows_per_sample: Leading rows that a sample adds to V; its others go into the diagonal at the next compression.
+            0 adds all.
+        forgetting_factor: Factor of the information gathered so far when V is compressed after the alarm of the
+            consistency check (:mod:`optimizers.kalman.monitors.nis`), in [0, 1]; 1 never forgets.
+
+    Raises:
+        ValueError: If an option is out of range.
     """
 
+    name = "low_rank"
+    can_reset = True
+
+    def __init__(
+        self,
+        shapes: Sequence[torch.Size],
+        *,
+        rank: int = 10,
+        buffer_size: int = 0,
+        rows_per_sample: int = 0,
+        forgetting_factor: float = 1.0,
+    ) -> None:
+        super().__init__(shapes)
+        check_arguments(
+            "",
+            [
+                ("rank", rank, rank >= 1, "be at least 1"),
+                ("buffer_size", buffer_size, buffer_size >= 0, "be zero or positive"),
+                ("rows_per_sample", rows_per_sample, rows_per_sample >= 0, "be zero or positive"),
+                ("forgetting_factor", forgetting_factor, 0 <= forgetting_factor <= 1, "lie in [0, 1]"),
+            ],
+        )
+        self.rank, self.buffer_size, self.rows_per_sample = rank, buffer_size, rows_per_sample
+        self.forgetting_factor, self.uses_alarm = forgetting_factor, forgetting_factor < 1
+
     def names(self) -> list[str]:
-        """Diagonal and low-rank part of the precision."""
-        return ["precision", "V"]
+        """Return the names of Upsilon, V, VDV', the number of rows in use, and of what options add."""
+        pending = ["pending"] if self.rows_per_sample else []  # what is to be added to Upsilon
+        return ["precision", "V", "gram", "filled", *pending, *(["prior"] if self.uses_alarm else [])]
 
     def elements(self) -> int:
-        """N (L + 1)."""
-        return self.n * (self.rank + 1)
+        """Return (rank + buffer_size + 1 to 3) n and the size of VDV'."""
+        rows = self.rank + self.buffer_size
+        return (rows + 1 + bool(self.rows_per_sample) + self.uses_alarm) * self.n + rows**2
 
     def start(self, prior: Tensor) -> State:
-        """Upsilon = 1 / prior, V = 0."""
-        return {"precision": 1 / prior, "V": prior.new_zeros(self.rank, self.n)}
+        """Return Upsilon = 1 / prior, V = 0."""
+        rows = self.rank + self.buffer_size
+        whole = {
+            "precision": 1 / prior,
+            "pending": torch.zeros_like(prior),
+            "V": prior.new_zeros(rows, self.n),
+            "gram": prior.new_zeros(rows, rows),
+            "filled": torch.zeros((), dtype=torch.int64),  # on the host, which must know it
+            "prior": 1 / prior,
+        }
+        return self.select(whole)
 
     def predict(self, state: State, q: float) -> State:
-        """P + q I with the same structure (their predict step, no forgetting).
+        """Return P + q I with the same structure (the paper's predict step, without forgetting).
 
         With D = (1 + q Upsilon)^-1: Upsilon <- D Upsilon, V <- T'VD, TT' = (I + q V D V')^-1.
         """
-        V, shrink = state["V"], 1 / (1 + q * state["precision"])
-        VD = V * shrink
-        inverse = robust_cholesky(_identity(len(V), V) + q * (VD @ V.mT)).inverse.to(V.dtype)
-        return {"precision": shrink * state["precision"], "V": inverse @ VD}
+        k, shrink = int(state["filled"]), 1 / (1 + q * state["precision"])
+        VD, V = state["V"][:k] * shrink, torch.zeros_like(state["V"])
+        V[:k] = _whitening(q * (VD @ state["V"][:k].mT)).to(V.dtype) @ VD
+        predicted = {**state, "precision": shrink * state["precision"], "V": V, "gram": state["gram"].clone()}
+        self._update_gram(predicted)
+        return predicted
 
-    def project(self, state: State, H: BlockJacobian) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """HPH' = HDH' - (TVDH')'(TVDH'), D = Upsilon^-1, T'T = (I + VDV')^-1; and H, TV."""
-        rows, D, V = H.dense(), 1 / state["precision"], state["V"]
-        VD = V * D
-        TV = robust_cholesky(_identity(len(V), V) + VD @ V.mT).inverse.to(V.dtype) @ V
-        TVDH = (TV * D) @ rows.mT
-        return (rows * D) @ rows.mT - TVDH.mT @ TVDH, (rows, TV)
+    def project(self, state: State, H: BlockJacobian) -> tuple[Tensor, Projection]:
+        """Return HPH' = HDH' - (TVDH')'(TVDH'), D = Upsilon^-1, T'T = (I + VDV')^-1."""
+        rows, k = H.dense(), int(state["filled"])
+        HD = rows / state["precision"]
+        HDH, VDH = HD @ rows.mT, state["V"][:k] @ HD.mT
+        T = _whitening(state["gram"][:k, :k])
+        TVDH = T.to(VDH.dtype) @ VDH
+        return HDH - TVDH.mT @ TVDH, Projection(rows, HDH, VDH, TVDH, T)
 
     def correct(
-        self, state: State, H: BlockJacobian, projected: tuple[Tensor, Tensor], gain: Gain, batch: Measurement
+        self, state: State, H: BlockJacobian, projected: Projection, gain: Gain, batch: MeasurementUpdate
     ) -> Correction:
-        """Ke = P H'(W'u + v), and the leading directions of [V; ZH] by the eigenvectors of its Gram matrix."""
-        (rows, TV), D = projected, 1 / state["precision"]
-        direction = gain.u @ (gain.W @ rows) if gain.v is None else gain.u @ (gain.W @ rows) + gain.v @ rows
-        scaled = D * direction
-        change = scaled - D * ((TV @ scaled) @ TV)
-        stacked = torch.cat([state["V"], batch.information().to(rows.dtype) @ rows])
-        values = torch.nan_to_num((stacked @ stacked.mT).double())
-        B = torch.linalg.eigh(values).eigenvectors.to(rows.dtype).mT @ stacked
-        dropped, kept = B[: len(B) - self.rank], B[len(B) - self.rank :]
-        posterior = {"precision": state["precision"] + dropped.square().sum(0), "V": kept}
-        return Correction(change, posterior, torch.zeros((), dtype=torch.int64, device=rows.device))
+        """Return PH'c = D(H'c - V'T'TVDH'c) with c = W'u + v, and the rows that V gains."""
+        rows, HDH, VDH, TVDH, T = projected
+        c = gain.u @ gain.W if gain.v is None else gain.u @ gain.W + gain.v
+        V = state["V"][: len(VDH)]
+        delta = (c @ rows - (T.to(V.dtype).mT @ (TVDH @ c)) @ V) / state["precision"]
+        Z = batch.information()
+        inner = Z @ HDH.to(Z.dtype) @ Z.mT
+        rotation = torch.linalg.eigh(torch.nan_to_num(inner)).eigenvectors.flip(1).mT
+        Z = rotation @ Z
+        kept = min(len(Z), self.rows_per_sample * batch.samples) if self.rows_per_sample else len(Z)
+        new, left_out = (Z.to(rows.dtype) @ rows).split([kept, len(Z) - kept])
+        border = (VDH @ Z[:kept].mT.to(VDH.dtype)).to(VDH.dtype)
+        corner = (rotation @ inner @ rotation.mT)[:kept, :kept].to(VDH.dtype)
+        added = {"new": new, "left_out": left_out.square().sum(0), "border": border, "corner": corner}
+        return Correction(delta, added, torch.zeros((), dtype=torch.int64, device=rows.device))
+
+    def commit(self, state: State, prior: State, posterior: State, finite: Tensor) -> None:
+        """Append the rows, and compress V where they do not fit."""
+        for name in (name for name, value in prior.items() if value is not state[name]):
+            state[name] = torch.where(finite, prior[name], state[name])
+        added = {name: torch.where(finite, value, 0) for name, value in posterior.items()}
+        k, more = int(state["filled"]), len(added["new"])
+        if self.rows_per_sample:
+            state["pending"] += added["left_out"]
+        if k + more <= len(state["V"]):
+            state["V"][k : k + more] = added["new"]
+            state["gram"][:k, k : k + more] = added["border"]
+            state["gram"][k : k + more, :k] = added["border"].mT
+            state["gram"][k : k + more, k : k + more] = added["corner"]
+            state["filled"] += more
+        elif bool(finite):  # the host waits for the device here anyway, in eigh
+            top = torch.cat([state["gram"][:k, :k], added["border"]], 1)
+            gram = torch.cat([top, torch.cat([added["border"].mT, added["corner"]], 1)])
+            self._compress(state, added["new"], gram)
+
+    def reset(self, state: State, variance: Tensor, when: Tensor) -> None:
+        """Set P^-1 to zero between the last parameters and the others, and to 1 / variance on their diagonal."""
+        columns = slice(self.n - len(variance), self.n)
+        V, precision = state["V"][:, columns], state["precision"][columns]
+        state["gram"] -= torch.where(when, (V / precision) @ V.mT, 0)
+        V.copy_(torch.where(when, 0, V))
+        precision.copy_(torch.where(when, 1 / variance, precision))
+        if self.rows_per_sample:
+            state["pending"][columns] = torch.where(when, 0, state["pending"][columns])
 
     def variance(self, state: State) -> Tensor:
-        """Diagonal of (diag(Upsilon) + V'V)^-1."""
-        D, V = 1 / state["precision"], state["V"]
-        inverse = robust_cholesky(_identity(len(V), V) + (V * D) @ V.mT).inverse.to(V.dtype)
-        return D - (inverse @ (V * D)).square().sum(0)
+        """Return the diagonal of (Upsilon + V'V)^-1."""
+        k, D = int(state["filled"]), 1 / state["precision"]
+        TVD = _whitening(state["gram"][:k, :k]).to(D.dtype) @ (state["V"][:k] * D)
+        return D - TVD.square().sum(0)
+
+    def upgrade(self, saved: State) -> State:
+        """Return a saved state with VDV' and the number of rows in use, which LoFi's did not have."""
+        if not {"precision", "V"} <= saved.keys():
+            return saved
+        saved = dict(saved)
+        saved.setdefault("filled", torch.tensor(len(saved["V"])))
+        if self.rows_per_sample:
+            saved.setdefault("pending", torch.zeros_like(saved["precision"]))
+        elif "pending" in saved and bool((pending := saved.pop("pending")).any()):
+            saved["precision"] = saved["precision"] + pending
+            saved.pop("gram", None)
+        if "gram" not in saved:
+            saved["gram"] = (saved["V"] / saved["precision"]) @ saved["V"].mT
+        return saved
+
+    def _compress(self, state: State, new: Tensor, gram: Tensor) -> None:
+        """Keep the leading directions of V and the new rows, given their Gram matrix in the metric of D."""
+        k = int(state["filled"])
+        if self.buffer_size == 0:  # the paper's metric is the Euclidean one
+            stacked = torch.cat([state["V"][:k], new])
+            gram = torch.nan_to_num(stacked @ stacked.mT)
+        leading = torch.linalg.eigh(gram.double()).eigenvectors[:, -self.rank :].flip(1).mT.to(new.dtype)
+        for columns in _columns(new):
+            V, precision = state["V"][..., columns], state["precision"][columns]
+            rows = torch.cat([V[:k], new[:, columns]])
+            kept = leading @ rows
+            # a rotation keeps the norms of the columns, so that the diagonal of the others need not be worked out
+            others = (rows.square().sum(0) - kept.square().sum(0)).clamp_min(0)
+            precision += others + state["pending"][columns] if self.rows_per_sample else others
+            V[: self.rank] = kept
+        state["V"][self.rank :] = 0
+        if self.rows_per_sample:
+            state["pending"].zero_()
+        state["gram"].zero_()
+        state["filled"].fill_(self.rank)
+        if self.uses_alarm:
+            self._forget(state)
+        self._update_gram(state)
+
+    def _forget(self, state: State) -> None:
+        """Scale what the data have added to P^-1, where the alarm is raised."""
+        factor = torch.where(acknowledge(state), self.forgetting_factor, 1.0).to(state["V"].dtype)
+        state["precision"].sub_(state["prior"]).mul_(factor).add_(state["prior"])
+        state["V"] *= factor.sqrt()
+
+    def _update_gram(self, state: State) -> None:
+        """Compute VDV' after Upsilon has changed."""
+        k = int(state["filled"])
+        gram = state["gram"][:k, :k].zero_()
+        for columns in _columns(state["V"]):
+            V = state["V"][:k, columns]
+            gram += (V / state["precision"][columns]) @ V.mT
 
 
-def _identity(size: int, like: Tensor) -> Tensor:
-    return torch.eye(size, dtype=like.dtype, device=like.device)
+def _columns(rows: Tensor) -> Iterator[slice]:
+    """All columns, on a CPU in chunks whose temporaries stay in its cache."""
+    step = CHUNK if rows.device.type == "cpu" else max(rows.shape[1], 1)
+    return (slice(start, start + step) for start in range(0, rows.shape[1], step))
+
+
+def _whitening(gram: Tensor) -> Tensor:
+    """T with T'T = (I + gram)^-1, float64."""
+    identity = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
+    factor = torch.linalg.cholesky_ex(identity + 0.5 * (gram + gram.mT).double()).L
+    return torch.linalg.solve_triangular(factor, identity, upper=False)

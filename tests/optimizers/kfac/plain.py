@@ -17,22 +17,22 @@ Forward = Callable[[int], Tensor]
 
 
 def take_factors(
-    model: nn.Module, closure: Callable[[], Observation], fisher: str = "exact", **options: Any
+    model: nn.Module, closure: Callable[[], Observation], fisher_type: str = "exact", **options: Any
 ) -> Factors:
-    """Lambda and Gamma that an optimizer which does not move finds of one batch."""
+    """Return Lambda and Gamma of one batch, by an optimizer with learning rate 0."""
     params = [p for p in model.parameters() if p.requires_grad]
-    options = {"factor_decay": 0.0, "unfactored": "freeze"} | options
-    optimizer = RING(params, lr=0.0, fisher=fisher, **options).attach(model)
+    options = {"factor_decay": 0.0, "unsupported_params": "freeze"} | options
+    optimizer = RING(params, lr=0.0, fisher_type=fisher_type, **options).attach(model)
     optimizer.step(closure)
     return read_factors(optimizer)
 
 
 def read_factors(optimizer: RING) -> Factors:
-    """Those of the last refresh."""
+    """Return Lambda and Gamma of every layer after the last refresh."""
     found = {}
-    for stack, state in zip(optimizer._stacks, optimizer.natural["stacks"].values(), strict=True):
-        for n, layer in enumerate(stack.layers.values()):
-            found[layer.name] = (state["Lambda"]["M"][n], state["Gamma"]["M"][n])
+    for group in optimizer._groups:
+        for n, layer in enumerate(group.layers.values()):
+            found[layer.name] = (group.a_factor.state["M"][n], group.g_factor.state["M"][n])
     return found
 
 

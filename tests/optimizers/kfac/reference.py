@@ -30,8 +30,8 @@ class Reference:
     decay: float = 0.9
     momentum: float = 0.9
     kl_clip: float = 1e-3
-    floor: float = 0.3
-    grad_reg: float = 0.0
+    min_relative_damping: float = 0.3
+    grad_penalty: float = 0.0
     per_layer: bool = False
     step_count: int = 0
     weights: list[float] = field(default_factory=list)
@@ -78,7 +78,7 @@ class Reference:
         loss = self.likelihood(self.model(x)).nll(y)
         if penalised:
             first = torch.autograd.grad(loss, params, create_graph=True)
-            loss = loss + self.grad_reg / 2 * sum(g.square().sum() for g in first)
+            loss = loss + self.grad_penalty / 2 * sum(g.square().sum() for g in first)
         grads = torch.autograd.grad(loss, params)
         return [torch.cat([w, b[:, None]], 1) for w, b in zip(grads[::2], grads[1::2], strict=True)]
 
@@ -88,7 +88,7 @@ class Reference:
             self.rho *= self.phi if loss < self.last_loss else 1 / self.phi
         self.last_loss = loss
         refresh = self.step_count % self.skip == 0
-        grads = self.gradient(x, y, refresh and self.grad_reg > 0)
+        grads = self.gradient(x, y, refresh and self.grad_penalty > 0)
         if refresh:
             self.history.append(self.moments(x))
         ages = [self.decay ** (len(self.history) - 1 - i) for i in range(len(self.history))]
@@ -100,7 +100,7 @@ class Reference:
         directions = []
         for i, (Lambda, Gamma) in enumerate(average):
             if self.kind == "ring":
-                cs = [max(norms[i][j], self.floor * max(n[j] for n in norms)) for j in (0, 1)]
+                cs = [max(norms[i][j], self.min_relative_damping * max(n[j] for n in norms)) for j in (0, 1)]
             elif self.kind == "reng":
                 cs = [1.0, 1.0]
             else:

@@ -14,7 +14,7 @@ from curvlinops import FisherType, KFACLinearOperator, KFACType
 from filtune.optimizers import Categorical
 from torch import Tensor, nn
 
-from tests.optimizers.fisher.plain import Factors, apart, take_factors
+from tests.optimizers.kfac.plain import Factors, apart, take_factors
 from tests.optimizers.models import relative, rounding
 
 # Some ten products of at most 32 columns on the way through a network and back, and sums over at most 5 x 64 positions;
@@ -89,16 +89,16 @@ def operator(model: nn.Module, x: Tensor, y: Tensor, fisher: FisherType) -> KFAC
     )
 
 
-@pytest.mark.parametrize("fisher", ["exact", "empirical"])
+@pytest.mark.parametrize("fisher_type", ["exact", "empirical"])
 @pytest.mark.parametrize("m", [2, 3])
 @pytest.mark.parametrize("build", [transformer, convolutions])
-def test_factors_and_products(build, m: int, fisher: str) -> None:
+def test_factors_and_products(build, m: int, fisher_type: str) -> None:
     model, x = build(m)
     model.double()
     y = torch.arange(B) % m
-    found = take_factors(model, lambda: Categorical(model(x)).observe(y), fisher=fisher)
+    found = take_factors(model, lambda: Categorical(model(x)).observe(y), fisher_type=fisher_type)
 
-    theirs = operator(model, x, y, FisherType.TYPE2 if fisher == "exact" else FisherType.EMPIRICAL)
+    theirs = operator(model, x, y, FisherType.TYPE2 if fisher_type == "exact" else FisherType.EMPIRICAL)
     params = [p for p in model.parameters() if p.requires_grad]
     direction = [torch.randn_like(p) for p in params]
     product = theirs @ direction

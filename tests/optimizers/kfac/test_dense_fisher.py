@@ -12,7 +12,7 @@ from filtune.optimizers.likelihoods.base import Likelihood
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from tests.optimizers.fisher.plain import Factors, apart, plain_factors, read_factors, take_factors
+from tests.optimizers.kfac.plain import Factors, apart, plain_factors, read_factors, take_factors
 from tests.optimizers.models import labels, mlp, relative, rounding, values
 
 # Three layers of at most 8 columns, forwards and backwards, and sums over at most 60 positions and labels; terms of
@@ -59,7 +59,7 @@ def test_deep_linear_networks_with_gaussian_values(B: int) -> None:
     """e depends on no x there: every block is Lambda (x) Gamma, whatever the batch."""
     model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 6), nn.Linear(6, 3)).double()
     ((x, y),) = values(1, B, 3)
-    check_blocks(of(model, Gaussian, x, y, fisher="exact"), dense_fisher(model, Gaussian, x))
+    check_blocks(of(model, Gaussian, x, y, fisher_type="exact"), dense_fisher(model, Gaussian, x))
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["bias trained", "bias frozen"])
@@ -70,7 +70,7 @@ def test_one_sample_of_any_network(m: int, frozen: bool) -> None:
     for layer in (model[0], model[2]):
         layer.bias.requires_grad_(not frozen)
     ((x, y),) = labels(1, 1, m)
-    found = of(model, Categorical, x, y, fisher="exact")
+    found = of(model, Categorical, x, y, fisher_type="exact")
     check_blocks(found, dense_fisher(model, Categorical, x))
     Lambda = found["0"][0]
     assert Lambda.shape[0] == 5 + (not frozen)
@@ -83,15 +83,15 @@ def test_two_samples_of_a_curved_network_differ() -> None:
     """There it is an approximation: the tests above can fail."""
     model, (x, y) = mlp(2), labels(1, 2, 2)[0]
     with pytest.raises(AssertionError):
-        check_blocks(of(model, Categorical, x, y, fisher="exact"), dense_fisher(model, Categorical, x))
+        check_blocks(of(model, Categorical, x, y, fisher_type="exact"), dense_fisher(model, Categorical, x))
 
 
-@pytest.mark.parametrize("fisher", ["auto", "exact"])
-def test_two_classes_come_from_the_ordinary_backward_pass(fisher: str) -> None:
+@pytest.mark.parametrize("fisher_type", ["auto", "exact"])
+def test_two_classes_come_from_the_ordinary_backward_pass(fisher_type: str) -> None:
     """Scaled from the observed label's, they are those of both labels, each with its probability."""
     model = mlp(2)
     for x, y in labels(5, 6, 2):
-        assert apart(of(model, Categorical, x, y, fisher=fisher), plain(model, x)) <= CLOSE
+        assert apart(of(model, Categorical, x, y, fisher_type=fisher_type), plain(model, x)) <= CLOSE
 
 
 @pytest.mark.parametrize("scale", [10.0, 30.0])
@@ -107,23 +107,23 @@ def test_two_classes_where_the_model_is_sure_of_itself(scale: float) -> None:
         model.bias.copy_(torch.tensor([scale, 0.0]))
     smallest = float(torch.tensor(-scale).exp())
     for y in (torch.zeros(4, dtype=torch.long), torch.ones(4, dtype=torch.long)):
-        found = of(model, Categorical, x, y, fisher="auto")
+        found = of(model, Categorical, x, y, fisher_type="auto")
         assert apart(found, plain(model, x)) <= 4 * torch.finfo(torch.float64).eps / smallest + CLOSE
 
 
 def test_a_single_value() -> None:
     model, (x, y) = mlp(1), values(1, 1, 1)[0]
-    check_blocks(of(model, Gaussian, x, y, fisher="auto"), dense_fisher(model, Gaussian, x))
+    check_blocks(of(model, Gaussian, x, y, fisher_type="auto"), dense_fisher(model, Gaussian, x))
 
 
 @pytest.mark.parametrize(
-    ("likelihood", "m", "fisher", "passes"),
+    ("likelihood", "m", "fisher_type", "passes"),
     [
         (Categorical, 2, "auto", 1),
         (Categorical, 2, "exact", 1),
-        (Categorical, 2, "sampled", 2),
+        (Categorical, 2, "mc", 2),
         (Categorical, 4, "auto", 2),
-        (Categorical, 4, "sampled", 2),
+        (Categorical, 4, "mc", 2),
         (Categorical, 4, "exact", 5),
         (Categorical, 4, "empirical", 1),
         (Gaussian, 1, "auto", 1),
@@ -132,12 +132,12 @@ def test_a_single_value() -> None:
     ],
 )
 def test_backward_passes(
-    likelihood: type[Likelihood], m: int, fisher: str, passes: int, monkeypatch: pytest.MonkeyPatch
+    likelihood: type[Likelihood], m: int, fisher_type: str, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At a refresh; the steps between two refreshes take one."""
     model, calls, original = mlp(m), [], torch.autograd.grad
     stream = (labels if likelihood is Categorical else values)(3, 3, m)
-    optimizer = RING(model.parameters(), fisher=fisher, skip=2).attach(model)
+    optimizer = RING(model.parameters(), fisher_type=fisher_type, skip=2).attach(model)
     monkeypatch.setattr(torch.autograd, "grad", lambda *args, **more: calls.append(1) or original(*args, **more))
     for (x, y), expected in zip(stream, (passes, 1, passes), strict=True):
         calls.clear()
@@ -152,10 +152,10 @@ def test_sampled_labels_are_right_on_average(m: int, monkeypatch: pytest.MonkeyP
     p, total = model(x).softmax(-1).detach(), {}
     for draw in itertools.product(range(m), repeat=2):
         monkeypatch.setattr(Categorical, "sample", lambda self, draw=draw: torch.tensor(draw))
-        for name, (Lambda, Gamma) in of(model, Categorical, x, y, fisher="sampled").items():
+        for name, (Lambda, Gamma) in of(model, Categorical, x, y, fisher_type="mc").items():
             share = p[0, draw[0]] * p[1, draw[1]]
             total[name] = [Lambda, share * Gamma + total.get(name, (0, 0))[1]]
-    assert apart(total, of(model, Categorical, x, y, fisher="exact")) <= CLOSE
+    assert apart(total, of(model, Categorical, x, y, fisher_type="exact")) <= CLOSE
 
 
 def test_sampled_labels_are_drawn_from_the_model() -> None:
@@ -164,7 +164,7 @@ def test_sampled_labels_are_drawn_from_the_model() -> None:
     Of n = 100 draws with probability p the share has the standard deviation sqrt(p (1 - p) / n) <= 0.05: four of them.
     """
     model, (x, y) = mlp(2), labels(1, 1, 2)[0]
-    optimizer = RING(model.parameters(), lr=0.0, fisher="sampled", factor_decay=0.0, skip=1).attach(model)
+    optimizer = RING(model.parameters(), lr=0.0, fisher_type="mc", factor_decay=0.0, skip=1).attach(model)
     each = [plain(model, x, torch.eye(2, dtype=torch.float64)[[label]]) for label in range(2)]
     hits = [0, 0]
     for _ in range(100):
@@ -180,7 +180,7 @@ def test_sampled_labels_are_drawn_from_the_model() -> None:
 def test_empirical_is_of_the_observed_labels(m: int) -> None:
     model, (x, y) = mlp(m), labels(1, 5, m)[0]
     observed = nn.functional.one_hot(y, m).double()
-    found = of(model, Categorical, x, y, fisher="empirical")
+    found = of(model, Categorical, x, y, fisher_type="empirical")
     assert apart(found, plain(model, x, observed)) <= CLOSE
     assert apart(found, plain(model, x)) > 1e-3  # which is not the Fisher information
 
@@ -198,14 +198,14 @@ class Tokens(nn.Module):
 
 
 @pytest.mark.parametrize("positions", [(1,), (5,), (2, 3)], ids=str)
-@pytest.mark.parametrize(("m", "fisher"), [(2, "auto"), (3, "exact"), (3, "empirical")])
-def test_positions_share_the_weight(m: int, fisher: str, positions: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("m", "fisher_type"), [(2, "auto"), (3, "exact"), (3, "empirical")])
+def test_positions_share_the_weight(m: int, fisher_type: str, positions: tuple[int, ...]) -> None:
     """KFAC-expand: Lambda is the mean over all B T positions, Gamma the sum over them divided by B."""
     torch.manual_seed(0)
     model, y = Tokens(m).double(), torch.tensor([0, 1, m - 1, 0])
     x = torch.randn(4, *positions, 3, dtype=torch.float64)
-    weights = nn.functional.one_hot(y, m).double() if fisher == "empirical" else None
-    found = of(model, Categorical, x, y, fisher=fisher)
+    weights = nn.functional.one_hot(y, m).double() if fisher_type == "empirical" else None
+    found = of(model, Categorical, x, y, fisher_type=fisher_type)
     assert apart(found, plain(model, x, weights)) <= CLOSE
     rows = x.reshape(-1, 3)
     assert relative(found["each"][0][:3, :3], rows.mT @ rows / len(rows)) <= CLOSE

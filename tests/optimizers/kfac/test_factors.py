@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from filtune.optimizers.distributed import Ranks
-from filtune.optimizers.kfac import wide
-from filtune.optimizers.kfac.factors import FIRST, DenseFactor, Factor
-from filtune.optimizers.kfac.inverses import INVERSES
-from filtune.optimizers.kfac.wide import WideFactor
+from filtune.optimizers.kfac import factors
+from filtune.optimizers.kfac.factors import FIRST_ITERATIONS, DenseFactor, Factor, LowRankFactor
+from filtune.optimizers.kfac.inverses import Cholesky, Eigen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -32,7 +31,7 @@ def fill(factor: Factor, refreshes: list[list[Tensor]]) -> Factor:
 
 
 def dense(decay: float) -> DenseFactor:
-    return DenseFactor({}, decay, INVERSES["eigen"])
+    return DenseFactor({}, decay, Eigen())
 
 
 @given(refreshes=st.integers(1, 5), decay=st.sampled_from([0.0, 0.5, 0.9]))
@@ -50,7 +49,7 @@ def test_the_average_weighs_by_age_and_sums_to_one(refreshes: int, decay: float)
 @settings(max_examples=25)
 def test_rows_are_the_same_matrix_and_inverse(refreshes: int, decay: float, factor: float) -> None:
     data, V = samples(refreshes), torch.ones(L, 1, K, dtype=torch.float64)
-    many, few = fill(dense(decay), data), fill(WideFactor({}, decay), data)
+    many, few = fill(dense(decay), data), fill(LowRankFactor({}, decay), data)
     assert relative(few.times(V), many.times(V)) <= rounding(100 * K)
     assert relative(few.trace(), many.trace()) <= rounding(100 * K)
     assert relative(few.spectral_norm(), many.spectral_norm()) <= rounding(100 * K)
@@ -63,9 +62,12 @@ def test_rows_are_the_same_matrix_and_inverse(refreshes: int, decay: float, fact
 
 
 def test_rows_of_old_refreshes_are_dropped_and_the_weights_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wide, "MOST_ROWS", 6)
+    monkeypatch.setattr(factors, "MAX_EARLIER_ROWS", 6)
     data = samples(5)
-    few, last = fill(WideFactor({}, 0.9), data), fill(dense(0.9), data[-3:])  # two old refreshes of 3 rows, and the new
+    few, last = (
+        fill(LowRankFactor({}, 0.9), data),
+        fill(dense(0.9), data[-3:]),
+    )  # two old refreshes of 3 rows, and the new
     V = torch.eye(K, dtype=torch.float64).expand(L, K, K)
     assert few.state["lengths"] == [3, 3, 3]
     assert relative(few.times(V), last.times(V)) <= rounding(100 * K)
@@ -74,14 +76,14 @@ def test_rows_of_old_refreshes_are_dropped_and_the_weights_made_up(monkeypatch: 
 def test_layers_may_have_seen_different_numbers_of_positions() -> None:
     short, long = torch.randn(2, K).double(), torch.randn(5, K).double()
     counts = torch.tensor([2.0, 5.0], dtype=torch.float64)
-    few, many = WideFactor({}, 0.9), dense(0.9)
+    few, many = LowRankFactor({}, 0.9), dense(0.9)
     for factor in (few, many):
         factor.add([short, long], counts, Ranks())
     V = torch.eye(K, dtype=torch.float64).expand(L, K, K)
     assert relative(few.times(V), many.times(V)) <= rounding(100 * K)
 
 
-@pytest.mark.parametrize("make", [dense, lambda decay: WideFactor({}, decay)], ids=["dense", "wide"])
+@pytest.mark.parametrize("make", [dense, lambda decay: LowRankFactor({}, decay)], ids=["dense", "low rank"])
 def test_what_is_not_finite_is_left_out(make: type) -> None:
     data = samples(2)
     factor = fill(make(0.9), data[:1])
@@ -96,16 +98,16 @@ def test_what_is_not_finite_is_left_out(make: type) -> None:
 def test_power_iteration_comes_within_its_bound() -> None:
     """After q iterations 0.871 ln k / (q - 1) at most are missing on average (Kuczynski and Wozniakowski, 1992)."""
     for seed in range(10):
-        factor = fill(DenseFactor({}, 0.9, INVERSES["cholesky"]), samples(1, rows=40, seed=seed))
+        factor = fill(DenseFactor({}, 0.9, Cholesky()), samples(1, rows=40, seed=seed))
         norm = torch.linalg.eigvalsh(factor.state["M"])[:, -1]
         found = factor.spectral_norm()
         assert (found <= norm * (1 + rounding(100 * K))).all()
-        assert (1 - found / norm).mean() <= 0.871 * torch.tensor(float(K)).log() / (FIRST - 1)
+        assert (1 - found / norm).mean() <= 0.871 * torch.tensor(float(K)).log() / (FIRST_ITERATIONS - 1)
 
 
 def test_power_iteration_finds_a_norm_after_a_zero_factor() -> None:
     """As lora_A's Gamma as long as lora_B is zero; and softmax errors are orthogonal to the vector of ones."""
-    factor = DenseFactor({}, 0.0, INVERSES["cholesky"])
+    factor = DenseFactor({}, 0.0, Cholesky())
     fill(factor, [[torch.zeros(3, K).double()] * L])
     assert torch.equal(factor.spectral_norm(), torch.zeros(L, dtype=torch.float64))
     centred = [torch.randn(30, K).double() for _ in range(L)]
@@ -116,7 +118,7 @@ def test_power_iteration_finds_a_norm_after_a_zero_factor() -> None:
 
 def test_the_residual_is_that_of_the_inverse() -> None:
     """|I - (M + lam I)X| in root mean square: zero but for rounding, and s when X is scaled by 1 - s."""
-    factor = fill(DenseFactor({}, 0.9, INVERSES["cholesky"]), samples(3))
+    factor = fill(DenseFactor({}, 0.9, Cholesky()), samples(3))
     factor.prepare(torch.tensor(0.5, dtype=torch.float64), torch.ones(L, dtype=torch.float64))
     assert (factor.residual() <= rounding(100 * K, condition=100)).all()
     factor.state["inverse"] = 0.9 * factor.state["inverse"]

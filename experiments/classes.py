@@ -1,0 +1,138 @@
+"""The optimizers and data modules that there are, by name, and the options of each.
+
+Every class in ``optimizers/`` or ``datamodules/`` is found: it becomes known by its name when its file is dropped into
+the folder. The folders are imported when a class is asked for, not before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from filtune.lightning_modules.legacy import CLASS_FOLDERS
+
+import filtune
+
+from .suggestions import suggest
+
+BASES = {"optimizer": ("optimizers", "OnlineOptimizer"), "data": ("datamodules", "StreamDataModule")}
+"""By section of a configuration: the folder that its classes are in, and what they extend."""
+
+SKIPPED = {"optimizer": {"params"}, "data": set[str]()}
+"""Arguments of constructors that are no options."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a class.
+
+    Attributes:
+        name: Name of the constructor's argument.
+        hint: Its type.
+        default: Its default.
+        required: Whether it has none.
+        help: What the docstring says about it.
+    """
+
+    name: str
+    hint: Any
+    default: Any
+    required: bool
+    help: str
+
+
+@cache
+def classes(section: str) -> dict[str, type]:
+    """Return the classes that a section of a configuration may name, by name.
+
+    Args:
+        section: ``optimizer`` or ``data``.
+    """
+    folder, name = BASES[section]
+    package = importlib.import_module(f"filtune.{folder}")
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+    found = {cls.__name__: cls for cls in _subclasses(getattr(package, name)) if _is_part(cls, package.__name__)}
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    for cls in base.__subclasses__():
+        yield cls
+        yield from _subclasses(cls)
+
+
+def _is_part(cls: type, package: str) -> bool:
+    """Return whether a class is one to be chosen, rather than a base of others.
+
+    Bases are abstract, or take torch's ``defaults``, or have subclasses and are no public names of the package.
+    """
+    base = inspect.isabstract(cls) or "defaults" in inspect.signature(cls).parameters
+    base = base or bool(cls.__subclasses__() and cls.__name__ not in importlib.import_module(package).__all__)
+    return cls.__module__.startswith(f"{package}.") and not cls.__name__.startswith("_") and not base
+
+
+def public_path(cls: type) -> str:
+    """Return the class path under which a configuration names a class: ``filtune.LoKO``."""
+    if getattr(filtune, cls.__name__, None) is cls:
+        return f"filtune.{cls.__name__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def find_class(section: str, path: str, option: str = "") -> type:
+    """Return a class by its name in any case, or by its class path.
+
+    Args:
+        section: ``optimizer`` or ``data``.
+        path: The name or class path.
+        option: What named it, for messages; by default the section's own option.
+
+    Raises:
+        ValueError: If there is none; the message has the names that are near.
+    """
+    option = option or f"--{section}"
+    folder, _, name = path.rpartition(".")
+    if folder and folder.partition(".")[0] not in ("filtune", *CLASS_FOLDERS):
+        return _import(section, folder, name, option)
+    known = classes(section)
+    if name in known:
+        return known[name]
+    same = [cls for found, cls in known.items() if found.lower() == name.lower()]
+    if len(same) == 1:
+        return same[0]
+    raise ValueError(f"{option} {path}: no such class; {suggest(name, known)}")
+
+
+def _import(section: str, folder: str, name: str, option: str) -> type:
+    try:
+        found = getattr(importlib.import_module(folder), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{option} {folder}.{name}: cannot be imported ({error})") from error
+    package, base = BASES[section]
+    if not inspect.isclass(found) or not issubclass(
+        found, getattr(importlib.import_module(f"filtune.{package}"), base)
+    ):
+        raise ValueError(f"{option} {folder}.{name}: is no subclass of filtune.{base}")
+    return found
+
+
+@cache
+def options(section: str, cls: type) -> dict[str, Option]:
+    """Return the options of a class by name, those of the classes it hands ``**kwargs`` to among them."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "x", skip=SKIPPED[section], fail_untyped=False)
+    found = {}
+    for action in parser._actions:  # argparse has no public way to list its options
+        place, _, name = action.dest.partition(".")
+        if place == "x" and name and "." not in name:
+            hint = getattr(action, "_typehint", None) or action.type
+            help_text = " ".join((action.help or "").split())
+            found[name] = Option(name, hint, action.default, bool(action.required), help_text)
+    return found

@@ -1,0 +1,102 @@
+"""The folder that ``filtune fit`` leaves of a run, read: configuration, summary, logged scalars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filtune.lightning_modules.legacy import translate, translate_figure
+
+Scalars = tuple[list[int], list[float]]
+"""Steps and values of a logged scalar."""
+
+CONVERGED = 0.01
+"""A loss that has converged falls by less than this share of the first loss."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder, read, in today's names.
+
+    Attributes:
+        folder: Its path.
+        summary: The content of ``summary.json``; empty while the run is not finished.
+        config: The content of ``config.yaml``.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    config: dict[str, Any]
+
+    def curve(self, tag: str) -> Scalars:
+        """Return steps and values of a scalar that the run logged, each step once; empty lists where there is none."""
+        return self.curves().get(tag, ([], []))
+
+    def curves(self) -> dict[str, Scalars]:
+        """Return steps and values of all scalars that the run logged, each step once."""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(self.folder), size_guidance={"scalars": 0})
+        events.Reload()
+        found = {}
+        for tag in events.Tags()["scalars"]:
+            # a resumed run repeats the steps between its last checkpoint and the kill: the later ones count
+            points = {event.step: event.value for event in events.Scalars(tag)}
+            found[tag] = sorted(points), [points[step] for step in sorted(points)]
+        return found
+
+
+def read_run(folder: Path) -> RunFolder:
+    """Read a run's folder.
+
+    Raises:
+        ValueError: If it is not the folder of a run.
+    """
+    config, summary = folder / "config.yaml", folder / "summary.json"
+    if not config.is_file():
+        raise ValueError(f"{folder} is not a run's folder (it has no config.yaml)")
+    found = json.loads(summary.read_text()) if summary.is_file() else {}
+    options = yaml.safe_load(config.read_text()) or {}
+    return RunFolder(folder, {translate_figure(name): value for name, value in found.items()}, translate(options))
+
+
+def find_runs(path: Path) -> list[Path]:
+    """Return the run folder itself, or all run folders below it, in order.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = sorted(file.parent for file in path.rglob("config.yaml"))
+    if not found:
+        raise ValueError(f"no run under {path}")
+    return found
+
+
+def steps_to_convergence(steps: Sequence[int], losses: Sequence[float], threshold: float = CONVERGED) -> int | None:
+    """Return the first step after which the loss stays flat or falls by less than a threshold (LoKO, appendix C.2).
+
+    The paper gives no number: here the threshold is a share of the first loss of the curve, which is the moving
+    average over 1,000 samples.
+
+    Args:
+        steps: Steps at which the loss was logged, ascending.
+        losses: The loss at these, finite.
+        threshold: Share of the first loss.
+
+    Returns:
+        The step; None where the loss still falls by more at the end, or there is no curve.
+    """
+    if len(steps) < 2:
+        return None
+    lowest = losses[-1]
+    converged = None
+    for step, loss in zip(reversed(steps), reversed(losses), strict=True):
+        lowest = min(lowest, loss)
+        if loss - lowest >= threshold * losses[0]:
+            break
+        converged = step
+    return None if converged == steps[-1] else converged

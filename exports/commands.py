@@ -1,0 +1,85 @@
+"""``filtune export`` and ``filtune predict``: their options, read before anything that takes time is imported."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+"""What predictions are written as."""
+
+EXPORT = """\
+The folder's README.md says how to load it.
+
+  filtune export --ckpt_path RUN/checkpoints/last.ckpt --to adapter/
+  filtune export --ckpt_path RUN/checkpoints/last.ckpt --to model/ --merge
+"""
+
+PREDICT = """\
+The output has the columns of the input, prediction, and probability_CLASS of each class. After training with a filter
+(LoKO, EKF, R-Kalman, Filtune) its covariance of the parameters gives the uncertainty of the outputs: logit_std is the
+standard deviation of the difference of two logits, or of each of several (logit_std_CLASS), and probability_bayes_CLASS
+the probability averaged over it. A regression has std, and predictive_std of a new value; counts have log_rate_std.
+
+  filtune predict --ckpt_path RUN/checkpoints/last.ckpt --input new.csv
+  filtune predict --ckpt_path RUN/checkpoints/last.ckpt --text "a sentence"
+"""
+
+
+def export_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``filtune export``."""
+    parser = _parser("export", "Write a run's model for PEFT, transformers or timm.", EXPORT)
+    parser.add_argument("--to", type=Path, required=True, help="folder to write, which must be new or empty")
+    parser.add_argument("--merge", action="store_true", help="the whole model, the adapter merged into its weights")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    return parser
+
+
+def predict_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``filtune predict``."""
+    parser = _parser("predict", "Predict new texts or images with a run's model, with its uncertainty.", PREDICT)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--input", help="file (.csv, .tsv, .json, .jsonl, .parquet), folder or hub id; needs no labels")
+    what.add_argument("--text", nargs="+", help="one text, or the two of a pair, to predict and print")
+    parser.add_argument("--output", type=Path, help=f"file ({', '.join(FORMATS)}); default INPUT.predictions.csv")
+    parser.add_argument("--split", help="the split, where the input has several")
+    parser.add_argument("--text_columns", nargs="+", help="column of the text, or both of a pair; default the run's")
+    parser.add_argument("--image_column", help="column of the images; default the run's")
+    parser.add_argument("--batch_size", type=int, default=32, help="samples at once (default 32)")
+    parser.add_argument("--on_bad_row", choices=("error", "skip"), default="error", help="what to do about bad rows")
+    parser.add_argument("--no_uncertainty", action="store_true", help="leave the covariance out, which is faster")
+    return parser
+
+
+def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"filtune {command}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="the checkpoint, RUN/checkpoints/last.ckpt")
+    parser.add_argument("--config", type=Path, help="the run's configuration, if it is not RUN/config.yaml")
+    return parser
+
+
+def run_export(args: list[str]) -> None:
+    """Run ``filtune export``."""
+    options = export_parser().parse_args(args)
+    from filtune.lightning_modules.launch import quiet
+
+    from . import export
+
+    quiet()
+    export.main(options)
+
+
+def run_predict(args: list[str]) -> None:
+    """Run ``filtune predict``."""
+    options = predict_parser().parse_args(args)
+    from filtune.lightning_modules.launch import quiet
+
+    from . import predict
+
+    quiet()
+    predict.main(options)

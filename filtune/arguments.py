@@ -1,0 +1,196 @@
+"""The command line of ``fit`` and ``validate``: configurations merged in their order, then what the line says itself.
+
+``--optimizer`` and ``--data`` take the name of a class or of a configuration: first a class of just that name, then a
+file of ``configs/optimizer`` or ``configs/task``, then a class of that name in another case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from filtune.experiments.classes import classes, find_class, public_path
+from filtune.experiments.composition import (
+    CONFIGS,
+    Config,
+    add_part,
+    find_config,
+    keeps_old_names,
+    lookup,
+    merge_over,
+    notice,
+    parse_value,
+)
+from filtune.experiments.suggestions import suggest
+from filtune.lightning_modules.legacy import OPTIMIZER_VALUES, translate_key
+
+FOLDERS = {"optimizer": "optimizer", "data": "task"}
+"""Where the configurations lie that ``--optimizer`` and ``--data`` name."""
+
+_ALONE = ("help", "h", "print_config")
+
+
+@dataclass(frozen=True)
+class Given:
+    """An option of the command line.
+
+    Attributes:
+        key: Its dotted key, such as ``optimizer.lr``.
+        value: What was written after it; none for an option that takes nothing.
+    """
+
+    key: str
+    value: str | None
+
+    @property
+    def argument(self) -> str:
+        """The option as one argument of a command line."""
+        return f"--{self.key}" if self.value is None else f"--{self.key}={self.value}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A command line, read.
+
+    Attributes:
+        config: The configurations, merged, and the classes that the line names.
+        options: The other options, in their order.
+        parts: The files that were merged.
+    """
+
+    config: Config = field(default_factory=dict)
+    options: list[Given] = field(default_factory=list)
+    parts: list[Path] = field(default_factory=list)
+
+
+def split(args: Iterable[str]) -> tuple[list[str], list[Given]]:
+    """Return the configurations of a command line and its other options.
+
+    Args:
+        args: The command line after the command.
+
+    Raises:
+        ValueError: If an option has no value, or something stands there that is no option.
+    """
+    rest, configs, options = iter(args), [], []
+    for arg in rest:
+        name, equals, value = arg.partition("=")
+        if not arg.startswith("-") or arg.strip("-") == "":
+            raise ValueError(f"{arg}: is no option; a configuration is named by --config {arg}")
+        key = name.lstrip("-")
+        given = value if equals else None
+        if given is None and key not in _ALONE and not key.endswith(".help"):
+            given = next(rest, None)
+            if given is None:
+                raise ValueError(f"{name}: is to be followed by a value")
+        if name in ("--config", "-c"):
+            configs.append(given or "")
+        else:
+            options.append(Given(key, given))
+    return configs, options
+
+
+def read_line(args: Iterable[str]) -> Line:
+    """Merge the configurations of a command line in their order, wherever they stand, and the classes that it names.
+
+    Raises:
+        ValueError: Naming what does not exist or cannot be read.
+    """
+    configs, options = split(args)
+    line = Line(parts=[find_config(name) for name in configs])
+    config: Config = {}
+    for part in line.parts:
+        config = add_part(config, part)
+    left = []
+    for option in options:
+        section = _named_section(option.key)
+        if section:
+            config = choose(config, section, option.value or "")
+        else:
+            left.append(option)
+    for section in FOLDERS:
+        if isinstance(path := lookup(config, f"{section}.class_path"), str):
+            config[section]["class_path"] = public_path(find_class(section, path))
+    return replace(line, config=config, options=[new for option in left for new in _today(option, config)])
+
+
+def _named_section(key: str) -> str | None:
+    section = key.removesuffix(".class_path")
+    return section if section in FOLDERS else None
+
+
+def choose(config: Config, section: str, name: str, option: str = "") -> Config:
+    """Return a configuration with a class, or a configuration of one, taken by its name.
+
+    Args:
+        config: What comes before; it is left as it is.
+        section: ``optimizer`` or ``data``.
+        name: A class in any case, its class path, or the name or path of a configuration.
+        option: What named it, for messages; by default the section's own.
+
+    Raises:
+        ValueError: If there is neither; the message has the names that are near.
+    """
+    if name.lstrip().startswith("{"):
+        content = yaml.safe_load(name)
+        return merge_over(config, {section: content}) if isinstance(content, dict) else config
+    if name not in classes(section) and (path := _configuration(section, name)):
+        return add_part(config, path, kind=FOLDERS[section])
+    return merge_over(config, {section: {"class_path": public_path(_class(section, name, option or f"--{section}"))}})
+
+
+def _configuration(section: str, name: str) -> Path | None:
+    folder = FOLDERS[section]
+    short = name.removeprefix("configs/").removeprefix(f"{folder}/").removesuffix(".yaml")
+    own = Path(name)
+    for path in (own if own.suffix in (".yaml", ".yml") else None, CONFIGS / folder / f"{short}.yaml"):
+        if path is not None and path.is_file():
+            return path
+    return None
+
+
+def _class(section: str, name: str, option: str) -> type:
+    if not name:
+        raise ValueError(f"{option}: is to be followed by a name; there are {', '.join(classes(section))}")
+    if section == "data" and Path(name).exists():
+        raise ValueError(f"--data {name}: is no data module; take --config task/own_text --data.source {name}")
+    known = {*classes(section), *(path.stem for path in (CONFIGS / FOLDERS[section]).glob("*.yaml"))}
+    same = [found for found in classes(section) if found.lower() == name.lower()]
+    if not same and "." not in name:
+        raise ValueError(f"{option} {name}: no such class or configuration; {suggest(name, known)}")
+    return find_class(section, name)
+
+
+def _today(option: Given, config: Config) -> list[Given]:
+    """Return an option of the line in today's names, in one or several."""
+    key = option.key.replace(".init_args.", ".", 1)
+    name, value = key.partition(".")[2], parse_value(option.value or "")
+    if key.startswith("optimizer.") and keeps_old_names(lookup(config, "optimizer.class_path")):
+        return [replace(option, key=key)]
+    plain = isinstance(value, str | int | float | bool)
+    known = OPTIMIZER_VALUES.get((name, value)) if plain and key.startswith("optimizer.") else None
+    if known:
+        new = [Given(f"optimizer.{other}", _text(found)) for other, found in known.items()]
+    else:
+        new = [replace(option, key=translate_key(key))]
+        if new[0].key == "model.weight_averaging" and not _renamed("weight_averaging"):
+            new = [replace(option, key=key)]
+    if new != [replace(option, key=key)]:
+        notice(f"{option.argument} has another name now: {' '.join(given.argument for given in new)}")
+    return new
+
+
+def _renamed(name: str) -> bool:
+    import inspect
+
+    from filtune import OnlineModule
+
+    return name in inspect.signature(OnlineModule).parameters
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

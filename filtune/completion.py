@@ -1,0 +1,188 @@
+"""``filtune completion bash|zsh``: a script that completes commands, options and names without running anything.
+
+All that can be completed is in the script, so that a TAB costs milliseconds. Write it again after an update, or when
+an optimizer was added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable
+from typing import Any
+from unittest import mock
+
+from filtune.experiments.classes import classes, options
+from filtune.experiments.composition import CONFIGS, shipped
+
+from .arguments import FOLDERS
+
+INSTALL = """\
+examples:
+  filtune completion bash > ~/.local/share/bash-completion/completions/filtune
+  filtune completion zsh > ~/.zfunc/_filtune      where ~/.zshrc has fpath+=~/.zfunc before compinit
+"""
+
+BASH = """\
+# bash completion of filtune {version}; written by: filtune completion bash
+_filtune() {{
+    local cur prev words cword command options values
+    cur="${{COMP_WORDS[COMP_CWORD]}}"
+    prev="${{COMP_WORDS[COMP_CWORD-1]}}"
+    # readline splits words at the equals sign
+    [[ "$cur" == "=" ]] && cur=""
+    [[ "$prev" == "=" ]] && prev="${{COMP_WORDS[COMP_CWORD-2]}}"
+    command="${{COMP_WORDS[1]}}"
+    if [[ $COMP_CWORD -eq 1 ]]; then
+        COMPREPLY=($(compgen -W "{commands} --help --version" -- "$cur"))
+        return
+    fi
+    values=""
+    case "$prev" in
+{values}
+    esac
+    if [[ -n "$values" && "$cur" != -* ]]; then
+        COMPREPLY=($(compgen -W "$values" -- "$cur"))
+        [[ "$prev" == --config || "$prev" == -c ]] && COMPREPLY+=($(compgen -f -- "$cur"))
+        return
+    fi
+    case "$command" in
+{options}
+    esac
+    if [[ "$cur" == -* ]]; then
+        COMPREPLY=($(compgen -W "$options" -- "$cur"))
+    elif [[ "$command" == completion ]]; then
+        COMPREPLY=($(compgen -W "bash zsh" -- "$cur"))
+    else
+        COMPREPLY=($(compgen -f -- "$cur"))
+    fi
+}}
+complete -o filenames -o bashdefault -F _filtune filtune
+"""
+
+ZSH = """\
+#compdef filtune
+# zsh completion of filtune {version}; written by: filtune completion zsh
+_filtune() {{
+    local -a found
+    local previous="${{words[CURRENT-1]}}"
+    if (( CURRENT == 2 )); then
+        found=({commands} --help --version)
+        compadd -a found
+        return
+    fi
+    found=()
+    case "$previous" in
+{values}
+    esac
+    if (( $#found )) && [[ "$PREFIX" != -* ]]; then
+        compadd -a found
+        [[ "$previous" == --config || "$previous" == -c ]] && _files
+        return
+    fi
+    case "${{words[2]}}" in
+{options}
+    esac
+    if [[ "$PREFIX" == -* ]]; then
+        compadd -a found
+    elif [[ "${{words[2]}}" == completion ]]; then
+        compadd bash zsh
+    else
+        _files
+    fi
+}}
+if [[ "$zsh_eval_context[-1]" == loadautofunc ]]; then
+    _filtune "$@"
+else
+    compdef _filtune filtune
+fi
+"""
+
+
+class _Caught(Exception):
+    """A command has built its parser."""
+
+
+def parser_of(command: Any) -> argparse.ArgumentParser:
+    """Return the parser of a command, caught before it parses anything."""
+    caught: list[argparse.ArgumentParser] = []
+
+    def catch(parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        caught.append(parser)
+        raise _Caught
+
+    with mock.patch.object(argparse.ArgumentParser, "parse_known_args", catch):
+        try:
+            command([])
+        except _Caught:
+            return caught[0]
+    raise AssertionError("the command parses nothing")
+
+
+def training_options(command: str) -> list[str]:
+    """Return the options of ``fit`` or ``validate``, those of all optimizers and data modules among them."""
+    from .training import option_names
+
+    below = {
+        f"--{section}.{name}"
+        for section in FOLDERS
+        for cls in classes(section).values()
+        for name in options(section, cls)
+    }
+    return sorted({*option_names(command), *below, *(f"--{section}.help" for section in FOLDERS)})
+
+
+def names(section: str) -> list[str]:
+    """Return what ``--optimizer`` or ``--data`` takes: classes, and configurations of them."""
+    return [*classes(section), *sorted(path.stem for path in (CONFIGS / FOLDERS[section]).glob("*.yaml"))]
+
+
+def script(shell: str) -> str:
+    """Return the completion of a shell.
+
+    Args:
+        shell: ``bash`` or ``zsh``.
+    """
+    from . import __version__
+    from .cli import COMMANDS
+
+    configurations = shipped()
+    short = [name.removeprefix("optimizer/") for name in configurations if name.startswith("optimizer/")]
+    values = {
+        "--config|-c": [*configurations, *short],
+        "--optimizer|--optimizer.help": names("optimizer"),
+        "--data|--data.help": names("data"),
+    }
+    found = {}
+    for name, command in COMMANDS.items():
+        if name in ("fit", "validate"):
+            found[name] = training_options(name)
+        else:
+            parser = parser_of(command)
+            # argparse has no public way to list its options
+            found[name] = [option for option in parser._option_string_actions if option.startswith("--")]
+    found["sweep"] = [*found["sweep"], *(option for option in found["fit"] if "." in option)]
+    text, form = (BASH, '        {}) {}="{}" ;;') if shell == "bash" else (ZSH, "        {}) {}=({}) ;;")
+    variable = ("values", "options") if shell == "bash" else ("found", "found")
+    return text.format(
+        version=__version__,
+        commands=" ".join(COMMANDS),
+        values="\n".join(form.format(key, variable[0], _words(words)) for key, words in values.items()),
+        options="\n".join(form.format(name, variable[1], _words(words)) for name, words in found.items()),
+    )
+
+
+def _words(found: Iterable[str]) -> str:
+    return " ".join(word for word in dict.fromkeys(found) if re.fullmatch(r"[\w./+-]+", word))
+
+
+def main(args: list[str]) -> None:
+    """Run ``filtune completion``."""
+    parser = argparse.ArgumentParser(
+        prog="filtune completion",
+        description="Write the completion of a shell: commands, options, configurations and names of classes.",
+        epilog=INSTALL,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("shell", choices=("bash", "zsh"), help="the shell")
+    print(script(parser.parse_args(args).shell), end="")

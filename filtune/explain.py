@@ -1,0 +1,285 @@
+"""What is wrong with a configuration, in one line that names the option and the remedy."""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import filtune
+from filtune.experiments.classes import Option, classes, find_class, options
+from filtune.experiments.composition import Config, lookup, read_part
+from filtune.experiments.suggestions import nearest, suggest
+
+from .arguments import FOLDERS, Line
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+
+
+class Schema:
+    """The keys that a configuration may have.
+
+    Args:
+        parser: The parser of ``fit`` or ``validate``.
+        command: Its name, for messages.
+    """
+
+    def __init__(self, parser: Any, command: str) -> None:
+        self.command = command
+        self.hints: dict[str, Any] = {}
+        for action in parser._actions:  # argparse has no public way to list its options
+            hint = getattr(action, "_typehint", None)
+            for name in action.option_strings:
+                key = name.removeprefix("--")
+                if name.startswith("--") and not key.endswith((".help", "+")):
+                    self.hints[key] = hint if hint is not None else action.type
+
+    def known(self, line: Line, key: str) -> list[str] | None:
+        """Return the keys that could stand in place of one that does not exist; none where it does."""
+        section, _, rest = key.rstrip("+").partition(".")
+        if section in FOLDERS and rest:
+            return self._known_of_class(line, section, rest)
+        way = key.rstrip("+").split(".")
+        for depth in range(len(way), 0, -1):
+            prefix = ".".join(way[:depth])
+            if prefix in self.hints:
+                return _below(self.hints[prefix], prefix, way[depth:]) or self._inside(prefix, way[depth:])
+        if "." not in key:
+            below = {
+                f"{name}.{found}"
+                for name in FOLDERS
+                if line.config.get(name)
+                for found in class_options(line.config, name)
+            }
+            return sorted({name.partition(".")[0] for name in self.hints} | self.hints.keys() | below)
+        same = [name for name in self.hints if name.startswith(f"{section}.")]
+        return same or sorted(self.hints)
+
+    def _inside(self, prefix: str, rest: list[str]) -> list[str] | None:
+        """Return the keys below a group of options, where the rest names none of them."""
+        inside = [name for name in self.hints if name.startswith(f"{prefix}.")]
+        return inside if rest and inside else None
+
+    def _known_of_class(self, line: Line, section: str, rest: str) -> list[str] | None:
+        found = class_options(line.config, section)
+        name, _, below = rest.removeprefix("init_args.").partition(".")
+        if name in ("help", "class_path", "init_args", "dict_kwargs"):
+            return None
+        if name in found:
+            return _below(found[name].hint, f"{section}.{name}", below.split(".") if below else [])
+        return [f"{section}.{known}" for known in found]
+
+    def hint(self, line: Line, key: str) -> Any:
+        """Return the type of an option; none where it is not known."""
+        section, _, rest = key.partition(".")
+        if section in FOLDERS and rest:
+            name, _, below = rest.removeprefix("init_args.").partition(".")
+            option = class_options(line.config, section).get(name)
+            return _hint_below(option.hint, below) if option else None
+        if self.hints.get(key.rstrip("+")) is not None:
+            return self.hints[key.rstrip("+")]
+        group, _, name = key.rpartition(".")
+        return _hint_below(self.hints.get(group), name)
+
+    def is_group(self, key: str) -> bool:
+        """Return whether a key holds options and has no value of its own."""
+        return self.hints.get(key) is None and any(name.startswith(f"{key}.") for name in self.hints)
+
+
+def _hint_below(hint: Any, name: str) -> Any:
+    """Return the type of a field of a dataclass, or of one of several types; the type itself without a name."""
+    if not name:
+        return hint
+    kinds = [kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)]
+    return get_type_hints(kinds[0]).get(name) if kinds else None
+
+
+def _below(hint: Any, key: str, rest: list[str]) -> list[str] | None:
+    """Return the keys below an option that is a dataclass, where the rest names none; an empty list for a plain one."""
+    if not rest:
+        return None
+    for kind in (hint, *get_args(hint)):
+        if is_dataclass(kind):
+            names = [each.name for each in fields(kind)]
+            return None if rest[0] in names else [f"{key}.{name}" for name in names]
+    plain = {int, float, bool, str, type(None)}
+    return [key] if {hint, *get_args(hint)} & plain and not _structured(hint) else None
+
+
+def _structured(hint: Any) -> bool:
+    return any(get_origin(kind) in (dict, list) or kind in (dict, list, Any) for kind in (hint, *get_args(hint)))
+
+
+def class_options(config: Config, section: str) -> dict[str, Option]:
+    """Return the options of the class that a section of a configuration names.
+
+    Raises:
+        ValueError: If it names none, or there is no such class.
+    """
+    path = lookup(config, f"{section}.class_path")
+    if not path:
+        example = {"optimizer": "--optimizer loko", "data": "--config task/digits"}[section]
+        raise ValueError(f"--{section}: none is given; name one, such as {example}")
+    return options(section, find_class(section, str(path)))
+
+
+def leaves(config: Config, schema: Schema, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Return the options of a merged configuration with their values, by dotted key."""
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        hint = schema.hints.get(key)
+        below = schema.is_group(key) or key in FOLDERS or any(is_dataclass(kind) for kind in (hint, *get_args(hint)))
+        if isinstance(value, dict) and below:
+            yield from leaves(value, schema, f"{key}.")
+        elif isinstance(value, dict) and name == "init_args" and prefix.rstrip(".") in FOLDERS:
+            yield from ((f"{prefix}{option}", given) for option, given in value.items())
+        elif name != "class_path" or prefix.rstrip(".") not in FOLDERS:
+            yield key, value
+
+
+def check(line: Line, schema: Schema) -> None:
+    """See that every option exists, and that those which a class needs are given.
+
+    Raises:
+        ValueError: Naming the first that does not, and the names that are near.
+    """
+    help_of = f"see filtune {schema.command} --help"
+    for section in FOLDERS:
+        if isinstance(line.config.get(section) or {}, dict):
+            class_options(line.config, section)
+    for option in line.options:
+        if schema.is_group(option.key) and not re.match(r"\s*\{", option.value or "") and not _is_file(option.value):
+            raise ValueError(f"--{option.key}: holds options; {_first_below(schema, option.key)}")
+        known = schema.known(line, option.key)
+        if known is not None:
+            raise ValueError(f"--{option.key}: no such option; {_suggest(option.key, known, help_of, '--')}")
+    for key, value in leaves(line.config, schema):
+        if (schema.is_group(key) or key in FOLDERS) and value is not None:
+            raise ValueError(f"{key}: holds options{_origin(line, key)}; {_first_below(schema, key)}")
+        known = schema.known(line, key)
+        if known is not None:
+            raise ValueError(f"{key}: no such option{_origin(line, key)}; {_suggest(key, known, help_of)}")
+    given = {option.key for option in line.options}
+    for section in FOLDERS:
+        if not line.config.get(section):
+            continue
+        inside = lookup(line.config, f"{section}.init_args") or {}
+        for name, option in class_options(line.config, section).items():
+            if option.required and name not in inside and f"{section}.{name}" not in given:
+                what = option.help.partition(" (required")[0].partition(". ")[0].rstrip(".")
+                raise ValueError(f"--{section}.{name}: is needed: {what}")
+
+
+def _is_file(name: str | None) -> bool:
+    return bool(name) and Path(str(name)).is_file()
+
+
+def _first_below(schema: Schema, key: str) -> str:
+    examples = {"optimizer": "optimizer.lr", "data": "data.max_samples", "model": "model.backbone.name"}
+    first = next((name for name in schema.hints if name.startswith(f"{key}.") and schema.hints[name]), key)
+    return f"name one, such as {examples.get(key, first)}"
+
+
+def _suggest(key: str, known: list[str], help_of: str, dashes: str = "") -> str:
+    """Return words about near names: compared by their last part where the first ones are the same."""
+    place, _, name = key.rpartition(".")
+    beside = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == place}
+    near = [beside[found] for found in nearest(name, beside)] if beside else nearest(key, known)
+    near = near or [other for other in known if other.endswith(f".{name}")]
+    if near:
+        return f"did you mean {' or '.join(f'{dashes}{found}' for found in near)}?"
+    return suggest(name, beside, help_of) if beside else help_of
+
+
+def _origin(line: Line, key: str) -> str:
+    """Return the file that an option of a merged configuration is from, in brackets."""
+    missing = object()
+    for part in reversed(line.parts):
+        if lookup(read_part(part)[0], key, missing) is not missing:
+            return f" (in {part})"
+    return ""
+
+
+def explain(error: Exception, line: Line, schema: Schema) -> str:
+    """Return what a parser refused in one line: each option is tried by itself, and the first that fails is named.
+
+    Args:
+        error: What the parser raised.
+        line: What it was given.
+        schema: The keys that there are.
+    """
+    said = [(f"--{option.key}", option.key, option.value, True, "") for option in line.options]
+    said += [(key, key, value, False, _origin(line, key)) for key, value in leaves(line.config, schema)]
+    for label, key, value, text, origin in said:
+        hint = schema.hint(line, key)
+        if hint is not None and value is not None and (failure := _refusal(hint, value, text)):
+            return f"{label}: {_innermost(failure, hint, value)}{origin}"
+    return _condensed(str(error))
+
+
+def _refusal(hint: Any, value: Any, text: bool) -> str | None:
+    """Return what a parser says of a value of a type; none where it takes it."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    try:
+        parser.add_argument("--value", type=hint)
+        if text:
+            parser.parse_args([f"--value={value}"])
+        else:
+            parser.parse_object({"value": value})
+    except Exception as error:  # of whatever kind: it is only asked whether this option is the culprit
+        return str(error)
+    return None
+
+
+def _innermost(failure: str, hint: Any, value: Any) -> str:
+    """Return what was expected, at the depth where it is missing."""
+    for path in re.findall(r"class_path '([\w.]+)'|'class_path': '([\w.]+)'", f"{failure} {value}"):
+        if odd_class := _unknown_class("".join(path)):
+            return odd_class
+    way = [key for key in re.findall(r'Parser key "([^"]+)"', failure) if key != "value"]
+    inner = re.findall(r"Expected an? (.+?)\. Got value: (.*)", failure)
+    odd = re.findall(r"Option '([^']+)' is not accepted", failure)
+    if odd:
+        return f"{odd[-1]} is no option"
+    if way and inner:
+        kind = KINDS.get({f"<class '{k.__name__}'>": k for k in KINDS}.get(inner[-1][0], object), inner[-1][0])
+        return f"{'.'.join(way)} must be {kind}, got {inner[-1][1].strip()!r}"
+    return f"must be {describe(hint)}, got {value!r}"
+
+
+def _unknown_class(path: str) -> str | None:
+    """Return what is wrong with a class path of filtune; none where nothing is."""
+    name = path.rpartition(".")[2]
+    known = classes("data") | classes("optimizer")
+    if path.partition(".")[0] not in ("filtune", name) or name in known or hasattr(filtune, name):
+        return None
+    return f"{path}: no such class; {suggest(name, known)}"
+
+
+def describe(hint: Any) -> str:
+    """Return a type in words: ``a whole number or null``."""
+    if hint in KINDS:
+        return KINDS[hint]
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inside))}" if len(inside) > 1 else str(inside[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(describe(kind) for kind in inside))
+    if origin in (list, tuple, set) or hint in (list, tuple, set):
+        return "a list such as '[a, b]'"
+    if origin is dict or hint is dict:
+        return "a mapping such as '{name: value}'"
+    return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+
+
+def _condensed(message: str) -> str:
+    """Return a parser's message without its frame."""
+    lines = [line.strip(" -") for line in message.splitlines()]
+    frame = ("Does not validate", "Subtypes", "Errors", "Given value", "Expected a <class 'NoneType'>")
+    kept = [re.sub(r'^Parser key "([^"]+)":', r"--\1:", line) for line in lines if line and not line.startswith(frame)]
+    return " ".join(dict.fromkeys(kept)) or message

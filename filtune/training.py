@@ -1,0 +1,225 @@
+"""``fit`` and ``validate``: Lightning's command line, with configurations that are merged before it parses them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from filtune.datamodules import StreamDataModule
+from filtune.experiments.classes import classes
+from filtune.lightning_modules import OnlineModule, Schedule, check_precision
+from filtune.lightning_modules.callbacks import OnlineProgressBar, RunSummary, StreamCheckpoint, TensorBoardPage
+from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
+from filtune.lightning_modules.launch import is_first, quiet
+from filtune.lightning_modules.runs import LAST, RunConfig, RunName, last_folder, new_folder
+from filtune.optimizers import OnlineOptimizer
+
+from .arguments import choose, read_line
+from .explain import Schema, check, explain
+
+ABOUT = {
+    "fit": "Learn from a stream of samples, one at a time, and score every prediction before it is learned from.",
+    "validate": "Score the model of a checkpoint on the validation samples.",
+}
+MORE = (
+    "Configurations are merged in their order, and the options of the line over them: --config task/sst2 --config "
+    "backbone/minilm --optimizer loko --optimizer.p0 0.1. Of the options of an optimizer or a data module tell "
+    "--optimizer.help LoKO and --data.help TextDataModule; without a name, they list what there is."
+)
+
+
+class FiltuneCLI(LightningCLI):
+    """``fit`` and ``validate``, configured by YAML files that compose in any order.
+
+    Args:
+        args: Command line without the program's name: the command, then its options.
+
+    Raises:
+        ValueError: Naming what is wrong with the command line or a configuration, and the remedy.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        self.folder: Path | None = None
+        self.command = args[0]
+        for section in ("optimizer", "data"):
+            classes(section)  # the parser finds them by their names
+        super().__init__(
+            OnlineModule,
+            StreamDataModule,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            trainer_defaults={"max_epochs": 1, "precision": "32-true"},
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"exit_on_error": False, "prog": "filtune", self.command: {"exit_on_error": False}},
+            args=args,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the trainer's method that is run; the parser of the other need not be built."""
+        skipped = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
+        return {self.command: skipped}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        kwargs |= {"description": ABOUT[subcommand], "epilog": MORE}
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Merge the configurations, see that every option exists, and parse them as one."""
+        own = self._subcommand_parsers[self.command]
+        asked = [arg for arg in args[1:] if arg in ("-h", "--help") or re.match(r"--[\w.]+\.help(=|$)", arg)]
+        if asked:
+            self.config = parser.parse_args([self.command, asked[0]])
+            return
+        line, schema = read_line(args[1:]), Schema(own, self.command)
+        check(line, schema)
+        given = ["--config", json.dumps(line.config, default=str)] if line.config else []
+        try:
+            self.config = parser.parse_args([self.command, *given, *(option.argument for option in line.options)])
+        except (ArgumentError, TypeError, ValueError) as error:
+            raise ValueError(explain(error, line, schema)) from error
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add ``--optimizer`` and ``--run``."""
+        parser.add_optimizer_args((OnlineOptimizer,), "optimizer", link_to="model.optimizer_init")
+        parser.add_class_arguments(RunConfig, "run")
+        parser.set_defaults({"model.schedule": asdict(Schedule())})  # so that config.yaml has it in full
+
+    def before_instantiate_classes(self) -> None:
+        """See that the parts of a run are there, before anything is read or built.
+
+        Raises:
+            ValueError: Naming what is missing or cannot work.
+        """
+        trainer = self._get(self.config, "trainer")
+        check_precision(trainer.get("precision"))
+        if re.search("spawn|fork|notebook", str(trainer.get("strategy"))):
+            raise ValueError(f"trainer.strategy: {trainer['strategy']} is not for the command line; take ddp")
+        for baseline in self._get(self.config, "run").baselines:
+            choose({}, "optimizer", baseline, "--run.baselines")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with what every run has: one folder, atomic checkpoints, a bar, a summary."""
+        given = self._get(self.config_init, "trainer")
+        self._dump_config()
+        self.model.run_config = {k: v for k, v in self.config_dump.items() if k != "ckpt_path"}
+        kwargs |= {
+            "plugins": [*(given.get("plugins") or []), AtomicCheckpointIO()],
+            "callbacks": list(given.get("callbacks") or []),
+            "num_sanity_val_steps": 0,
+            "enable_model_summary": False,
+            "enable_checkpointing": self.subcommand == "fit",
+            "logger": False,
+            "use_distributed_sampler": False,
+        }
+        if given.get("enable_progress_bar") is not False:
+            kwargs["callbacks"].append(OnlineProgressBar(refresh_rate=20))
+        if self.subcommand == "fit":
+            name = self._name()
+            self.folder = self._open_folder(name)
+            kwargs["logger"] = TensorBoardLogger(
+                self.folder.parents[1], "", f"{name.stem}/{self.folder.name}", default_hp_metric=False
+            )
+            kwargs["callbacks"] += [
+                TensorBoardPage(self.model.run_config),
+                RunSummary(self.folder, name.optimizer, self.model.run_config),
+                StreamCheckpoint(self.folder / "checkpoints", self._get(self.config_init, "run").save_interval),
+            ]
+        else:
+            self.save_config_callback = None
+        return super().instantiate_trainer(**kwargs)
+
+    @property
+    def baselines(self) -> list[str]:
+        """Names of the optimizers that learn from the same stream afterwards."""
+        return self._get(self.config_init, "run").baselines
+
+    def _parse_ckpt_path(self) -> None:
+        """Take nothing from the checkpoint: the command line says what to run, and a contradiction is refused."""
+
+    def _name(self) -> RunName:
+        return RunName(
+            task=self.datamodule.label,
+            backbone=self.model.backbone_config.name,
+            optimizer=self._get(self.config, "optimizer")["class_path"].rpartition(".")[2],
+            seed=self._get(self.config, "seed_everything"),
+        )
+
+    def _open_folder(self, name: RunName) -> Path:
+        root = Path(self._get(self.config_init, "run").root)
+        if self._get(self.config, "ckpt_path") == "last":
+            return last_folder(root, name)
+        return new_folder(root, name) if is_first() else root / name.experiment / name.stem / "of_the_first_process"
+
+    def after_fit(self) -> None:
+        """Let every process know the folder."""
+        self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        if kwargs.get("ckpt_path") == "last":
+            folder = self.folder or last_folder(Path(self._get(self.config_init, "run").root), self._name())
+            kwargs["ckpt_path"] = str(folder / "checkpoints" / LAST)
+        return kwargs
+
+
+def fit(args: list[str]) -> None:
+    """Fit, then fit the baselines on the same stream, and show their results side by side.
+
+    Args:
+        args: The options of the command.
+    """
+    from filtune.reports import compare
+
+    quiet()
+    cli = FiltuneCLI(["fit", *args])
+    assert cli.folder is not None
+    folders = [cli.folder]
+    for name in cli.baselines:
+        same = ["--config", str(cli.folder / "config.yaml"), f"--optimizer={name}"]
+        baseline = FiltuneCLI(["fit", *same, "--run.baselines=[]", "--ckpt_path=null"])
+        assert baseline.folder is not None
+        folders.append(baseline.folder)
+    if is_first():
+        compare.print_runs(folders)
+
+
+def validate(args: list[str]) -> None:
+    """Validate a checkpoint.
+
+    Args:
+        args: The options of the command.
+    """
+    quiet()
+    FiltuneCLI(["validate", *args])
+
+
+class _Built(Exception):
+    """A parser is there, and nothing else is wanted."""
+
+    def __init__(self, parser: LightningArgumentParser) -> None:
+        self.parser = parser
+
+
+class _ParserOnly(FiltuneCLI):
+    """The command line up to its parser."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        raise _Built(self._subcommand_parsers[self.command])
+
+
+def option_names(command: str) -> list[str]:
+    """Return the options of ``fit`` or ``validate`` that do not depend on a class."""
+    try:
+        _ParserOnly([command])
+    except _Built as built:
+        return [f"--{key}" for key in Schema(built.parser, command).hints]
+    raise AssertionError

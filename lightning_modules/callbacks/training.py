@@ -1,0 +1,116 @@
+"""Callbacks of a training run: regular checkpoints, the progress bar, and the TensorBoard page."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import yaml
+from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from ..online import OnlineModule
+from ..runs import LAST
+
+LAYOUT = {
+    "prequential": {
+        "online score": ["Multiline", ["online/accuracy", "online/pearson", "online/f1", "online/deviance"]],
+        "online loss, last 1000": ["Multiline", ["online/loss"]],
+        "log loss": ["Multiline", ["online/nll", "online/predictive_nll"]],
+        "calibration error": ["Multiline", ["online/ece", "online/predictive_ece"]],
+    },
+    "validation": {"scores": ["Multiline", ["val/(?!loss).*"]], "loss": ["Multiline", ["val/loss"]]},
+    "filter": {
+        "innovation": ["Multiline", ["stats/innovation_norm"]],
+        "update": ["Multiline", ["stats/update_norm", "stats/gain_norm"]],
+        "observation noise": ["Multiline", ["stats/noise_trace"]],
+        "innovation squared, normalised": ["Margin", ["stats/nis", "stats/nis_low", "stats/nis_high"]],
+        "state variance": ["Multiline", ["stats/variance_mean", "stats/variance_min"]],
+    },
+    "first order": {"gradient": ["Multiline", ["stats/grad_norm"]], "learning rate": ["Multiline", ["lr"]]},
+}
+"""Charts under CUSTOM SCALARS; each overlays all runs that are selected."""
+
+
+class StreamCheckpoint(Checkpoint):
+    """Writes ``last.ckpt`` every so many steps, and at the end of each epoch.
+
+    Args:
+        folder: Where ``last.ckpt`` goes.
+        every: Steps between two checkpoints.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        if every < 1:
+            raise ValueError(f"run.save_interval: must be at least 1, got {every}")
+        self.path, self.every = folder / LAST, every
+        self._due = False
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save every so many steps, but not between a batch and the validation that follows it.
+
+        The trainer does not make up for a validation that a kill has cut off after the batch was counted. The
+        checkpoint is then made after the next batch, or at the end of the epoch.
+        """
+        self._due = self._due or trainer.global_step % self.every == 0
+        if self._due and not trainer.is_last_batch and (batch_idx + 1) % (trainer.val_check_batch or math.inf) != 0:
+            self._save(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save at the end of an epoch, after its validation."""
+        self._save(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Print how to resume a run that was stopped."""
+        if trainer.is_global_zero and trainer.global_step and self.path.exists():
+            print(
+                f"\nstopped at step {trainer.global_step}; the same command with --ckpt_path last goes on from the "
+                f"last checkpoint, {self.path}",
+                file=sys.stderr,
+            )
+
+    def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, OnlineModule)
+        self._due = False
+        pl_module.before_checkpoint()
+        for logger in trainer.loggers:
+            if hasattr(logger, "experiment"):
+                logger.experiment.flush()
+        trainer.save_checkpoint(self.path)
+
+
+class OnlineProgressBar(TQDMProgressBar):
+    """Progress bar with the online score and loss of the stream so far."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Return the online score and the windowed loss; read only when the bar is redrawn."""
+        if not isinstance(pl_module, OnlineModule) or not trainer.training or not int(pl_module.online.samples):
+            return {}
+        figures = pl_module.online.compute()
+        return {
+            pl_module.online.score: f"{float(figures[f'online/{pl_module.online.score}']):.1f}",
+            "loss": f"{float(figures['online/loss']):.3f}",
+        }
+
+
+class TensorBoardPage(pl.Callback):
+    """Writes the composed configuration as text and the layout that overlays optimizers.
+
+    Args:
+        config: The composed configuration.
+    """
+
+    def __init__(self, config: dict) -> None:
+        self.config = config
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write them once."""
+        if isinstance(trainer.logger, TensorBoardLogger):
+            writer = trainer.logger.experiment
+            writer.add_text("config", f"```yaml\n{yaml.safe_dump(self.config, sort_keys=False)}\n```", 0)
+            writer.add_custom_scalars(LAYOUT)

@@ -1,0 +1,97 @@
+"""Defaults of the options that a configuration leaves out, from the signatures of the classes it names.
+
+Two configurations are the same run where they differ only in what they spell out: a checkpoint of an earlier release
+lacks the options that were added since, and a short configuration lacks all that is at its default.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import MISSING, fields, is_dataclass
+from importlib import import_module
+from typing import Any, get_args, get_type_hints
+
+Options = dict[str, Any]
+
+ABSENT = inspect.Parameter.empty
+
+
+def with_defaults(config: Options, model: type | None = None) -> Options:
+    """Return a run's configuration with every option of its classes, those it leaves out at their defaults.
+
+    Args:
+        config: A configuration in today's names; ``optimizer``, ``data`` and what they contain are given by
+            ``class_path`` and ``init_args``. A class that cannot be imported leaves its options as they are.
+        model: The class whose options ``model`` are.
+    """
+    found = {key: _complete(value, None) for key, value in config.items()}
+    if model is not None:
+        found["model"] = _options(model, config.get("model") or {})
+    found["seed_everything"] = config.get("seed_everything", 0)
+    trainer = config.get("trainer") or {}
+    found["trainer"] = {**trainer, "precision": trainer.get("precision") or "32-true"}
+    return found
+
+
+def parameter_defaults(cls: type) -> dict[str, tuple[Any, Any]]:
+    """Return (default, type) of each argument of a class's constructor, ``ABSENT`` where it has none.
+
+    Arguments that ``**kwargs`` passes on are those of the next constructor in the order of inheritance.
+    """
+    if is_dataclass(cls):
+        hints = get_type_hints(cls)
+        made = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(cls)}
+        return {name: (ABSENT if value is MISSING else value, hints[name]) for name, value in made.items()}
+    found: dict[str, tuple[Any, Any]] = {}
+    for base in cls.__mro__:
+        init = vars(base).get("__init__")
+        if init is None or base is object:
+            continue
+        try:
+            hints = get_type_hints(init)
+        except Exception:  # of a user's class: a name that exists for type checkers alone
+            hints = {}
+        parameters = list(inspect.signature(init).parameters.values())[1:]
+        for parameter in parameters:
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                found.setdefault(parameter.name, (parameter.default, hints.get(parameter.name)))
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return found
+
+
+def _options(cls: type, given: Options) -> Options:
+    """Return all options of a class, those of dataclasses among them as well."""
+    known = parameter_defaults(cls)
+    filled = {name: given.get(name, default) for name, (default, _) in known.items()}
+    found = {name: _complete(value, known[name][1]) for name, value in filled.items() if value is not ABSENT}
+    return {**given, **found}
+
+
+def _complete(value: Any, hint: Any) -> Any:
+    """Return a value with the options it leaves out, by its class path or by the dataclass of its type."""
+    if isinstance(value, list | tuple):
+        inner = next((kind for kind in get_args(hint) if kind is not type(None)), None)
+        return [_complete(item, inner) for item in value]
+    if isinstance(value, dict) and isinstance(value.get("class_path"), str):
+        cls = _find(value["class_path"])
+        if cls is None:
+            return value
+        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": _options(cls, _arguments(value))}
+    kind = next((kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)), None)
+    if kind is not None and (value is None or isinstance(value, dict)):
+        return _options(kind, value or {})
+    return value
+
+
+def _arguments(value: Options) -> Options:
+    return value.get("init_args") or {}
+
+
+def _find(path: str) -> type | None:
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return found if isinstance(found, type) else None

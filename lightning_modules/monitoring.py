@@ -1,0 +1,152 @@
+"""Guards and measurements of a run: precision and strategy checks, divergence, and the time of a step."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from types import TracebackType
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from filtune.optimizers import OnlineOptimizer
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from typing_extensions import Self
+
+MOST_REWINDS = 10
+"""Rollbacks of one run before it stops all the same."""
+
+
+def check_precision(precision: object) -> None:
+    """Refuse float16 by gradient scaling.
+
+    Raises:
+        ValueError: If the precision is 16-mixed.
+    """
+    if str(precision) in ("16", "16-mixed"):
+        raise ValueError(
+            f"trainer.precision: {precision} scales gradients and cannot drive an optimizer by its closure; take "
+            "bf16-mixed or 32-true"
+        )
+
+
+def check_strategy(trainer: pl.Trainer) -> None:
+    """Refuse a strategy that shards parameters, and Lightning's own sharding of the samples.
+
+    Raises:
+        ValueError: Naming the trainer's argument.
+    """
+    if trainer.world_size == 1:
+        return
+    if type(trainer.strategy) is not DDPStrategy:
+        name = type(trainer.strategy).__name__
+        raise ValueError(f"trainer.strategy: {name} does not keep all parameters on every process; take ddp")
+    # Lightning has no public way to read this argument back
+    if trainer._accelerator_connector.use_distributed_sampler:
+        raise ValueError(
+            "trainer.use_distributed_sampler: the data modules share the samples out themselves; set it to false"
+        )
+
+
+class Watch:
+    """Policy for a diverged optimizer: stop, or restore the last good state of parameters and optimizer.
+
+    The good state is the one of the last checkpoint, so that a resumed run has the same one to return to.
+
+    Args:
+        policy: ``stop``, or ``rewind``: restore parameters and state, and continue with the samples that follow; after
+            ``MOST_REWINDS`` times, stop as well.
+    """
+
+    def __init__(self, policy: Literal["stop", "rewind"]) -> None:
+        if policy not in ("stop", "rewind"):
+            raise ValueError(f"model.on_divergence: must be stop or rewind, got {policy!r}")
+        self.policy, self.rewinds = policy, 0
+        self._good: tuple[int, list[torch.Tensor], dict[str, Any]] | None = None
+
+    def keep(self, optimizer: OnlineOptimizer, step: int) -> None:
+        """Store the present state as the good one."""
+        if self.policy == "rewind":
+            params = [param.detach().clone() for param in optimizer.trained()]
+            self._good = step, params, copy.deepcopy(optimizer.state_dict())
+
+    @torch.no_grad()
+    def check(self, optimizer: OnlineOptimizer, step: int) -> bool:
+        """Check the optimizer for divergence; waits for the device.
+
+        Returns:
+            Whether parameters and state were restored.
+
+        Raises:
+            FloatingPointError: If it diverged and no state can be restored; names the step and the remedy.
+        """
+        failure = optimizer.check_divergence()
+        if failure is None:
+            return False
+        if self._good is None:
+            raise FloatingPointError(f"step {step}: {failure}; or resume from the last checkpoint")
+        if self.rewinds == MOST_REWINDS:
+            raise FloatingPointError(f"step {step}: {failure}; diverged again after {self.rewinds} rollbacks")
+        self.rewinds += 1
+        good, params, state = self._good
+        for param, value in zip(optimizer.trained(), params, strict=True):
+            param.copy_(value)
+        optimizer.load_state_dict(copy.deepcopy(state))
+        rank_zero_warn(
+            f"step {step}: {failure}; parameters and state are restored to those of step {good} "
+            f"(rollback {self.rewinds} of {MOST_REWINDS} at most)"
+        )
+        return True
+
+
+class StepTimer:
+    """Seconds of each step; on CUDA by events, which are read only when needed.
+
+    Args:
+        device: Where the steps run.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._seconds: list[float] = []
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._start: float | torch.cuda.Event = 0.0
+
+    def __enter__(self) -> Self:
+        """Start the clock."""
+        self._start = self._event() if self._cuda else time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the clock."""
+        if isinstance(self._start, float):
+            self._seconds.append(time.perf_counter() - self._start)
+        else:
+            self._events.append((self._start, self._event()))
+
+    def median(self) -> float | None:
+        """Return the median seconds of a step; None before the first."""
+        seconds = self._read()
+        return statistics.median(seconds) if seconds else None
+
+    def mean(self) -> float | None:
+        """Return the mean seconds of a step; None before the first."""
+        seconds = self._read()
+        return statistics.fmean(seconds) if seconds else None
+
+    def _read(self) -> list[float]:
+        if self._events:
+            torch.cuda.synchronize()
+            self._seconds += [start.elapsed_time(end) / 1000 for start, end in self._events]
+            self._events = []
+        return self._seconds
+
+    @staticmethod
+    def _event() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event

@@ -1,0 +1,48 @@
+"""What the step of a filter calls of a monitor."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...likelihoods.base import Innovation, Observation
+from ...parts import Part, State
+from ..covariance.base import Covariance
+
+
+class Monitor(Part, ABC):
+    """Watches a filter's steps, and may act on its state.
+
+    A monitor has no state of its own: what it remembers are tensors of the filter's state, which it changes in place.
+    It runs where one of its options differs from its default.
+
+    Attributes:
+        raises_alarm: Whether it keeps ``alarm`` in the state, on which a covariance may forget.
+        needs_precision: Whether the batch must be observed through the natural parameters.
+        needs_reset: Whether the covariance must be able to reset a part of itself.
+    """
+
+    kind = "monitor"
+    raises_alarm: ClassVar[bool] = False
+    needs_precision: ClassVar[bool] = False
+    needs_reset: ClassVar[bool] = False
+
+    def start(self, prior: Tensor, shapes: list[torch.Size]) -> State:
+        """Return what is remembered at first, given the prior variances (n,) and the shapes of the parameters."""
+        return {}
+
+    def set_prior(self, state: State, prior: Tensor) -> None:
+        """Take note of prior variances (n,) that were set after the start."""
+
+    def before(self, state: State, covariance: Covariance, observation: Observation) -> None:
+        """Look at a batch before its update."""
+
+    def after(self, state: State, innovation: Innovation, HPH: Tensor) -> None:
+        """Look at a batch whose update is known and not yet taken; HPH' (B*d, B*d) is that before it."""
+
+    def stats(self, state: State, innovation: Innovation) -> dict[str, Tensor]:
+        """Return figures for the optimizer's ``stats``."""
+        return {}

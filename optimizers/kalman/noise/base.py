@@ -1,0 +1,53 @@
+"""What a filter calls of an observation noise.
+
+Shapes: ``B`` batch, ``d`` observation coordinates.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from ...base import check_arguments
+from ...parts import Part, State
+
+
+class ObservationNoise(Part, ABC):
+    """An estimator of the observation noise R, (d, d).
+
+    It has no state of its own: what it remembers is passed in and returned. A new noise is a subclass with a ``name``
+    in a file of this folder; its options are the keyword-only parameters of its constructor.
+
+    Attributes:
+        from_likelihood: Whether R is the likelihood's own covariance, so that the batch is observed through the natural
+            parameters and nothing is estimated.
+    """
+
+    kind = "noise"
+    from_likelihood: ClassVar[bool] = False
+
+    def start(self, d: int, like: Tensor) -> State:
+        """Return what is remembered before the first step, in the dtype and on the device of a tensor."""
+        return {}
+
+    @abstractmethod
+    def update(self, state: State, e: Tensor, HPH: Tensor) -> tuple[Tensor, State]:
+        """Return R of this step, (d, d), and what is remembered.
+
+        Args:
+            state: What is remembered so far.
+            e: Residuals, (B, d).
+            HPH: H P H', (B*d, B*d).
+        """
+
+
+def check_r0(r0: float, noise: str, least: float) -> None:
+    """Check that r0 lies in [least, inf).
+
+    Raises:
+        ValueError: If it does not.
+    """
+    sign = "positive" if least else "zero or positive"
+    check_arguments("", [("r0", r0, least <= r0 < float("inf"), f"be {sign} and finite with noise {noise}")])

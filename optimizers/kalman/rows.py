@@ -1,0 +1,108 @@
+r"""Row selection: fewer rows of the Jacobian where the likelihood's precision says that they matter little.
+
+Both methods act on an observation through the natural parameters, whose precision is F = LL'. ``top_k`` distinguishes
+the label and the k - 1 most probable other classes and merges the rest; ``rank_tolerance`` cuts F to its leading
+directions.
+
+Shapes: ``B`` batch, ``m`` outputs, ``d`` observation coordinates, ``k`` directions kept.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..base import check_arguments
+from ..likelihoods.base import Innovation, Observation
+
+
+class RowSelection:
+    """Which rows of the Jacobian are computed.
+
+    Args:
+        top_k: How many classes of a sample are distinguished, the label among them; 0 for all.
+        rank_tolerance: Trace of F that may be left out in every sample; 0 for none.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self, top_k: int = 0, rank_tolerance: float = 0.0) -> None:
+        check_arguments(
+            "",
+            [
+                ("top_k", top_k, top_k >= 0, "be zero or positive"),
+                ("rank_tolerance", rank_tolerance, 0 <= rank_tolerance < 1, "lie in [0, 1)"),
+            ],
+        )
+        self.top_k, self.rank_tolerance = top_k, rank_tolerance
+
+    def check(self, update: str, noise: str | None) -> None:
+        """Check that the update can leave out rows.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        if self.top_k and update != "posterior_mode":
+            raise ValueError(f"top_k needs update posterior_mode; got {update}")
+        if self.rank_tolerance and noise != "softmax":
+            raise ValueError(
+                f"rank_tolerance needs noise softmax: with other noise no row can be left out; got {noise}"
+            )
+
+    def __call__(self, observation: Observation, innovation: Innovation) -> Innovation:
+        """Return the innovation in the selected directions; itself where nothing can be left out.
+
+        Args:
+            observation: The batch.
+            innovation: The batch, observed in all coordinates through the natural parameters.
+        """
+        if self.top_k:
+            contrasts = observation.likelihood.contrasts(observation.target, self.top_k)
+            return innovation if contrasts is None else innovation.project(contrasts)
+        return leading_directions(innovation, self.rank_tolerance) if self.rank_tolerance else innovation
+
+
+def leading_directions(full: Innovation, tolerance: float) -> Innovation:
+    r"""Return the innovation with F cut to its leading directions.
+
+    With F_k = sum_i lambda_i w_i w_i' over the k largest eigenvalues, the update needs the rows w_i'J and the gradient
+    e'J alone. A last row, x'J with x = sum_i s_i sqrt(lambda_i) w_i over the directions left out (E = F - F_k) and
+    random signs s, has no residual and no precision: its entry of JPJ' has expectation tr(E JPJ'). That trace bounds
+    the relative error of the change of state and of the posterior covariance, both in the prior's metric.
+
+    Args:
+        full: The innovation in all d coordinates, with the factor of F.
+        tolerance: Trace of F that may be left out in every sample; at least one direction is kept.
+
+    Returns:
+        The innovation in k + 2 coordinates: the k directions, e / |e|, and x.
+    """
+    assert full.factor is not None
+    L = full.factor.double()
+    F = L @ L.mT
+    values, vectors = torch.linalg.eigh(torch.nan_to_num(F))
+    values, vectors = values.flip(-1).clamp_min(0), vectors.flip(-1)
+    left_out = values.sum(-1, keepdim=True) - values.cumsum(-1)
+    k = max(1, int((left_out > tolerance).sum(-1).max()) + 1)
+    if k + 2 >= F.shape[-1]:
+        return full._replace(factor=(vectors * values.sqrt().unsqueeze(1)).to(full.factor))
+    e = full.residual.unsqueeze(-1)
+    length = e.norm(dim=1, keepdim=True)
+    T = torch.cat([vectors[..., :k].to(e), _unit(e, length), _probe(values[:, k:], vectors[..., k:]).to(e)], -1)
+    residual = e.new_zeros(len(e), k + 2)
+    residual[:, k] = length.flatten()
+    factor = e.new_zeros(len(e), k + 2, k)
+    factor[:, :k] = torch.diag_embed(values[:, :k].sqrt()).to(e)
+    return Innovation(residual, T.mT @ full.cotangents, full.observed, factor, has_residual_probe=True)
+
+
+def _unit(e: Tensor, length: Tensor) -> Tensor:
+    """Columns e / |e|, (B, d, 1); zero where e is."""
+    return e / length.clamp_min(torch.finfo(e.dtype).tiny)
+
+
+def _probe(values: Tensor, vectors: Tensor) -> Tensor:
+    """x = sum_i s_i sqrt(lambda_i) w_i with random signs s, (B, d, 1)."""
+    signs = torch.randint(2, values.shape, device=values.device) * 2 - 1
+    return vectors @ (signs * values.sqrt()).unsqueeze(-1)

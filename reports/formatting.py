@@ -1,0 +1,233 @@
+"""Numbers, metrics, scales and colours as pages show them."""
+
+from __future__ import annotations
+
+import colorsys
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filtune.experiments.records import PACKED
+
+from .statistics import MeanStd
+
+MINUS, DASH = "\u2212", "\u2013"
+"""Minus sign, and the dash that stands where there is no value."""
+
+RUNS = "runs/reproduce"
+"""The default root of ``filtune reproduce``."""
+
+TIMES = ("wall_seconds", "seconds_per_step", "mean_seconds_per_step")
+"""Metrics that depend on the machine."""
+
+_METRICS = {
+    "online_accuracy": "average online accuracy (%)",
+    "online_pearson": "online Pearson correlation (%)",
+    "online_top5": "average online top-5 accuracy (%)",
+    "online_loss": "average online loss",
+    "online_nll": "prequential log loss (nats)",
+    "online_brier": "prequential Brier score",
+    "online_ece": "prequential calibration error (%)",
+    "online_predictive_nll": "prequential log loss, posterior predictive (nats)",
+    "online_predictive_brier": "prequential Brier score, posterior predictive",
+    "online_predictive_ece": "prequential calibration error, posterior predictive (%)",
+    "val_accuracy": "validation accuracy (%)",
+    "val_matthews": "Matthews correlation on validation (%)",
+    "val_pearson": "Pearson correlation on validation (%)",
+    "val_spearman": "Spearman correlation on validation (%)",
+    "val_f1": "F1 on validation (%)",
+    "val_loss": "validation loss",
+    "steps_to_convergence": "steps to convergence",
+    "seconds_per_step": "seconds per step (median)",
+    "mean_seconds_per_step": "seconds per step (mean)",
+    "wall_seconds": "total seconds",
+}
+_CURVES = {
+    "online/loss": "loss, windowed mean",
+    "online/l1": "L1 loss, windowed mean",
+    "stats/grad_norm": "gradient norm",
+}
+_BACKBONES = {
+    "minilm": "MiniLM",
+    "minilm_dora": "MiniLM with DoRA",
+    "lenet5": "LeNet-5",
+    "roberta_base": "RoBERTa-base",
+    "roberta_large": "RoBERTa-large",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "densenet121": "DenseNet-121",
+    "vit_small": "ViT-S",
+    "vit_base": "ViT-B",
+    "vit_large": "ViT-L",
+    "vit_base_dinov2": "ViT-B (DINOv2)",
+}
+
+
+def metric_title(metric: str) -> str:
+    """Return a metric's name with its unit."""
+    return _METRICS.get(metric, metric.replace("_", " "))
+
+
+def curve_title(tag: str) -> str:
+    """Return the title of a logged scalar."""
+    return _CURVES.get(tag) or metric_title(tag.replace("/", "_"))
+
+
+def backbone_title(name: str) -> str:
+    """Return a backbone's name as papers have it."""
+    return _BACKBONES.get(name, name)
+
+
+def format_metric(value: float | None, metric: str) -> str:
+    """Return a value with the digits usual for its metric."""
+    if value is None:
+        return DASH
+    if metric == "steps_to_convergence" or "parameters" in metric:
+        return f"{value:,.0f}"
+    if "seconds" in metric:
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return f"{value:.4f}" if "loss" in metric else f"{value:.2f}"
+
+
+def format_mean_std(sample: MeanStd | None, metric: str) -> str:
+    """Return mean and standard deviation."""
+    if sample is None:
+        return DASH
+    mean = format_metric(sample.mean, metric)
+    if sample.deviation is None:
+        return mean
+    if "seconds" in metric:  # to the digits of the mean
+        return f"{mean} ± {sample.deviation:.{len(mean.partition('.')[2])}f}"
+    return f"{mean} ± {format_metric(sample.deviation, metric)}"
+
+
+def format_published(sample: MeanStd, metric: str) -> str:
+    """Return a published mean and deviation, the deviation with the digits it has."""
+    deviation = "" if sample.deviation is None else f" ± {sample.deviation or '0.0'}"
+    mean = f"{sample.mean:,g}" if "seconds" in metric and sample.mean < 1000 else format_metric(sample.mean, metric)
+    return f"{mean}{deviation}"
+
+
+def format_difference(value: float, metric: str) -> str:
+    """Return a difference with its sign."""
+    return f"{MINUS if value < 0 else '+'}{format_metric(abs(value), metric)}"
+
+
+def format_p(p: float | None) -> str:
+    """Return a p-value."""
+    return DASH if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def scale_words(scale: dict[str, Any], replaced: list[str]) -> str:
+    """Return what was changed against the paper, such as ``MiniLM for RoBERTa-base, 2,000 samples``.
+
+    Args:
+        scale: As manifests have it.
+        replaced: The backbones that the paper has.
+    """
+    words = []
+    if scale.get("backbone"):
+        others = [backbone_title(name) for name in replaced if name != scale["backbone"]]
+        words.append(backbone_title(scale["backbone"]) + (f" for {' and '.join(others)}" if others else ""))
+    if scale.get("max_samples"):
+        words.append(f"{scale['max_samples']:,} samples")
+    words += [f"{key} = {option}" for key, option in (scale.get("set") or {}).items()]
+    return ", ".join(words) or "as published"
+
+
+def reproduce_root(root: Path) -> str:
+    """Return the folder for runs that continue a root: itself, or for a packed study the default one."""
+    return RUNS if root.name.endswith(PACKED) else str(root)
+
+
+def reproduce_command(
+    table: str, scale: dict[str, Any], cell: str | None, seeds: set[int], usual: list[int], root: str
+) -> str:
+    """Return the command that makes a table's runs, or a cell's."""
+    words = ["filtune", "reproduce", table, *(["--cells", cell] if cell else [])]
+    if scale.get("max_samples"):
+        words += ["--max-samples", str(scale["max_samples"])]
+    if scale.get("backbone"):
+        words += ["--backbone", scale["backbone"]]
+    for key, option in (scale.get("set") or {}).items():
+        words += ["--set", f"{key}={option}"]
+    if seeds and seeds != set(usual):
+        words += ["--seeds", str(max(seeds) + 1)]
+    if root != RUNS:
+        words += ["--root", root]
+    return shlex.join(words)
+
+
+_FAMILIES = (
+    ("filtune", "#111827"),
+    ("r_kalman", "#0891b2"),
+    ("rkalman", "#0891b2"),
+    ("loko", "#2563eb"),
+    ("kalman", "#2563eb"),
+    ("ekf", "#6366f1"),
+    ("lofi", "#0f766e"),
+    ("adamw", "#dc2626"),
+    ("adagrad", "#16a34a"),
+    ("sophia", "#ca8a04"),
+    ("ngd", "#ea7317"),
+    ("ring", "#9333ea"),
+    ("reng", "#db2777"),
+    ("sam", "#78716c"),
+    ("sgd", "#a16207"),
+)
+_OTHERS = ("#475569", "#65a30d", "#be185d", "#7c2d12", "#0369a1", "#4d7c0f")
+_STROKES = {"paper": "-", "tuned": "--", "ours": "-."}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a row is drawn.
+
+    Attributes:
+        colour: Hexadecimal.
+        stroke: As matplotlib writes it.
+    """
+
+    colour: str
+    stroke: str = "-"
+
+
+def looks(rows: list[tuple[str, str, str]]) -> dict[str, Look]:
+    """Return the look of each row.
+
+    Args:
+        rows: Name, optimizer and kind (``paper``, ``tuned``, ``ours``) of each.
+
+    Returns:
+        By name: the colour of the optimizer's family, lighter for a second row of the family and kind.
+    """
+    found: dict[str, Look] = {}
+    seen: dict[tuple[str, str], int] = {}
+    others = 0
+    for name, optimizer, kind in rows:
+        colour = next((colour for family, colour in _FAMILIES if optimizer.lower().startswith(family)), None)
+        if colour is None:
+            colour, others = _OTHERS[others % len(_OTHERS)], others + 1
+        before = seen.get((colour, kind), 0)
+        seen[colour, kind] = before + 1
+        found[name] = Look(_lighter(colour, 0.45 * min(before, 1) + 0.1 * max(before - 1, 0)), _STROKES[kind])
+    return found
+
+
+def distinct_looks(names: list[str]) -> dict[str, Look]:
+    """Return looks that distinguish names where the optimizer does not."""
+    colours = [colour for _, colour in _FAMILIES[1:]] + list(_OTHERS)
+    apart = [colour for i, colour in enumerate(colours) if colour not in colours[:i]]
+    strokes = list(_STROKES.values())
+    count = len(apart)
+    return {name: Look(apart[i % count], strokes[i // count % len(strokes)]) for i, name in enumerate(names)}
+
+
+def _lighter(colour: str, share: float) -> str:
+    if not share:
+        return colour
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    hue, light, full = colorsys.rgb_to_hls(red, green, blue)
+    mixed = colorsys.hls_to_rgb(hue, min(light + share * (1 - light), 0.85), full)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in mixed)

@@ -1,0 +1,258 @@
+"""A study: a method against tuned baselines on several streams, paired by seed.
+
+A baseline is the best point of its grids on a stream, by the mean over the seeds that are compared: chosen after the
+fact, which favours the baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from filtune.experiments.archive import Archive, Pool
+from filtune.experiments.records import Record, metric_of
+from filtune.experiments.tables import Table
+
+from .statistics import MeanStd, TTest, paired, seed_differences, summarise
+
+Values = dict[int, float]
+Curve = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A configuration on a stream.
+
+    Attributes:
+        name: ``row/column``, and the point of the grid.
+        records: Finished records by seed.
+    """
+
+    name: str
+    records: dict[int, Record]
+
+    def values(self, metric: str, seeds: Collection[int] | None = None) -> Values:
+        """Return a metric by seed, of some seeds or all."""
+        found = {seed: metric_of(record, metric) for seed, record in self.records.items()}
+        return {s: v for s, v in found.items() if v is not None and (seeds is None or s in seeds)}
+
+    def averages(self, metric: str) -> Values:
+        """Return by seed the mean of all validations of a metric, not of the last alone."""
+        return {seed: float(np.mean(self.curve(seed, metric)[1])) for seed in self.records}
+
+    def curve(self, seed: int, metric: str) -> Curve:
+        """Return samples and the metric after them; an ``online_`` metric is the average up to there.
+
+        Raises:
+            ValueError: If the record has no such curve.
+        """
+        record, tag = self.records[seed], metric.replace("_", "/", 1)
+        if tag not in record["curves"]:
+            raise ValueError(f"{self.name}: its record has no curve of {tag}")
+        steps, scores = map(np.asarray, record["curves"][tag])
+        return steps * (record["samples"] / record["steps"]), scores
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The method against one baseline on one stream.
+
+    Attributes:
+        name: The baseline's name in the study.
+        baseline: Its best point.
+        differences: The method's metric minus the baseline's, of the seeds that both have.
+        test: Their paired t-test; None for a single seed.
+        speed: By seed, samples until the method reaches the baseline's final score, as a share of the samples that the
+            baseline takes to it, or, on validation samples, of the baseline's whole run; infinite if it is not reached.
+    """
+
+    name: str
+    baseline: Method
+    differences: list[float]
+    test: TTest | None
+    speed: Values
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    """The comparisons on one column of a study.
+
+    Attributes:
+        name: Name of the column.
+        title: Title of the column.
+        metric: Name of the metric that is compared.
+        method: The method.
+        comparisons: By the baseline's name.
+        reserved: Whether nothing was tuned on it.
+    """
+
+    name: str
+    title: str
+    metric: str
+    method: Method
+    comparisons: dict[str, Comparison]
+    reserved: bool
+
+    @property
+    def online(self) -> bool:
+        """Whether the metric is prequential: every sample is predicted before it is trained on."""
+        return is_online(self.metric)
+
+
+def is_online(metric: str) -> bool:
+    """Return whether a metric is a prequential average over the stream, not one of validation samples."""
+    return metric.startswith("online_")
+
+
+def baseline_label(name: str, comparison: Comparison) -> str:
+    """Return a baseline's name, with ``tuned`` where it is a point of a grid."""
+    return f"{name}, tuned" if comparison.baseline.name.count("/") > 1 else name
+
+
+def compare_streams(table: Table, archive: Archive, seeds: Collection[int] | None = None) -> list[StreamResult]:
+    """Return the comparisons on all streams of a study whose file has a ``comparison``.
+
+    Args:
+        table: The study.
+        archive: Its records.
+        seeds: Only these seeds; all by default.
+
+    Raises:
+        ValueError: If the study has no comparison, or nothing of it was run.
+    """
+    options: dict[str, Any] = table.raw.get("comparison") or {}
+    if not {"method", "baselines"} <= options.keys():
+        raise ValueError(f"{table.name}: its file has no comparison with a method and baselines")
+    pool = next((pool for pool in archive.pools.get(table.name, {}).values() if not pool.scale), None)
+    if pool is None:
+        raise ValueError(f"{table.name}: nothing of it was run; see `filtune reproduce`")
+    streams = []
+    for column in table.columns:
+        methods = {row.name: _methods(archive, pool, f"{row.name}/{column.name}", seeds) for row in table.rows}
+        method = next((point for point in methods[options["method"]] if point.records), None)
+        if method is None:
+            continue
+        metric = column.metric or table.metric
+        comparisons = {}
+        for name, rows in options["baselines"].items():
+            best = _best([point for row in rows for point in methods[row]], metric)
+            if best is not None:
+                comparisons[name] = _compare(name, method, best, metric)
+        reserved = column.name in (options.get("reserved") or {}).get("columns", [])
+        streams.append(StreamResult(column.name, column.title, metric, method, comparisons, reserved))
+    return streams
+
+
+def mean_std(values: Mapping[int, float]) -> MeanStd | None:
+    """Return mean and standard deviation over the seeds."""
+    return summarise(list(values.values()))
+
+
+def samples_to(curve: Curve, score: float, for_good: bool) -> float:
+    """Return the samples until a score is reached; infinite if it is not.
+
+    Args:
+        curve: Samples and scores.
+        score: The score.
+        for_good: Whether it is to be kept until the end.
+    """
+    samples, scores = curve
+    reached = scores >= score
+    if for_good:
+        reached = np.logical_and.accumulate(reached[::-1])[::-1]
+    return float(samples[reached.argmax()]) if reached.any() else float("inf")
+
+
+def _methods(archive: Archive, pool: Pool, name: str, seeds: Collection[int] | None) -> list[Method]:
+    found = []
+    for full, keys in pool.cells.items():
+        if full == name or full.startswith(f"{name}/"):
+            records = archive.records({s: key for s, key in keys.items() if seeds is None or s in seeds})
+            found.append(Method(full, {s: r for s, r in records.items() if r["status"] == "finished"}))
+    return found
+
+
+def _best(methods: list[Method], metric: str) -> Method | None:
+    """The best mean among those with the most seeds."""
+    scored = [(method, mean_std(method.values(metric))) for method in methods]
+    known = [(method, s) for method, s in scored if s is not None and s.count]
+    if not known:
+        return None
+    most = max(s.count or 0 for _, s in known)
+    return max((pair for pair in known if pair[1].count == most), key=lambda pair: pair[1].mean)[0]
+
+
+def _compare(name: str, method: Method, baseline: Method, metric: str) -> Comparison:
+    a, b = method.values(metric), baseline.values(metric)
+    seeds = sorted(a.keys() & b.keys())
+    online = is_online(metric)  # an average is to stay above it; a validation score fluctuates
+    speed = {}
+    for seed in seeds:
+        own, theirs = method.curve(seed, metric), baseline.curve(seed, metric)
+        final = float(theirs[1][-1])
+        speed[seed] = samples_to(own, final, online) / (samples_to(theirs, final, True) if online else theirs[0][-1])
+    return Comparison(name, baseline, seed_differences(a, b), paired(a, b), speed)
+
+
+class RecoveryRule(NamedTuple):
+    """The definition of recovery after a change of the stream.
+
+    Attributes:
+        changes: Samples after which the stream changes.
+        level: Accuracy over the last samples that is to be reached, in per cent.
+        last: Number of these samples, all of them after the change.
+    """
+
+    changes: list[int]
+    level: float
+    last: int
+
+
+def recovery_rules(table: Table) -> dict[str, RecoveryRule]:
+    """Return the recovery rule of each column of a study that has ``comparison.recovery``, else an empty dictionary.
+
+    ``changes`` is one list for all columns, or a dictionary with one for each.
+
+    Raises:
+        ValueError: If a column's changes are missing.
+    """
+    options = table.raw["comparison"].get("recovery")
+    if not options:
+        return {}
+    changes = options["changes"]
+    by_column = changes if isinstance(changes, dict) else {column.name: changes for column in table.columns}
+    missing = [column.name for column in table.columns if column.name not in by_column]
+    if missing:
+        raise ValueError(f"{table.name}: comparison.recovery.changes has no {missing[0]}")
+    return {name: RecoveryRule(found, options["level"], options["last"]) for name, found in by_column.items()}
+
+
+def recovery_times(curve: Curve, rule: RecoveryRule) -> list[float]:
+    """Return the samples from each change until recovery; infinite if the next change, or the end, comes before.
+
+    Args:
+        curve: Samples, and the average online accuracy up to them, in per cent.
+        rule: The definition of recovery.
+    """
+    samples, scores = np.concatenate([[0.0], curve[0]]), np.concatenate([[0.0], curve[1]])
+    right = samples * scores / 100
+    found = []
+    for change, end in zip(rule.changes, [*rule.changes[1:], samples[-1]], strict=True):
+        at = samples[(samples >= change + rule.last) & (samples <= end)]
+        share = (np.interp(at, samples, right) - np.interp(at - rule.last, samples, right)) / rule.last
+        reached = at[100 * share >= rule.level - 1e-3]  # the curve has five digits
+        found.append(float(reached[0] - change) if len(reached) else float("inf"))
+    return found
+
+
+def all_recovery_times(method: Method, rule: RecoveryRule) -> list[float]:
+    """Return the recovery times of all seeds and changes."""
+    curves = (method.curve(seed, "online_accuracy") for seed in method.records)
+    return [found for curve in curves for found in recovery_times(curve, rule)]
+
+
+def recovery_share(method: Method, baseline: Method, rule: RecoveryRule) -> float:
+    """Return the median recovery time of the method divided by the baseline's."""
+    return float(np.median(all_recovery_times(method, rule)) / np.median(all_recovery_times(baseline, rule)))

@@ -1,0 +1,161 @@
+"""Whatever is wrong with a command line or a configuration is reported in one line, with the key and the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from filtune import cli
+from filtune.training import FiltuneCLI
+
+QUICK = ["fit", "--config", "quickstart"]
+
+LINES = {
+    "no such command": (["fitt"], "fitt: no such command; did you mean fit?"),
+    "an option before the command": (["--config", "quickstart", "fit"], "the command comes first"),
+    "an optimizer's option": (
+        [*QUICK, "--optimizer=AdamW", "--optimizer.lerning_rate=1"],
+        "did you mean --optimizer.lr?",
+    ),
+    "another optimizer's option": (
+        [*QUICK, "--optimizer=AdamW", "--optimizer.p0=1"],
+        "--optimizer.p0: no such option; there",
+    ),
+    "an option of the data": ([*QUICK, "--data.max_sample", "3"], "did you mean --data.max_samples"),
+    "an option of the trainer": ([*QUICK, "--trainer.max_epoch", "1"], "did you mean --trainer.max_epochs?"),
+    "an option of the backbone": ([*QUICK, "--model.adapter=lora"], "did you mean --model.backbone.adapter?"),
+    "an option of a dataclass": ([*QUICK, "--model.schedule.dcay=linear"], "did you mean --model.schedule.decay?"),
+    "an option of nothing": ([*QUICK, "--ckpt_pth=x"], "did you mean --ckpt_path?"),
+    "below a number": ([*QUICK, "--optimizer.p0.x=1"], "--optimizer.p0.x: no such option"),
+    "a configuration": (["fit", "--config", "task/sst3"], "did you mean task/sst2"),
+    "a file that is not there": (["fit", "--config", "nothing.yaml"], "nothing.yaml: no such file"),
+    "no configuration": (["fit", "--config"], "--config: is to be followed by a value"),
+    "a folder": (["fit", "--config", "folder"], "is a folder, not a file"),
+    "a run's folder": (["fit", "--config", "run"], "take run/config.yaml"),
+    "a class": ([*QUICK, "--optimizer=AdmW"], "did you mean AdamW"),
+    "a class of another kind": ([*QUICK, "--optimizer=torch.optim.Adam"], "is no subclass of filtune.OnlineOptimizer"),
+    "a module that is not there": ([*QUICK, "--optimizer=nowhere.Rule"], "cannot be imported"),
+    "a data module": ([*QUICK, "--data=DigitDataModule"], "did you mean DigitsDataModule"),
+    "a file for a data module": ([*QUICK, "--data=run/config.yaml.csv"], "--data.source run/config.yaml.csv"),
+    "a baseline": ([*QUICK, "--run.baselines=[nowhere]"], "--run.baselines nowhere: no such class or configuration"),
+    "no value": ([*QUICK, "--optimizer.p0"], "--optimizer.p0: is to be followed by a value"),
+    "an empty value": ([*QUICK, "--optimizer.p0="], "--optimizer.p0: must be a number, got ''"),
+    "text for a number": ([*QUICK, "--optimizer.p0=abc"], "--optimizer.p0: must be a number, got 'abc'"),
+    "half a sample": ([*QUICK, "--data.batch_size=0.5"], "--data.batch_size: must be a whole number, got '0.5'"),
+    "neither true nor false": ([*QUICK, "--data.shuffle=maybe"], "--data.shuffle: must be true or false"),
+    "none of the choices": ([*QUICK, "--model.backbone.library=x"], "must be one of auto, builtin, timm, transformers"),
+    "a choice of a dataclass": (
+        [*QUICK, "--model.schedule.decay=x"],
+        "--model.schedule.decay: must be one of none, linear",
+    ),
+    "no list": ([*QUICK, "--model.backbone.targets=conv"], "must be a list such as"),
+    "no mapping": ([*QUICK, "--model.param_groups=3"], "must be a mapping such as"),
+    "a group with a value": ([*QUICK, "--model=lenet5"], "--model: holds options"),
+    "no option": ([*QUICK, "quickstart"], "quickstart: is no option; a configuration is named by --config"),
+    "deep inside a list": (
+        ["fit", "--config", "task/changing_labels", "--optimizer=loko", "--data.segments=[{samples: x}]"],
+        "--data.segments: samples must be a whole number, got 'x'",
+    ),
+    "no optimizer": (["fit", "--data=digits"], "--optimizer: none is given"),
+    "no data": (["fit", "--optimizer=loko"], "--data: none is given"),
+    "no source": (["fit", "--config", "task/own_text", "--optimizer=loko"], "--data.source: is needed"),
+    "an option of another command": (["compare", "--outptu", "x"], "did you mean --output?"),
+    "a wrong value of another command": (
+        ["sweep", "--config=quickstart", "--seeds=x"],
+        "--seeds: must be a whole number",
+    ),
+    "a choice of another command": (["report", "--formats=pdf"], "--formats: must be one of html, md, tex"),
+    "what another command needs": (["export", "--merge"], "--ckpt_path, --to"),
+}
+
+FILES = {
+    "a list": ("- a\n", "holds no configuration but a list"),
+    "nothing": ("", "holds no configuration but nothing"),
+    "a number": ("3\n", "holds no configuration but a single value"),
+    "syntax": ("a: [1\nb: 2\n", "is not YAML; line 2, column 2"),
+    "a tab": ("a:\n\tb: 1\n", "is not YAML; line 2, column 1"),
+    "another encoding": (b"a: \xe9\n", "is not text in UTF-8"),
+    "a key": (
+        "trainer: {max_epoch: 3}\n",
+        "trainer.max_epoch: no such option (in own.yaml); did you mean trainer.max_epochs?",
+    ),
+    "a section": ("modle: {}\n", "modle: no such option (in own.yaml); did you mean model?"),
+    "a key of the class": ("optimizer: {init_args: {pp0: 3}}\n", "optimizer.pp0: no such option (in own.yaml)"),
+    "a value": (
+        "data: {init_args: {batch_size: many}}\n",
+        "data.batch_size: must be a whole number, got 'many' (in own.yaml)",
+    ),
+    "no options": ("trainer: 3\n", "trainer: holds options (in own.yaml)"),
+    "a class": (
+        "optimizer: {class_path: AdmW}\n",
+        "optimizer.class_path AdmW: no such class; did you mean AdamW?",
+    ),
+    "a class in a list": (
+        "data: {class_path: ChangingDataModule, init_args: "
+        "{streams: [{class_path: filtune.DigitsDataModul}], segments: []}}\n",
+        "did you mean DigitsDataModule?",
+    ),
+}
+
+
+class Parsed(Exception):
+    """There was nothing wrong."""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with a run and an empty folder; the command line ends where it is parsed."""
+
+    def stop(_: Any) -> None:
+        raise Parsed
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(FiltuneCLI, "instantiate_classes", stop)
+    for name in ("folder", "run"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run/config.yaml").write_text("seed_everything: 1\n")
+    (tmp_path / "run/config.yaml.csv").write_text("text,label\n")
+
+
+def refusal(args: list[str], capsys: pytest.CaptureFixture) -> str:
+    """The one line that a command ends with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        cli.main(args)
+    assert end.value.code == 2
+    said = capsys.readouterr()
+    lines = [line for line in (said.out + said.err).splitlines() if not line.startswith("Seed set to")]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("filtune: error: ")
+    for dump in ("Parser key", "Does not validate", "usage:", "<class", "typing."):
+        assert dump not in lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize("mistake", LINES)
+def test_on_the_line(mistake: str, capsys: pytest.CaptureFixture) -> None:
+    args, words = LINES[mistake]
+    assert words in refusal(args, capsys)
+
+
+@pytest.mark.parametrize("mistake", FILES)
+def test_in_a_file(mistake: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    content, words = FILES[mistake]
+    Path("own.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert words in refusal([*QUICK, "--config", "own.yaml"], capsys)
+
+
+def test_help_of_classes(capsys: pytest.CaptureFixture) -> None:
+    """By a name in any case or that of a configuration, with type, default and what the docstring says; or a list."""
+    for name in ("LoKO", "loko", "LOKO", "loko_logits"):
+        cli.main(["fit", f"--optimizer.help={name}"])
+        text = capsys.readouterr().out
+        assert "--optimizer.p0  a number (default: 0.2)" in text
+        assert "Initial variance of the state" in text
+    cli.main(["fit", "--optimizer.help"])
+    assert {"LoKO", "AdamW", "RING", "loko_logits,"} <= set(capsys.readouterr().out.split())
+    cli.main(["validate", "--data.help", "textdatamodule"])
+    assert "--data.source  text (needed)" in capsys.readouterr().out
+    assert "did you mean AdamW" in refusal(["fit", "--optimizer.help", "AdmW"], capsys)

@@ -1,0 +1,146 @@
+"""Classes told apart a few at a time: the directions, what is exact in them, and that all classes is the limit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from filtune.optimizers import Categorical, Filtune, Gaussian
+from filtune.optimizers.kalman.filter import KalmanOptimizer
+from filtune.optimizers.kalman.monitors.nis import normalised_innovation_squared
+from filtune.optimizers.kalman.rows import RowSelection
+from filtune.optimizers.likelihoods.base import Innovation
+from filtune.optimizers.likelihoods.categorical import likely_contrasts
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.optimizers.models import drive, labels, linear, relative, values
+from tests.optimizers.reference import flat, one_hot
+
+SIZES = {"m": st.integers(4, 30), "B": st.integers(1, 4), "seed": st.integers(0, 10**6), "size": st.floats(0, 60)}
+
+
+def drawn(m: int, B: int, seed: int, size: float) -> tuple[Tensor, Tensor]:
+    """Logits of that size, and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    z = size * torch.randn(B, m, generator=generator, dtype=torch.float64).clamp(-3, 3)
+    return z, torch.randint(m, (B,), generator=generator)
+
+
+def selected(z: Tensor, y: Tensor, k: int) -> Innovation:
+    """The batch observed with k classes distinguished."""
+    observation = Categorical(z).observe(y)
+    return RowSelection(top_k=k)(observation, observation.natural())
+
+
+@settings(max_examples=80)
+@given(**SIZES)
+def test_the_directions_are_orthonormal_and_hold_the_gradient(m: int, B: int, seed: int, size: float) -> None:
+    """C'C = I, 1'C = 0, CC'(y - p) = y - p; the label's probability moves by itself."""
+    z, y = drawn(m, B, seed, size)
+    for likely in range(1, m - 1):
+        p = z.softmax(1)
+        C = likely_contrasts(p, y, likely)
+        assert C.shape == (B, m, likely)
+        rounding = 8 * m * 2**-52
+        assert float((C.mT @ C - torch.eye(likely, dtype=C.dtype)).abs().max()) <= rounding
+        assert float(C.sum(1).abs().max()) <= rounding
+        e = (one_hot(y, m) - p).unsqueeze(-1)
+        assert float((C @ (C.mT @ e) - e).abs().max()) <= rounding
+        axis = one_hot(y, m).unsqueeze(-1) - 1 / m
+        assert likely == 1 or bool((C.mT @ axis).norm(dim=1).gt(0).all())
+
+
+@settings(max_examples=60)
+@given(**SIZES)
+def test_the_precision_is_that_of_the_softmax_in_these_directions(m: int, B: int, seed: int, size: float) -> None:
+    z, y = drawn(m, B, seed, size)
+    p, found = z.softmax(1), selected(z, y, 2)
+    F = torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
+    assert found.factor is not None
+    assert found.left_out == m - 3
+    assert float((found.factor @ found.factor.mT - found.cotangents @ F @ found.cotangents.mT).abs().max()) <= 1e-14
+    assert (
+        float((found.residual - (found.cotangents @ (one_hot(y, m) - p).unsqueeze(-1)).squeeze(-1)).abs().max())
+        <= 1e-14
+    )
+
+
+def test_a_class_held_impossible_is_told_apart_where_it_comes() -> None:
+    """Probabilities that underflow leave the directions finite."""
+    z = torch.tensor([[0.0, -2000.0, -3000.0, -4000.0, -5000.0]])
+    C = likely_contrasts(z.softmax(1), torch.tensor([3]), 2)
+    assert bool(C.isfinite().all())
+    assert relative(C.mT @ C, torch.eye(2).expand(1, 2, 2)) <= 1e-6
+    assert not bool(likely_contrasts(torch.full((1, 5), float("nan")), torch.tensor([0]), 2).isinf().any())
+
+
+@pytest.mark.parametrize("likely", [3, 9])
+def test_with_as_many_as_there_are_it_is_the_filter_itself(likely: int) -> None:
+    """Four classes have three contrasts: nothing is left out."""
+    states = []
+    for chosen in (0, likely):
+        model = linear(4)
+        optimizer = Filtune(model.parameters(), top_k=chosen)
+        drive(optimizer, model, Categorical, labels(12, 2, 4))
+        assert optimizer.predictive() is not None
+        states.append(flat(model))
+    assert torch.equal(*states)
+
+
+@pytest.mark.parametrize(("m", "likely"), [(6, 2), (10, 3)])
+def test_the_step_is_to_the_mode_within_these_directions(m: int, likely: int) -> None:
+    """By its fixed point in float64: theta moves by P J'C lambda with lambda = C'e(z + C eta)."""
+    model = linear(m)
+    options = {"covariance": "full", "update": "posterior_mode", "dtype": "float64"}
+    optimizer = KalmanOptimizer(model.parameters(), 0.5, top_k=likely, **options)
+    (x, y), before = labels(1, 1, m)[0], flat(model)
+    z = model(x).detach()
+    C = likely_contrasts(z.softmax(1), y, likely)[0]
+    drive(optimizer, model, Categorical, [(x, y)])
+    moved = model(x).detach() - z
+    # the model is linear in x and its biases, so that JPJ' = 0.5 (|x|^2 + 1) I
+    A = 0.5 * (float(x.square().sum()) + 1)
+    eta = C.T @ moved[0]
+    e = one_hot(y, m)[0] - (z[0] + C @ eta).softmax(0)
+    assert float((eta - A * (C.T @ e)).abs().max()) <= 1e-9
+    assert relative(C @ eta, moved[0]) <= 1e-12  # nothing moves across them
+    assert float((flat(model) - before).norm()) > 0
+
+
+@pytest.mark.parametrize("rest", [0.05, 0.15])
+def test_the_innovation_is_no_larger_than_expected_on_average(rest: float) -> None:
+    """Over labels drawn from the prediction its mean is one; less, the fewer are told apart: their spans nest."""
+    p = torch.tensor([0.3, 0.3, rest, 0.4 - 2 * rest, rest], dtype=torch.float64)
+    means = []
+    for likely in (1, 2, 3, 0):
+        expected = 0.0
+        for y in range(len(p)):
+            innovation = selected(p.log().unsqueeze(0), torch.tensor([y]), likely)
+            A = torch.zeros(innovation.residual.numel(), innovation.residual.numel(), dtype=torch.float64)
+            expected += float(p[y] * normalised_innovation_squared(innovation, A))
+        means.append(expected)
+    assert means[-1] == pytest.approx(1, abs=1e-9)
+    assert 0 < means[0] < means[1] < means[2] < 1 + 1e-9
+
+
+def test_what_is_not_observed_is_not_foretold() -> None:
+    model = linear(6)
+    optimizer = Filtune(model.parameters(), top_k=2)
+    drive(optimizer, model, Categorical, labels(5, 1, 6))
+    assert optimizer.predictive() is None
+    assert not bool(optimizer.filter["tempering_log_weights"].any())
+
+
+def test_values_have_no_classes() -> None:
+    states = []
+    for likely in (0, 1):
+        model = linear(4)
+        drive(Filtune(model.parameters(), top_k=likely), model, Gaussian, values(6, 2, 4))
+        states.append(flat(model))
+    assert torch.equal(*states)
+
+
+def test_it_is_refused_where_it_cannot_be() -> None:
+    with pytest.raises(ValueError, match="top_k must be zero or positive"):
+        Filtune(linear(3).parameters(), top_k=-1)
