@@ -1,4 +1,4 @@
-"""A stream from a table: what texts and images have in common."""
+"""Streams of the rows of a table, with texts or images and a column of labels."""
 
 from __future__ import annotations
 
@@ -94,24 +94,24 @@ class TableDataModule(StreamDataModule):
 
     @property
     def label(self) -> str:
-        """Short name of the task: as given, else that of the configuration or the source."""
+        """Return the short name of the task: as given, else that of the configuration or the source."""
         return self.task_name or re.sub(r"[^\w.-]+", "_", self.name or Path(self.source.rstrip("/")).stem)
 
     @property
     @abstractmethod
     def inputs(self) -> list[str]:
-        """Columns of the input."""
+        """Return the columns of the input."""
 
     @abstractmethod
     def reader(self, table: Dataset, place: SplitRef) -> Callable[[int], Any]:
-        """What gives the input of a row."""
+        """Return a function that gives the input of a row."""
 
     def input_faults(self, table: Dataset) -> list[BadRow]:
-        """Rows whose input a look at the whole column shows to be bad."""
+        """Return the rows whose input is bad, as far as the whole column shows it."""
         return []
 
     def prepare(self) -> tuple[Subset, Subset | None]:
-        """Read the splits, check their columns, and set the validation samples apart."""
+        """Return the training and the validation samples: read the splits and check their columns."""
         splits = load_splits(self.source, self.name, self.inputs if self.modality == "text" else ())
         train_table = self._pick(splits, self.split, "split")
         self.codec = LabelCodec.infer(train_table, self.label_column, self.kind, self.classes)
@@ -121,7 +121,7 @@ class TableDataModule(StreamDataModule):
         return train, self._part(self._pick(splits, self.val_split, "val_split"), self.val_split)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and check the data, once; say how many bad rows were left out.
+        """Read and check the data, once; report how many bad rows were left out.
 
         Raises:
             DataError: If the data cannot be read, a row is bad, or there is nothing to learn from.
@@ -133,7 +133,7 @@ class TableDataModule(StreamDataModule):
             rank_zero_warn(f"{self._title()}: bad rows left out: {sum(self.skipped_rows.values())} ({reasons})")
 
     def describe(self, train: Subset) -> Task:
-        """The task, with the shape of the first image of the split."""
+        """Return the task, with the shape of the first image of the split."""
         image = train.samples.read(int(train.rows.min())) if self.modality == "image" else None
         return Task(
             name=self.label,
@@ -147,7 +147,7 @@ class TableDataModule(StreamDataModule):
         )
 
     def place(self, split: str) -> SplitRef:
-        """The split, as messages name it."""
+        """Return the split, as messages name it."""
         return SplitRef(self._title(), split)
 
     def reject(self, place: SplitRef, faults: Sequence[BadRow]) -> set[int]:

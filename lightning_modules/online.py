@@ -94,7 +94,7 @@ class OnlineModule(pl.LightningModule):
         self._built = True
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over the trainable parameters, and its schedule if it has one."""
+        """Return the optimizer over the trainable parameters, and its schedule if it has one."""
         optimizer = self.optimizer_init(group_parameters(self.backbone, self.param_groups))
         optimizer.attach(self.backbone)
         if self.schedule.constant:
@@ -103,7 +103,7 @@ class OnlineModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": self.schedule.build(optimizer, steps)}
 
     def on_train_start(self) -> None:
-        """Start the clock, and keep dropout and batch statistics still; all processes start alike."""
+        """Start the clock, disable dropout and running batch statistics, and check that all processes start alike."""
         self.timer = StepTimer(self.device)
         self.backbone.eval()
         self.watch.keep(self.optimizers(use_pl_optimizer=False), self.global_step)
@@ -115,7 +115,7 @@ class OnlineModule(pl.LightningModule):
         return self.likelihood.of(self.backbone(inputs), value).observe(target)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Predict, learn, and record what was predicted, of the samples of all processes."""
+        """Predict, learn, and record the predictions, of the samples of all processes."""
         torch.manual_seed(_step_seed(self.run_config.get("seed_everything"), self.global_step))
         inputs, target = self.backbone.preprocess(batch), batch["label"]
         known, before = self._see_targets(target)
@@ -149,7 +149,7 @@ class OnlineModule(pl.LightningModule):
         return known, before
 
     def check_ranks(self) -> None:
-        """See that all processes hold the same parameters.
+        """Check that all processes hold the same parameters.
 
         Raises:
             ValueError: If they do not.
@@ -160,7 +160,7 @@ class OnlineModule(pl.LightningModule):
             raise ValueError(f"step {self.global_step}: {error}") from None
 
     def record(self) -> None:
-        """Write the online metrics and the optimizer's figures to the log; see that the optimizer is well.
+        """Write the online metrics and the optimizer's figures to the log; check the optimizer for divergence.
 
         Raises:
             FloatingPointError: If it diverged.
@@ -177,7 +177,7 @@ class OnlineModule(pl.LightningModule):
             self._advised = True
 
     def before_checkpoint(self) -> None:
-        """See that the optimizer is well, and take its state for a good one.
+        """Check the optimizer for divergence, and keep its state as a good one.
 
         Raises:
             FloatingPointError: If it diverged.
@@ -196,7 +196,7 @@ class OnlineModule(pl.LightningModule):
             self.average.restart()
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation."""
+        """Discard the last validation."""
         self.validation.reset()
         self.validation_loss.reset()
 

@@ -1,4 +1,4 @@
-"""How good probabilities are, beside being on the right side: log loss, Brier score, calibration."""
+"""Scores of predicted probabilities: log loss, Brier score, calibration error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 BINS = 15
-"""Of the confidence, in the calibration error."""
+"""Number of bins of the confidence in the calibration error."""
 
 
 class ProbabilityScores(nn.Module):
@@ -35,7 +35,7 @@ class ProbabilityScores(nn.Module):
 
     @torch.no_grad()
     def update(self, probabilities: Tensor, target: Tensor) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             probabilities: (B, m).
@@ -51,12 +51,12 @@ class ProbabilityScores(nn.Module):
         self.bins.index_add_(1, place, counted)
 
     def samples(self) -> int:
-        """How many there were; waits for the device."""
+        """Return the number of samples; waits for the device."""
         return int(self.bins[0].sum())
 
     @torch.no_grad()
     def compute(self, prefix: str) -> dict[str, Tensor]:
-        """Scores by prefixed name."""
+        """Return the scores by prefixed name."""
         n, confidence, accuracy = self.bins
         samples = n.sum().clamp_min(1)
         ece = 100 * (accuracy - confidence).abs().sum() / samples

@@ -210,8 +210,8 @@ class Likelihood(ABC):
         return self.mean()
 
     def metric_target(self, target: Tensor) -> Tensor:
-        """Return the target as metrics take it."""
-        return target
+        """Return the target as metrics take it, shaped like the answer."""
+        return target.reshape(self.answer().shape)
 
     def outcomes(self, mean: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return probabilities of exclusive outcomes (N, k) and which occurred (N,); None where the target is a number.

@@ -135,10 +135,9 @@ def test_a_run_of_an_earlier_release_is_restored(tables: dict[str, Path], encode
     config["optimizer"]["class_path"] = "optimizers.LoKO"
     config["data"]["class_path"] = "datamodules.TextDataModule"
     options = config["optimizer"]["init_args"]
-    for name in ("max_rows", "chunk_size"):
+    for name in ("chunk_size", "vectorize"):
         options.pop(name, None)
     options |= {"max_rows": 64, "jacobian": "loop"}
-    options.pop("vectorize", None)
     file.write_text(yaml.safe_dump(config))
     checkpoint = torch.load(ckpt, weights_only=True)
     checkpoint["filtune"]["task"].pop("label_options")
@@ -166,3 +165,17 @@ def test_a_configuration_names_nothing_but_optimizers(
     file.write_text(yaml.safe_dump(config))
     with pytest.raises(ValueError, match=said):
         commands.run_predict(["--ckpt_path", str(ckpt), "--input", str(tables["count"])])
+
+
+def test_online_scores_of_an_earlier_release_are_read(tables: dict[str, Path], encoder: Path, tmp_path: Path) -> None:
+    """Its checkpoints call the posterior predictive scores moderated."""
+    ckpt = fit("multilabel", "adamw_1e-3", tables, encoder, tmp_path, "--data.max_samples=4")
+    checkpoint = torch.load(ckpt, weights_only=True)
+    state = checkpoint["state_dict"]
+    names = [name for name in state if name.startswith("online.predictive.")]
+    assert names
+    for name in names:
+        state[name.replace("predictive", "moderated")] = state.pop(name)
+    torch.save(checkpoint, ckpt)
+    code, said = run(["validate", "--config", str(ckpt.parents[1] / "config.yaml"), "--ckpt_path", str(ckpt)], tmp_path)
+    assert code == 0, said

@@ -6,9 +6,10 @@ import pytest
 import torch
 from filtune.lightning_modules.metrics import Matthews, MetricSet, Prequential, WindowedMean
 from filtune.optimizers import Categorical, Gaussian
+from filtune.optimizers.likelihoods import likelihood_of
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import matthews_corrcoef
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_poisson_deviance
 
 from tests.conftest import Task
 
@@ -69,8 +70,6 @@ def test_online_pearson() -> None:
 
 
 def test_metrics_of_glue() -> None:
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-
     metrics = MetricSet(Task(), ("accuracy", "f1", "matthews"))
     logits, target = torch.randn(60, 2), torch.randint(2, (60,))
     metrics.update(Categorical(logits[:25]).observe(target[:25]))
@@ -98,3 +97,51 @@ def test_state_is_saved_whole() -> None:
     restored.load_state_dict(online.state_dict())
     before, after = online.compute(), restored.compute()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_batch_that_could_not_be_predicted_is_counted_alone() -> None:
+    """The first of a stream of values, whose units are not known before it."""
+    online = Prequential(Task(kind="regression", outputs=1, metrics=("pearson",)))
+    online.update(Gaussian(torch.tensor([[1e9]])).observe(torch.tensor([0.0])), score=False)
+    online.update(Gaussian(torch.tensor([[1.0], [2.0]])).observe(torch.tensor([2.0, 4.0])))
+    assert int(online.samples) == 3
+    assert float(online.compute()["online/pearson"]) == pytest.approx(100)
+    assert float(online.compute()["online/loss"]) == pytest.approx(0.5 * (1 + 4) / 2)
+
+
+@pytest.mark.parametrize("kind", ["count", "multilabel"])
+def test_metrics_are_those_that_the_likelihood_declares(kind: str) -> None:
+    task = Task(kind=kind, outputs=1 if kind == "count" else 3)
+    likelihood = likelihood_of(kind)
+    names = tuple(likelihood.metrics(task.outputs))
+    metrics, online = MetricSet(task, names), Prequential(task)
+    z = torch.randn(40, task.outputs)
+    y = likelihood(z).sample()
+    for start in (0, 15):
+        observation = likelihood(z[start : start + 15]).observe(y[start : start + 15])
+        metrics.update(observation)
+        online.update(observation)
+    z, y = z[:30], y[:30]
+    found = {name: float(value) for name, value in metrics.compute("").items()}
+    if kind == "count":
+        rate, y = z[:, 0].exp(), y[:, 0]
+        expected = {
+            "deviance": mean_poisson_deviance(y, rate),
+            "mae": float((y - rate).abs().mean()),
+            "rmse": float((y - rate).square().mean().sqrt()),
+            "pearson": 100 * float(torch.corrcoef(torch.stack([y, rate]))[0, 1]),
+        }
+    else:
+        guess = (z > 0).int()
+        expected = {
+            "f1": 100 * f1_score(y, guess, average="micro"),
+            "macro_f1": 100 * f1_score(y, guess, average="macro"),
+            "accuracy": 100 * float((y == guess).float().mean()),
+            "exact_match": 100 * accuracy_score(y, guess),
+        }
+        figures = online.compute()
+        p = z.sigmoid()
+        nll = -(y * p.log() + (1 - y) * (1 - p).log()).mean()
+        assert float(figures["online/nll"]) == pytest.approx(float(nll), rel=1e-5)
+        assert float(figures["online/brier"]) == pytest.approx(2 * float((p - y).square().mean()), rel=1e-5)
+    assert found == pytest.approx(expected, rel=1e-4)

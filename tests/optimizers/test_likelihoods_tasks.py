@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -212,11 +213,6 @@ def test_a_state_goes_on_from_its_state_dict(build: Callable[[], StreamState]) -
 # every optimizer
 
 
-def exact(optimizer: type[OnlineOptimizer]) -> dict[str, str]:
-    """The option by which a natural gradient takes the exact Fisher information."""
-    return {"fisher_type" if "fisher_type" in inspect.signature(optimizer).parameters else "fisher": "exact"}
-
-
 OPTIMIZERS: dict[str, Callable[..., OnlineOptimizer]] = {
     "LoKO": LoKO,
     "LoKO logits": lambda params: LoKO(params, observation="logits"),
@@ -228,7 +224,7 @@ OPTIMIZERS: dict[str, Callable[..., OnlineOptimizer]] = {
             params, lr=0.1, **options
         )
         for rule in (NGD, RING, RENG)
-        for options in ({}, exact(rule))
+        for options in ({}, {"fisher_type": "exact"})
     },
     "Sophia": lambda params: Sophia(params, lr=0.01),
     "AdamW": lambda params: AdamW(params, lr=0.05),
@@ -282,3 +278,23 @@ def test_every_optimizer_learns_every_kind(name: str, kind: str) -> None:
     assert optimizer.check_divergence() is None
     entropy = {"regression": 1.0, "count": 1.0, "multilabel": 0.5}[kind]
     assert sum(gains[-50:]) / 50 > 0.25 * entropy
+
+
+def test_the_likelihood_of_the_docs_is_complete() -> None:
+    """The file that docs/own_likelihood.md adds: a kind of task, with the same figures as Poisson."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "own_likelihood.md"
+    code = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)[0]
+    try:
+        exec(code, {"__name__": "events"})
+        events = likelihood_of("events")
+        z, y = torch.randn(3, 1), torch.tensor([0.0, 2.0, 5.0])
+        for observation in ("probabilities", "logits"):
+            found, expected = (kind(z).innovation(y, observation)[:3] for kind in (events, Poisson))
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        found, expected = (kind(z).natural(y)[:4] for kind in (events, Poisson))
+        assert all(torch.allclose(a, b) for a, b in zip(found, expected, strict=True))
+        assert torch.equal(events(z).nll(y), Poisson(z).nll(y))
+        assert set(events.encode([3, -1], Coding()).bad) == {1}
+        assert set(events(z).columns(Coding())) == {"prediction"}
+    finally:
+        REGISTRY.pop("events", None)
