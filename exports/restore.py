@@ -112,7 +112,7 @@ def restore(ckpt_path: Path, config_path: Path | None = None) -> Restored:
     architecture = BackboneConfig(**{**options, "gradient_checkpointing": False})
     task = describe_task(checkpoint["filtune"], config)
     try:
-        backbone = build(architecture, task, config.get("seed_everything"))
+        backbone = rebuild_backbone(architecture, task, config.get("seed_everything"))
     except (ValueError, OSError) as error:
         raise ValueError(f"{error}; a copy of {config_path} that says otherwise can be given by --config") from error
     saved = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith(PREFIX)}
@@ -132,7 +132,7 @@ def restore(ckpt_path: Path, config_path: Path | None = None) -> Restored:
     return Restored(ckpt_path, config, checkpoint, architecture, task, backbone)
 
 
-def build(architecture: BackboneConfig, task: Task, seed: Any) -> Backbone:
+def rebuild_backbone(architecture: BackboneConfig, task: Task, seed: Any) -> Backbone:
     """Return the backbone as a run with this seed starts with it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed if isinstance(seed, int) else 0)
