@@ -140,7 +140,7 @@ def test_a_value_that_is_not_finite_never_enters(kind: type, bad_step: int) -> N
         optimizer.step(lambda x=spoilt, y=y: Categorical(model(x)).observe(y))
         if k == bad_step:
             assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
-            assert "1 non-finite" in (optimizer.failure() or "")
+            assert "1 non-finite" in (optimizer.check_divergence() or "")
     assert all(p.isfinite().all() for p in model.parameters())
     for group in optimizer.natural["groups"].values():
         assert group["momentum"].isfinite().all()
