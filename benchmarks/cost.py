@@ -1,4 +1,4 @@
-r"""What a step of every filter costs against AdamW's and against the floor: over outputs, size of the state, and batch.
+r"""Cost of a step of every filter relative to AdamW's and to the floor: over outputs, size of the state, and batch.
 
 The model is a transformer of MiniLM's shape (6 layers, width 384, 24 tokens) with random weights; the state is LoRA on
 its layers and its head. A matrix or a block of P that does not fit is left out. Under eight minutes on two cores.
@@ -41,7 +41,7 @@ class GridPoint(NamedTuple):
     batch: int
 
     def optimizers(self) -> list[str]:
-        """Those whose covariance fits."""
+        """Return the names of the optimizers whose covariance fits."""
         names = ["adamw", "loko", "r-kalman", "low-rank"]
         if self.batch == 1:
             names += ["loko-logits"]
@@ -55,7 +55,7 @@ class GridPoint(NamedTuple):
 
 
 def grid() -> Iterator[GridPoint]:
-    """Every size with every number of outputs, and batches for the middle size and few outputs."""
+    """Yield every size with every number of outputs, and batches for the middle size and few outputs."""
     yield from (GridPoint(state, outputs, 1) for state in STATES for outputs in OUTPUTS)
     yield from (GridPoint("1e5", outputs, batch) for outputs in (2, 10) for batch in BATCHES if batch > 1)
 
@@ -96,7 +96,7 @@ def _entry(figures: dict[str, Any] | None) -> str:
 
 
 def plot_grid(cells: list[dict[str, Any]], target: Path) -> None:
-    """Ratio to AdamW against m for each size of the state, and against B."""
+    """Plot the ratio to AdamW against m for each size of the state, and against B."""
     figure, axes = plt.subplots(1, len(STATES) + 1, figsize=(15, 4.2), layout="constrained", sharey=True)
     single = [cell for cell in cells if cell["batch"] == 1]
     for axis, state in zip(axes, STATES, strict=False):

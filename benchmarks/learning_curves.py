@@ -112,7 +112,7 @@ def train(study: CurveStudy, optimizer: str, seed: int, root: Path, options: lis
 
 
 def summarise_runs(folders: dict[str, list[Path]]) -> dict[str, Any]:
-    """Figures of every optimizer: per seed, mean and standard deviation (over seeds, n - 1)."""
+    """Return the figures of every optimizer: per seed, mean and standard deviation (over seeds, n - 1)."""
     results = {}
     for name, paths in folders.items():
         summaries = [read_run(path).summary for path in paths]
@@ -133,7 +133,7 @@ def summarise_runs(folders: dict[str, list[Path]]) -> dict[str, Any]:
 
 
 def plot_curves(folders: dict[str, list[Path]], title: str, target: Path) -> None:
-    """Mean online accuracy over the seeds, with a band of one standard deviation."""
+    """Plot the mean online accuracy over the seeds, with a band of one standard deviation."""
     figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for name, paths in folders.items():
         curves = [read_run(path).curve("online/accuracy") for path in paths]

@@ -55,7 +55,7 @@ OPTIMIZERS: dict[str, Callable[[Any], OnlineOptimizer]] = {
 }
 
 
-class Method:
+class TimedMethod:
     """A method that takes steps on its own copy of the model's trained parameters.
 
     Args:
@@ -104,7 +104,7 @@ class Method:
         }
 
 
-class OptimizerMethod(Method):
+class OptimizerMethod(TimedMethod):
     """An optimizer.
 
     Args:
@@ -167,7 +167,7 @@ class OptimizerMethod(Method):
         return timed
 
 
-class Floor(Method):
+class Floor(TimedMethod):
     """One forward pass and one vectorised backward pass of d rows.
 
     Args:

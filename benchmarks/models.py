@@ -30,7 +30,7 @@ class Case(nn.Module):
         self.model, self.sample = model, sample
 
     def forward(self, inputs: Any) -> Tensor:
-        """Outputs (B, m)."""
+        """Return the outputs (B, m)."""
         outputs = self.model(**inputs) if isinstance(inputs, dict) else self.model(inputs)
         return outputs if isinstance(outputs, Tensor) else outputs.logits
 
@@ -53,12 +53,12 @@ def _adapted(model: nn.Module, rank: int, targets: list[str], head: str) -> nn.M
 
 
 def lenet5(outputs: int, weights: str | None, length: int) -> Case:
-    """LeNet-5, all weights trained."""
+    """Return LeNet-5, all weights trained."""
     return Case(LeNet5(1, outputs), _images(1, 28))
 
 
 def transformer(outputs: int, rank: int, targets: list[str], length: int = 24) -> Case:
-    """A transformer of MiniLM's shape with random weights, LoRA on these layers and a trained head.
+    """Return a transformer of MiniLM's shape with random weights, LoRA on these layers and a trained head.
 
     Args:
         outputs: m.
@@ -72,7 +72,7 @@ def transformer(outputs: int, rank: int, targets: list[str], length: int = 24) -
 
 
 def minilm(outputs: int, weights: str | None, length: int) -> Case:
-    """MiniLM, LoRA r=8 on the queries, mean of the tokens and a linear head."""
+    """Return MiniLM, LoRA r=8 on the queries, mean of the tokens and a linear head."""
     if weights is None:
         return transformer(outputs, 8, ["query"], length)
     encoder = AutoModel.from_pretrained(weights).float()
@@ -82,7 +82,7 @@ def minilm(outputs: int, weights: str | None, length: int) -> Case:
 
 
 def roberta(outputs: int, weights: str | None, length: int, **shape: int) -> Case:
-    """RoBERTa, LoRA r=4 on the queries and its own two-layer head, as in LoKO; the base model unless told otherwise."""
+    """Return RoBERTa with LoRA r=4 on the queries and its own two-layer head, as in LoKO; the base model by default."""
     config = RobertaConfig(
         vocab_size=50265,
         max_position_embeddings=514,
@@ -98,18 +98,18 @@ def roberta(outputs: int, weights: str | None, length: int, **shape: int) -> Cas
 
 
 def pretrained_image(name: str, outputs: int, weights: str | None, targets: list[str], head: str) -> Case:
-    """One of timm's models, LoRA r=4 on these layers and a trained head, on images of 224 pixels."""
+    """Return one of timm's models, LoRA r=4 on these layers and a trained head, on images of 224 pixels."""
     model = timm.create_model(name, pretrained=False, num_classes=outputs, checkpoint_path=weights or "")
     return Case(_adapted(model, 4, targets, head), _images(3, 224))
 
 
 def vit_small(outputs: int, weights: str | None, length: int) -> Case:
-    """ViT-S/16, LoRA r=4 on the fused query, key and value."""
+    """Return ViT-S/16, LoRA r=4 on the fused query, key and value."""
     return pretrained_image("vit_small_patch16_224", outputs, weights, ["query"], "head")
 
 
 def vit_base(outputs: int, weights: str | None, length: int) -> Case:
-    """ViT-B/16, LoRA r=4 on the fused query, key and value."""
+    """Return ViT-B/16, LoRA r=4 on the fused query, key and value."""
     return pretrained_image("vit_base_patch16_224", outputs, weights, ["query"], "head")
 
 

@@ -1,7 +1,7 @@
-r"""What a step of NGD, RING and RENG costs against AdamW's on the same batches: lazy steps, refreshes, and a period.
+r"""Cost of a step of NGD, RING and RENG relative to AdamW's on the same batches: lazy steps, refreshes, and a period.
 
-All take turns on the same random samples, see :mod:`benchmarks.timing`. A period is one refresh and skip - 1 lazy
-steps, each at its median ratio to AdamW's step on the same batch.
+All methods take turns on the same random samples, see :mod:`benchmarks.timing`. A period is one refresh and skip - 1
+lazy steps, each at its median ratio to AdamW's step on the same batch.
 
     python -m benchmarks.natural_cost --threads 1 --output docs/results/natural_cost
 """
@@ -21,7 +21,7 @@ from filtune.optimizers import NGD, RENG, RING, SAM, AdamW, OnlineOptimizer, Sop
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.methods import Method, OptimizerMethod
+from benchmarks.methods import OptimizerMethod, TimedMethod
 from benchmarks.models import Case, lenet5, pretrained_image, roberta, transformer, vit_base
 from benchmarks.timing import batches, describe_environment, interleave
 
@@ -74,10 +74,10 @@ CPU = list(SCENES)[:5]
 
 
 def measure_scene(scene: Scene, names: list[str], periods: int, seconds: float, device: torch.device) -> dict[str, Any]:
-    """Ratios to AdamW of every rule's lazy steps, refreshes and period, and bytes."""
+    """Return the ratios to AdamW of every rule's lazy steps, refreshes and period, and bytes."""
     torch.manual_seed(0)
     case = scene.build().to(device)
-    methods: dict[str, Method] = {name: OptimizerMethod(case, device, RULES[name][0]) for name in names}
+    methods: dict[str, TimedMethod] = {name: OptimizerMethod(case, device, RULES[name][0]) for name in names}
     stream = batches(case, scene.outputs, scene.batch, device)
     rounds = interleave(methods, stream, SKIP, periods * SKIP, seconds)
     adamw = methods["adamw"].seconds
@@ -99,7 +99,7 @@ def measure_scene(scene: Scene, names: list[str], periods: int, seconds: float, 
 
 
 def split_refreshes(ratios: list[float], period: int) -> tuple[list[float], list[float]]:
-    """Those of refreshes and those of lazy steps; the first was step SKIP, after the warm-up, counted from 0."""
+    """Return the ratios of refreshes and of lazy steps; the first is of step SKIP (from 0), after the warm-up."""
     steps = list(enumerate(ratios, SKIP))
     return [r for k, r in steps if k % period == 0], [r for k, r in steps if k % period]
 
@@ -121,7 +121,7 @@ def print_scene(name: str, result: dict[str, Any]) -> None:
 
 
 def plot_scenes(results: dict[str, Any], target: Path) -> None:
-    """Bars of every scene: the period, with the lazy step and the refresh as marks."""
+    """Plot a bar of every scene's period, with the lazy step and the refresh as marks."""
     figure, axes = plt.subplots(len(results), 1, figsize=(8, 2.3 * len(results)), layout="constrained", squeeze=False)
     for axis, (name, result) in zip(axes[:, 0], results.items(), strict=True):
         rules = result["optimizers"]

@@ -98,7 +98,7 @@ class GraphedOptimizer(OptimizerMethod):
         return graph
 
     def measure_algebra(self, batch: Batch) -> None:
-        """Not to be told apart in a graph."""
+        """Measure nothing: inside a graph the algebra cannot be timed separately."""
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from filtune.lightning_modules.callbacks.summary import commit, device_name, versions
 
-from benchmarks.methods import OPTIMIZERS, Batch, Floor, Method, OptimizerMethod, OrdinaryFloor, map_tensors
+from benchmarks.methods import OPTIMIZERS, Batch, Floor, OptimizerMethod, OrdinaryFloor, TimedMethod, map_tensors
 from benchmarks.models import Case
 
 
-def build_methods(case: Case, names: list[str], outputs: int, device: torch.device) -> dict[str, Method]:
+def build_methods(case: Case, names: list[str], outputs: int, device: torch.device) -> dict[str, TimedMethod]:
     """Return the floors and the optimizers of these names, each with its own copy of the model."""
     rows = outputs - 1
-    floors: dict[str, Method] = {
+    floors: dict[str, TimedMethod] = {
         "floor": Floor(case, device, rows),
         "ordinary-floor": OrdinaryFloor(case, device, rows),
     }
@@ -40,7 +40,9 @@ def batches(case: Case, outputs: int, size: int, device: torch.device) -> Iterat
         yield map_tensors(inputs, lambda tensor: tensor.to(device)), target.to(device)
 
 
-def interleave(methods: dict[str, Method], stream: Iterator[Batch], warmup: int, rounds: int, seconds: float) -> int:
+def interleave(
+    methods: dict[str, TimedMethod], stream: Iterator[Batch], warmup: int, rounds: int, seconds: float
+) -> int:
     """Let all take steps for so many rounds, or for so many seconds but at least three; return the rounds."""
     names, start, done = list(methods), time.perf_counter(), 0
     for k in range(warmup + rounds):
@@ -62,7 +64,7 @@ def interleave(methods: dict[str, Method], stream: Iterator[Batch], warmup: int,
     return done
 
 
-def compare_methods(methods: dict[str, Method]) -> dict[str, dict[str, Any]]:
+def compare_methods(methods: dict[str, TimedMethod]) -> dict[str, dict[str, Any]]:
     """Return the figures of all methods, with the ratios to AdamW and to the floor."""
     figures = {name: method.figures() for name, method in methods.items()}
     for reference in ("adamw", "floor"):

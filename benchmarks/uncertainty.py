@@ -1,13 +1,13 @@
-r"""Is the filter's posterior worth more than the softmax? Calibration, abstaining, inputs of another kind.
+r"""The filter's posterior against the softmax: calibration, selective prediction, out-of-distribution detection.
 
 Judges the runs that ``filtune reproduce`` has left: those of the study's method, and of its tuned rival, by
 
 * the softmax of either,
 * the method's probabilities averaged over its posterior, as wide as the stream has taught it to take that
   ("moderated"), and as wide as it is ("in full"), and
-* the variance of its outputs, mean over the pairs of classes ("variance"), where inputs of another kind are to be told.
+* the variance of its outputs, mean over the pairs of classes ("variance"), for out-of-distribution detection.
 
-Others than what was learnt are, for images, the same ones turned by a quarter and uniform noise; for texts, the
+Out of distribution are, for images, the same ones rotated by 90 degrees and uniform noise; for texts, the
 sentences of another task.
 
     python -m benchmarks.uncertainty configs/studies/win_stream.yaml --root runs/reproduce --columns mnist sst2 \
@@ -51,7 +51,7 @@ OTHER_TEXTS = "cola"
 
 
 def other_kinds(samples: list[Sample], run: Restored, seed: int) -> dict[str, list[Sample]]:
-    """Samples of another kind than these, by name."""
+    """Return samples of another kind than these, by name."""
     if "text" in samples[0]:
         init = compose([f"task/{OTHER_TEXTS}"])["data"]["init_args"]
         data = TextDataModule(**{**init, "source": lookup(run.config, "data.source"), "split": init["val_split"]})
@@ -101,7 +101,7 @@ def detection(inside: Tensor, outside: Tensor) -> float:
     """Return the area under the ROC curve, in 0..100, of detecting inputs of another kind by a larger number.
 
     Args:
-        inside: The number of samples of the data that was learnt, (N,).
+        inside: The number of samples of the training distribution, (N,).
         outside: That of the others, (N',).
     """
     truth = torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))])
@@ -109,13 +109,13 @@ def detection(inside: Tensor, outside: Tensor) -> float:
 
 
 def predict_samples(predictor: Predictor, samples: list[Sample]) -> Prediction:
-    """Outputs of samples, and their covariance where there is one."""
+    """Return the outputs of samples, and their covariance where there is one."""
     size = predictor.batch_size(64)
     return Prediction.join(predictor(collate(samples[k : k + size])) for k in range(0, len(samples), size))
 
 
 def views(prediction: Prediction) -> dict[str, Tensor]:
-    """Probabilities (N, m) by what they are made of."""
+    """Return the probabilities (N, m) by how they are computed."""
     z, C = prediction.outputs, prediction.covariance
     found, averaged = {"softmax": z.softmax(1)}, prediction.predictive
     if C is None or averaged is None:
@@ -124,7 +124,7 @@ def views(prediction: Prediction) -> dict[str, Tensor]:
 
 
 def judge(run: Restored, samples: list[Sample], seed: int) -> dict[str, dict[str, float]]:
-    """All figures of a run, by view."""
+    """Return all figures of a run, by view."""
     predictor = Predictor(run)
     inside = predict_samples(predictor, samples)
     classes = torch.stack([sample["label"] for sample in samples])
@@ -145,7 +145,7 @@ def judge(run: Restored, samples: list[Sample], seed: int) -> dict[str, dict[str
 
 
 def runs_of(method: Method, root: Path) -> Iterator[tuple[int, Restored]]:
-    """The runs of a configuration, by seed.
+    """Yield the runs of a configuration, by seed.
 
     Raises:
         ValueError: If one's checkpoint is not there.
@@ -158,7 +158,7 @@ def runs_of(method: Method, root: Path) -> Iterator[tuple[int, Restored]]:
 
 
 def held_out(run: Restored, samples: int) -> list[Sample]:
-    """Validation samples of the run's own data."""
+    """Return validation samples of the run's own data."""
     data: StreamDataModule = run.data()
     data.setup()
     part = data.validation
@@ -168,7 +168,7 @@ def held_out(run: Restored, samples: int) -> list[Sample]:
 
 
 def main(args: list[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", help="a study with a comparison, such as configs/studies/win_stream.yaml")
     parser.add_argument("--root", type=Path, default=Path("runs/reproduce"), help="where its runs are")

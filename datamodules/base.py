@@ -1,4 +1,4 @@
-"""What every data module does: choose the samples of the stream, and hand them out."""
+"""Base class of the data modules: it chooses the samples of the stream and their order, and builds the loaders."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         max_samples: Length of the stream: the first so many of its order, the same in every epoch; all by default.
         max_val_samples: How many validation samples to use, chosen by the seed; all by default.
         seed: Seed of the order of the stream; by default the run's, as set by ``--seed_everything``, else 0.
-        shuffle: Whether to shuffle the stream, each epoch anew; otherwise the order is that of the source.
+        shuffle: Whether to shuffle the stream, differently in each epoch; otherwise the order is that of the source.
         num_workers: Processes that fetch training samples ahead; 0 for none.
         task_name: Short name of the task, for log folders; by default taken from the source.
 
@@ -84,10 +84,10 @@ class StreamDataModule(pl.LightningDataModule, ABC):
 
     @abstractmethod
     def describe(self, train: Subset) -> Task:
-        """Say what the task is."""
+        """Return the task."""
 
     def usable(self, part: Subset, order: np.ndarray, limit: int | None) -> np.ndarray:
-        """The first ``limit`` rows of an order that can be read, (N,)."""
+        """Return the first ``limit`` rows of an order that can be read, (N,)."""
         return order[:limit]
 
     def setup(self, stage: str | None = None) -> None:
@@ -110,7 +110,7 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         self._train, self._val = train, val
 
     def train_dataloader(self) -> StreamLoader:
-        """The stream, from its beginning or from where the checkpoint left it.
+        """Return the stream, from its beginning or from where the checkpoint left it.
 
         Raises:
             DataError: If the checkpoint was of another stream.
@@ -133,7 +133,7 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         return self._loader
 
     def val_dataloader(self) -> DataLoader | list:
-        """This process's validation samples in the order of the source; an empty list if there are none.
+        """Return this process's validation samples in the order of the source; an empty list if there are none.
 
         Raises:
             DataError: If there are fewer than processes.
@@ -173,19 +173,19 @@ class StreamDataModule(pl.LightningDataModule, ABC):
 
     @property
     def _ranks(self) -> tuple[int, int]:
-        """How many processes share the data, and which of them this is."""
+        """Number of processes that share the data, and the rank of this one."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream is.
+        """Return the position of the stream.
 
-        The trainer keeps the state of the loader as well, but hands it back neither after a finished epoch nor
+        The trainer keeps the state of the loader as well, but restores it neither after a finished epoch nor
         where the loader was asked for early, as a schedule that counts steps does.
         """
         return {"stream": self._loader.state_dict()} if self._loader is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next stream begin where the checkpoint left it."""
+        """Restore the position, at which the next stream begins."""
         self._restored = state_dict.get("stream")
 
 

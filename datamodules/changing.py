@@ -21,13 +21,13 @@ from .task import Task
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a changing stream.
+    """One segment of a non-stationary stream.
 
     Args:
         samples: Its length.
         stream: Which of the streams it takes samples from, counted from 0; it goes on where the last one left off.
         permute_labels: Seed of a permutation of the classes that leaves none in its place; none leaves all.
-        rotate: Degrees that images are turned counter-clockwise; two numbers turn them gradually from one to the other.
+        rotate: Degrees of a counter-clockwise rotation of the images; two numbers for a gradual one, from and to.
         gradual: Over its first so many samples the segment before is still drawn from, with a probability that falls
             linearly from one to zero.
     """
@@ -45,12 +45,12 @@ class Segment:
 
 
 class StreamPlan(NamedTuple):
-    """What comes at every position of the stream, each (N,).
+    """Regime, row and angle at every position of the stream, each (N,).
 
     Attributes:
         regime: Which segment's data and labels.
         row: The row of that segment's stream.
-        angle: Degrees its image is turned.
+        angle: Degrees of its image's rotation.
     """
 
     regime: np.ndarray
@@ -64,7 +64,7 @@ def plan_stream(segments: Sequence[Segment], repeat: int, orders: Sequence[np.nd
     Args:
         segments: In their order.
         repeat: How many times.
-        orders: Rows of every stream, in its order; one that is used up begins anew, permuted.
+        orders: Rows of every stream, in its order; an exhausted one starts again, permuted.
         seed: Seed of what is drawn.
     """
     drawn = np.random.default_rng([seed, 0, 3])
@@ -93,7 +93,7 @@ def plan_stream(segments: Sequence[Segment], repeat: int, orders: Sequence[np.nd
 
 
 def derangement(classes: int, seed: int) -> Tensor:
-    """A permutation of the classes that leaves none in its place, drawn uniformly, (classes,)."""
+    """Return a permutation of the classes that leaves none in its place, drawn uniformly, (classes,)."""
     generator = np.random.default_rng([seed, 0, 4])
     while True:
         drawn = generator.permutation(classes)
@@ -119,16 +119,16 @@ class ChangingSamples(Dataset):
         ]
 
     def __len__(self) -> int:
-        """Positions of the stream."""
+        """Return the number of positions of the stream."""
         return len(self.plan.row)
 
     def read(self, position: int) -> Any:
-        """The input at a position."""
+        """Return the input at a position."""
         sample = self[position]
         return sample["image"] if "image" in sample else sample["text"]
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """The sample at a position."""
+        """Return the sample at a position."""
         regime = int(self.plan.regime[position])
         sample = self.parts[self.segments[regime].stream].samples[int(self.plan.row[position])]
         relabel, angle = self.relabel[regime], float(self.plan.angle[position])
@@ -213,7 +213,7 @@ class ChangingDataModule(StreamDataModule):
         return Subset(samples, np.arange(len(samples))), self._validation()
 
     def describe(self, train: Subset) -> Task:
-        """The task of the first stream; with the classes' numbers for names where the streams' differ."""
+        """Return the task of the first stream, with the classes' numbers for names where the streams differ."""
         tasks = [stream.task for stream in self.streams]
         classes = tasks[0].classes
         if any(task.classes != classes for task in tasks):
@@ -227,7 +227,7 @@ class ChangingDataModule(StreamDataModule):
         return max(len(stream.task.classes) for stream in self.streams)
 
     def _validation(self) -> Subset | None:
-        """The last regime's, at the angle it ends with."""
+        """Return the validation samples of the last regime, at the angle it ends with."""
         last = self.segments[-1]
         part = self.streams[last.stream].validation
         if part is None:

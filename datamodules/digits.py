@@ -41,7 +41,7 @@ class DigitsDataModule(StreamDataModule):
         return Subset(samples, np.sort(rows[:_TRAINING])), Subset(samples, np.sort(rows[_TRAINING:]))
 
     def describe(self, train: Subset) -> Task:
-        """Ten classes of small grey images."""
+        """Return the task: ten classes of small grey images."""
         return Task(
             name=self.label,
             kind="classification",

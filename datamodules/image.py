@@ -61,7 +61,7 @@ class ImageDataModule(TableDataModule):
         return [self.image_column]
 
     def place(self, split: str) -> SplitRef:
-        """The split, as messages name it."""
+        """Return the split, as messages name it."""
         if self.verify:
             return super().place(split)
         return SplitRef(
@@ -69,13 +69,13 @@ class ImageDataModule(TableDataModule):
         )
 
     def reader(self, table: datasets.Dataset, place: SplitRef) -> ImageReader:
-        """What gives the image of a row."""
+        """Return the reader of the images."""
         source = Path(self.source).expanduser()
         folder = source.parent if source.is_file() else source
         return ImageReader(table, self.image_column, place, folder, self.resize, self.cache == "memory")
 
     def usable(self, part: Subset, order: np.ndarray, limit: int | None) -> np.ndarray:
-        """The first ``limit`` rows of an order whose images can be read, (N,)."""
+        """Return the first ``limit`` rows of an order whose images can be read, (N,)."""
         if not self.verify:
             return super().usable(part, order, limit)
         reader, wanted = part.samples.read, len(order) if limit is None else limit
@@ -125,7 +125,7 @@ class ImageReader:
         self.kept: dict[int, Tensor] | None = {} if keep else None
 
     def __call__(self, row: int) -> Tensor:
-        """The image of a row, (C, H, W).
+        """Return the image of a row, (C, H, W).
 
         Raises:
             DataError: If it cannot be read.
@@ -136,7 +136,7 @@ class ImageReader:
             raise self.place.error([BadRow(row, self.column, str(error))]) from error
 
     def fault(self, row: int) -> BadRow | None:
-        """What is wrong with the image of a row, if anything."""
+        """Return what is wrong with the image of a row, if anything."""
         try:
             self._read(row)
         except ValueError as error:
@@ -153,7 +153,7 @@ class ImageReader:
 
 
 def decode(value: Any, folder: Path, side: int | None = None) -> Tensor:
-    """The pixels of an image, (C, H, W): uint8 in 0..255, or float32.
+    """Return the pixels of an image, (C, H, W): uint8 in 0..255, or float32.
 
     Grey images have one channel; colours, with or without palette, three; transparency is dropped. 16-bit images
     become floats in 0..1, and float images stay as they are. Nested lists may be (H, W), (C, H, W) or (H, W, C),
@@ -186,7 +186,7 @@ def decode(value: Any, folder: Path, side: int | None = None) -> Tensor:
 
 
 def _reduced(image: Image.Image, side: int) -> Image.Image:
-    """A square of the middle of an image, antialiased; a JPEG is decoded at no more than twice the size needed."""
+    """Return a centred square, antialiased; a JPEG is decoded at no more than twice the size needed."""
     if min(image.size) <= side:
         return image
     image.draft(None, (side, side))
@@ -194,7 +194,7 @@ def _reduced(image: Image.Image, side: int) -> Image.Image:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Grey or three colours, which can be averaged, unlike palettes; without transparency, which would weigh them."""
+    """Return the image in grey or three colours, which can be averaged, unlike palettes, and without transparency."""
     if image.mode == "F" or image.mode.startswith("I"):
         return image
     return image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")

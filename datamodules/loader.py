@@ -14,7 +14,7 @@ from .samples import DataError
 
 
 def permutation(size: int, seed: int, *key: int) -> np.ndarray:
-    """A permutation of 0..size-1 that is a function of the seed and the key alone."""
+    """Return a permutation of 0..size-1 that is a function of the seed and the key alone."""
     return np.random.default_rng([seed, *key]).permutation(size)
 
 
@@ -76,17 +76,17 @@ class StreamLoader:
         self._ends = np.append(starts[1:], len(self.order))
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Return the number of batches in an epoch."""
         return len(self._ends)
 
     def epoch_order(self, epoch: int) -> np.ndarray:
-        """Indices of the samples in the order of an epoch, (N,)."""
+        """Return the indices of the samples in the order of an epoch, (N,)."""
         if epoch == 0 or not self.shuffle:
             return self.order
         return self.order[permutation(len(self.order), self.seed, epoch)]
 
     def __iter__(self) -> Iterator[Any]:
-        """The batches that remain of the epoch, or those of the next one if none remain.
+        """Yield the batches that remain of the epoch, or those of the next one if none remain.
 
         Raises:
             DataError: If a sample cannot be read.
@@ -114,11 +114,11 @@ class StreamLoader:
         raise DataError(message.rpartition("DataError: ")[2])
 
     def state_dict(self) -> dict[str, int]:
-        """Where the stream is, and what it is a stream of."""
+        """Return the position of the stream, and what identifies the stream."""
         return {"epoch": self.epoch, "position": self.position, **self._identity()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to where another stream was.
+        """Continue at the position of another stream.
 
         Raises:
             DataError: If that stream had another order; names what differs.
@@ -141,7 +141,7 @@ class StreamLoader:
         self.epoch, self.position = state["epoch"], state["position"]
 
     def _own(self, start: int, end: int) -> slice:
-        """This process's part of a batch: as even as can be."""
+        """Return this process's part of a batch; the parts differ by one sample at most."""
         size = end - start
         return slice(start + size * self.rank // self.ranks, start + size * (self.rank + 1) // self.ranks)
 

@@ -25,11 +25,11 @@ class Samples(Dataset):
         self.key, self.read, self.labels = key, read, labels
 
     def __len__(self) -> int:
-        """Rows of the split, good and bad."""
+        """Return the number of rows of the split, good and bad."""
         return len(self.labels)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """The sample of a row."""
+        """Return the sample of a row."""
         return {self.key: self.read(row), "label": self.labels[row], "row": row}
 
 
@@ -42,7 +42,7 @@ class Subset:
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch: texts as a list, images as one tensor (B, C, H, W), or as a list where their sizes differ."""
+    """Return a batch: texts as a list, images as one tensor (B, C, H, W), or as a list where their sizes differ."""
     batch: dict[str, Any] = {key: [sample[key] for sample in samples] for key in samples[0]}
     images = batch.get("image")
     if images is not None and len({(image.shape, image.dtype) for image in images}) == 1:
@@ -90,7 +90,7 @@ class SplitRef:
     remedy: str = "correct it, or leave bad rows out with --data.on_bad_row skip"
 
     def error(self, faults: Sequence[BadRow]) -> DataError:
-        """The error that names the first of the faults, counts the other rows, and says what to do."""
+        """Return the error that names the first of the faults, counts the other rows, and says what to do."""
         first = min(faults, key=lambda fault: fault.row)
         others = len({fault.row for fault in faults}) - 1
         detail = f": {first.detail[:100]}" if first.detail else ""

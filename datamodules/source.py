@@ -20,7 +20,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def load_splits(source: str, name: str | None, texts: Sequence[str] = ()) -> dict[str, Dataset]:
-    """All splits of a source; a file has the one split ``train``.
+    """Return all splits of a source; a file has the one split ``train``.
 
     Args:
         source: Hub id, folder or file.
@@ -76,7 +76,7 @@ def _read_csv(path: Path, texts: Sequence[str]) -> pa.Table:
 
 
 def _look_up(source: str) -> None:
-    """See at once whether the hub can be asked, which ``load_dataset`` tries for half a minute."""
+    """Check that the hub can be reached, which ``load_dataset`` would try for half a minute."""
     cached = Path(datasets.config.HF_DATASETS_CACHE) / source.replace("/", "___")
     try:
         HfApi().dataset_info(source, timeout=10)
@@ -107,7 +107,7 @@ def _unreadable(source: str, error: Exception) -> DataError:
 
 @contextmanager
 def _quiet(local: bool) -> Iterator[None]:
-    """Neither progress bars for what takes a second, nor log lines for what is raised anyway."""
+    """Suppress progress bars of local files, and log lines about errors that are raised anyway."""
     bars, verbosity = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     if local:
         datasets.disable_progress_bars()

@@ -42,11 +42,11 @@ class TextDataModule(TableDataModule):
         return self.text_columns
 
     def reader(self, table: Dataset, place: SplitRef) -> Callable[[int], str | tuple[str, str]]:
-        """What gives the text, or the pair of texts, of a row."""
+        """Return the function that reads the text, or the pair of texts, of a row."""
         return partial(_read, table.select_columns(self.text_columns), self.text_columns)
 
     def input_faults(self, table: Dataset) -> list[BadRow]:
-        """Rows without text.
+        """Return the rows without text.
 
         Raises:
             DataError: If a column holds no text at all.

@@ -1,4 +1,4 @@
-"""Whether the data and the weights that a run needs can be had."""
+"""Availability of the data and weights that a run needs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Need:
 
 
 def needs(config: Config, folders: dict[str, str]) -> list[Need]:
-    """What a composed configuration needs.
+    """Return the data and weights that a composed configuration needs.
 
     Args:
         config: The configuration.

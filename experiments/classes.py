@@ -129,7 +129,7 @@ def options(section: str, cls: type) -> dict[str, Option]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "x", skip=SKIPPED[section], fail_untyped=False)
     found = {}
-    for action in parser._actions:
+    for action in parser._actions:  # argparse has no public way to list its options
         place, _, name = action.dest.partition(".")
         if place == "x" and name and "." not in name:
             hint = getattr(action, "_typehint", None) or action.type

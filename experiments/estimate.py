@@ -1,4 +1,4 @@
-"""How long runs take: by records of like runs, else by the size of the model and the speed of the machine."""
+"""Duration of runs: from records of similar runs, else from the size of the model and the speed of the machine."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class RunSize:
 
 @cache
 def catalog() -> dict[str, dict[str, dict[str, Any]]]:
-    """Sizes of tasks and backbones, by name."""
+    """Return sizes of tasks and backbones, by name."""
     return yaml.safe_load(CATALOG.read_text())
 
 
 def run_size(config: Config, task: str) -> RunSize | None:
-    """Samples and steps of a run; none where that is not known."""
+    """Return samples and steps of a run; None where they are not known."""
     rows = catalog()["tasks"].get(task, {}).get("train")
     limit = lookup(config, "data.max_samples")
     if rows is None and limit is None:
@@ -60,7 +60,7 @@ def run_size(config: Config, task: str) -> RunSize | None:
 
 
 class Estimator:
-    """Estimates seconds of runs, and learns from records.
+    """Estimator of the duration of runs, from records of similar ones.
 
     Args:
         records: Records of finished runs, of this machine.
@@ -79,7 +79,7 @@ class Estimator:
                 self._measured.setdefault(kind, []).append(wall / steps)
 
     def seconds(self, config: Config, task: str, backbone: str) -> float | None:
-        """Seconds of a run; none where nothing is known about it."""
+        """Return the seconds of a run; None where nothing is known about it."""
         found = run_size(config, task)
         if found is None:
             return None
@@ -95,7 +95,7 @@ class Estimator:
 
     @cached_property
     def speed(self) -> float:
-        """GFLOP/s of this machine in a product of matrices, of which a model reaches about a half."""
+        """Half of the GFLOP/s of this machine in a product of matrices, which is what a model reaches."""
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -109,7 +109,7 @@ class Estimator:
 
 
 def _kinds(config: Config, task: str, backbone: str) -> list[tuple]:
-    """What runs that take alike have in common, the closest first."""
+    """Properties by which runs take equally long, the closest first."""
     optimizer = str(lookup(config, "optimizer.class_path"))
     adapter, batch = lookup(config, "model.backbone.adapter"), lookup(config, "data.batch_size") or 1
     return [(backbone, adapter, batch, optimizer, task), (backbone, adapter, batch, optimizer)]

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 from filtune.lightning_modules.legacy import translate, translate_optimizer
 
-Config = dict[str, Any]
+from .composition import Config
 
 KEY_VERSION = "v2"
 """First part of a key. Keys without it are those of earlier releases: hashes of the configuration as it was written."""

@@ -1,4 +1,4 @@
-"""``filtune reproduce TABLE``: the cells of a paper's table or figure, run, resumed, and set beside the published."""
+"""``filtune reproduce TABLE``: run or resume the cells of a paper's table or figure, beside the published results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXAMPLES = """examples:
 
 
 def main(args: list[str]) -> int:
-    """The command; 1 where a run could not be made."""
+    """Run the command ``filtune reproduce``; return 1 where a run could not be made."""
     options = _parser().parse_args(args)
     console = Console()
     if not console.is_terminal:
@@ -70,7 +70,7 @@ def main(args: list[str]) -> int:
 
 
 def _missing(chosen: dict[str, list[Cell]], folders: dict[str, str]) -> dict[str, Need]:
-    """The cells that cannot be run, and the first thing they lack."""
+    """The cells that cannot be run, and the first data or weights they lack."""
     lacking = {}
     for cell in (cell for found in chosen.values() for cell in found):
         for need in needs(cell.config, folders):

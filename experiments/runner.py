@@ -46,13 +46,13 @@ class DiskFull(OSError):
 
 
 class Runner:
-    """Makes runs.
+    """Runs jobs, several at a time.
 
     Args:
         store: Where records and run folders lie.
         workers: Runs at a time.
         threads: Threads of each.
-        console: Where it tells how it goes.
+        console: Where progress is printed.
     """
 
     def __init__(self, store: Store, workers: int, threads: int, console: Console) -> None:
@@ -132,7 +132,7 @@ class Runner:
             self.console.print(f"{job.label}: diverged ({record['reason']})", highlight=False, soft_wrap=True)
 
     def _show(self, bar: Progress, task: Any, left: list[Job], begun: dict[str, float], total: int) -> None:
-        """Time left: what the runs that are not finished take, spread over the workers."""
+        """Update the bar with the time that unfinished runs take, spread over the workers."""
         now, remaining, running = time.monotonic(), 0.0, []
         known = True
         for job in left:
@@ -157,7 +157,7 @@ class Runner:
 
 
 def add_run_options(parser: argparse.ArgumentParser, root: str) -> None:
-    """Where runs are kept, and how they are made."""
+    """Add the options of commands that make runs: where they are kept, and how many run at a time."""
     parser.add_argument(
         "--local",
         action="append",
@@ -172,7 +172,7 @@ def add_run_options(parser: argparse.ArgumentParser, root: str) -> None:
 
 
 def read_folders(pairs: list[str]) -> dict[str, str]:
-    """Folders by hub id.
+    """Return folders by hub id.
 
     Raises:
         ValueError: If one is not ID=FOLDER, or there is no such folder.
@@ -189,7 +189,7 @@ def read_folders(pairs: list[str]) -> dict[str, str]:
 
 
 def read_workers(options: argparse.Namespace) -> tuple[int, int]:
-    """Runs at a time, and threads of each.
+    """Return the number of runs at a time, and the threads of each.
 
     Raises:
         ValueError: If one is not positive.

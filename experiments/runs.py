@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -13,11 +15,12 @@ from typing import Any
 import yaml
 from filtune.lightning_modules.atomic import atomic_write
 
+import filtune
+
 from .composition import Config, assign, lookup
 from .keys import complete
 from .records import FORMAT, Record, Store
 from .run_folder import Scalars, read_run, steps_to_convergence
-from .worker import environment
 
 DIVERGED = 3
 """Exit status of ``filtune fit`` where the optimizer diverged."""
@@ -61,7 +64,7 @@ class Job:
 
 
 def localise(config: Config, folders: dict[str, str]) -> Config:
-    """The configuration with folders in place of the hub ids that lie there."""
+    """Return the configuration with local folders in place of hub ids."""
     local = yaml.safe_load(yaml.safe_dump(config))
     for key in ("data.source", "model.backbone.name"):
         name = lookup(local, key)
@@ -113,7 +116,7 @@ def _fit(job: Job, folder: Path, config: Path, threads: int, started: Started) -
     with open(folder / "output.txt", "ab") as output:
         process = subprocess.Popen(
             command,
-            env={**environment(), "OMP_NUM_THREADS": str(threads)},
+            env={**worker_environment(), "OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -192,3 +195,18 @@ def _thin(curve: Scalars) -> list[list[Any]]:
     stride = -(-len(steps) // POINTS) or 1
     chosen = sorted({*range(len(steps) - 1, -1, -stride)})
     return [[steps[i] for i in chosen], [float(f"{values[i]:.5g}") for i in chosen]]
+
+
+def worker_environment() -> dict[str, str]:
+    """Return the environment in which a worker imports the filtune that is running.
+
+    In a clone that is not installed, its folder is put on ``PYTHONPATH``. A worker imports modules of the current
+    folder where this process does, and nowhere else: the folder may hold a user's own ``experiments/``.
+    """
+    found = dict(os.environ)
+    source = Path(filtune.__file__).resolve().parents[1]
+    if str(source) not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), found.get("PYTHONPATH")]))
+    if not any(Path(place or ".").resolve() == Path.cwd() for place in sys.path):
+        found["PYTHONSAFEPATH"] = "1"
+    return found

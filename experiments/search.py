@@ -35,7 +35,7 @@ class Rung:
 
 
 def read_grid(pairs: list[str]) -> dict[str, list[Any]]:
-    """Values by dotted key, of ``KEY=VALUE,VALUE``.
+    """Return values by dotted key, from ``KEY=VALUE,VALUE``.
 
     Raises:
         ValueError: If one is not of that form.
@@ -50,7 +50,7 @@ def read_grid(pairs: list[str]) -> dict[str, list[Any]]:
 
 
 def rungs(points: int, samples: int | None, rate: int | None) -> list[Rung]:
-    """The rounds: each keeps one point of ``rate``, and gives it ``rate`` times the samples; one round without a rate.
+    """Return the rounds: each keeps one point of ``rate`` with ``rate`` times the samples; without a rate, one round.
 
     Args:
         points: Points of the grid.
@@ -76,33 +76,33 @@ def rungs(points: int, samples: int | None, rate: int | None) -> list[Rung]:
 
 
 def config_at(config: Config, point: GridPoint, samples: int | None) -> Config:
-    """The configuration at a point, with a stream of so many samples."""
+    """Return the configuration at a point, with a stream of so many samples."""
     return compose([], config, point, {"data.max_samples": samples} if samples else {})
 
 
 def point_values(keys: list[str], records: Records, metric: str) -> list[float]:
-    """A figure of all seeds of a point, by its runs' keys; nothing where one of them failed or diverged."""
+    """Return a metric of all seeds of a point, by the keys of its runs; empty where one of them failed or diverged."""
     values = [metric_of(records[key], metric) for key in keys if key in records]
     numbers = [value for value in values if value is not None]
     return numbers if len(numbers) == len(keys) else []
 
 
 def rank(values: list[float], metric: str) -> float:
-    """What points are sorted by, best first; those without figures last."""
+    """Return the sort key of a point, lowest first: best first, points without values last."""
     if not values:
         return math.inf
     return statistics.fmean(values) if lower_is_better(metric) else -statistics.fmean(values)
 
 
 def first_round(table: Table, cells: Sequence[Cell], seeds: Sequence[int], records: Records) -> SeedPlan:
-    """Points of a grid with the table's tuning seeds, where it has some; all else with all seeds."""
+    """Return the first round: points of a grid with the table's tuning seeds, if any; other cells with all seeds."""
     return {cell.name: [s for s in seeds if not _tuned(table, cell) or s in table.tuning_seeds] for cell in cells}
 
 
 def second_round(table: Table, cells: Sequence[Cell], seeds: Sequence[int], records: Records) -> SeedPlan:
-    """The best point of each grid, by the mean over the tuning seeds, with the seeds that are left.
+    """Return the second round: the best point of each grid, by the mean over the tuning seeds, with the other seeds.
 
-    A grid of which a run failed or diverged at every point has no best.
+    A grid has no best point where a run failed or diverged at every point.
 
     Args:
         table: Where the cells are from.

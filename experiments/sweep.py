@@ -1,4 +1,4 @@
-"""``filtune sweep``: one configuration over a grid of options and several seeds, so that "tuned" is one command."""
+"""``filtune sweep``: run a configuration over a grid of options and several seeds."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class Sweep:
     folders: dict[str, str]
 
     def rounds(self) -> list[Rung]:
-        """How long points are run, and how many go on."""
+        """Return the rounds: how long points are run, and how many go on."""
         large = run_size(self.config, self.parts[0])
         return rungs(len(grid_points(self.grid)), large and large.samples, self.halving)
 
     def jobs(self, points: list[GridPoint], rung: Rung) -> dict[str, list[Job]]:
-        """Runs of a round, by name of the point."""
+        """Return the runs of a round, by name of the point."""
         found: dict[str, list[Job]] = {}
         for point in points:
             config, name = config_at(self.config, point, rung.samples), point_name(point)
@@ -72,7 +72,7 @@ class Sweep:
         return found
 
     def manifest(self, cells: dict[str, dict[str, str]]) -> dict[str, Any]:
-        """What says which records belong to it."""
+        """Return the manifest: which records belong to which point."""
         options = {name: getattr(self, name) for name in ("name", "grid", "metric", "halving")}
         seeds = {"seeds": self.seeds, "cells": cells, "missing": {}}
         return {"format": FORMAT, "table": None, "sweep": options, "scale": {}, **seeds}
@@ -105,7 +105,7 @@ class Sweep:
 
 
 def main(args: list[str]) -> int:
-    """The command; 1 where a run could not be made."""
+    """Run the command ``filtune sweep``; return 1 where a run could not be made."""
     options, rest = _parser().parse_known_args(args)
     if options.seeds < 1:
         raise ValueError(f"--seeds {options.seeds}: must be at least 1")

@@ -1,4 +1,4 @@
-"""A table or figure of a paper as data: which cells it has, and what was published."""
+"""A table or figure of a paper, or a study of our own, as data: its cells and the published results."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Table:
         metric: The figure of a record that it shows.
         seeds: Seeds of every cell.
         set: Options of all cells, by dotted key.
-        raw: The file as it is, for whoever draws it.
+        raw: The content of the file, for what draws it.
         tuning_seeds: The seeds with which the points of a grid are compared; the best goes on with the others. None
             for all seeds at all points.
     """
@@ -92,7 +92,7 @@ class Table:
 
 
 def table_names() -> list[str]:
-    """The tables and figures there are, as ``paper.table``."""
+    """Return the names of all tables and figures, as ``paper.table``."""
     return sorted(f"{path.parent.name}.{path.stem}" for path in PAPERS.glob("*/*.yaml"))
 
 

@@ -63,23 +63,23 @@ def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentPar
     return parser
 
 
-def export(args: list[str]) -> None:
+def run_export(args: list[str]) -> None:
     """Run ``filtune export``."""
-    export_parser().parse_args(args)
+    options = export_parser().parse_args(args)
     from filtune.lightning_modules.launch import quiet
 
     from . import export
 
     quiet()
-    export.main(args)
+    export.main(options)
 
 
-def predict(args: list[str]) -> None:
+def run_predict(args: list[str]) -> None:
     """Run ``filtune predict``."""
-    predict_parser().parse_args(args)
+    options = predict_parser().parse_args(args)
     from filtune.lightning_modules.launch import quiet
 
     from . import predict
 
     quiet()
-    predict.main(args)
+    predict.main(options)

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from filtune.lightning_modules.backbones.base import Backbone
 
 from .card import write_card
-from .commands import export_parser
-from .folder import check_target, whole_folder
 from .restore import Restored, example_outputs, restore
 from .units import fold_units
 from .weights import read_adapter, read_model, write_adapter, write_model
 
+MARK = "README.md"
+"""File by which an export is recognised, together with one of ``WEIGHTS``."""
 
-def main(args: list[str]) -> None:
-    """Export a checkpoint."""
-    options = export_parser().parse_args(args)
+WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Export a checkpoint, by the options of ``filtune export``."""
     check_target(options.to, options.overwrite)
     print(export(restore(options.ckpt_path, options.config), options.to, options.merge))
 
 
 def export(run: Restored, target: Path, merge: bool = False) -> str:
-    """Write a run's model, load it back, and see that its outputs are the same.
+    """Write a run's model, load it back, and compare its outputs.
 
     Args:
         run: The run.
@@ -64,3 +72,38 @@ def _tolerance(run: Restored) -> float:
     """Return half the digits of the coarsest type of the model's weights; what is not loaded at all is off by more."""
     eps = max(torch.finfo(p.dtype).eps for p in run.backbone.parameters() if p.is_floating_point())
     return eps**0.5 * max(1.0, float(example_outputs(run.backbone, run).abs().max()))
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """Check that an export may be written there.
+
+    Raises:
+        ValueError: If something is there already.
+    """
+    if target.is_dir() and any(target.iterdir()):
+        if not overwrite:
+            raise ValueError(f"--to: {target} is not empty; name another folder, or replace it with --overwrite")
+        if not ((target / MARK).is_file() and any((target / name).is_file() for name in WEIGHTS)):
+            raise ValueError(f"--overwrite: {target} is not an earlier export, and is left alone; name another folder")
+    elif target.exists() and not target.is_dir():
+        raise ValueError(f"--to: {target} is a file; name a folder")
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Return a temporary folder beside ``target`` that takes its place in the end, or is removed on an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+            os.rename(target, old / "old")
+            os.rename(temporary, target)
+            shutil.rmtree(old)
+        else:
+            os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -21,7 +21,7 @@ OPTIONS = {
     "--data.on_bad_row": "--on_bad_row",
     "--data.verify true ": "",
 }
-"""What the data modules' options are called here."""
+"""Options of the data modules, and their names in ``filtune predict``."""
 
 
 class Rows:
@@ -94,11 +94,11 @@ class Rows:
             raise ValueError(f"--input: {source} has no row that can be read; correct it")
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
-        """The inputs of some rows, as a backbone takes them."""
+        """Return the inputs of some rows, as a backbone takes them."""
         return {self.key: [self._reader(int(row)) for row in rows]}
 
     def columns(self) -> pa.Table:
-        """The source's columns of the rows that are kept; an image is named by its path, or else by its row."""
+        """Return the source's columns of the rows that are kept; an image is named by its path, or else by its row."""
         table = self.table
         for column, feature in table.features.items():
             if isinstance(feature, datasets.Image):
@@ -117,7 +117,7 @@ class Rows:
 
 
 def texts(values: Sequence[str]) -> dict[str, Any]:
-    """A batch of one text, or of one pair of texts.
+    """Return a batch of one text, or of one pair of texts.
 
     Raises:
         ValueError: If there are more, or one is empty.
@@ -128,6 +128,6 @@ def texts(values: Sequence[str]) -> dict[str, Any]:
 
 
 def file_stem(source: str) -> Path:
-    """Where the predictions of a source go, but for the ending: beside a file or folder, else here."""
+    """Return the path of the predictions of a source without its ending: beside a file or folder, else here."""
     path = Path(source).expanduser()
     return path.with_suffix("") if path.is_file() else path if path.exists() else Path(path.name)

@@ -1,7 +1,8 @@
-"""``filtune predict``: what a run's model says of new texts or images, and how sure it is."""
+"""``filtune predict``: predictions of a run's model for new texts or images, with their uncertainty."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 from pathlib import Path
@@ -11,7 +12,6 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from .commands import predict_parser
 from .inputs import Rows, file_stem, texts
 from .prediction import Prediction, Predictor, columns
 from .restore import Restored, restore
@@ -24,9 +24,8 @@ WRITERS = {
 }
 
 
-def main(args: list[str]) -> None:
-    """Predict a file, a folder, or one text."""
-    options = predict_parser().parse_args(args)
+def main(options: argparse.Namespace) -> None:
+    """Predict a file, a folder, or one text, by the options of ``filtune predict``."""
     if options.batch_size < 1:
         raise ValueError(f"--batch_size: must be at least 1, got {options.batch_size}")
     output = None if options.input is None else _output(options.output, options.input)

@@ -1,4 +1,11 @@
-"""From batches to predictions: the likelihood of the outputs, and how uncertain the filter's covariance makes them."""
+r"""From batches to predictions: the likelihood of the outputs, and their covariance where a filter knows it.
+
+To first order in the uncertainty of the parameters, with the filter's covariance P, the outputs are z ~ N(mu, C) with
+
+.. math:: C = J P J^\top, \quad J = \partial z / \partial \theta                          (1)
+
+Shapes: ``B`` batch, ``m`` outputs.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +18,37 @@ import torch
 from filtune.optimizers.kalman.filter import KalmanOptimizer
 from filtune.optimizers.kalman.predictive import SCALES
 from filtune.optimizers.likelihoods import Likelihood
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .restore import Restored
-from .uncertainty import OutputCovariance
+
+MOST_ELEMENTS = 1 << 26
+"""Most elements of the Jacobian of one batch."""
 
 SAMPLES_ON_CPU = 4
 """Most samples at once with a covariance: a batch of 32 texts took four times as long per text as one of 4."""
+
+
+class OutputCovariance:
+    """Covariance of the outputs, equation (1), computed by the filter itself.
+
+    Args:
+        optimizer: A filter.
+        model: The model it has trained.
+    """
+
+    def __init__(self, optimizer: KalmanOptimizer, model: nn.Module) -> None:
+        self._optimizer = optimizer.attach(model)
+        self._parameters = sum(param.numel() for param in optimizer.trained())
+
+    def batch_size(self, outputs: int) -> int:
+        """Return how many samples with m outputs a batch may have."""
+        return max(1, MOST_ELEMENTS // (outputs * self._parameters))
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """Return C, (B, m, m), of outputs with their graph, (B, m)."""
+        return self._optimizer.output_covariance(outputs)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A run's model and optimizer from its checkpoint, without the data it learned from."""
+"""A run's model and optimizer from its checkpoint, without the data it was trained on."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PREFIX, TARGETS = "backbone.", "target_state."
 
 @dataclass(frozen=True)
 class Restored:
-    """What a checkpoint holds.
+    """A run, restored from a checkpoint.
 
     Attributes:
         ckpt_path: The checkpoint.
         config: The run's configuration.
         checkpoint: The checkpoint's content.
         architecture: The configuration of the backbone.
-        task: What was learned.
+        task: The task it was trained on.
         backbone: The backbone with the trained weights, their mean where the run kept one, in eval mode.
     """
 
@@ -71,7 +71,7 @@ class Restored:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """``summary.json`` of the run; empty where the run is not finished."""
+        """Content of ``summary.json``; empty where the run is not finished."""
         file = _run_folder(self.ckpt_path) / "summary.json"
         return json.loads(file.read_text()) if file.is_file() else {}
 
@@ -81,11 +81,11 @@ class Restored:
         return _class(self.config, "optimizer", OnlineOptimizer)
 
     def data(self) -> StreamDataModule:
-        """The data it learned from, not read yet."""
+        """Return the data module it was trained on, not set up."""
         return _build_data(self.config)
 
     def optimizer(self) -> OnlineOptimizer:
-        """The run's optimizer over the backbone's parameters, with its state."""
+        """Return the run's optimizer over the backbone's parameters, with its state."""
         groups = group_parameters(self.backbone, self.config["model"].get("param_groups") or {})
         options = self.config["optimizer"].get("init_args") or {}
         optimizer = self.optimizer_class(groups, **_known_options(self.optimizer_class, options))
@@ -135,7 +135,7 @@ def restore(ckpt_path: Path, config_path: Path | None = None) -> Restored:
 
 
 def build(architecture: BackboneConfig, task: Task, seed: Any) -> Backbone:
-    """The backbone as a run with this seed starts with it."""
+    """Return the backbone as a run with this seed starts with it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed if isinstance(seed, int) else 0)
         return build_backbone(architecture, task)
@@ -152,7 +152,7 @@ def example_outputs(backbone: Backbone, run: Restored) -> torch.Tensor:
 
 
 def describe_task(saved: dict[str, Any], config: dict[str, Any]) -> Task:
-    """The task as the checkpoint has it; older ones do not, and the data is read once more.
+    """Return the task in the checkpoint; of older ones, which lack it, that of the data.
 
     Args:
         saved: The checkpoint's own entry.

@@ -84,7 +84,7 @@ def write_model(run: Restored, folder: Path) -> None:
 
 
 def read_adapter(run: Restored, folder: Path) -> Backbone:
-    """The backbone with the adapter of a folder, on the base weights that its users will have."""
+    """Return the backbone with the adapter of a folder, on the base weights that its users will have."""
     plain, base = plain_backbone(run), folder / "base"
     if not isinstance(plain, TextBackbone):
         model = _read(plain.model, run, base) if base.is_dir() else plain.model
@@ -100,19 +100,19 @@ def read_adapter(run: Restored, folder: Path) -> Backbone:
 
 
 def read_model(run: Restored, folder: Path) -> Backbone:
-    """The backbone with the model of a folder."""
+    """Return the backbone with the model of a folder."""
     plain = plain_backbone(run)
     plain.model = _read(plain.model, run, folder)
     return plain.eval()
 
 
 def plain_backbone(run: Restored) -> Backbone:
-    """The backbone in float32 before the adapter and any training, with another seed than the run's."""
+    """Return the backbone in float32 before the adapter and any training, with another seed than the run's."""
     return build(dataclasses.replace(run.architecture, adapter=None, frozen="float32"), run.task, OTHER_SEED)
 
 
 def base_name(run: Restored) -> str:
-    """What the base weights are called: a hub id, a timm name with its tag, or the full path of a folder."""
+    """Return the name of the base weights: a hub id, a timm name with its tag, or the full path of a folder."""
     name = run.architecture.name
     if isinstance(run.backbone, TextBackbone):
         return str(Path(name).resolve()) if Path(name).is_dir() else name
@@ -128,7 +128,7 @@ def save_tokenizer(backbone: TextBackbone, folder: Path) -> None:
 
 
 def _library_model(backbone: Backbone, run: Restored) -> nn.Module:
-    """The model as its library knows it, with the names of the classes."""
+    """Return the model as its library knows it, with the names of the classes."""
     model = backbone.model
     if not isinstance(backbone, TextBackbone):
         return model
@@ -153,7 +153,7 @@ def labels(run: Restored) -> dict[str, Any]:
 
 @torch.no_grad()
 def _load_frozen(run: Restored, base: nn.Module) -> bool:
-    """Give the base the frozen weights of the run; whether they were others before."""
+    """Copy the frozen weights of the run into the base; return whether they differed."""
     trained = {name for name, param in run.backbone.model.named_parameters() if param.requires_grad}
     own: dict[str, Tensor] = {}
     for name, tensor in run.backbone.model.state_dict().items():

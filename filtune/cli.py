@@ -43,8 +43,8 @@ class Command:
 COMMANDS = {
     "fit": Command("filtune.training", "learn from a stream of samples, one at a time", "fit"),
     "validate": Command("filtune.training", "score a checkpoint on the validation samples", "validate"),
-    "predict": Command("filtune.exports.commands", "predict texts or images, with their uncertainty", "predict"),
-    "export": Command("filtune.exports.commands", "write the model for PEFT, transformers or timm", "export"),
+    "predict": Command("filtune.exports.commands", "predict texts or images, with their uncertainty", "run_predict"),
+    "export": Command("filtune.exports.commands", "write the model for PEFT, transformers or timm", "run_export"),
     "compare": Command("filtune.reports.compare", "show finished runs side by side, as a table and curves"),
     "report": Command("filtune.reports.report", "write runs as tables and figures, beside what the papers print"),
     "reproduce": Command("filtune.experiments.reproduce", "run the tables and figures of the papers, or a study"),
@@ -53,7 +53,7 @@ COMMANDS = {
 }
 """What ``filtune --help`` lists."""
 
-RENAMED = {"contest": Command("filtune.reports.report", "part of report", "contest")}
+RENAMED = {"contest": Command("filtune.cli", "part of report", "contest")}
 """Commands of earlier releases, which say what they are called now."""
 
 EXAMPLES = """\
@@ -86,9 +86,13 @@ def main(args: list[str] | None = None) -> None:
             print(f"filtune {__version__}")
         else:
             _run(args[0], args[1:])
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("filtune: stopped", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # as in: filtune --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (*explained(), RuntimeError) as error:
         _report(error)
     finally:
@@ -163,6 +167,7 @@ def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     see = f"see {parser.prog} --help"
     if found := re.fullmatch(r"unrecognized arguments: (.*)", message, flags=re.DOTALL):
         odd = next((word for word in found[1].split() if word.startswith("-")), found[1].split()[0])
+        # argparse has no public way to list its options
         known = [name for name in parser._option_string_actions if name.startswith("--")]
         near = suggest(odd.partition("=")[0], known, see) if odd.startswith("-") else see
         raise ValueError(f"{odd}: no such option of {parser.prog}; {near}")
@@ -182,6 +187,25 @@ def _plain(message: str) -> str:
     if found := re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", message):
         return f"must be one of {found[2].replace(chr(39), '')}, got {found[1]}"
     return message
+
+
+def contest(args: list[str]) -> object:
+    """Run what ``filtune contest`` was: ``filtune report --study``."""
+    from filtune.experiments.composition import notice
+
+    notice("filtune contest is now filtune report --study STUDY.yaml")
+    return COMMANDS["report"](study_options(args))
+
+
+def study_options(args: list[str]) -> list[str]:
+    """Return the options of ``filtune report`` for those of ``filtune contest``, whose arguments were studies."""
+    after_option = [False, *(arg.startswith("--") and "=" not in arg for arg in args)]
+    studies = [
+        arg for arg, is_value in zip(args, after_option, strict=False) if not arg.startswith("-") and not is_value
+    ]
+    others = [arg for arg, is_value in zip(args, after_option, strict=False) if arg.startswith("-") or is_value]
+    page = [] if any(arg.startswith("--output") for arg in args) else ["--output", "contest.md"]
+    return [*others, *page, *(["--study", *studies] if studies else [])]
 
 
 if __name__ == "__main__":

@@ -159,6 +159,7 @@ def script(shell: str) -> str:
             found[name] = training_options(name)
         else:
             parser = parser_of(command)
+            # argparse has no public way to list its options
             found[name] = [option for option in parser._option_string_actions if option.startswith("--")]
     found["sweep"] = [*found["sweep"], *(option for option in found["fit"] if "." in option)]
     text, form = (BASH, '        {}) {}="{}" ;;') if shell == "bash" else (ZSH, "        {}) {}=({}) ;;")

@@ -30,7 +30,7 @@ class Schema:
     def __init__(self, parser: Any, command: str) -> None:
         self.command = command
         self.hints: dict[str, Any] = {}
-        for action in parser._actions:
+        for action in parser._actions:  # argparse has no public way to list its options
             hint = getattr(action, "_typehint", None)
             for name in action.option_strings:
                 key = name.removeprefix("--")

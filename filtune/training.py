@@ -137,6 +137,11 @@ class FiltuneCLI(LightningCLI):
             self.save_config_callback = None
         return super().instantiate_trainer(**kwargs)
 
+    @property
+    def baselines(self) -> list[str]:
+        """Names of the optimizers that learn from the same stream afterwards."""
+        return self._get(self.config_init, "run").baselines
+
     def _parse_ckpt_path(self) -> None:
         """Take nothing from the checkpoint: the command line says what to run, and a contradiction is refused."""
 
@@ -178,7 +183,7 @@ def fit(args: list[str]) -> None:
     cli = FiltuneCLI(["fit", *args])
     assert cli.folder is not None
     folders = [cli.folder]
-    for name in cli._get(cli.config_init, "run").baselines:
+    for name in cli.baselines:
         same = ["--config", str(cli.folder / "config.yaml"), f"--optimizer={name}"]
         baseline = FiltuneCLI(["fit", *same, "--run.baselines=[]", "--ckpt_path=null"])
         assert baseline.folder is not None

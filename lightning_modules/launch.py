@@ -9,7 +9,7 @@ import warnings
 
 import torch.distributed as dist
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch.distributed.distributed_c10d import _get_default_store
+from torch.distributed.distributed_c10d import _get_default_store  # torch has no public way to the store
 
 
 def is_first() -> bool:

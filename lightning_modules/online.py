@@ -170,7 +170,7 @@ class OnlineModule(pl.LightningModule):
         figures = {**self.online.compute(), **{f"stats/{k}": v for k, v in optimizer.stats.items()}, **rates}
         if self.logger is not None:
             self.logger.log_metrics({name: float(value) for name, value in figures.items()}, step=self.global_step)
-        self._look_after(optimizer)
+        self.restore_if_diverged(optimizer)
         advice = optimizer.diagnose()
         if advice and not self._advised:
             rank_zero_warn(f"step {self.global_step}: {advice}")
@@ -183,10 +183,15 @@ class OnlineModule(pl.LightningModule):
             FloatingPointError: If it diverged.
         """
         optimizer = self.optimizers(use_pl_optimizer=False)
-        self._look_after(optimizer)
+        self.restore_if_diverged(optimizer)
         self.watch.keep(optimizer, self.global_step)
 
-    def _look_after(self, optimizer: OnlineOptimizer) -> None:
+    def restore_if_diverged(self, optimizer: OnlineOptimizer) -> None:
+        """Apply the policy for divergence; a mean of weights starts anew where the parameters were restored.
+
+        Raises:
+            FloatingPointError: If it diverged, and the policy is to stop.
+        """
         if self.watch.check(optimizer, self.global_step):
             self.average.restart()
 

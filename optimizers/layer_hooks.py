@@ -124,6 +124,7 @@ class LayerHooks:
         trained = {id(p) for p in params if p.requires_grad}
         uses = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
         for name, module in model.named_modules():
+            # not getattr: a parametrised weight is computed, and no parameter
             own = {kind: p for kind in ("weight", "bias") if (p := module._parameters.get(kind)) is not None}
             own = {kind: p for kind, p in own.items() if id(p) in trained and uses[id(p)] == 1}
             if own and is_supported(module):

@@ -11,7 +11,7 @@ from .statistics import paired, welch
 
 
 class Agreement(Enum):
-    """Whether an order is the paper's.
+    """Agreement of an order with the paper's.
 
     Attributes:
         word: Its name.
@@ -29,7 +29,7 @@ class Agreement(Enum):
 
     @property
     def slug(self) -> str:
-        """Its name as a class of the style sheet."""
+        """Name of the class in the style sheet."""
         return self.word.partition(",")[0].replace(" ", "-")
 
 
@@ -74,7 +74,7 @@ class Claim:
 
 
 def winners(leaf: str, column: Mapping[str, CellResult], lower: bool) -> list[Winner]:
-    """The best of a column among the paper's methods that were run here; none of fewer than two."""
+    """Return the best of a column among the paper's methods that were run here; empty for fewer than two."""
     sign = -1 if lower else 1
     there = {row: cell for row, cell in column.items() if cell.published and cell.ours}
     if len(there) < 2:
@@ -103,7 +103,7 @@ def winners(leaf: str, column: Mapping[str, CellResult], lower: bool) -> list[Wi
 def claims(
     leaf: str, column: Mapping[str, CellResult], reference: Mapping[str, str], lower: bool
 ) -> dict[tuple[str, str], Claim]:
-    """Each method of a column against AdamW, by row and leaf."""
+    """Return the comparison of each method of a column with AdamW, by row and leaf."""
     found = {}
     for row, cell in column.items():
         adamw = column.get(reference[row])

@@ -37,7 +37,7 @@ class Status(Enum):
 
     @property
     def slug(self) -> str:
-        """Its name as a class of the style sheet."""
+        """Name of the class in the style sheet."""
         return self.word.replace(" ", "-")
 
 
@@ -62,7 +62,7 @@ class PointRuns:
 
     @property
     def sample(self) -> MeanStd | None:
-        """Mean and deviation of what finished."""
+        """Mean and standard deviation of the finished runs."""
         return summarise(list(self.values.values()))
 
 
@@ -77,7 +77,7 @@ class CellResult:
         points: All points of the grid.
         published: As the paper has it.
         status: Its status.
-        reason: Why it is so, where that is not plain.
+        reason: Explanation of the status, if any.
         test: Ours against the published mean, of runs as published.
         adjusted: Its p-value after Holm over the table.
         ratio: Our mean, and the published one, to those of AdamW; for times.
@@ -96,7 +96,7 @@ class CellResult:
 
     @property
     def ours(self) -> MeanStd | None:
-        """Our mean and deviation."""
+        """Our mean and standard deviation."""
         return self.point.sample
 
     @property
@@ -134,7 +134,7 @@ def _point(name: str, records: dict[int, Record], metric: str) -> PointRuns:
 
 
 def _best(points: list[PointRuns], chosen_by: str) -> PointRuns | None:
-    """The point of the best mean among those with the most finished seeds."""
+    """Return the point of the best mean among those with the most finished seeds."""
     ranked = [(point, _point(point.name, point.records, chosen_by)) for point in points if point.records]
     if not ranked:
         return None

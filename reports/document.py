@@ -30,7 +30,7 @@ _RANK = [
     Status.REPRODUCED, Status.EXCEEDS, Status.NOT_REPRODUCED, Status.UNTESTED, Status.OURS, Status.SCALED,
     Status.DIVERGED, Status.ABSENT,
 ]  # fmt: skip
-"""Which status of a cell counts, where it was run at several scales."""
+"""Priority of the statuses of a cell that was run at several scales."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Document:
     left_out: list[str]
 
     def counts(self) -> dict[Status, int]:
-        """How many of the papers' cells have each status: each once, a run as published before a scaled-down one."""
+        """Return the number of the papers' cells by status; a run as published counts before a scaled-down one."""
         best: dict[tuple[str, str, str], Status] = {}
         for section in self.sections:
             for key, status in section.statuses().items():
@@ -60,7 +60,7 @@ class Document:
         return {status: total[status] for status in Status if status is not Status.OURS}
 
     def facts(self) -> dict[str, str]:
-        """What was run, and on what."""
+        """Return runs, compute, environment and versions in words."""
         wall = [r["times"].get("wall_seconds") or 0.0 for r in self.records]
         finished = sorted(filter(None, (r["times"].get("finished_at") for r in self.records)))
         versions: dict[str, set[str]] = {}
@@ -153,7 +153,7 @@ def _concerns(table: Table, pool: Pool) -> bool:
 
 
 def merged(pools: list[Pool]) -> Pool:
-    """The cells of several tables at one scale."""
+    """Return the cells of several tables at one scale."""
     total = Pool(pools[0].scale)
     for pool in pools:
         total.cells.update(pool.cells)
@@ -163,7 +163,7 @@ def merged(pools: list[Pool]) -> Pool:
 
 
 def figure_plans(sections: list[Section]) -> list[tuple[Section, FigurePlan]]:
-    """The papers' figures over the cells of the sections, each with the first section that has them."""
+    """Return the papers' figures over the cells of the sections, each with the first section that has them."""
     found = []
     figures = [table for name in table_names() if not _is_table(table := shipped_table(name))]
     for figure in figures:
@@ -202,27 +202,27 @@ _TEX = {
 
 
 def render_html(document: Document, folder: Path) -> Path:
-    """The HTML page, in one file."""
+    """Write the HTML page, in one file, and return its path."""
     return _write(folder / "index.html", "index.html.j2", document=document)
 
 
 def render_markdown(part: Section | Listing, folder: Path) -> Path:
-    """A table as Markdown."""
+    """Write a table as Markdown and return its path."""
     return _write(folder / f"{part.slug}.md", f"{_kind(part)}.md.j2", part=part)
 
 
 def render_latex(part: Section | Listing, folder: Path) -> Path:
-    """A table as LaTeX, for a document with booktabs."""
+    """Write a table as LaTeX, for a document with booktabs, and return its path."""
     return _write(folder / f"{part.slug}.tex", f"{_kind(part)}.tex.j2", part=part)
 
 
 def escape_tex(text: Any) -> str:
-    """Text for LaTeX."""
+    """Return text escaped for LaTeX."""
     return "".join(_TEX.get(c, c) for c in str(text))
 
 
 def escape_md(text: Any) -> str:
-    """Text for a cell of a Markdown table."""
+    """Return text escaped for a cell of a Markdown table."""
     return re.sub(r"([\\`*_|<\[\]])", r"\\\1", " ".join(str(text).split()))
 
 

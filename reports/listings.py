@@ -1,4 +1,4 @@
-"""Runs that belong to no paper's table: sweeps, and folders of ``filtune fit``, sorted by how they did."""
+"""Runs that belong to no paper's table: sweeps, and folders of ``filtune fit``, sorted by their metric."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Entry:
     """A configuration's runs.
 
     Attributes:
-        label: What tells it from the others.
+        label: Its name among the others.
         optimizer: Its class.
         records: By seed.
         look: Colour and stroke.
@@ -42,14 +42,14 @@ class Entry:
     look: Look
 
     def values(self, metric: str) -> dict[int, float]:
-        """The metric by seed, of the runs that finished."""
+        """Return a metric by seed, of the runs that finished."""
         found = {
             seed: metric_of(record, metric) for seed, record in self.records.items() if record["status"] == "finished"
         }
         return {seed: number for seed, number in found.items() if number is not None}
 
     def sample(self, metric: str) -> MeanStd | None:
-        """Mean and deviation of a metric."""
+        """Return mean and standard deviation of a metric."""
         return summarise(list(self.values(metric).values()))
 
 
@@ -75,17 +75,17 @@ class Listing:
 
     @property
     def metrics(self) -> list[str]:
-        """The columns: what any run has, the one that sorts first."""
+        """Metrics of the columns: those that any run has, the one that sorts first."""
         had = [metric for metric in _METRICS if any(entry.sample(metric) for entry in self.entries)]
         return [self.metric, *(metric for metric in had if metric != self.metric)]
 
     def best(self, metric: str) -> float | None:
-        """The best mean of a column."""
+        """Return the best mean of a column."""
         means = [sample.mean for entry in self.entries if (sample := entry.sample(metric))]
         return (min if lower_is_better(metric) else max)(means) if means else None
 
     def plan(self) -> FigurePlan:
-        """The figure of its curves."""
+        """Return the plan of the figure of its curves."""
         score = next((m for m in ("online_accuracy", "online_pearson") if any(e.sample(m) for e in self.entries)), None)
         curves = [(score or "online_accuracy").replace("_", "/", 1), "online/loss", self.metric.replace("_", "/", 1)]
         lines = [Line(entry.label, entry.look, {"": list(entry.records.values())}) for entry in self.entries[:12]]
@@ -95,7 +95,7 @@ class Listing:
 
 
 def sweep_listing(manifest: dict[str, Any], archive: Archive) -> Listing:
-    """A sweep, sorted by its metric; with successive halving the longest runs first."""
+    """Return the listing of a sweep, sorted by its metric; with successive halving the longest runs first."""
     cells = {name: {int(seed): key for seed, key in keys.items()} for name, keys in manifest["cells"].items()}
     found = {name or "as it is": archive.records(keys) for name, keys in cells.items()}
     rows = [(name, next((r["optimizer"] for r in records.values()), "?"), records) for name, records in found.items()]
@@ -109,7 +109,7 @@ def sweep_listing(manifest: dict[str, Any], archive: Archive) -> Listing:
 
 
 def run_listings(paths: Sequence[Path], left_out: list[str]) -> list[Listing]:
-    """Folders of ``filtune fit``, one listing a task and model; the seeds of a configuration are one row.
+    """Return the listings of folders of ``filtune fit``, one per task and model; seeds of a configuration share a row.
 
     Raises:
         ValueError: If a folder has no run.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -43,12 +42,6 @@ def main(args: list[str]) -> None:
             console.print(f"see  {path}", highlight=False, soft_wrap=True)
     else:
         write_report(roots, options.tables, options.output or Path("report"), options.formats, console)
-
-
-def contest(args: list[str]) -> None:
-    """Run ``filtune contest``, the name that ``filtune report --study`` had in earlier releases."""
-    print("filtune: contest is part of `filtune report` now: filtune report --study STUDY ...", file=sys.stderr)
-    main(args if args[:1] in (["-h"], ["--help"]) else ["--study", *args])
 
 
 def write_report(roots: list[Path], tables: list[str], output: Path, formats: list[str], console: Console) -> None:

@@ -36,12 +36,12 @@ class Leaf:
 
     @property
     def data(self) -> str:
-        """The data set."""
+        """Name of the data set."""
         return self.column.title.partition(", ")[0]
 
     @property
     def model(self) -> str:
-        """The model, and what ran in its place."""
+        """Name of the model, and of the one that ran in its place."""
         model = self.column.title.partition(", ")[2]
         if self.backbone in (None, self.column.backbone):
             return model
@@ -55,7 +55,7 @@ class Leaf:
 
     @property
     def key(self) -> str:
-        """What tells it from the other columns of figures."""
+        """Name of the column of values."""
         return f"{self.column.name}/{self.metric}"
 
 
@@ -91,7 +91,7 @@ class Section:
 
     @property
     def slug(self) -> str:
-        """Its name in files and addresses."""
+        """Name in files and addresses."""
         scale = [self.pool.scale.get("backbone"), self.pool.scale.get("max_samples")]
         scale += [f"{key.rpartition('.')[2]}-{value}" for key, value in (self.pool.scale.get("set") or {}).items()]
         name = "-".join([self.table.name, *(str(word) for word in scale if word)])
@@ -106,7 +106,7 @@ class Section:
 
     @property
     def timed(self) -> bool:
-        """Whether it shows times, which only compare as ratios."""
+        """Whether it shows times, which compare as ratios only."""
         return "metrics" in self.table.raw
 
     def notes(self) -> list[str]:
@@ -133,41 +133,41 @@ class Section:
         return notes
 
     def rows(self, kind: str) -> list[Row]:
-        """The rows of a kind: of the paper's those that have the columns shown, of ours those with a run."""
+        """Return the rows of a kind: of the paper's those that have the columns shown, of ours those with a run."""
         shown = {leaf.key for leaf in self.columns()}
         there = {row for row, leaf in self.cells if leaf in shown}
         rows = [row for row in self.table.rows if self.kinds[row.name] == kind and row.name in there]
         return [row for row in rows if kind == "paper" or self._run(row)]
 
     def absent(self) -> list[str]:
-        """Rows of ours without a run."""
+        """Return the titles of rows of ours without a run."""
         return [row.title for row in self.table.rows if self.kinds[row.name] != "paper" and not self._run(row)]
 
     def _run(self, row: Row) -> bool:
         return any(cell.status is not Status.ABSENT for (name, _), cell in self.cells.items() if name == row.name)
 
     def columns(self) -> list[Leaf]:
-        """The columns to show: all of a run as published, of a scaled-down one those with a run."""
+        """Return the columns to show: all of a run as published, of a scaled-down one those with a run."""
         run = {leaf for (_, leaf), cell in self.cells.items() if cell.status is not Status.ABSENT or cell.reason}
         return [leaf for leaf in self.leaves if not self.pool.scale or leaf.key in run]
 
     def mixed(self) -> bool:
-        """Whether columns differ in what they show."""
+        """Return whether columns differ in their metric."""
         return len({leaf.metric for leaf in self.leaves}) > 1
 
     def statuses(self) -> dict[tuple[str, str], Status]:
-        """What became of each of the paper's cells."""
+        """Return the status of each of the paper's cells."""
         return {
             key: cell.status for key, cell in self.cells.items() if self.kinds[key[0]] == "paper" and cell.published
         }
 
     def counts(self) -> Counter[Status]:
-        """How many of the paper's cells have each status, of the columns that are shown."""
+        """Return the number of the paper's cells with each status, of the columns shown."""
         shown = {leaf.key for leaf in self.columns()}
         return Counter(status for (_, leaf), status in self.statuses().items() if leaf in shown)
 
     def best(self, leaf: Leaf, published: bool) -> set[str]:
-        """The rows of the best figure of a column, ours or published."""
+        """Return the rows with the best value of a column, ours or published."""
         shown = {row.name: self.cells.get((row.name, leaf.key)) for row in self.table.rows}
         means = {
             name: formatting.format_metric(sample.mean, leaf.metric)
@@ -181,28 +181,28 @@ class Section:
         return {name for name, number in numbers.items() if number == top}
 
     def ordered(self) -> list[Leaf]:
-        """The columns whose order can be compared."""
+        """Return the columns whose order can be compared."""
         compared = {winner.leaf for winner in self.winners} | {leaf for _, leaf in self.claims}
         return [leaf for leaf in self.leaves if leaf.key in compared]
 
     def winner(self, leaf: Leaf) -> Winner | None:
-        """The best of a column, where there is one to compare."""
+        """Return the best of a column, where there is one to compare."""
         return next((winner for winner in self.winners if winner.leaf == leaf.key), None)
 
     def verdicts(self) -> Counter[Agreement]:
-        """How many comparisons with AdamW come out as in the paper."""
+        """Return the number of comparisons with AdamW by agreement with the paper."""
         return Counter(claim.verdict for claim in self.claims.values())
 
     def claimed(self, row: Row) -> bool:
-        """Whether a row is compared with AdamW anywhere."""
+        """Return whether a row is compared with AdamW in any column."""
         return any(name == row.name for name, _ in self.claims)
 
     def titles(self, names: list[str]) -> str:
-        """Rows as the table has them."""
+        """Return the titles of rows, joined."""
         return " / ".join(row.title for row in self.table.rows if row.name in names)
 
     def command(self, cell: str | None = None) -> str:
-        """The command that makes the runs."""
+        """Return the command that makes the runs, of all cells or one."""
         seeds = self.pool.seeds if cell is None else {s for p in self._points(cell) for s in p.records}
         return formatting.reproduce_command(self.table.name, self.pool.scale, cell, seeds, self.table.seeds, self.root)
 
@@ -211,7 +211,7 @@ class Section:
 
 
 def build(table: Table, pool: Pool, archive: Archive) -> Section:
-    """Judge a table's cells and compare their order."""
+    """Return a table at one scale: cells beside the published ones, and the order of the methods."""
     kinds = {row.name: _kind(row) for row in table.rows}
     leaves = [
         Leaf(column, metric, _lower(table, metric), pool.scale.get("backbone"))

@@ -60,14 +60,14 @@ def summarise(values: Sequence[float]) -> MeanStd | None:
 
 
 def welch(a: MeanStd, b: MeanStd) -> TTest | None:
-    r"""Welch's t-test of two means: :math:`t = (m_a - m_b) / \sqrt{s_a^2 / n_a + s_b^2 / n_b}`.
+    r"""Return Welch's t-test of two means, :math:`t = (m_a - m_b) / \sqrt{s_a^2 / n_a + s_b^2 / n_b}`.
 
     Args:
         a: The first sample.
         b: The second.
 
     Returns:
-        The test; none where a deviation is not known or there is but one run.
+        The test; None where a deviation is not known or there is only one run.
     """
     if a.deviation is None or b.deviation is None or min(a.count or 0, b.count or 0) < 2:
         return None
@@ -83,7 +83,7 @@ def welch(a: MeanStd, b: MeanStd) -> TTest | None:
     return TTest(difference, p, difference - reach, difference + reach)
 
 
-def differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
+def seed_differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
     """Return first minus second values of the seeds that both have, in order."""
     return [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
 
@@ -96,9 +96,9 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> TTest | None:
         b: Second values by seed.
 
     Returns:
-        The test; none where fewer than two seeds are common to both.
+        The test; None where fewer than two seeds are common to both.
     """
-    found = differences(a, b)
+    found = seed_differences(a, b)
     sample = summarise(found)
     if sample is None or sample.deviation is None:
         return None

@@ -15,7 +15,7 @@ from filtune.experiments.archive import Archive, Pool
 from filtune.experiments.records import Record, metric_of
 from filtune.experiments.tables import Table
 
-from .statistics import MeanStd, TTest, differences, paired, summarise
+from .statistics import MeanStd, TTest, paired, seed_differences, summarise
 
 Values = dict[int, float]
 Curve = tuple[np.ndarray, np.ndarray]
@@ -193,7 +193,7 @@ def _compare(name: str, method: Method, baseline: Method, metric: str) -> Compar
         own, theirs = method.curve(seed, metric), baseline.curve(seed, metric)
         final = float(theirs[1][-1])
         speed[seed] = samples_to(own, final, online) / (samples_to(theirs, final, True) if online else theirs[0][-1])
-    return Comparison(name, baseline, differences(a, b), paired(a, b), speed)
+    return Comparison(name, baseline, seed_differences(a, b), paired(a, b), speed)
 
 
 class RecoveryRule(NamedTuple):
@@ -229,7 +229,7 @@ def recovery_rules(table: Table) -> dict[str, RecoveryRule]:
     return {name: RecoveryRule(found, options["level"], options["last"]) for name, found in by_column.items()}
 
 
-def recoveries(curve: Curve, rule: RecoveryRule) -> list[float]:
+def recovery_times(curve: Curve, rule: RecoveryRule) -> list[float]:
     """Return the samples from each change until recovery; infinite if the next change, or the end, comes before.
 
     Args:
@@ -247,12 +247,12 @@ def recoveries(curve: Curve, rule: RecoveryRule) -> list[float]:
     return found
 
 
-def all_recoveries(method: Method, rule: RecoveryRule) -> list[float]:
+def all_recovery_times(method: Method, rule: RecoveryRule) -> list[float]:
     """Return the recovery times of all seeds and changes."""
     curves = (method.curve(seed, "online_accuracy") for seed in method.records)
-    return [found for curve in curves for found in recoveries(curve, rule)]
+    return [found for curve in curves for found in recovery_times(curve, rule)]
 
 
 def recovery_share(method: Method, baseline: Method, rule: RecoveryRule) -> float:
     """Return the median recovery time of the method divided by the baseline's."""
-    return float(np.median(all_recoveries(method, rule)) / np.median(all_recoveries(baseline, rule)))
+    return float(np.median(all_recovery_times(method, rule)) / np.median(all_recovery_times(baseline, rule)))

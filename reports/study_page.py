@@ -114,12 +114,12 @@ def _study(table: Table, archive: Archive, streams: Sequence[StreamResult], targ
         "Mean ± standard deviation over the seeds; differences are those of the method to the baseline, paired by "
         "seed, with the p-value of the paired t-test.",
         "### All seeds",
-        tables.scores(streams),
+        tables.score_table(streams),
         *_reserved(table, archive),
         *_targets(table, targets),
         "### Samples to the baseline's final score",
         _speed_caption(streams),
-        tables.speeds(streams),
+        tables.speed_table(streams),
         *_averages(streams),
         *_recoveries(table, streams),
         *_probabilities(streams),
@@ -139,7 +139,7 @@ def _reserved(table: Table, archive: Archive) -> list[str]:
     return [
         f"### Reserved seeds ({', '.join(map(str, seeds))})",
         rates,
-        tables.scores(compare_streams(table, archive, seeds)),
+        tables.score_table(compare_streams(table, archive, seeds)),
     ]
 
 
@@ -171,7 +171,7 @@ def _averages(streams: Sequence[StreamResult]) -> list[str]:
         "### Mean over the run",
         "The mean of all validations of a run: it reflects speed and final score at once, with less noise than the "
         "last validation; the baseline at the point that is best at the end.",
-        tables.averages(streams),
+        tables.average_table(streams),
     ]
 
 
@@ -184,7 +184,7 @@ def _recoveries(table: Table, streams: Sequence[StreamResult]) -> list[str]:
         "### Recovery time after a change",
         f"Samples until {rule.level:g} % of the last {rule.last}, all after the change, are predicted correctly: "
         "median and quartiles over seeds and changes. If the next change comes first, it counts as never.",
-        tables.recoveries(streams, found),
+        tables.recovery_table(streams, found),
     ]
 
 
@@ -194,7 +194,7 @@ def _probabilities(streams: Sequence[StreamResult]) -> list[str]:
 
 
 def _section(streams: Sequence[StreamResult], title: str, what: Sequence[tuple[tuple[str, ...], int]]) -> list[str]:
-    found = [text for text in (tables.figures(streams, *each) for each in what) if text]
+    found = [text for text in (tables.metric_table(streams, *each) for each in what) if text]
     return [f"### {title}", *found] if found else []
 
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from .formatting import DASH, MINUS, metric_title
-from .statistics import MeanStd, TTest, differences, paired, summarise
+from .statistics import MeanStd, TTest, paired, seed_differences, summarise
 from .study import (
     Comparison,
     Method,
     RecoveryRule,
     StreamResult,
-    all_recoveries,
+    all_recovery_times,
     baseline_label,
     mean_std,
     recovery_share,
@@ -26,7 +26,7 @@ def baseline_names(streams: Sequence[StreamResult]) -> list[str]:
     return list(dict.fromkeys(name for stream in streams for name in stream.comparisons))
 
 
-def scores(streams: Sequence[StreamResult]) -> str:
+def score_table(streams: Sequence[StreamResult]) -> str:
     """Return the table of the compared metric and of the differences to each baseline."""
     return markdown_table(
         streams,
@@ -40,12 +40,12 @@ def scores(streams: Sequence[StreamResult]) -> str:
     )
 
 
-def averages(streams: Sequence[StreamResult]) -> str:
+def average_table(streams: Sequence[StreamResult]) -> str:
     """Return the same table for the mean of all validations of a run."""
 
     def against(stream: StreamResult, comparison: Comparison) -> list[str]:
         own, theirs = stream.method.averages(stream.metric), comparison.baseline.averages(stream.metric)
-        return [format_summary(mean_std(theirs)), _difference(differences(own, theirs), paired(own, theirs))]
+        return [format_summary(mean_std(theirs)), _difference(seed_differences(own, theirs), paired(own, theirs))]
 
     return markdown_table(
         streams,
@@ -56,12 +56,12 @@ def averages(streams: Sequence[StreamResult]) -> str:
     )
 
 
-def speeds(streams: Sequence[StreamResult]) -> str:
+def speed_table(streams: Sequence[StreamResult]) -> str:
     """Return the table of samples until a baseline's final score, as a share of its own."""
     return markdown_table(streams, [], ["{}"], lambda _: [], lambda _, comparison: [_share(comparison)])
 
 
-def figures(streams: Sequence[StreamResult], metrics: Sequence[str], digits: int) -> str:
+def metric_table(streams: Sequence[StreamResult], metrics: Sequence[str], digits: int) -> str:
     """Return the table of one metric: the method's under each name, a baseline's under the last."""
     theirs = metrics[-1]
     streams = [stream for stream in streams if stream.method.values(theirs)]
@@ -81,19 +81,19 @@ def figures(streams: Sequence[StreamResult], metrics: Sequence[str], digits: int
     return f"{title[0].upper()}{title[1:]}:\n\n{found}"
 
 
-def recoveries(streams: Sequence[StreamResult], rules: Mapping[str, RecoveryRule]) -> str:
+def recovery_table(streams: Sequence[StreamResult], rules: Mapping[str, RecoveryRule]) -> str:
     """Return the table of recovery times after a change."""
 
     def against(stream: StreamResult, comparison: Comparison) -> list[str]:
         rule = rules[stream.name]
-        theirs = all_recoveries(comparison.baseline, rule)
+        theirs = all_recovery_times(comparison.baseline, rule)
         if not theirs:
             return [_until(theirs)]
         share = recovery_share(stream.method, comparison.baseline, rule)
         return [f"{_until(theirs)}; the method takes {share:.2f} of it"]
 
     def own(stream: StreamResult) -> list[str]:
-        return [_until(all_recoveries(stream.method, rules[stream.name]))]
+        return [_until(all_recovery_times(stream.method, rules[stream.name]))]
 
     return markdown_table(streams, ["method"], ["{}"], own, against)
 

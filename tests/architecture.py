@@ -75,6 +75,13 @@ class Module:
         definitions = (ast.FunctionDef, ast.ClassDef)
         return [node.name for node in self.tree.body if isinstance(node, definitions) and node.name[0] != "_"]
 
+    @property
+    def typing_lines(self) -> set[int]:
+        """Lines below ``if TYPE_CHECKING``."""
+        blocks = [node for node in ast.walk(self.tree) if isinstance(node, ast.If)]
+        blocks = [node for node in blocks if ast.unparse(node.test) == "TYPE_CHECKING"]
+        return {line for node in blocks for line in range(node.lineno, (node.body[-1].end_lineno or 0) + 1)}
+
     def imports(self) -> Iterator[Import]:
         """All imports, those inside functions as well."""
         known = {module.name for module in modules()}
@@ -126,10 +133,15 @@ def arrows() -> Counter[tuple[str, str]]:
 
 
 def circles() -> list[list[str]]:
-    """Return the sets of files that import each other, directly or by way of others (Tarjan 1972)."""
+    """Return the sets of files that import each other, directly or by way of others (Tarjan 1972).
+
+    What is imported for type checkers alone does not count, for it is never executed.
+    """
     graph: dict[str, set[str]] = defaultdict(set)
+    typing_only = {(module.name, line) for module in modules() for line in module.typing_lines}
     for edge in internal_imports():
-        graph[edge.source].add(edge.target)
+        if (edge.source, edge.line) not in typing_only:
+            graph[edge.source].add(edge.target)
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -175,7 +187,7 @@ PUBLIC_ALL_THE_SAME = ("_foreach_", "_replace", "_asdict", "_exit")
 
 
 def private_access() -> Iterator[str]:
-    """Yield each access to a private attribute that the file does not define itself and no comment explains."""
+    """Yield each use of a private name that the file does not define itself and that no comment explains."""
     for module in modules():
         lines = module.text.splitlines()
         own = {node.name for node in ast.walk(module.tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
@@ -185,6 +197,11 @@ def private_access() -> Iterator[str]:
             elif isinstance(node, ast.AnnAssign | ast.Assign):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 own |= {target.id for target in targets if isinstance(target, ast.Name)}
+        for edge in module.imports():
+            foreign = edge.target.partition(".")[0] not in (FACE, "benchmarks", "tests", "__future__")
+            explained = "#" in "".join(lines[max(edge.line - 2, 0) : edge.line])
+            if foreign and (edge.name or "").startswith("_") and not explained:
+                yield str(edge)
         for node in ast.walk(module.tree):
             if not isinstance(node, ast.Attribute) or not node.attr.startswith("_") or node.attr.startswith("__"):
                 continue

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..likelihoods.base import Innovation
-from .parts import State
+from ..parts import State
 from .update import MeasurementUpdate
 
 SATURATED = 1e-10

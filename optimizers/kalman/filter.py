@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..base import Closure
 from ..likelihoods.base import Innovation, Observation
+from ..parts import State
 from .blocks import BlockJacobian
 from .diagnostics import LastStep, check_divergence, diagnose, statistics
 from .equations import own_blocks
-from .parts import State
 from .posterior_mode import PosteriorModeUpdate
 from .predictive import output_covariance, tempered_predictive, update_log_weights
 from .prior import sensitivity_factor

@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
+from ..parts import Spec
 from .filter import KalmanOptimizer
-from .parts import Spec
 
 
 class LoKO(KalmanOptimizer):

@@ -12,12 +12,12 @@ from typing_extensions import Self
 
 from ..base import OnlineOptimizer, check_arguments
 from ..likelihoods.base import OBSERVATIONS
+from ..parts import Choice, Spec, choose, default_arguments, distribute
 from .covariance.base import Covariance, check_size
 from .diagnostics import COUNTERS, LastStep
 from .jacobian import JacobianBuilder
 from .monitors.base import Monitor
 from .noise.base import ObservationNoise
-from .parts import Choice, Spec, choose, default_arguments, distribute
 from .predictive import SCALES
 from .prior import check_prior, initial_variance
 from .rows import RowSelection

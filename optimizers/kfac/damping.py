@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..base import check_arguments
+from ..parts import Part
 from .factors import Factor
-from .parts import Part
 
 MIN_RHO, MAX_RHO = 1e-10, 1e4
 

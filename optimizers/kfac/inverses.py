@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .parts import Part
+from ..parts import Part
 
 State = dict[str, Tensor]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from ..likelihoods.base import Innovation, Observation
-from .parts import Part
+from ..parts import Part
 
 Derivatives = Sequence[Tensor | None]
 

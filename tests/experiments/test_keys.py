@@ -127,7 +127,7 @@ def test_what_differs_is_found_within_dataclasses_and_lists_of_classes() -> None
     assert found["data"]["init_args"]["streams"] == [{"class_path": "filtune.DigitsDataModule"}]
     assert found["data"]["init_args"]["segments"][0] == {"samples": 400}
     assert found["model"]["backbone"] == {"pretrained": False}
-    explicit = compose([], config, {"model.schedule.decay": "none", "model.backbone.rank": 8, "data.num_workers": 0})
+    explicit = compose([], config, {"model.schedule.warmup": 0, "model.backbone.rank": 8, "data.num_workers": 0})
     assert run_key(explicit, 0) == run_key(config, 0)
     assert run_key(compose([], config, {"model.backbone.rank": 9}), 0) != run_key(config, 0)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from filtune.exports import export, predict, restore
+from filtune.exports.commands import run_export, run_predict
 from filtune.exports.export import export as export_run
 from filtune.lightning_modules.backbones import BackboneConfig
 from PIL import Image
@@ -38,30 +39,30 @@ def refused(main: Any, *args: object) -> str:
 def test_checkpoint_and_configuration(tmp_path: Path) -> None:
     ckpt = tmp_path / "run" / "checkpoints" / "last.ckpt"
     ask = ("--ckpt_path", ckpt, "--to", tmp_path / "out")
-    assert "there is no checkpoint" in refused(export.main, *ask)
+    assert "there is no checkpoint" in refused(run_export, *ask)
     ckpt.parent.mkdir(parents=True)
     ckpt.write_bytes(b"half")
-    assert "damaged" in refused(export.main, *ask)
+    assert "damaged" in refused(run_export, *ask)
     torch.save({"state_dict": {}}, ckpt)
-    assert "not a checkpoint of filtune" in refused(export.main, *ask)
+    assert "not a checkpoint of filtune" in refused(run_export, *ask)
     saved: dict[str, Any] = {"state_dict": {}, "filtune": {"fingerprint": 0, "task": vars(text_task())}}
     torch.save(saved, ckpt)
     config = tmp_path / "run" / "config.yaml"
-    assert f"{config} is not there" in refused(export.main, *ask)
+    assert f"{config} is not there" in refused(run_export, *ask)
     config.write_text("[")
-    assert "not a run's configuration" in refused(export.main, *ask)
+    assert "not a run's configuration" in refused(run_export, *ask)
     config.write_text("model: {backbone: {}}")
-    assert "it has no optimizer" in refused(export.main, *ask)
+    assert "it has no optimizer" in refused(run_export, *ask)
     learned = {"class_path": "filtune.AdamW"}, {"class_path": "filtune.TextDataModule"}
     backbone = {"name": str(tmp_path / "gone"), "adapter": "lora"}
     content = {"model": {"backbone": backbone}, "optimizer": learned[0], "data": learned[1]}
     config.write_text(yaml.safe_dump(content))
-    message = refused(export.main, *ask)
+    message = refused(run_export, *ask)
     assert "there is no folder" in message
     assert "--config" in message
     content["model"]["backbone"]["colour"] = "red"
     config.write_text(yaml.safe_dump(content))
-    assert "unknown model.backbone.colour" in refused(export.main, *ask)
+    assert "unknown model.backbone.colour" in refused(run_export, *ask)
     assert not (tmp_path / "out").exists()
 
 
@@ -89,12 +90,12 @@ def test_target(text_run: Any, tmp_path: Path) -> None:
     mine.mkdir()
     (mine / "thesis.tex").write_text("...")
     ask = ("--ckpt_path", "last.ckpt", "--to", mine)
-    assert "--overwrite" in refused(export.main, *ask)
-    assert "not an earlier export" in refused(export.main, *ask, "--overwrite")
+    assert "--overwrite" in refused(run_export, *ask)
+    assert "not an earlier export" in refused(run_export, *ask, "--overwrite")
     assert [path.name for path in mine.iterdir()] == ["thesis.tex"]
-    assert "is a file" in refused(export.main, *ask[:3], mine / "thesis.tex")
-    export.main(["--ckpt_path", "last.ckpt", "--to", str(tmp_path / "out")])
-    export.main(["--ckpt_path", "last.ckpt", "--to", str(tmp_path / "out"), "--merge", "--overwrite"])
+    assert "is a file" in refused(run_export, *ask[:3], mine / "thesis.tex")
+    run_export(["--ckpt_path", "last.ckpt", "--to", str(tmp_path / "out")])
+    run_export(["--ckpt_path", "last.ckpt", "--to", str(tmp_path / "out"), "--merge", "--overwrite"])
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert not (tmp_path / "out" / "adapter_config.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
@@ -138,22 +139,22 @@ def test_inputs(
     monkeypatch.chdir(tmp_path)
     Path("new.csv").write_text(content)
     with pytest.raises(ValueError, match=expected):
-        predict.main(["--ckpt_path", "last.ckpt", "--input", "new.csv", *more])
+        run_predict(["--ckpt_path", "last.ckpt", "--input", "new.csv", *more])
     assert [path.name for path in tmp_path.iterdir()] == ["new.csv"]
 
 
 def test_more_inputs(text_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ask = ("--ckpt_path", "last.ckpt")
-    assert "--input: dataset file not found" in refused(predict.main, *ask, "--input", "gone.csv")
-    assert "one text is needed" in refused(predict.main, *ask, "--text", "a", "b", "c")
+    assert "--input: dataset file not found" in refused(run_predict, *ask, "--input", "gone.csv")
+    assert "one text is needed" in refused(run_predict, *ask, "--text", "a", "b", "c")
     Path("new.csv").write_text("text\ngood\n")
-    assert "is the input" in refused(predict.main, *ask, "--input", "new.csv", "--output", tmp_path / "new.csv")
+    assert "is the input" in refused(run_predict, *ask, "--input", "new.csv", "--output", tmp_path / "new.csv")
 
 
 def test_bad_rows_are_left_out(text_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "new.csv").write_text("text,n\ngood film,1\n,2\nbad,\n")
-    predict.main(["--ckpt_path", "x", "--input", str(tmp_path / "new.csv"), "--on_bad_row", "skip"])
+    run_predict(["--ckpt_path", "x", "--input", str(tmp_path / "new.csv"), "--on_bad_row", "skip"])
     assert pd.read_csv(tmp_path / "new.predictions.csv", dtype=str)["n"].tolist()[0] == "1"
     assert "2 rows" in (said := capsys.readouterr().out)
     assert "1 bad rows left out" in said
@@ -167,7 +168,7 @@ def test_bad_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "new" / "a.png")
     (tmp_path / "new" / "b.png").write_bytes(b"no image")
     ask = ("--ckpt_path", "last.ckpt", "--input", tmp_path / "new")
-    assert "undecodable image; correct it, or leave bad rows out with --on_bad_row skip" in refused(predict.main, *ask)
-    assert "has images" in refused(predict.main, *ask[:2], "--text", "a")
-    predict.main([*map(str, ask), "--on_bad_row", "skip"])
+    assert "undecodable image; correct it, or leave bad rows out with --on_bad_row skip" in refused(run_predict, *ask)
+    assert "has images" in refused(run_predict, *ask[:2], "--text", "a")
+    run_predict([*map(str, ask), "--on_bad_row", "skip"])
     assert [Path(path).name for path in pd.read_csv(tmp_path / "new.predictions.csv")["image"]] == ["a.png"]

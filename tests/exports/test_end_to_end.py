@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from filtune.exports import export, predict
+from filtune.exports.commands import run_export, run_predict
 from filtune.exports.restore import restore
 from transformers import pipeline
 
@@ -46,8 +46,8 @@ def text_run(reviews: Path, encoder: Path, tmp_path_factory: pytest.TempPathFact
 
 def test_fit_export_load_predict(text_run: Path, reviews: Path, tmp_path: Path) -> None:
     """The pipeline from either folder says what ``predict`` writes."""
-    export.main(["--ckpt_path", str(text_run), "--to", str(tmp_path / "model"), "--merge"])
-    predict.main(["--ckpt_path", str(text_run), "--input", str(reviews), "--output", str(tmp_path / "out.jsonl")])
+    run_export(["--ckpt_path", str(text_run), "--to", str(tmp_path / "model"), "--merge"])
+    run_predict(["--ckpt_path", str(text_run), "--input", str(reviews), "--output", str(tmp_path / "out.jsonl")])
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["text"] for row in rows] == list(pd.read_csv(reviews, keep_default_na=False)["text"])
     said = pipeline("text-classification", model=str(tmp_path / "model"))([row["text"] for row in rows], top_k=None)
@@ -72,7 +72,7 @@ def test_the_task_needs_no_data(text_run: Path) -> None:
 
 
 def test_columns(text_run: Path, reviews: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    predict.main(["--ckpt_path", str(text_run), "--input", str(reviews)])
+    run_predict(["--ckpt_path", str(text_run), "--input", str(reviews)])
     output = reviews.with_name("reviews.predictions.csv")
     table = pd.read_csv(output, keep_default_na=False)
     p, bayes = table["probability_good"], table["probability_bayes_good"]
@@ -84,7 +84,7 @@ def test_columns(text_run: Path, reviews: Path, capsys: pytest.CaptureFixture[st
     assert ((p - 0.5).abs() >= (bayes - 0.5).abs()).all()  # moderated: nearer to even
     assert ((p > 0.5) == (table["prediction"] == "good")).all()
     assert "20 rows" in capsys.readouterr().out
-    predict.main(["--ckpt_path", str(text_run), "--text", table["text"][0]])
+    run_predict(["--ckpt_path", str(text_run), "--text", table["text"][0]])
     assert f"prediction: {table['prediction'][0]}" in capsys.readouterr().out
 
 
@@ -94,11 +94,11 @@ def test_first_order_has_no_uncertainty(
     args = [*TEXT, f"--data.source={reviews}", f"--model.backbone.name={encoder}", "--config", "optimizer/adamw_1e-3"]
     args += ["--model.backbone.head=own", "--model.backbone.pretrained=false"]
     ckpt = fit(tmp_path, *args)
-    predict.main(["--ckpt_path", str(ckpt), "--input", str(reviews), "--output", str(tmp_path / "out.parquet")])
+    run_predict(["--ckpt_path", str(ckpt), "--input", str(reviews), "--output", str(tmp_path / "out.parquet")])
     table = pd.read_parquet(tmp_path / "out.parquet")
     assert [name for name in table if "std" in name or "bayes" in name] == []
     assert capsys.readouterr().out.count("no covariance") == 1
-    export.main(["--ckpt_path", str(ckpt), "--to", str(tmp_path / "adapter")])
+    run_export(["--ckpt_path", str(ckpt), "--to", str(tmp_path / "adapter")])
     assert (tmp_path / "adapter" / "base" / "model.safetensors").exists()  # it was random
 
 
@@ -107,12 +107,12 @@ def test_digits(tmp_path: Path) -> None:
     from PIL import Image
 
     ckpt = fit(tmp_path, *DIGITS, "--config", "optimizer/loko")
-    export.main(["--ckpt_path", str(ckpt), "--to", str(tmp_path / "model")])
+    run_export(["--ckpt_path", str(ckpt), "--to", str(tmp_path / "model")])
     assert (tmp_path / "model" / "model.safetensors").exists()
     (tmp_path / "new").mkdir()
     for name in ("a", "b"):
         Image.new("L", (8, 8), 100).save(tmp_path / "new" / f"{name}.png")
-    predict.main(["--ckpt_path", str(ckpt), "--input", str(tmp_path / "new")])
+    run_predict(["--ckpt_path", str(ckpt), "--input", str(tmp_path / "new")])
     table: Any = pd.read_csv(tmp_path / "new.predictions.csv")
     assert [Path(path).name for path in table["image"]] == ["a.png", "b.png"]
     assert table.filter(like="probability_bayes").sum(axis=1).tolist() == pytest.approx([1, 1], abs=1e-5)

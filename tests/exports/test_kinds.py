@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from filtune.exports import export, predict
+from filtune.exports import commands
 from filtune.exports.restore import restore
 from transformers import pipeline
 
-from tests.cli.harness import only_run, run
+from tests.cli.harness import only_run, run, run_ranks
 from tests.conftest import WORDS
 
 FIT = ["fit", "--config", "trainer/cpu", "--config", "task/own_text", "--config", "backbone/minilm"]
@@ -49,13 +49,13 @@ def fit(kind: str, optimizer: str, tables: dict[str, Path], encoder: Path, folde
 
 
 def predicted(ckpt: Path, source: Path, output: Path) -> pd.DataFrame:
-    predict.main(["--ckpt_path", str(ckpt), "--input", str(source), "--output", str(output)])
+    commands.run_predict(["--ckpt_path", str(ckpt), "--input", str(source), "--output", str(output)])
     return pd.read_csv(output, keep_default_na=False)
 
 
 def exported_scores(ckpt: Path, folder: Path, texts: list[str]) -> list[dict[str, float]]:
     """What the merged model's pipeline says."""
-    export.main(["--ckpt_path", str(ckpt), "--to", str(folder), "--merge"])
+    commands.run_export(["--ckpt_path", str(ckpt), "--to", str(folder), "--merge"])
     said = pipeline("text-classification", model=str(folder))(texts, top_k=None)
     return [{entry["label"]: entry["score"] for entry in each} for each in said]
 
@@ -107,6 +107,26 @@ def test_the_units_of_the_targets_are_resumed_bit_for_bit(
     assert all(torch.equal(states[0][name], states[2][name]) for name in states[0])
 
 
+def test_the_units_of_the_targets_are_those_of_all_processes(
+    tables: dict[str, Path], encoder: Path, tmp_path: Path
+) -> None:
+    """Two processes of one sample each, against one of two."""
+    args = [*FIT[3:], f"--data.source={tables['regression']}", f"--model.backbone.name={encoder}"]
+    args += ["--data.max_samples=12", "--config", "optimizer/adamw_1e-3"]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    code, said = run(["fit", "--config", "trainer/cpu", *args, "--data.batch_size=2"], tmp_path / "one")
+    assert code == 0, said
+    for code, said in run_ranks(["fit", "--config", "trainer/ddp_cpu", *args], tmp_path / "two", 2):
+        assert code == 0, said
+    states = [
+        torch.load(only_run(tmp_path / name) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("one", "two")
+    ]
+    for name in [name for name in states[0] if name.startswith("target_state.")]:
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-5, atol=0)
+
+
 def test_a_run_of_an_earlier_release_is_restored(tables: dict[str, Path], encoder: Path, tmp_path: Path) -> None:
     """Old names of classes, options and tensors; no units, for targets were learnt as they are."""
     ckpt = fit("regression", "loko", tables, encoder, tmp_path)
@@ -145,4 +165,4 @@ def test_a_configuration_names_nothing_but_optimizers(
     config["optimizer"]["class_path"] = path
     file.write_text(yaml.safe_dump(config))
     with pytest.raises(ValueError, match=said):
-        predict.main(["--ckpt_path", str(ckpt), "--input", str(tables["count"])])
+        commands.run_predict(["--ckpt_path", str(ckpt), "--input", str(tables["count"])])

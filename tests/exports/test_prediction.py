@@ -21,16 +21,16 @@ from tests.exports.runs import logits_of, run_of, text_task
 
 
 def test_regression() -> None:
-    """A value, and the square root of its variance, in the units of the targets; that of a new value has the noise."""
+    """A value, and the square root of its variance, in the units of the targets; the error of a new value."""
     outputs, C = torch.tensor([[1.5], [-2.0]]), torch.tensor([[[4.0]], [[0.25]]])
     assert Gaussian(outputs).columns(Coding(), C) == {"prediction": [1.5, -2.0], "std": [2.0, 0.5]}
     assert Gaussian(outputs).columns(Coding()) == {"prediction": [1.5, -2.0]}
     assert Gaussian(outputs).summary(Coding()) == "2 rows; mean -0.25, from -2 to 1.5"
-    scaling = Scaling(*(torch.tensor([value], dtype=torch.float64) for value in (100.0, 10.0, 2.25)))
+    scaling = Scaling(*(torch.tensor([value], dtype=torch.float64) for value in (100.0, 10.0, 0.25, 2.25)))
     assert Gaussian(outputs, scaling).columns(Coding(), C) == {
         "prediction": [115.0, 80.0],
         "std": [20.0, 5.0],
-        "predictive_std": [25.0, pytest.approx(10 * 2.5**0.5)],
+        "predictive_std": [15.0, 15.0],
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from filtune.exports.uncertainty import OutputCovariance
+from filtune.exports.prediction import OutputCovariance
 from filtune.optimizers import EKF, Categorical, LoKO
 from filtune.optimizers.kalman.filter import KalmanOptimizer
 from torch import Tensor, nn

@@ -121,7 +121,7 @@ def test_it_starts_anew_where_the_parameters_are_taken_back() -> None:
     optimizer = Diverged(model.parameters())
     module.watch.keep(optimizer, 0)
     with pytest.warns(UserWarning, match="restored to those of step 0"):
-        module._look_after(optimizer)
+        module.restore_if_diverged(optimizer)
     assert module.average.state_dict() == {"count": 0, "mean": {}}
 
 

@@ -103,6 +103,11 @@ def test_loko_counts_of_resnet18() -> None:
     assert backbone(backbone.preprocess({"image": torch.zeros(1, 3, 32, 32, dtype=torch.uint8)})).shape == (1, 10)
 
 
+def pixels_of(backbone: ImageBackbone, images: torch.Tensor) -> torch.Tensor:
+    """What the model sees, in 0..1."""
+    return backbone.preprocess({"image": images}) * backbone.std + backbone.mean
+
+
 @pytest.mark.parametrize("shape", [(3, 30, 60), (3, 60, 30), (3, 33, 47)])
 def test_an_image_keeps_its_aspect_and_its_middle(shape: tuple[int, int, int]) -> None:
     """A disc stays a disc: the shorter side is resized, the longer one cut."""
@@ -112,7 +117,7 @@ def test_an_image_keeps_its_aspect_and_its_middle(shape: tuple[int, int, int]) -
     _, height, width = shape
     y, x = torch.meshgrid(torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2, indexing="ij")
     disc = (x**2 + y**2 < (min(height, width) / 3) ** 2).to(torch.uint8).mul(255).expand(1, *shape)
-    fitted = backbone._fit(disc)[0, 0] > 0.5
+    fitted = pixels_of(backbone, disc)[0, 0] > 0.5
     assert fitted.shape == (backbone.size, backbone.size)
     rows, columns = fitted.any(1).sum(), fitted.any(0).sum()
     # a pixel of the image is size / min(height, width) of the model's; an edge may be off by one
@@ -127,9 +132,10 @@ def test_the_backbones_own_interpolation_is_used() -> None:
         backbone = build_backbone(BackboneConfig(name, library="timm", pretrained=False), task)
         assert isinstance(backbone, ImageBackbone)
         kinds[name] = backbone.interpolation
-        pixels = backbone._fit(torch.randint(0, 2, (1, 3, 8, 8), dtype=torch.uint8) * 255)
-        assert pixels.min() >= 0
-        assert pixels.max() <= 1
+        pixels = pixels_of(backbone, torch.randint(0, 2, (1, 3, 8, 8), dtype=torch.uint8) * 255)
+        # scaled by mean and standard deviation, and back
+        assert pixels.min() >= -1e-6
+        assert pixels.max() <= 1 + 1e-6
     assert kinds == {name: timm.get_pretrained_cfg(name).interpolation for name in kinds}
 
 

@@ -27,7 +27,7 @@ def scaled(outputs: Tensor) -> Gaussian:
     """A Gaussian in units of its targets, with another noise variance for each output."""
     m = outputs.shape[1]
     scale, variance = (torch.linspace(low, high, m, dtype=torch.float64) for low, high in ((3, 5), (0.5, 2)))
-    return Gaussian(outputs, Scaling(torch.full((m,), 40.0, dtype=torch.float64), scale, variance))
+    return Gaussian(outputs, Scaling(torch.full((m,), 40.0, dtype=torch.float64), scale, variance, variance))
 
 
 def raised(outputs: Tensor) -> Poisson:

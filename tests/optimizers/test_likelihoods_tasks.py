@@ -27,7 +27,7 @@ from filtune.optimizers import (
 from filtune.optimizers.likelihoods import likelihood_of
 from filtune.optimizers.likelihoods.base import REGISTRY, Likelihood
 from filtune.optimizers.likelihoods.bernoulli import Bernoulli, labels_in
-from filtune.optimizers.likelihoods.gaussian import LEAST_NOISE, MEMORY, PRIOR, TargetScaling
+from filtune.optimizers.likelihoods.gaussian import LEAST_NOISE, MEMORY, MOST_NOISE, PRIOR, TargetScaling
 from filtune.optimizers.likelihoods.poisson import LogMean, Poisson
 from filtune.optimizers.likelihoods.tasks import Coding, StreamState
 from torch import Tensor, nn
@@ -137,7 +137,7 @@ def test_location_and_scale_are_those_of_all_targets_so_far(B: int) -> None:
     state = TargetScaling(1)
     for batch in y.split(B):
         state.see_targets(batch)
-    location, scale, _ = state.value()
+    location, scale, *_ = state.value()
     share = 40**-5
     expected = ((y.var() * 39 + share * y[0].square()) / (39 + share)).sqrt()
     assert float(location) == pytest.approx(float(y.mean()), rel=1e-13)
@@ -158,7 +158,7 @@ def test_a_scale_is_positive_and_standardised_targets_are_bounded(y: list[float]
 
 
 def test_the_noise_is_the_mean_square_of_the_residuals() -> None:
-    """From its prior on, over a memory; a residual that is no number changes nothing; never below a floor."""
+    """From its prior on, over a memory, within its bounds; a residual that is no number changes nothing."""
     state, generator = TargetScaling(1), torch.Generator().manual_seed(0)
     state.see_targets(torch.tensor([0.0, 2.0]))
     expected = 1.0
@@ -168,11 +168,13 @@ def test_the_noise_is_the_mean_square_of_the_residuals() -> None:
         state.see_residuals(observation)
         weight = min(PRIOR + seen, MEMORY)
         expected += (float(z.double().square()) - expected) / (weight + 1)
+    assert LEAST_NOISE < expected < MOST_NOISE
     assert float(state.value().variance) == pytest.approx(expected, rel=1e-5)
     state.see_residuals(Gaussian(torch.tensor([[float("nan")]]), state.value()).observe(torch.tensor([1.0])))
     assert float(state.value().variance) == pytest.approx(expected, rel=1e-5)
-    state.variance.zero_()
-    assert float(state.value().variance) == LEAST_NOISE
+    for residual, noise in ((0.0, LEAST_NOISE), (1.0, MOST_NOISE)):
+        state.residual.fill_(residual)
+        assert (float(state.value().variance), float(state.value().residual)) == (noise, residual)
 
 
 def test_the_log_mean_is_that_of_all_counts() -> None:

@@ -11,8 +11,8 @@ from filtune.optimizers import EKF, Categorical, Filtune, LoKO, RKalman
 from filtune.optimizers.kalman.blocks import BlockJacobian, Gain
 from filtune.optimizers.kalman.covariance import Correction, Covariance
 from filtune.optimizers.kalman.noise import ObservationNoise
-from filtune.optimizers.kalman.parts import State
 from filtune.optimizers.kalman.update import MeasurementUpdate
+from filtune.optimizers.parts import State
 from torch import Tensor
 
 from tests.optimizers.models import drive, labels, mlp, variances

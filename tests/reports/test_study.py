@@ -13,7 +13,7 @@ from filtune.experiments.archive import Archive
 from filtune.experiments.tables import load_table
 from filtune.reports import report
 from filtune.reports.curves import panel_columns
-from filtune.reports.study import RecoveryRule, compare_streams, recoveries, recovery_rules, samples_to
+from filtune.reports.study import RecoveryRule, compare_streams, recovery_rules, recovery_times, samples_to
 
 from tests.reports.factory import manifest, runs
 
@@ -108,9 +108,9 @@ def test_recovery_times() -> None:
     right = np.concatenate([np.ones(100), np.zeros(30), np.ones(70), np.zeros(60)])
     samples = np.arange(10, 261, 10)
     curve = (samples.astype(float), np.array([100 * right[:n].mean() for n in samples]))
-    assert recoveries(curve, RecoveryRule([100, 200], 80, 20)) == [50, math.inf]
-    assert recoveries(curve, RecoveryRule([100, 200], 50, 20)) == [40, math.inf]
-    assert recoveries(curve, RecoveryRule([100], 0, 20)) == [20]
+    assert recovery_times(curve, RecoveryRule([100, 200], 80, 20)) == [50, math.inf]
+    assert recovery_times(curve, RecoveryRule([100, 200], 50, 20)) == [40, math.inf]
+    assert recovery_times(curve, RecoveryRule([100], 0, 20)) == [20]
 
 
 def test_the_page_says_recovery_times(study: Path) -> None:

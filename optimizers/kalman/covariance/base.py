@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ...parts import Part, State
 from ..blocks import BlockJacobian, Gain
-from ..parts import Part, State
 from ..update import MeasurementUpdate
 
 GIB = 2**30

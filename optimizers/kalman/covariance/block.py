@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...parts import State
 from ..blocks import BlockJacobian, Gain
-from ..parts import State
 from ..update import MeasurementUpdate
 from .base import Correction, Covariance
 

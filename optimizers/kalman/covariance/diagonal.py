@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...parts import State
 from ..blocks import BlockJacobian, Gain
 from ..equations import posterior_variance
-from ..parts import State
 from ..update import MeasurementUpdate
 from .base import Correction, Covariance
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ...base import check_arguments
+from ...parts import State
 from ..blocks import BlockJacobian, Gain
 from ..monitors.nis import acknowledge
-from ..parts import State
 from ..update import MeasurementUpdate
 from .base import Correction, Covariance
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ...likelihoods.base import Innovation, Observation
+from ...parts import Part, State
 from ..covariance.base import Covariance
-from ..parts import Part, State
 
 
 class Monitor(Part, ABC):

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ...base import check_arguments
 from ...likelihoods.base import Innovation
+from ...parts import State
 from ..equations import block_diagonal, robust_cholesky
-from ..parts import State
 from .base import Monitor
 
 MOST = 25.0

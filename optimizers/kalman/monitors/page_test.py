@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ...base import check_arguments
 from ...likelihoods.base import Innovation, Observation
+from ...parts import State
 from ..covariance.base import Covariance
-from ..parts import State
 from .base import Monitor
 
 LIMIT = math.log(1e4)

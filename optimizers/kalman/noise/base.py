@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...base import check_arguments
-from ..parts import Part, State
+from ...parts import Part, State
 
 
 class ObservationNoise(Part, ABC):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ...base import check_arguments
+from ...parts import State
 from ..equations import mean_outer, own_blocks
-from ..parts import State
 from .base import ObservationNoise, check_r0
 
 

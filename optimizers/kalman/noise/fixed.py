@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..parts import State
+from ...parts import State
 from .base import ObservationNoise, check_r0
 
 

@@ -131,7 +131,7 @@ def test_another_optimizers_state_is_refused() -> None:
 
 @pytest.mark.parametrize(("kind", "bad_step"), [(NGD, 1), (RING, 0), (RENG, 0), (RENG, 1), (RENG, 2)])
 def test_a_value_that_is_not_finite_never_enters(kind: type, bad_step: int) -> None:
-    """Neither parameters nor momentum, factors or inverses; it is counted, and the run says so."""
+    """Neither parameters nor momentum, factors or inverses; it is counted."""
     model, stream = mlp(3), labels(4, 2, 3)
     optimizer = kind(model.parameters(), skip=2).attach(model)
     for k, (x, y) in enumerate(stream):
@@ -140,7 +140,6 @@ def test_a_value_that_is_not_finite_never_enters(kind: type, bad_step: int) -> N
         optimizer.step(lambda x=spoilt, y=y: Categorical(model(x)).observe(y))
         if k == bad_step:
             assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
-            assert "1 non-finite" in (optimizer.check_divergence() or "")
     assert all(p.isfinite().all() for p in model.parameters())
     for group in optimizer.natural["groups"].values():
         assert group["momentum"].isfinite().all()

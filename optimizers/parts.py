@@ -1,7 +1,8 @@
-"""Named parts of a filter: classes that register themselves, and the options each of them has.
+"""Named parts of an optimizer: classes that register themselves, and the options each of them has.
 
-A covariance, an observation noise or a monitor is one class in one file. Defining the class registers it; nothing else
-is edited. The options of a part are the keyword-only parameters of its constructor, which also checks them.
+A covariance, an observation noise, an inverse method or a damping schedule is one class in one file. Defining the class
+registers it; nothing else is edited. The options of a part are the keyword-only parameters of its constructor, which
+also checks them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
+from typing_extensions import Self
 
 State = dict[str, Tensor]
 """Tensors of a filter's state, by name."""
@@ -20,7 +22,7 @@ Spec = str | dict[str, Any]
 
 
 class Part:
-    """A part of a filter that is chosen by name.
+    """A part of an optimizer that is chosen by name.
 
     A direct subclass is a family with a registry of its own; a further subclass is registered if it sets ``name``.
 
@@ -52,6 +54,21 @@ class Part:
         """Return the part's options and their defaults: the keyword-only parameters of its constructor."""
         parameters = inspect.signature(cls.__init__).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    @classmethod
+    def find(cls, optimizer: str, name: str) -> type[Self]:
+        """Return the part of this name.
+
+        Args:
+            optimizer: Name of the optimizer, for the message.
+            name: Value of the option.
+
+        Raises:
+            ValueError: If there is none of this name.
+        """
+        if name not in cls.registry:
+            raise ValueError(f"{optimizer}: {cls.kind} must be one of {', '.join(cls.registry)}; got {name!r}")
+        return cls.registry[name]
 
 
 class Choice(NamedTuple):
