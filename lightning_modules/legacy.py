@@ -66,14 +66,22 @@ def translate_class_path(path: str) -> str:
 
 
 def translate_optimizer(options: Config) -> Config:
-    """Return an optimizer's options in today's names."""
+    """Return an optimizer's options in today's names.
+
+    Options that a covariance of earlier releases ignored are left out, for today they are refused.
+    """
+    covariance = options.get("covariance")
+    if "buffer" in options and covariance in ("diagonal", "full", "tensor", "neuron"):
+        options = {name: value for name, value in options.items() if name not in ("rank", "buffer", "keep")}
     found: Config = {}
     for name, value in options.items():
         hashable = isinstance(value, str | int | float | bool)
         known = OPTIMIZER_VALUES.get((name, value)) if hashable else None
         found |= known if known is not None else {OPTIMIZER_OPTIONS.get(name, name): value}
-    if options.get("covariance") == "low-rank":
-        found["buffer_size"] = 0  # it had no buffer, whatever the option said
+    if covariance == "low-rank":
+        found |= {"buffer_size": 0, "rows_per_sample": 0}  # it had neither, whatever the options said
+    if covariance == "buffered":
+        found.setdefault("buffer_size", 10)
     return found
 
 

@@ -100,7 +100,7 @@ def contradict(noise, repetitions=500, most=100):
     pixels = stream[0]["image"].flatten(1) / 255
     for _ in range(repetitions):
         optimizer.step(lambda: Categorical(linear(pixels)).observe(torch.tensor([0])))
-    print(f"{noise}: {optimizer.advice() or 'no advice'}")
+    print(f"{noise}: {optimizer.diagnose() or 'no advice'}")
     for step in range(1, most + 1):
         optimizer.step(lambda: Categorical(linear(pixels)).observe(torch.tensor([1])))
         if int(linear(pixels).argmax()) == 1:
