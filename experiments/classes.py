@@ -1,4 +1,4 @@
-"""The optimizers and data modules that there are, by name, and the options of each.
+"""Optimizers and data modules by name, and the options of each.
 
 Every class in ``optimizers/`` or ``datamodules/`` is found: it becomes known by its name when its file is dropped into
 the folder. The folders are imported when a class is asked for, not before.
@@ -21,10 +21,10 @@ import filtune
 from .suggestions import suggest
 
 BASES = {"optimizer": ("optimizers", "OnlineOptimizer"), "data": ("datamodules", "StreamDataModule")}
-"""By section of a configuration: the folder that its classes are in, and what they extend."""
+"""By section of a configuration: the folder of its classes, and their base class."""
 
 SKIPPED = {"optimizer": {"params"}, "data": set[str]()}
-"""Arguments of constructors that are no options."""
+"""Arguments of constructors that are not options."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Option:
         name: Name of the constructor's argument.
         hint: Its type.
         default: Its default.
-        required: Whether it has none.
-        help: What the docstring says about it.
+        required: Whether it has no default.
+        help: Its docstring.
     """
 
     name: str
@@ -68,9 +68,9 @@ def _subclasses(base: type) -> Iterator[type]:
 
 
 def _is_part(cls: type, package: str) -> bool:
-    """Return whether a class is one to be chosen, rather than a base of others.
+    """Return whether a class can be chosen, rather than being a base of others.
 
-    Bases are abstract, or take torch's ``defaults``, or have subclasses and are no public names of the package.
+    Bases are abstract, or take torch's ``defaults``, or have subclasses and are not public names of the package.
     """
     base = inspect.isabstract(cls) or "defaults" in inspect.signature(cls).parameters
     base = base or bool(cls.__subclasses__() and cls.__name__ not in importlib.import_module(package).__all__)
@@ -90,10 +90,10 @@ def find_class(section: str, path: str, option: str = "") -> type:
     Args:
         section: ``optimizer`` or ``data``.
         path: The name or class path.
-        option: What named it, for messages; by default the section's own option.
+        option: The option that names it, for messages; by default that of the section.
 
     Raises:
-        ValueError: If there is none; the message has the names that are near.
+        ValueError: If there is none; the message suggests similar names.
     """
     option = option or f"--{section}"
     folder, _, name = path.rpartition(".")
@@ -117,13 +117,13 @@ def _import(section: str, folder: str, name: str, option: str) -> type:
     if not inspect.isclass(found) or not issubclass(
         found, getattr(importlib.import_module(f"filtune.{package}"), base)
     ):
-        raise ValueError(f"{option} {folder}.{name}: is no subclass of filtune.{base}")
+        raise ValueError(f"{option} {folder}.{name}: is not a subclass of filtune.{base}")
     return found
 
 
 @cache
 def options(section: str, cls: type) -> dict[str, Option]:
-    """Return the options of a class by name, those of the classes it hands ``**kwargs`` to among them."""
+    """Return the options of a class by name, including those passed on as ``**kwargs``."""
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)

@@ -34,17 +34,17 @@ _CHOICES = {
     "backbone": ("model.backbone", "name"),
     "trainer": ("trainer", "accelerator"),
 }
-"""By folder of configs/: what a file there chooses as a whole, and the option by which it is seen to be chosen."""
+"""By folder of configs/: the section that a file there replaces as a whole, and the option that marks it as chosen."""
 
 _OF_OPTIMIZER = ("model.schedule", "model.param_groups")
-"""Options of the model that belong to the choice of an optimizer."""
+"""Options of the model that are replaced together with the optimizer."""
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _WRITTEN_BY_A_RUN = "# lightning.pytorch=="
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with ``1e-3`` as the number it is."""
+    """YAML loader that parses ``1e-3`` as a number."""
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+$"), [*"-+0123456789"])
@@ -61,20 +61,20 @@ def find_config(name: str, option: str = "--config") -> Path:
 
     Args:
         name: The path or name.
-        option: What named it, for the message.
+        option: The option that names it, for the message.
 
     Raises:
-        ValueError: If there is no such file; the message has the names that are near, or all.
+        ValueError: If there is no such file; the message suggests similar names or lists all.
     """
     found = name.removeprefix("configs/")
     for path in (Path(name), CONFIGS / found, CONFIGS / f"{found}.yaml", CONFIGS / "optimizer" / f"{found}.yaml"):
         if name and path.is_file():
             return path
     if not name:
-        raise ValueError(f"{option}: is to be followed by a configuration, such as {option} task/digits")
+        raise ValueError(f"{option}: needs a name or path, for example {option} task/digits")
     if Path(name).is_dir():
-        inside = f"; take {Path(name) / 'config.yaml'}" if (Path(name) / "config.yaml").is_file() else ""
-        raise ValueError(f"{option} {name}: is a folder, not a file{inside}")
+        inside = f"; use {Path(name) / 'config.yaml'}" if (Path(name) / "config.yaml").is_file() else ""
+        raise ValueError(f"{option} {name}: is a folder{inside}")
     known = shipped()
     short = {part.removeprefix("optimizer/"): part for part in known}
     near = nearest(found.removesuffix(".yaml"), [*known, *short])
@@ -109,9 +109,9 @@ def add_part(merged: Config, path: Path, *, kind: str | None = None) -> Config:
     """Return a configuration with a file merged over it.
 
     Args:
-        merged: What comes before; it is left as it is.
+        merged: The configuration so far; not modified.
         path: The file.
-        kind: What the file chooses as a whole; by default what the folder of ``configs/`` says that it is in.
+        kind: The choice that the file replaces as a whole; by default given by its folder in ``configs/``.
 
     Raises:
         ValueError: If the file is no configuration.
@@ -120,16 +120,16 @@ def add_part(merged: Config, path: Path, *, kind: str | None = None) -> Config:
     folder = path.resolve().parent
     if kind is None and folder.parent == CONFIGS:
         kind = folder.name
-    return merge_over(merged, _today(content, merged, path, by_hand), kind=kind)
+    return merge_over(merged, _with_current_names(content, merged, path, by_hand), kind=kind)
 
 
 def merge_over(merged: Config, new: Config, *, kind: str | None = None) -> Config:
     """Return the union of two configurations, the new one winning; the options of another class are dropped.
 
     Args:
-        merged: What comes before; it is left as it is.
-        new: What is merged over it.
-        kind: What the new one chooses as a whole: ``optimizer``, ``task``, ``backbone`` or ``trainer``.
+        merged: The configuration so far; not modified.
+        new: The configuration merged over it.
+        kind: The choice that the new one replaces as a whole: ``optimizer``, ``task``, ``backbone`` or ``trainer``.
     """
     before, after = (lookup(part, "optimizer.class_path") for part in (merged, new))
     if before and after and before != after:
@@ -153,7 +153,7 @@ def read_part(path: Path) -> tuple[Config, bool]:
     """Return the content of a configuration's file, and whether it was written by hand rather than by a run.
 
     Raises:
-        ValueError: If it is no configuration; the message says where it is wrong.
+        ValueError: If it is not a configuration; the message has the line and column.
     """
     return _read(path.resolve(), path.stat().st_mtime_ns)
 
@@ -171,15 +171,13 @@ def _read(path: Path, _: int) -> tuple[Config, bool]:
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
         raise ValueError(f"--config {path}: is not YAML; {place}{' '.join(str(problem).split())}") from error
     if not isinstance(content, dict):
-        kind = {list: "a list", type(None): "nothing"}.get(type(content), "a single value")
-        raise ValueError(
-            f"--config {path}: holds no configuration but {kind}; write KEY: VALUE, such as seed_everything: 0"
-        )
+        kind = {list: "a list", type(None): "empty"}.get(type(content), "a single value")
+        raise ValueError(f"--config {path}: is {kind}, not a mapping of options such as seed_everything: 0")
     return content, not text.startswith(_WRITTEN_BY_A_RUN)
 
 
 def notice(words: str) -> None:
-    """Say something in one line, once, in the first process of a run."""
+    """Print a note in one line, once, in the first process of a run."""
     if words not in _said and os.environ.get("RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"filtune: note: {words}", file=sys.stderr)
     _said.add(words)
@@ -188,10 +186,10 @@ def notice(words: str) -> None:
 _said: set[str] = set()
 
 
-def _today(content: Config, merged: Config, path: Path, by_hand: bool) -> Config:
-    """Return a part in today's names, with class paths for names of classes.
+def _with_current_names(content: Config, merged: Config, path: Path, by_hand: bool) -> Config:
+    """Return a part with current names, and class paths for class names.
 
-    An option of an optimizer is renamed unless its class has an option of an earlier name itself.
+    Options of an optimizer are renamed unless its class itself has an option with a former name.
     """
     from filtune.lightning_modules.legacy import MODEL_OPTIONS, translate
 
@@ -213,7 +211,7 @@ def _today(content: Config, merged: Config, path: Path, by_hand: bool) -> Config
         for key in MODEL_OPTIONS.values():
             new["model"].pop(key, None)
     if by_hand:
-        _tell_renames(content, new, path)
+        _report_renames(content, new, path)
     return new
 
 
@@ -221,7 +219,7 @@ def class_path(section: str, name: str, option: str) -> str:
     """Return the class path of a class by its name in any case.
 
     Raises:
-        ValueError: If there is no such class; the message has the names that are near.
+        ValueError: If there is no such class; the message suggests similar names.
     """
     from .classes import find_class, public_path
 
@@ -229,7 +227,7 @@ def class_path(section: str, name: str, option: str) -> str:
 
 
 def keeps_old_names(path: str | None) -> bool:
-    """Return whether an optimizer has an option that bears an earlier name, and so means it."""
+    """Return whether an optimizer itself has an option with a former name, which then keeps its meaning."""
     from filtune.lightning_modules.legacy import OPTIMIZER_OPTIONS
 
     from .classes import find_class, options
@@ -247,11 +245,11 @@ def _has_new_names(names: dict[str, str]) -> bool:
     return set(names.values()) <= inspect.signature(OnlineModule).parameters.keys()
 
 
-def _tell_renames(old: Config, new: Config, path: Path) -> None:
+def _report_renames(old: Config, new: Config, path: Path) -> None:
     for place in ("optimizer.class_path", "data.class_path"):
         before, after = lookup(old, place), lookup(new, place)
         if before != after:
-            notice(f"{path}: {before} is now {after}")
+            notice(f"{path}: {before} is renamed to {after}")
     for place in ("optimizer.init_args", "model", "run"):
         before, after = lookup(old, place) or {}, lookup(new, place) or {}
         gone = [key for key in before if key not in after or before[key] != after[key]]
@@ -259,7 +257,7 @@ def _tell_renames(old: Config, new: Config, path: Path) -> None:
         if gone:
             section = place.partition(".")[0]
             was = ", ".join(f"{key}: {before[key]}" for key in gone)
-            notice(f"{path}: {section} has other names now: for {was} write {', '.join(here)}")
+            notice(f"{path}: options of {section} are renamed: {was} to {', '.join(here)}")
 
 
 def _merge(old: Config, new: Config) -> Config:
@@ -274,7 +272,7 @@ def _merge(old: Config, new: Config) -> Config:
 
 
 def expand(key: str) -> list[str]:
-    """Where a dotted key leads."""
+    """Return the path of a dotted key."""
     path = key.split(".")
     if path[0] in _WITH_CLASS and len(path) > 1 and path[1] not in ("class_path", "init_args"):
         path.insert(1, "init_args")
@@ -294,12 +292,12 @@ def assign(config: Config, key: str, value: Any) -> None:
             place[step] = {}
         place = place[step]
         if not isinstance(place, dict):
-            raise ValueError(f"{key}: {step} holds no options")
+            raise ValueError(f"{key}: {step} has no options")
     place[last] = value
 
 
 def lookup(config: Config, key: str, default: Any = None) -> Any:
-    """The value of a dotted key."""
+    """Return the value of a dotted key."""
     place: Any = config
     for step in expand(key):
         if not isinstance(place, dict) or step not in place:
@@ -309,13 +307,13 @@ def lookup(config: Config, key: str, default: Any = None) -> Any:
 
 
 def parse_value(text: str) -> Any:
-    """A value as YAML reads it, and ``1e-3`` as the number it is."""
+    """Return a value parsed as YAML, with ``1e-3`` as a number."""
     value = yaml.safe_load(text) if text else text
     return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
 
 
 def parse_options(pairs: Sequence[str], option: str) -> dict[str, Any]:
-    """Values by dotted key, of ``KEY=VALUE``.
+    """Return values by dotted key from ``KEY=VALUE``.
 
     Raises:
         ValueError: If there is no equals sign.
@@ -330,12 +328,12 @@ def parse_options(pairs: Sequence[str], option: str) -> dict[str, Any]:
 
 
 def grid_points(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """All combinations of a grid's values, by dotted key; one empty combination where there is no grid."""
+    """Return all combinations of a grid's values, by dotted key; one empty combination without a grid."""
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def point_name(point: dict[str, Any]) -> str:
-    """A grid point in a name: ``lr=0.001,beta=0.9``."""
+    """Return the name of a grid point: ``lr=0.001,beta=0.9``."""
     return ",".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.items())
 
 

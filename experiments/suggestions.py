@@ -1,4 +1,4 @@
-"""The names that are near to one that does not exist."""
+"""Similar names for one that does not exist."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterable
 
 MOST = 40
-"""Most names that are listed where none is near."""
+"""Most names that are listed if none is similar."""
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Return the names that are near to one, the nearest first, at most four of them.
+    """Return at most four similar names, the most similar first.
 
-    Near is what differs by case, by a few letters, or abbreviates: ``learning_rate`` is near to ``lr``.
+    Names are similar if they differ by case or by a few letters, or if one abbreviates the other: ``learning_rate`` and
+    ``lr``.
     """
     names = sorted(known)
     lower: dict[str, list[str]] = {}
@@ -29,12 +30,12 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
 
 
 def suggest(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Return words about the names that are near, else about all there are.
+    """Return a phrase that suggests similar names, or lists all.
 
     Args:
-        name: What was written.
-        known: What there is.
-        otherwise: What to say where nothing is near and there is much.
+        name: The name as written.
+        known: The names that exist.
+        otherwise: The phrase if no name is similar and there are too many to list.
     """
     names = sorted(known)
     if near := nearest(name, names):

@@ -1,4 +1,4 @@
-"""``filtune export`` and ``filtune predict``: their options, read before anything that takes time is imported."""
+"""``filtune export`` and ``filtune predict``: options are parsed before torch is imported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
-"""What predictions are written as."""
+"""File types of predictions."""
 
 EXPORT = """\
 The folder's README.md says how to load it.

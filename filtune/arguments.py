@@ -1,4 +1,4 @@
-"""The command line of ``fit`` and ``validate``: configurations merged in their order, then what the line says itself.
+"""The command line of ``fit`` and ``validate``: configurations merged in order, then the options of the line.
 
 ``--optimizer`` and ``--data`` take the name of a class or of a configuration: first a class of just that name, then a
 file of ``configs/optimizer`` or ``configs/task``, then a class of that name in another case.
@@ -29,7 +29,7 @@ from filtune.experiments.suggestions import suggest
 from filtune.lightning_modules.legacy import OPTIMIZER_VALUES, translate_key
 
 FOLDERS = {"optimizer": "optimizer", "data": "task"}
-"""Where the configurations lie that ``--optimizer`` and ``--data`` name."""
+"""Folder of configs/ with the configurations that ``--optimizer`` and ``--data`` accept."""
 
 _ALONE = ("help", "h", "print_config")
 
@@ -40,7 +40,7 @@ class Given:
 
     Attributes:
         key: Its dotted key, such as ``optimizer.lr``.
-        value: What was written after it; none for an option that takes nothing.
+        value: Its value as written; None for an option without a value.
     """
 
     key: str
@@ -80,13 +80,13 @@ def split(args: Iterable[str]) -> tuple[list[str], list[Given]]:
     for arg in rest:
         name, equals, value = arg.partition("=")
         if not arg.startswith("-") or arg.strip("-") == "":
-            raise ValueError(f"{arg}: is no option; a configuration is named by --config {arg}")
+            raise ValueError(f"{arg}: not an option; for a configuration write --config {arg}")
         key = name.lstrip("-")
         given = value if equals else None
         if given is None and key not in _ALONE and not key.endswith(".help"):
             given = next(rest, None)
             if given is None:
-                raise ValueError(f"{name}: is to be followed by a value")
+                raise ValueError(f"{name}: needs a value")
         if name in ("--config", "-c"):
             configs.append(given or "")
         else:
@@ -115,7 +115,7 @@ def read_line(args: Iterable[str]) -> CommandLine:
     for section in FOLDERS:
         if isinstance(path := lookup(config, f"{section}.class_path"), str):
             config[section]["class_path"] = public_path(find_class(section, path))
-    return replace(line, config=config, options=[new for option in left for new in _today(option, config)])
+    return replace(line, config=config, options=[new for option in left for new in _renamed_option(option, config)])
 
 
 def _named_section(key: str) -> str | None:
@@ -127,13 +127,13 @@ def choose_class(config: Config, section: str, name: str, option: str = "") -> C
     """Return a configuration with a class, or a configuration of one, taken by its name.
 
     Args:
-        config: What comes before; it is left as it is.
+        config: The configuration so far; not modified.
         section: ``optimizer`` or ``data``.
         name: A class in any case, its class path, or the name or path of a configuration.
-        option: What named it, for messages; by default the section's own.
+        option: The option that names it, for messages; by default that of the section.
 
     Raises:
-        ValueError: If there is neither; the message has the names that are near.
+        ValueError: If there is neither; the message suggests similar names.
     """
     if name.lstrip().startswith("{"):
         content = yaml.safe_load(name)
@@ -155,9 +155,9 @@ def _configuration(section: str, name: str) -> Path | None:
 
 def _class(section: str, name: str, option: str) -> type:
     if not name:
-        raise ValueError(f"{option}: is to be followed by a name; there are {', '.join(classes(section))}")
+        raise ValueError(f"{option}: needs a name; there are {', '.join(classes(section))}")
     if section == "data" and Path(name).exists():
-        raise ValueError(f"--data {name}: is no data module; take --config task/own_text --data.source {name}")
+        raise ValueError(f"--data {name}: not a data module; use --config task/own_text --data.source {name}")
     known = {*classes(section), *(path.stem for path in (CONFIGS / FOLDERS[section]).glob("*.yaml"))}
     same = [found for found in classes(section) if found.lower() == name.lower()]
     if not same and "." not in name:
@@ -165,8 +165,8 @@ def _class(section: str, name: str, option: str) -> type:
     return find_class(section, name)
 
 
-def _today(option: Given, config: Config) -> list[Given]:
-    """Return an option of the line in today's names, in one or several."""
+def _renamed_option(option: Given, config: Config) -> list[Given]:
+    """Return an option of the command line under its current name, as one or several options."""
     key = option.key.replace(".init_args.", ".", 1)
     name, value = key.partition(".")[2], parse_value(option.value or "")
     if key.startswith("optimizer.") and keeps_old_names(lookup(config, "optimizer.class_path")):
@@ -180,7 +180,7 @@ def _today(option: Given, config: Config) -> list[Given]:
         if new[0].key == "model.weight_averaging" and not _renamed("weight_averaging"):
             new = [replace(option, key=key)]
     if new != [replace(option, key=key)]:
-        notice(f"{option.argument} has another name now: {' '.join(given.argument for given in new)}")
+        notice(f"{option.argument} is renamed to {' '.join(given.argument for given in new)}")
     return new
 
 

@@ -27,8 +27,8 @@ class Command:
 
     Attributes:
         module: The module that has it.
-        about: What it does, in a line.
-        function: The function there; it takes the command's part of the command line.
+        about: One line of help.
+        function: The function in it, called with the arguments of the command.
     """
 
     module: str
@@ -51,10 +51,10 @@ COMMANDS = {
     "sweep": Command("filtune.experiments.sweep", "run a configuration over a grid of options and several seeds"),
     "completion": Command("filtune.completion", "write the completion of bash or zsh"),
 }
-"""What ``filtune --help`` lists."""
+"""The commands in the order of ``filtune --help``."""
 
 RENAMED = {"contest": Command("filtune.cli", "part of report", "contest")}
-"""Commands of earlier releases, which say what they are called now."""
+"""Commands of earlier releases; each prints its new name."""
 
 EXAMPLES = """\
   filtune fit --config quickstart
@@ -68,7 +68,7 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {command.about}" for name, command in COMMANDS.items()]
     about = "Online fine-tuning of pre-trained models with Kalman filters, natural gradients and baselines."
-    more = "filtune COMMAND --help tells the options of a command, filtune --version the version."
+    more = "filtune COMMAND --help lists the options of a command, filtune --version prints the version."
     return "\n".join(["usage: filtune COMMAND ...", "", about, "", *lines, "", more, "", EXAMPLES.rstrip()])
 
 
@@ -106,7 +106,7 @@ def _run(name: str, args: list[str]) -> None:
         from filtune.experiments.suggestions import suggest
 
         if name.startswith("-"):
-            raise ValueError(f"{name}: the command comes first, such as filtune fit {name} ...; see filtune --help")
+            raise ValueError(f"{name}: the command comes first, for example filtune fit {name} ...; see filtune --help")
         raise ValueError(f"{name}: no such command; {suggest(name, COMMANDS)}")
     if name in ("fit", "validate"):
         from .option_help import asked, show
@@ -137,7 +137,7 @@ def explained() -> tuple[type[BaseException], ...]:
 def _report(error: BaseException) -> NoReturn:
     """Report an error in one line, in one process of a run, and end with its status."""
     launch = sys.modules.get("filtune.lightning_modules.launch")
-    first = launch.is_first_to_tell() if launch else True
+    first = launch.is_first_to_report() if launch else True
     lost = launch.other_process_lost(error) if launch else None
     if os.environ.get("FILTUNE_DEBUG") or (first and not isinstance(error, explained()) and not lost):
         raise error
@@ -152,7 +152,7 @@ def _report(error: BaseException) -> NoReturn:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Let parsers of commands report an error in one line, with near names, rather than with their usage."""
+    """Make argparse report an error in one line with similar names instead of its usage."""
     error = argparse.ArgumentParser.error
     argparse.ArgumentParser.error = _refuse  # type: ignore[assignment, method-assign]
     try:
@@ -173,14 +173,14 @@ def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
         raise ValueError(f"{odd}: no such option of {parser.prog}; {near}")
     if found := re.fullmatch(r"(?:the following arguments are required: |one of the arguments )(.*)", message):
         names = found[1].removesuffix(" is required")
-        raise ValueError(f"{names}: {'one of them is' if ' ' in names else 'is'} needed; {see}")
+        raise ValueError(f"{names}: required; {see}")
     if found := re.fullmatch(r"argument ([^:]*): (.*)", message, flags=re.DOTALL):
         raise ValueError(f"{found[1].rpartition('/')[2]}: {_plain(found[2])}")
     raise ValueError(f"{message}; {see}")
 
 
 def _plain(message: str) -> str:
-    """Return what argparse says of a value in plain words."""
+    """Return a message of argparse about a value in plain words."""
     if found := re.fullmatch(r"invalid (\w+) value: (.*)", message):
         kind = {"int": "a whole number", "float": "a number", "Path": "a path"}.get(found[1], found[1])
         return f"must be {kind}, got {found[2]}"

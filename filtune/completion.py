@@ -1,7 +1,6 @@
-"""``filtune completion bash|zsh``: a script that completes commands, options and names without running anything.
+"""``filtune completion bash|zsh``: a static completion script for commands, options, configurations and class names.
 
-All that can be completed is in the script, so that a TAB costs milliseconds. Write it again after an update, or when
-an optimizer was added.
+No Python process runs on TAB. Generate the script again after an update or after adding an optimizer.
 """
 
 from __future__ import annotations
@@ -100,11 +99,11 @@ fi
 
 
 class _Caught(Exception):
-    """A command has built its parser."""
+    """The parser of a command has been built."""
 
 
 def parser_of(command: Any) -> argparse.ArgumentParser:
-    """Return the parser of a command, caught before it parses anything."""
+    """Return the parser of a command, intercepted before it parses."""
     caught: list[argparse.ArgumentParser] = []
 
     def catch(parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
@@ -120,7 +119,7 @@ def parser_of(command: Any) -> argparse.ArgumentParser:
 
 
 def training_options(command: str) -> list[str]:
-    """Return the options of ``fit`` or ``validate``, those of all optimizers and data modules among them."""
+    """Return the options of ``fit`` or ``validate``, including those of all optimizers and data modules."""
     from .training import option_names
 
     below = {
@@ -133,7 +132,7 @@ def training_options(command: str) -> list[str]:
 
 
 def names(section: str) -> list[str]:
-    """Return what ``--optimizer`` or ``--data`` takes: classes, and configurations of them."""
+    """Return the values of ``--optimizer`` or ``--data``: classes and configurations."""
     return [*classes(section), *sorted(path.stem for path in (CONFIGS / FOLDERS[section]).glob("*.yaml"))]
 
 

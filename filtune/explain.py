@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one line that names the option and the remedy."""
+"""Errors of a configuration in one line that names the option and the remedy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Schema:
                     self.hints[key] = hint if hint is not None else action.type
 
     def known(self, line: CommandLine, key: str) -> list[str] | None:
-        """Return the keys that could stand in place of one that does not exist; none where it does."""
+        """Return the candidates for a key that does not exist, or None if it exists."""
         section, _, rest = key.rstrip("+").partition(".")
         if section in FOLDERS and rest:
             return self._known_of_class(line, section, rest)
@@ -59,7 +59,7 @@ class Schema:
         return same or sorted(self.hints)
 
     def _inside(self, prefix: str, rest: list[str]) -> list[str] | None:
-        """Return the keys below a group of options, where the rest names none of them."""
+        """Return the keys of a group of options if the rest of the key is none of them."""
         inside = [name for name in self.hints if name.startswith(f"{prefix}.")]
         return inside if rest and inside else None
 
@@ -73,7 +73,7 @@ class Schema:
         return [f"{section}.{known}" for known in found]
 
     def hint(self, line: CommandLine, key: str) -> Any:
-        """Return the type of an option; none where it is not known."""
+        """Return the type of an option, or None if it is unknown."""
         section, _, rest = key.partition(".")
         if section in FOLDERS and rest:
             name, _, below = rest.removeprefix("init_args.").partition(".")
@@ -85,12 +85,12 @@ class Schema:
         return _hint_below(self.hints.get(group), name)
 
     def is_group(self, key: str) -> bool:
-        """Return whether a key holds options and has no value of its own."""
+        """Return whether a key is a group of options without a value of its own."""
         return self.hints.get(key) is None and any(name.startswith(f"{key}.") for name in self.hints)
 
 
 def _hint_below(hint: Any, name: str) -> Any:
-    """Return the type of a field of a dataclass, or of one of several types; the type itself without a name."""
+    """Return the type of a field of a dataclass (or of the dataclass in a union); without a name the type itself."""
     if not name:
         return hint
     kinds = [kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)]
@@ -98,7 +98,7 @@ def _hint_below(hint: Any, name: str) -> Any:
 
 
 def _below(hint: Any, key: str, rest: list[str]) -> list[str] | None:
-    """Return the keys below an option that is a dataclass, where the rest names none; an empty list for a plain one."""
+    """Return the fields of a dataclass option if the rest of the key is none of them, or None if it is valid."""
     if not rest:
         return None
     for kind in (hint, *get_args(hint)):
@@ -122,7 +122,7 @@ def class_options(config: Config, section: str) -> dict[str, Option]:
     path = lookup(config, f"{section}.class_path")
     if not path:
         example = {"optimizer": "--optimizer loko", "data": "--config task/digits"}[section]
-        raise ValueError(f"--{section}: none is given; name one, such as {example}")
+        raise ValueError(f"--{section}: none given; choose one, for example {example}")
     return options(section, find_class(section, str(path)))
 
 
@@ -141,10 +141,10 @@ def leaves(config: Config, schema: Schema, prefix: str = "") -> Iterator[tuple[s
 
 
 def check(line: CommandLine, schema: Schema) -> None:
-    """See that every option exists, and that those which a class needs are given.
+    """Check that every option exists and that the required options of each class are given.
 
     Raises:
-        ValueError: Naming the first that does not, and the names that are near.
+        ValueError: Naming the first that does not, with similar names.
     """
     help_of = f"see filtune {schema.command} --help"
     for section in FOLDERS:
@@ -152,13 +152,13 @@ def check(line: CommandLine, schema: Schema) -> None:
             class_options(line.config, section)
     for option in line.options:
         if schema.is_group(option.key) and not re.match(r"\s*\{", option.value or "") and not _is_file(option.value):
-            raise ValueError(f"--{option.key}: holds options; {_first_below(schema, option.key)}")
+            raise ValueError(f"--{option.key}: is a group of options; {_first_below(schema, option.key)}")
         known = schema.known(line, option.key)
         if known is not None:
             raise ValueError(f"--{option.key}: no such option; {_suggest(option.key, known, help_of, '--')}")
     for key, value in leaves(line.config, schema):
         if (schema.is_group(key) or key in FOLDERS) and value is not None:
-            raise ValueError(f"{key}: holds options{_origin(line, key)}; {_first_below(schema, key)}")
+            raise ValueError(f"{key}: is a group of options{_origin(line, key)}; {_first_below(schema, key)}")
         known = schema.known(line, key)
         if known is not None:
             raise ValueError(f"{key}: no such option{_origin(line, key)}; {_suggest(key, known, help_of)}")
@@ -170,7 +170,7 @@ def check(line: CommandLine, schema: Schema) -> None:
         for name, option in class_options(line.config, section).items():
             if option.required and name not in inside and f"{section}.{name}" not in given:
                 what = option.help.partition(" (required")[0].partition(". ")[0].rstrip(".")
-                raise ValueError(f"--{section}.{name}: is needed: {what}")
+                raise ValueError(f"--{section}.{name}: required: {what}")
 
 
 def _is_file(name: str | None) -> bool:
@@ -180,11 +180,11 @@ def _is_file(name: str | None) -> bool:
 def _first_below(schema: Schema, key: str) -> str:
     examples = {"optimizer": "optimizer.lr", "data": "data.max_samples", "model": "model.backbone.name"}
     first = next((name for name in schema.hints if name.startswith(f"{key}.") and schema.hints[name]), key)
-    return f"name one, such as {examples.get(key, first)}"
+    return f"set one, for example {examples.get(key, first)}"
 
 
 def _suggest(key: str, known: list[str], help_of: str, dashes: str = "") -> str:
-    """Return words about near names: compared by their last part where the first ones are the same."""
+    """Return a phrase that suggests similar names; names of the same group are compared by their last part."""
     place, _, name = key.rpartition(".")
     beside = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == place}
     near = [beside[found] for found in nearest(name, beside)] if beside else nearest(key, known)
@@ -195,7 +195,7 @@ def _suggest(key: str, known: list[str], help_of: str, dashes: str = "") -> str:
 
 
 def _origin(line: CommandLine, key: str) -> str:
-    """Return the file that an option of a merged configuration is from, in brackets."""
+    """Return the file that sets an option of the merged configuration, in brackets."""
     missing = object()
     for part in reversed(line.parts):
         if lookup(read_part(part)[0], key, missing) is not missing:
@@ -204,11 +204,11 @@ def _origin(line: CommandLine, key: str) -> str:
 
 
 def explain(error: Exception, line: CommandLine, schema: Schema) -> str:
-    """Return what a parser refused in one line: each option is tried by itself, and the first that fails is named.
+    """Return the error of a parser in one line: each option is parsed alone, and the first that fails is named.
 
     Args:
-        error: What the parser raised.
-        line: What it was given.
+        error: The error of the parser.
+        line: The command line it was given.
         schema: The keys that there are.
     """
     said = [(f"--{option.key}", option.key, option.value, True, "") for option in line.options]
@@ -221,7 +221,7 @@ def explain(error: Exception, line: CommandLine, schema: Schema) -> str:
 
 
 def _refusal(hint: Any, value: Any, text: bool) -> str | None:
-    """Return what a parser says of a value of a type; none where it takes it."""
+    """Return the error of parsing a value as a type, or None if it is valid."""
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
@@ -231,13 +231,13 @@ def _refusal(hint: Any, value: Any, text: bool) -> str | None:
             parser.parse_args([f"--value={value}"])
         else:
             parser.parse_object({"value": value})
-    except Exception as error:  # of whatever kind: it is only asked whether this option is the culprit
+    except Exception as error:  # any error: the question is only whether this option is the one that fails
         return str(error)
     return None
 
 
 def _innermost(failure: str, hint: Any, value: Any) -> str:
-    """Return what was expected, at the depth where it is missing."""
+    """Return the expectation at the innermost level that fails."""
     for path in re.findall(r"class_path '([\w.]+)'|'class_path': '([\w.]+)'", f"{failure} {value}"):
         if odd_class := _unknown_class("".join(path)):
             return odd_class
@@ -245,7 +245,7 @@ def _innermost(failure: str, hint: Any, value: Any) -> str:
     inner = re.findall(r"Expected an? (.+?)\. Got value: (.*)", failure)
     odd = re.findall(r"Option '([^']+)' is not accepted", failure)
     if odd:
-        return f"{odd[-1]} is no option"
+        return f"{odd[-1]} is not an option"
     if way and inner:
         kind = KINDS.get({f"<class '{k.__name__}'>": k for k in KINDS}.get(inner[-1][0], object), inner[-1][0])
         return f"{'.'.join(way)} must be {kind}, got {inner[-1][1].strip()!r}"
@@ -253,7 +253,7 @@ def _innermost(failure: str, hint: Any, value: Any) -> str:
 
 
 def _unknown_class(path: str) -> str | None:
-    """Return what is wrong with a class path of filtune; none where nothing is."""
+    """Return the error of a class path of filtune, or None if the class exists."""
     name = path.rpartition(".")[2]
     known = classes("data") | classes("optimizer")
     if path.partition(".")[0] not in ("filtune", name) or name in known or hasattr(filtune, name):
@@ -278,7 +278,7 @@ def describe_type(hint: Any) -> str:
 
 
 def _condensed(message: str) -> str:
-    """Return a parser's message without its frame."""
+    """Return a message of jsonargparse without its headers."""
     lines = [line.strip(" -") for line in message.splitlines()]
     frame = ("Does not validate", "Subtypes", "Errors", "Given value", "Expected a <class 'NoneType'>")
     kept = [re.sub(r'^Parser key "([^"]+)":', r"--\1:", line) for line in lines if line and not line.startswith(frame)]

@@ -16,7 +16,7 @@ from .explain import describe_type
 
 
 def asked(args: list[str]) -> tuple[str, str | None] | None:
-    """Return the section of which a command line asks for help, and the name of the class, if it gives one.
+    """Return the section whose help is requested and the name of the class, if one is given.
 
     Args:
         args: The options of ``fit`` or ``validate``.
@@ -31,7 +31,7 @@ def asked(args: list[str]) -> tuple[str, str | None] | None:
 
 
 def show(command: str, section: str, name: str | None) -> None:
-    """Print the options of a class, or, without a name, the classes and configurations that there are.
+    """Print the options of a class or, without a name, the available classes and configurations.
 
     Args:
         command: ``fit`` or ``validate``, for the examples.
@@ -39,7 +39,7 @@ def show(command: str, section: str, name: str | None) -> None:
         name: Name of a class, in any case, or of a configuration.
 
     Raises:
-        ValueError: If there is no such class; the message has the names that are near.
+        ValueError: If there is no such class; the message suggests similar names.
     """
     print(_classes(command, section) if name is None else _class(section, _of_configuration(section, name)))
 
@@ -61,13 +61,13 @@ def _classes(command: str, section: str) -> str:
     given = textwrap.wrap(", ".join(stems), _width() - 4, break_on_hyphens=False)
     return "\n".join(
         [
-            f"Classes that --{section} takes:",
+            f"Classes for --{section}:",
             *lines,
             "",
             "and configurations of them:",
             *(f"  {line}" for line in given),
             "",
-            f"filtune {command} --{section}.help NAME tells the options of one.",
+            f"filtune {command} --{section}.help NAME lists the options of one.",
         ]
     )
 
@@ -76,9 +76,9 @@ def _class(section: str, name: str) -> str:
     cls = find_class(section, name)
     lines = [f"--{section} {cls.__name__}: {_first_line(cls)}", ""]
     for option in options(section, cls).values():
-        default = "needed" if option.required else f"default: {_plain(option.default)}"
+        default = "required" if option.required else f"default: {_plain(option.default)}"
         lines.append(f"  --{section}.{option.name}  {describe_type(option.hint)} ({default})")
-        lines += textwrap.wrap(_told(option), _width() - 6, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines += textwrap.wrap(_documentation(option), _width() - 6, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
 
@@ -88,8 +88,8 @@ def _first_line(cls: type) -> str:
     return textwrap.shorten(text, _width(), placeholder=" ...")
 
 
-def _told(option: Option) -> str:
-    """Return what the docstring says of an option, without the type and default that a parser adds to it."""
+def _documentation(option: Option) -> str:
+    """Return the docstring of an option without the type and default that the parser adds."""
     text = re.sub(r"\s*\((required, )?type: .*\)$", "", option.help).replace("``", "")
     return re.sub(r":\w+:`~?([^`]*)`", r"\1", text)
 

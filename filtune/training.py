@@ -30,9 +30,9 @@ ABOUT = {
     "validate": "Score the model of a checkpoint on the validation samples.",
 }
 MORE = (
-    "Configurations are merged in their order, and the options of the line over them: --config task/sst2 --config "
-    "backbone/minilm --optimizer loko --optimizer.p0 0.1. Of the options of an optimizer or a data module tell "
-    "--optimizer.help LoKO and --data.help TextDataModule; without a name, they list what there is."
+    "Configurations are merged in order, then the options of the command line: --config task/sst2 --config "
+    "backbone/minilm --optimizer loko --optimizer.p0 0.1. --optimizer.help LoKO and --data.help TextDataModule list "
+    "the options of a class; without a name they list the classes."
 )
 
 
@@ -50,7 +50,7 @@ class FiltuneCLI(LightningCLI):
         self.folder: Path | None = None
         self.command = args[0]
         for section in ("optimizer", "data"):
-            classes(section)  # the parser finds them by their names
+            classes(section)  # imported, so that the parser finds their names
         super().__init__(
             OnlineModule,
             StreamDataModule,
@@ -73,7 +73,7 @@ class FiltuneCLI(LightningCLI):
         return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Merge the configurations, see that every option exists, and parse them as one."""
+        """Merge the configurations, check that every option exists, and parse the result."""
         own = self._subcommand_parsers[self.command]
         asked = [arg for arg in args[1:] if arg in ("-h", "--help") or re.match(r"--[\w.]+\.help(=|$)", arg)]
         if asked:
@@ -94,10 +94,10 @@ class FiltuneCLI(LightningCLI):
         parser.set_defaults({"model.schedule": asdict(Schedule())})  # so that config.yaml has it in full
 
     def before_instantiate_classes(self) -> None:
-        """See that the parts of a run are there, before anything is read or built.
+        """Check the trainer and the baselines before anything is read or built.
 
         Raises:
-            ValueError: Naming what is missing or cannot work.
+            ValueError: Naming what is missing or invalid.
         """
         trainer = self._get(self.config, "trainer")
         check_precision(trainer.get("precision"))
@@ -107,7 +107,7 @@ class FiltuneCLI(LightningCLI):
             choose_class({}, "optimizer", baseline, "--run.baselines")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer with what every run has: one folder, atomic checkpoints, a bar, a summary."""
+        """Return the trainer of a run: one folder, atomic checkpoints, a progress bar, a summary."""
         given = self._get(self.config_init, "trainer")
         self._dump_config()
         self.model.run_config = {k: v for k, v in self.config_dump.items() if k != "ckpt_path"}
@@ -143,7 +143,7 @@ class FiltuneCLI(LightningCLI):
         return self._get(self.config_init, "run").baselines
 
     def _parse_ckpt_path(self) -> None:
-        """Take nothing from the checkpoint: the command line says what to run, and a contradiction is refused."""
+        """Ignore the configuration in the checkpoint; OnlineModule refuses one that contradicts the command line."""
 
     def _name(self) -> RunName:
         return RunName(
@@ -160,7 +160,7 @@ class FiltuneCLI(LightningCLI):
         return new_folder(root, name) if is_first() else root / name.experiment / name.stem / "of_the_first_process"
 
     def after_fit(self) -> None:
-        """Let every process know the folder."""
+        """Broadcast the folder to every process."""
         self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def validate(args: list[str]) -> None:
 
 
 class _Built(Exception):
-    """A parser is there, and nothing else is wanted."""
+    """The parser has been built."""
 
     def __init__(self, parser: LightningArgumentParser) -> None:
         self.parser = parser

@@ -1,4 +1,4 @@
-"""Several processes of one run: the first opens its folder, one tells of a mistake, each leaves the others in time."""
+"""Several processes of one run: the first opens its folder, one reports an error, each leaves the process group."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from torch.distributed.distributed_c10d import _get_default_store  # torch has n
 
 
 def is_first() -> bool:
-    """Whether this process is the first of its run, or the only one; known before there is a trainer."""
+    """Return whether this process is the first of its run, or the only one; known before there is a trainer."""
     return rank_zero_only.rank == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
 
 
-def is_first_to_tell() -> bool:
-    """Whether no other process has told of what stops them all; whoever asks first is to tell.
+def is_first_to_report() -> bool:
+    """Return whether this process is to report an error that stops all of them: the first that asks.
 
-    Before the processes have met, all that were started at once stop alike, and the first tells.
+    Before the process group exists, all processes fail alike, and the first reports.
     """
     if not dist.is_initialized():
         return is_first() or "RANK" not in os.environ
     try:
-        return _get_default_store().add("filtune/told", 1) == 1
-    except RuntimeError:  # the store went with the first process, which had told
+        return _get_default_store().add("filtune/reported", 1) == 1
+    except RuntimeError:  # the store ended with the first process, which had reported
         return False
 
 
 def other_process_lost(error: BaseException) -> str | None:
-    """What to say where the error is that another process has gone without a word."""
+    """Return a message if the error is that another process has ended without reporting."""
     if not dist.is_initialized() or not re.search("Connection (closed|reset)", str(error)):
         return None
     return (
-        "another process of the run has gone, killed or out of memory; the same command with --ckpt_path last goes on "
+        "another process of the run has ended, killed or out of memory; the same command with --ckpt_path last resumes "
         "from the last checkpoint"
     )
 
 
 def leave() -> None:
-    """Leave the other processes, if there were any; to be called at a process's end, however it ends.
+    """Destroy the process group, if there is one; called at the end of every process, whatever its status.
 
-    Gloo's threads hold tensors until then. Where one frees its last tensor while the interpreter is being taken down,
-    it aborts the process, and a run that is complete ends as if it had failed. Lightning sees to this for NCCL only.
+    Threads of Gloo hold tensors until then. If one frees its last tensor during the interpreter's shutdown, it aborts
+    the process, and a completed run ends as if it had failed. Lightning handles this for NCCL only.
     """
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Where runs live on disk: one folder a run, named by task, backbone, optimizer and seed."""
+"""Folders of runs, named by task, backbone, optimizer and seed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class CheckpointError(ValueError):
 
 @dataclass
 class RunConfig:
-    """Where a run is kept, and what it is compared with.
+    """Folder, checkpoint interval and baselines of a run.
 
     Args:
         root: Folder that holds all runs.
         save_interval: Steps between two checkpoints.
-        baselines: Optimizers, by class or by name or path of a configuration, that learn from the same stream
-            afterwards; a table compares them at the end.
+        baselines: Optimizers, by class or by name or path of a configuration, that are then trained on the same stream;
+            a table compares the results.
     """
 
     root: str = "runs"
@@ -33,7 +33,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class RunName:
-    """What tells one run from another.
+    """The parts of a run's name.
 
     Args:
         task: Name of the task.
@@ -49,12 +49,12 @@ class RunName:
 
     @property
     def experiment(self) -> str:
-        """Folder of all runs on the same task and backbone."""
+        """Name of the folder of all runs on the same task and backbone."""
         return f"{_slug(self.task)}-{_slug(Path(self.backbone).name)}"
 
     @property
     def stem(self) -> str:
-        """Folder of all runs of the same optimizer and seed."""
+        """Name of the folder of all runs of the same optimizer and seed."""
         return f"{self.optimizer}-seed{self.seed}"
 
 
@@ -72,7 +72,7 @@ def new_folder(root: Path, name: RunName) -> Path:
 
 
 def last_folder(root: Path, name: RunName) -> Path:
-    """The newest run of this name that left a checkpoint.
+    """Return the newest run of this name with a checkpoint.
 
     Raises:
         CheckpointError: If there is none.

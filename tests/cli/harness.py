@@ -89,7 +89,7 @@ class ChangeAParameter(pl.Callback):
 
 
 class FailAt(ChangeAParameter):
-    """Fails on one rank, with an error that is the user's to mend."""
+    """Fails on one rank, with a user error."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):

@@ -31,16 +31,19 @@ LINES = {
     "below a number": ([*QUICK, "--optimizer.p0.x=1"], "--optimizer.p0.x: no such option"),
     "a configuration": (["fit", "--config", "task/sst3"], "did you mean task/sst2"),
     "a file that is not there": (["fit", "--config", "nothing.yaml"], "nothing.yaml: no such file"),
-    "no configuration": (["fit", "--config"], "--config: is to be followed by a value"),
-    "a folder": (["fit", "--config", "folder"], "is a folder, not a file"),
-    "a run's folder": (["fit", "--config", "run"], "take run/config.yaml"),
+    "no configuration": (["fit", "--config"], "--config: needs a value"),
+    "a folder": (["fit", "--config", "folder"], "folder: is a folder"),
+    "a run's folder": (["fit", "--config", "run"], "use run/config.yaml"),
     "a class": ([*QUICK, "--optimizer=AdmW"], "did you mean AdamW"),
-    "a class of another kind": ([*QUICK, "--optimizer=torch.optim.Adam"], "is no subclass of filtune.OnlineOptimizer"),
+    "a class of another kind": (
+        [*QUICK, "--optimizer=torch.optim.Adam"],
+        "not a subclass of filtune.OnlineOptimizer",
+    ),
     "a module that is not there": ([*QUICK, "--optimizer=nowhere.Rule"], "cannot be imported"),
     "a data module": ([*QUICK, "--data=DigitDataModule"], "did you mean DigitsDataModule"),
     "a file for a data module": ([*QUICK, "--data=run/config.yaml.csv"], "--data.source run/config.yaml.csv"),
     "a baseline": ([*QUICK, "--run.baselines=[nowhere]"], "--run.baselines nowhere: no such class or configuration"),
-    "no value": ([*QUICK, "--optimizer.p0"], "--optimizer.p0: is to be followed by a value"),
+    "no value": ([*QUICK, "--optimizer.p0"], "--optimizer.p0: needs a value"),
     "an empty value": ([*QUICK, "--optimizer.p0="], "--optimizer.p0: must be a number, got ''"),
     "text for a number": ([*QUICK, "--optimizer.p0=abc"], "--optimizer.p0: must be a number, got 'abc'"),
     "half a sample": ([*QUICK, "--data.batch_size=0.5"], "--data.batch_size: must be a whole number, got '0.5'"),
@@ -52,15 +55,15 @@ LINES = {
     ),
     "no list": ([*QUICK, "--model.backbone.targets=conv"], "must be a list such as"),
     "no mapping": ([*QUICK, "--model.param_groups=3"], "must be a mapping such as"),
-    "a group with a value": ([*QUICK, "--model=lenet5"], "--model: holds options"),
-    "no option": ([*QUICK, "quickstart"], "quickstart: is no option; a configuration is named by --config"),
+    "a group with a value": ([*QUICK, "--model=lenet5"], "--model: is a group of options"),
+    "no option": ([*QUICK, "quickstart"], "quickstart: not an option; for a configuration write --config"),
     "deep inside a list": (
         ["fit", "--config", "task/changing_labels", "--optimizer=loko", "--data.segments=[{samples: x}]"],
         "--data.segments: samples must be a whole number, got 'x'",
     ),
-    "no optimizer": (["fit", "--data=digits"], "--optimizer: none is given"),
-    "no data": (["fit", "--optimizer=loko"], "--data: none is given"),
-    "no source": (["fit", "--config", "task/own_text", "--optimizer=loko"], "--data.source: is needed"),
+    "no optimizer": (["fit", "--data=digits"], "--optimizer: none given"),
+    "no data": (["fit", "--optimizer=loko"], "--data: none given"),
+    "no source": (["fit", "--config", "task/own_text", "--optimizer=loko"], "--data.source: required"),
     "an option of another command": (["compare", "--outptu", "x"], "did you mean --output?"),
     "a wrong value of another command": (
         ["sweep", "--config=quickstart", "--seeds=x"],
@@ -71,9 +74,9 @@ LINES = {
 }
 
 FILES = {
-    "a list": ("- a\n", "holds no configuration but a list"),
-    "nothing": ("", "holds no configuration but nothing"),
-    "a number": ("3\n", "holds no configuration but a single value"),
+    "a list": ("- a\n", "is a list, not a mapping"),
+    "nothing": ("", "is empty, not a mapping"),
+    "a number": ("3\n", "is a single value, not a mapping"),
     "syntax": ("a: [1\nb: 2\n", "is not YAML; line 2, column 2"),
     "a tab": ("a:\n\tb: 1\n", "is not YAML; line 2, column 1"),
     "another encoding": (b"a: \xe9\n", "is not text in UTF-8"),
@@ -87,7 +90,7 @@ FILES = {
         "data: {init_args: {batch_size: many}}\n",
         "data.batch_size: must be a whole number, got 'many' (in own.yaml)",
     ),
-    "no options": ("trainer: 3\n", "trainer: holds options (in own.yaml)"),
+    "no options": ("trainer: 3\n", "trainer: is a group of options (in own.yaml)"),
     "a class": (
         "optimizer: {class_path: AdmW}\n",
         "optimizer.class_path AdmW: no such class; did you mean AdamW?",
@@ -157,5 +160,5 @@ def test_help_of_classes(capsys: pytest.CaptureFixture) -> None:
     cli.main(["fit", "--optimizer.help"])
     assert {"LoKO", "AdamW", "RING", "loko_logits,"} <= set(capsys.readouterr().out.split())
     cli.main(["validate", "--data.help", "textdatamodule"])
-    assert "--data.source  text (needed)" in capsys.readouterr().out
+    assert "--data.source  text (required)" in capsys.readouterr().out
     assert "did you mean AdamW" in refusal(["fit", "--optimizer.help", "AdmW"], capsys)

@@ -48,7 +48,7 @@ def test_what_is_set_is_found(key, value):
 
 
 def test_an_option_below_a_value_is_refused():
-    with pytest.raises(ValueError, match="lr holds no options"):
+    with pytest.raises(ValueError, match="lr has no options"):
         assign({"optimizer": {"init_args": {"lr": 0.1}}}, "optimizer.lr.x", 1)
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import lightning.pytorch as pl
 import pytest
 from filtune.lightning_modules.checkpoints import compare_configs
-from filtune.lightning_modules.launch import is_first, is_first_to_tell, other_process_lost
+from filtune.lightning_modules.launch import is_first, is_first_to_report, other_process_lost
 from filtune.lightning_modules.monitoring import check_strategy
 from filtune.lightning_modules.runs import CheckpointError
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
@@ -59,7 +59,7 @@ def test_one_process_opens_the_folder_and_one_tells(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(rank_zero_only, "rank", rank)
     assert is_first() == first
-    assert is_first_to_tell() == tells
+    assert is_first_to_report() == tells
 
 
 def test_a_single_process_has_lost_no_other() -> None:
