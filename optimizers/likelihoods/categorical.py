@@ -269,38 +269,3 @@ def likely_contrasts(p: Tensor, target: Tensor, likely: int) -> Tensor:
     v = torch.cat([1 + ones[:, :1], ones[:, 1:]], 1)
     # I - 2 vv'/v'v = I - vv'/v_0 brings the first axis to -1 and the others to what is orthogonal to it
     return span[..., 1:] - (span @ v.unsqueeze(-1)) @ (v[:, 1:] / v[:, :1]).unsqueeze(1)
-
-
-def leading(full: Innovation, F: Tensor, tolerance: float) -> Innovation:
-    """Cut F to its leading directions, so that fewer rows of the Jacobian are needed.
-
-    With F_k = sum_i lambda_i w_i w_i' over the k largest eigenvalues, the update needs the rows w_i'J and the gradient
-    e'J alone. A last row, x'J with x = sum_i s_i sqrt(lambda_i) w_i over the directions left out (E = F - F_k) and
-    random signs s, bears no residual and no precision: its entry of JPJ' has expectation tr(E JPJ'). That trace
-    bounds the relative error of the change of state, and of the posterior covariance, both in the prior's metric.
-
-    Args:
-        full: Residual e, cotangents and y in all coordinates.
-        F: Precision of these coordinates, (B, d, d).
-        tolerance: Trace of F that may be left out in every sample; at least one direction stays.
-
-    Returns:
-        The innovation in k + 2 coordinates: the k directions, e / |e|, and x.
-    """
-    values, vectors = torch.linalg.eigh(torch.nan_to_num(F.double()))
-    values, vectors = values.flip(-1).clamp_min(0), vectors.flip(-1)
-    left_out = values.sum(-1, keepdim=True) - values.cumsum(-1)
-    k = max(1, int((left_out > tolerance).sum(-1).max()) + 1)
-    if k + 2 >= F.shape[-1]:
-        scales = values.sqrt().unsqueeze(1)
-        return full._replace(factor=(vectors * scales).to(F.dtype))
-    e = full.residual.unsqueeze(-1)
-    length = e.norm(dim=1, keepdim=True)
-    signs = torch.randint(2, values[:, k:].shape, device=F.device) * 2 - 1
-    x = vectors[..., k:] @ (signs * values[:, k:].sqrt()).unsqueeze(-1)
-    T = torch.cat([vectors[..., :k].to(e), e / length.clamp_min(torch.finfo(e.dtype).tiny), x.to(e)], -1)
-    residual = e.new_zeros(len(e), k + 2)
-    residual[:, k] = length.flatten()
-    factor = e.new_zeros(len(e), k + 2, k)
-    factor[:, :k] = torch.diag_embed(values[:, :k].sqrt()).to(e)
-    return Innovation(residual, T.mT @ full.cotangents, full.observed, factor, has_residual_probe=True)
