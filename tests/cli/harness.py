@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 # a server that has imported everything and used no threads forks each run in a fraction of a second
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["filtune.training", "torch._dynamo"])  # the latter is what a first step imports
+CONTEXT.set_forkserver_preload(["filtune.cli", "filtune.training", "torch._dynamo"])  # a first step imports the last
 
 PATIENCE = 600
 """Seconds after which a run that does not end is killed."""
