@@ -89,7 +89,7 @@ def test_killed_and_continued(
     assert continued[0]["samples"] == EPOCHS * SAMPLES
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         assert identical(continued[1][part], whole[1][part]), part
-    assert identical(*(checkpoint["filtune"]["average"] for _, checkpoint in (continued, whole)))
+    assert identical(*(checkpoint["filtune"]["weight_averaging"] for _, checkpoint in (continued, whole)))
 
 
 def test_killed_in_a_validation_within_the_epoch(tasks: dict, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_later_parts_and_options_win():
 def test_the_options_of_another_class_are_dropped():
     config = compose(["adamw", "loko"])
     assert config["optimizer"]["class_path"] == "filtune.LoKO"
-    assert "lr" not in config["optimizer"]["init_args"]
+    assert "lr" not in config["optimizer"].get("init_args", {})
 
 
 def test_composing_leaves_its_arguments_alone():

@@ -33,7 +33,7 @@ def pretrained(monkeypatch: pytest.MonkeyPatch) -> None:
             return create(name, pretrained=False, **options)
 
     monkeypatch.setattr(timm, "create_model", with_weights)
-    monkeypatch.setattr(image, "look_up", lambda *_: None)
+    monkeypatch.setattr(image, "check_weights_available", lambda *_: None)
 
 
 def image_run(name: str, folder: Path, **options: Any) -> Restored:

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from filtune.experiments.archive import Archive
 from filtune.experiments.tables import load_table
-from filtune.reports import report
 from filtune.reports.curves import panel_columns
 from filtune.reports.study import RecoveryRule, compare_streams, recovery_rules, recovery_times, samples_to
 
+from filtune.cli import contest
 from tests.reports.factory import manifest, runs
 
 STUDY = {
@@ -227,6 +227,6 @@ def test_a_study_and_the_command_of_an_earlier_release_are_understood(
     old = {"method": "ours", "rivals": {"AdamW": ["adamw"]}, "goals": {"AdamW": {"ahead": 1.0}}}
     raw = {key: value for key, value in STUDY.items() if key != "comparison"} | {"contest": old}
     study.write_text(yaml.safe_dump(raw, sort_keys=False))
-    report.contest([str(study), "--root", str(study.parent), "--output", str(study.parent / "old.md")])
-    assert "contest is part of `filtune report` now" in capsys.readouterr().err
+    contest([str(study), "--root", str(study.parent), "--output", str(study.parent / "old.md")])
+    assert "filtune contest is now filtune report --study" in capsys.readouterr().err
     assert "1 ahead: **reached**" in (study.parent / "old.md").read_text()
