@@ -106,6 +106,18 @@ class LabelCodec:
             faults.append(BadRow(row, self.column, reason, detail))
         return encoded.targets[torch.from_numpy(codes)], faults
 
+    def scales_targets(self, targets: Tensor, choice: str) -> bool:
+        """Return whether targets, (N,), are learned in running units.
+
+        Args:
+            targets: Those of all rows of the split, so that the length of the stream does not decide.
+            choice: ``running``, ``none``, or ``auto`` to ask the likelihood.
+        """
+        if choice != "auto":
+            return choice == "running"
+        good = targets[targets.isfinite()] if targets.is_floating_point() and targets.dim() == 1 else targets
+        return likelihood_for(self.kind).wants_scaling(good)
+
     def choose_metrics(self, asked: Sequence[str] | None) -> tuple[str, ...]:
         """Return the validation metrics asked for, else those that the likelihood takes.
 

@@ -47,6 +47,10 @@ class TableDataModule(StreamDataModule):
             that of a likelihood of one's own; ``auto`` takes floats for values, all else for classes.
         classes: Names of the classes, in the order of the model's outputs; by default as the data declares them,
             else all labels found, sorted.
+        target_scaling: Units in which numbers are learned: ``running`` subtracts the mean of the targets seen so far,
+            divides by their standard deviation and estimates the noise variance (for counts, the logarithm of their
+            mean is the offset of the rate); ``none`` learns them as they are, with unit variance; ``auto`` takes
+            ``none`` where mean and standard deviation are of order one, as in STS-B, and ``running`` elsewhere.
         metrics: Validation metrics: of accuracy, f1, matthews (and top5 for more than five classes) for classes, by
             default accuracy; of pearson, spearman, rmse, mae for values, by default the first two; of deviance, mae,
             rmse, pearson for counts, by default the first two; of f1, macro_f1, accuracy, exact_match for several
@@ -76,6 +80,7 @@ class TableDataModule(StreamDataModule):
         val_fraction: float = 0.1,
         task: str = "auto",
         classes: list[str] | None = None,
+        target_scaling: Literal["auto", "none", "running"] = "auto",
         metrics: list[str] | None = None,
         on_bad_row: Literal["error", "skip"] = "error",
         num_workers: int = 0,
@@ -86,11 +91,14 @@ class TableDataModule(StreamDataModule):
         )
         if not 0 <= val_fraction < 1:
             raise DataError(f"--data.val_fraction: {val_fraction} is not a fraction; it must be in 0 <= fraction < 1")
+        if target_scaling not in ("auto", "none", "running"):
+            raise DataError(f"--data.target_scaling: must be one of auto, none, running; got {target_scaling!r}")
         if task != "auto":
             likelihood_for(task)
         self.source, self.name, self.split, self.val_split = source, name, split, val_split
         self.label_column, self.val_fraction, self.on_bad_row = label_column, val_fraction, on_bad_row
         self.kind, self.classes, self.metrics = task, classes, metrics
+        self.target_scaling = target_scaling
 
     @property
     def label(self) -> str:
@@ -144,6 +152,7 @@ class TableDataModule(StreamDataModule):
             image_shape=None if image is None else tuple(image.shape),
             metrics=self.codec.choose_metrics(self.metrics),
             label_options=self.codec.coding.options,
+            target_scaling=self.codec.scales_targets(train.samples.labels, self.target_scaling),
         )
 
     def place(self, split: str) -> SplitRef:

@@ -20,6 +20,7 @@ class Task:
         image_shape: (C, H, W) of the first image; none for text.
         metrics: The task's own validation metrics.
         label_options: What else it takes to read and write labels, such as the separator of a list.
+        target_scaling: Whether targets are learned in running units of their likelihood.
     """
 
     name: str
@@ -30,3 +31,4 @@ class Task:
     image_shape: tuple[int, int, int] | None
     metrics: tuple[str, ...]
     label_options: Mapping[str, str] = field(default_factory=dict)
+    target_scaling: bool = False

@@ -83,7 +83,8 @@ class OnlineModule(pl.LightningModule):
             return
         self.task: Task = self.trainer.datamodule.task
         self.likelihood = likelihood_of(self.task.kind)
-        self.target_state = self.likelihood.build_state(self.task.outputs)
+        scaled = self.task.target_scaling
+        self.target_state = self.likelihood.build_state(self.task.outputs) if scaled else None
         self.backbone = build_backbone(self.backbone_config, self.task)
         self.online = Prequential(self.task)
         self.validation = MetricSet(self.task, self.task.metrics)
@@ -242,8 +243,12 @@ class OnlineModule(pl.LightningModule):
             ranks = saved.get("ranks", 1), self.trainer.world_size
             compare_configs(saved["config"], self.run_config, ranks, type(self))
         _translate_names(checkpoint["state_dict"])
-        if not any(name.startswith("target_state.") for name in checkpoint["state_dict"]):
-            self.target_state = None  # of earlier releases, which learnt targets as they are
+        scaled = any(name.startswith("target_state.") for name in checkpoint["state_dict"])
+        if scaled != (
+            self.target_state is not None
+        ):  # the units are the checkpoint's, whatever the data at hand is like
+            state = self.likelihood.build_state(self.task.outputs) if scaled else None
+            self.target_state = None if state is None else state.to(self.device)
         own = self.state_dict()
         compare_names(checkpoint["state_dict"], {name: own[name] for name in self._saved_names()})
         if saved["fingerprint"] != self.fingerprint:

@@ -31,6 +31,7 @@ class Task:
     modality: str = "text"
     image_shape: tuple[int, int, int] | None = None
     metrics: tuple[str, ...] = ("accuracy",)
+    target_scaling: bool = False
 
 
 def _shared(*parts: str) -> Path:

@@ -205,6 +205,11 @@ class Likelihood(ABC):
         """Return the module that follows the targets of a run with m outputs; None where there is nothing to follow."""
         return None
 
+    @classmethod
+    def wants_scaling(cls, targets: Tensor) -> bool:
+        """Return whether a run with these targets, (N,) or (N, m), should have the state of :meth:`build_state`."""
+        return False
+
     def answer(self) -> Tensor:
         """Return the point prediction, shaped like a target: the most probable class, or the mean."""
         return self.mean()

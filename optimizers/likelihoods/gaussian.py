@@ -30,6 +30,15 @@ reached a Pearson correlation of 20 on the validation pairs, against 54 with the
 """
 
 
+ORDINARY = (0.1, 10.0)
+"""Standard deviations of targets that are learned as they are, if their mean is not beyond the larger one either.
+
+Ratings and similarities are such. With LoRA on MiniLM, 500 samples of STS-B, seeds 0 and 1, Filtune validates at a
+Pearson correlation of 59 and 56 on the labels 0 to 5 as they are, of 54 and 50 in running units. House prices are not:
+there the running units bring Filtune from 16 to 95, AdamW from 23 to 94.
+"""
+
+
 class Scaling(NamedTuple):
     """Units of the targets, each (m,) in float64: y = location + scale (z + sqrt(variance) epsilon).
 
@@ -138,6 +147,14 @@ class Gaussian(Likelihood):
     def build_state(cls, outputs: int) -> StreamState:
         """Return the running location, scale and residual variance of the targets."""
         return TargetScaling(outputs)
+
+    @classmethod
+    def wants_scaling(cls, targets: Tensor) -> bool:
+        """Return whether mean or standard deviation of the targets are far from one; see ``ORDINARY``."""
+        y = targets.double()
+        least, most = ORDINARY
+        deviation = float(y.std(correction=0))
+        return not (float(y.mean().abs()) <= most and (deviation == 0 or least <= deviation <= most))
 
     def answer(self) -> Tensor:
         """Return the mean, (B,) of a single output."""

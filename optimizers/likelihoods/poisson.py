@@ -115,6 +115,11 @@ class Poisson(Likelihood):
         """Return the logarithm of the mean count so far, which outputs of zero stand for."""
         return LogMean(outputs)
 
+    @classmethod
+    def wants_scaling(cls, targets: Tensor) -> bool:
+        """Return true: without an offset the first rates are one, whatever the counts."""
+        return True
+
     def answer(self) -> Tensor:
         """Return the rate, positive, (B,) of a single output."""
         mean = self.mean()

@@ -131,6 +131,30 @@ def test_the_task_tells_what_the_labels_are(write: Any) -> None:
     assert module.val_dataloader() == []
 
 
+@pytest.mark.parametrize(
+    ("values", "task", "scaled"),
+    [
+        ([0.0, 2.5, 5.0, 3.2], "regression", False),  # similarities, as in STS-B
+        ([2.1e5, 1.4e5, 3.3e5], "regression", True),  # prices
+        ([1e-4, 2e-4, 5e-4], "regression", True),
+        ([1000.5, 1001.0, 999.0], "regression", True),  # far from zero
+        ([3.0, 3.0], "regression", False),
+        ([0, 3, 1], "count", True),
+        ([0, 3, 1], "classification", False),
+    ],
+)
+def test_numbers_far_from_one_are_learned_in_running_units(values: list, task: str, scaled: bool) -> None:
+    codec, targets = encoded(values, task=task)
+    assert codec.scales_targets(torch.tensor(targets), "auto") is scaled
+    assert codec.scales_targets(torch.tensor(targets), "running")
+    assert not codec.scales_targets(torch.tensor(targets), "none")
+
+
+def test_an_unknown_scaling_is_refused(write: Any) -> None:
+    with pytest.raises(DataError, match=r"--data.target_scaling: must be one of auto, none, running; got 'x'"):
+        TextDataModule(write("scores.csv", "text,label\na,0.5\n"), ["text"], target_scaling="x")
+
+
 def test_metrics_are_those_asked_for_if_the_task_has_them(reviews: str) -> None:
     module = TextDataModule(reviews, ["text"], metrics=["matthews", "accuracy"], task_name="mine")
     module.setup()

@@ -101,7 +101,7 @@ def shrink(config: Config, backbone: str) -> dict[str, Any]:
         "trainer.max_epochs": 1,
         "trainer.log_every_n_steps": 2,
         "trainer.accelerator": "cpu",
-        "model.schedule.warmup": min(lookup(config, "model.schedule.warmup"), 2),
+        "model.schedule.warmup": min(lookup(config, "model.schedule.warmup", 0), 2),
     }
     if backbone in TINY:
         options |= {"model.backbone.pretrained": False, **TINY[backbone]}

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from filtune.experiments.archive import Archive
 from filtune.experiments.tables import load_table
+from filtune.reports import report
 from filtune.reports.curves import panel_columns
 from filtune.reports.study import RecoveryRule, compare_streams, recovery_rules, recovery_times, samples_to
 
