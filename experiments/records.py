@@ -155,8 +155,20 @@ def metric_of(record: Record, name: str) -> float | None:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Return whether a metric is better the lower it is: a loss, a calibration error, a time."""
-    falling = ("loss", "seconds", "steps_to_convergence", "online_l1", "nll", "brier", "ece")
+    """Return whether a metric is better the lower it is: a loss, an error, a deviance, a time."""
+    falling = (
+        "loss",
+        "error",
+        "deviance",
+        "mae",
+        "rmse",
+        "seconds",
+        "steps_to_convergence",
+        "online_l1",
+        "nll",
+        "brier",
+        "ece",
+    )
     return any(word in metric for word in falling)
 
 

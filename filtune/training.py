@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from filtune.datamodules import StreamDataModule
@@ -36,6 +36,21 @@ MORE = (
 )
 
 
+class SaveConfig(SaveConfigCallback):
+    """Writes ``config.yaml``; over that of a run that is resumed only once its checkpoint has been accepted."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file of a new run."""
+        folder = trainer.log_dir
+        resumed = folder is not None and (Path(folder) / self.config_filename).exists()
+        if not trainer.strategy.broadcast(resumed):
+            super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file of a resumed run."""
+        super().setup(trainer, pl_module, "fit")
+
+
 class FiltuneCLI(LightningCLI):
     """``fit`` and ``validate``, configured by YAML files that compose in any order.
 
@@ -58,6 +73,7 @@ class FiltuneCLI(LightningCLI):
             auto_configure_optimizers=False,
             seed_everything_default=0,
             trainer_defaults={"max_epochs": 1, "precision": "32-true"},
+            save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"exit_on_error": False, "prog": "filtune", self.command: {"exit_on_error": False}},
             args=args,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from filtune.experiments.run_folder import RunFolder, find_runs, read_run
 from rich.console import Console
@@ -30,7 +31,7 @@ def run_labels(runs: list[RunFolder]) -> list[str]:
 def results_table(runs: list[RunFolder]) -> Table:
     """Return the results of runs as a table, one row each."""
     scores = sorted({name for run in runs for name in run.summary.get("val", {})})
-    online = sorted({k for run in runs for k in run.summary if k in ("online_accuracy", "online_pearson")})
+    online = sorted({name for run in runs if (name := online_score(run.summary))})
     result = Table(title=_title(runs))
     result.add_column("run", overflow="fold", min_width=10)
     headings = [*(k.replace("_", "\n", 1) for k in online), "online\nloss", *(f"val\n{name}" for name in scores)]
@@ -53,6 +54,16 @@ def results_table(runs: list[RunFolder]) -> Table:
     return result
 
 
+def online_score(summary: dict[str, Any]) -> str | None:
+    """Return the name of a run's score in its summary, such as ``online_accuracy``; None where it has none.
+
+    Summaries of earlier releases do not name it: theirs is the accuracy or Pearson's correlation.
+    """
+    named = summary.get("score")
+    names = [f"online_{named}"] if named else ["online_accuracy", "online_pearson"]
+    return next((name for name in names if name in summary), None)
+
+
 def print_runs(folders: list[Path]) -> None:
     """Print the results, the paths of the logs, and the command that shows them."""
     console = Console()
@@ -71,10 +82,11 @@ def plot_runs(runs: list[RunFolder], target: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    score = "online/pearson" if any("online_pearson" in run.summary for run in runs) else "online/accuracy"
+    scores = [name for run in runs if (name := online_score(run.summary))]
+    score = scores[0].replace("_", "/", 1) if scores else "online/accuracy"
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for axis, tag, title in [
-        (axes[0], score, f"{score.replace('/', ' ')} (%), before the update"),
+        (axes[0], score, f"{score.replace('/', ' ')}, before the update"),
         (axes[1], "online/loss", "online loss, mean of the last 1000"),
     ]:
         for label, run in zip(run_labels(runs), runs, strict=True):

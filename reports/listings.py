@@ -22,6 +22,9 @@ _METRICS = (
 )  # fmt: skip
 """In the order of the columns; the first there is sorts the runs unless a sweep says otherwise."""
 
+_LAST = ("loss", "nll", "brier", "ece", "l1")
+"""Ends of the names of metrics that are no score."""
+
 _NO_OPTIONS = ("seed_everything", "run", "ckpt_path")
 
 
@@ -76,7 +79,7 @@ class Listing:
     @property
     def metrics(self) -> list[str]:
         """Metrics of the columns: those that any run has, the one that sorts first."""
-        had = [metric for metric in _METRICS if any(entry.sample(metric) for entry in self.entries)]
+        had = _metrics(self.entries)
         return [self.metric, *(metric for metric in had if metric != self.metric)]
 
     def best(self, metric: str) -> float | None:
@@ -86,7 +89,7 @@ class Listing:
 
     def plan(self) -> FigurePlan:
         """Return the plan of the figure of its curves."""
-        score = next((m for m in ("online_accuracy", "online_pearson") if any(e.sample(m) for e in self.entries)), None)
+        score = next((m for m in _metrics(self.entries) if m.startswith("online_") and not m.endswith(_LAST)), None)
         curves = [(score or "online_accuracy").replace("_", "/", 1), "online/loss", self.metric.replace("_", "/", 1)]
         lines = [Line(entry.label, entry.look, {"": list(entry.records.values())}) for entry in self.entries[:12]]
         more = f", the best 12 of {len(self.entries)}" if len(self.entries) > 12 else ""
@@ -147,6 +150,16 @@ def _of_runs(title: str, runs: list[RunFolder]) -> Listing:
     return _listing(slug, title, note, None, [(name, optimizers[name], records) for name, records in rows.items()])
 
 
+def _metrics(entries: list[Entry]) -> list[str]:
+    """Names of the metrics that any run has: scores that are not among the known ones come first."""
+    found = {name for entry in entries for record in entry.records.values() for name in record["metrics"]}
+    others = [name for name in found if name not in _METRICS and not name.endswith(_LAST)]
+    own = sorted(
+        (name for name in others if name.startswith(("val_", "online_"))), key=lambda name: (name[0] != "v", name)
+    )
+    return [name for name in (*own, *_METRICS) if any(entry.sample(name) for entry in entries)]
+
+
 def _options(config: Any, prefix: str = "") -> dict[str, Any]:
     """The options that shape a run's result, by dotted key."""
     if not isinstance(config, dict):
@@ -180,7 +193,7 @@ def _listing(
     distinct = len({optimizer for _, optimizer, _ in rows}) == len(rows)
     tones = looks([(n, o, "paper") for n, o, _ in rows]) if distinct else distinct_looks([name for name, _, _ in rows])
     entries = [Entry(name, optimizer, records, tones[name]) for name, optimizer, records in rows]
-    had = [m for m in _METRICS if any(entry.sample(m) for entry in entries)]
+    had = _metrics(entries)
     chosen = metric if metric and any(entry.sample(metric) for entry in entries) else (had or ["val_accuracy"])[0]
     sign = 1 if lower_is_better(chosen) else -1
 

@@ -73,9 +73,12 @@ class RunSummary(pl.Callback):
         return {
             "optimizer": self.optimizer,
             "task": module.task.name,
+            "kind": module.task.kind,
+            "classes": list(module.task.classes),
             "backbone": Path(module.backbone_config.name).name,
             "seed": self.config.get("seed_everything"),
             "samples": int(module.online.samples),
+            "score": module.online.score,
             "steps": trainer.global_step,
             **{name.replace("/", "_"): value for name, value in online.items() if name != "online/l1"},
             "val": {name.removeprefix("val/"): value for name, value in module.last_validation.items()},

@@ -144,3 +144,14 @@ def test_continuing_nothing_is_refused(tasks: dict, tmp_path: Path) -> None:
     code, text = run(["fit", *COMMON, *tasks["image"], *OPTIMIZERS["loko"], "--ckpt_path=last"], tmp_path)
     assert code == 2
     assert "there is no checkpoint to continue" in text.strip().splitlines()[-1]
+
+
+def test_a_refused_resume_leaves_the_configuration_alone(tasks: dict, tmp_path: Path) -> None:
+    command = ["fit", *COMMON, *tasks["image"], *OPTIMIZERS["loko"]]
+    assert run([*command, "--trainer.max_epochs=1"], tmp_path)[0] == 0
+    config = only_run(tmp_path) / "config.yaml"
+    before = config.read_bytes()
+    code, said = run([*command, "--optimizer.p0=0.7", "--ckpt_path=last"], tmp_path)
+    assert code == 2, said
+    assert "optimizer.init_args.p0" in said
+    assert config.read_bytes() == before
