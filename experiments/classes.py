@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from filtune.lightning_modules.legacy import CLASS_FOLDERS
+from filtune.lightning_modules.legacy import translate_class_path
 
 import filtune
 
@@ -96,8 +96,8 @@ def find_class(section: str, path: str, option: str = "") -> type:
         ValueError: If there is none; the message suggests similar names.
     """
     option = option or f"--{section}"
-    folder, _, name = path.rpartition(".")
-    if folder and folder.partition(".")[0] not in ("filtune", *CLASS_FOLDERS):
+    folder, _, name = translate_class_path(path).rpartition(".")
+    if folder and folder.partition(".")[0] != "filtune":
         return _import(section, folder, name, option)
     known = classes(section)
     if name in known:

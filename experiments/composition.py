@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,8 @@ def compose(parts: Iterable[str], *options: dict[str, Any]) -> Config:
     """Merge configurations by name, later ones over earlier ones, and set dotted options.
 
     Names of earlier releases are translated. A part that names another optimizer drops the options, the schedule and
-    the parameter groups of the one before. A file of ``configs/optimizer``, ``task``, ``backbone`` or ``trainer``
-    chooses the whole of it: what an earlier choice said is dropped, even where the class stays the same.
+    the parameter groups of the one before, and so does a file of ``configs/optimizer`` that names the same one. A file
+    of ``configs/task``, ``backbone`` or ``trainer`` drops what another file of its folder said; all else stays.
 
     Args:
         parts: Configurations, by name or path.
@@ -137,9 +137,33 @@ def merge_over(merged: Config, new: Config, *, kind: str | None = None) -> Confi
     if kind in _CHOICES:
         place, mark = _CHOICES[kind]
         if lookup(merged, f"{place}.{mark}") and lookup(new, f"{place}.{mark}"):
-            for key in (place, *(_OF_OPTIMIZER if kind == "optimizer" else ())):
-                merged = _without(merged, key.split("."))
+            if kind == "optimizer":
+                for key in (place, *_OF_OPTIMIZER):
+                    merged = _without(merged, key.split("."))
+            else:
+                merged = _without_choices(merged, kind, place)
     return _merge(merged, new)
+
+
+def _without_choices(merged: Config, kind: str, place: str) -> Config:
+    """Return a configuration without what a shipped file of this kind said; what is said elsewhere stays."""
+    decided = {
+        (key, repr(value))
+        for path in (CONFIGS / kind).glob("*.yaml")
+        for key, value in _flat(lookup(read_part(path)[0], place) or {})
+    }
+    for key, value in list(_flat(lookup(merged, place) or {})):
+        if (key, repr(value)) in decided:
+            merged = _without(merged, [*place.split("."), *key.split(".")])
+    return merged
+
+
+def _flat(tree: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value and key in ("init_args",):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _without(config: Config, way: list[str]) -> Config:
@@ -189,9 +213,9 @@ _said: set[str] = set()
 def _with_current_names(content: Config, merged: Config, path: Path, by_hand: bool) -> Config:
     """Return a part with current names, and class paths for class names.
 
-    Options of an optimizer are renamed unless its class itself has an option with a former name.
+    Options of an optimizer are renamed if its class is one of filtune's.
     """
-    from filtune.lightning_modules.legacy import MODEL_OPTIONS, translate
+    from filtune.lightning_modules.legacy import has_renamed_options, translate
 
     content = copy.deepcopy(content)
     for section in _WITH_CLASS:
@@ -204,12 +228,8 @@ def _with_current_names(content: Config, merged: Config, path: Path, by_hand: bo
     if new == content:
         return content
     optimizer = lookup(new, "optimizer.class_path") or lookup(merged, "optimizer.class_path")
-    if lookup(new, "optimizer.init_args") != lookup(content, "optimizer.init_args") and keeps_old_names(optimizer):
+    if lookup(new, "optimizer.init_args") and not has_renamed_options(optimizer):
         new["optimizer"]["init_args"] = content["optimizer"]["init_args"]
-    if lookup(new, "model") != lookup(content, "model") and not _has_new_names(MODEL_OPTIONS):
-        new["model"] = {**new["model"], **content["model"]}
-        for key in MODEL_OPTIONS.values():
-            new["model"].pop(key, None)
     if by_hand:
         _report_renames(content, new, path)
     return new
@@ -224,25 +244,6 @@ def class_path(section: str, name: str, option: str) -> str:
     from .classes import find_class, public_path
 
     return public_path(find_class(section, name, option))
-
-
-def keeps_old_names(path: str | None) -> bool:
-    """Return whether an optimizer itself has an option with a former name, which then keeps its meaning."""
-    from filtune.lightning_modules.legacy import OPTIMIZER_OPTIONS
-
-    from .classes import find_class, options
-
-    return path is not None and bool(
-        options("optimizer", find_class("optimizer", path)).keys() & OPTIMIZER_OPTIONS.keys()
-    )
-
-
-def _has_new_names(names: dict[str, str]) -> bool:
-    import inspect
-
-    from filtune import OnlineModule
-
-    return set(names.values()) <= inspect.signature(OnlineModule).parameters.keys()
 
 
 def _report_renames(old: Config, new: Config, path: Path) -> None:
@@ -307,8 +308,11 @@ def lookup(config: Config, key: str, default: Any = None) -> Any:
 
 
 def parse_value(text: str) -> Any:
-    """Return a value parsed as YAML, with ``1e-3`` as a number."""
-    value = yaml.safe_load(text) if text else text
+    """Return a value parsed as YAML, with ``1e-3`` as a number; what is no YAML is text."""
+    try:
+        value = yaml.safe_load(text) if text else text
+    except (yaml.YAMLError, ValueError):  # such as a date of the 13th month: then it is text
+        return text
     return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
 
 

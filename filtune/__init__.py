@@ -21,6 +21,11 @@ _FACES = ("optimizers", "datamodules", "lightning_modules")
 """The folders whose public names are filtune's own, in the order in which they are asked."""
 
 
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted({*_FACES, *(name for face in _FACES for name in import_module(f"{__name__}.{face}").__all__)})
+
+
 def __getattr__(name: str) -> Any:
     """Return the public class or function of that name, importing no more than it takes."""
     if not name.startswith("_"):

@@ -6,6 +6,7 @@ file of ``configs/optimizer`` or ``configs/task``, then a class of that name in 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,14 +20,13 @@ from filtune.experiments.composition import (
     Config,
     add_part,
     find_config,
-    keeps_old_names,
     lookup,
     merge_over,
     notice,
     parse_value,
 )
 from filtune.experiments.suggestions import suggest
-from filtune.lightning_modules.legacy import OPTIMIZER_VALUES, translate_key
+from filtune.lightning_modules.legacy import has_renamed_options, translate_key, translate_optimizer
 
 FOLDERS = {"optimizer": "optimizer", "data": "task"}
 """Folder of configs/ with the configurations that ``--optimizer`` and ``--data`` accept."""
@@ -115,7 +115,7 @@ def read_line(args: Iterable[str]) -> CommandLine:
     for section in FOLDERS:
         if isinstance(path := lookup(config, f"{section}.class_path"), str):
             config[section]["class_path"] = public_path(find_class(section, path))
-    return replace(line, config=config, options=[new for option in left for new in _renamed_option(option, config)])
+    return replace(line, config=config, options=_current_options(left, config))
 
 
 def _named_section(key: str) -> str | None:
@@ -136,7 +136,10 @@ def choose_class(config: Config, section: str, name: str, option: str = "") -> C
         ValueError: If there is neither; the message suggests similar names.
     """
     if name.lstrip().startswith("{"):
-        content = yaml.safe_load(name)
+        try:
+            content = yaml.safe_load(name)
+        except yaml.YAMLError:
+            raise ValueError(f"{option or f'--{section}'} {name}: is not YAML; write {{class_path: NAME}}") from None
         return merge_over(config, {section: content}) if isinstance(content, dict) else config
     if name not in classes(section) and (path := _configuration(section, name)):
         return add_part(config, path, kind=FOLDERS[section])
@@ -165,31 +168,37 @@ def _class(section: str, name: str, option: str) -> type:
     return find_class(section, name)
 
 
-def _renamed_option(option: Given, config: Config) -> list[Given]:
-    """Return an option of the command line under its current name, as one or several options."""
-    key = option.key.replace(".init_args.", ".", 1)
-    name, value = key.partition(".")[2], parse_value(option.value or "")
-    if key.startswith("optimizer.") and keeps_old_names(lookup(config, "optimizer.class_path")):
-        return [replace(option, key=key)]
-    plain = isinstance(value, str | int | float | bool)
-    known = OPTIMIZER_VALUES.get((name, value)) if plain and key.startswith("optimizer.") else None
-    if known:
-        new = [Given(f"optimizer.{other}", _text(found)) for other, found in known.items()]
-    else:
-        new = [replace(option, key=translate_key(key))]
-        if new[0].key == "model.weight_averaging" and not _renamed("weight_averaging"):
-            new = [replace(option, key=key)]
-    if new != [replace(option, key=key)]:
-        notice(f"{option.argument} is renamed to {' '.join(given.argument for given in new)}")
-    return new
+def _current_options(options: list[Given], config: Config) -> list[Given]:
+    """Return the options of the command line under their current names."""
+    found = []
+    for option in options:
+        key = option.key.replace(".init_args.", ".", 1)
+        renamed = key if key.startswith("optimizer.") else translate_key(key)
+        if renamed != key:
+            notice(f"--{key} is renamed to --{renamed}")
+        found.append(replace(option, key=renamed))
+    if not has_renamed_options(lookup(config, "optimizer.class_path")):
+        return found
+    return _current_optimizer_options(found)
 
 
-def _renamed(name: str) -> bool:
-    import inspect
-
-    from filtune import OnlineModule
-
-    return name in inspect.signature(OnlineModule).parameters
+def _current_optimizer_options(options: list[Given]) -> list[Given]:
+    """Return the options with those of the optimizer under their current names; values of some of them meant more."""
+    names = [option.key.removeprefix("optimizer.") for option in options]
+    own = {
+        name: parse_value(option.value or "")
+        for option, name in zip(options, names, strict=True)
+        if option.key.startswith("optimizer.") and re.fullmatch(r"\w+", name)
+    }
+    new = translate_optimizer(own)
+    gone = [name for name in own if name not in new or new[name] != own[name]]
+    if not gone:
+        return options
+    added = [Given(f"optimizer.{name}", _text(value)) for name, value in new.items() if own.get(name) != value]
+    before = " ".join(f"--optimizer.{name}={own[name]}" for name in gone)
+    notice(f"{before} is renamed to {' '.join(option.argument for option in added)}")
+    kept = [o for o, name in zip(options, names, strict=True) if not (o.key.startswith("optimizer.") and name in gone)]
+    return [*kept, *added]
 
 
 def _text(value: Any) -> str:

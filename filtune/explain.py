@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import types
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import filtune
 from filtune.experiments.classes import Option, classes, find_class, options
-from filtune.experiments.composition import Config, lookup, read_part
+from filtune.experiments.composition import Config, assign, lookup, read_part
 from filtune.experiments.suggestions import nearest, suggest
 
 from .arguments import FOLDERS, CommandLine
@@ -218,6 +219,17 @@ def explain(error: Exception, line: CommandLine, schema: Schema) -> str:
         if hint is not None and value is not None and (failure := _refusal(hint, value, text)):
             return f"{label}: {_innermost(failure, hint, value)}{origin}"
     return _condensed(str(error))
+
+
+def take_texts(line: CommandLine, schema: Schema) -> CommandLine:
+    """Return the command line with its texts in the configuration, where ``a: b`` and ``@y`` are not read as YAML."""
+    config, left = copy.deepcopy(line.config), []
+    for option in line.options:
+        if option.value not in (None, "null") and schema.hint(line, option.key) in (str, str | None):
+            assign(config, option.key, option.value)
+        else:
+            left.append(option)
+    return replace(line, config=config, options=left)
 
 
 def _refusal(hint: Any, value: Any, text: bool) -> str | None:

@@ -23,7 +23,7 @@ from filtune.lightning_modules.runs import LAST, RunConfig, RunName, last_folder
 from filtune.optimizers import OnlineOptimizer
 
 from .arguments import choose_class, read_line
-from .explain import Schema, check, explain
+from .explain import Schema, check, explain, take_texts
 
 ABOUT = {
     "fit": "Learn from a stream of samples, one at a time, and score every prediction before it is learned from.",
@@ -97,6 +97,7 @@ class FiltuneCLI(LightningCLI):
             return
         line, schema = read_line(args[1:]), Schema(own, self.command)
         check(line, schema)
+        line = take_texts(line, schema)
         given = ["--config", json.dumps(line.config, default=str)] if line.config else []
         try:
             self.config = parser.parse_args([self.command, *given, *(option.argument for option in line.options)])

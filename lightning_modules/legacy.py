@@ -11,8 +11,40 @@ from typing import Any
 
 Config = dict[str, Any]
 
-CLASS_FOLDERS = ("optimizers", "datamodules")
-"""Packages whose classes are public names of filtune now: ``optimizers.LoKO`` became ``filtune.LoKO``."""
+CLASSES = {
+    "optimizers": {
+        "AdaGrad": "adagrad",
+        "AdamW": "adamw",
+        "EKF": "ekf",
+        "Filtune": "filtune",
+        "LoKO": "loko",
+        "NGD": "ngd",
+        "RENG": "reng",
+        "RING": "ring",
+        "RKalman": "r_kalman",
+        "SAM": "sam",
+        "SGD": "sgd",
+        "Sophia": "sophia",
+    },
+    "datamodules": {
+        "ChangingDataModule": "changing",
+        "DigitsDataModule": "digits",
+        "ImageDataModule": "image",
+        "TextDataModule": "text",
+    },
+}
+"""Classes of the packages that earlier releases installed, with their modules: ``optimizers.LoKO`` is ``filtune.LoKO``.
+
+This is history and grows no more: classes of one's own, even in a package of these names, are left alone.
+"""
+
+NOISE_WITHOUT = {
+    "softmax": ("beta", "r0"),
+    "mode": ("beta", "r0"),
+    "identity": ("beta",),
+    "annealed": ("beta",),
+}
+"""Options that a noise of earlier releases ignored; now they are refused."""
 
 OPTIMIZER_OPTIONS = {
     "likely": "top_k",
@@ -62,15 +94,28 @@ SUMMARY_FIELDS = {"online_moderated_": "online_predictive_"}
 def translate_class_path(path: str) -> str:
     """Return a class path in today's names: ``optimizers.LoKO`` becomes ``filtune.LoKO``."""
     folder, _, rest = path.partition(".")
-    return f"filtune.{rest.rpartition('.')[2]}" if folder in CLASS_FOLDERS and rest else path
+    module, _, name = rest.rpartition(".")
+    known = CLASSES.get(folder, {})
+    return f"filtune.{name}" if name in known and module in ("", known[name]) else path
 
 
-def translate_optimizer(options: Config) -> Config:
+def has_renamed_options(path: str | None) -> bool:
+    """Return whether options of an optimizer may stand in names of earlier releases: not those of one's own class."""
+    return path is None or path in {f"filtune.{name}" for name in CLASSES["optimizers"]}
+
+
+def translate_optimizer(options: Config, earlier: bool = False) -> Config:
     """Return an optimizer's options in today's names.
 
-    Options that a covariance of earlier releases ignored are left out, for today they are refused.
+    Options that a covariance or a noise of earlier releases ignored are left out, for today they are refused.
+
+    Args:
+        options: The options.
+        earlier: Whether an earlier release wrote them.
     """
-    covariance = options.get("covariance")
+    noise, covariance = options.get("noise"), options.get("covariance")
+    if earlier and isinstance(noise, str):
+        options = {name: value for name, value in options.items() if name not in NOISE_WITHOUT.get(noise, ())}
     if "buffer" in options and covariance in ("diagonal", "full", "tensor", "neuron"):
         options = {name: value for name, value in options.items() if name not in ("rank", "buffer", "keep")}
     found: Config = {}
@@ -95,7 +140,10 @@ def translate(config: Config) -> Config:
     _translate_class_paths(new)
     optimizer = new.get("optimizer")
     if isinstance(optimizer, dict) and isinstance(optimizer.get("init_args"), dict):
-        optimizer["init_args"] = translate_optimizer(optimizer["init_args"])
+        path = optimizer.get("class_path")
+        if has_renamed_options(path):
+            earlier = path != config["optimizer"].get("class_path")
+            optimizer["init_args"] = translate_optimizer(optimizer["init_args"], earlier)
     for section, names in (("model", MODEL_OPTIONS), ("run", RUN_OPTIONS)):
         if isinstance(new.get(section), dict):
             new[section] = {names.get(key, key): value for key, value in new[section].items()}

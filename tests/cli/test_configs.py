@@ -83,6 +83,32 @@ def test_a_file_of_ones_own_sets_single_options_of_a_choice(tmp_path: Path) -> N
     assert before["data"]["init_args"]["max_samples"] == after["data"]["init_args"]["max_samples"] == 3
 
 
+def test_a_shipped_file_drops_nothing_of_ones_own(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "data: {class_path: TextDataModule, init_args: {max_samples: 500, batch_size: 4}}\n"
+        "model: {backbone: {name: mine, gradient_checkpointing: true}}\n"
+        "trainer: {accelerator: cpu, max_steps: 100}\n"
+    )
+    config = compose([str(own), "task/mrpc", "backbone/minilm", "trainer/cpu"])
+    options = config["data"]["init_args"]
+    assert (options["max_samples"], options["batch_size"], options["name"]) == (500, 4, "mrpc")
+    assert config["trainer"]["max_steps"] == 100
+    assert config["model"]["backbone"]["gradient_checkpointing"]
+
+
+@pytest.mark.parametrize("text", ["@y", "a: b", "*", "2024-13-45", "null?", "[x"])
+def test_a_text_of_the_line_is_taken_as_it_is(text: str) -> None:
+    assert parsed(f"--data.task_name={text}")["data"]["init_args"]["task_name"] == text
+
+
+def test_values_of_the_line_in_former_names() -> None:
+    found = parsed("--optimizer=EKF", "--optimizer.covariance=buffered")["optimizer"]["init_args"]
+    assert (found["covariance"], found["buffer_size"]) == ("low_rank", 10)
+    found = parsed("--optimizer=EKF", "--optimizer.covariance=low-rank", "--optimizer.buffer=5")["optimizer"]
+    assert (found["init_args"]["covariance"], found["init_args"]["buffer_size"]) == ("low_rank", 0)
+
+
 def test_an_optimizer_of_the_line_takes_nothing_over_from_a_file() -> None:
     """LoKO's options must not become AdamW's, nor a learning rate of one rule that of another."""
     config = parsed("--optimizer=AdamW", optimizer="optimizer/sgd")

@@ -43,6 +43,7 @@ LINES = {
     "a data module": ([*QUICK, "--data=DigitDataModule"], "did you mean DigitsDataModule"),
     "a file for a data module": ([*QUICK, "--data=run/config.yaml.csv"], "--data.source run/config.yaml.csv"),
     "a baseline": ([*QUICK, "--run.baselines=[nowhere]"], "--run.baselines nowhere: no such class or configuration"),
+    "a mapping that is no YAML": ([*QUICK, "--optimizer={a: ["], "is not YAML; write {class_path: NAME}"),
     "no value": ([*QUICK, "--optimizer.p0"], "--optimizer.p0: needs a value"),
     "an empty value": ([*QUICK, "--optimizer.p0="], "--optimizer.p0: must be a number, got ''"),
     "text for a number": ([*QUICK, "--optimizer.p0=abc"], "--optimizer.p0: must be a number, got 'abc'"),
