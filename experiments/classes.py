@@ -121,6 +121,26 @@ def _import(section: str, folder: str, name: str, option: str) -> type:
     return found
 
 
+def check_option(config: dict[str, Any], key: str, option: str) -> None:
+    """Check that the class of a configuration has an option.
+
+    Args:
+        config: The configuration, with class paths.
+        key: The dotted key; keys that are not of a class are not checked.
+        option: The option of the command that names the key, for the message.
+
+    Raises:
+        ValueError: If it has not; the message suggests similar names.
+    """
+    section, _, name = key.partition(".")
+    path = (config.get(section) or {}).get("class_path") if section in SKIPPED else None
+    if path:
+        known = options(section, find_class(section, path))
+        name = name.removeprefix("init_args.").partition(".")[0]
+        if name not in known and name != "class_path":
+            raise ValueError(f"{option} {key}: no such option; {suggest(name, known)}")
+
+
 @cache
 def options(section: str, cls: type) -> dict[str, Option]:
     """Return the options of a class by name, including those passed on as ``**kwargs``."""

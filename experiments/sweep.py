@@ -12,11 +12,13 @@ from typing import Any
 
 import yaml
 from filtune.lightning_modules.atomic import atomic_write
+from filtune.lightning_modules.legacy import has_renamed_options, translate_key
 from rich.console import Console
 from rich.table import Table as Grid
 
 from .availability import needs
-from .composition import Config, compose, grid_points, parse_options, point_name
+from .classes import check_option
+from .composition import Config, compose, grid_points, lookup, parse_options, point_name
 from .estimate import format_duration, run_size
 from .keys import run_key
 from .records import FORMAT, Store
@@ -119,6 +121,10 @@ def main(args: list[str]) -> int:
             raise ValueError(f"{need.kind} {need.name}: {need.reason}")
     parts = _part(options.config, "task"), _part(options.config, "backbone")
     grid, seeds = read_grid(options.grid), list(range(options.seeds))
+    if has_renamed_options(lookup(config, "optimizer.class_path")):
+        grid = {translate_key(key): values for key, values in grid.items()}
+    for key in grid:
+        check_option(config, key, "--grid")
     sweep = Sweep(options.name, config, parts, grid, seeds, options.metric, options.halving, folders)
     runner = Runner(Store(options.root), workers, threads, Console())
     if options.dry_run:

@@ -148,6 +148,10 @@ def check(line: CommandLine, schema: Schema) -> None:
         ValueError: Naming the first that does not, with similar names.
     """
     help_of = f"see filtune {schema.command} --help"
+    sections = sorted({name.partition(".")[0] for name in schema.hints} | {*FOLDERS, "model", "trainer"})
+    for key in line.config:
+        if key not in sections:
+            raise ValueError(f"{key}: no such option{_origin(line, key)}; {suggest(key, sections, help_of)}")
     for section in FOLDERS:
         if isinstance(line.config.get(section) or {}, dict):
             class_options(line.config, section)
@@ -218,7 +222,7 @@ def explain(error: Exception, line: CommandLine, schema: Schema) -> str:
         hint = schema.hint(line, key)
         if hint is not None and value is not None and (failure := _refusal(hint, value, text)):
             return f"{label}: {_innermost(failure, hint, value)}{origin}"
-    return _condensed(str(error))
+    return condensed(str(error))
 
 
 def take_texts(line: CommandLine, schema: Schema) -> CommandLine:
@@ -289,9 +293,9 @@ def describe_type(hint: Any) -> str:
     return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
 
 
-def _condensed(message: str) -> str:
+def condensed(message: str) -> str:
     """Return a message of jsonargparse without its headers."""
-    lines = [line.strip(" -") for line in message.splitlines()]
+    lines = [re.sub(r"^\s*(- )?", "", line).rstrip() for line in message.splitlines()]
     frame = ("Does not validate", "Subtypes", "Errors", "Given value", "Expected a <class 'NoneType'>")
     kept = [re.sub(r'^Parser key "([^"]+)":', r"--\1:", line) for line in lines if line and not line.startswith(frame)]
     return " ".join(dict.fromkeys(kept)) or message

@@ -19,11 +19,11 @@ from filtune.lightning_modules import OnlineModule, Schedule, check_precision
 from filtune.lightning_modules.callbacks import OnlineProgressBar, RunSummary, StreamCheckpoint, TensorBoardPage
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
 from filtune.lightning_modules.launch import is_first, quiet
-from filtune.lightning_modules.runs import LAST, RunConfig, RunName, last_folder, new_folder
+from filtune.lightning_modules.runs import LAST, CheckpointError, RunConfig, RunName, last_folder, new_folder
 from filtune.optimizers import OnlineOptimizer
 
 from .arguments import choose_class, read_line
-from .explain import Schema, check, explain, take_texts
+from .explain import Schema, check, condensed, explain, take_texts
 
 ABOUT = {
     "fit": "Learn from a stream of samples, one at a time, and score every prediction before it is learned from.",
@@ -123,6 +123,13 @@ class FiltuneCLI(LightningCLI):
         for baseline in self._get(self.config, "run").baselines:
             choose_class({}, "optimizer", baseline, "--run.baselines")
 
+    def instantiate_classes(self) -> None:
+        """Build model, data module and trainer; an error of theirs is reported without the frame of the parser."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            raise ValueError(condensed(str(error))) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer of a run: one folder, atomic checkpoints, a progress bar, a summary."""
         given = self._get(self.config_init, "trainer")
@@ -158,6 +165,11 @@ class FiltuneCLI(LightningCLI):
     def baselines(self) -> list[str]:
         """Names of the optimizers that learn from the same stream afterwards."""
         return self._get(self.config_init, "run").baselines
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the newest run of this name is resumed: then so are its baselines."""
+        return self._get(self.config, "ckpt_path") == "last"
 
     def _parse_ckpt_path(self) -> None:
         """Ignore the configuration in the checkpoint; OnlineModule refuses one that contradicts the command line."""
@@ -201,12 +213,22 @@ def fit(args: list[str]) -> None:
     assert cli.folder is not None
     folders = [cli.folder]
     for name in cli.baselines:
-        same = ["--config", str(cli.folder / "config.yaml"), f"--optimizer={name}"]
-        baseline = FiltuneCLI(["fit", *same, "--run.baselines=[]", "--ckpt_path=null"])
-        assert baseline.folder is not None
-        folders.append(baseline.folder)
+        same = ["--config", str(cli.folder / "config.yaml"), f"--optimizer={name}", "--run.baselines=[]"]
+        if cli.is_resumed:
+            try:
+                folders.append(_fit_folder([*same, "--ckpt_path=last"]))
+                continue
+            except CheckpointError:
+                pass  # it had not begun
+        folders.append(_fit_folder([*same, "--ckpt_path=null"]))
     if is_first():
         compare.print_runs(folders)
+
+
+def _fit_folder(args: list[str]) -> Path:
+    folder = FiltuneCLI(["fit", *args]).folder
+    assert folder is not None
+    return folder
 
 
 def validate(args: list[str]) -> None:

@@ -57,6 +57,7 @@ def quiet() -> None:
     transformers.logging.set_verbosity_error()  # a fresh head is intended
     transformers.logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
     if not is_first():
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)

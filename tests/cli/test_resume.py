@@ -155,3 +155,19 @@ def test_a_refused_resume_leaves_the_configuration_alone(tasks: dict, tmp_path: 
     assert code == 2, said
     assert "optimizer.init_args.p0" in said
     assert config.read_bytes() == before
+
+
+def test_baselines_are_resumed_with_the_run(tasks: dict, tmp_path: Path) -> None:
+    """Killed within the baseline, the same command goes on there; a third time nothing is left to do."""
+    command = ["fit", *COMMON, *tasks["image"], "--optimizer=loko", "--run.baselines=[adamw]"]
+    killer = f"{{class_path: tests.cli.harness.KillAt, init_args: {{moment: batch, step: {SAMPLES + 9}}}}}"
+    kill = [f"--trainer.callbacks=[{killer}]"]
+    first = ["fit", *COMMON, *tasks["image"], "--optimizer=loko"]
+    assert run(first, tmp_path)[0] == 0
+    assert run(["fit", *COMMON, *tasks["image"], "--optimizer=adamw", *kill], tmp_path)[0] == -9
+    for _ in range(2):
+        code, text = run([*command, "--ckpt_path=last"], tmp_path)
+        assert code == 0, text
+        folders = sorted(path.parent for path in tmp_path.rglob("config.yaml"))
+        assert [folder.name for folder in folders] == ["version_0", "version_0"]
+        assert all(result(folder)[0]["samples"] == EPOCHS * SAMPLES for folder in folders)

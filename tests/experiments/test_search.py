@@ -69,12 +69,17 @@ def test_a_sweep_finds_the_better_rate_and_keeps_it(tmp_path, capsys):
     assert best["data"]["init_args"]["max_samples"] == 120
 
 
+PARTS = ["--config", "task/digits", "--config", "backbone/lenet5", "--config", "optimizer/adamw"]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         (["--config", "task/digits"], "nothing says what model is"),
         (["--config", "task/digits", "--bogus", "1"], "--bogus: not an option"),
         (["--config", "task/digits", "--seeds", "0"], "--seeds 0: must be at least 1"),
+        ([*PARTS, "--grid", "optimizer.lrr=1,2"], "--grid optimizer.lrr: no such option; did you mean lr?"),
+        ([*PARTS, "--grid", "data.max_sample=1"], "--grid data.max_sample: no such option; did you mean max_samples"),
         (["--config", "task/digits", "--data.max_samples"], "--data.max_samples: is to have a value"),
     ],
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -16,6 +18,9 @@ from ..blocks import BlockJacobian, Gain
 from ..update import MeasurementUpdate
 
 GIB = 2**30
+
+MEMINFO = Path("/proc/meminfo")
+"""What Linux says of its memory."""
 
 
 class Correction(NamedTuple):
@@ -117,23 +122,29 @@ class Covariance(Part, ABC):
 
 
 def check_size(covariance: Covariance, dtype: torch.dtype, device: torch.device) -> None:
-    """Check that a covariance fits into memory, before any of it is allocated. An update needs it twice.
+    """Check that a covariance fits into memory, before any of it is allocated.
+
+    An update holds the prior, the posterior, and the one of them that is taken.
 
     Raises:
         ValueError: With the size in GiB.
     """
-    needed = 2 * covariance.elements() * torch.finfo(dtype).bits // 8
+    needed = 3 * covariance.elements() * torch.finfo(dtype).bits // 8
     available = _memory(device)
     if needed > available:
         raise ValueError(
-            f"optimizer.covariance: {covariance.name} over {covariance.n:,} parameters takes {needed / 2 / GIB:,.1f} "
-            f"GiB, and twice that in an update, of {available / GIB:,.1f} GiB of memory; take diagonal, low_rank or "
-            "block_per_neuron, or fewer parameters (a lower model.backbone.rank)"
+            f"optimizer.covariance: {covariance.name} over {covariance.n:,} parameters takes {needed / 3 / GIB:,.1f} "
+            f"GiB, and three times that in an update, of {available / GIB:,.1f} GiB of memory; take diagonal, low_rank "
+            "or block_per_neuron, or fewer parameters (a lower model.backbone.rank)"
         )
 
 
 def _memory(device: torch.device) -> int:
-    """Bytes free on a CUDA device, or of the machine."""
+    """Bytes available on a CUDA device or the machine; all of the machine's where it does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    if MEMINFO.is_file():
+        found = re.search(r"^MemAvailable: +(\d+) kB", MEMINFO.read_text(), re.MULTILINE)
+        if found:
+            return 1024 * int(found[1])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
