@@ -336,6 +336,11 @@ def grid_points(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
+def parse_number(value: Any) -> Any:
+    """Return the number that a string spells, such as ``1e-3``, which YAML 1.1 reads as a string; else the value."""
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+
+
 def point_name(point: dict[str, Any]) -> str:
     """Return the name of a grid point: ``lr=0.001,beta=0.9``."""
     return ",".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.items())

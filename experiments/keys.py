@@ -6,7 +6,13 @@
 * an option that equals the default of the constructor it goes to is left out, so that a new option with a default
   changes no key, and neither does writing out a default;
 * numbers are compared by value: ``1``, ``1.0`` and the string ``1e0`` are one number, ``true`` is not ``1``;
-* what says where or how a run is made, and not what it computes, is left out: ``run``, ``ckpt_path``.
+* options of a part of an optimizer are those of the optimizer where it has them: ``covariance: {name: low_rank,
+  rank: 5}`` is ``covariance: low_rank, rank: 5``;
+* settings that say where a run is made and what it displays are left out: ``run``, ``ckpt_path``, and of ``trainer``
+  the accelerator, the progress bar, the model summary, the loggers and their folder.
+
+``devices``, ``strategy`` and ``precision`` change results and are part of the key. So is ``log_every_n_steps``, the
+spacing of the curves in a record, from which its steps to convergence are counted.
 
 Data and weights enter by their names as configured. A hub id with ``--local ID=FOLDER`` has the same key on every
 machine; a folder given as the name itself is part of the key as it is written.
@@ -16,17 +22,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 import json
 import math
-import re
 from functools import cache
-from importlib import import_module
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple
 
+from filtune.lightning_modules.defaults import ABSENT, held_dataclass, import_class, parameter_defaults
 from filtune.lightning_modules.legacy import translate, translate_optimizer
 
-from .composition import Config
+from .composition import Config, parse_number
 
 KEY_VERSION = "v2"
 """First part of a key. Keys without it are those of earlier releases: hashes of the configuration as it was written."""
@@ -35,15 +39,14 @@ TRAINER_DEFAULTS = {"max_epochs": 1, "precision": "32-true"}
 """Defaults of a run where they differ from those of Lightning's Trainer, or are another spelling of them."""
 
 _IGNORED = ("run", "ckpt_path", "seed_everything", "config")
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-_NONE = inspect.Parameter.empty
+_IGNORED_OF_TRAINER = ("accelerator", "default_root_dir", "enable_model_summary", "enable_progress_bar", "logger")
 
 
 class Argument(NamedTuple):
     """An argument of a constructor.
 
     Attributes:
-        default: Its default; ``inspect.Parameter.empty`` where it has none.
+        default: Its default; ``ABSENT`` where it has none.
         holds: The dataclass of which it holds one or several, given as dictionaries; None for plain values.
     """
 
@@ -68,6 +71,8 @@ def canonical_form(config: Config) -> Config:
     for section, value in translate(config).items():
         if section in _IGNORED or value is None:
             continue
+        if section == "trainer":
+            value = {name: option for name, option in value.items() if name not in _IGNORED_OF_TRAINER}
         options = _section_options(section)
         kept = _canonical(value) if options is None else _differing(value, options)
         if kept not in ({}, None):
@@ -76,32 +81,46 @@ def canonical_form(config: Config) -> Config:
 
 
 def complete(config: Config) -> Config:
-    """Return a configuration in today's names with the defaults of its model, data and optimizer written out.
+    """Return a configuration in today's names with the defaults of its classes and dataclasses written out.
 
-    A record keeps this form, so that it says what a run was made with even when a default changes later; its key is
-    that of the configuration itself.
+    A record keeps this form, so that it says what a run was made with even when a default changes later. As long as
+    none does, its key is that of the configuration itself.
     """
     new = translate(config)
     for section in ("data", "optimizer"):
-        part = new.get(section)
-        if isinstance(part, dict) and isinstance(part.get("class_path"), str):
-            options = _class_options(part["class_path"], section == "optimizer")
-            part["init_args"] = {**_defaults(options), **(part.get("init_args") or {})}
-    if isinstance(new.get("model"), dict):
-        options = _section_options("model") or {}
-        model = {**_defaults(options), **new["model"]}
-        for name, value in model.items():
-            holds = options[name].holds if name in options else None
-            if holds is not None and isinstance(value, dict):
-                model[name] = {**_defaults(_options(holds)), **value}
-        new["model"] = model
+        if isinstance(new.get(section), dict):
+            new[section] = _complete(new[section], None, section == "optimizer")
+    for section in ("model", "trainer"):
+        if isinstance(new.get(section), dict):
+            options = _section_options(section) or {}
+            defaults = TRAINER_DEFAULTS if section == "trainer" else _defaults(options)
+            new[section] = {**defaults, **_complete_options(new[section], options)}
     return new
+
+
+def _complete(value: Any, holds: type | None, is_optimizer: bool = False) -> Any:
+    """Return a value with the defaults of the class that it names or of the dataclass that it describes."""
+    if isinstance(value, list):
+        return [_complete(item, holds) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if isinstance(value.get("class_path"), str):
+        options = _class_options(value["class_path"], is_optimizer)
+        given = _complete_options(value.get("init_args") or {}, options)
+        return {**value, "init_args": {**_defaults(options), **given}}
+    if holds is None:
+        return {name: _complete(item, None) for name, item in value.items()}
+    return {**_defaults(_options(holds)), **_complete_options(value, _options(holds))}
+
+
+def _complete_options(values: Config, options: dict[str, Argument]) -> Config:
+    return {name: _complete(value, options.get(name, _EMPTY).holds) for name, value in values.items()}
 
 
 def _section_options(section: str) -> dict[str, Argument] | None:
     """Options of the sections whose class is fixed; None for those that name their class."""
     if section == "model":
-        found = _options(_find_class("filtune.OnlineModule"))
+        found = _options(import_class("filtune.OnlineModule"))
         return {name: found[old] for name, old in _renamed(section, found)}
     if section == "trainer":
         from lightning.pytorch import Trainer
@@ -119,7 +138,7 @@ def _renamed(section: str, options: dict[str, Argument]) -> list[tuple[str, str]
 @cache
 def _class_options(path: str, is_optimizer: bool = False) -> dict[str, Argument]:
     """Options of a class by its path; none of a class that cannot be imported, which then has no known default."""
-    found = _options(_find_class(path))
+    found = _options(import_class(path))
     if not is_optimizer:
         return found
     defaults = translate_optimizer({name: option.default for name, option in found.items()})
@@ -127,57 +146,10 @@ def _class_options(path: str, is_optimizer: bool = False) -> dict[str, Argument]
 
 
 @cache
-def _find_class(path: str) -> type | None:
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(import_module(module or "filtune"), name)
-    except (ImportError, AttributeError, ValueError):
-        return None
-    return found if isinstance(found, type) else None
-
-
-@cache
 def _options(cls: type | None) -> dict[str, Argument]:
-    """Arguments of a constructor; with ``**kwargs`` those of the base classes too."""
-    if cls is None:
-        return {}
-    if dataclasses.is_dataclass(cls):
-        hints = _hints(cls)
-        return {
-            f.name: Argument(_field_default(f), _held(hints.get(f.name))) for f in dataclasses.fields(cls) if f.init
-        }
-    found: dict[str, Argument] = {}
-    for base in cls.__mro__:
-        init: Any = base.__dict__.get("__init__")
-        if init is None or base is object:
-            continue
-        parameters, hints = inspect.signature(init).parameters.values(), _hints(init)
-        for parameter in list(parameters)[1:]:  # without self
-            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                found.setdefault(parameter.name, Argument(parameter.default, _held(hints.get(parameter.name))))
-        if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
-            break
-    return found
-
-
-def _field_default(field: dataclasses.Field) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return _NONE if field.default is dataclasses.MISSING else field.default
-
-
-def _hints(source: Any) -> dict[str, Any]:
-    try:
-        return get_type_hints(source)
-    except (NameError, TypeError, AttributeError):  # annotations that only a type checker can resolve
-        return {}
-
-
-def _held(annotation: Any) -> type | None:
-    """The dataclass in an annotation such as ``Schedule | None`` or ``list[Segment]``."""
-    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        return annotation
-    return next((held for part in get_args(annotation) if (held := _held(part)) is not None), None)
+    """Return the arguments of a constructor."""
+    found = {} if cls is None else parameter_defaults(cls)
+    return {name: Argument(default, held_dataclass(hint)) for name, (default, hint) in found.items()}
 
 
 def _defaults(options: dict[str, Argument]) -> Config:
@@ -186,7 +158,7 @@ def _defaults(options: dict[str, Argument]) -> Config:
     for name, option in options.items():
         plain = dataclasses.asdict(option.default) if _is_instance(option.default) else option.default
         plain = list(plain) if isinstance(plain, tuple) else plain
-        if option.default is not _NONE and isinstance(plain, str | int | float | bool | list | dict | None):
+        if option.default is not ABSENT and isinstance(plain, str | int | float | bool | list | dict | None):
             found[name] = plain
     return found
 
@@ -199,14 +171,14 @@ def _differing(values: Config, options: dict[str, Argument]) -> Config:
     """Canonical options without those that equal their default."""
     found = {}
     for name, value in values.items():
-        option = options.get(name, Argument(_NONE, None))
+        option = options.get(name, Argument(ABSENT, None))
         kept = _canonical(value, option.holds)
-        if option.default is _NONE or not _same(kept, _canonical(option.default, option.holds)):
+        if option.default is ABSENT or not _same(kept, _canonical(option.default, option.holds)):
             found[name] = kept
     return {name: kept for name, kept in found.items() if not (kept == {} and options.get(name, _EMPTY).holds)}
 
 
-_EMPTY = Argument(_NONE, None)
+_EMPTY = Argument(ABSENT, None)
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -223,8 +195,7 @@ def _canonical(value: Any, holds: type | None = None) -> Any:
         return _differing(value, _options(holds)) if holds else {str(k): _canonical(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_canonical(item, holds) for item in value]
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        value = float(value)  # YAML 1.1 reads 1e-3 as a string
+    value = parse_number(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not math.isfinite(value):
             return str(float(value))
@@ -234,8 +205,37 @@ def _canonical(value: Any, holds: type | None = None) -> Any:
 
 def _canonical_class(value: Config) -> Config:
     path = value["class_path"]
-    cls = _find_class(path)
+    cls = import_class(path)
     own = cls is not None and cls.__module__.partition(".")[0] == "filtune"
     is_optimizer = cls is not None and ".optimizers." in f"{cls.__module__}."
-    kept = _differing(value.get("init_args") or {}, _class_options(path, is_optimizer))
+    options, given = _class_options(path, is_optimizer), value.get("init_args") or {}
+    kept = _differing(_lift_parts(given, options) if is_optimizer else given, options)
     return {"class_path": f"filtune.{cls.__name__}" if own and cls else path, **({"init_args": kept} if kept else {})}
+
+
+def _lift_parts(values: Config, options: dict[str, Argument]) -> Config:
+    """Return an optimizer's options with those of a part as its own, where it has them and no other part does."""
+    from filtune.optimizers.parts import Part
+
+    families = {family.kind: family.registry for family in Part.__subclasses__()}
+    found = dict(values)
+    for kind, spec in values.items():
+        if kind not in families or not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
+            continue
+        others = [part for other, registry in families.items() if other != kind for part in registry.values()]
+        shared = {name for part in others for name in part.options()}
+        part = families[kind].get(spec["name"])
+        defaults = {} if part is None else part.options()
+        kept = {"name": spec["name"]}
+        for name, value in spec.items():
+            is_own = name in options and name not in shared
+            if is_own and (name not in values or _equals(values[name], options[name].default)):
+                found[name] = value
+            elif name in options or name not in defaults or not _equals(value, defaults[name]):
+                kept[name] = value
+        found[kind] = kept if len(kept) > 1 else spec["name"]
+    return found
+
+
+def _equals(value: Any, default: Any) -> bool:
+    return default is not ABSENT and _same(_canonical(value), _canonical(default))

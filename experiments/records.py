@@ -64,15 +64,17 @@ class Store:
     def read(self, key: str) -> Record | None:
         """Return the record of a run, translated to today's names; None where there is none that can be read.
 
-        Records of earlier releases and of packed studies in the root are found by the key that their configuration
-        has today. ``record["key"]`` is always the name under which the record is kept.
+        A record is that of a run whose key its configuration has today, for the configuration says what the defaults
+        were. Thus a record is not taken for that of a run with another default, and those of earlier releases and of
+        packed studies in the root are found. ``record["key"]`` is always the name under which the record is kept.
         """
-        return self._read_file(self.path(key)) or self._read_older().get(key)
+        record = self._read_file(self.path(key))
+        return record if record and _key_today(record) == key else self._read_older().get(key)
 
     def _read_file(self, path: Path) -> Record | None:
         try:
             record = json.loads(path.read_text())
-            if record["format"] == FORMAT and record["key"] == path.stem:
+            if record["format"] == FORMAT and record["key"] == path.stem and {"config", "seed"} <= record.keys():
                 return translate_record(record)
         except FileNotFoundError:
             return None
@@ -84,17 +86,31 @@ class Store:
 
     def _read_older(self) -> dict[str, Record]:
         """Records kept under another name than today's key, by that key; of equal keys the last that finished."""
-        from .keys import KEY_VERSION, run_key  # reads the constructors of optimizers, for which torch is imported
-
         if self._older is None:
             paths = (self.root / "records").glob("*.json")
-            files = [self._read_file(path) for path in sorted(paths) if not path.stem.startswith(KEY_VERSION)]
             packed = [unpack(path)[1] for path in sorted(self.root.glob(f"*{PACKED}"))]
-            found = [record for record in files if record is not None]
+            found = [record for path in sorted(paths) if (record := self._read_file(path)) is not None]
             found += [translate_record(record) for records in packed for record in records]
             found.sort(key=lambda record: record["times"].get("finished_at") or "")
-            self._older = {run_key(record["config"], record["seed"]): record for record in found}
+            self._older = {_key_today(record): record for record in found}
         return self._older
+
+    def make_room(self, key: str) -> None:
+        """Rename a record and its run folder whose configuration has another key today: a default has changed since.
+
+        They are kept under the key that they have today, so that a new run can have this one.
+        """
+        record = self._read_file(self.path(key))
+        today = key if record is None else _key_today(record)
+        if today == key:
+            return
+        if not self.path(today).exists():
+            write_json(self.path(today), {**json.loads(self.path(key).read_text()), "key": today})
+        self.path(key).unlink()
+        if self.runs(key).exists():
+            free = not self.runs(today).exists()
+            self.runs(key).rename(self.runs(today if free else f"{today}-{key}"))
+        self._older = None
 
     def write(self, record: Record) -> None:
         """Write a record."""
@@ -135,6 +151,13 @@ class Store:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+def _key_today(record: Record) -> str:
+    """Return the key that a record's configuration has today."""
+    from .keys import run_key  # reads the constructors of optimizers, for which torch is imported
+
+    return run_key(record["config"], record["seed"])
 
 
 def translate_record(record: Record) -> Record:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+from filtune.lightning_modules.atomic import atomic_path
 from tqdm import tqdm
 
 from .inputs import Rows, file_stem, texts
@@ -90,9 +89,6 @@ def _write(table: pa.Table, predicted: dict[str, list[Any]], output: Path) -> No
         if name in table.column_names:
             raise ValueError(f"--input: there is a column {name!r} already, which would be overwritten; rename it")
         table = table.append_column(name, pa.array(values))
-    output.parent.mkdir(parents=True, exist_ok=True)
     frame = table.to_pandas(types_mapper=pd.ArrowDtype)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".predictions.") as folder:
-        temporary = Path(folder) / output.name
+    with atomic_path(output) as temporary:
         WRITERS[output.suffix](frame, temporary)
-        os.replace(temporary, output)

@@ -27,14 +27,31 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     Raises:
         OSError: If the file cannot be written; what was there before is still there.
     """
+    with atomic_path(path) as temporary, open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        yield file
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give the path of a temporary file, as :func:`atomic_write` does, to a library that writes by path.
+
+    Args:
+        path: The file to be written; its folder is created if it is missing.
+
+    Yields:
+        The path of an empty temporary file, whose name ends as that of ``path`` does.
+
+    Raises:
+        OSError: If the file cannot be written; what was there before is still there.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
+    os.close(descriptor)
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-            file.flush()
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes it private; an ordinary file follows the umask
         os.replace(temporary, target)

@@ -39,18 +39,15 @@ def parameter_defaults(cls: type) -> dict[str, tuple[Any, Any]]:
     Arguments that ``**kwargs`` passes on are those of the next constructor in the order of inheritance.
     """
     if is_dataclass(cls):
-        hints = get_type_hints(cls)
-        made = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(cls)}
-        return {name: (ABSENT if value is MISSING else value, hints[name]) for name, value in made.items()}
+        hints, own = _hints(cls), [f for f in fields(cls) if f.init]
+        made = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in own}
+        return {name: (ABSENT if value is MISSING else value, hints.get(name)) for name, value in made.items()}
     found: dict[str, tuple[Any, Any]] = {}
     for base in cls.__mro__:
         init = vars(base).get("__init__")
         if init is None or base is object:
             continue
-        try:
-            hints = get_type_hints(init)
-        except Exception:  # of a user's class: a name that exists for type checkers alone
-            hints = {}
+        hints = _hints(init)
         parameters = list(inspect.signature(init).parameters.values())[1:]
         for parameter in parameters:
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -58,6 +55,31 @@ def parameter_defaults(cls: type) -> dict[str, tuple[Any, Any]]:
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
     return found
+
+
+def held_dataclass(hint: Any) -> type | None:
+    """Return the dataclass in an annotation such as ``Schedule | None`` or ``list[Segment]``; None without one."""
+    if isinstance(hint, type) and is_dataclass(hint):
+        return hint
+    return next((held for part in get_args(hint) if (held := held_dataclass(part)) is not None), None)
+
+
+def import_class(path: str) -> type | None:
+    """Return the class of a class path, or the public class of a name; None where it cannot be imported."""
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module or "filtune"), name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return found if isinstance(found, type) else None
+
+
+def _hints(source: Any) -> dict[str, Any]:
+    """Return the annotations of a class or function, by name."""
+    try:
+        return get_type_hints(source)
+    except Exception:  # of a user's class: a name that exists for type checkers alone
+        return {}
 
 
 def _options(cls: type, given: Options) -> Options:
@@ -71,27 +93,17 @@ def _options(cls: type, given: Options) -> Options:
 def _complete(value: Any, hint: Any) -> Any:
     """Return a value with the options it leaves out, by its class path or by the dataclass of its type."""
     if isinstance(value, list | tuple):
-        inner = next((kind for kind in get_args(hint) if kind is not type(None)), None)
-        return [_complete(item, inner) for item in value]
+        return [_complete(item, held_dataclass(hint)) for item in value]
     if isinstance(value, dict) and isinstance(value.get("class_path"), str):
-        cls = _find(value["class_path"])
+        cls = import_class(value["class_path"])
         if cls is None:
             return value
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": _options(cls, _arguments(value))}
-    kind = next((kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)), None)
-    if kind is not None and (value is None or isinstance(value, dict)):
+    kind = held_dataclass(hint)
+    if kind is not None and (isinstance(value, dict) or (value is None and kind in (hint, *get_args(hint)))):
         return _options(kind, value or {})
     return value
 
 
 def _arguments(value: Options) -> Options:
     return value.get("init_args") or {}
-
-
-def _find(path: str) -> type | None:
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        return None
-    return found if isinstance(found, type) else None

@@ -39,7 +39,7 @@ def build(options: dict[str, Any]) -> str:
     module = types.ModuleType("made_for_keys")
     module.Made = type("Made", (), {"__init__": init})  # type: ignore[attr-defined]
     sys.modules["made_for_keys"] = module
-    for cached in (keys._class_options, keys._find_class, keys._options):
+    for cached in (keys._class_options, keys._options):
         cached.cache_clear()
     return "made_for_keys.Made"
 
@@ -118,6 +118,31 @@ def test_where_and_how_a_run_is_made_do_not_count() -> None:
     config = compose(["trainer/auto", "task/digits", "backbone/lenet5", "loko"])
     elsewhere = compose([], config, {"run.root": "elsewhere", "run.save_interval": 7, "ckpt_path": "last"})
     assert run_key(elsewhere, 0) == run_key(config, 0)
+    display = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "default_root_dir": "x"}
+    for name, value in {"accelerator": "cpu", **display}.items():
+        assert run_key(compose([], config, {f"trainer.{name}": value}), 0) == run_key(config, 0)
+    for name, value in {"devices": 2, "precision": "bf16-mixed", "log_every_n_steps": 8}.items():
+        assert run_key(compose([], config, {f"trainer.{name}": value}), 0) != run_key(config, 0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "flat"),
+    [
+        ({"name": "low_rank", "rank": 5}, {"covariance": "low_rank", "rank": 5}),
+        ({"name": "low_rank"}, {}),
+        ({"name": "low_rank", "rank": 10, "forgetting_factor": 1.0}, {}),
+        ({"name": "diagonal"}, {"covariance": "diagonal"}),
+    ],
+)
+def test_options_of_a_part_are_those_of_the_optimizer(spec: dict, flat: dict) -> None:
+    found, expected = (config_of("filtune.EKF", options, "optimizer") for options in ({"covariance": spec}, flat))
+    assert run_key(found, 0) == run_key(expected, 0) == run_key(complete(found), 0)
+
+
+def test_options_of_a_part_count() -> None:
+    specs = ["low_rank", {"name": "low_rank", "rank": 5}, {"name": "low_rank", "rank": 6}]
+    specs += [{"name": "low_rank", "forgetting_factor": 0.9}, {"name": "mine"}, {"name": "mine", "a": 1}]
+    assert len({run_key(config_of("filtune.EKF", {"covariance": spec}, "optimizer"), 0) for spec in specs}) == 6
 
 
 def test_what_differs_is_found_within_dataclasses_and_lists_of_classes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import lzma
 from pathlib import Path
@@ -11,10 +12,11 @@ from filtune.experiments import reproduce, runner
 from filtune.experiments.archive import Archive
 from filtune.experiments.cells import cells
 from filtune.experiments.composition import CONFIGS
-from filtune.experiments.keys import run_key
+from filtune.experiments.keys import complete, run_key
 from filtune.experiments.records import Store, metric_of, pack, unpack
 from filtune.experiments.tables import load_table
 
+from tests.experiments.test_keys import build, config_of
 from tests.reports.factory import manifest, record, runs
 
 RESULTS = CONFIGS.parent / "docs" / "results"
@@ -57,6 +59,42 @@ def test_a_root_goes_on_from_a_packed_study(copied, monkeypatch, capsys, tmp_pat
     monkeypatch.setattr(runner, "run", lambda *_: pytest.fail("a run was made"))
     assert reproduce.main([table, "--root", str(tmp_path / "new")]) == 0
     assert "3 runs, 3 of them made before" in capsys.readouterr().out
+
+
+def test_a_record_is_not_that_of_a_run_with_another_default(tmp_path: Path) -> None:
+    config = config_of(build({"p0": 0.1, "parts": None}), {})
+    config["data"]["init_args"]["parts"] = [copy.deepcopy(config["data"])]
+    store, key = Store(tmp_path), run_key(config, 0)
+    old = record(key, 0, {}, config=complete(config))
+    assert [part["init_args"]["p0"] for part in old["config"]["data"]["init_args"]["parts"]] == [0.1]
+    store.write(old)
+    (store.runs(key) / "attempt").mkdir(parents=True)
+    assert store.read(key) == old
+    store.make_room(key)
+    assert store.path(key).exists()
+
+    build({"p0": 0.7, "parts": None})
+    assert run_key(config, 0) == key
+    assert Store(tmp_path).read(key) is None
+    was = run_key(old["config"], 0)
+    assert was != key
+    assert Store(tmp_path).read(was) == old
+    store.make_room(key)
+    assert not store.path(key).exists()
+    assert not store.runs(key).exists()
+    assert (store.runs(was) / "attempt").is_dir()
+    store.write(record(key, 0, {}, config=complete(config)))
+    assert Store(tmp_path).read(was) == {**old, "key": was}
+    assert store.read(key)["config"]["data"]["init_args"]["p0"] == 0.7
+
+
+def test_a_record_in_todays_names_is_found_by_its_name(copied) -> None:
+    table, root = copied
+    (cell,) = [cell for cell in cells(load_table(table)) if cell.name == "loko/digits"]
+    found = Store(root).read(cell.key(0))
+    assert found["config"]["optimizer"]["init_args"]["p0_init"]
+    assert found["config"]["trainer"]["max_epochs"] == 1
+    assert found["key"] == cell.key(0) == run_key(found["config"], 0)
 
 
 def test_a_packed_study_has_all_that_the_root_had(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from filtune.lightning_modules.atomic import atomic_write
+from filtune.lightning_modules.atomic import atomic_path, atomic_write
 
 
 def test_a_file_is_written_whole_in_a_new_folder(tmp_path):
@@ -38,3 +38,23 @@ def test_permissions_are_those_of_an_ordinary_file(tmp_path):
     with atomic_write(tmp_path / "atomic") as file:
         file.write("")
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_library_that_writes_by_path_writes_whole_or_not_at_all(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with atomic_path(tmp_path / "new" / "a.csv") as temporary:
+        assert temporary.suffix == ".csv"
+        temporary.write_text("1")
+        assert not synced
+    assert len(synced) == 1
+
+    def fail() -> None:
+        with atomic_path(tmp_path / "new" / "a.csv") as temporary:
+            temporary.write_text("half")
+            raise OSError
+
+    with pytest.raises(OSError):  # noqa: PT011
+        fail()
+    assert (tmp_path / "new" / "a.csv").read_text() == "1"
+    assert os.listdir(tmp_path / "new") == ["a.csv"]
