@@ -10,16 +10,16 @@ install:  ## Install filtune with what its tests need
 quickstart:  ## Learn handwritten digits from a stream with LoKO, then AdamW (under a minute)
 	filtune fit --config configs/quickstart.yaml
 
-test:  ## Run the tests (under ten minutes on two cores)
+test:  ## Run the tests (under six minutes on two cores)
 	pytest
 
-test-slow:  ## Run the tests that take minutes: the promised figures on real data
+test-slow:  ## Run the tests that take minutes: the figures on real data, the wheel in a fresh environment
 	pytest -m slow
 
 check:  ## Style, docstrings and types
 	ruff check . && ruff format --check . && mypy
 
-format:  ## Mend the style
+format:  ## Format the code
 	ruff format . && ruff check --fix .
 
 docs:  ## Build the documentation site into build/site (pip install -e '.[docs]')
