@@ -30,6 +30,12 @@ reached a Pearson correlation of 20 on the validation pairs, against 54 with the
 """
 
 
+MOST_RESIDUAL = 25.0
+"""Largest squared residual of one target in the average, in units of the targets' variance: five standard deviations.
+
+One diverged prediction would otherwise raise the noise estimate for the rest of the run.
+"""
+
 ORDINARY = (0.1, 10.0)
 """Standard deviations of targets that are learned as they are, if their mean is not beyond the larger one either.
 
@@ -202,7 +208,8 @@ class TargetScaling(StreamState):
 
     where the first target's square stands for a scale that one target alone does not give, and is soon forgotten. The
     mean of the squared residuals (t - z)^2 before each update, in units of s^2, is over ``MEMORY`` samples and starts
-    at one; the noise variance v is that mean between ``LEAST_NOISE`` and ``MOST_NOISE``.
+    at one; each counts for ``MOST_RESIDUAL`` at most. The noise variance v is that mean between ``LEAST_NOISE`` and
+    ``MOST_NOISE``.
 
     A target is taken in before it is learnt from, which bounds its standardised size by the square root of n.
 
@@ -242,8 +249,12 @@ class TargetScaling(StreamState):
         self.count.copy_(n)
 
     def see_residuals(self, observation: Observation) -> None:
-        """Average in the squared residuals of a batch; where one is not finite, the average stays as it is."""
-        square = observation.innovation().residual.double().square().mean(0)
+        """Average in the squared residuals of a batch, each bounded by ``MOST_RESIDUAL``.
+
+        Where one is not finite, the average stays as it is.
+        """
+        square = observation.innovation().residual.double().square()
+        square = torch.where(square.isfinite(), square.clamp_max(MOST_RESIDUAL), torch.nan).mean(0)
         B = len(observation.target)
         weight = (PRIOR + self.updates).clamp_max(MEMORY).double()
         moved = self.residual + (square - self.residual) * B / (weight + B)
