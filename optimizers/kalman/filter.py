@@ -72,7 +72,7 @@ class KalmanOptimizer(FilterState):
             state[name] = torch.where(finite, value, state.get(name, value))
         self._count(e, innovation.observed, finite, level, torch.where(finite, clamped, 0))
         self._move(delta)
-        log_weights = None if joint.target.is_floating_point() else state.get("tempering_log_weights")  # classes alone
+        log_weights = state.get("tempering_log_weights") if joint.likelihood.is_softmax else None
         self._last = LastStep(e, delta, update, HPH, innovation, joint.outputs.detach(), log_weights)
         self._weigh_scales(joint, finite)
         return joint
@@ -191,7 +191,7 @@ class KalmanOptimizer(FilterState):
     def _weigh_scales(self, observation: Observation, finite: Tensor) -> None:
         """Weigh the scales of the outputs' covariance by the batch's labels."""
         found = self._outputs()
-        if found is not None and not observation.target.is_floating_point():
+        if found is not None and observation.likelihood.is_softmax:
             before = self.filter["tempering_log_weights"]
             after = update_log_weights(before, *found, observation.target)
             self.filter["tempering_log_weights"] = torch.where(finite, after, before)

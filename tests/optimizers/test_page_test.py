@@ -7,15 +7,16 @@ import math
 
 import pytest
 import torch
-from filtune.optimizers import Categorical, Filtune, Gaussian
+from filtune.optimizers import EKF, Categorical, Filtune, Gaussian
 from filtune.optimizers.kalman.covariance.low_rank import LowRank
 from filtune.optimizers.kalman.filter import KalmanOptimizer
 from filtune.optimizers.kalman.monitors.page_test import KNOWN, LIMIT, MEMORY, MOST, last_layer, page, start, watch
+from filtune.optimizers.likelihoods.poisson import Poisson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.optimizers.models import Stream, drive, mlp, relative, rounding, values
+from tests.optimizers.models import Stream, drive, labels, mlp, relative, rounding, values
 from tests.optimizers.reference import flat
 
 
@@ -97,9 +98,13 @@ def test_what_is_not_a_number_says_nothing_and_values_have_no_chance() -> None:
     broken, changed = watch(state, Categorical(torch.full((2, 3), torch.nan)).observe(torch.tensor([0, 1])))
     assert not bool(changed)
     assert float(broken["page"]) == 0
-    unchanged, changed = watch(state, Gaussian(torch.zeros(2, 1)).observe(torch.ones(2)))
-    assert unchanged == state
-    assert not bool(changed)
+    for observation in (
+        Gaussian(torch.zeros(2, 1)).observe(torch.ones(2)),
+        Poisson(torch.zeros(2, 2)).observe(torch.ones(2, 2, dtype=torch.int64)),
+    ):
+        unchanged, changed = watch(state, observation)
+        assert unchanged == state
+        assert not bool(changed)
 
 
 def test_the_last_layer_is_the_last_matrix_and_what_follows() -> None:
@@ -212,3 +217,8 @@ def test_what_cannot_be_is_refused() -> None:
         renewing(mlp(2), -1.0)
     with pytest.raises(ValueError, match="head_reset_scale needs covariance low_rank; got diagonal"):
         KalmanOptimizer(mlp(2).parameters(), 0.1, head_reset_scale=1.0)
+    model = mlp(2)
+    full = EKF(model.parameters(), covariance="full")
+    with pytest.raises(NotImplementedError, match="covariance full cannot reset a part of itself"):
+        full._covariance.reset(full.filter, torch.ones(2), torch.tensor(True))
+    drive(full, model, Categorical, labels(1, 1, 2))

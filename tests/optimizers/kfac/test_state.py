@@ -146,6 +146,7 @@ def test_a_value_that_is_not_finite_never_enters(kind: type, bad_step: int) -> N
         for name in ("a_factor", "g_factor"):
             assert all(t.isfinite().all() for t in group[name].values() if isinstance(t, Tensor))
     assert int(optimizer.stats["nonfinite_steps"]) == 1
+    assert "1 non-finite" in (optimizer.check_divergence() or "")
     assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
 
