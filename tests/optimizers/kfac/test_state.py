@@ -369,3 +369,31 @@ def test_a_part_is_selected_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None
     assert isinstance(NGD(mlp(2).parameters(), inverse_method="twofold").inverse_method, Twofold)
     with pytest.raises(ValueError, match="^NGD: inverse_method must be one of cholesky, .*twofold; got 'twofolds'"):
         NGD(mlp(2).parameters(), inverse_method="twofolds")
+
+
+def test_a_part_gets_the_options_it_declares(monkeypatch: pytest.MonkeyPatch) -> None:
+    for family in (DampingSchedule, UnsupportedParams):
+        monkeypatch.setattr(family, "registry", dict(family.registry))
+
+    class Halving(DampingSchedule):
+        name = "halving"
+
+        def __init__(self, optimizer: str, rho: float, *, kl_clip: float = 1.0) -> None:
+            super().__init__(optimizer, rho)
+            self.kl_clip = kl_clip
+
+    class Ignore(UnsupportedParams):
+        name = "ignore"
+
+    options = {"damping_schedule": "halving", "unsupported_params": "ignore", "kl_clip": 0.5}
+    optimizer = NGD(mlp(2).parameters(), **options)
+    assert optimizer.schedule.kl_clip == 0.5
+    assert isinstance(optimizer.unsupported, Ignore)
+    assert {name: set(part.options()) for name, part in DampingSchedule.registry.items()} == {
+        "none": set(), "loss": {"phi"}, "ratio": {"phi"}, "halving": {"kl_clip"}
+    }  # fmt: skip
+    assert {name: set(part.options()) for name, part in UnsupportedParams.registry.items()} == {
+        "adamw": {"fallback_lr"}, "freeze": set(), "refuse": set(), "ignore": set()
+    }  # fmt: skip
+    assert NGD(mlp(2).parameters(), phi=0.5).schedule.phi == 0.5
+    assert NGD(mlp(2).parameters(), fallback_lr=0.25).unsupported.lr == 0.25
