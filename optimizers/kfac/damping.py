@@ -104,7 +104,7 @@ class RatioSchedule(AdaptiveDamping):
 def by_loss(rho: Tensor, loss: Tensor, previous: Tensor, phi: float) -> Tensor:
     """Return rho phi where the loss fell from the last step to this one, rho / phi where it rose; ().
 
-    The papers name the scheme and phi, not the rule; this is its simplest reading.
+    The papers name the scheme and phi, not the rule; this is the simplest rule.
     """
     changed = torch.where(loss < previous, rho * phi, torch.where(loss > previous, rho / phi, rho))
     return changed.clamp(MIN_RHO, MAX_RHO)

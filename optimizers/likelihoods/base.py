@@ -209,7 +209,7 @@ class Likelihood(ABC):
         return None
 
     @classmethod
-    def wants_scaling(cls, targets: Tensor) -> bool:
+    def needs_scaling(cls, targets: Tensor) -> bool:
         """Return whether a run with these targets, (N,) or (N, m), should have the state of :meth:`build_state`."""
         return False
 

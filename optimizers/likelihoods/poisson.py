@@ -116,7 +116,7 @@ class Poisson(Likelihood):
         return LogMean(outputs)
 
     @classmethod
-    def wants_scaling(cls, targets: Tensor) -> bool:
+    def needs_scaling(cls, targets: Tensor) -> bool:
         """Return true: without an offset the first rates are one, whatever the counts."""
         return True
 

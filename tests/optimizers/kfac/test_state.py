@@ -304,7 +304,7 @@ def test_stats_are_there_without_waiting_for_the_device() -> None:
     optimizer = RENG(model.parameters()).attach(model)
     assert optimizer.stats == {}
     take(optimizer, model, labels(2, 2, 3))
-    expected = {"grad_norm", "update_norm", "kl", "kl_scale", "damping", "lambda_trace", "gamma_trace", "residual"}
+    expected = {"grad_norm", "update_norm", "kl", "kl_scale", "damping", "a_factor_trace", "g_factor_trace", "residual"}
     assert expected | {"inverse_failures", "damping_clamped", "nonfinite_steps"} == set(optimizer.stats)
     assert all(isinstance(value, Tensor) and value.dim() == 0 for value in optimizer.stats.values())
     assert float(optimizer.stats["kl"]) <= 1e-3 * (1 + rounding(100, dtype=torch.float32))
