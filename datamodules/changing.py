@@ -153,7 +153,7 @@ class ChangingDataModule(StreamDataModule):
         repeat: How many times they come, one after the other.
         batch_size: Samples per training batch of each process.
         val_batch_size: Samples per validation batch.
-        max_samples: Length of the stream, where it shall end before its segments do.
+        max_samples: Length of the stream; by default that of all segments.
         max_val_samples: How many validation samples to use, chosen by the seed; all by default.
         seed: Seed of all that is drawn; by default the run's, as set by ``--seed_everything``, else 0.
         num_workers: Processes that fetch training samples ahead; 0 for none.

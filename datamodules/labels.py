@@ -100,11 +100,11 @@ class LabelCodec:
         encoded = likelihood.encode([_named(value, names) for value in values], self.coding)
         bad = np.zeros(len(values), dtype=bool)
         bad[list(encoded.bad)] = True
-        faults = []
+        bad_rows = []
         for row in np.flatnonzero(bad[codes]).tolist():
             reason, detail = encoded.bad[int(codes[row])]
-            faults.append(BadRow(row, self.column, reason, detail))
-        return encoded.targets[torch.from_numpy(codes)], faults
+            bad_rows.append(BadRow(row, self.column, reason, detail))
+        return encoded.targets[torch.from_numpy(codes)], bad_rows
 
     def scales_targets(self, targets: Tensor, choice: str) -> bool:
         """Return whether targets, (N,), are learned in running units.
@@ -116,7 +116,7 @@ class LabelCodec:
         if choice != "auto":
             return choice == "running"
         good = targets[targets.isfinite()] if targets.is_floating_point() and targets.dim() == 1 else targets
-        return likelihood_for(self.kind).wants_scaling(good)
+        return likelihood_for(self.kind).needs_scaling(good)
 
     def choose_metrics(self, asked: Sequence[str] | None) -> tuple[str, ...]:
         """Return the validation metrics asked for, else those that the likelihood takes.
