@@ -41,7 +41,7 @@ class Segment:
 
     @property
     def angles(self) -> tuple[float, float]:
-        """Degrees at its beginning and its end."""
+        """Degrees of rotation at the beginning and the end of the segment."""
         return self.rotate if isinstance(self.rotate, tuple) else (self.rotate, self.rotate)
 
 
@@ -60,7 +60,7 @@ class StreamPlan(NamedTuple):
 
 
 def plan_stream(segments: Sequence[Segment], repeat: int, orders: Sequence[np.ndarray], seed: int) -> StreamPlan:
-    """Lay the segments out, one after the other, and all of them ``repeat`` times.
+    """Return the plan of the segments in their order, all of them ``repeat`` times.
 
     Args:
         segments: In their order.

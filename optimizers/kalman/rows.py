@@ -105,11 +105,11 @@ def leading_directions(full: Innovation, tolerance: float) -> Innovation:
 
 
 def _unit(e: Tensor, length: Tensor) -> Tensor:
-    """Columns e / |e|, (B, d, 1); zero where e is."""
+    """Return columns e / |e|, (B, d, 1); zero where e is."""
     return e / length.clamp_min(torch.finfo(e.dtype).tiny)
 
 
 def _probe(values: Tensor, vectors: Tensor) -> Tensor:
-    """x = sum_i s_i sqrt(lambda_i) w_i with random signs s, (B, d, 1)."""
+    """Return x = sum_i s_i sqrt(lambda_i) w_i with random signs s, (B, d, 1)."""
     signs = torch.randint(2, values.shape, device=values.device) * 2 - 1
     return vectors @ (signs * values.sqrt()).unsqueeze(-1)

@@ -34,7 +34,7 @@ class KroneckerLayer:
 
     @property
     def name(self) -> str:
-        """Its name in the model."""
+        """Name of the layer in the model."""
         return self.watched.name
 
     @property

@@ -37,6 +37,8 @@ OLD_STATE_KEYS = {
     "others": "unsupported",
     "Lambda": "a_factor",
     "Gamma": "g_factor",
+    "lambda_trace": "a_factor_trace",
+    "gamma_trace": "g_factor_trace",
     "wide": "low_rank",
 }
 """Keys of the state in checkpoints of earlier releases, and what they are called now."""

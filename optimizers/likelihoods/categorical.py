@@ -20,7 +20,7 @@ from .tasks import MISSING, BadLabel, Coding, Encoded, Metric, label_name, short
 
 @lru_cache(maxsize=16)
 def simplex_basis(m: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Orthonormal basis U of the complement of the vector of ones, (m, m - 1), by Helmert's construction.
+    """Return an orthonormal basis U of the complement of the vector of ones, (m, m - 1), by Helmert's construction.
 
     Probabilities and residuals of m classes sum to a constant, so they vary in these m - 1 directions alone.
     U'U = I and UU' = I - 11'/m.
@@ -107,7 +107,7 @@ class Categorical(Likelihood):
         return (direction.amax(-1) - direction.amin(-1)).amax()
 
     def covariance(self) -> Tensor:
-        """U'(diag(p) - pp')U, the softmax covariance in the m - 1 coordinates, (B, m - 1, m - 1)."""
+        """Return U'(diag(p) - pp')U, the softmax covariance in the m - 1 coordinates, (B, m - 1, m - 1)."""
         p, basis = self.mean(), self._basis()
         return basis.mT @ (torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)) @ basis
 

@@ -84,7 +84,7 @@ def test_a_gradual_change_draws_from_both() -> None:
 def test_every_row_of_a_stream_comes_as_often_as_every_other(
     lengths: list[tuple[int, int, int]], repeat: int, seed: int
 ) -> None:
-    """To within one: a stream that is used up begins anew."""
+    """To within one: a stream that is used up starts again."""
     segments = [Segment(samples, stream=stream, gradual=gradual) for samples, stream, gradual in lengths]
     orders = [np.arange(7), np.arange(100, 112)]
     laid_out = plan_stream(segments, repeat, orders, seed)

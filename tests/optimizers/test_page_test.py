@@ -1,4 +1,4 @@
-"""Page's test of the predictions against chance, and the last layer learnt anew when it fires."""
+"""Page's test of a uniform predictor against the filter, and the head covariance reset when it detects drift."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_where_the_predictions_are_right_a_false_alarm_is_rare(m: int) -> None:
     assert float(lengths.mean() + 3 * lengths.std() / runs**0.5) >= math.exp(h)
 
 
-def foretold(state: dict[str, Tensor], right: bool, B: int = 1) -> tuple[dict[str, Tensor], Tensor]:
+def predicted(state: dict[str, Tensor], right: bool, B: int = 1) -> tuple[dict[str, Tensor], Tensor]:
     """After a batch of which the filter was sure."""
     z = torch.tensor([[9.0, 0.0, 0.0]]).repeat(B, 1)
     return watch(state, Categorical(z).observe(torch.full((B,), 0 if right else 2)))
@@ -55,13 +55,13 @@ def foretold(state: dict[str, Tensor], right: bool, B: int = 1) -> tuple[dict[st
 
 def test_one_wrong_label_is_no_change_and_four_are() -> None:
     state = start(torch.zeros(()))
-    state, changed = foretold(state, True, MEMORY)
+    state, changed = predicted(state, True, MEMORY)
     assert not bool(changed)
     assert float(state["page"]) == 0
     assert bool(state["armed"])
     verdicts = []
     for _ in range(4):
-        state, changed = foretold(state, False)
+        state, changed = predicted(state, False)
         verdicts.append(bool(changed))
     assert verdicts == [False, False, False, True]
     assert [float(state[name]) for name in ("page", "known", "armed", "changes")] == [0, 0, 0, 1]
@@ -71,13 +71,13 @@ def test_one_wrong_label_is_no_change_and_four_are() -> None:
 def test_nothing_is_lost_where_nothing_was_known() -> None:
     """However wrong it is: at the start, and until as much is known again after a change."""
     state = start(torch.zeros(()))
-    state, changed = foretold(state, False, 10 * MEMORY)
+    state, changed = predicted(state, False, 10 * MEMORY)
     assert not bool(changed)
     assert float(state["page"]) == 0
-    state, _ = foretold(state, True, 10 * MEMORY)
-    state, changed = foretold(state, False, 4)
+    state, _ = predicted(state, True, 10 * MEMORY)
+    state, changed = predicted(state, False, 4)
     assert bool(changed)
-    state, changed = foretold(state, False, MEMORY)
+    state, changed = predicted(state, False, MEMORY)
     assert not bool(changed)
 
 
@@ -141,7 +141,7 @@ def test_a_part_is_dropped_from_the_precision(seed: int, tail: int, when: bool) 
 
 
 def clusters(steps: int, seed: int, turn: int = 0) -> Stream:
-    """Three classes far apart, named anew by ``turn``."""
+    """Three classes far apart, renamed by ``turn``."""
     generator = torch.Generator().manual_seed(seed)
     centres = 3 * torch.eye(3, 5, dtype=torch.float64)
     names = [int(torch.randint(3, (), generator=generator)) for _ in range(steps)]

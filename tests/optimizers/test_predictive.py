@@ -112,7 +112,7 @@ def test_the_filters_prediction_is_of_the_outputs_covariance_before_the_update(m
 def test_the_mixture_cannot_lose_to_the_softmax_by_more_than_the_logarithm_of_the_factors(
     m: int, B: int, seed: int
 ) -> None:
-    """Batches of any mean, covariance and classes, nothing discounted: within a batch its samples are foretold with
+    """Batches of any mean, covariance and classes, nothing discounted: within a batch its samples are predicted with
     the same weights, so that the sum over batches of the mixture's joint probabilities is what is bounded (B = 1: of
     the samples)."""
     generator = torch.Generator().manual_seed(seed)

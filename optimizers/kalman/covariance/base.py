@@ -133,7 +133,7 @@ def check_size(covariance: Covariance, dtype: torch.dtype, device: torch.device)
 
 
 def _memory(device: torch.device) -> int:
-    """Bytes free on a CUDA device, or of the machine."""
+    """Return the bytes free on a CUDA device, or of the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

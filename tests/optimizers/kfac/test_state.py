@@ -100,6 +100,7 @@ def test_a_checkpoint_in_the_names_of_earlier_releases_is_loaded() -> None:
     saved, weights = in_old_names(optimizer.state_dict()), copy.deepcopy(model.state_dict())
     state = saved["state"]["natural"]
     assert {"seen", "stacks", "others", "guarded", "nonfinite"} < state.keys()
+    assert {"lambda_trace", "gamma_trace"} < state["figures"].keys()
     assert {"M", "wide", "indefinite"} < state["stacks"]["0"]["Lambda"].keys()
     twin = with_norm(4)
     twin.load_state_dict(weights)
