@@ -1,7 +1,7 @@
-"""From a column of labels to targets.
+"""Encoding of a column of labels as targets.
 
-This is the one file of ``datamodules`` that asks for a likelihood (:func:`likelihood_of`, the registry alone): what a
-label means is the likelihood's own business, and said anywhere else, a likelihood would take two files.
+This is the only file of ``datamodules`` that looks up a likelihood (:func:`likelihood_of`, the registry alone): the
+likelihood defines the meaning of labels, so that a new one is a single file.
 """
 
 from __future__ import annotations
