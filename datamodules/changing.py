@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import rotate
@@ -40,7 +41,7 @@ class Segment:
 
     @property
     def angles(self) -> tuple[float, float]:
-        """Degrees at its beginning and its end."""
+        """Degrees of rotation at the beginning and the end of the segment."""
         return self.rotate if isinstance(self.rotate, tuple) else (self.rotate, self.rotate)
 
 
@@ -59,7 +60,7 @@ class StreamPlan(NamedTuple):
 
 
 def plan_stream(segments: Sequence[Segment], repeat: int, orders: Sequence[np.ndarray], seed: int) -> StreamPlan:
-    """Lay the segments out, one after the other, and all of them ``repeat`` times.
+    """Return the plan of the segments in their order, all of them ``repeat`` times.
 
     Args:
         segments: In their order.
@@ -108,11 +109,11 @@ class ChangingSamples(Dataset):
         parts: The samples of every stream.
         segments: The segments.
         plan: What comes when.
-        classes: Number of classes; 0 for values.
+        classes: Number of classes, those of the stream that has most; 0 for values.
     """
 
     def __init__(self, parts: Sequence[Subset], segments: Sequence[Segment], plan: StreamPlan, classes: int) -> None:
-        self.parts, self.segments, self.plan = parts, segments, plan
+        self.parts, self.segments, self.plan, self.classes = parts, segments, plan, classes
         self.relabel = [
             None if segment.permute_labels is None else derangement(classes, segment.permute_labels)
             for segment in segments
@@ -134,6 +135,8 @@ class ChangingSamples(Dataset):
         relabel, angle = self.relabel[regime], float(self.plan.angle[position])
         if relabel is not None:
             sample["label"] = relabel[sample["label"]]
+        if sample["label"].dim():  # one entry per class; a stream with fewer classes never has the others
+            sample["label"] = pad(sample["label"], (0, self.classes - len(sample["label"])))
         if angle:
             sample["image"] = rotate(sample["image"], angle, InterpolationMode.BILINEAR)
         return {**sample, "row": position, "regime": regime}
@@ -150,7 +153,7 @@ class ChangingDataModule(StreamDataModule):
         repeat: How many times they come, one after the other.
         batch_size: Samples per training batch of each process.
         val_batch_size: Samples per validation batch.
-        max_samples: Length of the stream, where it shall end before its segments do.
+        max_samples: Length of the stream; by default that of all segments.
         max_val_samples: How many validation samples to use, chosen by the seed; all by default.
         seed: Seed of all that is drawn; by default the run's, as set by ``--seed_everything``, else 0.
         num_workers: Processes that fetch training samples ahead; 0 for none.
@@ -213,14 +216,20 @@ class ChangingDataModule(StreamDataModule):
         return Subset(samples, np.arange(len(samples))), self._validation()
 
     def describe(self, train: Subset) -> Task:
-        """Return the task of the first stream, with the classes' numbers for names where the streams differ."""
+        """Return the task of the first stream, with the classes' numbers for names where the streams differ.
+
+        Targets are learned in running units if one of the streams needs them.
+        """
         tasks = [stream.task for stream in self.streams]
         classes = tasks[0].classes
         if any(task.classes != classes for task in tasks):
             classes = tuple(map(str, range(self._classes)))
         metrics = tasks[self.segments[-1].stream].metrics
-        first = tasks[0]
-        return replace(first, name=self.label, outputs=len(classes) or 1, classes=classes, metrics=metrics)
+        scaled = any(task.target_scaling for task in tasks)
+        outputs = len(classes) or 1
+        return replace(
+            tasks[0], name=self.label, outputs=outputs, classes=classes, metrics=metrics, target_scaling=scaled
+        )
 
     @property
     def _classes(self) -> int:
@@ -255,6 +264,10 @@ class ChangingDataModule(StreamDataModule):
             if segment.stream != index:
                 continue
             if segment.permute_labels is not None and task.kind != "classification":
-                raise DataError(f"--data.segments[{number}].permute_labels: {task.name} has values, not classes")
+                found = "several classes per sample" if task.classes else "values"
+                raise DataError(
+                    f"--data.segments[{number}].permute_labels: {task.name} has {found}; only a classification with "
+                    "one class per sample can be permuted"
+                )
             if any(segment.angles) and task.modality != "image":
                 raise DataError(f"--data.segments[{number}].rotate: {task.name} has {task.modality}s, not images")

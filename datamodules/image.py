@@ -81,17 +81,17 @@ class ImageDataModule(TableDataModule):
         reader, wanted = part.samples.read, len(order) if limit is None else limit
         assert isinstance(reader, ImageReader)
         good: list[int] = []
-        faults: list[BadRow] = []
+        bad_rows: list[BadRow] = []
         silent = min(wanted, len(order)) < _MANY or self._ranks[1] > 0
         for row in tqdm(order.tolist(), "checking images", leave=False, disable=silent):
-            fault = reader.fault(row)
-            if fault is None:
+            bad = reader.fault(row)
+            if bad is None:
                 good.append(row)
             else:
-                faults.append(fault)
+                bad_rows.append(bad)
             if len(good) == wanted:
                 break
-        self.reject(reader.place, faults)
+        self.reject(reader.place, bad_rows)
         rows = np.array(good, dtype=np.int64)
         self.some(rows, reader.place.split)
         return rows
@@ -136,7 +136,7 @@ class ImageReader:
             raise self.place.error([BadRow(row, self.column, str(error))]) from error
 
     def fault(self, row: int) -> BadRow | None:
-        """Return what is wrong with the image of a row, if anything."""
+        """Return the bad row, where the image of a row cannot be read; None where it can."""
         try:
             self._read(row)
         except ValueError as error:

@@ -1,7 +1,7 @@
-"""From a column of labels to targets.
+"""Encoding of a column of labels as targets.
 
-This is the one file of ``datamodules`` that asks for a likelihood (:func:`likelihood_of`, the registry alone): what a
-label means is the likelihood's own business, and said anywhere else, a likelihood would take two files.
+This is the only file of ``datamodules`` that looks up a likelihood (:func:`likelihood_of`, the registry alone): the
+likelihood defines the meaning of labels, so that a new one is a single file.
 """
 
 from __future__ import annotations
@@ -100,11 +100,11 @@ class LabelCodec:
         encoded = likelihood.encode([_named(value, names) for value in values], self.coding)
         bad = np.zeros(len(values), dtype=bool)
         bad[list(encoded.bad)] = True
-        faults = []
+        bad_rows = []
         for row in np.flatnonzero(bad[codes]).tolist():
             reason, detail = encoded.bad[int(codes[row])]
-            faults.append(BadRow(row, self.column, reason, detail))
-        return encoded.targets[torch.from_numpy(codes)], faults
+            bad_rows.append(BadRow(row, self.column, reason, detail))
+        return encoded.targets[torch.from_numpy(codes)], bad_rows
 
     def scales_targets(self, targets: Tensor, choice: str) -> bool:
         """Return whether targets, (N,), are learned in running units.
@@ -116,7 +116,7 @@ class LabelCodec:
         if choice != "auto":
             return choice == "running"
         good = targets[targets.isfinite()] if targets.is_floating_point() and targets.dim() == 1 else targets
-        return likelihood_for(self.kind).wants_scaling(good)
+        return likelihood_for(self.kind).needs_scaling(good)
 
     def choose_metrics(self, asked: Sequence[str] | None) -> tuple[str, ...]:
         """Return the validation metrics asked for, else those that the likelihood takes.

@@ -64,7 +64,7 @@ class BadRow:
 
     Args:
         row: Its index in the split, from 0.
-        column: The column at fault.
+        column: The column with the bad value.
         reason: What is wrong, in words that other rows may share.
         detail: What was found in this row.
     """
@@ -89,10 +89,10 @@ class SplitRef:
     split: str
     remedy: str = "correct it, or leave bad rows out with --data.on_bad_row skip"
 
-    def error(self, faults: Sequence[BadRow]) -> DataError:
-        """Return the error that names the first of the faults, counts the other rows, and says what to do."""
-        first = min(faults, key=lambda fault: fault.row)
-        others = len({fault.row for fault in faults}) - 1
+    def error(self, bad_rows: Sequence[BadRow]) -> DataError:
+        """Return the error that names the first bad row, counts the others, and names the remedy."""
+        first = min(bad_rows, key=lambda bad: bad.row)
+        others = len({bad.row for bad in bad_rows}) - 1
         detail = f": {first.detail[:100]}" if first.detail else ""
         more = f" (and {others} more bad row{'s' if others > 1 else ''})" if others else ""
         return DataError(

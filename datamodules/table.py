@@ -40,7 +40,7 @@ class TableDataModule(StreamDataModule):
         max_samples: Length of the stream: the first so many of its order, the same in every epoch; all by default.
         max_val_samples: How many validation samples to use, chosen by the seed; all by default.
         seed: Seed of the order of the stream; by default the run's, as set by ``--seed_everything``, else 0.
-        shuffle: Whether to shuffle the stream, each epoch anew; otherwise the order is that of the source.
+        shuffle: Whether to shuffle the stream, again in each epoch; otherwise the order is that of the source.
         val_fraction: Fraction of ``split`` that is held out for validation, chosen by the seed, where there is no
             validation split; 0 for no validation.
         task: Kind of task: ``classification``, ``regression``, ``count``, ``multilabel`` (several labels per row), or
@@ -159,22 +159,22 @@ class TableDataModule(StreamDataModule):
         """Return the split, as messages name it."""
         return SplitRef(self._title(), split)
 
-    def reject(self, place: SplitRef, faults: Sequence[BadRow]) -> set[int]:
-        """The bad rows, counted by what is wrong with them first.
+    def reject(self, place: SplitRef, bad_rows: Sequence[BadRow]) -> set[int]:
+        """Return the indices of the bad rows, and count them by the first reason of each.
 
         Raises:
             DataError: If bad rows are an error, naming the first.
         """
-        if faults and self.on_bad_row == "error":
-            raise place.error(faults)
-        reasons = {fault.row: fault.reason for fault in reversed(faults)}
+        if bad_rows and self.on_bad_row == "error":
+            raise place.error(bad_rows)
+        reasons = {bad.row: bad.reason for bad in reversed(bad_rows)}
         self.skipped_rows = dict(Counter(self.skipped_rows) + Counter(reasons.values()))
         return set(reasons)
 
     def _part(self, table: Dataset, split: str) -> Subset:
         place = self.place(split)
-        labels, faults = self.codec.encode(table)
-        bad = self.reject(place, faults + self.input_faults(table))
+        labels, bad_rows = self.codec.encode(table)
+        bad = self.reject(place, bad_rows + self.input_faults(table))
         rows = np.setdiff1d(np.arange(len(table)), np.fromiter(bad, dtype=np.int64))
         self.some(rows, split)
         return Subset(Samples(self.modality, self.reader(table, place), labels), rows)
@@ -197,8 +197,8 @@ class TableDataModule(StreamDataModule):
             "(--data.val_split, --data.val_fraction)"
         )
         shuffled = train.rows[permutation(len(train.rows), self.seed, *_HELD_OUT)]
-        held_out, kept = np.sort(shuffled[:count]), np.sort(shuffled[count:])
-        return Subset(train.samples, kept), Subset(train.samples, held_out)
+        validation, kept = np.sort(shuffled[:count]), np.sort(shuffled[count:])
+        return Subset(train.samples, kept), Subset(train.samples, validation)
 
     def _pick(self, splits: dict[str, Dataset], split: str, argument: str) -> Dataset:
         if split not in splits:

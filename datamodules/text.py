@@ -51,7 +51,7 @@ class TextDataModule(TableDataModule):
         Raises:
             DataError: If a column holds no text at all.
         """
-        faults = []
+        bad_rows = []
         for column in self.text_columns:
             texts = table.data.column(column)
             if pa.types.is_null(texts.type):
@@ -59,11 +59,11 @@ class TextDataModule(TableDataModule):
             if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
                 raise DataError(f"--data.text_columns: column {column!r} holds {texts.type}, not text")
             lengths = pc.utf8_length(pc.utf8_trim_whitespace(texts)).fill_null(-1).to_numpy()
-            faults += [
+            bad_rows += [
                 BadRow(row, column, "missing text" if lengths[row] < 0 else "empty text")
                 for row in np.flatnonzero(lengths <= 0).tolist()
             ]
-        return faults
+        return bad_rows
 
 
 def _read(table: Dataset, columns: list[str], row: int) -> str | tuple[str, str]:

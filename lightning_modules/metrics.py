@@ -54,6 +54,10 @@ class Matthews(MulticlassMatthewsCorrCoef):
         return torch.where((predicted > 1) & (occurring > 1), value, torch.zeros_like(value))
 
 
+CORRECTED = {"torchmetrics.classification.MulticlassMatthewsCorrCoef": Matthews}
+"""Classes that stand for those of torchmetrics, by the path under which a likelihood declares them."""
+
+
 def build_metric(kind: str, outputs: int, name: str, joint: bool = False) -> torchmetrics.Metric:
     """Return the metric of a kind of task, as its likelihood declares it.
 
@@ -70,8 +74,10 @@ def build_metric(kind: str, outputs: int, name: str, joint: bool = False) -> tor
     known = likelihood_of(kind).metrics(outputs)
     if name not in known:
         raise ValueError(f"data.metrics: {name} not known for {kind}; choose from {', '.join(known)}")
-    module, _, attribute = known[name].path.rpartition(".")
-    return getattr(import_module(module), attribute)(**known[name].arguments, sync_on_compute=not joint)
+    path = known[name].path
+    module, _, attribute = path.rpartition(".")
+    cls = CORRECTED.get(path) or getattr(import_module(module), attribute)
+    return cls(**known[name].arguments, sync_on_compute=not joint)
 
 
 class MetricSet(nn.Module):

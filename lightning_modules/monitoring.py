@@ -11,6 +11,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from filtune.optimizers import OnlineOptimizer
+from filtune.optimizers.likelihoods.tasks import StreamState
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from typing_extensions import Self
@@ -51,7 +52,9 @@ def check_strategy(trainer: pl.Trainer) -> None:
 
 
 class Watch:
-    """Policy for a diverged optimizer: stop, or restore the last good state of parameters and optimizer.
+    """Policy for a diverged optimizer: stop, or restore the last good state of the run.
+
+    That state is the parameters, the optimizer's state and the estimates that follow the targets.
 
     The good state is the one of the last checkpoint, so that a resumed run has the same one to return to.
 
@@ -64,17 +67,29 @@ class Watch:
         if policy not in ("stop", "rewind"):
             raise ValueError(f"model.on_divergence: must be stop or rewind, got {policy!r}")
         self.policy, self.rewinds = policy, 0
-        self._good: tuple[int, list[torch.Tensor], dict[str, Any]] | None = None
+        self._good: tuple[int, list[torch.Tensor], dict[str, Any], dict[str, Any] | None] | None = None
 
-    def keep(self, optimizer: OnlineOptimizer, step: int) -> None:
-        """Store the present state as the good one."""
+    def keep(self, optimizer: OnlineOptimizer, step: int, target_state: StreamState | None = None) -> None:
+        """Store the present state as the good one.
+
+        Args:
+            optimizer: The optimizer.
+            step: Number of the step.
+            target_state: Estimates that follow the targets, where the run has them.
+        """
         if self.policy == "rewind":
             params = [param.detach().clone() for param in optimizer.trained()]
-            self._good = step, params, copy.deepcopy(optimizer.state_dict())
+            targets = None if target_state is None else copy.deepcopy(target_state.state_dict())
+            self._good = step, params, copy.deepcopy(optimizer.state_dict()), targets
 
     @torch.no_grad()
-    def check(self, optimizer: OnlineOptimizer, step: int) -> bool:
+    def check(self, optimizer: OnlineOptimizer, step: int, target_state: StreamState | None = None) -> bool:
         """Check the optimizer for divergence; waits for the device.
+
+        Args:
+            optimizer: The optimizer.
+            step: Number of the step.
+            target_state: Estimates that follow the targets, where the run has them.
 
         Returns:
             Whether parameters and state were restored.
@@ -90,10 +105,12 @@ class Watch:
         if self.rewinds == MOST_REWINDS:
             raise FloatingPointError(f"step {step}: {failure}; diverged again after {self.rewinds} rollbacks")
         self.rewinds += 1
-        good, params, state = self._good
+        good, params, state, targets = self._good
         for param, value in zip(optimizer.trained(), params, strict=True):
             param.copy_(value)
         optimizer.load_state_dict(copy.deepcopy(state))
+        if target_state is not None and targets is not None:
+            target_state.load_state_dict(targets)
         rank_zero_warn(
             f"step {step}: {failure}; parameters and state are restored to those of step {good} "
             f"(rollback {self.rewinds} of {MOST_REWINDS} at most)"

@@ -12,6 +12,7 @@ from filtune.datamodules import Task
 from filtune.optimizers import Observation, OnlineOptimizer
 from filtune.optimizers.distributed import Ranks
 from filtune.optimizers.likelihoods import likelihood_of
+from filtune.optimizers.likelihoods.tasks import StreamState
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -68,6 +69,7 @@ class OnlineModule(pl.LightningModule):
         self.clock: Callable[[], float] = lambda: 0.0
         self.seconds_before = 0.0
         self.last_validation: dict[str, float] = {}
+        self.target_state: StreamState | None = None
         self._built = False
         self._advised = False
 
@@ -107,7 +109,7 @@ class OnlineModule(pl.LightningModule):
         """Start the clock, disable dropout and running batch statistics, and check that all processes start alike."""
         self.timer = StepTimer(self.device)
         self.backbone.eval()
-        self.watch.keep(self.optimizers(use_pl_optimizer=False), self.global_step)
+        self.watch.keep(self.optimizers(use_pl_optimizer=False), self.global_step, self.target_state)
         self.check_ranks()
 
     def observe(self, inputs: Any, target: Tensor) -> Observation:
@@ -185,15 +187,15 @@ class OnlineModule(pl.LightningModule):
         """
         optimizer = self.optimizers(use_pl_optimizer=False)
         self.restore_if_diverged(optimizer)
-        self.watch.keep(optimizer, self.global_step)
+        self.watch.keep(optimizer, self.global_step, self.target_state)
 
     def restore_if_diverged(self, optimizer: OnlineOptimizer) -> None:
-        """Apply the policy for divergence; a mean of weights starts anew where the parameters were restored.
+        """Apply the policy for divergence; the mean of the weights restarts where the parameters were restored.
 
         Raises:
             FloatingPointError: If it diverged, and the policy is to stop.
         """
-        if self.watch.check(optimizer, self.global_step):
+        if self.watch.check(optimizer, self.global_step, self.target_state):
             self.average.restart()
 
     def on_validation_epoch_start(self) -> None:

@@ -21,7 +21,7 @@ for _module in pkgutil.walk_packages(__path__, f"{__name__}."):
 
 
 def _public(base: Any) -> Iterator[type[Any]]:
-    """Subclasses that are defined here and are neither private nor a base of others (``abstract``)."""
+    """Return the subclasses that are defined here and are neither private nor a base of others (``abstract``)."""
     for cls in base.__subclasses__():
         here = cls.__module__.startswith(f"{__name__}.")
         if here and not cls.__name__.startswith("_") and not vars(cls).get("abstract", False):

@@ -118,7 +118,7 @@ class FirstOrder(OnlineOptimizer):
         return joint
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the rule's state; the diagnostics start anew."""
+        """Restore the rule's state; the diagnostics restart."""
         super().load_state_dict(state_dict)
         self.stats = {}
 

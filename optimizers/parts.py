@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
-from typing_extensions import Self
 
 State = dict[str, Tensor]
 """Tensors of a filter's state, by name."""
@@ -54,21 +53,6 @@ class Part:
         """Return the part's options and their defaults: the keyword-only parameters of its constructor."""
         parameters = inspect.signature(cls.__init__).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-    @classmethod
-    def find(cls, optimizer: str, name: str) -> type[Self]:
-        """Return the part of this name.
-
-        Args:
-            optimizer: Name of the optimizer, for the message.
-            name: Value of the option.
-
-        Raises:
-            ValueError: If there is none of this name.
-        """
-        if name not in cls.registry:
-            raise ValueError(f"{optimizer}: {cls.kind} must be one of {', '.join(cls.registry)}; got {name!r}")
-        return cls.registry[name]
 
 
 class Choice(NamedTuple):

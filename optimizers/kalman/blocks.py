@@ -98,7 +98,7 @@ class DenseBlock:
         return change, reduction
 
     def _update_row(self, p: Tensor, gain: Gain, change: Tensor, reduction: Tensor) -> Pair:
-        """The same for a single row, in half the passes over the state."""
+        """Do the update for a single row, in half the passes over the state."""
         for columns in self._chunks():
             h, prior, Ke, pWh = self.H[0, columns], p[columns], change[columns], reduction[columns]
             torch.mul(prior, gain.W[0] * h, out=pWh)
@@ -183,7 +183,7 @@ class OuterProduct:
         return parts
 
     def _pairs(self) -> Iterator[Tensor]:
-        """x_b * x_c for all pairs (b, c), in chunks of pairs, (pairs, in)."""
+        """Return x_b * x_c for all pairs (b, c), in chunks of pairs, (pairs, in)."""
         B, width = self.X.shape
         step = max(1, chunk_elements(self.X) // (width * B))
         for start in range(0, B, step):

@@ -1,4 +1,4 @@
-"""Diagnostics of a filter: figures of the last step, divergence, saturation."""
+"""Diagnostics of a filter: the last step, divergence, saturation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SATURATED = 1e-10
 """Trace of the observation noise below which the filter treats its predictions as certain."""
 
 COUNTERS = ("nonfinite_steps", "exploded", "cholesky_retries", "clamped")
-"""Counters of a filter's state that are figures too."""
+"""Counters of a filter's state that are reported as diagnostics."""
 
 
 class LastStep(NamedTuple):
-    """What is kept of a step until its figures are asked for.
+    """Tensors of a step that are kept until its diagnostics are computed.
 
     Attributes:
         e: Residuals, (B, d).
@@ -41,7 +41,7 @@ class LastStep(NamedTuple):
 
 
 def statistics(state: State, variance: Tensor, last: LastStep) -> dict[str, Tensor]:
-    """Return the figures of the last step, given the diagonal of the covariance, (n,).
+    """Return the diagnostics of the last step, given the diagonal of the covariance, (n,).
 
     ``gain_norm`` is the gain along the innovation, |Ke| / |e|. ``row_error`` estimates the bound on the relative error
     of rows left out; see :func:`optimizers.kalman.rows.leading_directions`.

@@ -72,7 +72,7 @@ class KalmanOptimizer(FilterState):
             state[name] = torch.where(finite, value, state.get(name, value))
         self._count(e, innovation.observed, finite, level, torch.where(finite, clamped, 0))
         self._move(delta)
-        log_weights = None if joint.target.is_floating_point() else state.get("tempering_log_weights")  # classes alone
+        log_weights = state.get("tempering_log_weights") if joint.likelihood.is_softmax else None
         self._last = LastStep(e, delta, update, HPH, innovation, joint.outputs.detach(), log_weights)
         self._weigh_scales(joint, finite)
         return joint
@@ -141,7 +141,7 @@ class KalmanOptimizer(FilterState):
 
     @property
     def stats(self) -> dict[str, Tensor]:  # type: ignore[override]
-        """Figures of the last step, computed when asked for; empty before the first."""
+        """Diagnostics of the last step, computed when asked for; empty before the first."""
         if self._last is None:
             return {}
         figures = statistics(self.filter, self._variance(), self._last)
@@ -181,7 +181,7 @@ class KalmanOptimizer(FilterState):
         return own_blocks(gram, m)
 
     def _outputs(self) -> tuple[Tensor, Tensor] | None:
-        """Mean and covariance of the last batch's outputs before the update, where they are known."""
+        """Return mean and covariance of the last batch's outputs before the update, where they are known."""
         last = self._last
         if last is None or not self._observes_outputs or last.innovation.is_projected or last.outputs.shape[1] < 2:
             return None
@@ -191,7 +191,7 @@ class KalmanOptimizer(FilterState):
     def _weigh_scales(self, observation: Observation, finite: Tensor) -> None:
         """Weigh the scales of the outputs' covariance by the batch's labels."""
         found = self._outputs()
-        if found is not None and not observation.target.is_floating_point():
+        if found is not None and observation.likelihood.is_softmax:
             before = self.filter["tempering_log_weights"]
             after = update_log_weights(before, *found, observation.target)
             self.filter["tempering_log_weights"] = torch.where(finite, after, before)
@@ -206,6 +206,6 @@ class KalmanOptimizer(FilterState):
 
 
 def _all_finite(tensors: list[Tensor]) -> Tensor:
-    """Whether no entry of the floating tensors is infinite or NaN, by one sum over each."""
+    """Return whether no entry of the floating tensors is infinite or NaN, by one sum over each."""
     total = torch.stack([tensor.sum().double() for tensor in tensors if tensor.is_floating_point()]).sum()
     return total.isfinite()

@@ -161,7 +161,7 @@ class JacobianBuilder:
         return [torch.cat(part) if len(part) > 1 else part[0] for part in zip(*parts, strict=True)]
 
     def _layers(self, outputs: Tensor) -> list[LayerIO]:
-        """Layers whose derivatives hold, checked when first seen with this batch size and in this mode."""
+        """Return the layers whose derivatives hold, checked when first seen with this batch size and in this mode."""
         if self._hooks is None:
             return []
         batch = len(outputs)

@@ -79,7 +79,7 @@ def _row(part: OuterProduct | Tensor, b: int) -> Tensor:
 
 
 def _products(G: Tensor, X: Tensor) -> Tensor:
-    """GX, (B, d, out, T) and (B, T, in) to (B, d, out, in), with the longer of out and in last, which is faster."""
+    """Return GX, (B, d, out, T) and (B, T, in) to (B, d, out, in), with the longer of out and in last for speed."""
     if G.shape[2] > X.shape[2]:
         return (X.mT.unsqueeze(1) @ G.mT).mT
     return (G.flatten(1, 2) @ X).unflatten(1, G.shape[1:3])

@@ -74,7 +74,7 @@ class PosteriorModeUpdate:
         return self.L.square().sum() / self.samples
 
     def _at(self, eta: Tensor) -> tuple[Tensor, Tensor]:
-        """Residual, (rows,), and factor of F, (rows, B*k), where the coordinates are shifted by eta, (rows,)."""
+        """Return residual, (rows,), and factor of F, (rows, B*k), where the coordinates are shifted by eta, (rows,)."""
         innovation = self.observation.at(self.outputs + self._shift(eta)).natural()
         if self.projection is not None:
             innovation = innovation.project(self.projection)
@@ -82,16 +82,16 @@ class PosteriorModeUpdate:
         return innovation.residual.flatten(), block_diagonal(innovation.factor)
 
     def _shift(self, eta: Tensor) -> Tensor:
-        """The same shift in the outputs, (B, m), for the coordinates are orthonormal."""
+        """Return the same shift in the outputs, (B, m), for the coordinates are orthonormal."""
         return (eta.view(self.shape).unsqueeze(1) @ self.cotangents).squeeze(1)
 
 
 def _inner(A: Tensor, L: Tensor) -> Tensor:
-    """I + L'AL."""
+    """Return I + L'AL."""
     return torch.eye(L.shape[1], dtype=L.dtype, device=L.device) + L.mT @ A @ L
 
 
 def _length(bound: Tensor) -> Tensor:
-    """ln(1 + b)/b, 1 at zero."""
+    """Return ln(1 + b)/b, 1 at zero."""
     least = torch.finfo(bound.dtype).eps
     return torch.log1p(bound.clamp_min(least)) / bound.clamp_min(least)

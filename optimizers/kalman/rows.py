@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..base import check_arguments
 from ..likelihoods.base import Innovation, Observation
+from .noise.base import ObservationNoise
 
 
 class RowSelection:
@@ -37,17 +38,23 @@ class RowSelection:
         )
         self.top_k, self.rank_tolerance = top_k, rank_tolerance
 
-    def check(self, update: str, noise: str | None) -> None:
+    def check(self, update: str, noise: ObservationNoise | None) -> None:
         """Check that the update can leave out rows.
+
+        Args:
+            update: Name of the update.
+            noise: The observation noise; None where the update has none.
 
         Raises:
             ValueError: If it cannot.
         """
         if self.top_k and update != "posterior_mode":
             raise ValueError(f"top_k needs update posterior_mode; got {update}")
-        if self.rank_tolerance and noise != "softmax":
+        if self.rank_tolerance and not (noise and noise.from_likelihood):
+            known = ", ".join(name for name, part in ObservationNoise.registry.items() if part.from_likelihood)
             raise ValueError(
-                f"rank_tolerance needs noise softmax: with other noise no row can be left out; got {noise}"
+                f"rank_tolerance needs noise {known}: with other noise no row can be left out; "
+                f"got {noise.name if noise else None}"
             )
 
     def __call__(self, observation: Observation, innovation: Innovation) -> Innovation:
@@ -98,11 +105,11 @@ def leading_directions(full: Innovation, tolerance: float) -> Innovation:
 
 
 def _unit(e: Tensor, length: Tensor) -> Tensor:
-    """Columns e / |e|, (B, d, 1); zero where e is."""
+    """Return columns e / |e|, (B, d, 1); zero where e is."""
     return e / length.clamp_min(torch.finfo(e.dtype).tiny)
 
 
 def _probe(values: Tensor, vectors: Tensor) -> Tensor:
-    """x = sum_i s_i sqrt(lambda_i) w_i with random signs s, (B, d, 1)."""
+    """Return x = sum_i s_i sqrt(lambda_i) w_i with random signs s, (B, d, 1)."""
     signs = torch.randint(2, values.shape, device=values.device) * 2 - 1
     return vectors @ (signs * values.sqrt()).unsqueeze(-1)

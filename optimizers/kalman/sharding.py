@@ -142,7 +142,7 @@ class Sharding:
         return BlockJacobian(parts)
 
     def _agreed(self, blocks: Parts) -> Parts:
-        """The blocks, as factors where all ranks have factors: each has checked layers on samples of its own."""
+        """Return the blocks, as factors where all ranks have factors: each has checked layers on samples of its own."""
         first = blocks[0][1]
         device = first.G.device if isinstance(first, OuterProduct) else first.dense().device
         factored = [covered.start for covered, block in blocks if isinstance(block, OuterProduct)]
@@ -154,7 +154,7 @@ class Sharding:
         return [(c, block if c.start in common else DenseBlock(block.dense())) for c, block in blocks]
 
     def _to_owners(self, matrices: list[tuple[slice, Tensor]], sizes: Sequence[int]) -> Tensor:
-        """Hand out the columns of (own rows, n_i); what comes back is (rows, own columns), rank 0's rows first.
+        """Send the columns of (own rows, n_i) to their ranks; return (rows, own columns), rank 0's rows first.
 
         The matrices are consumed.
         """
@@ -194,7 +194,7 @@ def strata(sizes: Sequence[int], world: int) -> list[slice]:
 
 
 def _inside(covered: slice, stretch: slice) -> slice:
-    """A stretch within a block, counted from the block's first column; empty where it is outside."""
+    """Return a range within a block, counted from the block's first column; empty where it is outside."""
     start = min(max(covered.start, stretch.start), covered.stop)
     stop = max(start, min(covered.stop, stretch.stop))
     return slice(start - covered.start, stop - covered.start)

@@ -127,7 +127,7 @@ class FilterState(OnlineOptimizer):
         self._monitors: list[Monitor] = [monitor.build() for monitor in monitors]
         self._natural = self._noise is None or self._noise.from_likelihood
         self._rows = RowSelection(*given["rows"])
-        self._rows.check(given["update"], noise.part.name if noise else None)
+        self._rows.check(given["update"], self._noise)
         self._build = JacobianBuilder(self._params, self.dtype, *given["jacobian"])
         self._check_parts()
 

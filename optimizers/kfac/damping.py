@@ -28,7 +28,8 @@ class DampingSchedule(Part, ABC):
     Args:
         optimizer: Name of the optimizer, for messages.
         rho: Damping at first.
-        phi: Factor by which rho is changed.
+
+    A schedule's own options are the keyword-only parameters of its constructor.
 
     Attributes:
         is_constant: Whether rho never changes.
@@ -42,16 +43,11 @@ class DampingSchedule(Part, ABC):
     is_constant: ClassVar[bool] = False
     uses_ratio: ClassVar[bool] = False
 
-    def __init__(self, optimizer: str, rho: float, phi: float) -> None:
+    def __init__(self, optimizer: str, rho: float) -> None:
         positive = 0 < rho < float("inf")
-        check_arguments(
-            optimizer,
-            [
-                ("rho", rho, positive, "be positive and finite: it is the damping of the factors"),
-                ("phi", phi, 0 < phi <= 1, "lie in (0, 1]"),
-            ],
-        )
-        self.rho, self.phi = rho, phi
+        requirement = "be positive and finite: it is the damping of the factors"
+        check_arguments(optimizer, [("rho", rho, positive, requirement)])
+        self.rho = rho
 
     def before_step(self, state: dict[str, Any], loss: Tensor) -> None:
         """Change ``state["rho"]`` by the loss of the batch, ()."""
@@ -66,7 +62,25 @@ class ConstantDamping(DampingSchedule):
     name, is_constant = "none", True
 
 
-class LossSchedule(DampingSchedule):
+class AdaptiveDamping(DampingSchedule):
+    """Base class of the schedules that change rho by a factor.
+
+    Args:
+        optimizer: Name of the optimizer, for messages.
+        rho: Damping at first.
+        phi: Factor by which rho is changed.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self, optimizer: str, rho: float, *, phi: float = 0.99) -> None:
+        super().__init__(optimizer, rho)
+        check_arguments(optimizer, [("phi", phi, 0 < phi <= 1, "lie in (0, 1]")])
+        self.phi = phi
+
+
+class LossSchedule(AdaptiveDamping):
     """rho phi where the loss fell since the last step, rho / phi where it rose."""
 
     name = "loss"
@@ -77,7 +91,7 @@ class LossSchedule(DampingSchedule):
         state["rho"], state["loss"] = by_loss(state["rho"], loss, state["loss"], self.phi), loss
 
 
-class RatioSchedule(DampingSchedule):
+class RatioSchedule(AdaptiveDamping):
     """By the reduction ratio at every refresh (Martens and Grosse, 2015, section 6.5)."""
 
     name, uses_ratio = "ratio", True
@@ -90,7 +104,7 @@ class RatioSchedule(DampingSchedule):
 def by_loss(rho: Tensor, loss: Tensor, previous: Tensor, phi: float) -> Tensor:
     """Return rho phi where the loss fell from the last step to this one, rho / phi where it rose; ().
 
-    The papers name the scheme and phi, not the rule; this is its simplest reading.
+    The papers name the scheme and phi, not the rule; this is the simplest rule.
     """
     changed = torch.where(loss < previous, rho * phi, torch.where(loss > previous, rho / phi, rho))
     return changed.clamp(MIN_RHO, MAX_RHO)

@@ -34,7 +34,7 @@ class KroneckerLayer:
 
     @property
     def name(self) -> str:
-        """Its name in the model."""
+        """Name of the layer in the model."""
         return self.watched.name
 
     @property
@@ -221,8 +221,8 @@ def describe_factors(a_factors: Sequence[Factor], g_factors: Sequence[Factor]) -
     """Return the mean traces of the factors, the largest residual of an inverse, and the number of failed inverses."""
     everything = [*a_factors, *g_factors]
     return {
-        "lambda_trace": torch.cat([factor.trace() for factor in a_factors]).mean(),
-        "gamma_trace": torch.cat([factor.trace() for factor in g_factors]).mean(),
+        "a_factor_trace": torch.cat([factor.trace() for factor in a_factors]).mean(),
+        "g_factor_trace": torch.cat([factor.trace() for factor in g_factors]).mean(),
         "residual": torch.cat([factor.residual() for factor in everything]).max(),
         "inverse_failures": torch.stack([factor.inverse_failures for factor in everything]).sum(),
     }

@@ -16,6 +16,7 @@ from typing_extensions import Self
 from ..base import Closure, OnlineOptimizer, check_arguments, tensors
 from ..distributed import Ranks
 from ..likelihoods.base import Observation
+from ..parts import Choice, Part, choose
 from .curvature import CurvatureCollector, Gradients
 from .damping import DampingSchedule, clip_scale, predicted_change
 from .factors import Factor
@@ -36,6 +37,8 @@ OLD_STATE_KEYS = {
     "others": "unsupported",
     "Lambda": "a_factor",
     "Gamma": "g_factor",
+    "lambda_trace": "a_factor_trace",
+    "gamma_trace": "g_factor_trace",
     "wide": "low_rank",
 }
 """Keys of the state in checkpoints of earlier releases, and what they are called now."""
@@ -102,12 +105,10 @@ class NaturalOptimizer(OnlineOptimizer):
     def __init__(self, params: torch.optim.optimizer.ParamsT, lr: float, settings: Settings) -> None:
         self.name, self.settings = type(self).__name__, settings
         self._check(lr, settings)
-        schedule = DampingSchedule.find(self.name, settings.damping_schedule)
-        rule = UnsupportedParams.find(self.name, settings.unsupported_params)
-        self.schedule = schedule(self.name, settings.rho, settings.phi)
-        self.unsupported = rule(self.name, settings.fallback_lr)
-        self.inverse_method = InverseMethod.find(self.name, settings.inverse_method)()
-        self.fisher_type = OutputGradients.find(self.name, settings.fisher_type)
+        self.schedule: DampingSchedule = self._choose(DampingSchedule).build(self.name, settings.rho)
+        self.unsupported: UnsupportedParams = self._choose(UnsupportedParams).build(self.name)
+        self.inverse_method: InverseMethod = self._choose(InverseMethod).build()
+        self.fisher_type: type[OutputGradients] = self._choose(OutputGradients).part
         super().__init__(params, {"lr": lr})
         self._params = list(self.trained())
         zero = torch.zeros((), dtype=torch.float64, device=self._params[0].device)
@@ -265,6 +266,17 @@ class NaturalOptimizer(OnlineOptimizer):
             raise ValueError(f"{self.name}: the checkpoint holds no Kronecker factors; it is another optimizer's")
         super().load_state_dict(translate_state(copy.deepcopy(state_dict)))
         self.stats, self._groups = {}, []
+
+    def _choose(self, family: type[Part]) -> Choice:
+        """Return the part that the settings name, with those of its options that are settings too."""
+        given = vars(self.settings)
+        try:
+            choice = choose(family, given[family.kind])
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
+        for option in choice.part.options().keys() & given.keys():
+            choice.options.setdefault(option, given[option])
+        return choice
 
     def _check(self, lr: float, settings: Settings) -> None:
         infinity = float("inf")

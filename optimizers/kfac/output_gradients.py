@@ -79,7 +79,7 @@ class Empirical(OutputGradients):
 
     @property
     def from_loss(self) -> bool:
-        """True: they are the derivatives of the loss."""
+        """Return true: they are the derivatives of the loss."""
         return True
 
     def each(self, loss_gradients: Derivatives, edges: Sequence[GradientEdge]) -> Iterator[Derivatives]:

@@ -19,17 +19,14 @@ class UnsupportedParams(Part, ABC):
 
     Args:
         optimizer: Name of the optimizer, for messages.
-        lr: Learning rate of the rule that updates them, if any.
 
-    Raises:
-        ValueError: If the learning rate is out of range.
+    A rule's own options are the keyword-only parameters of its constructor.
     """
 
     kind = "unsupported_params"
 
-    def __init__(self, optimizer: str, lr: float) -> None:
-        check_arguments(optimizer, [("fallback_lr", lr, 0 <= lr < float("inf"), "be zero or positive")])
-        self.optimizer, self.lr = optimizer, lr
+    def __init__(self, optimizer: str) -> None:
+        self.optimizer = optimizer
         self.params: list[Tensor] = []
 
     def announce(self, model: nn.Module, params: Sequence[Tensor]) -> None:
@@ -86,9 +83,23 @@ class Refuse(UnsupportedParams):
 
 
 class UpdateByAdamW(UnsupportedParams):
-    """AdamW updates them, without weight decay."""
+    """AdamW updates them, without weight decay.
+
+    Args:
+        optimizer: Name of the optimizer, for messages.
+        fallback_lr: Learning rate.
+
+    Raises:
+        ValueError: If the learning rate is out of range.
+    """
 
     name = "adamw"
+
+    def __init__(self, optimizer: str, *, fallback_lr: float = 1e-3) -> None:
+        super().__init__(optimizer)
+        holds = 0 <= fallback_lr < float("inf")
+        check_arguments(optimizer, [("fallback_lr", fallback_lr, holds, "be zero or positive")])
+        self.lr = fallback_lr
 
     def fate(self) -> str:
         """Return what happens to them, for the warning."""

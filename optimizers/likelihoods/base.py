@@ -75,6 +75,8 @@ class Likelihood(ABC):
     Attributes:
         kind: Name of the kind of task.
         has_classes: Whether labels are names of classes; otherwise they are numbers.
+        is_softmax: Whether the target is one class out of m, (B,) int64, with the softmax of the outputs for
+            probabilities: a filter then tempers its predictions and can detect drift.
         takes_lists: Whether a label may be a list.
         online_metrics: Metrics taken before every update; the first is the score of a run.
         validation_metrics: Metrics of a validation, unless others are asked for.
@@ -87,6 +89,7 @@ class Likelihood(ABC):
 
     kind: ClassVar[str]
     has_classes: ClassVar[bool] = False
+    is_softmax: ClassVar[bool] = False
     takes_lists: ClassVar[bool] = False
     online_metrics: ClassVar[tuple[str, ...]]
     validation_metrics: ClassVar[tuple[str, ...]]
@@ -206,7 +209,7 @@ class Likelihood(ABC):
         return None
 
     @classmethod
-    def wants_scaling(cls, targets: Tensor) -> bool:
+    def needs_scaling(cls, targets: Tensor) -> bool:
         """Return whether a run with these targets, (N,) or (N, m), should have the state of :meth:`build_state`."""
         return False
 

@@ -20,7 +20,7 @@ from .tasks import MISSING, BadLabel, Coding, Encoded, Metric, label_name, short
 
 @lru_cache(maxsize=16)
 def simplex_basis(m: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Orthonormal basis U of the complement of the vector of ones, (m, m - 1), by Helmert's construction.
+    """Return an orthonormal basis U of the complement of the vector of ones, (m, m - 1), by Helmert's construction.
 
     Probabilities and residuals of m classes sum to a constant, so they vary in these m - 1 directions alone.
     U'U = I and UU' = I - 11'/m.
@@ -51,6 +51,7 @@ class Categorical(Likelihood):
 
     kind = "classification"
     has_classes = True
+    is_softmax = True
     online_metrics: ClassVar = ("accuracy", "top5")
     validation_metrics: ClassVar = ("accuracy",)
     problem_type = "single_label_classification"
@@ -94,9 +95,9 @@ class Categorical(Likelihood):
         return Innovation(observed - p @ basis, basis.mT.expand(len(p), -1, -1), observed, factor)
 
     def contrasts(self, target: Tensor, k: int) -> Tensor | None:
-        """Return the directions of :func:`likely_contrasts` in the m - 1 coordinates, (B, k, m - 1)."""
+        """Return the directions of :func:`top_k_contrasts` in the m - 1 coordinates, (B, k, m - 1)."""
         basis = self._basis()
-        return likely_contrasts(self.mean(), target, k).mT @ basis if 0 < k < basis.shape[1] else None
+        return top_k_contrasts(self.mean(), target, k).mT @ basis if 0 < k < basis.shape[1] else None
 
     def self_concordance_bound(self, direction: Tensor) -> Tensor:
         """Return the widest range of the direction over one sample's classes.
@@ -106,7 +107,7 @@ class Categorical(Likelihood):
         return (direction.amax(-1) - direction.amin(-1)).amax()
 
     def covariance(self) -> Tensor:
-        """U'(diag(p) - pp')U, the softmax covariance in the m - 1 coordinates, (B, m - 1, m - 1)."""
+        """Return U'(diag(p) - pp')U, the softmax covariance in the m - 1 coordinates, (B, m - 1, m - 1)."""
         p, basis = self.mean(), self._basis()
         return basis.mT @ (torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)) @ basis
 
@@ -150,7 +151,7 @@ class Categorical(Likelihood):
             "f1": Metric(f1 + "BinaryF1Score", {"validate_args": False}, "answer")
             if outputs == 2
             else Metric(f1 + "MulticlassF1Score", classes),
-            "matthews": Metric("filtune.lightning_modules.metrics.Matthews", classes),
+            "matthews": Metric("torchmetrics.classification.MulticlassMatthewsCorrCoef", classes),
         }
         top5 = Metric("torchmetrics.classification.MulticlassAccuracy", {**micro, "top_k": 5})
         return {**known, "top5": top5} if outputs > 5 else known
@@ -222,8 +223,8 @@ def difference_variance(covariance: Tensor) -> Tensor:
 def predictive_probabilities(mean: Tensor, covariance: Tensor) -> Tensor:
     r"""Return the probabilities of the classes, averaged over z ~ N(mu, C) by the probit approximation, (B, m).
 
-    With kappa(v) = (1 + pi v / 8)^(-1/2), the odds of every pair of classes are moderated by the variance of their
-    difference (MacKay 1992; for more than two classes Lu, Ie & Sha 2020, whose sum over k is then brought to one):
+    With kappa(v) = (1 + pi v / 8)^(-1/2), the log odds of every pair of classes are scaled down by the variance of
+    their difference (MacKay 1992; for more than two classes Lu, Ie & Sha 2020, then normalised over k):
 
     .. math:: p_k \propto \Big(\sum_j \exp(-\kappa(s_{kj}^2) (\mu_k - \mu_j))\Big)^{-1}
 
@@ -240,10 +241,10 @@ def by_class(name: str, values: Tensor, classes: Sequence[str]) -> dict[str, lis
     return {f"{name}_{label}": values[:, i].tolist() for i, label in enumerate(classes)}
 
 
-def likely_contrasts(p: Tensor, target: Tensor, likely: int) -> Tensor:
-    r"""Orthonormal directions of the logits in which the classes that matter move, and all others as one.
+def top_k_contrasts(p: Tensor, target: Tensor, k: int) -> Tensor:
+    r"""Return orthonormal directions of the logits that distinguish k classes and merge all others.
 
-    Told apart are the label and the most probable of the other classes, S. Where the rest moves along its own
+    The k classes, S, are the label and the most probable of the others. Where the rest moves along its own
     probabilities, w = p_j / sum p over the classes j outside S, the gradient y - p is among these directions, which sum
     to zero: {a : a_j = b w_j outside S, 1'a = 0}. They are the complement of 1 in the span of the e_s and w / |w|, by
     Householder's reflection.
@@ -251,21 +252,21 @@ def likely_contrasts(p: Tensor, target: Tensor, likely: int) -> Tensor:
     Args:
         p: Probabilities, (B, m).
         target: Classes, (B,).
-        likely: Size of S, fewer than m - 1.
+        k: Size of S, fewer than m - 1.
 
     Returns:
-        Directions C, (B, m, likely), C'C = I.
+        Directions C, (B, m, k), C'C = I.
     """
     ranked = p.nan_to_num(0).scatter(1, target.unsqueeze(1), 2)  # above any probability
-    told = ranked.topk(likely, dim=1).indices
-    rest = torch.ones_like(p).scatter(1, told, 0)
+    kept = ranked.topk(k, dim=1).indices
+    rest = torch.ones_like(p).scatter(1, kept, 0)
     w = rest * p.clamp_min(torch.finfo(p.dtype).tiny)
     w = w / w.amax(1, keepdim=True)  # first, so that squares do not underflow
     w = w / w.norm(dim=1, keepdim=True)
-    one_hot = torch.nn.functional.one_hot(told, p.shape[1]).to(p.dtype).mT
+    one_hot = torch.nn.functional.one_hot(kept, p.shape[1]).to(p.dtype).mT
     span = torch.cat([w.unsqueeze(-1), one_hot], -1)
-    ones = span.sum(1)  # what 1 is in the span
+    ones = span.sum(1)  # coordinates of 1 in the span
     ones = ones / ones.norm(dim=1, keepdim=True)
     v = torch.cat([1 + ones[:, :1], ones[:, 1:]], 1)
-    # I - 2 vv'/v'v = I - vv'/v_0 brings the first axis to -1 and the others to what is orthogonal to it
+    # I - 2 vv'/v'v = I - vv'/v_0 brings the first axis to -1 and the others to the directions orthogonal to it
     return span[..., 1:] - (span @ v.unsqueeze(-1)) @ (v[:, 1:] / v[:, :1]).unsqueeze(1)

@@ -19,16 +19,22 @@ MEMORY = 500
 """Samples over which squared residuals are averaged."""
 
 PRIOR = 10
-"""Samples that the start of that average, the variance of the targets, counts for."""
+"""Weight in samples of the average's first value, the variance of the targets."""
 
 LEAST_NOISE, MOST_NOISE = 0.01, 0.25
-"""Bounds of the noise variance that is learnt with, as a share of the targets' variance.
+"""Bounds of the noise variance of the updates, as a share of the targets' variance.
 
-The lower one bounds the gradient of the log-likelihood. Before a model has learnt anything its residuals are as large
+The lower one bounds the gradient of the log-likelihood. Before a model has learned anything its residuals are as large
 as the targets, and to take them for noise would keep it from learning: on STS-B (500 samples, MiniLM) Filtune then
 reached a Pearson correlation of 20 on the validation pairs, against 54 with the upper bound.
 """
 
+
+MOST_RESIDUAL = 25.0
+"""Largest squared residual of one target in the average, in units of the targets' variance: five standard deviations.
+
+One diverged prediction would otherwise raise the noise estimate for the rest of the run.
+"""
 
 ORDINARY = (0.1, 10.0)
 """Standard deviations of targets that are learned as they are, if their mean is not beyond the larger one either.
@@ -45,7 +51,7 @@ class Scaling(NamedTuple):
     Attributes:
         location: Mean of the targets.
         scale: Their standard deviation.
-        variance: Noise variance that is learnt with, in units of scale^2.
+        variance: Noise variance of the updates, in units of scale^2.
         residual: Mean square of the residuals before each update, in the same units: the error of a new prediction.
     """
 
@@ -149,7 +155,7 @@ class Gaussian(Likelihood):
         return TargetScaling(outputs)
 
     @classmethod
-    def wants_scaling(cls, targets: Tensor) -> bool:
+    def needs_scaling(cls, targets: Tensor) -> bool:
         """Return whether mean or standard deviation of the targets are far from one; see ``ORDINARY``."""
         y = targets.double()
         least, most = ORDINARY
@@ -202,9 +208,10 @@ class TargetScaling(StreamState):
 
     where the first target's square stands for a scale that one target alone does not give, and is soon forgotten. The
     mean of the squared residuals (t - z)^2 before each update, in units of s^2, is over ``MEMORY`` samples and starts
-    at one; the noise variance v is that mean between ``LEAST_NOISE`` and ``MOST_NOISE``.
+    at one; each is ``MOST_RESIDUAL`` at most. The noise variance v is that mean between ``LEAST_NOISE`` and
+    ``MOST_NOISE``.
 
-    A target is taken in before it is learnt from, which bounds its standardised size by the square root of n.
+    A target is added before the update that uses it, which bounds its standardised size by the square root of n.
 
     Args:
         outputs: m.
@@ -242,8 +249,12 @@ class TargetScaling(StreamState):
         self.count.copy_(n)
 
     def see_residuals(self, observation: Observation) -> None:
-        """Average in the squared residuals of a batch; where one is not finite, the average stays as it is."""
-        square = observation.innovation().residual.double().square().mean(0)
+        """Average in the squared residuals of a batch, each bounded by ``MOST_RESIDUAL``.
+
+        Where one is not finite, the average stays as it is.
+        """
+        square = observation.innovation().residual.double().square()
+        square = torch.where(square.isfinite(), square.clamp_max(MOST_RESIDUAL), torch.nan).mean(0)
         B = len(observation.target)
         weight = (PRIOR + self.updates).clamp_max(MEMORY).double()
         moved = self.residual + (square - self.residual) * B / (weight + B)

@@ -116,7 +116,7 @@ class Poisson(Likelihood):
         return LogMean(outputs)
 
     @classmethod
-    def wants_scaling(cls, targets: Tensor) -> bool:
+    def needs_scaling(cls, targets: Tensor) -> bool:
         """Return true: without an offset the first rates are one, whatever the counts."""
         return True
 
@@ -149,7 +149,7 @@ class Poisson(Likelihood):
         return z if self.offset is None else z + self.offset.to(z.dtype)
 
     def _slope(self) -> Tensor:
-        """Derivative of the rates by the outputs, (B, m): the rates themselves, up to ``LARGEST``."""
+        """Return the derivative of the rates by the outputs, (B, m): the rates themselves, up to ``LARGEST``."""
         return self._above_offset(upcast(self.outputs)).clamp_max(LARGEST).exp()
 
     def _shaped(self, target: Tensor) -> Tensor:

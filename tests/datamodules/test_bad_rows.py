@@ -74,8 +74,8 @@ def test_labels_of_declared_classes(tmp_path: Path) -> None:
 def test_labels_outside_the_declared_classes() -> None:
     wide = Dataset.from_dict({"text": ["x"] * 3, "label": [0, 1, 7]})
     wide.info.features = CLASSES
-    _, faults = LabelCodec.infer(wide, "label").encode(wide)
-    assert [(fault.row, fault.detail) for fault in faults] == [(2, "'number 7'")]
+    _, bad_rows = LabelCodec.infer(wide, "label").encode(wide)
+    assert [(bad.row, bad.detail) for bad in bad_rows] == [(2, "'number 7'")]
 
 
 def test_labels_outside_the_given_classes(tmp_path: Path) -> None:

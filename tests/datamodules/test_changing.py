@@ -84,7 +84,7 @@ def test_a_gradual_change_draws_from_both() -> None:
 def test_every_row_of_a_stream_comes_as_often_as_every_other(
     lengths: list[tuple[int, int, int]], repeat: int, seed: int
 ) -> None:
-    """To within one: a stream that is used up begins anew."""
+    """To within one: a stream that is used up starts again."""
     segments = [Segment(samples, stream=stream, gradual=gradual) for samples, stream, gradual in lengths]
     orders = [np.arange(7), np.arange(100, 112)]
     laid_out = plan_stream(segments, repeat, orders, seed)
@@ -133,9 +133,9 @@ def test_it_goes_on_where_a_checkpoint_left_it() -> None:
     assert all(torch.equal(a, b) for a, b in zip(whole[9:], rest, strict=True))
 
 
-def texts(path: Path, labels: list[str]) -> TextDataModule:
+def texts(path: Path, labels: list[str], **options: object) -> TextDataModule:
     path.write_text("text,label\n" + "".join(f"text {k},{label}\n" for k, label in enumerate(labels)))
-    return TextDataModule(str(path), text_columns=["text"], val_fraction=0.2)
+    return TextDataModule(str(path), text_columns=["text"], val_fraction=0.2, **options)
 
 
 def test_tasks_may_switch(tmp_path: Path) -> None:
@@ -147,6 +147,35 @@ def test_tasks_may_switch(tmp_path: Path) -> None:
     labels = columns(module, "label")
     assert set(labels[:8]) == {0, 1}
     assert set(labels[8:]) == {0, 1, 2}
+
+
+def test_lists_of_labels_may_switch(tmp_path: Path) -> None:
+    """A label that a stream does not have is absent from all of its samples."""
+    a, b = ["no;yes", "yes"] * 10, ["x", "y;z", "x;z", "y"] * 5
+    streams = [texts(tmp_path / f"{name}.csv", labels, task="multilabel") for name, labels in (("a", a), ("b", b))]
+    module = ready(Segment(8), Segment(8, stream=1), streams=streams)
+    assert (module.task.outputs, module.task.classes) == (3, ("0", "1", "2"))
+    labels = torch.cat([batch["label"] for batch in module.train_dataloader()])
+    assert labels.shape == (16, 3)
+    assert not labels[:8, 2].any()
+    assert labels[8:, 2].any()
+    assert next(iter(module.val_dataloader()))["label"].shape[1] == 3
+
+
+def test_labels_of_a_multilabel_task_are_not_permuted(tmp_path: Path) -> None:
+    stream = texts(tmp_path / "a.csv", ["no;yes", "yes"] * 10, task="multilabel")
+    with pytest.raises(DataError, match=r"segments\[0\].permute_labels: a has several classes per sample; only"):
+        ready(Segment(5, permute_labels=3), streams=[stream])
+
+
+@pytest.mark.parametrize("large", [0, 1])
+def test_targets_are_scaled_if_one_stream_needs_it(tmp_path: Path, large: int) -> None:
+    labels = [["0.5", "1.5"] * 10, ["0.5", "1.5"] * 10]
+    labels[large] = ["100000.5", "350000.5"] * 10
+    streams = [texts(tmp_path / f"{i}.csv", values) for i, values in enumerate(labels)]
+    assert ready(Segment(5), Segment(5, stream=1), streams=streams).task.target_scaling
+    small = texts(tmp_path / "small.csv", ["0.5", "1.5"] * 10)
+    assert not ready(Segment(5), streams=[small]).task.target_scaling
 
 
 @pytest.mark.parametrize(
@@ -174,5 +203,5 @@ def test_streams_of_two_kinds_are_refused(tmp_path: Path) -> None:
 def test_texts_are_not_turned_and_values_not_permuted(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"segments\[0\].rotate: a has texts, not images"):
         ready(Segment(5, rotate=3.0), streams=[texts(tmp_path / "a.csv", ["no", "yes"] * 10)])
-    with pytest.raises(DataError, match=r"segments\[0\].permute_labels: b has values, not classes"):
+    with pytest.raises(DataError, match=r"segments\[0\].permute_labels: b has values; only a classification"):
         ready(Segment(5, permute_labels=3), streams=[texts(tmp_path / "b.csv", ["0.5", "1.5"] * 10)])

@@ -18,8 +18,8 @@ def encoded(values: list[Any], names: list[str] | None = None, **given: Any) -> 
     if names is not None:
         table = table.cast_column("label", ClassLabel(names=names))
     codec = LabelCodec.infer(table, "label", **given)
-    targets, faults = codec.encode(table)
-    assert not faults
+    targets, bad_rows = codec.encode(table)
+    assert not bad_rows
     assert targets.dtype == (torch.int64 if codec.kind == "classification" else torch.float32)
     return codec, targets.tolist()
 
@@ -81,8 +81,8 @@ def test_a_row_may_have_several_labels(values: list, names: list | None, classes
     if names is not None:
         table = table.cast_column("label", datasets.List(ClassLabel(names=names)))
     codec = LabelCodec.infer(table, "label", "multilabel")
-    found, faults = codec.encode(table)
-    assert (codec.kind, codec.coding.classes, codec.outputs, faults) == ("multilabel", classes, len(classes), [])
+    found, bad_rows = codec.encode(table)
+    assert (codec.kind, codec.coding.classes, codec.outputs, bad_rows) == ("multilabel", classes, len(classes), [])
     assert found.tolist() == targets
     assert found.dtype == torch.float32
 

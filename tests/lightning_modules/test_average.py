@@ -12,6 +12,7 @@ from filtune.lightning_modules import BackboneConfig, CheckpointError, OnlineMod
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
 from filtune.lightning_modules.optimization import WeightAverage
 from filtune.optimizers import SGD, Filtune
+from filtune.optimizers.likelihoods.gaussian import TargetScaling
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -123,6 +124,25 @@ def test_it_starts_anew_where_the_parameters_are_taken_back() -> None:
     with pytest.warns(UserWarning, match="restored to those of step 0"):
         module.restore_if_diverged(optimizer)
     assert module.average.state_dict() == {"count": 0, "mean": {}}
+
+
+def test_the_estimates_of_the_targets_are_restored_with_the_parameters() -> None:
+    module = OnlineModule(BackboneConfig(), SGD, on_divergence="rewind")
+    model, state = nn.Linear(2, 2), TargetScaling(1)
+    module.target_state = state
+    module.average = WeightAverage(model, 0)
+
+    class Diverged(SGD):
+        def check_divergence(self) -> str | None:
+            return "it diverged"
+
+    optimizer = Diverged(model.parameters())
+    module.watch.keep(optimizer, 0, module.target_state)
+    state.see_targets(torch.tensor([1e6]))
+    with pytest.warns(UserWarning, match="restored to those of step 0"):
+        module.restore_if_diverged(optimizer)
+    assert int(state.count) == 0
+    assert float(state.location) == 0
 
 
 def test_what_is_exported_is_the_mean(tmp_path: Path) -> None:

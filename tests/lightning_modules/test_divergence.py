@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from filtune.lightning_modules.monitoring import MOST_REWINDS, Watch
-from filtune.optimizers import EKF, SGD, AdamW, Categorical, LoKO, OnlineOptimizer
+from filtune.optimizers import EKF, SGD, AdamW, Categorical, Gaussian, LoKO, OnlineOptimizer
+from filtune.optimizers.likelihoods.gaussian import TargetScaling
 from torch import nn
 
 RULES: dict[str, Any] = {
@@ -50,6 +51,21 @@ def test_rewinding_restores_parameters_and_state_and_the_optimizer_goes_on(rule:
     watch.check(optimizer, 4)
     assert watch.rewinds == 1
     assert not all(torch.equal(a, b) for a, b in zip(everything(optimizer), good, strict=True))
+
+
+def test_rewinding_restores_the_estimates_that_follow_the_targets() -> None:
+    model, state = nn.Linear(5, 3), TargetScaling(1)
+    optimizer, watch = AdamW(model.parameters()), Watch("rewind")
+    state.see_targets(torch.tensor([1.0, 3.0]))
+    watch.keep(optimizer, 1, state)
+    good = {name: value.clone() for name, value in state.state_dict().items()}
+    state.see_targets(torch.tensor([1e6]))
+    state.see_residuals(Gaussian(torch.tensor([[1e15]]), state.value()).observe(torch.tensor([1.0])))
+    assert not all(torch.equal(value, good[name]) for name, value in state.state_dict().items())
+    step(optimizer, model, float("nan"))
+    with pytest.warns(UserWarning, match="restored to those of step 1 "):
+        assert watch.check(optimizer, 2, state)
+    assert all(torch.equal(value, good[name]) for name, value in state.state_dict().items())
 
 
 @pytest.mark.parametrize("rule", RULES)

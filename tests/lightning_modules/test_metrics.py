@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from filtune.lightning_modules.metrics import Matthews, MetricSet, Prequential, WindowedMean
+from filtune.lightning_modules.metrics import Matthews, MetricSet, Prequential, WindowedMean, build_metric
 from filtune.optimizers import Categorical, Gaussian
 from filtune.optimizers.likelihoods import likelihood_of
 from hypothesis import given
@@ -42,6 +42,13 @@ def test_matthews_is_zero_where_one_class_is_all_there_is(classes: int, pairs: l
     metric.update(torch.nn.functional.one_hot(predicted, classes).float(), target)
     # counts are exact in float32 here; a square root and a division are rounded
     assert float(metric.compute()) == pytest.approx(matthews_corrcoef(target, predicted), abs=1e-6)
+
+
+def test_a_run_has_the_corrected_correlation_and_likelihoods_name_torchmetrics_alone() -> None:
+    assert isinstance(build_metric("classification", 3, "matthews"), Matthews)
+    kinds = ("classification", "regression", "count", "multilabel")
+    paths = [metric.path for kind in kinds for metric in likelihood_of(kind).metrics(6).values()]
+    assert all(path.startswith("torchmetrics.") for path in paths)
 
 
 @pytest.mark.parametrize("classes", [2, 10])

@@ -38,6 +38,9 @@ def test_the_batch_of_all_processes_is_what_must_not_change() -> None:
     compare_configs(two, four, ranks=(2, 1))
     with pytest.raises(CheckpointError, match=r"batch_size \(checkpoint 4, now 2\)"):
         compare_configs(two, two, ranks=(2, 1))
+    compare_configs({}, {}, ranks=(3, 1))
+    assert two["data"]["init_args"] == {"batch_size": 2}
+    assert four["data"]["init_args"] == {"batch_size": 4}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The innovation covariance is factorised with as little jitter as it takes, and failure is told, not hidden."""
+"""The innovation covariance is factorised with as little jitter as it takes, and failure is reported."""
 
 from __future__ import annotations
 

@@ -28,7 +28,14 @@ from filtune.optimizers import (
 from filtune.optimizers.likelihoods import likelihood_of
 from filtune.optimizers.likelihoods.base import REGISTRY, Likelihood
 from filtune.optimizers.likelihoods.bernoulli import Bernoulli, labels_in
-from filtune.optimizers.likelihoods.gaussian import LEAST_NOISE, MEMORY, MOST_NOISE, PRIOR, TargetScaling
+from filtune.optimizers.likelihoods.gaussian import (
+    LEAST_NOISE,
+    MEMORY,
+    MOST_NOISE,
+    MOST_RESIDUAL,
+    PRIOR,
+    TargetScaling,
+)
 from filtune.optimizers.likelihoods.poisson import LogMean, Poisson
 from filtune.optimizers.likelihoods.tasks import Coding, StreamState
 from torch import Tensor, nn
@@ -176,6 +183,16 @@ def test_the_noise_is_the_mean_square_of_the_residuals() -> None:
     for residual, noise in ((0.0, LEAST_NOISE), (1.0, MOST_NOISE)):
         state.residual.fill_(residual)
         assert (float(state.value().variance), float(state.value().residual)) == (noise, residual)
+
+
+def test_one_diverged_prediction_does_not_ruin_the_noise() -> None:
+    state = TargetScaling(1)
+    state.see_targets(torch.tensor([0.0, 2.0]))
+    for _ in range(100):
+        state.see_residuals(Gaussian(torch.tensor([[0.3]]), state.value()).observe(torch.tensor([1.0])))
+    before = float(state.residual)
+    state.see_residuals(Gaussian(torch.tensor([[1e15]]), state.value()).observe(torch.tensor([1.0])))
+    assert before < float(state.residual) <= before + MOST_RESIDUAL / (PRIOR + 100)
 
 
 def test_the_log_mean_is_that_of_all_counts() -> None:

@@ -90,7 +90,8 @@ def exact(z: list[float], label: int, p0: float) -> tuple[list[float], list[floa
     """One step of the diagonal filter of three probabilities, in 1,000 digits: change of the logits, and variance.
 
     Two of the probabilities are observed, with the noise diag(y) - yy' of the two: the filter does not depend on
-    which, nor on the basis. At logits of +-1e3 probabilities of e^-2000 are told from zero, and R is still regular.
+    which, nor on the basis. At logits of +-1e3 probabilities of e^-2000 are distinguished from zero, and R is
+    still regular.
     """
     with localcontext() as context:
         context.prec = 1000

@@ -43,7 +43,7 @@ def as_saved_before(state: dict[str, Any], lofi: bool = False) -> dict[str, Any]
     ids=["loko", "loko logits", "buffered", "low-rank", "filtune"],
 )
 def test_a_checkpoint_in_old_names_goes_on(rule: Any, options: dict[str, Any], lofi: bool) -> None:
-    """To the bit; LoFi's, whose V D V' is computed anew, to rounding."""
+    """To the bit; LoFi's, whose V D V' is recomputed, to rounding."""
     model, twin, stream = mlp(3), mlp(3), labels(12, 2, 3)
     optimizer = rule(model.parameters(), dtype="float64", **options)
     drive(optimizer, model, Categorical, stream[:8])

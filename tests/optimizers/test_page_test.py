@@ -1,4 +1,4 @@
-"""Page's test of the predictions against chance, and the last layer learnt anew when it fires."""
+"""Page's test of a uniform predictor against the filter, and the head covariance reset when it detects drift."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import math
 
 import pytest
 import torch
-from filtune.optimizers import Categorical, Filtune, Gaussian
+from filtune.optimizers import EKF, Categorical, Filtune, Gaussian
 from filtune.optimizers.kalman.covariance.low_rank import LowRank
 from filtune.optimizers.kalman.filter import KalmanOptimizer
 from filtune.optimizers.kalman.monitors.page_test import KNOWN, LIMIT, MEMORY, MOST, last_layer, page, start, watch
+from filtune.optimizers.likelihoods.poisson import Poisson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.optimizers.models import Stream, drive, mlp, relative, rounding, values
+from tests.optimizers.models import Stream, drive, labels, mlp, relative, rounding, values
 from tests.optimizers.reference import flat
 
 
@@ -46,7 +47,7 @@ def test_where_the_predictions_are_right_a_false_alarm_is_rare(m: int) -> None:
     assert float(lengths.mean() + 3 * lengths.std() / runs**0.5) >= math.exp(h)
 
 
-def foretold(state: dict[str, Tensor], right: bool, B: int = 1) -> tuple[dict[str, Tensor], Tensor]:
+def predicted(state: dict[str, Tensor], right: bool, B: int = 1) -> tuple[dict[str, Tensor], Tensor]:
     """After a batch of which the filter was sure."""
     z = torch.tensor([[9.0, 0.0, 0.0]]).repeat(B, 1)
     return watch(state, Categorical(z).observe(torch.full((B,), 0 if right else 2)))
@@ -54,13 +55,13 @@ def foretold(state: dict[str, Tensor], right: bool, B: int = 1) -> tuple[dict[st
 
 def test_one_wrong_label_is_no_change_and_four_are() -> None:
     state = start(torch.zeros(()))
-    state, changed = foretold(state, True, MEMORY)
+    state, changed = predicted(state, True, MEMORY)
     assert not bool(changed)
     assert float(state["page"]) == 0
     assert bool(state["armed"])
     verdicts = []
     for _ in range(4):
-        state, changed = foretold(state, False)
+        state, changed = predicted(state, False)
         verdicts.append(bool(changed))
     assert verdicts == [False, False, False, True]
     assert [float(state[name]) for name in ("page", "known", "armed", "changes")] == [0, 0, 0, 1]
@@ -70,13 +71,13 @@ def test_one_wrong_label_is_no_change_and_four_are() -> None:
 def test_nothing_is_lost_where_nothing_was_known() -> None:
     """However wrong it is: at the start, and until as much is known again after a change."""
     state = start(torch.zeros(()))
-    state, changed = foretold(state, False, 10 * MEMORY)
+    state, changed = predicted(state, False, 10 * MEMORY)
     assert not bool(changed)
     assert float(state["page"]) == 0
-    state, _ = foretold(state, True, 10 * MEMORY)
-    state, changed = foretold(state, False, 4)
+    state, _ = predicted(state, True, 10 * MEMORY)
+    state, changed = predicted(state, False, 4)
     assert bool(changed)
-    state, changed = foretold(state, False, MEMORY)
+    state, changed = predicted(state, False, MEMORY)
     assert not bool(changed)
 
 
@@ -97,9 +98,13 @@ def test_what_is_not_a_number_says_nothing_and_values_have_no_chance() -> None:
     broken, changed = watch(state, Categorical(torch.full((2, 3), torch.nan)).observe(torch.tensor([0, 1])))
     assert not bool(changed)
     assert float(broken["page"]) == 0
-    unchanged, changed = watch(state, Gaussian(torch.zeros(2, 1)).observe(torch.ones(2)))
-    assert unchanged == state
-    assert not bool(changed)
+    for observation in (
+        Gaussian(torch.zeros(2, 1)).observe(torch.ones(2)),
+        Poisson(torch.zeros(2, 2)).observe(torch.ones(2, 2, dtype=torch.int64)),
+    ):
+        unchanged, changed = watch(state, observation)
+        assert unchanged == state
+        assert not bool(changed)
 
 
 def test_the_last_layer_is_the_last_matrix_and_what_follows() -> None:
@@ -136,7 +141,7 @@ def test_a_part_is_dropped_from_the_precision(seed: int, tail: int, when: bool) 
 
 
 def clusters(steps: int, seed: int, turn: int = 0) -> Stream:
-    """Three classes far apart, named anew by ``turn``."""
+    """Three classes far apart, renamed by ``turn``."""
     generator = torch.Generator().manual_seed(seed)
     centres = 3 * torch.eye(3, 5, dtype=torch.float64)
     names = [int(torch.randint(3, (), generator=generator)) for _ in range(steps)]
@@ -212,3 +217,8 @@ def test_what_cannot_be_is_refused() -> None:
         renewing(mlp(2), -1.0)
     with pytest.raises(ValueError, match="head_reset_scale needs covariance low_rank; got diagonal"):
         KalmanOptimizer(mlp(2).parameters(), 0.1, head_reset_scale=1.0)
+    model = mlp(2)
+    full = EKF(model.parameters(), covariance="full")
+    with pytest.raises(NotImplementedError, match="covariance full cannot reset a part of itself"):
+        full._covariance.reset(full.filter, torch.ones(2), torch.tensor(True))
+    drive(full, model, Categorical, labels(1, 1, 2))

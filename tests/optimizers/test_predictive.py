@@ -14,6 +14,7 @@ from filtune.optimizers.kalman.predictive import (
     update_log_weights,
 )
 from filtune.optimizers.likelihoods.categorical import difference_variance, predictive_probabilities
+from filtune.optimizers.likelihoods.poisson import Poisson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import jacrev
@@ -111,7 +112,7 @@ def test_the_filters_prediction_is_of_the_outputs_covariance_before_the_update(m
 def test_the_mixture_cannot_lose_to_the_softmax_by_more_than_the_logarithm_of_the_factors(
     m: int, B: int, seed: int
 ) -> None:
-    """Batches of any mean, covariance and classes, nothing discounted: within a batch its samples are foretold with
+    """Batches of any mean, covariance and classes, nothing discounted: within a batch its samples are predicted with
     the same weights, so that the sum over batches of the mixture's joint probabilities is what is bounded (B = 1: of
     the samples)."""
     generator = torch.Generator().manual_seed(seed)
@@ -157,3 +158,14 @@ def test_no_prediction_where_the_outputs_uncertainty_is_not_known() -> None:
     optimizer = Filtune(value.parameters())
     drive(optimizer, value, Gaussian, values(2, 1, 1))
     assert optimizer.predictive() is None
+
+
+def test_integer_targets_that_are_no_classes_are_not_tempered() -> None:
+    """Counts as integers, two outputs: the targets are no indices of classes, so no softmax may be weighed by them."""
+    model = mlp(2)
+    optimizer = Filtune(model.parameters(), rank=4, buffer_size=2, head_reset_scale=10.0, dtype="float64")
+    for x, _ in labels(5, 3, 2):
+        optimizer.step(lambda x=x: Poisson(model(x)).observe(torch.ones(len(x), 2, dtype=torch.int64)))
+    assert optimizer.predictive() is None
+    assert optimizer.tempering_log_weights() is None
+    assert int(optimizer.filter["changes"]) == 0

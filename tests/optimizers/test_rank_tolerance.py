@@ -19,6 +19,8 @@ import pytest
 import torch
 from filtune.optimizers import Categorical, LoKO
 from filtune.optimizers.kalman.filter import KalmanOptimizer
+from filtune.optimizers.kalman.noise.base import ObservationNoise
+from filtune.optimizers.kalman.noise.fixed import LikelihoodCovariance
 from torch import Tensor, nn
 from torch.func import jacrev
 
@@ -232,3 +234,20 @@ def test_float32_follows_float64() -> None:
         drive(optimizer, model, Categorical, labels(5, 2, 10))
         results.append(variances(optimizer))
     assert relative(*results) <= 1e-4
+
+
+def test_a_noise_of_ones_own_may_leave_out_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is that its covariance is the likelihood's, not its name."""
+    monkeypatch.setattr(ObservationNoise, "registry", dict(ObservationNoise.registry))
+
+    class Own(LikelihoodCovariance):
+        name = "own"
+
+    models = [confident(4, 1.0) for _ in range(2)]
+    for model, noise in zip(models, ("own", "softmax"), strict=True):
+        torch.manual_seed(0)  # the probe's signs
+        optimizer = KalmanOptimizer(model.parameters(), P0, noise=noise, rank_tolerance=0.1, covariance="diagonal")
+        drive(optimizer, model, Categorical, labels(3, 2, 4))
+    assert torch.equal(flat(models[0]), flat(models[1]))
+    with pytest.raises(ValueError, match="rank_tolerance needs noise softmax, own: .*; got identity"):
+        KalmanOptimizer(models[0].parameters(), P0, noise="identity", rank_tolerance=0.1)

@@ -1,4 +1,4 @@
-"""Classes told apart a few at a time: the directions, what is exact in them, and that all classes is the limit."""
+"""The k most probable classes are distinguished: the directions, what is exact in them, and all classes as a limit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from filtune.optimizers.kalman.filter import KalmanOptimizer
 from filtune.optimizers.kalman.monitors.nis import normalised_innovation_squared
 from filtune.optimizers.kalman.rows import RowSelection
 from filtune.optimizers.likelihoods.base import Innovation
-from filtune.optimizers.likelihoods.categorical import likely_contrasts
+from filtune.optimizers.likelihoods.categorical import top_k_contrasts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -40,7 +40,7 @@ def test_the_directions_are_orthonormal_and_hold_the_gradient(m: int, B: int, se
     z, y = drawn(m, B, seed, size)
     for likely in range(1, m - 1):
         p = z.softmax(1)
-        C = likely_contrasts(p, y, likely)
+        C = top_k_contrasts(p, y, likely)
         assert C.shape == (B, m, likely)
         rounding = 8 * m * 2**-52
         assert float((C.mT @ C - torch.eye(likely, dtype=C.dtype)).abs().max()) <= rounding
@@ -66,13 +66,13 @@ def test_the_precision_is_that_of_the_softmax_in_these_directions(m: int, B: int
     )
 
 
-def test_a_class_held_impossible_is_told_apart_where_it_comes() -> None:
+def test_a_class_held_impossible_is_distinguished_where_it_occurs() -> None:
     """Probabilities that underflow leave the directions finite."""
     z = torch.tensor([[0.0, -2000.0, -3000.0, -4000.0, -5000.0]])
-    C = likely_contrasts(z.softmax(1), torch.tensor([3]), 2)
+    C = top_k_contrasts(z.softmax(1), torch.tensor([3]), 2)
     assert bool(C.isfinite().all())
     assert relative(C.mT @ C, torch.eye(2).expand(1, 2, 2)) <= 1e-6
-    assert not bool(likely_contrasts(torch.full((1, 5), float("nan")), torch.tensor([0]), 2).isinf().any())
+    assert not bool(top_k_contrasts(torch.full((1, 5), float("nan")), torch.tensor([0]), 2).isinf().any())
 
 
 @pytest.mark.parametrize("likely", [3, 9])
@@ -96,7 +96,7 @@ def test_the_step_is_to_the_mode_within_these_directions(m: int, likely: int) ->
     optimizer = KalmanOptimizer(model.parameters(), 0.5, top_k=likely, **options)
     (x, y), before = labels(1, 1, m)[0], flat(model)
     z = model(x).detach()
-    C = likely_contrasts(z.softmax(1), y, likely)[0]
+    C = top_k_contrasts(z.softmax(1), y, likely)[0]
     drive(optimizer, model, Categorical, [(x, y)])
     moved = model(x).detach() - z
     # the model is linear in x and its biases, so that JPJ' = 0.5 (|x|^2 + 1) I
@@ -110,7 +110,7 @@ def test_the_step_is_to_the_mode_within_these_directions(m: int, likely: int) ->
 
 @pytest.mark.parametrize("rest", [0.05, 0.15])
 def test_the_innovation_is_no_larger_than_expected_on_average(rest: float) -> None:
-    """Over labels drawn from the prediction its mean is one; less, the fewer are told apart: their spans nest."""
+    """Over labels drawn from the prediction its mean is one; less, the fewer are distinguished: their spans nest."""
     p = torch.tensor([0.3, 0.3, rest, 0.4 - 2 * rest, rest], dtype=torch.float64)
     means = []
     for likely in (1, 2, 3, 0):
@@ -124,7 +124,7 @@ def test_the_innovation_is_no_larger_than_expected_on_average(rest: float) -> No
     assert 0 < means[0] < means[1] < means[2] < 1 + 1e-9
 
 
-def test_what_is_not_observed_is_not_foretold() -> None:
+def test_what_is_not_observed_is_not_predicted() -> None:
     model = linear(6)
     optimizer = Filtune(model.parameters(), top_k=2)
     drive(optimizer, model, Categorical, labels(5, 1, 6))

@@ -24,7 +24,7 @@ class Stretch(NamedTuple):
 
     @property
     def columns(self) -> slice:
-        """Its columns of the state."""
+        """Columns of the state that belong to the block."""
         return slice(self.start, self.start + self.blocks * self.size)
 
 

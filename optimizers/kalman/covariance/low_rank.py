@@ -244,13 +244,13 @@ class LowRank(Covariance):
 
 
 def _columns(rows: Tensor) -> Iterator[slice]:
-    """All columns, on a CPU in chunks whose temporaries stay in its cache."""
+    """Return all columns, on a CPU in chunks whose temporaries stay in its cache."""
     step = CHUNK if rows.device.type == "cpu" else max(rows.shape[1], 1)
     return (slice(start, start + step) for start in range(0, rows.shape[1], step))
 
 
 def _whitening(gram: Tensor) -> Tensor:
-    """T with T'T = (I + gram)^-1, float64."""
+    """Return T with T'T = (I + gram)^-1, float64."""
     identity = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
     factor = torch.linalg.cholesky_ex(identity + 0.5 * (gram + gram.mT).double()).L
     return torch.linalg.solve_triangular(factor, identity, upper=False)

@@ -38,11 +38,11 @@ class Monitor(Part, ABC):
         """Take note of prior variances (n,) that were set after the start."""
 
     def before(self, state: State, covariance: Covariance, observation: Observation) -> None:
-        """Look at a batch before its update."""
+        """Update the monitor by a batch before its update."""
 
     def after(self, state: State, innovation: Innovation, HPH: Tensor) -> None:
-        """Look at a batch whose update is known and not yet taken; HPH' (B*d, B*d) is that before it."""
+        """Update the monitor by a batch whose update is computed but not applied; HPH' (B*d, B*d) is that before it."""
 
     def stats(self, state: State, innovation: Innovation) -> dict[str, Tensor]:
-        """Return figures for the optimizer's ``stats``."""
+        """Return diagnostics for the optimizer's ``stats``."""
         return {}

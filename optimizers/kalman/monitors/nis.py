@@ -68,7 +68,7 @@ class NIS(Monitor):
 
 
 def acknowledge(state: State) -> Tensor:
-    """Return the alarm, (), and start the average anew where it is raised."""
+    """Return the alarm, (), and restart the average where it is raised."""
     alarm = state["alarm"]
     state["nis"] = torch.where(alarm, torch.ones_like(state["nis"]), state["nis"])
     return alarm

@@ -93,9 +93,9 @@ def page(g: Tensor, x: Tensor) -> Tensor:
 def watch(state: State, observation: Observation) -> tuple[State, Tensor]:
     """Return what a batch changes of the test's state, and whether drift is detected, ().
 
-    Targets that are real numbers have no uniform predictor, and never show drift.
+    Only a softmax over classes has the uniform predictor of this test; other likelihoods never show drift.
     """
-    if observation.target.is_floating_point():
+    if not observation.likelihood.is_softmax:
         return state, torch.zeros_like(state["page"], dtype=torch.bool)
     z = observation.outputs.detach().double()
     uniform = math.log(z.shape[1])

@@ -100,6 +100,7 @@ def test_a_checkpoint_in_the_names_of_earlier_releases_is_loaded() -> None:
     saved, weights = in_old_names(optimizer.state_dict()), copy.deepcopy(model.state_dict())
     state = saved["state"]["natural"]
     assert {"seen", "stacks", "others", "guarded", "nonfinite"} < state.keys()
+    assert {"lambda_trace", "gamma_trace"} < state["figures"].keys()
     assert {"M", "wide", "indefinite"} < state["stacks"]["0"]["Lambda"].keys()
     twin = with_norm(4)
     twin.load_state_dict(weights)
@@ -146,6 +147,7 @@ def test_a_value_that_is_not_finite_never_enters(kind: type, bad_step: int) -> N
         for name in ("a_factor", "g_factor"):
             assert all(t.isfinite().all() for t in group[name].values() if isinstance(t, Tensor))
     assert int(optimizer.stats["nonfinite_steps"]) == 1
+    assert "1 non-finite" in (optimizer.check_divergence() or "")
     assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
 
@@ -303,7 +305,7 @@ def test_stats_are_there_without_waiting_for_the_device() -> None:
     optimizer = RENG(model.parameters()).attach(model)
     assert optimizer.stats == {}
     take(optimizer, model, labels(2, 2, 3))
-    expected = {"grad_norm", "update_norm", "kl", "kl_scale", "damping", "lambda_trace", "gamma_trace", "residual"}
+    expected = {"grad_norm", "update_norm", "kl", "kl_scale", "damping", "a_factor_trace", "g_factor_trace", "residual"}
     assert expected | {"inverse_failures", "damping_clamped", "nonfinite_steps"} == set(optimizer.stats)
     assert all(isinstance(value, Tensor) and value.dim() == 0 for value in optimizer.stats.values())
     assert float(optimizer.stats["kl"]) <= 1e-3 * (1 + rounding(100, dtype=torch.float32))
@@ -368,3 +370,31 @@ def test_a_part_is_selected_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None
     assert isinstance(NGD(mlp(2).parameters(), inverse_method="twofold").inverse_method, Twofold)
     with pytest.raises(ValueError, match="^NGD: inverse_method must be one of cholesky, .*twofold; got 'twofolds'"):
         NGD(mlp(2).parameters(), inverse_method="twofolds")
+
+
+def test_a_part_gets_the_options_it_declares(monkeypatch: pytest.MonkeyPatch) -> None:
+    for family in (DampingSchedule, UnsupportedParams):
+        monkeypatch.setattr(family, "registry", dict(family.registry))
+
+    class Halving(DampingSchedule):
+        name = "halving"
+
+        def __init__(self, optimizer: str, rho: float, *, kl_clip: float = 1.0) -> None:
+            super().__init__(optimizer, rho)
+            self.kl_clip = kl_clip
+
+    class Ignore(UnsupportedParams):
+        name = "ignore"
+
+    options = {"damping_schedule": "halving", "unsupported_params": "ignore", "kl_clip": 0.5}
+    optimizer = NGD(mlp(2).parameters(), **options)
+    assert optimizer.schedule.kl_clip == 0.5
+    assert isinstance(optimizer.unsupported, Ignore)
+    assert {name: set(part.options()) for name, part in DampingSchedule.registry.items()} == {
+        "none": set(), "loss": {"phi"}, "ratio": {"phi"}, "halving": {"kl_clip"}
+    }  # fmt: skip
+    assert {name: set(part.options()) for name, part in UnsupportedParams.registry.items()} == {
+        "adamw": {"fallback_lr"}, "freeze": set(), "refuse": set(), "ignore": set()
+    }  # fmt: skip
+    assert NGD(mlp(2).parameters(), phi=0.5).schedule.phi == 0.5
+    assert NGD(mlp(2).parameters(), fallback_lr=0.25).unsupported.lr == 0.25
