@@ -231,10 +231,6 @@ def posterior_section(path: Path) -> list[str]:
     return parts
 
 
-def _posterior_title(metric: str) -> str:
-    return POSTERIOR.get(metric, f"{metric}, detected (%)")
-
-
 def _view_title(view: str) -> str:
     """The name of a kind of probabilities, of earlier releases too."""
     return view.replace("moderated", "posterior predictive").replace("in full", "untempered")
