@@ -48,7 +48,7 @@ class GridPoint(NamedTuple):
         if self.state != "1e6":
             names += ["filtune", "neuron"]
         if self.state != "1e6" and self.outputs > 2:  # two classes are a row anyway
-            names += ["filtune-likely"]
+            names += ["filtune-top-k"]
         if self.state == "1e4" and self.outputs < 100:
             names += ["tensor", "full"]
         return names

@@ -44,7 +44,7 @@ OPTIMIZERS: dict[str, Callable[[Any], OnlineOptimizer]] = {
     "adagrad": AdaGrad,
     "sgd": SGD,
     "filtune": Filtune,
-    "filtune-likely": lambda params: Filtune(params, top_k=3),
+    "filtune-top-k": lambda params: Filtune(params, top_k=3),
     "loko": LoKO,
     "loko-logits": lambda params: LoKO(params, observation="logits"),
     "r-kalman": RKalman,

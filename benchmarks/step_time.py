@@ -2,7 +2,7 @@
 
 How they are compared is described in :mod:`benchmarks.timing`, what the floor is in :mod:`benchmarks.methods`.
 
-    python -m benchmarks.step_time --model minilm --outputs 2 --output docs/results/step_time_minilm_2.json
+    python -m benchmarks.step_time --model minilm --outputs 2 --output docs/results/step_time.json
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 r"""The filter's posterior against the softmax: calibration, selective prediction, out-of-distribution detection.
 
-Judges the runs that ``filtune reproduce`` has left: those of the study's method, and of its tuned rival, by
+Judges the runs that ``filtune reproduce`` has left: those of the study's method, and of its tuned baseline, by
 
 * the softmax of either,
-* the method's probabilities averaged over its posterior, as wide as the stream has taught it to take that
-  ("moderated"), and as wide as it is ("in full"), and
+* the method's posterior predictive probabilities, with the covariance tempered as the stream has shown to predict best
+  ("posterior predictive"), and as it is ("untempered"), and
 * the variance of its outputs, mean over the pairs of classes ("variance"), for out-of-distribution detection.
 
 Out of distribution are, for images, the same ones rotated by 90 degrees and uniform noise; for texts, the
 sentences of another task.
 
     python -m benchmarks.uncertainty configs/studies/win_stream.yaml --root runs/reproduce --columns mnist sst2 \
-      --output docs/results/win/uncertainty.json
+      --output docs/results/win_uncertainty.json
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torchvision.transforms.v2.functional import rotate
 
-from benchmarks.papers.common import plus_minus, show, spread, told
+from benchmarks.papers.common import plus_minus, report_errors, show, spread
 from benchmarks.timing import describe_environment
 
 Sample = dict[str, Any]
@@ -62,7 +62,7 @@ def other_kinds(samples: list[Sample], run: Restored, seed: int) -> dict[str, li
     top = 256 if first.dtype == torch.uint8 else float(max(sample["image"].max() for sample in samples))
     noise = [(torch.rand(first.shape, generator=generator) * top).to(first.dtype) for _ in samples]
     return {
-        "turned by 90 degrees": [{**sample, "image": rotate(sample["image"], 90.0)} for sample in samples],
+        "rotated by 90 degrees": [{**sample, "image": rotate(sample["image"], 90.0)} for sample in samples],
         "uniform noise": [{**sample, "image": image} for sample, image in zip(samples, noise, strict=True)],
     }
 
@@ -120,7 +120,7 @@ def views(prediction: Prediction) -> dict[str, Tensor]:
     found, averaged = {"softmax": z.softmax(1)}, prediction.predictive
     if C is None or averaged is None:
         return found
-    return {**found, "moderated": averaged, "in full": predictive_probabilities(z, C)}
+    return {**found, "posterior predictive": averaged, "untempered": predictive_probabilities(z, C)}
 
 
 def judge(run: Restored, samples: list[Sample], seed: int) -> dict[str, dict[str, float]]:
@@ -157,7 +157,7 @@ def runs_of(method: Method, root: Path) -> Iterator[tuple[int, Restored]]:
         yield seed, restore(found[-1])
 
 
-def held_out(run: Restored, samples: int) -> list[Sample]:
+def validation_samples(run: Restored, samples: int) -> list[Sample]:
     """Return validation samples of the run's own data."""
     data: StreamDataModule = run.data()
     data.setup()
@@ -173,7 +173,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("study", help="a study with a comparison, such as configs/studies/win_stream.yaml")
     parser.add_argument("--root", type=Path, default=Path("runs/reproduce"), help="where its runs are")
     parser.add_argument("--columns", nargs="+", default=["mnist", "sst2"], help="streams (default: mnist sst2)")
-    parser.add_argument("--rival", default="AdamW", help="the rival beside the method (default: AdamW)")
+    parser.add_argument("--baseline", default="AdamW", help="the baseline beside the method (default: AdamW)")
     parser.add_argument("--samples", type=int, default=1000, help="most validation samples (default: 1000)")
     parser.add_argument("--output", type=Path, help="path of the JSON")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -183,14 +183,14 @@ def main(args: list[str] | None = None) -> None:
     streams = {stream.name: stream for stream in compare_streams(table, Archive([options.root], [table]))}
     results: dict[str, Any] = {}
     for column in options.columns:
-        if column not in streams or options.rival not in streams[column].comparisons:
-            raise ValueError(f"--columns {column}: no runs of both the method and {options.rival} on this stream")
-        entrants = {table.raw["comparison"]["method"]: streams[column].method}
-        entrants[options.rival] = streams[column].comparisons[options.rival].baseline
+        if column not in streams or options.baseline not in streams[column].comparisons:
+            raise ValueError(f"--columns {column}: no runs of both the method and {options.baseline} on this stream")
+        methods = {table.raw["comparison"]["method"]: streams[column].method}
+        methods[options.baseline] = streams[column].comparisons[options.baseline].baseline
         gathered: dict[str, dict[str, list[float]]] = {}
-        for name, entrant in entrants.items():
-            for seed, run in track(list(runs_of(entrant, options.root)), description=f"{column}, {name}"):
-                for view, figures in judge(run, held_out(run, options.samples), seed).items():
+        for name, method in methods.items():
+            for seed, run in track(list(runs_of(method, options.root)), description=f"{column}, {name}"):
+                for view, figures in judge(run, validation_samples(run, options.samples), seed).items():
                     for figure, number in figures.items():
                         gathered.setdefault(f"{name}, {view}", {}).setdefault(figure, []).append(number)
         results[column] = {view: {f: spread(v) for f, v in figures.items()} for view, figures in gathered.items()}
@@ -209,4 +209,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    told(main)
+    report_errors(main)

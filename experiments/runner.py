@@ -87,32 +87,32 @@ class Runner:
         progress = Progress(*columns, console=self.console, refresh_per_second=2)
         with ThreadPoolExecutor(self.workers) as pool, progress as bar:
             task = bar.add_task("", total=1.0)
-            begun: dict[str, float] = {}
-            pending = {pool.submit(self._one, job, begun): job for job in jobs}
+            started: dict[str, float] = {}
+            pending = {pool.submit(self._one, job, started): job for job in jobs}
             total = len(pending)
             try:
                 while pending:
                     finished, _ = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
                     for future in finished:
                         self._settle(future, pending.pop(future), outcome)
-                    self._show(bar, task, list(pending.values()), begun, total)
+                    self._show(bar, task, list(pending.values()), started, total)
             except BaseException as error:
                 self._stop(pending)
                 if isinstance(error, KeyboardInterrupt):
                     self.console.print("stopped; the same command goes on where it was")
                 raise
 
-    def _one(self, job: Job, begun: dict[str, float]) -> dict[str, Any]:
+    def _one(self, job: Job, started: dict[str, float]) -> dict[str, Any]:
         if self._stopped:
             raise RunError("stopped")
-        begun[job.key] = time.monotonic()
+        started[job.key] = time.monotonic()
 
-        def started(process: subprocess.Popen) -> None:
+        def register(process: subprocess.Popen) -> None:
             self._processes[job.key] = process
             if self._stopped:
                 process.terminate()
 
-        return run(job, self.store, self.threads, started)
+        return run(job, self.store, self.threads, register)
 
     def _settle(self, future: Future, job: Job, outcome: Outcome) -> None:
         try:
@@ -131,16 +131,16 @@ class Runner:
         if record["status"] == "diverged":
             self.console.print(f"{job.label}: diverged ({record['reason']})", highlight=False, soft_wrap=True)
 
-    def _show(self, bar: Progress, task: Any, left: list[Job], begun: dict[str, float], total: int) -> None:
+    def _show(self, bar: Progress, task: Any, left: list[Job], started: dict[str, float], total: int) -> None:
         """Update the bar with the time that unfinished runs take, spread over the workers."""
         now, remaining, running = time.monotonic(), 0.0, []
         known = True
         for job in left:
             seconds = self.estimator.seconds(job.config, job.task, job.backbone)
             known = known and seconds is not None
-            spent = now - begun[job.key] if job.key in begun else 0.0
+            spent = now - started[job.key] if job.key in started else 0.0
             remaining += max((seconds or 0.0) - spent, 0.05 * (seconds or 0.0))
-            if job.key in begun:
+            if job.key in started:
                 running.append(job.label)
         words = (
             f"{total - len(left)} of {total} runs, {format_duration(remaining / self.workers) if known else '?'} left"

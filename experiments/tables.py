@@ -50,7 +50,7 @@ class Row:
         by_column: Options that differ from column to column: by dotted key, one value a column.
         grid: Options that are tried out, by dotted key; the best counts.
         columns: The columns that the row has; none for all.
-        published: Mean and deviation of each column, as printed; none in a row of ours.
+        published: Mean and deviation of each column, exactly as in the paper; none in a row of ours.
     """
 
     name: str

@@ -85,11 +85,11 @@ class Rows:
             raise ValueError(f"--input: {source} has no rows")
         self.inputs, place = module.inputs, module.place(split)
         self._reader: Callable[[int], Any] = module.reader(self.table, place)
-        faults = module.input_faults(self.table)
+        bad_rows = module.input_faults(self.table)
         if self.key == "image":
-            faults = [fault for fault in map(self._reader.fault, range(len(self.table))) if fault]  # type: ignore
-        self.bad = len(module.reject(place, faults))
-        self.kept = np.setdiff1d(np.arange(len(self.table)), [fault.row for fault in faults]).astype(np.int64)
+            bad_rows = [bad for bad in map(self._reader.fault, range(len(self.table))) if bad]  # type: ignore
+        self.bad = len(module.reject(place, bad_rows))
+        self.kept = np.setdiff1d(np.arange(len(self.table)), [bad.row for bad in bad_rows]).astype(np.int64)
         if not len(self.kept):
             raise ValueError(f"--input: {source} has no row that can be read; correct it")
 

@@ -58,13 +58,13 @@ class Prediction:
     Attributes:
         likelihood: Of the outputs, (B, m).
         covariance: C, (B, m, m).
-        evidence: Log weights of ``SCALES`` times C by how well each predicted the stream, (K,); None where that is
-            not known, and C is taken as it is.
+        tempering_log_weights: Log weights of ``SCALES`` times C by how well each predicted the stream, (K,); None
+            where that is not known, and C is taken as it is.
     """
 
     likelihood: Likelihood
     covariance: Tensor | None = None
-    evidence: Tensor | None = None
+    tempering_log_weights: Tensor | None = None
 
     @property
     def outputs(self) -> Tensor:
@@ -76,9 +76,9 @@ class Prediction:
         """Posterior predictive mean, such as probabilities, (B, m); None without a covariance."""
         if self.covariance is None:
             return None
-        if self.evidence is None:
+        if self.tempering_log_weights is None:
             return self.likelihood.predictive(self.covariance)
-        weights = self.evidence.softmax(0)
+        weights = self.tempering_log_weights.softmax(0)
         means = (self.likelihood.predictive(factor * self.covariance) for factor in SCALES)
         return torch.stack([weight * mean for weight, mean in zip(weights, means, strict=True)]).sum(0)
 
@@ -88,7 +88,7 @@ class Prediction:
         parts = list(parts)
         outputs, covariances = zip(*((part.outputs, part.covariance) for part in parts), strict=True)
         covariance = None if covariances[0] is None else torch.cat(covariances)
-        return cls(parts[0].likelihood.at(torch.cat(outputs)), covariance, parts[0].evidence)
+        return cls(parts[0].likelihood.at(torch.cat(outputs)), covariance, parts[0].tempering_log_weights)
 
 
 class Predictor:
@@ -105,13 +105,13 @@ class Predictor:
         self.backbone = run.backbone.to(self.device)
         self.has_covariance = issubclass(run.optimizer_class, KalmanOptimizer)
         self.covariance: OutputCovariance | None = None
-        self.evidence: Tensor | None = None
+        self.tempering_log_weights: Tensor | None = None
         if self.has_covariance and uncertainty:
             optimizer = run.optimizer()
             assert isinstance(optimizer, KalmanOptimizer)
             self.covariance = OutputCovariance(optimizer, self.backbone)
-            evidence = optimizer.tempering_log_weights()
-            self.evidence = None if evidence is None else evidence.float().cpu()
+            log_weights = optimizer.tempering_log_weights()
+            self.tempering_log_weights = None if log_weights is None else log_weights.float().cpu()
 
     def batch_size(self, asked: int) -> int:
         """Return the batch size, bounded where the Jacobian would not fit or padding would cost more than it gains."""
@@ -128,7 +128,7 @@ class Predictor:
             outputs = self.backbone(self.backbone.preprocess(batch))
             covariance = self.covariance(outputs) if self.covariance else None
         covariance = None if covariance is None else covariance.float().cpu()
-        return Prediction(self.run.likelihood(outputs.detach().float().cpu()), covariance, self.evidence)
+        return Prediction(self.run.likelihood(outputs.detach().float().cpu()), covariance, self.tempering_log_weights)
 
 
 def columns(prediction: Prediction, run: Restored) -> dict[str, list[Any]]:

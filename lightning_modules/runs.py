@@ -12,7 +12,7 @@ LAST = "last.ckpt"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, corrupt, foreign, or contradicts the run that wants to continue it."""
+    """A checkpoint is missing, corrupt, foreign, or contradicts the run that continues it."""
 
 
 @dataclass

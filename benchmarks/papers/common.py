@@ -38,7 +38,7 @@ EXPLAINED = (ValueError, OSError, FloatingPointError, ImportError)
 """User errors, reported in one line."""
 
 
-def told(main: Callable[[], None]) -> None:
+def report_errors(main: Callable[[], None]) -> None:
     """Run an experiment; report user errors in one line."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

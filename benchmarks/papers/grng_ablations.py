@@ -194,4 +194,4 @@ def cells(figure: dict[str, Any], digits: int) -> str:
 
 
 if __name__ == "__main__":
-    common.told(main)
+    common.report_errors(main)

@@ -62,4 +62,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    common.told(main)
+    common.report_errors(main)

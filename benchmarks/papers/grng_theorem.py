@@ -70,9 +70,9 @@ def claims(step: Step, C: float, start: float, radius: float) -> dict[str, bool]
             step["outputs_change_truncated"],
         ),
         "|(2)| <= C|e|": (step["term_2"], C * e),
-        "|(3)| <= (1 + rho kappa)|e|^2, as printed": (step["term_3"], (1 + kappa) * e**2),
+        "|(3)| <= (1 + rho kappa)|e|^2, as in the paper": (step["term_3"], (1 + kappa) * e**2),
         "|(3)| <= rho kappa |e|^3": (step["term_3"], kappa * e**3),
-        "|(4)| <= C (1 + rho kappa)|e|^2, as printed": (step["term_4"], C * (1 + kappa) * e**2),
+        "|(4)| <= C (1 + rho kappa)|e|^2, as in the paper": (step["term_4"], C * (1 + kappa) * e**2),
         "|(4)| <= C rho kappa |e|^3": (step["term_4"], C * kappa * e**3),
         **{f"{name} bound": (step["next"], bound) for name, bound in bounds(step, C, start).items()},
     }
@@ -202,4 +202,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    common.told(main)
+    common.report_errors(main)

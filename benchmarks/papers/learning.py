@@ -186,7 +186,7 @@ def run(problem: Problem, rule: Rule, seed: int) -> dict[str, Any]:
 
 def settings(problem: Problem, rule: Rule, seed: int) -> dict[str, Any]:
     """What a run depends on; what came to be settable later is named only where it differs from its default."""
-    told = {"optimizer": rule.name, "arguments": rule.arguments, "seed": seed}
+    varied = {"optimizer": rule.name, "arguments": rule.arguments, "seed": seed}
     later = {"batch_size": 1, "backbone_args": {}, "warmup": 0}
-    every = {**asdict(problem), **told, "warmup": rule.warmup}
+    every = {**asdict(problem), **varied, "warmup": rule.warmup}
     return {name: value for name, value in every.items() if name not in later or value != later[name]}

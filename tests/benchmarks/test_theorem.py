@@ -140,15 +140,15 @@ def test_the_printed_steps_of_the_proof_that_do_not_hold() -> None:
     # 1 - t < 1 / (1 + t): the truncated inverse moves the outputs by less, not by more
     net = linear(0)
     (step,) = follow(net, 1e-4, 1)
-    told = claims(step, 0.0, two_layer.least(net), two_layer.radius(net))
-    assert not told["|yhat_{k+1} - yhat_k| <= the same with the inverse truncated"]
+    found = claims(step, 0.0, two_layer.least(net), two_layer.radius(net))
+    assert not found["|yhat_{k+1} - yhat_k| <= the same with the inverse truncated"]
     # both sides of a bound must scale alike: |(3)| is of degree three in the error
     net = two_layer.digits(8, 64, 0)
     large = replace(net, y=1e4 * net.y)
     (step,) = follow(large, 1.0, 1)
-    told = claims(step, 1.0, two_layer.least(large), two_layer.radius(large))
-    assert not told["|(3)| <= (1 + rho kappa)|e|^2, as printed"]
-    assert told["|(3)| <= rho kappa |e|^3"]
+    found = claims(step, 1.0, two_layer.least(large), two_layer.radius(large))
+    assert not found["|(3)| <= (1 + rho kappa)|e|^2, as in the paper"]
+    assert found["|(3)| <= rho kappa |e|^3"]
 
 
 @given(seed=seeds)

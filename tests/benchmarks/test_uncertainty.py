@@ -69,12 +69,18 @@ def test_runs_are_judged_and_the_figures_kept(
     uncertainty.main([str(study), "--root", str(root), "--columns", "digits", "--output", str(output)])
     kept = json.loads(output.read_text())
     found = kept["columns"]["digits"]
-    assert list(found) == ["ours, softmax", "ours, moderated", "ours, in full", "ours, variance", "AdamW, softmax"]
-    assert set(found["ours, variance"]) == {"turned by 90 degrees", "uniform noise"}
-    for view in ("ours, softmax", "ours, moderated", "ours, in full", "AdamW, softmax"):
+    assert list(found) == [
+        "ours, softmax",
+        "ours, posterior predictive",
+        "ours, untempered",
+        "ours, variance",
+        "AdamW, softmax",
+    ]
+    assert set(found["ours, variance"]) == {"rotated by 90 degrees", "uniform noise"}
+    for view in ("ours, softmax", "ours, posterior predictive", "ours, untempered", "AdamW, softmax"):
         assert {"accuracy", "nll", "brier", "ece", "aurc", "accuracy_at_80"} <= set(found[view])
-        assert all(0 <= found[view][kind]["mean"] <= 100 for kind in ("turned by 90 degrees", "uniform noise"))
-    assert found["ours, moderated"]["nll"]["mean"] != found["ours, softmax"]["nll"]["mean"]
+        assert all(0 <= found[view][kind]["mean"] <= 100 for kind in ("rotated by 90 degrees", "uniform noise"))
+    assert found["ours, posterior predictive"]["nll"]["mean"] != found["ours, softmax"]["nll"]["mean"]
     assert {"versions", "commit", "device"} <= set(kept["environment"])
     assert "accuracy_at_80" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--columns mnist: no runs of both the method and AdamW"):

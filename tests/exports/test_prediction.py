@@ -46,26 +46,26 @@ def test_several_classes() -> None:
 
 
 def test_the_stream_decides_how_wide_the_covariance_is_taken() -> None:
-    """No word of it: as wide as it is; all evidence for no width at all: the softmax."""
+    """No word of it: as wide as it is; all weight on no width at all: the softmax."""
     outputs, C = torch.tensor([[0.0, 1.0, 3.0]]), torch.diag(torch.tensor([1.0, 4.0, 9.0]))[None]
     softmax = -1e3 * (torch.arange(len(SCALES)) > 0)
     assert Prediction(Categorical(outputs)).predictive is None
-    for evidence, expected in ((None, predictive_probabilities(outputs, C)), (softmax, outputs.softmax(1))):
-        found = Prediction(Categorical(outputs), C, evidence).predictive
+    for log_weights, expected in ((None, predictive_probabilities(outputs, C)), (softmax, outputs.softmax(1))):
+        found = Prediction(Categorical(outputs), C, log_weights).predictive
         assert found is not None
         torch.testing.assert_close(found, expected)
-    evidence = torch.arange(len(SCALES)).float()
-    found = Prediction(Categorical(outputs), C, evidence).predictive
-    torch.testing.assert_close(found, tempered_predictive(outputs, C, evidence))
+    log_weights = torch.arange(len(SCALES)).float()
+    found = Prediction(Categorical(outputs), C, log_weights).predictive
+    torch.testing.assert_close(found, tempered_predictive(outputs, C, log_weights))
 
 
 def test_batches_are_joined_in_order() -> None:
-    evidence = torch.arange(len(SCALES)).float()
+    log_weights = torch.arange(len(SCALES)).float()
     parts = [
-        Prediction(Gaussian(torch.full((n, 2), float(n))), torch.full((n, 2, 2), float(n)), evidence) for n in (2, 1)
+        Prediction(Gaussian(torch.full((n, 2), float(n))), torch.full((n, 2, 2), float(n)), log_weights) for n in (2, 1)
     ]
     joined = Prediction.join(parts)
-    assert joined.evidence is evidence
+    assert joined.tempering_log_weights is log_weights
     assert joined.outputs[:, 0].tolist() == [2, 2, 1]
     assert joined.covariance is not None
     assert joined.covariance.shape == (3, 2, 2)
