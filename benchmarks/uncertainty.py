@@ -1,6 +1,6 @@
 r"""The filter's posterior against the softmax: calibration, selective prediction, out-of-distribution detection.
 
-Judges the runs that ``filtune reproduce`` has left: those of the study's method, and of its tuned baseline, by
+Evaluates runs of ``filtune reproduce``: those of the study's method, and of its tuned baseline, by
 
 * the softmax of either,
 * the method's posterior predictive probabilities, with the covariance tempered as the stream has shown to predict best
@@ -123,7 +123,7 @@ def views(prediction: Prediction) -> dict[str, Tensor]:
     return {**found, "posterior predictive": averaged, "untempered": predictive_probabilities(z, C)}
 
 
-def judge(run: Restored, samples: list[Sample], seed: int) -> dict[str, dict[str, float]]:
+def evaluate(run: Restored, samples: list[Sample], seed: int) -> dict[str, dict[str, float]]:
     """Return all figures of a run, by view."""
     predictor = Predictor(run)
     inside = predict_samples(predictor, samples)
@@ -190,7 +190,7 @@ def main(args: list[str] | None = None) -> None:
         gathered: dict[str, dict[str, list[float]]] = {}
         for name, method in methods.items():
             for seed, run in track(list(runs_of(method, options.root)), description=f"{column}, {name}"):
-                for view, figures in judge(run, validation_samples(run, options.samples), seed).items():
+                for view, figures in evaluate(run, validation_samples(run, options.samples), seed).items():
                     for figure, number in figures.items():
                         gathered.setdefault(f"{name}, {view}", {}).setdefault(figure, []).append(number)
         results[column] = {view: {f: spread(v) for f, v in figures.items()} for view, figures in gathered.items()}

@@ -49,7 +49,7 @@ class Runner:
     """Runs jobs, several at a time.
 
     Args:
-        store: Where records and run folders lie.
+        store: Where records and run folders are.
         workers: Runs at a time.
         threads: Threads of each.
         console: Where progress is printed.

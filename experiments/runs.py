@@ -51,7 +51,7 @@ class Job:
         task: Name of a file of configs/task.
         backbone: Name of a file of configs/backbone.
         label: Its name in messages.
-        folders: Where hub ids lie on this machine.
+        folders: Folders of hub ids on this machine.
     """
 
     key: str
@@ -78,7 +78,7 @@ def run(job: Job, store: Store, threads: int, started: Started = lambda process:
 
     Args:
         job: What to run.
-        store: Where records and run folders lie.
+        store: Where records and run folders are.
         threads: Threads of the process.
         started: Is handed the process.
 

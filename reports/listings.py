@@ -63,7 +63,7 @@ class Listing:
     Attributes:
         slug: Its name in files and addresses.
         title: What was run.
-        note: Where it lies, and the like.
+        note: Its folder, and the like.
         metric: What it is sorted by.
         entries: The configurations, the best first.
         figures: Drawn later.

@@ -86,7 +86,11 @@ class Targets:
 
     def _judge(self, stream: StreamResult, comparison: Comparison) -> list[TargetResult]:
         target, rule = self.wanted[comparison.name], self.rules.get(stream.name)
-        found = (_ahead(comparison, target), _sooner(comparison, target), _recovered(stream, comparison, target, rule))
+        found = (
+            _ahead(comparison, target),
+            _converges_faster(comparison, target),
+            _recovered(stream, comparison, target, rule),
+        )
         return [result for result in found if result]
 
 
@@ -98,7 +102,7 @@ def _ahead(comparison: Comparison, target: Target) -> TargetResult | None:
     return TargetResult(words, _missed(wanted - float(np.mean(comparison.differences))))
 
 
-def _sooner(comparison: Comparison, target: Target) -> TargetResult | None:
+def _converges_faster(comparison: Comparison, target: Target) -> TargetResult | None:
     shares = list(comparison.speed.values())
     if "share" not in target or not shares:
         return None

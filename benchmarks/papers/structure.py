@@ -27,7 +27,7 @@ def correlation(P: Tensor) -> Tensor:
 
 
 def outside(M: Tensor, blocks: Tensor | None = None) -> float:
-    """Share of the squared Frobenius norm of M that lies outside the blocks, or off the diagonal where there are none.
+    """Share of the squared Frobenius norm of M outside the blocks, or off the diagonal where there are none.
 
     Zero for a block-diagonal matrix.
     """

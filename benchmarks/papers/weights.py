@@ -15,7 +15,7 @@ WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def initialise(model: nn.Module, name: str) -> None:
-    """Draw all weights anew from torch's global generator, and set biases to zero.
+    """Draw all weights from torch's global generator, and set biases to zero.
 
     Args:
         model: A network without normalisation layers.

@@ -88,6 +88,22 @@ def test_a_record_is_not_that_of_a_run_with_another_default(tmp_path: Path) -> N
     assert store.read(key)["config"]["data"]["init_args"]["p0"] == 0.7
 
 
+def test_a_cell_is_run_again_after_a_default_has_changed(copied, capsys) -> None:
+    table, root = copied
+    (cell,) = [cell for cell in cells(load_table(table)) if cell.name == "loko/digits"]
+    store = Store(root)
+    old = store.read(cell.key(0))
+    old["config"]["optimizer"]["init_args"]["p0"] = 0.7  # as if that had been the default then
+    store.write(old)
+    assert reproduce.main([table, "--root", str(root), "--threads", "1"]) == 0
+    assert "3 runs, 2 of them made before" in capsys.readouterr().out
+    was = run_key(old["config"], 0)
+    assert Store(root).read(was)["config"] == old["config"]
+    assert store.runs(was).is_dir()
+    assert store.read(cell.key(0))["config"]["optimizer"]["init_args"]["p0"] != 0.7
+    assert any(store.runs(cell.key(0)).rglob("summary.json"))
+
+
 def test_a_record_in_todays_names_is_found_by_its_name(copied) -> None:
     table, root = copied
     (cell,) = [cell for cell in cells(load_table(table)) if cell.name == "loko/digits"]
