@@ -22,6 +22,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -55,26 +56,41 @@ class Store:
 
     def path(self, key: str) -> Path:
         """Return the path of the record with a key."""
-        return self.root / "records" / f"{key}.json"
+        return self.root / "records" / f"{self._name(key)}.json"
 
     def runs(self, key: str) -> Path:
         """Return the folder of a run, with a folder for each attempt that could not be continued."""
-        return self.root / "runs" / key
+        return self.root / "runs" / self._name(key)
+
+    def _name(self, key: str) -> str:
+        """Return the name under which a run is kept: its key, with a number where an older record has that name.
+
+        A key leaves out the defaults. Where one has changed since, the record of that name is of another run; it stays
+        as it is.
+        """
+        for name in chain([key], (f"{key}~{n}" for n in count(2))):
+            record = self._read_file(self.root / "records" / f"{name}.json")
+            if record is None or _key_today(record) == key:
+                return name
+        raise AssertionError
 
     def read(self, key: str) -> Record | None:
         """Return the record of a run, translated to today's names; None where there is none that can be read.
 
         A record is that of a run whose key its configuration has today, for the configuration says what the defaults
         were. Thus a record is not taken for that of a run with another default, and those of earlier releases and of
-        packed studies in the root are found. ``record["key"]`` is always the name under which the record is kept.
+        packed studies in the root are found. ``record["key"]`` is the key that the record was written with.
         """
-        record = self._read_file(self.path(key))
-        return record if record and _key_today(record) == key else self._read_older().get(key)
+        return self._read_file(self.path(key)) or self._read_older().get(key)
 
     def _read_file(self, path: Path) -> Record | None:
         try:
             record = json.loads(path.read_text())
-            if record["format"] == FORMAT and record["key"] == path.stem and {"config", "seed"} <= record.keys():
+            if (
+                record["format"] == FORMAT
+                and record["key"] == path.stem.partition("~")[0]
+                and {"config", "seed"} <= record.keys()
+            ):
                 return translate_record(record)
         except FileNotFoundError:
             return None
@@ -94,23 +110,6 @@ class Store:
             found.sort(key=lambda record: record["times"].get("finished_at") or "")
             self._older = {_key_today(record): record for record in found}
         return self._older
-
-    def make_room(self, key: str) -> None:
-        """Rename a record and its run folder whose configuration has another key today: a default has changed since.
-
-        They are kept under the key that they have today, so that a new run can have this one.
-        """
-        record = self._read_file(self.path(key))
-        today = key if record is None else _key_today(record)
-        if today == key:
-            return
-        if not self.path(today).exists():
-            write_json(self.path(today), {**json.loads(self.path(key).read_text()), "key": today})
-        self.path(key).unlink()
-        if self.runs(key).exists():
-            free = not self.runs(today).exists()
-            self.runs(key).rename(self.runs(today if free else f"{today}-{key}"))
-        self._older = None
 
     def write(self, record: Record) -> None:
         """Write a record."""

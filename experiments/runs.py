@@ -85,7 +85,6 @@ def run(job: Job, store: Store, threads: int, started: Started = lambda process:
     Raises:
         RunError: If it fails for another reason than divergence.
     """
-    store.make_room(job.key)
     folder = store.runs(job.key)
     done = sorted(folder.rglob("summary.json"), key=lambda path: path.stat().st_mtime)
     reason = None
