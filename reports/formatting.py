@@ -109,6 +109,16 @@ def format_published(sample: MeanStd, metric: str) -> str:
     return f"{mean}{deviation}"
 
 
+def format_difference(value: float, metric: str) -> str:
+    """Return a difference with its sign."""
+    return f"{MINUS if value < 0 else '+'}{format_metric(abs(value), metric)}"
+
+
+def format_p(p: float | None) -> str:
+    """Return a p-value."""
+    return DASH if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
 def scale_words(scale: dict[str, Any], replaced: list[str]) -> str:
     """Return what was changed against the paper, such as ``MiniLM for RoBERTa-base, 2,000 samples``.
 

@@ -180,6 +180,11 @@ class Section:
         top = (min if leaf.lower else max)(numbers.values())
         return {name for name, number in numbers.items() if number == top}
 
+    def ordered(self) -> list[Leaf]:
+        """Return the columns whose order can be compared."""
+        compared = {winner.leaf for winner in self.winners} | {leaf for _, leaf in self.claims}
+        return [leaf for leaf in self.leaves if leaf.key in compared]
+
     def winner(self, leaf: Leaf) -> Winner | None:
         """Return the best of a column, where there is one to compare."""
         return next((winner for winner in self.winners if winner.leaf == leaf.key), None)

@@ -71,7 +71,8 @@ def test_reproduce_runs_both_rounds_and_keeps_what_was_run(
     study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def made_up(job: Any, store: Store, *_: Any) -> dict[str, Any]:
-        found = record(job.key, job.seed, {"online_accuracy": 90.0 if "0.01" in job.label else 80.0})
+        score = 90.0 if "0.01" in job.label else 80.0
+        found = record(job.key, job.seed, {"online_accuracy": score}, config=job.config)
         store.write(found)
         return found
 
