@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from .composition import Config, assign, compose, grid_points, lookup, point_name, suggest
+from .composition import Config, assign, compose, grid_points, lookup, point_name
 from .estimate import run_size
 from .keys import run_key
+from .suggestions import suggest
 from .tables import Column, Row, Table
 
 SeedPlan = dict[str, list[int]]

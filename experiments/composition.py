@@ -18,9 +18,7 @@ from typing import Any
 
 import yaml
 
-from .suggestions import nearest, suggest
-
-__all__ = ["suggest"]
+from .suggestions import nearest
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 """The configurations that ship with filtune."""
@@ -313,7 +311,7 @@ def parse_value(text: str) -> Any:
         value = yaml.safe_load(text) if text else text
     except (yaml.YAMLError, ValueError):  # such as a date of the 13th month: then it is text
         return text
-    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+    return parse_number(value)
 
 
 def parse_options(pairs: Sequence[str], option: str) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from .composition import CONFIGS, suggest
+from .composition import CONFIGS
+from .suggestions import suggest
 
 PAPERS = CONFIGS / "papers"
 """One file a table or figure, one folder a paper."""

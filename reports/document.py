@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filtune.experiments.archive import Archive, Pool, packed_studies, shipped_table, source_tables
-from filtune.experiments.composition import suggest
 from filtune.experiments.estimate import format_duration
 from filtune.experiments.records import Record
+from filtune.experiments.suggestions import suggest
 from filtune.experiments.tables import Table, table_names
 
 from . import formatting
