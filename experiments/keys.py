@@ -28,7 +28,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from filtune.lightning_modules.defaults import ABSENT, held_dataclass, import_class, parameter_defaults
-from filtune.lightning_modules.legacy import translate, translate_optimizer
+from filtune.lightning_modules.legacy import translate
 
 from .composition import Config, parse_number
 
@@ -89,7 +89,7 @@ def complete(config: Config) -> Config:
     new = translate(config)
     for section in ("data", "optimizer"):
         if isinstance(new.get(section), dict):
-            new[section] = _complete(new[section], None, section == "optimizer")
+            new[section] = _complete(new[section], None)
     for section in ("model", "trainer"):
         if isinstance(new.get(section), dict):
             options = _section_options(section) or {}
@@ -98,14 +98,14 @@ def complete(config: Config) -> Config:
     return new
 
 
-def _complete(value: Any, holds: type | None, is_optimizer: bool = False) -> Any:
+def _complete(value: Any, holds: type | None) -> Any:
     """Return a value with the defaults of the class that it names or of the dataclass that it describes."""
     if isinstance(value, list):
         return [_complete(item, holds) for item in value]
     if not isinstance(value, dict):
         return value
     if isinstance(value.get("class_path"), str):
-        options = _class_options(value["class_path"], is_optimizer)
+        options = _class_options(value["class_path"])
         given = _complete_options(value.get("init_args") or {}, options)
         return {**value, "init_args": {**_defaults(options), **given}}
     if holds is None:
@@ -120,8 +120,7 @@ def _complete_options(values: Config, options: dict[str, Argument]) -> Config:
 def _section_options(section: str) -> dict[str, Argument] | None:
     """Options of the sections whose class is fixed; None for those that name their class."""
     if section == "model":
-        found = _options(import_class("filtune.OnlineModule"))
-        return {name: found[old] for name, old in _renamed(section, found)}
+        return _options(import_class("filtune.OnlineModule"))
     if section == "trainer":
         from lightning.pytorch import Trainer
 
@@ -130,19 +129,10 @@ def _section_options(section: str) -> dict[str, Argument] | None:
     return None
 
 
-def _renamed(section: str, options: dict[str, Argument]) -> list[tuple[str, str]]:
-    """Today's and the class's own name of each option of a section."""
-    return [(next(iter(translate({section: {name: None}})[section])), name) for name in options]
-
-
 @cache
-def _class_options(path: str, is_optimizer: bool = False) -> dict[str, Argument]:
+def _class_options(path: str) -> dict[str, Argument]:
     """Options of a class by its path; none of a class that cannot be imported, which then has no known default."""
-    found = _options(import_class(path))
-    if not is_optimizer:
-        return found
-    defaults = translate_optimizer({name: option.default for name, option in found.items()})
-    return {name: Argument(default, found[name].holds if name in found else None) for name, default in defaults.items()}
+    return _options(import_class(path))
 
 
 @cache
@@ -208,7 +198,7 @@ def _canonical_class(value: Config) -> Config:
     cls = import_class(path)
     own = cls is not None and cls.__module__.partition(".")[0] == "filtune"
     is_optimizer = cls is not None and ".optimizers." in f"{cls.__module__}."
-    options, given = _class_options(path, is_optimizer), value.get("init_args") or {}
+    options, given = _class_options(path), value.get("init_args") or {}
     kept = _differing(_lift_parts(given, options) if is_optimizer else given, options)
     return {"class_path": f"filtune.{cls.__name__}" if own and cls else path, **({"init_args": kept} if kept else {})}
 
