@@ -24,11 +24,13 @@ class RunConfig:
         save_interval: Steps between two checkpoints.
         baselines: Optimizers, by class or by name or path of a configuration, that are then trained on the same stream;
             a table compares the results.
+        resume_changed: Resume from a checkpoint although the data or the settings have changed since it was written.
     """
 
     root: str = "runs"
     save_interval: int = 200
     baselines: list[str] = field(default_factory=list)
+    resume_changed: bool = False
 
 
 @dataclass(frozen=True)
