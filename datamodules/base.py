@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from .fingerprint import stream_fingerprint
 from .loader import StreamLoader, permutation
 from .samples import DataError, Subset, collate
 from .task import Task
@@ -72,6 +74,7 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         self._val: Subset | None = None
         self._loader: StreamLoader | None = None
         self._restored: dict[str, int] | None = None
+        self._fingerprint: dict[str, str | int] | None = None
 
     @property
     def label(self) -> str:
@@ -170,6 +173,20 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         """Rows of the split that the stream is of, good and bad, and validation samples."""
         assert self._train is not None, "call setup() first"
         return {"train_rows": len(self._train.samples), "val_rows": 0 if self._val is None else len(self._val.rows)}
+
+    def fingerprint(self) -> dict[str, str | int]:
+        """Return hashes of the content of the stream, after ``setup()``: see :func:`stream_fingerprint`.
+
+        Image files are read but not decoded, once.
+        """
+        if self._fingerprint is None:
+            changes = self.stream_changes()
+            self._fingerprint = stream_fingerprint(self.part, self.validation, self.task.classes, changes)
+        return dict(self._fingerprint)
+
+    def stream_changes(self) -> Iterable[Any]:
+        """Return what happens to the samples beyond their content, for the fingerprint."""
+        return ()
 
     @property
     def _ranks(self) -> tuple[int, int]:
