@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .atomic import atomic_write, explained_if_full
 from .defaults import with_defaults
-from .integrity import DamagedFile, check_archive, seal_archive
+from .integrity import check_archive, seal_archive
 from .legacy import translate, translate_checkpoint
 from .runs import CheckpointError
 
@@ -68,7 +68,7 @@ class AtomicCheckpointIO(CheckpointIO):
         """Read a checkpoint; the entry ``filtune`` of an earlier release is returned in today's names.
 
         Raises:
-            CheckpointError: If the file is missing, damaged, incomplete, or holds anything but tensors and plain values.
+            CheckpointError: If the file is missing, damaged, incomplete, or holds more than tensors and values.
         """
         if not Path(path).is_file():
             raise CheckpointError(f"ckpt_path: there is no checkpoint {path}")

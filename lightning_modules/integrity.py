@@ -41,8 +41,10 @@ def seal_archive(file: IO[bytes]) -> None:
     if record[:4] != _END_OF_DIRECTORY or record[20:] != b"\0\0":
         raise ValueError("the archive has a comment already")
     file.seek(end + 20)
-    file.write(struct.pack("<H", _COMMENT))
-    file.write(_MARK + _digest(file, end + 22 + len(_MARK)))
+    file.write(struct.pack("<H", _COMMENT) + _MARK)
+    digest = _digest(file, file.tell())
+    file.seek(0, 2)
+    file.write(digest)
 
 
 def check_archive(path: Path) -> None:

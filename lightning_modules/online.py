@@ -66,10 +66,12 @@ class OnlineModule(pl.LightningModule):
         self.watch, self.checksum_every = Watch(on_divergence), checksum_every
         self.weight_averaging = weight_averaging
         self.run_config: dict[str, Any] = {}
+        self.timer = StepTimer(self.device)
         self.clock: Callable[[], float] = lambda: 0.0
         self.seconds_before = 0.0
         self.last_validation: dict[str, float] = {}
         self.target_state: StreamState | None = None
+        self.is_restoring = False
         self._built = False
         self._advised = False
 
@@ -94,7 +96,7 @@ class OnlineModule(pl.LightningModule):
         self.validation_loss = MeanMetric()
         self.average = WeightAverage(self.backbone, self.weight_averaging)
         self.fingerprint = frozen_fingerprint(self.backbone)
-        fingerprint = getattr(self.trainer.datamodule, "fingerprint", None)
+        fingerprint = getattr(self.trainer.datamodule, "fingerprint", None) if stage == "fit" else None
         self.data_fingerprint: dict[str, Any] | None = fingerprint() if fingerprint is not None else None
         self._built = True
 
@@ -133,6 +135,7 @@ class OnlineModule(pl.LightningModule):
         self.online.update(prediction, self.optimizers(use_pl_optimizer=False).predictive(), score=known)
         if not self.schedule.constant:
             self.lr_schedulers().step()
+        self.is_restoring = False  # its state has served for a step
         if self.global_step % self.checksum_every == 0:
             self.check_ranks()
         if self.global_step % self.trainer.log_every_n_steps == 0:
@@ -242,6 +245,7 @@ class OnlineModule(pl.LightningModule):
         Raises:
             CheckpointError: Naming what differs.
         """
+        self.is_restoring = True
         if "filtune" not in checkpoint:
             raise CheckpointError("ckpt_path: the file is not a checkpoint of filtune")
         saved = translate_checkpoint(checkpoint["filtune"])
