@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentError
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
@@ -38,13 +37,13 @@ from filtune.lightning_modules.resume import (
 from filtune.lightning_modules.runs import (
     CONFIG,
     LAST,
-    CheckpointError,
     RunConfig,
     RunName,
     find_run,
     last_folder,
     new_folder,
     resumed_folder,
+    unreadable,
 )
 from filtune.optimizers import OnlineOptimizer
 
@@ -282,17 +281,11 @@ class FiltuneCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except (KeyError, IndexError, TypeError, AttributeError, AssertionError, RuntimeError, ValueError) as error:
-            foreign = isinstance(error, torch.OutOfMemoryError) or other_process_lost(error) or reason_full(error)
-            if not self.model.is_restoring or foreign or str(self._ckpt_path) in str(error):
+            restoring = self.model.restoring
+            foreign = restoring == "" or other_process_lost(error) or reason_full(error)
+            if foreign or (restoring == "used" and isinstance(error, RuntimeError | ValueError)):
                 raise
-            known = isinstance(error, CheckpointError)
-            reason = str(error) if known else f"{type(error).__name__}: {condensed(str(error))}"
-            raise CheckpointError(
-                f"{reason} ({self._ckpt_path})"
-                if known
-                else f"ckpt_path: {self._ckpt_path} cannot be restored, it is incomplete, damaged or of another run "
-                f"({reason}); take another checkpoint, or start a new run without --ckpt_path"
-            ) from error
+            raise unreadable(error, str(self._ckpt_path)) from error
 
 
 def fit(args: list[str]) -> None:

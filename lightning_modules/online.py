@@ -40,6 +40,10 @@ class OnlineModule(pl.LightningModule):
         on_divergence: ``stop`` with an error when the optimizer diverges, or ``rewind`` parameters and state to the
             last checkpoint's and go on with the samples that follow.
         checksum_every: Steps between two checks that all processes hold the same parameters, where there are several.
+
+    Attributes:
+        restoring: ``read`` while a checkpoint is restored, ``used`` during the first step after it, else empty: an
+            error is then the checkpoint's.
     """
 
     def __init__(
@@ -71,7 +75,7 @@ class OnlineModule(pl.LightningModule):
         self.seconds_before = 0.0
         self.last_validation: dict[str, float] = {}
         self.target_state: StreamState | None = None
-        self.is_restoring = False
+        self.restoring: Literal["", "read", "used"] = ""
         self._built = False
         self._advised = False
 
@@ -111,6 +115,7 @@ class OnlineModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Start the clock, disable dropout and running batch statistics, and check that all processes start alike."""
+        self.restoring = self.restoring and "used"
         self.timer = StepTimer(self.device)
         self.backbone.eval()
         self.watch.keep(self.optimizers(use_pl_optimizer=False), self.global_step, self.target_state)
@@ -135,7 +140,7 @@ class OnlineModule(pl.LightningModule):
         self.online.update(prediction, self.optimizers(use_pl_optimizer=False).predictive(), score=known)
         if not self.schedule.constant:
             self.lr_schedulers().step()
-        self.is_restoring = False  # its state has served for a step
+        self.restoring = ""
         if self.global_step % self.checksum_every == 0:
             self.check_ranks()
         if self.global_step % self.trainer.log_every_n_steps == 0:
@@ -245,7 +250,7 @@ class OnlineModule(pl.LightningModule):
         Raises:
             CheckpointError: Naming what differs.
         """
-        self.is_restoring = True
+        self.restoring = "read"
         if "filtune" not in checkpoint:
             raise CheckpointError("ckpt_path: the file is not a checkpoint of filtune")
         saved = translate_checkpoint(checkpoint["filtune"])

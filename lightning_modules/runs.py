@@ -19,6 +19,17 @@ class CheckpointError(ValueError):
     """A checkpoint is missing, corrupt, foreign, or contradicts the run that continues it."""
 
 
+def unreadable(error: Exception, path: str) -> CheckpointError:
+    """Return the error of a checkpoint that cannot be restored, in one line with its path."""
+    if isinstance(error, CheckpointError):
+        return error if path in str(error) else CheckpointError(f"{error} ({path})")
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return CheckpointError(
+        f"ckpt_path: {path} cannot be restored, it is incomplete, damaged or of another run ({reason}); take another "
+        "checkpoint, or start a new run without --ckpt_path"
+    )
+
+
 @dataclass
 class RunConfig:
     """Folder, checkpoint interval and baselines of a run.
