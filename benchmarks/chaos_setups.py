@@ -84,7 +84,6 @@ _TABLE: dict[str, Any] = {
     "columns": [{"name": "digits", "title": "Digits, LeNet-5", "task": "digits", "backbone": "lenet5"}],
     "rows": [
         {"name": "loko", "title": "LoKO", "optimizer": "loko", "published": [[80.0, 1.0]]},
-        {"name": "adamw", "title": "AdamW", "optimizer": "adamw_1e-3"},
     ],
 }
 
