@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from filtune.datamodules import StreamDataModule, Task
+from filtune.experiments.composition import load_yaml
 from filtune.lightning_modules import Backbone, BackboneConfig, build_backbone
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, compare_names, frozen_fingerprint
 from filtune.lightning_modules.legacy import translate
@@ -202,10 +202,10 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"--config: the configuration {path} is not there; name the run's config.yaml by --config")
     try:
-        config = yaml.safe_load(path.read_text())
+        config = load_yaml(path, f"--config {path}")[1]
         missing = [key for key in ("model", "optimizer", "data") if not isinstance(config.get(key), dict)]
         missing += [] if missing or "backbone" in config["model"] else ["model.backbone"]
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+    except AttributeError as error:
         raise ValueError(f"--config: {path} is not a run's configuration") from error
     if missing:
         raise ValueError(f"--config: {path} is not a run's configuration; it has no {missing[0]}")

@@ -18,12 +18,14 @@ from filtune.experiments.classes import classes, find_class, public_path
 from filtune.experiments.composition import (
     CONFIGS,
     Config,
+    DuplicateKeyError,
     add_part,
     find_config,
     lookup,
     merge_over,
     notice,
     parse_value,
+    read_yaml,
 )
 from filtune.experiments.suggestions import suggest
 from filtune.lightning_modules.legacy import has_renamed_options, translate_key, translate_optimizer
@@ -107,6 +109,7 @@ def read_line(args: Iterable[str]) -> CommandLine:
         config = add_part(config, part)
     left = []
     for option in options:
+        _check_mapping(option)
         section = _named_section(option.key)
         if section:
             config = choose_class(config, section, option.value or "")
@@ -116,6 +119,15 @@ def read_line(args: Iterable[str]) -> CommandLine:
         if isinstance(path := lookup(config, f"{section}.class_path"), str):
             config[section]["class_path"] = public_path(find_class(section, path))
     return replace(line, config=config, options=_current_options(left, config))
+
+
+def _check_mapping(option: Given) -> None:
+    """Refuse an option whose value is a mapping with a key twice."""
+    if "{" in (option.value or ""):
+        try:
+            parse_value(option.value or "")
+        except ValueError as error:
+            raise ValueError(f"--{option.key}={error}") from None
 
 
 def _named_section(key: str) -> str | None:
@@ -137,9 +149,10 @@ def choose_class(config: Config, section: str, name: str, option: str = "") -> C
     """
     if name.lstrip().startswith("{"):
         try:
-            content = yaml.safe_load(name)
-        except yaml.YAMLError:
-            raise ValueError(f"{option or f'--{section}'} {name}: is not YAML; write {{class_path: NAME}}") from None
+            content = read_yaml(name)
+        except yaml.YAMLError as error:
+            problem = error.problem if isinstance(error, DuplicateKeyError) else "is not YAML; write {class_path: NAME}"
+            raise ValueError(f"{option or f'--{section}'} {name}: {problem}") from None
         return merge_over(config, {section: content}) if isinstance(content, dict) else config
     if name not in classes(section) and (path := _configuration(section, name)):
         return add_part(config, path, kind=FOLDERS[section])
@@ -175,6 +188,8 @@ def _current_options(options: list[Given], config: Config) -> list[Given]:
         key = option.key.replace(".init_args.", ".", 1)
         renamed = key if key.startswith("optimizer.") else translate_key(key)
         if renamed != key:
+            if any(other.key == renamed for other in options):
+                raise ValueError(f"--{key} and --{renamed} are one option under two names; leave --{key} out")
             notice(f"--{key} is renamed to --{renamed}")
         found.append(replace(option, key=renamed))
     if not has_renamed_options(lookup(config, "optimizer.class_path")):
