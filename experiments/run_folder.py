@@ -10,7 +10,7 @@ from typing import Any
 
 from filtune.lightning_modules.legacy import translate, translate_figure
 
-from .composition import load_yaml
+from .yaml_loader import load_yaml
 
 Scalars = tuple[list[int], list[float]]
 """Steps and values of a logged scalar."""

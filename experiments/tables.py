@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .composition import CONFIGS, load_yaml
+from .composition import CONFIGS
 from .suggestions import suggest
+from .yaml_loader import load_yaml
 
 PAPERS = CONFIGS / "papers"
 """One file a table or figure, one folder a paper."""

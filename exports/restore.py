@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from filtune.datamodules import StreamDataModule, Task
-from filtune.experiments.composition import load_yaml
+from filtune.experiments.yaml_loader import load_yaml
 from filtune.lightning_modules import Backbone, BackboneConfig, build_backbone
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, compare_names, frozen_fingerprint
 from filtune.lightning_modules.legacy import translate

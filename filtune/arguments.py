@@ -15,19 +15,9 @@ from typing import Any
 import yaml
 
 from filtune.experiments.classes import classes, find_class, public_path
-from filtune.experiments.composition import (
-    CONFIGS,
-    Config,
-    DuplicateKeyError,
-    add_part,
-    find_config,
-    lookup,
-    merge_over,
-    notice,
-    parse_value,
-    read_yaml,
-)
+from filtune.experiments.composition import CONFIGS, Config, add_part, find_config, lookup, merge_over, notice
 from filtune.experiments.suggestions import suggest
+from filtune.experiments.yaml_loader import DuplicateKeyError, parse_value, read_yaml
 from filtune.lightning_modules.legacy import has_renamed_options, translate_key, translate_optimizer
 
 FOLDERS = {"optimizer": "optimizer", "data": "task"}

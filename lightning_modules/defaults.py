@@ -42,19 +42,9 @@ def parameter_defaults(cls: type) -> dict[str, tuple[Any, Any]]:
         hints, own = _hints(cls), [f for f in fields(cls) if f.init]
         made = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in own}
         return {name: (ABSENT if value is MISSING else value, hints.get(name)) for name, value in made.items()}
-    found: dict[str, tuple[Any, Any]] = {}
-    for base in cls.__mro__:
-        init = vars(base).get("__init__")
-        if init is None or base is object:
-            continue
-        hints = _hints(init)
-        parameters = list(inspect.signature(init).parameters.values())[1:]
-        for parameter in parameters:
-            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                found.setdefault(parameter.name, (parameter.default, hints.get(parameter.name)))
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            break
-    return found
+    from filtune.optimizers.parts import constructor_parameters
+
+    return {name: (option.default, option.annotation) for name, option in constructor_parameters(cls).items()}
 
 
 def held_dataclass(hint: Any) -> type | None:
@@ -74,10 +64,10 @@ def import_class(path: str) -> type | None:
     return found if isinstance(found, type) else None
 
 
-def _hints(source: Any) -> dict[str, Any]:
-    """Return the annotations of a class or function, by name."""
+def _hints(cls: type) -> dict[str, Any]:
+    """Return the annotations of a dataclass, by name."""
     try:
-        return get_type_hints(source)
+        return get_type_hints(cls)
     except Exception:  # of a user's class: a name that exists for type checkers alone
         return {}
 

@@ -37,10 +37,29 @@ def backbone_classes() -> tuple[type[Backbone], ...]:
 
 
 def find_backbone(config: BackboneConfig, task: Task) -> type[Backbone]:
-    """Return the class that takes this name: one of the user's own by its dotted path, else one of this folder.
+    """Return the class that takes this name, for a task.
 
     Raises:
         ValueError: If no class takes the name, or the one that does is of another modality than the task.
+    """
+    found = backbone_of(config, task.modality)
+    if found.modality != task.modality:
+        raise ValueError(
+            f"model.backbone.name: {config.name!r} takes {found.modality}s, but the task {task.name} has "
+            f"{task.modality}s; choose another configs/backbone"
+        )
+    return found
+
+
+def backbone_of(config: BackboneConfig, modality: str | None) -> type[Backbone]:
+    """Return the class that takes this name: one of the user's own by its dotted path, else one of this folder.
+
+    Args:
+        config: The options; ``name`` and ``library`` count.
+        modality: The task's input, by which one of several libraries is chosen; None where it is not known.
+
+    Raises:
+        ValueError: If no class takes the name.
     """
     found = import_backbone(config.name) if config.library == "auto" else None
     if found is None:
@@ -53,12 +72,7 @@ def find_backbone(config: BackboneConfig, task: Task) -> type[Backbone]:
             names = ", ".join(name for cls in known for name in cls.names)
             raise ValueError(f"model.backbone.name: there is no built-in backbone {config.name!r}; built in is {names}")
         # a name of its own comes before a library that takes any, and of these the one for the task's input
-        found = min(takers, key=lambda cls: (cls.library != "builtin", cls.modality != task.modality))
-    if found.modality != task.modality:
-        raise ValueError(
-            f"model.backbone.name: {config.name!r} takes {found.modality}s, but the task {task.name} has "
-            f"{task.modality}s; choose another configs/backbone"
-        )
+        found = min(takers, key=lambda cls: (cls.library != "builtin", cls.modality != modality))
     return found
 
 

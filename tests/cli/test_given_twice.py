@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from filtune.experiments.composition import compose, parse_value
+from filtune.experiments.composition import compose
 from filtune.experiments.tables import load_table
+from filtune.experiments.yaml_loader import parse_value
 from filtune.lightning_modules.legacy import translate, translate_optimizer
 
 from filtune.arguments import read_line
