@@ -57,7 +57,16 @@ class Schema:
             }
             return sorted({name.partition(".")[0] for name in self.hints} | self.hints.keys() | below)
         same = [name for name in self.hints if name.startswith(f"{section}.")]
-        return same or sorted(self.hints)
+        return same or self._known_of_similar(line, section, rest)
+
+    def _known_of_similar(self, line: CommandLine, section: str, rest: str) -> list[str]:
+        """Return the candidates for a key whose section does not exist: the same key of a section of a similar name."""
+        sections = {*FOLDERS, *(name.partition(".")[0] for name in self.hints if "." in name)}
+        found = []
+        for similar in nearest(section, sections):
+            key = f"{similar}.{rest}"
+            found += [key] if (known := self.known(line, key)) is None else [n for n in known if n != similar]
+        return found or sorted(self.hints)
 
     def _inside(self, prefix: str, rest: list[str]) -> list[str] | None:
         """Return the keys of a group of options if the rest of the key is none of them."""

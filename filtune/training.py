@@ -255,10 +255,10 @@ class _ParserOnly(FiltuneCLI):
         raise _Built(self._subcommand_parsers[self.command])
 
 
-def option_names(command: str) -> list[str]:
-    """Return the options of ``fit`` or ``validate`` that do not depend on a class."""
+def option_types(command: str) -> dict[str, Any]:
+    """Return the types of the options of ``fit`` or ``validate`` that do not depend on a class, by dotted key."""
     try:
         _ParserOnly([command])
     except _Built as built:
-        return [f"--{key}" for key in Schema(built.parser, command).hints]
+        return Schema(built.parser, command).hints
     raise AssertionError
