@@ -96,7 +96,7 @@ def write_card(
     method = run.architecture.adapter
     kind = "The whole model" if whole else f"A PEFT adapter ({method}) with the head"
     merged = f", with its adapter ({method}) merged into the weights" if whole and method else ""
-    lines += [f"{kind}{merged}, trained with {run.optimizer_class.__name__} of filtune.", ""]
+    lines += [f"{kind}{merged}, trained with {run.optimizer_name} of filtune.", ""]
     lines += [f"- Base: `{name}`{'' if run.architecture.pretrained else ' with random weights'}"]
     if base is not None and base != name:
         lines += ["- The base's frozen weights are nowhere else; they are in `base/`"]

@@ -19,6 +19,7 @@ from filtune.experiments.composition import CONFIGS, Config, add_part, find_conf
 from filtune.experiments.suggestions import suggest
 from filtune.experiments.yaml_loader import DuplicateKeyError, parse_value, read_yaml
 from filtune.lightning_modules.legacy import has_renamed_options, translate_key, translate_optimizer
+from filtune.lightning_modules.trust import OwnClasses, named_classes
 
 FOLDERS = {"optimizer": "optimizer", "data": "task"}
 """Folder of configs/ with the configurations that ``--optimizer`` and ``--data`` accept."""
@@ -52,11 +53,13 @@ class CommandLine:
         config: The configurations, merged, and the classes that the line names.
         options: The other options, in their order.
         parts: The files that were merged.
+        own: Class paths from elsewhere than filtune that may be imported; None for any.
     """
 
     config: Config = field(default_factory=dict)
     options: list[Given] = field(default_factory=list)
     parts: list[Path] = field(default_factory=list)
+    own: OwnClasses = None
 
 
 def split(args: Iterable[str]) -> tuple[list[str], list[Given]]:
@@ -86,14 +89,21 @@ def split(args: Iterable[str]) -> tuple[list[str], list[Given]]:
     return configs, options
 
 
-def read_line(args: Iterable[str]) -> CommandLine:
+def read_line(args: Iterable[str], own: OwnClasses = None) -> CommandLine:
     """Merge the configurations of a command line in their order, wherever they stand, and the classes that it names.
+
+    Args:
+        args: The command line after the command.
+        own: Class paths from elsewhere than filtune that configurations may name, beside those that the line names; by
+            default any.
 
     Raises:
         ValueError: Naming what does not exist or cannot be read.
+        ForeignClassError: If a configuration names a class that it may not name.
     """
     configs, options = split(args)
-    line = CommandLine(parts=[find_config(name) for name in configs])
+    own = None if own is None else {*own, *_named_on_line(options)}
+    line = CommandLine(parts=[find_config(name) for name in configs], own=own)
     config: Config = {}
     for part in line.parts:
         config = add_part(config, part)
@@ -107,7 +117,7 @@ def read_line(args: Iterable[str]) -> CommandLine:
             left.append(option)
     for section in FOLDERS:
         if isinstance(path := lookup(config, f"{section}.class_path"), str):
-            config[section]["class_path"] = public_path(find_class(section, path))
+            config[section]["class_path"] = public_path(find_class(section, path, f"{section}.class_path", own))
     return replace(line, config=config, options=_current_options(left, config))
 
 
@@ -118,6 +128,15 @@ def _check_mapping(option: Given) -> None:
             parse_value(option.value or "")
         except ValueError as error:
             raise ValueError(f"--{option.key}={error}") from None
+
+
+def _named_on_line(options: Iterable[Given]) -> set[str]:
+    """Return the class paths that the options of a command line name."""
+    found = set()
+    for option in options:
+        value = parse_value(option.value or "") if "{" in (option.value or "") else option.value
+        found |= {str(path) for _, path in named_classes(value)} | ({value} if isinstance(value, str) else set())
+    return found
 
 
 def _named_section(key: str) -> str | None:

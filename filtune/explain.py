@@ -157,7 +157,8 @@ def check(line: CommandLine, schema: Schema) -> None:
         ValueError: Naming the first that does not, with similar names.
     """
     help_of = f"see filtune {schema.command} --help"
-    sections = sorted({name.partition(".")[0] for name in schema.hints} | {*FOLDERS, "model", "trainer"})
+    sections = {name.partition(".")[0] for name in schema.hints} | {*FOLDERS, "model", "trainer"}
+    sections -= {"config", "help", "print_config"}  # of the command line alone
     for key in line.config:
         if key not in sections:
             raise ValueError(f"{key}: no such option{_origin(line, key)}; {suggest(key, sections, help_of)}")

@@ -7,6 +7,7 @@ lacks the options that were added since, and a short configuration lacks all tha
 from __future__ import annotations
 
 import inspect
+import sys
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from typing import Any, get_args, get_type_hints
@@ -21,7 +22,7 @@ def with_defaults(config: Options, model: type | None = None) -> Options:
 
     Args:
         config: A configuration in today's names; ``optimizer``, ``data`` and what they contain are given by
-            ``class_path`` and ``init_args``. A class that cannot be imported leaves its options as they are.
+            ``class_path`` and ``init_args``. A class that is not known leaves its options as they are.
         model: The class whose options ``model`` are.
     """
     found = {key: _complete(value, None) for key, value in config.items()}
@@ -55,10 +56,18 @@ def held_dataclass(hint: Any) -> type | None:
 
 
 def import_class(path: str) -> type | None:
-    """Return the class of a class path, or the public class of a name; None where it cannot be imported."""
+    """Return the class of a class path, or the public class of a name; None where it is not known.
+
+    Modules of filtune are imported. Another's class is known where its module has been imported, as the configuration
+    of the user's does that names it: one that stands in a checkpoint or a record is not imported for that.
+    """
     module, _, name = path.rpartition(".")
+    module = module or "filtune"
     try:
-        found = getattr(import_module(module or "filtune"), name)
+        is_ours = module.partition(".")[0] == "filtune"
+        found = getattr(import_module(module) if is_ours else sys.modules[module], name)
+    except KeyError:
+        return None
     except (ImportError, AttributeError, ValueError):
         return None
     return found if isinstance(found, type) else None
