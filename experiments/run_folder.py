@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filtune.lightning_modules.legacy import translate, translate_figure
+
+from .yaml_loader import load_yaml
 
 Scalars = tuple[list[int], list[float]]
 """Steps and values of a logged scalar."""
@@ -60,7 +61,9 @@ def read_run(folder: Path) -> RunFolder:
     if not config.is_file():
         raise ValueError(f"{folder} is not a run's folder (it has no config.yaml)")
     found = json.loads(summary.read_text()) if summary.is_file() else {}
-    options = yaml.safe_load(config.read_text()) or {}
+    options = load_yaml(config, str(config))[1]
+    if not isinstance(options, dict):
+        raise ValueError(f"{config}: is not the configuration of a run")
     return RunFolder(folder, {translate_figure(name): value for name, value in found.items()}, translate(options))
 
 

@@ -10,9 +10,10 @@ from itertools import groupby
 from typing import Any
 
 from .cells import Cell, SeedPlan
-from .composition import Config, compose, parse_value
+from .composition import Config, compose
 from .records import Record, lower_is_better, metric_of
 from .tables import Table
+from .yaml_loader import parse_value
 
 Records = Mapping[str, Record]
 """Records by key."""

@@ -27,7 +27,7 @@ WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.
 def main(options: argparse.Namespace) -> None:
     """Export a checkpoint, by the options of ``filtune export``."""
     check_target(options.to, options.overwrite)
-    print(export(restore(options.ckpt_path, options.config), options.to, options.merge))
+    print(export(restore(options.ckpt_path, options.config, options.own_class), options.to, options.merge))
 
 
 def export(run: Restored, target: Path, merge: bool = False) -> str:

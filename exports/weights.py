@@ -108,7 +108,9 @@ def read_model(run: Restored, folder: Path) -> Backbone:
 
 def plain_backbone(run: Restored) -> Backbone:
     """Return the backbone in float32 before the adapter and any training, with another seed than the run's."""
-    return rebuild_backbone(dataclasses.replace(run.architecture, adapter=None, frozen="float32"), run.task, OTHER_SEED)
+    return rebuild_backbone(
+        dataclasses.replace(run.architecture, adapter=None, frozen="float32"), run.task, OTHER_SEED, run.own
+    )
 
 
 def base_name(run: Restored) -> str:

@@ -24,6 +24,7 @@ from filtune.optimizers import OnlineOptimizer
 
 from .arguments import choose_class, read_line
 from .explain import Schema, check, condensed, explain, take_texts
+from .named_classes import check_classes, own_classes, restricted
 
 ABOUT = {
     "fit": "Learn from a stream of samples, one at a time, and score every prediction before it is learned from.",
@@ -95,14 +96,16 @@ class FiltuneCLI(LightningCLI):
         if asked:
             self.config = parser.parse_args([self.command, asked[0]])
             return
-        line, schema = read_line(args[1:]), Schema(own, self.command)
+        named, rest = own_classes(self.command, args[1:])
+        line, schema = read_line(rest, named), Schema(own, self.command)
         check(line, schema)
-        line = take_texts(line, schema)
+        line = take_texts(restricted(line, schema), schema)
         given = ["--config", json.dumps(line.config, default=str)] if line.config else []
         try:
             self.config = parser.parse_args([self.command, *given, *(option.argument for option in line.options)])
         except (ArgumentError, TypeError, ValueError) as error:
             raise ValueError(explain(error, line, schema)) from error
+        check_classes(self.config[self.command], line.own)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add ``--optimizer`` and ``--run``."""
@@ -255,10 +258,10 @@ class _ParserOnly(FiltuneCLI):
         raise _Built(self._subcommand_parsers[self.command])
 
 
-def option_names(command: str) -> list[str]:
-    """Return the options of ``fit`` or ``validate`` that do not depend on a class."""
+def option_types(command: str) -> dict[str, Any]:
+    """Return the types of the options of ``fit`` or ``validate`` that do not depend on a class, by dotted key."""
     try:
         _ParserOnly([command])
     except _Built as built:
-        return [f"--{key}" for key in Schema(built.parser, command).hints]
+        return Schema(built.parser, command).hints
     raise AssertionError

@@ -26,10 +26,14 @@ class OnlineOptimizer(torch.optim.Optimizer):
         stats: Diagnostics of the last step, by name: detached tensors on the model's device, computed without waiting
             for it. ``nonfinite_steps`` counts the steps with a non-finite value since the state was created.
         abstract: Whether the class is a base of others and no public name; it is not inherited.
+        relative_cost: Time of a step in forward and backward passes of the batch, for estimates of a run's duration.
+        row_cost: Time of each further row of a Jacobian, in the same unit; 0 for a rule that forms none.
     """
 
     stats: dict[str, Tensor]
     abstract: ClassVar[bool] = True
+    relative_cost: ClassVar[float] = 1.0
+    row_cost: ClassVar[float] = 0.0
 
     def attach(self, model: nn.Module) -> Self:
         """Let the rule watch the model's layers; most rules need not, and ignore it."""

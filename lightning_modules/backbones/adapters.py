@@ -26,6 +26,9 @@ FUSED = ("qkv", "Wqkv", "query_key_value", "c_attn")
 SCALED = {"lora": "lora_alpha", "dora": "lora_alpha", "loha": "alpha", "lokr": "alpha"}
 """Methods that are scaled by alpha / rank, with PEFT's name of alpha."""
 
+IMPORTING = ("megatron_config", "megatron_core", "auto_mapping")
+"""Arguments by which PEFT imports a module that they name, which a run of a stranger's must not be able to."""
+
 REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """Types of parameters that a Jacobian can be taken of."""
 
@@ -116,6 +119,9 @@ def adapt(backbone: Backbone, config: BackboneConfig) -> None:
             f"model.backbone.adapter: {method} gives up ranks as it goes on, by gradients that a filter does not have; "
             "take one of fixed rank, such as lora"
         )
+    for name in IMPORTING:
+        if config.adapter_args.get(name) is not None:
+            raise ValueError(f"model.backbone.adapter_args: {name} makes PEFT import a module by name; leave it out")
     targets = resolve_targets(backbone.model, config.targets, backbone.head, backbone.roles)
     _check_groups(backbone.model, targets, method, config.rank)
     arguments: dict[str, Any] = {"target_modules": targets, **_arguments(method, config)}

@@ -86,12 +86,15 @@ class Backbone(nn.Module):
         names: The values of ``--model.backbone.name`` the class takes, unless ``accepts`` is overridden.
         roles: Roles of ``--model.backbone.targets`` with the ends of the names of their modules, beside or in place
             of those of :data:`~filtune.lightning_modules.backbones.adapters.ROLES`.
+        load_code: Python that loads the whole exported model of images, for its model card, with fields for ``name``,
+            ``file`` (its weights), ``channels`` and ``outputs``; empty to load it by ``build`` of the class.
     """
 
     modality: ClassVar[Literal["text", "image"]]
     library: ClassVar[str] = "builtin"
     names: ClassVar[tuple[str, ...]] = ()
     roles: ClassVar[dict[str, tuple[str, ...]]] = {}
+    load_code: ClassVar[str] = ""
 
     def __init__(self, model: nn.Module, head: tuple[str, ...]) -> None:
         super().__init__()
@@ -102,6 +105,15 @@ class Backbone(nn.Module):
     def accepts(cls, name: str) -> bool:
         """Return whether the class takes this ``--model.backbone.name``."""
         return name in cls.names
+
+    @classmethod
+    def hub_id(cls, config: BackboneConfig) -> str | None:
+        """Return the hub id of what ``build`` loads; None where it needs nothing, or loads it from elsewhere.
+
+        Raises:
+            ValueError: If there are no such weights.
+        """
+        return None
 
     @classmethod
     def build(cls, config: BackboneConfig, task: Task) -> Self:

@@ -59,6 +59,11 @@ class TextBackbone(Backbone):
         return True
 
     @classmethod
+    def hub_id(cls, config: BackboneConfig) -> str | None:
+        """Return the name, whose configuration and tokenizer random weights need as well."""
+        return config.name
+
+    @classmethod
     def build(cls, config: BackboneConfig, task: Task) -> Self:
         """Return a transformers model by hub id or local folder, with its tokenizer.
 

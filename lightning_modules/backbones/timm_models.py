@@ -30,11 +30,31 @@ class TimmBackbone(ImageBackbone):
     """
 
     library = "timm"
+    load_code = """\
+import timm
+import torch
+
+model = timm.create_model({name!r}, num_classes={outputs}, checkpoint_path={file!r}).eval()
+"""
 
     @classmethod
     def accepts(cls, name: str) -> bool:
         """Return True: ``build`` names the similar ones where timm has none of that name."""
         return True
+
+    @classmethod
+    def hub_id(cls, config: BackboneConfig) -> str | None:
+        """Return the hub id of timm's weights; None of random ones, a local folder, and a name timm does not know.
+
+        Raises:
+            ValueError: If timm has no weights of this name.
+        """
+        if not config.pretrained or not timm.is_model(config.name):  # of an unknown name, ``build`` gives the error
+            return None
+        weights = timm.get_pretrained_cfg(config.name)
+        if weights is None or not weights.hf_hub_id:
+            raise ValueError("timm has no such weights")
+        return weights.hf_hub_id
 
     @classmethod
     def build(cls, config: BackboneConfig, task: Task) -> Self:

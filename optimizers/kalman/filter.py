@@ -33,6 +33,7 @@ class KalmanOptimizer(FilterState):
     """
 
     abstract: ClassVar[bool] = True
+    row_cost: ClassVar[float] = 0.2  # measured on transformers on a CPU
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]

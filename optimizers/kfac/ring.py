@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -51,6 +53,8 @@ class RING(NaturalOptimizer):
     Raises:
         ValueError: If an argument is out of range.
     """
+
+    relative_cost: ClassVar[float] = 1.2  # measured on transformers on a CPU in batches
 
     def __init__(
         self,
