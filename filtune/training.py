@@ -4,22 +4,47 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from filtune.datamodules import StreamDataModule
 from filtune.experiments.classes import classes
-from filtune.lightning_modules import OnlineModule, Schedule, check_precision
+from filtune.lightning_modules import OnlineModule, Schedule, check_precision, signals
+from filtune.lightning_modules.atomic import atomic_write, reason_full, sweep_folder
 from filtune.lightning_modules.callbacks import OnlineProgressBar, RunSummary, StreamCheckpoint, TensorBoardPage
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
-from filtune.lightning_modules.launch import is_first, quiet
-from filtune.lightning_modules.runs import LAST, CheckpointError, RunConfig, RunName, last_folder, new_folder
+from filtune.lightning_modules.integrity import read_yaml, sealed_yaml
+from filtune.lightning_modules.launch import is_first, other_process_lost, quiet
+from filtune.lightning_modules.locks import FolderLock
+from filtune.lightning_modules.resume import (
+    Baseline,
+    has_config,
+    is_of_job,
+    is_requeued,
+    keep_baseline,
+    keep_job,
+    kept_baseline,
+    slurm_job,
+)
+from filtune.lightning_modules.runs import (
+    CONFIG,
+    LAST,
+    RunConfig,
+    RunName,
+    find_run,
+    last_folder,
+    new_folder,
+    resumed_folder,
+    unreadable,
+)
 from filtune.optimizers import OnlineOptimizer
 
 from .arguments import choose_class, read_line
@@ -45,11 +70,19 @@ class SaveConfig(SaveConfigCallback):
         folder = trainer.log_dir
         resumed = folder is not None and (Path(folder) / self.config_filename).exists()
         if not trainer.strategy.broadcast(resumed):
-            super().setup(trainer, pl_module, stage)
+            self._write(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file of a resumed run."""
-        super().setup(trainer, pl_module, "fit")
+        if not self.already_saved:
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        folder = trainer.log_dir
+        if trainer.is_global_zero and folder is not None:
+            with atomic_write(Path(folder) / self.config_filename) as file:
+                file.write(sealed_yaml(self.parser.dump(self.config, skip_none=False)))
+        self.already_saved = True
 
 
 class FiltuneCLI(LightningCLI):
@@ -57,14 +90,17 @@ class FiltuneCLI(LightningCLI):
 
     Args:
         args: Command line without the program's name: the command, then its options.
+        locks: Holds the lock of the run's folder until the command ends.
+        place: Where the run belongs, if it is a baseline.
 
     Raises:
         ValueError: Naming what is wrong with the command line or a configuration, and the remedy.
     """
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self, args: list[str], locks: ExitStack | None = None, place: Baseline | None = None) -> None:
         self.folder: Path | None = None
-        self.command = args[0]
+        self.command, self._place = args[0], place
+        self._locks = locks if locks is not None else ExitStack()
         for section in ("optimizer", "data"):
             classes(section)  # imported, so that the parser finds their names
         super().__init__(
@@ -98,6 +134,9 @@ class FiltuneCLI(LightningCLI):
             return
         named, rest = own_classes(self.command, args[1:])
         line, schema = read_line(rest, named), Schema(own, self.command)
+        if self.command == "validate":
+            for part in line.parts:
+                read_yaml(part)  # refuses the configuration of a run that is damaged
         check(line, schema)
         line = take_texts(restricted(line, schema), schema)
         given = ["--config", json.dumps(line.config, default=str)] if line.config else []
@@ -152,6 +191,8 @@ class FiltuneCLI(LightningCLI):
         if self.subcommand == "fit":
             name = self._name()
             self.folder = self._open_folder(name)
+            if SLURMEnvironment.detect() and not given.get("default_root_dir"):
+                kwargs["default_root_dir"] = str(self.folder / "checkpoints")  # of Lightning's checkpoint on requeueing
             kwargs["logger"] = TensorBoardLogger(
                 self.folder.parents[1], "", f"{name.stem}/{self.folder.name}", default_hp_metric=False
             )
@@ -171,8 +212,9 @@ class FiltuneCLI(LightningCLI):
 
     @property
     def is_resumed(self) -> bool:
-        """Whether the newest run of this name is resumed: then so are its baselines."""
-        return self._get(self.config, "ckpt_path") == "last"
+        """Whether all runs of the command are resumed, those that were begun: asked for, or requeued by SLURM."""
+        path = self._get(self.config, "ckpt_path")
+        return path == "last" or (path is None and is_requeued() and slurm_job() is not None)
 
     def _parse_ckpt_path(self) -> None:
         """Ignore the configuration in the checkpoint; OnlineModule refuses one that contradicts the command line."""
@@ -186,10 +228,35 @@ class FiltuneCLI(LightningCLI):
         )
 
     def _open_folder(self, name: RunName) -> Path:
+        """Return the run's folder, locked by the first process of the run until the command ends.
+
+        Raises:
+            CheckpointError: If a run is to be resumed and none was begun.
+            FolderInUse: If another command writes into the folder.
+        """
         root = Path(self._get(self.config_init, "run").root)
+        folder = self._begun_folder(root, name) if self.is_resumed else None
+        if not is_first():
+            return folder or root / name.experiment / name.stem / "of_the_first_process"
+        folder = folder or new_folder(root, name)
+        self._locks.enter_context(FolderLock(folder, remedy="start a new run without --ckpt_path"))
+        for place in (folder, folder / "checkpoints"):
+            sweep_folder(place)
+        keep_job(folder)
+        if self._place is not None:
+            keep_baseline(self._place.run, self._place.name, folder)
+        return folder
+
+    def _begun_folder(self, root: Path, name: RunName) -> Path | None:
+        def matches(folder: Path) -> bool:
+            own = self._get(self.config, "ckpt_path") == "last" or is_of_job(folder)
+            return own and has_config(folder, self.model.run_config, type(self.model))
+
+        if self._place is not None:
+            return kept_baseline(self._place.run, self._place.name) or find_run(root, name, matches)
         if self._get(self.config, "ckpt_path") == "last":
-            return last_folder(root, name)
-        return new_folder(root, name) if is_first() else root / name.experiment / name.stem / "of_the_first_process"
+            return resumed_folder(root, name, matches)
+        return find_run(root, name, matches)
 
     def after_fit(self) -> None:
         """Broadcast the folder to every process."""
@@ -197,41 +264,71 @@ class FiltuneCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
-        if kwargs.get("ckpt_path") == "last":
-            folder = self.folder or last_folder(Path(self._get(self.config_init, "run").root), self._name())
+        if subcommand == "fit" and self.is_resumed and self.folder is not None:
+            saved = self.folder / "checkpoints" / LAST
+            kwargs["ckpt_path"] = str(saved) if saved.is_file() else None
+        elif kwargs.get("ckpt_path") == "last":
+            folder = last_folder(Path(self._get(self.config_init, "run").root), self._name())
             kwargs["ckpt_path"] = str(folder / "checkpoints" / LAST)
+        self._ckpt_path = kwargs.get("ckpt_path")
         return kwargs
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the trainer's method; an error while a checkpoint is restored names the checkpoint.
+
+        A checkpoint may lack whatever a tensor or a value can be missing from: the errors are of any kind.
+
+        Raises:
+            CheckpointError: If the checkpoint cannot be restored.
+        """
+        try:
+            super()._run_subcommand(subcommand)
+        except (KeyError, IndexError, TypeError, AttributeError, AssertionError, RuntimeError, ValueError) as error:
+            restoring = self.model.restoring
+            foreign = restoring == "" or other_process_lost(error) or reason_full(error)
+            if foreign or (restoring == "used" and isinstance(error, RuntimeError | ValueError)):
+                raise
+            raise unreadable(error, str(self._ckpt_path)) from error
 
 
 def fit(args: list[str]) -> None:
     """Fit, then fit the baselines on the same stream, and show their results side by side.
 
+    Resumed, completed runs are kept, the one that was killed goes on, and those that were not begun start.
+
     Args:
         args: The options of the command.
+
+    Raises:
+        Stopped: If a signal came.
     """
     from filtune.reports import compare
 
     quiet()
-    cli = FiltuneCLI(["fit", *args])
-    assert cli.folder is not None
-    folders = [cli.folder]
-    for name in cli.baselines:
-        same = ["--config", str(cli.folder / "config.yaml"), f"--optimizer={name}", "--run.baselines=[]"]
-        if cli.is_resumed:
-            try:
-                folders.append(_fit_folder([*same, "--ckpt_path=last"]))
-                continue
-            except CheckpointError:
-                pass  # it had not begun
-        folders.append(_fit_folder([*same, "--ckpt_path=null"]))
+    with ExitStack() as locks:
+        cli = FiltuneCLI(["fit", *args], locks)
+        _stop_if_asked()
+        assert cli.folder is not None
+        folders = [cli.folder]
+        resumed = "last" if cli.is_resumed else "null"
+        for name in cli.baselines:
+            same = ["--config", str(cli.folder / CONFIG), f"--optimizer={name}", "--run.baselines=[]"]
+            baseline = FiltuneCLI(["fit", *same, f"--ckpt_path={resumed}"], locks, Baseline(cli.folder, name))
+            _stop_if_asked()
+            assert baseline.folder is not None
+            folders.append(baseline.folder)
     if is_first():
         compare.print_runs(folders)
 
 
-def _fit_folder(args: list[str]) -> Path:
-    folder = FiltuneCLI(["fit", *args]).folder
-    assert folder is not None
-    return folder
+def _stop_if_asked() -> None:
+    """Stop after a run in whose last step a signal came.
+
+    Raises:
+        Stopped: If one came.
+    """
+    if signals.pending():
+        raise signals.Stopped(signals.pending())
 
 
 def validate(args: list[str]) -> None:

@@ -13,12 +13,12 @@ from filtune.optimizers import Observation, OnlineOptimizer
 from filtune.optimizers.distributed import Ranks
 from filtune.optimizers.likelihoods import likelihood_of
 from filtune.optimizers.likelihoods.tasks import StreamState
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from .backbones import BackboneConfig, build_backbone
-from .checkpoints import compare_configs, compare_names, frozen_fingerprint
+from .checkpoints import FORMAT, compare_names, config_differences, data_differences, frozen_fingerprint, refuse_changes
 from .legacy import translate_checkpoint
 from .metrics import MetricSet, Prequential
 from .monitoring import StepTimer, Watch, check_precision, check_strategy
@@ -40,6 +40,10 @@ class OnlineModule(pl.LightningModule):
         on_divergence: ``stop`` with an error when the optimizer diverges, or ``rewind`` parameters and state to the
             last checkpoint's and go on with the samples that follow.
         checksum_every: Steps between two checks that all processes hold the same parameters, where there are several.
+
+    Attributes:
+        restoring: ``read`` while a checkpoint is restored, ``used`` during the first step after it, else empty: an
+            error is then the checkpoint's.
     """
 
     def __init__(
@@ -66,10 +70,12 @@ class OnlineModule(pl.LightningModule):
         self.watch, self.checksum_every = Watch(on_divergence), checksum_every
         self.weight_averaging = weight_averaging
         self.run_config: dict[str, Any] = {}
+        self.timer = StepTimer(self.device)
         self.clock: Callable[[], float] = lambda: 0.0
         self.seconds_before = 0.0
         self.last_validation: dict[str, float] = {}
         self.target_state: StreamState | None = None
+        self.restoring: Literal["", "read", "used"] = ""
         self._built = False
         self._advised = False
 
@@ -94,6 +100,8 @@ class OnlineModule(pl.LightningModule):
         self.validation_loss = MeanMetric()
         self.average = WeightAverage(self.backbone, self.weight_averaging)
         self.fingerprint = frozen_fingerprint(self.backbone)
+        fingerprint = getattr(self.trainer.datamodule, "fingerprint", None) if stage == "fit" else None
+        self.data_fingerprint: dict[str, Any] | None = fingerprint() if fingerprint is not None else None
         self._built = True
 
     def configure_optimizers(self) -> Any:
@@ -107,6 +115,7 @@ class OnlineModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Start the clock, disable dropout and running batch statistics, and check that all processes start alike."""
+        self.restoring = self.restoring and "used"
         self.timer = StepTimer(self.device)
         self.backbone.eval()
         self.watch.keep(self.optimizers(use_pl_optimizer=False), self.global_step, self.target_state)
@@ -131,6 +140,7 @@ class OnlineModule(pl.LightningModule):
         self.online.update(prediction, self.optimizers(use_pl_optimizer=False).predictive(), score=known)
         if not self.schedule.constant:
             self.lr_schedulers().step()
+        self.restoring = ""
         if self.global_step % self.checksum_every == 0:
             self.check_ranks()
         if self.global_step % self.trainer.log_every_n_steps == 0:
@@ -221,6 +231,7 @@ class OnlineModule(pl.LightningModule):
         kept = self._saved_names()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["filtune"] = {
+            "format": FORMAT,
             "config": self.run_config,
             "ranks": self.trainer.world_size,
             "fingerprint": self.fingerprint,
@@ -230,6 +241,7 @@ class OnlineModule(pl.LightningModule):
             "seconds": self.seconds_before + self.clock(),
             "backbone": self.backbone_config.name,
             "task": asdict(self.task),
+            "data": self.data_fingerprint,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -238,12 +250,12 @@ class OnlineModule(pl.LightningModule):
         Raises:
             CheckpointError: Naming what differs.
         """
+        self.restoring = "read"
         if "filtune" not in checkpoint:
             raise CheckpointError("ckpt_path: the file is not a checkpoint of filtune")
         saved = translate_checkpoint(checkpoint["filtune"])
         if self.trainer.state.fn == "fit":
-            ranks = saved.get("ranks", 1), self.trainer.world_size
-            compare_configs(saved["config"], self.run_config, ranks, type(self))
+            self._refuse_changes(saved)
         _translate_names(checkpoint["state_dict"])
         scaled = any(name.startswith("target_state.") for name in checkpoint["state_dict"])
         if scaled != (
@@ -263,6 +275,21 @@ class OnlineModule(pl.LightningModule):
         if saved.get("weight_averaging"):
             self.average.load_state_dict(saved["weight_averaging"])
         self.seconds_before = saved.get("seconds", 0.0)
+
+    def _refuse_changes(self, saved: dict[str, Any]) -> None:
+        """Refuse to continue a run whose configuration or data have changed, unless ``run.resume_changed`` allows it.
+
+        Raises:
+            CheckpointError: Naming what differs.
+        """
+        ranks = saved.get("ranks", 1), self.trainer.world_size
+        settings = config_differences(saved["config"], self.run_config, ranks, type(self))
+        data = data_differences(saved.get("data"), self.data_fingerprint)
+        allowed = bool((self.run_config.get("run") or {}).get("resume_changed"))
+        refuse_changes(settings, data, allowed)
+        self.trainer.datamodule.resume_changed = allowed
+        if saved.get("data") is None and self.data_fingerprint is not None:
+            rank_zero_info("the checkpoint has no fingerprint of the data, which is taken to be the same")
 
     def _saved_names(self) -> set[str]:
         trained = {f"backbone.{name}" for name, p in self.backbone.named_parameters() if p.requires_grad}
