@@ -107,11 +107,7 @@ def _below(hint: Any, key: str, rest: list[str]) -> list[str] | None:
             names = [each.name for each in fields(kind)]
             return None if rest[0] in names else [f"{key}.{name}" for name in names]
     plain = {int, float, bool, str, type(None)}
-    return [key] if {hint, *get_args(hint)} & plain and not _structured(hint) else None
-
-
-def _structured(hint: Any) -> bool:
-    return any(get_origin(kind) in (dict, list) or kind in (dict, list, Any) for kind in (hint, *get_args(hint)))
+    return [key] if set(get_args(hint) or (hint,)) <= plain else None  # other types may be classes, with options
 
 
 def class_options(config: Config, section: str) -> dict[str, Option]:

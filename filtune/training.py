@@ -6,8 +6,10 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -16,14 +18,25 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from filtune.datamodules import StreamDataModule
 from filtune.experiments.classes import classes
 from filtune.lightning_modules import OnlineModule, Schedule, check_precision
-from filtune.lightning_modules.callbacks import OnlineProgressBar, RunSummary, StreamCheckpoint, TensorBoardPage
-from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
+from filtune.lightning_modules.callbacks import RunPage, RunSummary, StreamCheckpoint
 from filtune.lightning_modules.launch import is_first, quiet
 from filtune.lightning_modules.runs import LAST, CheckpointError, RunConfig, RunName, last_folder, new_folder
+from filtune.lightning_modules.trainer_checks import check_trainer
 from filtune.optimizers import OnlineOptimizer
 
 from .arguments import choose_class, read_line
 from .explain import Schema, check, condensed, explain, take_texts
+from .trainer_options import (
+    check_checkpoint_name,
+    check_options,
+    finish_loggers,
+    has_own_logger,
+    is_checkpointing,
+    named_loggers,
+    refusals_of_lightning,
+    trainer_arguments,
+    with_limits,
+)
 
 ABOUT = {
     "fit": "Learn from a stream of samples, one at a time, and score every prediction before it is learned from.",
@@ -63,6 +76,7 @@ class FiltuneCLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         self.folder: Path | None = None
+        self.scratch: TemporaryDirectory | None = None
         self.command = args[0]
         for section in ("optimizer", "data"):
             classes(section)  # imported, so that the parser finds their names
@@ -95,7 +109,7 @@ class FiltuneCLI(LightningCLI):
         if asked:
             self.config = parser.parse_args([self.command, asked[0]])
             return
-        line, schema = read_line(args[1:]), Schema(own, self.command)
+        line, schema = with_limits(read_line(args[1:])), Schema(own, self.command)
         check(line, schema)
         line = take_texts(line, schema)
         given = ["--config", json.dumps(line.config, default=str)] if line.config else []
@@ -118,6 +132,8 @@ class FiltuneCLI(LightningCLI):
         """
         trainer = self._get(self.config, "trainer")
         check_precision(trainer.get("precision"))
+        check_options(trainer, self._get(self.config, "model").get("on_divergence"))
+        check_checkpoint_name(self._get(self.config, "ckpt_path"), trainer, self.command)
         if re.search("spawn|fork|notebook", str(trainer.get("strategy"))):
             raise ValueError(f"trainer.strategy: {trainer['strategy']} is not for the command line; take ddp")
         for baseline in self._get(self.config, "run").baselines:
@@ -135,31 +151,37 @@ class FiltuneCLI(LightningCLI):
         given = self._get(self.config_init, "trainer")
         self._dump_config()
         self.model.run_config = {k: v for k, v in self.config_dump.items() if k != "ckpt_path"}
-        kwargs |= {
-            "plugins": [*(given.get("plugins") or []), AtomicCheckpointIO()],
-            "callbacks": list(given.get("callbacks") or []),
-            "num_sanity_val_steps": 0,
-            "enable_model_summary": False,
-            "enable_checkpointing": self.subcommand == "fit",
-            "logger": False,
-            "use_distributed_sampler": False,
-        }
-        if given.get("enable_progress_bar") is not False:
-            kwargs["callbacks"].append(OnlineProgressBar(refresh_rate=20))
+        kwargs |= trainer_arguments(given, training=self.subcommand == "fit")
         if self.subcommand == "fit":
             name = self._name()
             self.folder = self._open_folder(name)
-            kwargs["logger"] = TensorBoardLogger(
-                self.folder.parents[1], "", f"{name.stem}/{self.folder.name}", default_hp_metric=False
-            )
+            kwargs["default_root_dir"] = str(self.folder)  # where Lightning puts what has no folder of its own
+            if has_own_logger(given):
+                own = TensorBoardLogger(
+                    self.folder.parents[1], "", f"{name.stem}/{self.folder.name}", default_hp_metric=False
+                )
+                kwargs["logger"] = [own, *named_loggers(given)]
             kwargs["callbacks"] += [
-                TensorBoardPage(self.model.run_config),
+                RunPage(self.model.run_config, given.get("enable_autolog_hparams", True)),
                 RunSummary(self.folder, name.optimizer, self.model.run_config),
-                StreamCheckpoint(self.folder / "checkpoints", self._get(self.config_init, "run").save_interval),
             ]
+            if is_checkpointing(given):
+                interval = self._get(self.config_init, "run").save_interval
+                kwargs["callbacks"].append(StreamCheckpoint(self.folder / "checkpoints", interval))
         else:
             self.save_config_callback = None
-        return super().instantiate_trainer(**kwargs)
+        with refusals_of_lightning(given):
+            trainer = super().instantiate_trainer(**kwargs)
+        check_trainer(trainer, training=self.subcommand == "fit")
+        return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            with refusals_of_lightning():
+                super()._run_subcommand(subcommand)
+        finally:
+            if self.scratch is not None:
+                self.scratch.cleanup()
 
     @property
     def baselines(self) -> list[str]:
@@ -170,6 +192,11 @@ class FiltuneCLI(LightningCLI):
     def is_resumed(self) -> bool:
         """Whether the newest run of this name is resumed: then so are its baselines."""
         return self._get(self.config, "ckpt_path") == "last"
+
+    @property
+    def is_dev_run(self) -> bool:
+        """Whether a few batches are run to find errors, and nothing is kept (``trainer.fast_dev_run``)."""
+        return bool(self._get(self.config_init, "trainer").get("fast_dev_run"))
 
     def _parse_ckpt_path(self) -> None:
         """Ignore the configuration in the checkpoint; OnlineModule refuses one that contradicts the command line."""
@@ -184,6 +211,9 @@ class FiltuneCLI(LightningCLI):
 
     def _open_folder(self, name: RunName) -> Path:
         root = Path(self._get(self.config_init, "run").root)
+        if self.is_dev_run:
+            self.scratch = TemporaryDirectory()
+            root = Path(self.scratch.name)
         if self._get(self.config, "ckpt_path") == "last":
             return last_folder(root, name)
         return new_folder(root, name) if is_first() else root / name.experiment / name.stem / "of_the_first_process"
@@ -211,7 +241,12 @@ def fit(args: list[str]) -> None:
     quiet()
     cli = FiltuneCLI(["fit", *args])
     assert cli.folder is not None
+    if cli.is_dev_run:
+        _dev_run_baselines(cli)
+        return
     folders = [cli.folder]
+    if cli.baselines:
+        finish_loggers(named_loggers(cli.config_init["fit"]["trainer"]))
     for name in cli.baselines:
         same = ["--config", str(cli.folder / "config.yaml"), f"--optimizer={name}", "--run.baselines=[]"]
         if cli.is_resumed:
@@ -225,10 +260,22 @@ def fit(args: list[str]) -> None:
         compare.print_runs(folders)
 
 
+def _dev_run_baselines(cli: FiltuneCLI) -> None:
+    """Run a few batches with each baseline, and report that there was no error."""
+    with TemporaryDirectory() as folder:
+        config = Path(folder) / "config.yaml"
+        config.write_text(yaml.safe_dump(cli.model.run_config))
+        for name in cli.baselines:
+            FiltuneCLI(["fit", "--config", str(config), f"--optimizer={name}", "--run.baselines=[]"])
+    if is_first():
+        print(f"fast_dev_run: {cli.trainer.max_steps} steps and the validation ran without an error; nothing is kept")
+
+
 def _fit_folder(args: list[str]) -> Path:
-    folder = FiltuneCLI(["fit", *args]).folder
-    assert folder is not None
-    return folder
+    cli = FiltuneCLI(["fit", *args])
+    assert cli.folder is not None
+    finish_loggers(named_loggers(cli.config_init["fit"]["trainer"]))
+    return cli.folder
 
 
 def validate(args: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The run's result, as ``summary.json`` and as TensorBoard's hyper-parameters."""
+"""The run's result, as ``summary.json`` and in every logger."""
 
 from __future__ import annotations
 
@@ -43,11 +43,6 @@ class RunSummary(pl.Callback):
         self._start, self._first_step = time.perf_counter(), trainer.global_step
         pl_module.clock = lambda: time.perf_counter() - self._start
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log where the stream ended, between two regular points."""
-        assert isinstance(pl_module, OnlineModule)
-        pl_module.record()
-
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave nothing behind of a run that failed before its first step."""
         if trainer.is_global_zero and trainer.global_step == 0 and not (self.folder / "checkpoints").exists():
@@ -61,11 +56,14 @@ class RunSummary(pl.Callback):
         summary = self._summary(trainer, pl_module, time.perf_counter() - self._start)
         with atomic_write(self.folder / "summary.json") as file:
             file.write(json.dumps(summary, indent=2) + "\n")
-        if isinstance(trainer.logger, TensorBoardLogger):
-            results = {f"final/{k}": v for k, v in summary.items() if k.startswith("online_") and v is not None}
-            results |= {f"final/{name}": value for name, value in pl_module.last_validation.items()}
-            trainer.logger.log_hyperparams(_hyperparameters(summary, self.config), results)
-            trainer.logger.save()
+        results = {f"final/{k}": v for k, v in summary.items() if k.startswith("online_") and v is not None}
+        results |= {f"final/{name}": value for name, value in pl_module.last_validation.items()}
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(_hyperparameters(summary, self.config), results)
+            else:
+                logger.log_metrics(results, step=trainer.global_step)
+            logger.save()
 
     def _summary(self, trainer: pl.Trainer, module: OnlineModule, seconds: float) -> dict[str, Any]:
         online = {name: float(value) for name, value in module.online.compute().items()}

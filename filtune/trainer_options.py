@@ -1,0 +1,165 @@
+"""What ``fit`` and ``validate`` make of the options of Lightning's trainer: passed on, refused, or ours.
+
+docs/lightning.md says so of every option; ``lightning_modules/trainer_checks.py`` refuses what no trainer may be given.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from filtune.experiments.composition import lookup
+from filtune.lightning_modules.callbacks import OnlineProgressBar
+from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
+
+from .arguments import CommandLine, Given
+
+MOST_PROCESSES = 4
+"""Processes on the CPU that need not have a core each."""
+
+
+def with_limits(line: CommandLine) -> CommandLine:
+    """Return the command line with no limit on the epochs where steps or a time are the limit that was given."""
+    given = {option.key: option.value for option in line.options}
+
+    def is_set(name: str) -> bool:
+        value = given.get(f"trainer.{name}", lookup(line.config, f"trainer.{name}"))
+        return value not in (None, "null", -1, "-1")
+
+    if is_set("max_epochs") or not (is_set("max_steps") or is_set("max_time")):
+        return line
+    return replace(line, options=[*line.options, Given("trainer.max_epochs", "-1")])
+
+
+def check_options(given: Mapping[str, Any], on_divergence: str) -> None:
+    """Refuse options that the trainer of a run takes from elsewhere, or that do not go together.
+
+    Args:
+        given: The options of the trainer, callbacks and loggers not built.
+        on_divergence: ``model.on_divergence``.
+
+    Raises:
+        ValueError: Naming the option and the remedy.
+    """
+    if given.get("default_root_dir") is not None:
+        raise ValueError("trainer.default_root_dir: runs are kept under --run.root; set that instead")
+    if not is_checkpointing(given) and on_divergence == "rewind":
+        raise ValueError(
+            "model.on_divergence: rewind returns to the last checkpoint, and there is none with "
+            "trainer.enable_checkpointing false; set it to stop"
+        )
+    devices, cores = given.get("devices"), os.cpu_count() or 1
+    if given.get("accelerator") == "cpu" and str(devices).isdigit() and int(str(devices)) > max(MOST_PROCESSES, cores):
+        raise ValueError(
+            f"trainer.devices: {devices} processes are too many for {cores} cores; one process with "
+            f"{devices} times the --data.batch_size makes the same updates"
+        )
+
+
+def check_checkpoint_name(name: str | None, given: Mapping[str, Any], command: str) -> None:
+    """Refuse names of checkpoints that only a trainer that has just trained knows.
+
+    Raises:
+        ValueError: Naming the option and the remedy.
+    """
+    if name in ("best", "hpc") or str(name).startswith("registry"):
+        last = ", or last for that of the newest run" if command == "fit" else ""
+        raise ValueError(f"ckpt_path: {name} is known to no new process; give the path of a checkpoint{last}")
+    if command == "fit" and given.get("fast_dev_run") and name is not None:
+        raise ValueError("trainer.fast_dev_run: resumes no run; leave out --ckpt_path")
+
+
+def is_checkpointing(given: Mapping[str, Any]) -> bool:
+    """Return whether the run is to leave checkpoints."""
+    return given.get("enable_checkpointing") is not False and not given.get("barebones")
+
+
+def trainer_arguments(given: Mapping[str, Any], training: bool) -> dict[str, Any]:
+    """Return the arguments of the trainer that differ from what was given.
+
+    Args:
+        given: The options of the trainer, callbacks, loggers and plugins built.
+        training: Whether it is to train.
+
+    Raises:
+        ValueError: If a plugin would write the checkpoints.
+    """
+    callbacks, plugins = _as_list(given.get("callbacks")), _as_list(given.get("plugins"))
+    for plugin in plugins:
+        if isinstance(plugin, CheckpointIO):
+            raise ValueError(
+                f"trainer.plugins: {type(plugin).__name__}: checkpoints are written by filtune, so that a kill cannot "
+                "spoil them; remove it"
+            )
+    if not training:  # a run's own configuration may be given, whose callbacks save checkpoints
+        callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+    if given.get("enable_progress_bar") is not False and not given.get("barebones"):
+        callbacks += [] if any(isinstance(c, ProgressBar) for c in callbacks) else [OnlineProgressBar(refresh_rate=20)]
+    unlimited = given.get("max_steps", -1) == -1 and given.get("max_time") is None
+    return {
+        "callbacks": callbacks,
+        "plugins": [*plugins, AtomicCheckpointIO()],
+        "max_epochs": 1 if given.get("max_epochs") is None and unlimited else given.get("max_epochs"),
+        "num_sanity_val_steps": given.get("num_sanity_val_steps") or 0,
+        "enable_model_summary": bool(given.get("enable_model_summary")),
+        "enable_checkpointing": training and is_checkpointing(given),
+        "logger": named_loggers(given) or False,
+        "use_distributed_sampler": False,
+    }
+
+
+def named_loggers(given: Mapping[str, Any]) -> list[Logger]:
+    """Return the loggers that the user named."""
+    return [logger for logger in _as_list(given.get("logger")) if isinstance(logger, Logger)]
+
+
+def has_own_logger(given: Mapping[str, Any]) -> bool:
+    """Return whether the run writes TensorBoard's files into its folder: unless there is to be no logger."""
+    return given.get("logger") is not False and not given.get("barebones")
+
+
+def finish_loggers(loggers: list[Logger]) -> None:
+    """End the runs of loggers that allow one at a time in a process, so that a baseline begins its own."""
+    for logger in loggers:
+        end = getattr(logger.experiment, "finish", None) or getattr(logger.experiment, "end", None)
+        if callable(end):
+            end()
+
+
+@contextmanager
+def refusals_of_lightning(given: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Turn an error that Lightning's own code raises on purpose into one that is reported in one line.
+
+    Args:
+        given: The options of the trainer, where it is being built: those of the machine are named.
+
+    Raises:
+        ValueError: With Lightning's message.
+    """
+    try:
+        yield
+    except (MisconfigurationException, RuntimeError, TypeError, NotImplementedError, ImportError, ValueError) as error:
+        place = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if not place.is_relative_to(Path(lightning.__file__).parent):
+            raise
+        names = [f"{name} {(given or {}).get(name)}" for name in ("accelerator", "devices", "strategy")]
+        of_machine = f"trainer ({', '.join(names)})" if given is not None else "trainer"
+        remedy = "; see filtune fit --config trainer/auto" if "backend" in str(error) else ""
+        raise ValueError(f"{of_machine}: {' '.join(str(error).split()).rstrip('!.')}{remedy}") from error
+
+
+def _as_list(value: Any) -> list[Any]:
+    if isinstance(value, list | tuple):
+        return list(value)
+    return [] if value is None or isinstance(value, bool) else [value]
