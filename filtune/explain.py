@@ -16,6 +16,7 @@ from filtune.experiments.composition import Config, assign, lookup, read_part
 from filtune.experiments.suggestions import nearest, suggest
 
 from .arguments import FOLDERS, CommandLine
+from .class_errors import explain_class
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
@@ -212,6 +213,8 @@ def explain(error: Exception, line: CommandLine, schema: Schema) -> str:
         line: The command line it was given.
         schema: The keys that there are.
     """
+    if found := explain_class(str(error)):
+        return found
     said = [(f"--{option.key}", option.key, option.value, True, "") for option in line.options]
     said += [(key, key, value, False, _origin(line, key)) for key, value in leaves(line.config, schema)]
     for label, key, value, text, origin in said:

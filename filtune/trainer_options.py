@@ -5,7 +5,9 @@ docs/lightning.md says so of every option; ``lightning_modules/trainer_checks.py
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +17,10 @@ from typing import Any
 
 import lightning
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from filtune.experiments.composition import lookup
@@ -54,6 +58,11 @@ def check_options(given: Mapping[str, Any], on_divergence: str) -> None:
     """
     if given.get("default_root_dir") is not None:
         raise ValueError("trainer.default_root_dir: runs are kept under --run.root; set that instead")
+    strategy = str(given.get("strategy"))
+    if found := re.search("spawn|fork|notebook", strategy):
+        raise ValueError(f"trainer.strategy: {strategy}: {found[0]} is not for the command line; take ddp")
+    if re.search("fsdp|deepspeed|model_?parallel", strategy, flags=re.IGNORECASE):
+        raise ValueError(f"trainer.strategy: {strategy} does not keep all parameters on every process; take ddp")
     if not is_checkpointing(given) and on_divergence == "rewind":
         raise ValueError(
             "model.on_divergence: rewind returns to the last checkpoint, and there is none with "
@@ -106,10 +115,12 @@ def trainer_arguments(given: Mapping[str, Any], training: bool) -> dict[str, Any
         callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
     if given.get("enable_progress_bar") is not False and not given.get("barebones"):
         callbacks += [] if any(isinstance(c, ProgressBar) for c in callbacks) else [OnlineProgressBar(refresh_rate=20)]
+    has_precision = any(isinstance(plugin, Precision) for plugin in plugins)
     unlimited = given.get("max_steps", -1) == -1 and given.get("max_time") is None
     return {
         "callbacks": callbacks,
         "plugins": [*plugins, AtomicCheckpointIO()],
+        "precision": None if has_precision else given.get("precision"),
         "max_epochs": 1 if given.get("max_epochs") is None and unlimited else given.get("max_epochs"),
         "num_sanity_val_steps": given.get("num_sanity_val_steps") or 0,
         "enable_model_summary": bool(given.get("enable_model_summary")),
@@ -153,10 +164,20 @@ def refusals_of_lightning(given: Mapping[str, Any] | None = None) -> Iterator[No
         place = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         if not place.is_relative_to(Path(lightning.__file__).parent):
             raise
-        names = [f"{name} {(given or {}).get(name)}" for name in ("accelerator", "devices", "strategy")]
-        of_machine = f"trainer ({', '.join(names)})" if given is not None else "trainer"
-        remedy = "; see filtune fit --config trainer/auto" if "backend" in str(error) else ""
-        raise ValueError(f"{of_machine}: {' '.join(str(error).split()).rstrip('!.')}{remedy}") from error
+        culprit, said = _culprit(str(error), given), " ".join(str(error).split()).rstrip("!.")
+        remedy = "; take --trainer.accelerator auto, or cpu" if culprit.startswith("trainer: accelerator") else ""
+        raise ValueError(f"{culprit}: {said}{remedy}") from error
+
+
+def _culprit(message: str, given: Mapping[str, Any] | None) -> str:
+    """Return the option of the trainer that a message of Lightning's names, or those that name the machine."""
+    known = inspect.signature(Trainer).parameters
+    words = re.findall(r"`(?:Trainer\()?(\w+)|\b([a-z]+_[a-z_]+)|(duration)", message)
+    named = next((name for word in words if (name := "".join(word).replace("duration", "max_time")) in known), None)
+    if named is not None or given is None:
+        return f"trainer.{named}" if named else "trainer"
+    names = [f"{name} {given[name]}" for name in ("accelerator", "devices", "strategy") if given.get(name) is not None]
+    return f"trainer: {', '.join(names)}"
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -134,8 +134,6 @@ class FiltuneCLI(LightningCLI):
         check_precision(trainer.get("precision"))
         check_options(trainer, self._get(self.config, "model").get("on_divergence"))
         check_checkpoint_name(self._get(self.config, "ckpt_path"), trainer, self.command)
-        if re.search("spawn|fork|notebook", str(trainer.get("strategy"))):
-            raise ValueError(f"trainer.strategy: {trainer['strategy']} is not for the command line; take ddp")
         for baseline in self._get(self.config, "run").baselines:
             choose_class({}, "optimizer", baseline, "--run.baselines")
 
@@ -221,6 +219,8 @@ class FiltuneCLI(LightningCLI):
     def after_fit(self) -> None:
         """Broadcast the folder to every process."""
         self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
+        if not self.trainer.global_step:
+            raise ValueError("trainer: the run ended before its first step; allow a larger trainer.max_time")
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}

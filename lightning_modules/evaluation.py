@@ -66,7 +66,7 @@ class Evaluation(pl.LightningModule):
             return
         scores = self._scores("val/")
         self.last_validation = {name: float(value) for name, value in scores.items()}
-        self.log_dict(scores)
+        self._report(scores)
         if self.trainer.state.fn == "fit":
             self.publish()
 
@@ -80,7 +80,7 @@ class Evaluation(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Report the same metrics as the validation, as ``test/``."""
-        self.log_dict(self._scores("test/"))
+        self._report(self._scores("test/"))
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Predict a batch; its labels are not looked at.
@@ -91,6 +91,10 @@ class Evaluation(pl.LightningModule):
         with self.average.applied():
             likelihood = self.likelihood_given(self.backbone.preprocess(batch))
         return {"answer": likelihood.answer(), "mean": likelihood.mean()}
+
+    def _report(self, scores: dict[str, Tensor]) -> None:
+        if not self.trainer.barebones:  # which logs nothing, and warns of it
+            self.log_dict(scores)
 
     def _scores(self, prefix: str) -> dict[str, Tensor]:
         return {**self.validation.compute(prefix), f"{prefix}loss": self.validation_loss.compute()}

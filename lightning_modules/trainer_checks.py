@@ -78,7 +78,7 @@ def _options(trainer: pl.Trainer) -> Iterator[tuple[str, object, bool, str]]:
         bool(every),
         "a new loader would begin the stream's order anew; remove it, each epoch has an order of its own",
     )
-    synced = getattr(trainer.strategy, "_layer_sync", None) is not None  # Lightning has no public way to read it
+    synced = trainer._accelerator_connector._layer_sync is not None  # Lightning has no public way to read it
     yield "sync_batchnorm", True, synced, "batch statistics are frozen, there are none to synchronise; set it to false"
     yield (
         "limit_train_batches",
@@ -91,6 +91,9 @@ def _options(trainer: pl.Trainer) -> Iterator[tuple[str, object, bool, str]]:
     least, most = trainer.min_epochs or 0, trainer.max_epochs
     contradict = most is not None and -1 < most < least and not trainer.fast_dev_run  # type: ignore[attr-defined]
     yield "min_epochs", least, contradict, f"is more than trainer.max_epochs, {most}"
+    every, steps = trainer.check_val_every_n_epoch, trainer.log_every_n_steps  # type: ignore[attr-defined]
+    yield "check_val_every_n_epoch", every, every is not None and every < 1, "must be at least 1, or null"
+    yield "log_every_n_steps", steps, steps < 0, "must be at least 1, or 0 to log at the end of an epoch alone"
     registry = trainer._model_registry  # Lightning has no public way to read it
     yield "model_registry", registry, registry is not None, "checkpoints are not uploaded; remove it"
     alone = trainer.num_nodes > 1 and _has_no_launcher(trainer)
