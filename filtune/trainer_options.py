@@ -11,11 +11,12 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import lightning
+import yaml
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
@@ -23,27 +24,16 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from filtune.experiments.composition import lookup
 from filtune.lightning_modules.callbacks import OnlineProgressBar
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
+from filtune.lightning_modules.defaults import import_class
+from filtune.lightning_modules.trainer_checks import check_callback_classes
 
-from .arguments import CommandLine, Given
+# a callback's default may be an enumeration, as that of Timer is, which config.yaml holds by its value
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
 
 MOST_PROCESSES = 4
 """Processes on the CPU that need not have a core each."""
-
-
-def with_limits(line: CommandLine) -> CommandLine:
-    """Return the command line with no limit on the epochs where steps or a time are the limit that was given."""
-    given = {option.key: option.value for option in line.options}
-
-    def is_set(name: str) -> bool:
-        value = given.get(f"trainer.{name}", lookup(line.config, f"trainer.{name}"))
-        return value not in (None, "null", -1, "-1")
-
-    if is_set("max_epochs") or not (is_set("max_steps") or is_set("max_time")):
-        return line
-    return replace(line, options=[*line.options, Given("trainer.max_epochs", "-1")])
 
 
 def check_options(given: Mapping[str, Any], on_divergence: str) -> None:
@@ -58,6 +48,8 @@ def check_options(given: Mapping[str, Any], on_divergence: str) -> None:
     """
     if given.get("default_root_dir") is not None:
         raise ValueError("trainer.default_root_dir: runs are kept under --run.root; set that instead")
+    named = (import_class(each.get("class_path", "")) for each in _as_list(given.get("callbacks")))
+    check_callback_classes(cls for cls in named if cls is not None)
     strategy = str(given.get("strategy"))
     if found := re.search("spawn|fork|notebook", strategy):
         raise ValueError(f"trainer.strategy: {strategy}: {found[0]} is not for the command line; take ddp")

@@ -35,7 +35,6 @@ from .trainer_options import (
     named_loggers,
     refusals_of_lightning,
     trainer_arguments,
-    with_limits,
 )
 
 ABOUT = {
@@ -109,7 +108,7 @@ class FiltuneCLI(LightningCLI):
         if asked:
             self.config = parser.parse_args([self.command, asked[0]])
             return
-        line, schema = with_limits(read_line(args[1:])), Schema(own, self.command)
+        line, schema = read_line(args[1:]), Schema(own, self.command)
         check(line, schema)
         line = take_texts(line, schema)
         given = ["--config", json.dumps(line.config, default=str)] if line.config else []

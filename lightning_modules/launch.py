@@ -77,4 +77,5 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # between two libraries
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # the metrics have been synchronised
     warnings.filterwarnings("ignore", message=".*will save all targets and predictions in the buffer.*")
+    warnings.filterwarnings("ignore", message=".*manual optimization and every_n_train_steps.*")  # after a step it is
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

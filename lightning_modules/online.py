@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -27,7 +26,7 @@ from .metrics import MetricSet, Prequential
 from .monitoring import StepTimer, Watch
 from .optimization import Schedule, WeightAverage, group_parameters
 from .runs import CheckpointError
-from .trainer_checks import check_length, check_metrics, check_trainer
+from .trainer_checks import check_length, check_metrics, check_trainer, watches_steps
 
 
 class OnlineModule(Evaluation):
@@ -122,7 +121,9 @@ class OnlineModule(Evaluation):
         self.backbone.eval()
         self.watch.keep(self.optimizers(use_pl_optimizer=False), self.global_step, self.target_state)
         self.check_ranks()
-        check_metrics(self.trainer, self.metric_names, "lr" in self.optimizers(use_pl_optimizer=False).defaults)
+        check_metrics(self.trainer, self.metric_names, False, "lr" in self.optimizers(use_pl_optimizer=False).defaults)
+        self._is_watched = watches_steps(self.trainer)
+        self._is_new = True
         check_length(self.trainer)
 
     def likelihood_given(self, inputs: Any) -> Likelihood:
@@ -154,9 +155,14 @@ class OnlineModule(Evaluation):
             self.lr_schedulers().step()
         if self.global_step % self.checksum_every == 0:
             self.check_ranks()
+        if self._is_new and self._is_watched:
+            check_metrics(self.trainer, lambda: {*self.metric_names(), *self.publish()}, True, True)
+        self._is_new = False
         every = self.trainer.log_every_n_steps
         if every and self.global_step % every == 0:
             self.record()
+        elif self._is_watched:
+            self.publish()
         return {"loss": prediction.nll().detach()}
 
     def _see_targets(self, target: Tensor) -> tuple[bool, Any]:
@@ -242,10 +248,17 @@ class OnlineModule(Evaluation):
             self.average.restart()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained parameters, the online metrics and the state of the targets; not the frozen backbone."""
+        """Keep the trained parameters, the online metrics and the state of the targets; not the frozen backbone.
+
+        Raises:
+            FloatingPointError: If the optimizer diverged, and the policy is to stop.
+        """
         kept = self._saved_names()
-        if not self._built:  # a callback saves because something failed: that is what is reported
-            raise sys.exc_info()[1] or CheckpointError("there is nothing to save before training has started")
+        if self.trainer.state.fn == "fit":
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            if self.restore_if_diverged(optimizer):  # a callback of the user's saves what has just been restored
+                checkpoint["state_dict"] = self.state_dict()
+                checkpoint["optimizer_states"] = [optimizer.state_dict()]
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["filtune"] = {
             "config": self.run_config,

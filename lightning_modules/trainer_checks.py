@@ -12,7 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import callbacks as lightning_callbacks
-from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, LearningRateMonitor
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from .monitoring import check_precision, check_strategy
 
@@ -20,12 +27,18 @@ AVERAGING = "it averages weights that the optimizer goes on with; take --model.w
 BATCH = "a step is one call of the optimizer with its batch; take a larger --data.batch_size"
 TRAINED = "the optimizer's state belongs to the parameters it began with; take --model.backbone.adapter"
 
+BROKEN_OFF = (
+    "an error may fall within a step, and what is saved then cannot be resumed; the run's own checkpoint can, by "
+    "--ckpt_path last"
+)
+
 REFUSED_CALLBACKS = {
     "BackboneFinetuning": TRAINED,
     "BaseFinetuning": TRAINED,
     "BatchSizeFinder": "the batch size is part of the method, not of the machine; set --data.batch_size",
     "GradientAccumulationScheduler": BATCH,
     "LearningRateFinder": "it trains on the stream before the run does; take filtune sweep over --optimizer.lr",
+    "OnExceptionCheckpoint": BROKEN_OFF,
     "ModelPruning": "it sets weights to zero behind the optimizer's back; prune the exported model",
     "SpikeDetection": "the loss of one sample has spikes of its own; divergence is watched by --model.on_divergence",
     "StochasticWeightAveraging": AVERAGING,
@@ -52,7 +65,10 @@ def check_trainer(trainer: pl.Trainer, training: bool) -> None:
     for option, value, is_refused, reason in _options(trainer):
         if is_refused:
             raise ValueError(f"trainer.{option}: {value}: {reason}")
-    check_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    check_callback_classes(map(type, callbacks))
+    if any(isinstance(callback, ModelCheckpoint) and callback.save_on_exception for callback in callbacks):
+        raise ValueError(f"trainer.callbacks: ModelCheckpoint: save_on_exception: {BROKEN_OFF}")
 
 
 def _options(trainer: pl.Trainer) -> Iterator[tuple[str, object, bool, str]]:
@@ -111,7 +127,7 @@ def _has_no_launcher(trainer: pl.Trainer) -> bool:
     return type(environment) is LightningEnvironment and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys()
 
 
-def check_callbacks(callbacks: Iterable[Callback]) -> None:
+def check_callback_classes(callbacks: Iterable[type]) -> None:
     """Refuse callbacks that do not work with an optimizer driven by a closure.
 
     Raises:
@@ -120,12 +136,12 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
     for callback in callbacks:
         for name, reason in REFUSED_CALLBACKS.items():
             kind = getattr(lightning_callbacks, name, None)
-            if kind is not None and isinstance(callback, kind):
-                raise ValueError(f"trainer.callbacks: {type(callback).__name__}: {reason}")
+            if kind is not None and issubclass(callback, kind):
+                raise ValueError(f"trainer.callbacks: {callback.__name__}: {reason}")
 
 
 def check_length(trainer: pl.Trainer) -> None:
-    """Refuse a least number of steps that the epochs do not have.
+    """Refuse a least number of steps that the epochs do not have, and warn of a greatest that is not reached.
 
     Args:
         trainer: The trainer, when training starts.
@@ -133,14 +149,18 @@ def check_length(trainer: pl.Trainer) -> None:
     Raises:
         ValueError: Naming both numbers.
     """
-    most, epochs, least = trainer.num_training_batches, trainer.max_epochs, trainer.min_steps
-    if least and epochs is not None and epochs > -1 and epochs * most < least and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        raise ValueError(
-            f"trainer.min_steps: {least} is more than the {epochs * most} steps of trainer.max_epochs {epochs}"
-        )
+    epochs = trainer.max_epochs
+    if epochs is None or epochs < 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    steps = epochs * trainer.num_training_batches
+    of_epochs = f"is more than the {steps} steps of trainer.max_epochs {epochs}"
+    if steps < (trainer.min_steps or 0):
+        raise ValueError(f"trainer.min_steps: {trainer.min_steps} {of_epochs}")
+    if steps < trainer.max_steps:
+        rank_zero_warn(f"trainer.max_steps: {trainer.max_steps} {of_epochs}, where the run ends")
 
 
-def check_metrics(trainer: pl.Trainer, names: Callable[[], set[str]], has_rate: bool) -> None:
+def check_metrics(trainer: pl.Trainer, names: Callable[[], set[str]], stats: bool, has_rate: bool) -> None:
     """Refuse a callback that watches a metric which this run does not have.
 
     Callbacks that are neither Lightning's nor ours may log metrics of their own: with one of these, every name is
@@ -148,8 +168,9 @@ def check_metrics(trainer: pl.Trainer, names: Callable[[], set[str]], has_rate: 
 
     Args:
         trainer: The trainer, when training starts.
-        names: Returns the names of the metrics. Those of the optimizer, ``stats/*``, are known only after a step and
-            are accepted.
+        names: Returns the names of the metrics there are.
+        stats: Whether those of the optimizer, ``stats/*``, are among them; before the first step they are not known,
+            and accepted.
         has_rate: Whether the optimizer has a learning rate.
 
     Raises:
@@ -162,8 +183,16 @@ def check_metrics(trainer: pl.Trainer, names: Callable[[], set[str]], has_rate: 
         if isinstance(callback, LearningRateMonitor) and not has_rate:
             raise ValueError(f"trainer.callbacks: {name}: this optimizer has no learning rate; remove the callback")
         monitor = getattr(callback, "monitor", None) if isinstance(callback, Checkpoint | EarlyStopping) else None
-        if monitor and not own and not monitor.startswith("stats/") and monitor not in names():
+        awaited = own or monitor is None or (monitor.startswith("stats/") and not stats)
+        if not awaited and monitor not in names():
+            others = "" if stats else ", and stats/* of the optimizer"
             raise ValueError(
                 f"trainer.callbacks: {name}: monitor: there is no metric {monitor!r}; there are "
-                f"{', '.join(sorted(names()))}, and stats/* of the optimizer"
+                f"{', '.join(sorted(names()))}{others}"
             )
+
+
+def watches_steps(trainer: pl.Trainer) -> bool:
+    """Return whether a callback decides by a metric of the stream, which must then be known after every step."""
+    watched = (getattr(callback, "monitor", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return any(isinstance(name, str) and name.startswith(("online/", "stats/")) for name in watched)

@@ -44,8 +44,8 @@ class RunSummary(pl.Callback):
         pl_module.clock = lambda: time.perf_counter() - self._start
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave nothing behind of a run that failed before its first step."""
-        if trainer.is_global_zero and trainer.global_step == 0 and not (self.folder / "checkpoints").exists():
+        """Leave nothing behind of a run that failed before its second step; its first tells which metrics there are."""
+        if trainer.is_global_zero and trainer.global_step <= 1 and not (self.folder / "checkpoints").exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
