@@ -295,6 +295,7 @@ def describe_type(hint: Any) -> str:
 def condensed(message: str) -> str:
     """Return a message of jsonargparse without its headers."""
     lines = [re.sub(r"^\s*(- )?", "", line).rstrip() for line in message.splitlines()]
-    frame = ("Does not validate", "Subtypes", "Errors", "Given value", "Expected a <class 'NoneType'>")
+    frame = ("Does not validate", "Subtypes", "Errors", "Given value")
+    lines = [line for line in lines if not re.fullmatch(r"Expected an? <class '[\w.]+'>", line)]
     kept = [re.sub(r'^Parser key "([^"]+)":', r"--\1:", line) for line in lines if line and not line.startswith(frame)]
     return " ".join(dict.fromkeys(kept)) or message

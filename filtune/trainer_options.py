@@ -60,6 +60,8 @@ def check_options(given: Mapping[str, Any], on_divergence: str) -> None:
             "model.on_divergence: rewind returns to the last checkpoint, and there is none with "
             "trainer.enable_checkpointing false; set it to stop"
         )
+    if re.search("tpu|xla", str(given.get("accelerator")), flags=re.IGNORECASE):
+        raise ValueError("trainer.accelerator: TPUs are not supported; take gpu, cpu or auto")
     devices, cores = given.get("devices"), os.cpu_count() or 1
     if given.get("accelerator") == "cpu" and str(devices).isdigit() and int(str(devices)) > max(MOST_PROCESSES, cores):
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -284,6 +285,7 @@ def validate(args: list[str]) -> None:
         args: The options of the command.
     """
     quiet()
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")  # they save checkpoints
     FiltuneCLI(["validate", *args])
 
 

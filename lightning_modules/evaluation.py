@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from filtune.datamodules import Task
 from filtune.optimizers import Likelihood
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -25,10 +26,24 @@ def task_of(trainer: pl.Trainer) -> Task:
     task = getattr(getattr(trainer, "datamodule", None), "task", None)
     if task is None:
         raise ValueError(
-            "datamodule: the model is built for the task of a data module of filtune, and there is none; "
-            "call the trainer with datamodule=..., not with loaders alone"
+            "datamodule: the model is built for the task of a data module of filtune, and there is none; call the "
+            "trainer with datamodule=..., or set module.task before, such as that of a data module"
         )
     return task
+
+
+def check_loaders(trainer: pl.Trainer) -> None:
+    """Refuse to test on, or predict, a split that a data module does not have.
+
+    Raises:
+        ValueError: Naming the loader that can be given instead.
+    """
+    stage, data = getattr(trainer.state.fn, "value", ""), getattr(trainer, "datamodule", None)
+    if stage in ("test", "predict") and data is not None and not is_overridden(f"{stage}_dataloader", data):
+        raise ValueError(
+            f"datamodule: {type(data).__name__} has no {stage} split; call Trainer.{stage}(module, dataloaders=...), "
+            "for example with datamodule.val_dataloader()"
+        )
 
 
 class Evaluation(pl.LightningModule):

@@ -20,7 +20,7 @@ from torchmetrics import MeanMetric
 
 from .backbones import BackboneConfig, build_backbone
 from .checkpoints import compare_configs, compare_names, frozen_fingerprint
-from .evaluation import Evaluation, task_of
+from .evaluation import Evaluation, check_loaders, task_of
 from .legacy import translate_checkpoint
 from .metrics import MetricSet, Prequential
 from .monitoring import StepTimer, Watch
@@ -84,7 +84,7 @@ class OnlineModule(Evaluation):
         """
         if self._built:
             return
-        self.task: Task = task_of(self.trainer)
+        self.task: Task = getattr(self, "task", None) or task_of(self.trainer)
         self.likelihood = likelihood_of(self.task.kind)
         scaled = self.task.target_scaling
         self.target_state = self.likelihood.build_state(self.task.outputs) if scaled else None
@@ -104,11 +104,19 @@ class OnlineModule(Evaluation):
             ValueError: If the trainer was given what would be ignored.
         """
         check_trainer(self.trainer, training=self.trainer.state.fn == "fit")
+        check_loaders(self.trainer)
         return []
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer over the trainable parameters, and its schedule if it has one."""
+        """Return the optimizer over the trainable parameters, and its schedule if it has one.
+
+        Raises:
+            ValueError: If it is none of filtune's.
+        """
         optimizer = self.optimizer_init(group_parameters(self.backbone, self.param_groups))
+        if not isinstance(optimizer, OnlineOptimizer):
+            kind = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
+            raise ValueError(f"optimizer_init: {kind} is not an optimizer of filtune, which a closure drives")
         optimizer.attach(self.backbone)
         if self.schedule.constant:
             return optimizer
@@ -278,6 +286,11 @@ class OnlineModule(Evaluation):
         Raises:
             CheckpointError: Naming what differs.
         """
+        if not self._built:
+            raise CheckpointError(
+                "load_from_checkpoint: the model is built for the task of a data module; call "
+                "Trainer.validate(module, datamodule=..., ckpt_path=...), which loads it"
+            )
         if "filtune" not in checkpoint:
             raise CheckpointError("ckpt_path: the file is not a checkpoint of filtune")
         saved = translate_checkpoint(checkpoint["filtune"])
