@@ -16,7 +16,7 @@ from filtune.experiments.tables import load_table, table_names
 from filtune.lightning_modules.launch import quiet
 from transformers import BertTokenizerFast, RobertaConfig, RobertaForSequenceClassification
 
-from filtune.training import FiltuneCLI
+from filtune.lightning_cli import FiltuneCLI
 from tests.experiments.schema import IMAGES, WORDS, shrink, write_glue, write_images
 
 BASE = [name for name in table_names() if "of" not in load_table(name).raw]
