@@ -89,7 +89,13 @@ def print_soak(result: dict[str, Any]) -> None:
     """Print the checks and what the optimizer reported."""
     print(f"{result['method']}: {result['steps']:,} steps in {result['seconds']:,.0f} s")
     for name, check in result["checks"].items():
-        verdict = "ok" if check["passed"] else "FAILED"
+        verdict = (
+            "FAILED"
+            if not check["passed"]
+            else "reported"
+            if check["value"] <= check["limit"] and check.get("warned")
+            else "ok"
+        )
         print(f"  {name:26} {check['value']:12.4g}   limit {check['limit']:10.4g}   {verdict}")
     for warning in result["warnings"]:
         print(f"  from step {warning['first_step']:,} to {warning['last_step']:,}: {warning['message']}")

@@ -177,7 +177,7 @@ class OnlineModule(pl.LightningModule):
         advice = optimizer.diagnose()
         if advice and not self._advised:
             rank_zero_warn(f"step {self.global_step}: {advice}")
-            self._advised = True
+        self._advised = advice is not None  # warned again where it was over in between
 
     def before_checkpoint(self) -> None:
         """Check the optimizer for divergence, and keep its state as a good one.

@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from .distributed import Ranks
 from .likelihoods.base import Observation
+from .performance import Follower, Recent, read_recent
 
 Closure = Callable[[], Observation]
 
@@ -25,26 +26,65 @@ class OnlineOptimizer(torch.optim.Optimizer):
     Attributes:
         stats: Diagnostics of the last step, by name: detached tensors on the model's device, computed without waiting
             for it. ``nonfinite_steps`` counts the steps with a non-finite value since the state was created.
+        remedy: What to change where the optimizer diverges, for a message.
         abstract: Whether the class is a base of others and no public name; it is not inherited.
     """
 
     stats: dict[str, Tensor]
     abstract: ClassVar[bool] = True
+    remedy: ClassVar[str] = "take a smaller --optimizer.lr"
 
     def attach(self, model: nn.Module) -> Self:
         """Let the rule watch the model's layers; most rules need not, and ignore it."""
         return self
 
     def check_divergence(self) -> str | None:
-        """Return what went wrong since the state was created, in one line; waits for the device."""
+        """Return what went wrong since the state was created, in one line; waits for the device.
+
+        That is a gradient that is not finite, or predictions that are far worse than guessing and never were better.
+        """
         nonfinite = self.stats.get("nonfinite_steps") if hasattr(self, "stats") else None
-        if nonfinite is None or not int(nonfinite):
+        if nonfinite is not None and int(nonfinite):
+            return f"{int(nonfinite)} non-finite gradients: the optimizer diverges; {self.remedy}"
+        recent = self.recent()
+        if recent is None or not recent.diverged:
             return None
-        return f"{int(nonfinite)} non-finite gradients: the optimizer diverges; take a smaller --optimizer.lr"
+        return f"the optimizer diverged: {recent.describe()}, and it never did better; {self.remedy}"
 
     def diagnose(self) -> str | None:
-        """Return a warning about the state, in one line; waits for the device."""
-        return None
+        """Return a warning that the predictions are far worse than guessing, in one line; waits for the device."""
+        recent = self.recent()
+        if recent is None or not recent.fails or recent.diverged:
+            return None
+        return f"the predictions are far worse than guessing: {recent.describe()}; the stream changed, or {self.remedy}"
+
+    def memory(self) -> dict[str, Any]:
+        """Return the dictionary that keeps what is followed from step to step; saved where it is part of the state."""
+        return vars(self).setdefault("_memory", {})
+
+    @property
+    def follower(self) -> Follower:
+        """Follows how well the samples are predicted (:mod:`optimizers.performance`)."""
+        return vars(self).setdefault("_follower", Follower())
+
+    def follow(self, observation: Observation, finite: Tensor | None = None, **residuals: Tensor) -> None:
+        """Take a batch into the recent scores; the arguments are those of :meth:`Follower.add`."""
+        self.follower.add(self.memory(), observation, finite, **residuals)
+
+    def recent(self) -> Recent | None:
+        """Return how well the last samples were predicted; None before the first. Waits for the device."""
+        self.follower.settle(self.memory())
+        return read_recent(self.memory().get("recent"))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, with the scores up to now."""
+        self.follower.settle(self.memory())
+        return super().state_dict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy keeps, with the scores up to now."""
+        self.follower.settle(self.memory())
+        return super().__getstate__()
 
     def predictive(self) -> Tensor | None:
         """Return the posterior predictive probabilities of the last batch, (B, m), where the rule knows them."""
@@ -114,6 +154,7 @@ class FirstOrder(OnlineOptimizer):
         """Take one step and return the observation made before it."""
         joint, norm = self.differentiate(closure)
         self.stats = {"grad_norm": norm, "nonfinite_steps": self.count(~norm.isfinite())}
+        self.follow(joint, norm.isfinite())
         super().step()
         return joint
 
@@ -121,6 +162,7 @@ class FirstOrder(OnlineOptimizer):
         """Restore the rule's state; the diagnostics restart."""
         super().load_state_dict(state_dict)
         self.stats = {}
+        self.memory().clear()
 
 
 def check_arguments(name: str, arguments: Iterable[tuple[str, Any, bool, str]]) -> None:

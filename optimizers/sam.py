@@ -84,6 +84,7 @@ class SAM(OnlineOptimizer):
         self._base.step()
         sharpness = perturbed.nll() - observation.nll()
         self.stats = {"grad_norm": norm, "sharpness": sharpness, "nonfinite_steps": self.count(~finite)}
+        self.follow(observation, finite)
         return observation
 
     def _ascend(self, norm: Tensor) -> None:
@@ -106,6 +107,7 @@ class SAM(OnlineOptimizer):
         """Restore groups and state, the base rule's as well, and reset the counter."""
         super().__setstate__(state)
         self.stats = {}
+        self.memory().clear()
         self._share()
 
     def _check(self, options: dict[str, Any]) -> None:

@@ -63,7 +63,7 @@ class PosteriorModeUpdate:
         _, self.L = self._at(A @ dual)
         factor = robust_cholesky(_inner(A, self.L))
         W = factor.inverse @ self.L.mT
-        return Solution(Gain(W, W.new_zeros(len(W)), dual), factor.level, factor.valid)
+        return Solution(Gain(W, W.new_zeros(len(W)), dual), factor.level, factor.valid, dual)
 
     def information(self) -> Tensor:
         """Return L' at the mode; call it after ``solve``."""

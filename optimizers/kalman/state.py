@@ -208,6 +208,10 @@ class FilterState(OnlineOptimizer):
         """The filter's state: its covariance, what the noise and the monitors remember, and counters."""
         return self.state[FILTER]  # type: ignore[index]
 
+    def memory(self) -> dict[str, Any]:
+        """Return the filter's state, which keeps the recent scores."""
+        return self.filter
+
     def attach(self, model: nn.Module) -> Self:
         """Watch the model's dense layers: those that are applied at one position need not form their Jacobian."""
         self._build.attach(model)

@@ -130,6 +130,10 @@ class NaturalOptimizer(OnlineOptimizer):
         """The state: rho, the factors with their inverses, momentum and counters."""
         return self.state[NATURAL]  # type: ignore[index]
 
+    def memory(self) -> dict[str, Any]:
+        """Return the state, which keeps the recent scores."""
+        return self.natural
+
     def attach(self, model: nn.Module) -> Self:
         """Watch the model's layers; required before the first step.
 
@@ -185,6 +189,7 @@ class NaturalOptimizer(OnlineOptimizer):
             after = Ranks.current().join(closure())[0].nll()
             self.schedule.after_refresh(state, after - found.loss, predicted)
         state["steps"] += 1
+        self.follow(found.observation)
         return found.observation
 
     def _refresh(self, found: Gradients) -> None:
