@@ -56,7 +56,10 @@ class OnlineOptimizer(torch.optim.Optimizer):
         recent = self.recent()
         if recent is None or not recent.fails or recent.diverged:
             return None
-        return f"the predictions are far worse than guessing: {recent.describe()}; the stream changed, or {self.remedy}"
+        what = (
+            "the predictions are far worse than guessing" if recent.guesses else "the probabilities are far too certain"
+        )
+        return f"{what}: {recent.describe()}; the stream changed, or {self.remedy}"
 
     def memory(self) -> dict[str, Any]:
         """Return the dictionary that keeps what is followed from step to step; saved where it is part of the state."""

@@ -84,21 +84,22 @@ class Recent(NamedTuple):
 
     @property
     def fails(self) -> bool:
-        """Whether the predictions are far worse than those of a predictor without inputs."""
+        """Whether loss or accuracy are far worse than those of a predictor without inputs."""
         if self.weight < ENOUGH:
             return False
-        if not self.classes:
-            return self.loss > self.baseline
-        samples = 2 * WINDOW - 1  # as many with equal weights have the same variance
-        no_better = self.accuracy <= self.usual + _deviation(self.usual, samples)
-        chance = 1 / self.classes
-        far_below = self.accuracy < min(chance, self.usual) - _deviation(chance, samples)
-        return (self.loss > self.baseline and no_better) or far_below
+        chance = 1 / self.classes if self.classes else 0.0
+        return self.loss > self.baseline or self.accuracy < min(chance, self.usual) - _deviation(chance)
+
+    @property
+    def guesses(self) -> bool:
+        """Whether no skill is left: the classes predicted are no better than the most frequent one."""
+        return not self.classes or self.accuracy <= self.usual + _deviation(self.usual)
 
     @property
     def diverged(self) -> bool:
         """Whether it fails and never did better: there is nothing to lose."""
-        return self.fails and self.weight > CERTAIN and not self.learned and self.loss > self.baseline
+        certain = self.fails and self.guesses and self.weight > CERTAIN
+        return certain and not self.learned and self.loss > self.baseline
 
     @property
     def saturated(self) -> bool:
@@ -257,6 +258,9 @@ def read_recent(recent: Tensor | None) -> Recent | None:
     return Recent(weight, k, bool(learned), loss, second, max(shares), baseline, corrected)
 
 
-def _deviation(share: float, samples: int) -> float:
-    """Return how far the frequency of an event of this probability is from it, one time in a thousand."""
-    return QUANTILE * math.sqrt(share * (1 - share) / samples)
+def _deviation(share: float) -> float:
+    """Return how far the frequency of an event of this probability is from it, one time in a thousand.
+
+    The mean with fading weights has the variance of one over 2W - 1 samples.
+    """
+    return QUANTILE * math.sqrt(share * (1 - share) / (2 * WINDOW - 1))
