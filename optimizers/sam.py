@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Closure, OnlineOptimizer, check_arguments
+from .base import Closure, OnlineOptimizer, check_arguments, unhooked_step
 from .likelihoods.base import Observation
 
 BASES = ("sgd", "adamw")
@@ -81,7 +81,7 @@ class SAM(OnlineOptimizer):
         for p in self.trained():
             if p.grad is not None:
                 p.grad = torch.where(finite, p.grad, 0)
-        self._base.step()
+        unhooked_step(self._base.step)()
         sharpness = perturbed.nll() - observation.nll()
         self.stats = {"grad_norm": norm, "sharpness": sharpness, "nonfinite_steps": self.count(~finite)}
         self.follow(observation, finite)
@@ -99,9 +99,9 @@ class SAM(OnlineOptimizer):
         """Make the base rule share the groups and the state of this object, which are saved."""
         self._base.__setstate__({"state": self.state, "param_groups": self.param_groups})
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state with the base rule, for copies."""
-        return {**super().__getstate__(), "_base": self._base}
+    def settings(self) -> dict[str, Any]:
+        """Return the base rule, whose state it is."""
+        return {**super().settings(), "base": type(self._base).__name__.lower()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore groups and state, the base rule's as well, and reset the counter."""

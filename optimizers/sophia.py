@@ -90,6 +90,10 @@ class Sophia(OnlineOptimizer):
         self.stats = {**figures, "nonfinite_steps": self.count(~finite)}
         return joint
 
+    def settings(self) -> dict[str, Any]:
+        """Return the name and the period of the Hessian."""
+        return {**super().settings(), "hessian_every": self.hessian_every}
+
     def memory(self) -> dict[str, Any]:
         """Return the step counter and the recent scores, which are saved."""
         return self.state[SOPHIA]  # type: ignore[index]

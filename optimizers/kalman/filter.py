@@ -38,6 +38,7 @@ class KalmanOptimizer(FilterState):
     @torch.no_grad()
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]
         """Observe, update theta and P, and return the observation made before the update."""
+        self.follow_device()
         with torch.enable_grad():
             observation = closure()
         with torch.autocast(observation.outputs.device.type, enabled=False):
