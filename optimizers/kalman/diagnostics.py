@@ -58,6 +58,7 @@ def statistics(state: State, variance: Tensor, last: LastStep) -> dict[str, Tens
         "noise_trace": last.update.noise_trace(),
         "variance_min": variance.min(),
         "variance_mean": variance.mean(),
+        **last.update.figures(),
         **{name: state[name].clone() for name in COUNTERS},
     }
     if last.innovation.has_residual_probe:

@@ -58,6 +58,10 @@ class MeasurementUpdate(Protocol):
         """Return the trace of the noise of one sample's coordinates, averaged over the batch, ()."""
         ...
 
+    def figures(self) -> dict[str, Tensor]:
+        """Return diagnostics of the update by name, for the optimizer's ``stats``; call it after ``solve``."""
+        ...
+
 
 class GaussianUpdate:
     """Kalman update by residuals with Gaussian noise I_B (x) R; for R-Kalman the noise is the regularised one.
@@ -95,6 +99,10 @@ class GaussianUpdate:
     def noise_trace(self) -> Tensor:
         """Return the trace of R."""
         return self.R.trace()
+
+    def figures(self) -> dict[str, Tensor]:
+        """Return nothing: the update is exact."""
+        return {}
 
 
 class NaturalParameterUpdate:
@@ -140,6 +148,10 @@ class NaturalParameterUpdate:
     def noise_trace(self) -> Tensor:
         """Return the trace of F~."""
         return self.L.square().sum() / self.samples
+
+    def figures(self) -> dict[str, Tensor]:
+        """Return nothing: the update is exact."""
+        return {}
 
 
 def check_update(update: str, noise: str | None, rho: float) -> None:
