@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from filtune.datamodules import StreamDataModule
 from filtune.experiments.classes import classes
-from filtune.lightning_modules import OnlineModule, Schedule
+from filtune.lightning_modules import OnlineModule, Schedule, check_precision
 from filtune.lightning_modules.atomic import atomic_write, reason_full, sweep_folder
 from filtune.lightning_modules.callbacks import RunPage, RunSummary, StreamCheckpoint
 from filtune.lightning_modules.integrity import read_yaml, sealed_yaml

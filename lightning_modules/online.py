@@ -222,7 +222,7 @@ class OnlineModule(Evaluation):
         advice = optimizer.diagnose()
         if advice and not self._advised:
             rank_zero_warn(f"step {self.global_step}: {advice}")
-            self._advised = True
+        self._advised = advice is not None  # warned again where it was over in between
 
     def publish(self) -> dict[str, Tensor]:
         """Hand the online metrics and the optimizer's figures to the callbacks, and return them by name."""

@@ -55,7 +55,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(floating: torch.dtype, dtype
     drive(resumed, twin, Categorical, stream(5, floating, seed=2))
     assert torch.equal(flat(twin), flat(model))
     assert resumed.state[FILTER].keys() == optimizer.state[FILTER].keys() == {
-        "p", "R", "scale", "steps", "failed_at", "nonfinite_steps", "exploded", "cholesky_retries", "clamped",
+        "p", "R", "scale", "steps", "failed_at", "nonfinite_steps", "exploded", "cholesky_retries", "clamped", "recent",
     }  # fmt: skip
     for name, tensor in optimizer.state[FILTER].items():
         assert torch.equal(resumed.state[FILTER][name], tensor)

@@ -68,6 +68,7 @@ class LowRank(Covariance):
 
     name = "low_rank"
     can_reset = True
+    on_host = frozenset({"filled"})
 
     def __init__(
         self,
@@ -173,15 +174,16 @@ class LowRank(Covariance):
             gram = torch.cat([top, torch.cat([added["border"].mT, added["corner"]], 1)])
             self._compress(state, added["new"], gram)
 
-    def reset(self, state: State, variance: Tensor, when: Tensor) -> None:
-        """Set P^-1 to zero between the last parameters and the others, and to 1 / variance on their diagonal."""
-        columns = slice(self.n - len(variance), self.n)
-        V, precision = state["V"][:, columns], state["precision"][columns]
-        state["gram"] -= torch.where(when, (V / precision) @ V.mT, 0)
-        V.copy_(torch.where(when, 0, V))
-        precision.copy_(torch.where(when, 1 / variance, precision))
-        if self.rows_per_sample:
-            state["pending"][columns] = torch.where(when, 0, state["pending"][columns])
+    def reset(self, state: State, columns: Sequence[slice], variance: Tensor, when: Tensor) -> None:
+        """Set P^-1 to zero between these columns and the others, and to 1 / variance on their diagonal."""
+        sizes = [stretch.stop - stretch.start for stretch in columns]
+        for stretch, own in zip(columns, variance.split(sizes), strict=True):
+            V, precision = state["V"][:, stretch], state["precision"][stretch]
+            state["gram"] -= torch.where(when, (V / precision) @ V.mT, 0)
+            V.copy_(torch.where(when, 0, V))
+            precision.copy_(torch.where(when, 1 / own, precision))
+            if self.rows_per_sample:
+                state["pending"][stretch] = torch.where(when, 0, state["pending"][stretch])
 
     def variance(self, state: State) -> Tensor:
         """Return the diagonal of (Upsilon + V'V)^-1."""
