@@ -99,7 +99,7 @@ class TextBackbone(Backbone):
             max_length=self.max_length,
             return_tensors="pt",
         )
-        return {name: tensor.to(self.device) for name, tensor in tokens.items()}
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in tokens.items()}
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the outputs (B, m) of tokens (B, L)."""
