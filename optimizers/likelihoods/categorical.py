@@ -207,7 +207,9 @@ class Categorical(Likelihood):
             sign = 2 * target.to(z.dtype) - 1
             observed = (self.target_scale * sign).unsqueeze(-1)
             difference = (z[:, 1] - z[:, 0]).unsqueeze(-1)
-            return Innovation(observed - difference, constant((-1.0, 1.0), z.dtype, z.device).expand(len(z), 1, 2), observed)
+            return Innovation(
+                observed - difference, constant((-1.0, 1.0), z.dtype, z.device).expand(len(z), 1, 2), observed
+            )
         observed = self.target_scale * self._one_hot(target)
         return Innovation(observed - z, identity_cotangents(z), observed)
 
