@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -34,6 +35,7 @@ class Record:
     smoke: bool = False
     entries: dict[str, Any] = field(default_factory=dict)
     start: float = field(default_factory=time.monotonic)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def cuda(self) -> bool:
@@ -76,8 +78,9 @@ class Record:
 
     def put(self, name: str, value: Any) -> None:
         """Record a value, and write the file."""
-        self.entries[name] = value
-        write_json(self.path, self.entries)
+        with self.lock:
+            self.entries[name] = value
+            write_json(self.path, self.entries)
         short = json.dumps(value, default=str)
         print(f"  {name}: {short[:300]}", flush=True)
 

@@ -32,9 +32,11 @@ class MeanPooled(nn.Module):
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
 
-    def forward(self, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
-        """Return the outputs (B, m) of tokens (B, L)."""
+    def forward(self, attention_mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        """Return the outputs (B, m) of tokens (B, L); without a mask there is no padding."""
         states = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
+        if attention_mask is None:
+            return self.head(states.mean(1).to(self.head.weight.dtype))
         weight = attention_mask.unsqueeze(-1).to(states.dtype)
         mean = (states * weight).sum(1) / weight.sum(1)
         return self.head(mean.to(self.head.weight.dtype))
@@ -89,7 +91,10 @@ class TextBackbone(Backbone):
         return cls(model, head, tokenizer, min(config.max_length, positions, tokenizer.model_max_length))
 
     def preprocess(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return the tokens (B, L) of texts or pairs of texts, padded to the longest."""
+        """Return the tokens (B, L) of texts or pairs of texts, padded to the longest.
+
+        Without padding there is no mask: transformers would read it on the host, which then waits for the device.
+        """
         texts = batch["text"]
         columns = list(zip(*texts, strict=True)) if isinstance(texts[0], (tuple, list)) else [texts]
         tokens = self.tokenizer(
@@ -99,6 +104,8 @@ class TextBackbone(Backbone):
             max_length=self.max_length,
             return_tensors="pt",
         )
+        if "attention_mask" in tokens and bool(tokens["attention_mask"].all()):
+            del tokens["attention_mask"]
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in tokens.items()}
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:

@@ -64,9 +64,10 @@ def run(record: Record) -> None:
                 [*sst2("trainer/ddp_gpu"), "--config", "optimizer/filtune", *short(40)],
             )
     with ThreadPoolExecutor(1 if not record.cuda else 5) as pool:
-        for found in [pool.submit(record.attempt, name, job) for name, job in jobs.items()]:
-            found.result()
-    record.attempt("synchronisations", count_in_run, folder, record)
+        waiting = [pool.submit(record.attempt, name, job) for name, job in jobs.items()]
+        record.attempt("synchronisations", count_in_run, folder, record)
+        for job in waiting:
+            job.result()
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -149,11 +150,13 @@ def resume(folder: Path, record: Record) -> dict[str, Any]:
     status, output = command("fit", *options, "--run.root", str(cut), "--ckpt_path", str(found[0]))
     if status:
         return {"status": status, "output": output}
-    ends = [torch.load(next(f.rglob("last.ckpt")), map_location="cpu", weights_only=True) for f in (whole, cut)]
+    ends = []
+    for root in (whole, cut):
+        saved = [torch.load(path, map_location="cpu", weights_only=True) for path in root.rglob("last.ckpt")]
+        ends.append(max(saved, key=lambda checkpoint: checkpoint["global_step"]))
     one, two = (end["state_dict"] for end in ends)
-    differing = {
-        k: float((one[k].double() - two[k].double()).abs().max()) for k in one if not torch.equal(one[k], two[k])
-    }
+    unequal = (name for name in one if not torch.equal(one[name], two[name]))
+    differing = {name: float((one[name].double() - two[name].double()).abs().max()) for name in unequal}
     return {"status": 0, "killed_at": at, "steps": ends[1]["global_step"], "differing": differing}
 
 
