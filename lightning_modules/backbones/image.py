@@ -59,7 +59,7 @@ class ImageBackbone(Backbone):
         return self.model(inputs.to(self.dtype))
 
     def _fit(self, image: Tensor) -> Tensor:
-        image = image.to(self.mean.device)
+        image = image.to(self.mean.device, non_blocking=True)
         pixels = image.float() / 255 if image.dtype == torch.uint8 else image
         if pixels.shape[1] != self.channels:
             pixels = pixels.mean(1, keepdim=True).expand(-1, self.channels, -1, -1)

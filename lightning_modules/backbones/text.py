@@ -28,9 +28,11 @@ class MeanPooled(nn.Module):
         self.encoder = encoder
         self.head = nn.Linear(encoder.config.hidden_size, outputs)
 
-    def forward(self, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
-        """Return the outputs (B, m) of tokens (B, L)."""
+    def forward(self, attention_mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        """Return the outputs (B, m) of tokens (B, L); without a mask there is no padding."""
         states = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
+        if attention_mask is None:
+            return self.head(states.mean(1).to(self.head.weight.dtype))
         weight = attention_mask.unsqueeze(-1).to(states.dtype)
         mean = (states * weight).sum(1) / weight.sum(1)
         return self.head(mean.to(self.head.weight.dtype))
@@ -92,7 +94,10 @@ class TextBackbone(Backbone):
         return backbone
 
     def preprocess(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return the tokens (B, L) of texts or pairs of texts, padded to the longest."""
+        """Return the tokens (B, L) of texts or pairs of texts, padded to the longest.
+
+        Without padding there is no mask: transformers would read it on the host, which then waits for the device.
+        """
         texts = batch["text"]
         columns = list(zip(*texts, strict=True)) if isinstance(texts[0], (tuple, list)) else [texts]
         tokens = self.tokenizer(
@@ -102,7 +107,9 @@ class TextBackbone(Backbone):
             max_length=self.max_length,
             return_tensors="pt",
         )
-        return {name: tensor.to(self.device) for name, tensor in tokens.items()}
+        if "attention_mask" in tokens and bool(tokens["attention_mask"].all()):
+            del tokens["attention_mask"]
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in tokens.items()}
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the outputs (B, m) of tokens (B, L)."""
