@@ -71,7 +71,8 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+# torchrun's environment is that of run_ranks, by which the other tests run
+@pytest.mark.parametrize("launcher", ["Lightning", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_launched(launcher: str, one_process: dict[str, Any], tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PL_GLOBAL_SEED"):

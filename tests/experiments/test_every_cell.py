@@ -1,4 +1,4 @@
-"""A cell of each backbone and optimizer runs: five steps, offline, on generated data and tiny random models."""
+"""A cell of each backbone and family of optimizers runs: five steps, offline, on generated data and tiny models."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from filtune.experiments.tables import load_table, table_names
 from filtune.lightning_modules.launch import quiet
 from transformers import BertTokenizerFast, RobertaConfig, RobertaForSequenceClassification
 
+import filtune
 from filtune.training import FiltuneCLI
 from tests.experiments.schema import IMAGES, WORDS, shrink, write_glue, write_images
 
@@ -33,12 +34,13 @@ def shown_metric(table: str, cell: Cell) -> str:
 
 
 def chosen() -> list[Any]:
-    """One cell per backbone and optimizer, and one per task: the others differ in rates and sizes."""
+    """One cell per backbone and family of optimizers, per optimizer, and per task: others differ in rates and sizes."""
     seen: set[Any] = set()
     found = []
     for table in BASE:
         for cell in cells(load_table(table)):
-            kinds = {cell.task, (cell.backbone, cell.name.split("/")[0] in MAY_DIVERGE, optimizer_of(cell))}
+            rule = optimizer_of(cell)
+            kinds = {cell.task, (rule, cell.name.split("/")[0] in MAY_DIVERGE), (cell.backbone, family(rule))}
             if kinds - seen:
                 found.append(pytest.param(cell, shown_metric(table, cell), id=f"{table}-{cell.name}"))
             seen |= kinds
@@ -47,6 +49,12 @@ def chosen() -> list[Any]:
 
 def optimizer_of(cell: Cell) -> str:
     return lookup(cell.config, "optimizer.class_path")
+
+
+def family(rule: str) -> str:
+    """The folder of its module: kalman, kfac, or none for first-order rules."""
+    module = getattr(filtune, rule.rpartition(".")[2]).__module__
+    return next((name for name in ("kalman", "kfac") if f".{name}." in module), "")
 
 
 @pytest.fixture(scope="module")

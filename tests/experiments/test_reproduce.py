@@ -12,6 +12,8 @@ from filtune.experiments.tables import load_table
 
 from tests.experiments.conftest import write_table
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 
 def keys(table: str) -> dict[str, str]:
     return {cell.name: cell.key(0) for cell in cells(load_table(table))}
