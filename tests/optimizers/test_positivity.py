@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.optimizers.models import FEATURES, drive, labels, mlp
 from tests.optimizers.reference import flat
 
-BLOCKS, CASES_PER_BLOCK, STEPS = 10, 100, 4
+CASES, STEPS = 300, 4
 
 
 class Affine(nn.Module):
@@ -68,9 +68,8 @@ class Draw:
         return optimizer
 
 
-@pytest.mark.parametrize("block", range(BLOCKS))
-def test_a_thousand_random_cases_stay_positive_and_finite(block: int) -> None:
-    for seed in range(block * CASES_PER_BLOCK, (block + 1) * CASES_PER_BLOCK):
+def test_random_cases_stay_positive_and_finite() -> None:
+    for seed in range(CASES):
         case = Draw(seed)
         optimizer = case.optimizer()
         prior = optimizer.variance()[0].clone()
@@ -86,7 +85,7 @@ def test_a_thousand_random_cases_stay_positive_and_finite(block: int) -> None:
 @pytest.mark.parametrize("B", [1, 3])
 def test_the_clamp_never_fires_where_the_noise_is_not_dwarfed(dtype: str, observation: str, B: int) -> None:
     """Well-posed: p_i h'R^-1h <= 1e4, so that 1 - p_i h'S^-1h >= 1e-4 is far above the rounding of S^-1."""
-    for seed in range(10):
+    for seed in range(3):
         model = mlp(4, seed).to(torch.float64 if dtype == "float64" else torch.float32)
         optimizer = LoKO(model.parameters(), p0=1.0, observation=observation, dtype=dtype).attach(model)
         stream = [(x.to(model[0].weight.dtype), y) for x, y in labels(20, B, 4, seed)]
