@@ -25,11 +25,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 # a server that has imported everything and used no threads forks each run in a fraction of a second
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["filtune.cli", "filtune.training"]
-    # what a run imports when it needs it
-    + ["torch._dynamo", "torch.utils.tensorboard", "sklearn.datasets", "timm", "transformers.models.bert.modeling_bert"]
-)
+SERVED = "filtune.cli filtune.training torch._dynamo torch.utils.tensorboard sklearn.datasets timm"
+CONTEXT.set_forkserver_preload([*SERVED.split(), "transformers.models.bert.modeling_bert"])
 
 PATIENCE = 600
 """Seconds after which a run that does not end is killed."""

@@ -14,11 +14,12 @@ from filtune.experiments.records import Store, metric_of
 from filtune.experiments.runs import Job
 from filtune.experiments.tables import load_table, table_names
 from filtune.lightning_modules.launch import quiet
-from transformers import BertTokenizerFast, RobertaConfig, RobertaForSequenceClassification
+from transformers import RobertaConfig, RobertaForSequenceClassification
 
 import filtune
 from filtune.training import FiltuneCLI
-from tests.experiments.schema import IMAGES, WORDS, shrink, write_glue, write_images
+from tests.conftest import SIZES, VOCABULARY, write_tokenizer
+from tests.experiments.schema import IMAGES, shrink, write_glue, write_images
 
 BASE = [name for name in table_names() if "of" not in load_table(name).raw]
 """The tables whose cells are run; others and figures show the same runs (test_tables)."""
@@ -63,13 +64,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("hub")
     found = {"nyu-mll/glue": write_glue(root / "glue")}
     found |= {source: write_images(root / source.replace("/", "-"), source) for source in IMAGES}
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     roberta = root / "roberta"
     roberta.mkdir()
-    (roberta / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    BertTokenizerFast(str(roberta / "vocab.txt")).save_pretrained(roberta)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    config = RobertaConfig(vocab_size=len(vocabulary), max_position_embeddings=64, pad_token_id=0, **sizes)
+    write_tokenizer(roberta)
+    config = RobertaConfig(vocab_size=len(VOCABULARY), max_position_embeddings=64, pad_token_id=0, **SIZES)
     RobertaForSequenceClassification(config).save_pretrained(roberta)
     found |= {f"FacebookAI/roberta-{size}": roberta for size in ("base", "large")}
     return {name: str(folder) for name, folder in found.items()}

@@ -121,9 +121,3 @@ def test_it_turns_round_after_a_long_stream_of_one_label(m: int, dtype: str) -> 
     moved, steps = after_one_label("softmax", dtype, m)
     assert moved > 0.1
     assert steps < 10
-
-
-def test_the_probability_form_with_an_estimated_noise_does_not() -> None:
-    moved, steps = after_one_label("ema-2", "float64", 2)
-    assert moved < 1e-2
-    assert steps == 30
