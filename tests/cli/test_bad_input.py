@@ -77,13 +77,9 @@ def test_rows_are_named_and_may_be_skipped(mistake: str, tmp_path: Path, tiny_be
 @pytest.mark.parametrize(
     ("arguments", "culprit"),
     [
-        (["--data.source=./nowhere"], "nowhere"),
         (["--data.source=nowhere.csv"], "nowhere.csv"),
         (["--data.source=some-organisation/some-data"], "some-organisation/some-data"),
-        ([], "source"),
         (["--model.backbone.name=./nowhere"], "./nowhere"),
-        (["--model.backbone.targets=[nowhere]"], "'nowhere' matches no layer"),
-        (["--data.text_columns=[nothing]"], "nothing"),
         (["--data.classes=[n, x]"], "row 1"),
     ],
 )
@@ -91,8 +87,8 @@ def test_sources(arguments: list[str], culprit: str, tmp_path: Path, tiny_bert: 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     data = tmp_path / "reviews.csv"
     data.write_text("text,label\n" + "\n".join(ROWS) + "\n")
-    source = [] if culprit == "source" else [f"--data.source={data}"]
-    refused(["fit", *TEXT, *LOKO, *source, f"--model.backbone.name={tiny_bert}", *arguments], tmp_path, culprit)
+    source = [f"--data.source={data}", f"--model.backbone.name={tiny_bert}"]
+    refused(["fit", *TEXT, *LOKO, *source, *arguments], tmp_path, culprit)
 
 
 def test_damaged_checkpoint(tmp_path: Path) -> None:
@@ -102,22 +98,22 @@ def test_damaged_checkpoint(tmp_path: Path) -> None:
     assert "last.ckpt is damaged or not a checkpoint of filtune" in text.strip().splitlines()[-1]
 
 
-def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    arguments = ["--config", "optimizer/sgd", "--optimizer.lr=1e30", "--trainer.log_every_n_steps=4"]
-    code, text = run(["fit", *DIGITS, *arguments], tmp_path)
-    assert code == 3
-    assert "non-finite gradients: the optimizer diverges" in text.strip().splitlines()[-1]
-    assert not list(tmp_path.rglob("summary.json"))
-
-
 EXPLODING = ["--config", "optimizer/loko_logits", "--optimizer.p0=20", "--optimizer.divergence_threshold=1.1"]
 """With so low a limit, a step that overshoots is an explosion: a network this small hardly has a real one."""
+OVERFLOWING = ["--config", "optimizer/sgd", "--optimizer.lr=1e30"]
 
 
-def test_a_diverging_filter_stops_and_names_the_step(tmp_path: Path) -> None:
-    code, text = run(["fit", *DIGITS, *EXPLODING, "--trainer.log_every_n_steps=4"], tmp_path)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (OVERFLOWING, "non-finite gradients: the optimizer diverges"),
+        (EXPLODING, r"the filter diverged at step \d: .* take a smaller --optimizer.p0"),
+    ],
+)
+def test_divergence_stops_the_run(arguments: list[str], said: str, tmp_path: Path) -> None:
+    code, text = run(["fit", *DIGITS, *arguments, "--trainer.log_every_n_steps=4"], tmp_path)
     assert code == 3
-    assert re.search(r"the filter diverged at step \d: .* take a smaller --optimizer.p0", text.strip().splitlines()[-1])
+    assert re.search(said, text.strip().splitlines()[-1])
     assert not list(tmp_path.rglob("summary.json"))
 
 
@@ -130,8 +126,8 @@ def test_divergence_can_be_taken_back(tmp_path: Path) -> None:
 
 
 def test_divergence_that_comes_back_stops_in_the_end(tmp_path: Path) -> None:
-    arguments = ["--config", "optimizer/sgd", "--optimizer.lr=1e30", "--trainer.log_every_n_steps=1"]
-    code, text = run(["fit", *DIGITS, *arguments, "--data.max_samples=40", "--model.on_divergence=rewind"], tmp_path)
+    arguments = [*OVERFLOWING, "--trainer.log_every_n_steps=1", "--model.on_divergence=rewind"]
+    code, text = run(["fit", *DIGITS, *arguments, "--data.max_samples=40"], tmp_path)
     assert code == 3
     assert "diverged again after 10 rollbacks" in text.strip().splitlines()[-1]
 

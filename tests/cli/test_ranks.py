@@ -151,7 +151,6 @@ MISTAKES = {
     "an argument": (["--optimizer.p0=0"], "p0 must be positive"),
     "one rank alone": ([harness("FailAt", step=2, rank=1)], "rank 1 alone cannot go on"),
     "fewer samples than processes": (["--data.max_samples=1"], "1 samples cannot be shared out over 2 processes"),
-    "fewer validation samples": (["--data.max_val_samples=1"], "1 validation samples cannot be shared out"),
     "processes of another kind": (["--trainer.strategy=ddp_spawn"], "take ddp"),
     "a checksum never": (["--model.checksum_every=0"], "checksum_every"),
 }

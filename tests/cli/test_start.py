@@ -17,6 +17,7 @@ from filtune import cli
 ROOT = Path(__file__).resolve().parents[2]
 RAISES = "raise SystemExit(f'executed: {__file__}')\n"
 DIGITS = ["--config", "trainer/cpu", "--config", "task/digits", "--config", "backbone/lenet5", "--data.max_samples=4"]
+DIGITS += ["--data.max_val_samples=4"]
 PATIENCE = 300
 """Seconds that a process may take on a loaded machine."""
 
@@ -77,7 +78,7 @@ def test_files_of_the_user_are_not_executed(foreign: Path) -> None:
 
 
 def test_workers_of_a_clone_that_is_not_installed(foreign: Path) -> None:
-    grid = ["--grid", "optimizer.lr=1e-3", "--data.max_val_samples=4"]
+    grid = ["--grid", "optimizer.lr=1e-3"]
     run(foreign, str(ROOT / "cli.py"), "sweep", *DIGITS, "--config", "adamw", *grid)
     (summary,) = foreign.rglob("summary.json")
     assert '"optimizer": "AdamW"' in summary.read_text()
