@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .escaping import plain
 from .suggestions import nearest
 from .yaml_loader import load_yaml, parse_value
 
@@ -203,7 +204,7 @@ def _read(path: Path, _: int) -> tuple[Config, bool]:
 def notice(words: str) -> None:
     """Print a note in one line, once, in the first process of a run."""
     if words not in _said and os.environ.get("RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"filtune: note: {words}", file=sys.stderr)
+        print(f"filtune: note: {plain(words)}", file=sys.stderr)
     _said.add(words)
 
 

@@ -142,7 +142,9 @@ def _report(error: BaseException) -> NoReturn:
     if os.environ.get("FILTUNE_DEBUG") or (first and not isinstance(error, explained()) and not lost):
         raise error
     if first:
-        print(f"filtune: error: {lost or ' '.join(str(error).split())}", file=sys.stderr)
+        from filtune.experiments.escaping import plain
+
+        print(f"filtune: error: {plain(lost or error)}", file=sys.stderr)
     if isinstance(error, FloatingPointError):
         from filtune.experiments.runs import DIVERGED
 
