@@ -188,7 +188,7 @@ def metadata(kind: str, name: str) -> Config:
         kind: The folder of configs/: ``task`` or ``backbone``.
         name: The name of a file there.
     """
-    path = CONFIGS / kind / f"{Path(name).name}.yaml"  # a record may have any name, and none leads out of the folder
+    path = CONFIGS / kind / f"{Path(name).name[:100]}.yaml"  # a record may have any name; none leads out of the folder
     return (_read(path, path.stat().st_mtime_ns)[0].get(METADATA) or {}) if path.is_file() else {}
 
 

@@ -87,4 +87,4 @@ def last_folder(root: Path, name: RunName) -> Path:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-") or "run"
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text)[:100].strip("-") or "run"  # file systems allow 255 bytes
