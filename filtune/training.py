@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -264,7 +263,7 @@ def _dev_run_baselines(cli: FiltuneCLI) -> None:
     """Run a few batches with each baseline, and report that there was no error."""
     with TemporaryDirectory() as folder:
         config = Path(folder) / "config.yaml"
-        config.write_text(yaml.safe_dump(cli.model.run_config))
+        cli._parser("fit").save(cli.config["fit"], str(config), skip_none=False)
         for name in cli.baselines:
             FiltuneCLI(["fit", "--config", str(config), f"--optimizer={name}", "--run.baselines=[]"])
     if is_first():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -261,6 +262,8 @@ class OnlineModule(Evaluation):
         Raises:
             FloatingPointError: If the optimizer diverged, and the policy is to stop.
         """
+        if not self._built:  # a callback saves because something failed, and that is what is reported
+            raise sys.exc_info()[1] or CheckpointError("there is nothing to save before training has started")
         kept = self._saved_names()
         if self.trainer.state.fn == "fit":
             optimizer = self.optimizers(use_pl_optimizer=False)
