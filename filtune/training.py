@@ -195,6 +195,10 @@ class FiltuneCLI(LightningCLI):
         """Whether a few batches are run to find errors, and nothing is kept (``trainer.fast_dev_run``)."""
         return bool(self._get(self.config_init, "trainer").get("fast_dev_run"))
 
+    def save_config(self, path: Path) -> None:
+        """Write the composed configuration, with which another optimizer is run."""
+        self._parser(self.command).save(self.config[self.command], str(path), skip_none=False)
+
     def _parse_ckpt_path(self) -> None:
         """Ignore the configuration in the checkpoint; OnlineModule refuses one that contradicts the command line."""
 
@@ -263,7 +267,7 @@ def _dev_run_baselines(cli: FiltuneCLI) -> None:
     """Run a few batches with each baseline, and report that there was no error."""
     with TemporaryDirectory() as folder:
         config = Path(folder) / "config.yaml"
-        cli._parser("fit").save(cli.config["fit"], str(config), skip_none=False)
+        cli.save_config(config)
         for name in cli.baselines:
             FiltuneCLI(["fit", "--config", str(config), f"--optimizer={name}", "--run.baselines=[]"])
     if is_first():
