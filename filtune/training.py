@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from filtune.datamodules import StreamDataModule
 from filtune.experiments.classes import classes
+from filtune.experiments.composition import notice
 from filtune.lightning_modules import OnlineModule, Schedule, check_precision
 from filtune.lightning_modules.callbacks import RunPage, RunSummary, StreamCheckpoint
 from filtune.lightning_modules.launch import is_first, quiet
@@ -224,6 +225,8 @@ class FiltuneCLI(LightningCLI):
         self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
         if not self.trainer.global_step:
             raise ValueError("trainer: the run ended before its first step; allow a larger trainer.max_time")
+        if getattr(self.model, "timer", None) is None:  # it is made when training starts
+            notice(f"the run had ended at step {self.trainer.global_step}, no step was added; raise trainer.max_epochs")
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}

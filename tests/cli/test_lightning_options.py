@@ -275,3 +275,13 @@ def test_loggers_of_others(name: str, options: list[str], file: str, monkeypatch
     monkeypatch.setenv("WANDB_SILENT", "true")
     fit(*options, "--run.baselines=[adamw]")
     assert len(list(Path().rglob(file))) == 2
+
+
+def test_a_run_that_is_complete_says_so(capsys: pytest.CaptureFixture) -> None:
+    """Steps end a run as epochs do; more of them need an epoch in which to be."""
+    fit("--trainer.max_steps=3")
+    fit("--trainer.max_steps=5", "--ckpt_path=last")
+    assert "the run had ended at step 3, no step was added; raise trainer.max_epochs" in capsys.readouterr().err
+    fit("--trainer.max_steps=5", "--trainer.max_epochs=2", "--ckpt_path=last")
+    assert "no step was added" not in capsys.readouterr().err
+    assert json.loads((only_run() / "summary.json").read_text())["samples"] == 5
