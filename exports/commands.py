@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from filtune.lightning_modules.trust import SWITCH
+
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 """File types of predictions."""
 
@@ -60,6 +62,14 @@ def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentPar
     )
     parser.add_argument("--ckpt_path", type=Path, required=True, help="the checkpoint, RUN/checkpoints/last.ckpt")
     parser.add_argument("--config", type=Path, help="the run's configuration, if it is not RUN/config.yaml")
+    parser.add_argument(
+        SWITCH,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="class path of a class of your own that the run was trained with, such as my_module.MyBackbone; may be "
+        "repeated. Nothing else than filtune's own classes is imported for a run",
+    )
     return parser
 
 

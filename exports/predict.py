@@ -28,7 +28,7 @@ def main(options: argparse.Namespace) -> None:
     if options.batch_size < 1:
         raise ValueError(f"--batch_size: must be at least 1, got {options.batch_size}")
     output = None if options.input is None else _output(options.output, options.input)
-    run = restore(options.ckpt_path, options.config)
+    run = restore(options.ckpt_path, options.config, options.own_class)
     predictor = Predictor(run, not options.no_uncertainty)
     if not predictor.has_covariance:
         print(f"{run.optimizer_class.__name__} keeps no covariance of the parameters: no columns of uncertainty")

@@ -58,7 +58,16 @@ class Schema:
             }
             return sorted({name.partition(".")[0] for name in self.hints} | self.hints.keys() | below)
         same = [name for name in self.hints if name.startswith(f"{section}.")]
-        return same or sorted(self.hints)
+        return same or self._known_of_similar(line, section, rest)
+
+    def _known_of_similar(self, line: CommandLine, section: str, rest: str) -> list[str]:
+        """Return the candidates for a key whose section does not exist: the same key of a section of a similar name."""
+        sections = {*FOLDERS, *(name.partition(".")[0] for name in self.hints if "." in name)}
+        found = []
+        for similar in nearest(section, sections):
+            key = f"{similar}.{rest}"
+            found += [key] if (known := self.known(line, key)) is None else [n for n in known if n != similar]
+        return found or sorted(self.hints)
 
     def _inside(self, prefix: str, rest: list[str]) -> list[str] | None:
         """Return the keys of a group of options if the rest of the key is none of them."""
@@ -145,7 +154,8 @@ def check(line: CommandLine, schema: Schema) -> None:
         ValueError: Naming the first that does not, with similar names.
     """
     help_of = f"see filtune {schema.command} --help"
-    sections = sorted({name.partition(".")[0] for name in schema.hints} | {*FOLDERS, "model", "trainer"})
+    sections = {name.partition(".")[0] for name in schema.hints} | {*FOLDERS, "model", "trainer"}
+    sections -= {"config", "help", "print_config"}  # of the command line alone
     for key in line.config:
         if key not in sections:
             raise ValueError(f"{key}: no such option{_origin(line, key)}; {suggest(key, sections, help_of)}")

@@ -15,12 +15,12 @@ from filtune.optimizers import Likelihood, Observation, OnlineOptimizer
 from filtune.optimizers.distributed import Ranks
 from filtune.optimizers.likelihoods import likelihood_of
 from filtune.optimizers.likelihoods.tasks import StreamState
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from .backbones import BackboneConfig, build_backbone
-from .checkpoints import compare_configs, compare_names, frozen_fingerprint
+from .checkpoints import FORMAT, compare_names, config_differences, data_differences, frozen_fingerprint, refuse_changes
 from .evaluation import Evaluation, check_loaders, task_of
 from .legacy import translate_checkpoint
 from .metrics import MetricSet, Prequential
@@ -44,6 +44,10 @@ class OnlineModule(Evaluation):
         on_divergence: ``stop`` with an error when the optimizer diverges, or ``rewind`` parameters and state to the
             last checkpoint's and go on with the samples that follow.
         checksum_every: Steps between two checks that all processes hold the same parameters, where there are several.
+
+    Attributes:
+        restoring: ``read`` while a checkpoint is restored, ``used`` during the first step after it, else empty: an
+            error is then the checkpoint's.
     """
 
     def __init__(
@@ -70,10 +74,12 @@ class OnlineModule(Evaluation):
         self.watch, self.checksum_every = Watch(on_divergence), checksum_every
         self.weight_averaging = weight_averaging
         self.run_config: dict[str, Any] = {}
+        self.timer = StepTimer(self.device)
         self.clock: Callable[[], float] = lambda: 0.0
         self.seconds_before = 0.0
         self.last_validation: dict[str, float] = {}
         self.target_state: StreamState | None = None
+        self.restoring: Literal["", "read", "used"] = ""
         self._built = False
         self._advised = False
 
@@ -96,6 +102,9 @@ class OnlineModule(Evaluation):
         self.validation_loss = MeanMetric()
         self.average = WeightAverage(self.backbone, self.weight_averaging)
         self.fingerprint = frozen_fingerprint(self.backbone)
+        data = getattr(self.trainer, "datamodule", None)
+        fingerprint = getattr(data, "fingerprint", None) if stage == "fit" else None
+        self.data_fingerprint: dict[str, Any] | None = fingerprint() if fingerprint is not None else None
         self._built = True
 
     def configure_callbacks(self) -> list[pl.Callback]:
@@ -126,6 +135,7 @@ class OnlineModule(Evaluation):
 
     def on_train_start(self) -> None:
         """Start the clock, disable dropout and running batch statistics, and check that all processes start alike."""
+        self.restoring = self.restoring and "used"
         self.timer = StepTimer(self.device)
         self.backbone.eval()
         self.watch.keep(self.optimizers(use_pl_optimizer=False), self.global_step, self.target_state)
@@ -162,6 +172,7 @@ class OnlineModule(Evaluation):
         self.online.update(prediction, self.optimizers(use_pl_optimizer=False).predictive(), score=known)
         if not self.schedule.constant:
             self.lr_schedulers().step()
+        self.restoring = ""
         if self.global_step % self.checksum_every == 0:
             self.check_ranks()
         if self._is_new and self._is_watched:
@@ -213,7 +224,7 @@ class OnlineModule(Evaluation):
         advice = optimizer.diagnose()
         if advice and not self._advised:
             rank_zero_warn(f"step {self.global_step}: {advice}")
-            self._advised = True
+        self._advised = advice is not None  # warned again where it was over in between
 
     def publish(self) -> dict[str, Tensor]:
         """Hand the online metrics and the optimizer's figures to the callbacks, and return them by name."""
@@ -272,6 +283,7 @@ class OnlineModule(Evaluation):
                 checkpoint["optimizer_states"] = [optimizer.state_dict()]
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["filtune"] = {
+            "format": FORMAT,
             "config": self.run_config,
             "ranks": self.trainer.world_size,
             "fingerprint": self.fingerprint,
@@ -281,6 +293,7 @@ class OnlineModule(Evaluation):
             "seconds": self.seconds_before + self.clock(),
             "backbone": self.backbone_config.name,
             "task": asdict(self.task),
+            "data": self.data_fingerprint,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -294,12 +307,12 @@ class OnlineModule(Evaluation):
                 "load_from_checkpoint: the model is built for the task of a data module; call "
                 "Trainer.validate(module, datamodule=..., ckpt_path=...), which loads it"
             )
+        self.restoring = "read"
         if "filtune" not in checkpoint:
             raise CheckpointError("ckpt_path: the file is not a checkpoint of filtune")
         saved = translate_checkpoint(checkpoint["filtune"])
         if self.trainer.state.fn == "fit":
-            ranks = saved.get("ranks", 1), self.trainer.world_size
-            compare_configs(saved["config"], self.run_config, ranks, type(self))
+            self._refuse_changes(saved)
         _translate_names(checkpoint["state_dict"])
         scaled = any(name.startswith("target_state.") for name in checkpoint["state_dict"])
         if scaled != (
@@ -319,6 +332,22 @@ class OnlineModule(Evaluation):
         if saved.get("weight_averaging"):
             self.average.load_state_dict(saved["weight_averaging"])
         self.seconds_before = saved.get("seconds", 0.0)
+
+    def _refuse_changes(self, saved: dict[str, Any]) -> None:
+        """Refuse to continue a run whose configuration or data have changed, unless ``run.resume_changed`` allows it.
+
+        Raises:
+            CheckpointError: Naming what differs.
+        """
+        ranks = saved.get("ranks", 1), self.trainer.world_size
+        settings = config_differences(saved["config"], self.run_config, ranks, type(self))
+        data = data_differences(saved.get("data"), self.data_fingerprint)
+        allowed = bool((self.run_config.get("run") or {}).get("resume_changed"))
+        refuse_changes(settings, data, allowed)
+        if getattr(self.trainer, "datamodule", None) is not None:
+            self.trainer.datamodule.resume_changed = allowed
+        if saved.get("data") is None and self.data_fingerprint is not None:
+            rank_zero_info("the checkpoint has no fingerprint of the data, which is taken to be the same")
 
     def _saved_names(self) -> set[str]:
         trained = {f"backbone.{name}" for name, p in self.backbone.named_parameters() if p.requires_grad}

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 FORMATS = ("html", "md", "tex")
-ROOT = Path("runs/reproduce")
+ROOT = Path("runs")
 
 EXAMPLES = """examples:
   filtune report runs/reproduce runs/sweep --output report
@@ -30,15 +30,18 @@ def main(args: list[str]) -> None:
         if root.suffix and not root.exists():
             raise ValueError(f"report: there is no file {root}")
     if options.pack:
+        from filtune.experiments.archive import find_roots
         from filtune.experiments.records import pack
 
-        count = pack(roots, options.pack)
+        count = pack(find_roots(roots), options.pack)
         console.print(f"{count} records  {options.pack}", highlight=False, soft_wrap=True)
     elif options.study:
+        from filtune.experiments.archive import find_roots
+
         from .study_page import write_study_page
 
         output = options.output or Path("study.md")
-        for path in write_study_page(options.study, roots, output, options.title, options.posterior):
+        for path in write_study_page(options.study, find_roots(roots), output, options.title, options.posterior):
             console.print(f"see  {path}", highlight=False, soft_wrap=True)
     else:
         write_report(roots, options.tables, options.output or Path("report"), options.formats, console)
@@ -91,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "roots", nargs="*", type=Path, metavar="ROOT",
         help="what `filtune reproduce --root` or `filtune sweep --root` named, packed studies, or folders of runs of "
-        f"`filtune fit` (default: {ROOT})",
+        f"`filtune fit`; a folder that holds several of these stands for all of them (default: {ROOT})",
     )  # fmt: skip
     parser.add_argument("--root", action="append", default=[], type=Path, help="a further ROOT; may be repeated")
     parser.add_argument(

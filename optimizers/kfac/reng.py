@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -48,6 +49,8 @@ class RENG(NaturalOptimizer):
         ValueError: If an argument is out of range.
     """
 
+    relative_cost: ClassVar[float] = 1.3  # measured on transformers on a CPU in batches
+
     def __init__(
         self,
         params: torch.optim.optimizer.ParamsT,
@@ -84,7 +87,7 @@ class RENG(NaturalOptimizer):
 
     def attach(self, model: nn.Module) -> Self:
         """Watch the model's layers, and warn where another attention will be used."""
-        if self.settings.grad_penalty and fused_attention(model):
+        if self.options.grad_penalty and fused_attention(model):
             warnings.warn(
                 "RENG: fused attention has no second derivative; at every refresh of the factors torch's plain "
                 "attention is used instead",
