@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -135,6 +136,10 @@ class ImageReader:
         except ValueError as error:
             raise self.place.error([BadRow(row, self.column, str(error))]) from error
 
+    def contents(self, rows: np.ndarray) -> Iterator[Any]:
+        """Yield what is stored of the images of some rows: the bytes of files, or nested lists."""
+        return (stored(value, self.folder) for value in self.table[rows][self.column])
+
     def fault(self, row: int) -> BadRow | None:
         """Return the bad row, where the image of a row cannot be read; None where it can."""
         try:
@@ -150,6 +155,21 @@ class ImageReader:
         if self.kept is not None:
             self.kept[row] = image
         return image
+
+
+def stored(value: Any, folder: Path) -> Any:
+    """Return the bytes of an image file, undecoded; nested lists as they are, and None where there is no image.
+
+    Args:
+        value: Bytes, path, dict of the two, or nested lists.
+        folder: What a path is relative to.
+    """
+    if isinstance(value, dict):
+        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+    if not isinstance(value, str) or not value:
+        return value
+    path = folder / value
+    return path.read_bytes() if path.is_file() else None
 
 
 def decode(value: Any, folder: Path, side: int | None = None) -> Tensor:

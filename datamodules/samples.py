@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,15 @@ class Samples(Dataset):
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Return the sample of a row."""
         return {self.key: self.read(row), "label": self.labels[row], "row": row}
+
+    def contents(self, rows: np.ndarray) -> Iterator[tuple[Any, Tensor]]:
+        """Yield the raw input and the target of some rows, for the fingerprint of the stream.
+
+        A reader with a method ``contents`` gives the inputs without decoding them.
+        """
+        contents = getattr(self.read, "contents", None)
+        inputs = map(self.read, rows.tolist()) if contents is None else contents(rows)
+        yield from zip(inputs, self.labels[torch.from_numpy(rows)], strict=True)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filtune.lightning_modules.integrity import read_json
+
 from . import tables
 from .records import FORMAT, PACKED, Manifest, Record, translate_record, unpack
 from .tables import Table
@@ -99,9 +101,9 @@ class Archive:
 
     def _read(self, path: Path, kind: str) -> dict[str, Any] | None:
         try:
-            content = json.loads(path.read_text())
-        except (ValueError, OSError):
-            self.left_out.append(f"{path} is half written or no JSON: left out")
+            content = read_json(path)
+        except (ValueError, OSError) as error:
+            self.left_out.append(f"{error}: left out")
             return None
         return content if self._check(content, kind, str(path)) else None
 

@@ -16,9 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filtune.lightning_modules.yaml_loader import load_yaml, parse_value
+
 from .escaping import plain
 from .suggestions import nearest
-from .yaml_loader import load_yaml, parse_value
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 """The configurations that ship with filtune."""

@@ -32,9 +32,9 @@ from typing import Any, NamedTuple
 from filtune.lightning_modules.defaults import ABSENT, held_dataclass, import_class, parameter_defaults
 from filtune.lightning_modules.legacy import translate
 from filtune.lightning_modules.trust import named_classes
+from filtune.lightning_modules.yaml_loader import parse_number
 
 from .composition import Config
-from .yaml_loader import parse_number
 
 KEY_VERSION = "v2"
 """First part of a key. Keys without it are those of earlier releases: hashes of the configuration as it was written."""

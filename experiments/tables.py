@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from filtune.lightning_modules.yaml_loader import load_yaml
+
 from .composition import CONFIGS
 from .suggestions import suggest
-from .yaml_loader import load_yaml
 
 PAPERS = CONFIGS / "papers"
 """One file a table or figure, one folder a paper."""

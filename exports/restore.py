@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -12,10 +11,10 @@ from typing import Any
 import torch
 from filtune.datamodules import StreamDataModule, Task
 from filtune.experiments.classes import find_class
-from filtune.experiments.yaml_loader import load_yaml
 from filtune.lightning_modules import Backbone, BackboneConfig, build_backbone
 from filtune.lightning_modules.backbones.adapters import one_line
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, compare_names, frozen_fingerprint
+from filtune.lightning_modules.integrity import read_json, read_yaml
 from filtune.lightning_modules.legacy import translate
 from filtune.lightning_modules.optimization import group_parameters
 from filtune.lightning_modules.trust import ForeignClassError, OwnClasses, check_plain
@@ -77,7 +76,7 @@ class Restored:
     def summary(self) -> dict[str, Any]:
         """Content of ``summary.json``; empty where the run is not finished."""
         file = _run_folder(self.ckpt_path) / "summary.json"
-        return json.loads(file.read_text()) if file.is_file() else {}
+        return read_json(file) if file.is_file() else {}
 
     @property
     def optimizer_name(self) -> str:
@@ -233,10 +232,10 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"--config: the configuration {path} is not there; name the run's config.yaml by --config")
     try:
-        config = load_yaml(path, f"--config {path}")[1]
+        config = read_yaml(path)
         missing = [key for key in ("model", "optimizer", "data") if not isinstance(config.get(key), dict)]
         missing += [] if missing or "backbone" in config["model"] else ["model.backbone"]
-    except AttributeError as error:
+    except (AttributeError, TypeError) as error:
         raise ValueError(f"--config: {path} is not a run's configuration") from error
     if missing:
         raise ValueError(f"--config: {path} is not a run's configuration; it has no {missing[0]}")

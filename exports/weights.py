@@ -69,7 +69,7 @@ def write_model(run: Restored, folder: Path) -> None:
     backbone = run.backbone
     if run.architecture.frozen == "4bit":
         raise ValueError("--merge: nothing can be merged into weights of four bits as exactly as it was; leave it out")
-    if run.architecture.adapter is not None:
+    if run.architecture.uses_peft:
         backbone = copy.deepcopy(backbone).float()
         try:
             backbone.model = backbone.model.merge_and_unload()
@@ -116,9 +116,11 @@ def plain_backbone(run: Restored) -> Backbone:
 
 def base_name(run: Restored) -> str:
     """Return the name of the base weights: a hub id, a timm name with its tag, or the full path of a folder."""
-    name = run.architecture.name
+    name, path = run.architecture.name, Path(run.architecture.name).expanduser()
     if isinstance(run.backbone, TextBackbone):
-        return str(Path(name).resolve()) if Path(name).is_dir() else name
+        return str(path.resolve()) if path.is_dir() else name
+    if path.exists():
+        return f"local-dir:{(path.parent if path.is_file() else path).resolve()}"
     weights = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     return f"{weights.architecture}.{weights.tag}" if weights is not None and weights.tag else name
 

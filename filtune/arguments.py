@@ -17,9 +17,9 @@ import yaml
 from filtune.experiments.classes import classes, find_class, public_path
 from filtune.experiments.composition import CONFIGS, Config, add_part, find_config, lookup, merge_over, notice
 from filtune.experiments.suggestions import suggest
-from filtune.experiments.yaml_loader import DuplicateKeyError, parse_value, read_yaml
 from filtune.lightning_modules.legacy import has_renamed_options, translate_key, translate_optimizer
 from filtune.lightning_modules.trust import OwnClasses, named_classes
+from filtune.lightning_modules.yaml_loader import DuplicateKeyError, parse_value, parse_yaml
 
 FOLDERS = {"optimizer": "optimizer", "data": "task"}
 """Folder of configs/ with the configurations that ``--optimizer`` and ``--data`` accept."""
@@ -158,7 +158,7 @@ def choose_class(config: Config, section: str, name: str, option: str = "") -> C
     """
     if name.lstrip().startswith("{"):
         try:
-            content = read_yaml(name)
+            content = parse_yaml(name)
         except yaml.YAMLError as error:
             problem = error.problem if isinstance(error, DuplicateKeyError) else "is not YAML; write {class_path: NAME}"
             raise ValueError(f"{option or f'--{section}'} {name}: {problem}") from None

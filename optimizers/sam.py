@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .base import Closure, FirstOrder, OnlineOptimizer, check_arguments
+from .base import Closure, FirstOrder, OnlineOptimizer, check_arguments, unhooked_step
 from .likelihoods.base import Observation
 from .parts import default_arguments
 
@@ -87,9 +87,10 @@ class SAM(OnlineOptimizer):
         for p in self.trained():
             if p.grad is not None:
                 p.grad = torch.where(finite, p.grad, 0)
-        self._base.step()
+        unhooked_step(self._base.step)()
         sharpness = perturbed.nll() - observation.nll()
         self.stats = {"grad_norm": norm, "sharpness": sharpness, "nonfinite_steps": self.count(~finite)}
+        self.follow(observation, finite)
         return observation
 
     def _ascend(self, norm: Tensor) -> None:
@@ -104,14 +105,15 @@ class SAM(OnlineOptimizer):
         """Make the base rule share the groups and the state of this object, which are saved."""
         self._base.__setstate__({"state": self.state, "param_groups": self.param_groups})
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state with the base rule, for copies."""
-        return {**super().__getstate__(), "_base": self._base}
+    def settings(self) -> dict[str, Any]:
+        """Return the base rule, whose state it is."""
+        return {**super().settings(), "base": type(self._base).__name__.lower()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore groups and state, the base rule's as well, and reset the counter."""
         super().__setstate__(state)
         self.stats = {}
+        self.memory().clear()
         self._share()
 
     def _check(self, options: dict[str, Any]) -> None:

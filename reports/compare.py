@@ -72,8 +72,8 @@ def print_runs(folders: list[Path]) -> None:
     console.print(results_table(runs))
     for run in runs:
         console.print(f"log  {run.folder}", highlight=False, soft_wrap=True)
-    common = folders[0].parents[1]
-    console.print(f"see  tensorboard --logdir {common}", highlight=False, soft_wrap=True)
+    if any(path for folder in folders for path in folder.glob("events.out.tfevents.*")):
+        console.print(f"see  tensorboard --logdir {folders[0].parents[1]}", highlight=False, soft_wrap=True)
 
 
 def plot_runs(runs: list[RunFolder], target: Path) -> None:

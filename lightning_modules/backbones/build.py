@@ -119,14 +119,37 @@ def build_backbone(config: BackboneConfig, task: Task, own: OwnClasses = None) -
     found = find_backbone(config, task, own)
     check_memory_options(config, found.library)
     backbone = found.build(config, task)
+    if config.head_init == "zero" and backbone.has_fresh_head:
+        zero_output_layer(backbone, task.outputs)
     adapt(backbone, config)
     shrink_frozen(backbone, config)
     if config.gradient_checkpointing:
         checkpoint_layers(backbone)
     backbone.eval()
-    if config.adapter is not None:
+    if config.uses_peft:
         try_adapter(backbone, config, _example(task))
     return backbone
+
+
+def zero_output_layer(backbone: Backbone, outputs: int) -> None:
+    """Set the last layer of the head to zero, so that all classes are equally probable before the first sample.
+
+    Raises:
+        ValueError: If the head has no layer with that many outputs.
+    """
+    layers = [
+        layer
+        for name in backbone.head
+        for layer in backbone.model.get_submodule(name).modules()
+        if isinstance(weight := getattr(layer, "weight", None), torch.Tensor) and len(weight) == outputs
+    ]
+    if not layers:
+        raise ValueError(
+            f"model.backbone.head_init: the head of this backbone has no layer of {outputs} outputs that could start "
+            "at zero; take random"
+        )
+    for param in layers[-1].parameters(recurse=False):
+        torch.nn.init.zeros_(param)
 
 
 def _example(task: Task) -> dict[str, Any]:

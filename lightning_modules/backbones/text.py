@@ -23,20 +23,18 @@ class MeanPooled(nn.Module):
     Args:
         encoder: A transformers encoder.
         outputs: m.
-        zero: Initialise the head at zero rather than at random.
     """
 
-    def __init__(self, encoder: nn.Module, outputs: int, zero: bool = False) -> None:
+    def __init__(self, encoder: nn.Module, outputs: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(encoder.config.hidden_size, outputs)
-        if zero:
-            nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
 
-    def forward(self, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
-        """Return the outputs (B, m) of tokens (B, L)."""
+    def forward(self, attention_mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        """Return the outputs (B, m) of tokens (B, L); without a mask there is no padding."""
         states = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
+        if attention_mask is None:
+            return self.head(states.mean(1).to(self.head.weight.dtype))
         weight = attention_mask.unsqueeze(-1).to(states.dtype)
         mean = (states * weight).sum(1) / weight.sum(1)
         return self.head(mean.to(self.head.weight.dtype))
@@ -83,7 +81,7 @@ class TextBackbone(Backbone):
             tokenizer = AutoTokenizer.from_pretrained(config.name, trust_remote_code=False)
             if tokenizer.pad_token is None:  # decoders have none, and need it for batches
                 tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-            model, head = _load_with_head(config, task.outputs, tokenizer.pad_token_id)
+            model, head, is_fresh = _load_with_head(config, task.outputs, tokenizer.pad_token_id)
         except (OSError, ValueError, UnpicklingError) as error:
             reason = str(error).strip().splitlines()[0]
             if isinstance(error, UnpicklingError):
@@ -96,10 +94,15 @@ class TextBackbone(Backbone):
                 model.get_submodule(name).to(encoder.device, torch.float32)
         else:
             model = model.float()
-        return cls(model, head, tokenizer, min(config.max_length, positions, tokenizer.model_max_length))
+        backbone = cls(model, head, tokenizer, min(config.max_length, positions, tokenizer.model_max_length))
+        backbone.has_fresh_head = is_fresh
+        return backbone
 
     def preprocess(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return the tokens (B, L) of texts or pairs of texts, padded to the longest."""
+        """Return the tokens (B, L) of texts or pairs of texts, padded to the longest.
+
+        Without padding there is no mask: transformers would read it on the host, which then waits for the device.
+        """
         texts = batch["text"]
         columns = list(zip(*texts, strict=True)) if isinstance(texts[0], (tuple, list)) else [texts]
         tokens = self.tokenizer(
@@ -109,7 +112,9 @@ class TextBackbone(Backbone):
             max_length=self.max_length,
             return_tensors="pt",
         )
-        return {name: tensor.to(self.device) for name, tensor in tokens.items()}
+        if "attention_mask" in tokens and bool(tokens["attention_mask"].all()):
+            del tokens["attention_mask"]
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in tokens.items()}
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the outputs (B, m) of tokens (B, L)."""
@@ -117,15 +122,17 @@ class TextBackbone(Backbone):
         return outputs if isinstance(outputs, Tensor) else outputs.logits
 
 
-def _load_with_head(config: BackboneConfig, outputs: int, padding: int | None) -> tuple[nn.Module, tuple[str, ...]]:
-    """Return the model with the head asked for, and the names of the head's modules."""
+def _load_with_head(
+    config: BackboneConfig, outputs: int, padding: int | None
+) -> tuple[nn.Module, tuple[str, ...], bool]:
+    """Return the model with the head asked for, the names of its modules, and whether it is random."""
     if config.head == "mean":
         # a pooler is not used, and where the checkpoint has none it is random
         encoder = _load(AutoModel, config, ("pooler",))
-        return MeanPooled(encoder, outputs, zero=config.head_init == "zero"), ("head",)
-    model = _load_classifier(config, outputs)
+        return MeanPooled(encoder, outputs), ("head",), True
+    model, is_fresh = _load_classifier(config, outputs)
     model.config.pad_token_id = padding
-    return model, _head_of(model)
+    return model, _head_of(model), is_fresh
 
 
 def _head_of(model: Any) -> tuple[str, ...]:
@@ -134,11 +141,11 @@ def _head_of(model: Any) -> tuple[str, ...]:
     return tuple(name for name, child in children if any(True for _ in child.parameters()))
 
 
-def _load_classifier(config: BackboneConfig, outputs: int) -> Any:
-    """Return the architecture's classifier; where its checkpoint has a head of another size, with a fresh one."""
+def _load_classifier(config: BackboneConfig, outputs: int) -> tuple[Any, bool]:
+    """Return the architecture's classifier, and whether its head is fresh since the checkpoint has none that fits."""
     auto = AutoModelForSequenceClassification
     if not config.pretrained:
-        return _load(auto, config, num_labels=outputs)
+        return _load(auto, config, num_labels=outputs), True
     with torch.device("meta"):  # names alone
         head = _head_of(auto.from_config(_read_config(config, num_labels=outputs), trust_remote_code=False))
     model, found = _load(auto, config, head, num_labels=outputs, ignore_mismatched_sizes=True, output_loading_info=True)
@@ -147,7 +154,8 @@ def _load_classifier(config: BackboneConfig, outputs: int) -> Any:
         raise ValueError(f"its weights are of other sizes than its config.json says, {others[0]} among them")
     if found["mismatched_keys"]:
         rank_zero_warn(f"model.backbone.name: the head of {config.name!r} is of another task; a fresh one is trained")
-    return model
+    lacking = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    return model, any(name.startswith(tuple(f"{h}." for h in head)) for name in lacking)
 
 
 def _load(auto: Any, config: BackboneConfig, whole: tuple[str, ...] = (), **arguments: Any) -> Any:

@@ -2,16 +2,16 @@ r"""The filter that all Kalman optimizers share: observe, solve in the space of 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..base import Closure
 from ..likelihoods.base import Innovation, Observation
-from ..parts import State
+from ..parts import State, default_arguments
 from .blocks import BlockJacobian
-from .diagnostics import LastStep, check_divergence, diagnose, statistics
+from .diagnostics import REMEDIES, LastStep, check_divergence, diagnose, statistics
 from .equations import own_blocks
 from .posterior_mode import PosteriorModeUpdate
 from .predictive import output_covariance, tempered_predictive, update_log_weights
@@ -34,10 +34,12 @@ class KalmanOptimizer(FilterState):
 
     abstract: ClassVar[bool] = True
     row_cost: ClassVar[float] = 0.2  # measured on transformers on a CPU
+    remedy: ClassVar[str] = "take a smaller --optimizer.p0"
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]
         """Observe, update theta and P, and return the observation made before the update."""
+        self.follow_device()
         with torch.enable_grad():
             observation = closure()
         with torch.autocast(observation.outputs.device.type, enabled=False):
@@ -60,7 +62,7 @@ class KalmanOptimizer(FilterState):
         HPH, projected = covariance.project(P, H)
         HPH = sharding.sum(HPH)
         update, remembered = self._measure(joint, innovation, e, HPH)
-        gain, level, valid = update.solve(HPH)
+        gain, level, valid, remaining = update.solve(HPH)
         delta, posterior, clamped = covariance.correct(P, H, projected, gain.to(self.dtype), update)
 
         finite = valid & _all_finite([delta, *posterior.values(), *remembered.values()])
@@ -73,6 +75,7 @@ class KalmanOptimizer(FilterState):
             state[name] = torch.where(finite, value, state.get(name, value))
         self._count(e, innovation.observed, finite, level, torch.where(finite, clamped, 0))
         self._move(delta)
+        self.follow(joint, finite, residual=e, remaining=remaining)
         log_weights = state.get("tempering_log_weights") if joint.likelihood.is_softmax else None
         self._last = LastStep(e, delta, update, HPH, innovation, joint.outputs.detach(), log_weights)
         self._weigh_scales(joint, finite)
@@ -199,11 +202,17 @@ class KalmanOptimizer(FilterState):
 
     def check_divergence(self) -> str | None:
         """Return what went wrong so far, naming the step, and the remedy; waits for the device."""
-        return check_divergence(self.filter, self._kwargs["neumann"])
+        return check_divergence(self.filter, self._kwargs["neumann"]) or super().check_divergence()
 
     def diagnose(self) -> str | None:
-        """Return a warning that the filter is saturated, where it is; waits for the device."""
-        return diagnose(self.filter, self._kwargs["observation"])
+        """Return a warning that the filter is saturated or fails, where it does; waits for the device."""
+        found = diagnose(self.filter, self.recent(), self._kwargs["observation"], self._options())
+        return found or super().diagnose()
+
+    def _options(self) -> dict[str, Any]:
+        """Return the options against saturation that this optimizer has, with their values."""
+        known = {**self._kwargs, **self._kwargs["options"]}
+        return {name: known.get(name) for name in REMEDIES if name in default_arguments(type(self))}
 
 
 def _all_finite(tensors: list[Tensor]) -> Tensor:

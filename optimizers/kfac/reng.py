@@ -87,7 +87,7 @@ class RENG(NaturalOptimizer):
 
     def attach(self, model: nn.Module) -> Self:
         """Watch the model's layers, and warn where another attention will be used."""
-        if self.settings.grad_penalty and fused_attention(model):
+        if self.options.grad_penalty and fused_attention(model):
             warnings.warn(
                 "RENG: fused attention has no second derivative; at every refresh of the factors torch's plain "
                 "attention is used instead",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -91,6 +91,10 @@ class RING(NaturalOptimizer):
         )
         self.min_relative_damping = 0.0 if paper_exact else min_relative_damping
         super().__init__(params, lr, settings.as_in_paper() if paper_exact else settings)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options, with the smallest relative damping."""
+        return {**super().settings(), "min_relative_damping": self.min_relative_damping}
 
     def scales(self, a_factors: list[Factor], g_factors: list[Factor]) -> Scales:
         """Return c = |M|_2, at least a fraction of the largest norm; eq. 10a."""

@@ -12,7 +12,7 @@ import yaml
 from filtune.experiments.composition import CONFIGS, compose, find_config, shipped
 
 from filtune import cli
-from filtune.training import FiltuneCLI
+from filtune.lightning_cli import FiltuneCLI
 
 BASE = {"trainer": "trainer/cpu", "task": "task/digits", "backbone": "backbone/lenet5", "optimizer": "optimizer/loko"}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from filtune.experiments.composition import compose
 from filtune.experiments.tables import load_table
-from filtune.experiments.yaml_loader import parse_value
 from filtune.lightning_modules.legacy import translate, translate_optimizer
+from filtune.lightning_modules.yaml_loader import parse_value
 
 from filtune.arguments import read_line
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from filtune.optimizers import EKF, Categorical, Filtune, Gaussian
+from filtune.optimizers import EKF, Gaussian
 from filtune.optimizers.kalman.covariance import low_rank
 from filtune.optimizers.kalman.filter import KalmanOptimizer
 from torch import Tensor, nn
 from torch.func import jacrev
 
-from tests.optimizers.models import drive, labels, linear, mlp, relative, rounding, values, variances
+from tests.optimizers.models import drive, linear, mlp, relative, rounding, values, variances
 from tests.optimizers.reference import flat, outputs_of
 
 PROMISE = 1e-10
@@ -100,19 +100,3 @@ def test_a_linear_model_is_ridge_regression(B: int) -> None:
     assert tolerance < 1e-9
     assert relative(flat(model), mean) <= tolerance
     assert relative(precision_of(optimizer), precision) <= tolerance
-
-
-def test_what_is_not_finite_changes_nothing_and_is_counted() -> None:
-    model = mlp(3)
-    optimizer = Filtune(model.parameters(), rank=4, buffer_size=3, p0=0.1)
-    drive(optimizer, model, Categorical, labels(9, 1, 3))
-    before, state = flat(model), {name: value.clone() for name, value in optimizer.filter.items()}
-    x, y = labels(1, 1, 3)[0]
-    drive(optimizer, model, Categorical, [(x * torch.nan, y)])
-    assert torch.equal(flat(model), before)
-    for name in ("precision", "pending"):
-        assert torch.equal(optimizer.filter[name], state[name])
-    assert int(optimizer.filter["nonfinite_steps"]) == 1
-    drive(optimizer, model, Categorical, labels(9, 1, 3, seed=4))
-    assert int(optimizer.filter["nonfinite_steps"]) == 1
-    assert bool(flat(model).isfinite().all())

@@ -51,12 +51,14 @@ class Covariance(Part, ABC):
             kept has one entry per parameter: then several processes share the state.
         can_reset: Whether ``reset`` is implemented.
         uses_alarm: Whether it needs the alarm of a monitor.
+        on_host: Names of its tensors that stay on the host, wherever the parameters are.
     """
 
     kind = "covariance"
     by_columns: ClassVar[bool] = False
     can_reset: ClassVar[bool] = False
     uses_alarm: bool = False
+    on_host: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, shapes: Sequence[torch.Size]) -> None:
         self.shapes = list(shapes)
@@ -104,8 +106,8 @@ class Covariance(Part, ABC):
         for name, value in posterior.items():
             state[name] = torch.where(finite, value, state[name])
 
-    def reset(self, state: State, variance: Tensor, when: Tensor) -> None:
-        """Set the last parameters' variances to these, (k,), and their covariances to zero, in place, if ``when``.
+    def reset(self, state: State, columns: Sequence[slice], variance: Tensor, when: Tensor) -> None:
+        """Set the variances of some columns to these, (k,), and their covariances to zero, in place, if ``when``.
 
         Raises:
             NotImplementedError: If this covariance cannot.

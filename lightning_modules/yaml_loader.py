@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+$"), [*"-+0123456789"])
 
 
-def read_yaml(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
     """Return the content of YAML: plain values only, ``1e-3`` a number.
 
     Raises:
@@ -55,7 +55,7 @@ def load_yaml(path: Path, label: str) -> tuple[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        return text, read_yaml(text)
+        return text, parse_yaml(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{label}: is not text in UTF-8 ({error.reason} at byte {error.start})") from error
     except yaml.YAMLError as error:
@@ -74,7 +74,7 @@ def parse_value(text: str) -> Any:
         ValueError: If it is a mapping that has a key twice.
     """
     try:
-        value = read_yaml(text) if text else text
+        value = parse_yaml(text) if text else text
     except DuplicateKeyError as error:
         raise ValueError(f"{text}: {error.problem}") from error
     except (yaml.YAMLError, ValueError):  # such as a date of the 13th month: then it is text
