@@ -18,6 +18,7 @@ from typing import Any
 
 from filtune.lightning_modules.yaml_loader import load_yaml, parse_value
 
+from .escaping import plain
 from .suggestions import nearest
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -188,7 +189,7 @@ def metadata(kind: str, name: str) -> Config:
         kind: The folder of configs/: ``task`` or ``backbone``.
         name: The name of a file there.
     """
-    path = CONFIGS / kind / f"{Path(name).name}.yaml"  # a record may have any name, and none leads out of the folder
+    path = CONFIGS / kind / f"{Path(name).name[:100]}.yaml"  # a record may have any name; none leads out of the folder
     return (_read(path, path.stat().st_mtime_ns)[0].get(METADATA) or {}) if path.is_file() else {}
 
 
@@ -204,7 +205,7 @@ def _read(path: Path, _: int) -> tuple[Config, bool]:
 def notice(words: str) -> None:
     """Print a note in one line, once, in the first process of a run."""
     if words not in _said and os.environ.get("RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"filtune: note: {words}", file=sys.stderr)
+        print(f"filtune: note: {plain(words)}", file=sys.stderr)
     _said.add(words)
 
 

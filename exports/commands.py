@@ -49,6 +49,12 @@ def predict_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image_column", help="column of the images; default the run's")
     parser.add_argument("--batch_size", type=int, default=32, help="samples at once (default 32)")
     parser.add_argument("--on_bad_row", choices=("error", "skip"), default="error", help="what to do about bad rows")
+    parser.add_argument(
+        "--escape_formulas",
+        action="store_true",
+        help="put an apostrophe before cells that a spreadsheet would run as formulas (.csv, .tsv); without it they "
+        "are as in the input, and their number is printed",
+    )
     parser.add_argument("--no_uncertainty", action="store_true", help="leave the covariance out, which is faster")
     return parser
 

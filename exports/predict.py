@@ -8,12 +8,14 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+from filtune.experiments.escaping import plain
 from filtune.lightning_modules.atomic import atomic_path
 from tqdm import tqdm
 
 from .inputs import Rows, file_stem, texts
 from .prediction import Prediction, Predictor, columns
 from .restore import Restored, restore
+from .spreadsheet import guard_formulas
 
 WRITERS = {
     ".csv": lambda frame, path: frame.to_csv(path, index=False),
@@ -38,9 +40,13 @@ def main(options: argparse.Namespace) -> None:
     chosen = options.text_columns if run.task.modality == "text" else options.image_column and [options.image_column]
     rows = Rows(run, options.input, options.split, chosen, options.on_bad_row)
     prediction = predict(predictor, rows, options.batch_size)
-    _write(rows.columns(), columns(prediction, run), output)
+    table, predicted = rows.columns(), columns(prediction, run)
+    formulas = ""
+    if output.suffix in (".csv", ".tsv"):
+        table, predicted, formulas = guard_formulas(table, predicted, options.escape_formulas)
+    _write(table, predicted, output)
     left = f"; {rows.bad} bad rows left out" if rows.bad else ""
-    print(f"{output}: {prediction.likelihood.summary(run.coding)}{left}")
+    print(f"{output}: {plain(prediction.likelihood.summary(run.coding))}{left}{formulas}")
 
 
 def predict(predictor: Predictor, rows: Rows, batch_size: int) -> Prediction:
@@ -61,7 +67,7 @@ def _print_one(run: Restored, predictor: Predictor, values: list[str]) -> None:
     if run.task.modality != "text":
         raise ValueError(f"--text: {run.task.name} has {run.task.modality}s; name a file or folder by --input")
     for name, (value,) in columns(predictor(texts(values)), run).items():
-        print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+        print(plain(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"))
 
 
 def _output(output: Path | None, source: str) -> Path:

@@ -89,12 +89,13 @@ def read_adapter(run: Restored, folder: Path) -> Backbone:
     if not isinstance(plain, TextBackbone):
         model = _read(plain.model, run, base) if base.is_dir() else plain.model
     else:
-        config, name = AutoConfig.from_pretrained(base), base if any(base.glob("*.safetensors")) else base_name(run)
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        name = base if any(base.glob("*.safetensors")) else base_name(run)
         if run.architecture.head == "mean":
             model = MeanPooledForSequenceClassification.from_encoder(name, config)
         else:
             load = AutoModelForSequenceClassification.from_pretrained
-            model = load(name, config=config, ignore_mismatched_sizes=True)
+            model = load(name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False)
     plain.model = peft.PeftModel.from_pretrained(model, folder)
     return plain.eval()
 
@@ -186,6 +187,6 @@ def _save(model: nn.Module, backbone: Backbone, run: Restored, folder: Path) -> 
 
 def _read(model: nn.Module, run: Restored, folder: Path) -> nn.Module:
     if isinstance(run.backbone, TextBackbone):
-        return AutoModelForSequenceClassification.from_pretrained(folder)
+        return AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=False)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from filtune.datamodules import StreamDataModule
 from filtune.experiments.classes import classes
+from filtune.experiments.composition import notice
 from filtune.lightning_modules import OnlineModule, Schedule, check_precision
 from filtune.lightning_modules.atomic import atomic_write, reason_full, sweep_folder
 from filtune.lightning_modules.callbacks import RunPage, RunSummary, StreamCheckpoint
@@ -72,13 +73,21 @@ MORE = (
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes ``config.yaml``; over that of a run that is resumed only once its checkpoint has been accepted."""
+    """Writes ``config.yaml``; over that of a run that is resumed only once its checkpoint has been accepted.
+
+    Args:
+        folder: The run's folder, whatever the loggers have.
+        arguments: Those of Lightning's callback.
+        options: Its options.
+    """
+
+    def __init__(self, *arguments: Any, folder: Path, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.path = folder / self.config_filename
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file of a new run."""
-        folder = trainer.log_dir
-        resumed = folder is not None and (Path(folder) / self.config_filename).exists()
-        if not trainer.strategy.broadcast(resumed):
+        if not trainer.strategy.broadcast(self.path.exists()):
             self._write(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -87,9 +96,8 @@ class SaveConfig(SaveConfigCallback):
             self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
-        folder = trainer.log_dir
-        if trainer.is_global_zero and folder is not None:
-            with atomic_write(Path(folder) / self.config_filename) as file:
+        if trainer.is_global_zero:
+            with atomic_write(self.path) as file:
                 file.write(sealed_yaml(self.parser.dump(self.config, skip_none=False)))
         self.already_saved = True
 
@@ -121,7 +129,6 @@ class FiltuneCLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults={"max_epochs": 1, "precision": "32-true"},
             save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
             parser_kwargs={"exit_on_error": False, "prog": "filtune", self.command: {"exit_on_error": False}},
             args=args,
         )
@@ -193,6 +200,7 @@ class FiltuneCLI(LightningCLI):
             self.folder = self._open_folder(name)
             # where Lightning puts what has no folder of its own, as its checkpoint when SLURM requeues the job
             is_slurm = SLURMEnvironment.detect()
+            self.save_config_kwargs = {"folder": self.folder}
             kwargs["default_root_dir"] = str(self.folder / "checkpoints" if is_slurm else self.folder)
             if has_own_logger(given):
                 own = TensorBoardLogger(
@@ -228,6 +236,10 @@ class FiltuneCLI(LightningCLI):
     def is_dev_run(self) -> bool:
         """Whether a few batches are run to find errors, and nothing is kept (``trainer.fast_dev_run``)."""
         return bool(self._get(self.config_init, "trainer").get("fast_dev_run"))
+
+    def save_config(self, path: Path) -> None:
+        """Write the composed configuration, with which another optimizer is run."""
+        self._parser(self.command).save(self.config[self.command], str(path), skip_none=False)
 
     def _parse_ckpt_path(self) -> None:
         """Ignore the configuration in the checkpoint; OnlineModule refuses one that contradicts the command line."""
@@ -279,6 +291,8 @@ class FiltuneCLI(LightningCLI):
         self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
         if not self.trainer.global_step:
             raise ValueError("trainer: the run ended before its first step; allow a larger trainer.max_time")
+        if self.model.timer.median() is None:
+            notice(f"the run had ended at step {self.trainer.global_step}, no step was added; raise trainer.max_epochs")
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}

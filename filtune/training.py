@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from filtune.lightning_modules import signals
@@ -70,7 +69,7 @@ def _dev_run_baselines(cli: FiltuneCLI) -> None:
     """Run a few batches with each baseline, and report that there was no error."""
     with TemporaryDirectory() as folder:
         config = Path(folder) / "config.yaml"
-        config.write_text(yaml.safe_dump(cli.model.run_config))
+        cli.save_config(config)
         for name in cli.baselines:
             FiltuneCLI(["fit", "--config", str(config), f"--optimizer={name}", "--run.baselines=[]"])
     if is_first():

@@ -38,8 +38,12 @@ def check_loaders(trainer: pl.Trainer) -> None:
     Raises:
         ValueError: Naming the loader that can be given instead.
     """
-    stage, data = getattr(trainer.state.fn, "value", ""), getattr(trainer, "datamodule", None)
-    if stage in ("test", "predict") and data is not None and not is_overridden(f"{stage}_dataloader", data):
+    stage = getattr(trainer.state.fn, "value", "")
+    if stage not in ("test", "predict"):
+        return
+    # Lightning has no public way to tell a data module of this call from one of an earlier call
+    data = getattr(trainer, f"{stage}_loop")._data_source.instance
+    if isinstance(data, pl.LightningDataModule) and not is_overridden(f"{stage}_dataloader", data):
         raise ValueError(
             f"datamodule: {type(data).__name__} has no {stage} split; call Trainer.{stage}(module, dataloaders=...), "
             "for example with datamodule.val_dataloader()"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -101,7 +102,8 @@ class OnlineModule(Evaluation):
         self.validation_loss = MeanMetric()
         self.average = WeightAverage(self.backbone, self.weight_averaging)
         self.fingerprint = frozen_fingerprint(self.backbone)
-        fingerprint = getattr(self.trainer.datamodule, "fingerprint", None) if stage == "fit" else None
+        data = getattr(self.trainer, "datamodule", None)
+        fingerprint = getattr(data, "fingerprint", None) if stage == "fit" else None
         self.data_fingerprint: dict[str, Any] | None = fingerprint() if fingerprint is not None else None
         self._built = True
 
@@ -271,6 +273,8 @@ class OnlineModule(Evaluation):
         Raises:
             FloatingPointError: If the optimizer diverged, and the policy is to stop.
         """
+        if not self._built:  # a callback saves because something failed, and that is what is reported
+            raise sys.exc_info()[1] or CheckpointError("there is nothing to save before training has started")
         kept = self._saved_names()
         if self.trainer.state.fn == "fit":
             optimizer = self.optimizers(use_pl_optimizer=False)
@@ -340,7 +344,8 @@ class OnlineModule(Evaluation):
         data = data_differences(saved.get("data"), self.data_fingerprint)
         allowed = bool((self.run_config.get("run") or {}).get("resume_changed"))
         refuse_changes(settings, data, allowed)
-        self.trainer.datamodule.resume_changed = allowed
+        if getattr(self.trainer, "datamodule", None) is not None:
+            self.trainer.datamodule.resume_changed = allowed
         if saved.get("data") is None and self.data_fingerprint is not None:
             rank_zero_info("the checkpoint has no fingerprint of the data, which is taken to be the same")
 

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
     ModelCheckpoint,
 )
+from lightning.pytorch.plugins import DoublePrecision, MixedPrecision, Precision
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from .monitoring import check_precision, check_strategy
@@ -60,6 +61,7 @@ def check_trainer(trainer: pl.Trainer, training: bool) -> None:
     """
     check_precision(trainer.precision)
     check_strategy(trainer)
+    check_precision_plugin(type(trainer.precision_plugin))
     if not training:
         return
     for option, value, is_refused, reason in _options(trainer):
@@ -119,6 +121,19 @@ def _options(trainer: pl.Trainer) -> Iterator[tuple[str, object, bool, str]]:
         alone,
         "the other nodes cannot be found; start with torchrun or srun, or set MASTER_ADDR and NODE_RANK on each",
     )
+
+
+def check_precision_plugin(plugin: type) -> None:
+    """Refuse a precision that changes the model's layers.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    if plugin not in (Precision, DoublePrecision, MixedPrecision):
+        raise ValueError(
+            f"trainer.plugins: {plugin.__name__} changes the layers that are trained; remove it (of the frozen weights "
+            "--model.backbone.frozen 4bit or bfloat16 does so)"
+        )
 
 
 def _has_no_launcher(trainer: pl.Trainer) -> bool:

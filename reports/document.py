@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filtune.experiments.archive import Archive, Pool, find_roots, packed_studies, shipped_table, source_tables
+from filtune.experiments.escaping import escape_markdown, plain
 from filtune.experiments.estimate import format_duration
 from filtune.experiments.records import Record
 from filtune.experiments.suggestions import suggest
@@ -222,12 +223,7 @@ def render_latex(part: Section | Listing, folder: Path) -> Path:
 
 def escape_tex(text: Any) -> str:
     """Return text escaped for LaTeX."""
-    return "".join(_TEX.get(c, c) for c in str(text))
-
-
-def escape_md(text: Any) -> str:
-    """Return text escaped for a cell of a Markdown table."""
-    return re.sub(r"([\\`*_|<\[\]])", r"\\\1", " ".join(str(text).split()))
+    return "".join(_TEX.get(c, c) for c in plain(text))
 
 
 def _kind(part: Section | Listing) -> str:
@@ -260,5 +256,5 @@ def _environment(language: str) -> Environment:
     environment.globals.update(
         formatting=formatting, format_duration=format_duration, Status=Status, Agreement=Agreement
     )
-    environment.filters.update(tex=escape_tex, md=escape_md)
+    environment.filters.update(tex=escape_tex, md=escape_markdown, plain=plain)
     return environment

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from filtune.experiments.escaping import plain
 from rich.console import Console
 from rich.progress import track
 
@@ -25,7 +26,7 @@ def main(args: list[str]) -> None:
         ValueError: If there is nothing to report.
     """
     options = _parser().parse_args(args)
-    roots, console = [*options.roots, *options.root] or [ROOT], Console()
+    roots, console = [*options.roots, *options.root] or [ROOT], Console(markup=False, emoji=False)
     for root in roots:
         if root.suffix and not root.exists():
             raise ValueError(f"report: there is no file {root}")
@@ -77,7 +78,7 @@ def write_report(roots: list[Path], tables: list[str], output: Path, formats: li
         written += [render_markdown(part, output)] if "md" in formats else []
         written += [render_latex(part, output)] if "tex" in formats else []
     for message in document.left_out:
-        console.print(message, style="yellow", highlight=False, soft_wrap=True, markup=False)
+        console.print(plain(message), style="yellow", highlight=False, soft_wrap=True)
     for path in written:
         console.print(f"see  {path}", highlight=False, soft_wrap=True)
 

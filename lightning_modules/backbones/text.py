@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from typing_extensions import Self
 
 from .base import Backbone, BackboneConfig, check_weights_available
+from .folders import refuse_code
 from .memory import quantisation
 
 
@@ -74,13 +76,16 @@ class TextBackbone(Backbone):
         """
         remedy = "name a hub id (with a network), or a local folder with config.json, weights and tokenizer files"
         check_weights_available(config.name, remedy)
+        refuse_code(config.name)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(config.name)
+            tokenizer = AutoTokenizer.from_pretrained(config.name, trust_remote_code=False)
             if tokenizer.pad_token is None:  # decoders have none, and need it for batches
                 tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
             model, head, is_fresh = _load_with_head(config, task.outputs, tokenizer.pad_token_id)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, UnpicklingError) as error:
             reason = str(error).strip().splitlines()[0]
+            if isinstance(error, UnpicklingError):
+                reason = "its weights are a pickle of more than tensors, which is not loaded; take safetensors"
             raise ValueError(f"model.backbone.name: {config.name!r} cannot be loaded ({reason}); {remedy}") from error
         encoder = model.encoder if isinstance(model, MeanPooled) else model
         positions = getattr(encoder.config, "max_position_embeddings", config.max_length)
@@ -142,7 +147,7 @@ def _load_classifier(config: BackboneConfig, outputs: int) -> tuple[Any, bool]:
     if not config.pretrained:
         return _load(auto, config, num_labels=outputs), True
     with torch.device("meta"):  # names alone
-        head = _head_of(auto.from_config(AutoConfig.from_pretrained(config.name, num_labels=outputs)))
+        head = _head_of(auto.from_config(_read_config(config, num_labels=outputs), trust_remote_code=False))
     model, found = _load(auto, config, head, num_labels=outputs, ignore_mismatched_sizes=True, output_loading_info=True)
     others = sorted(name for name, *_ in found["mismatched_keys"] if not name.startswith(tuple(f"{h}." for h in head)))
     if others:
@@ -155,5 +160,10 @@ def _load_classifier(config: BackboneConfig, outputs: int) -> tuple[Any, bool]:
 
 def _load(auto: Any, config: BackboneConfig, whole: tuple[str, ...] = (), **arguments: Any) -> Any:
     if config.pretrained:
-        return auto.from_pretrained(config.name, **arguments, **quantisation(config, whole))
-    return auto.from_config(AutoConfig.from_pretrained(config.name, **arguments))
+        options = {"trust_remote_code": False, **quantisation(config, whole)}
+        return auto.from_pretrained(config.name, **arguments, **options)
+    return auto.from_config(_read_config(config, **arguments), trust_remote_code=False)
+
+
+def _read_config(config: BackboneConfig, **arguments: Any) -> Any:
+    return AutoConfig.from_pretrained(config.name, trust_remote_code=False, **arguments)
