@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from .base import Backbone, BackboneConfig, check_weights_available
 from .memory import quantisation
+from .positions import padding_side, usable_positions
 
 
 class MeanPooled(nn.Module):
@@ -80,13 +81,14 @@ class TextBackbone(Backbone):
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"model.backbone.name: {config.name!r} cannot be loaded ({reason}); {remedy}") from error
         encoder = model.encoder if isinstance(model, MeanPooled) else model
-        positions = getattr(encoder.config, "max_position_embeddings", config.max_length)
+        lengths = [config.max_length, usable_positions(encoder), tokenizer.model_max_length]
+        tokenizer.padding_side = padding_side(encoder)
         if config.frozen == "4bit":
             for name in head:
                 model.get_submodule(name).to(encoder.device, torch.float32)
         else:
             model = model.float()
-        return cls(model, head, tokenizer, min(config.max_length, positions, tokenizer.model_max_length))
+        return cls(model, head, tokenizer, min(length for length in lengths if length is not None))
 
     def preprocess(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return the tokens (B, L) of texts or pairs of texts, padded to the longest."""
@@ -108,14 +110,18 @@ class TextBackbone(Backbone):
 
 
 def _load_with_head(config: BackboneConfig, outputs: int, padding: int | None) -> tuple[nn.Module, tuple[str, ...]]:
-    """Return the model with the head asked for, and the names of the head's modules."""
+    """Return the model with the head asked for, and the names of the modules that are trained with the head."""
     if config.head == "mean":
         # a pooler is not used, and where the checkpoint has none it is random
-        encoder = _load(AutoModel, config, ("pooler",))
-        return MeanPooled(encoder, outputs, zero=config.head_init == "zero"), ("head",)
-    model = _load_classifier(config, outputs)
+        encoder, fresh = _load_pretrained(AutoModel, config, ("pooler",))
+        pooled = MeanPooled(encoder, outputs, zero=config.head_init == "zero")
+        return pooled, ("head", *(f"encoder.{name}" for name in fresh))
+    with torch.device("meta"):  # names alone
+        auto = AutoModelForSequenceClassification
+        head = _head_of(auto.from_config(AutoConfig.from_pretrained(config.name, num_labels=outputs)))
+    model, fresh = _load_pretrained(auto, config, head, num_labels=outputs, ignore_mismatched_sizes=True)
     model.config.pad_token_id = padding
-    return model, _head_of(model)
+    return model, (*head, *fresh)
 
 
 def _head_of(model: Any) -> tuple[str, ...]:
@@ -124,23 +130,61 @@ def _head_of(model: Any) -> tuple[str, ...]:
     return tuple(name for name, child in children if any(True for _ in child.parameters()))
 
 
-def _load_classifier(config: BackboneConfig, outputs: int) -> Any:
-    """Return the architecture's classifier; where its checkpoint has a head of another size, with a fresh one."""
-    auto = AutoModelForSequenceClassification
+def _load_pretrained(
+    auto: Any, config: BackboneConfig, head: tuple[str, ...], **arguments: Any
+) -> tuple[Any, tuple[str, ...]]:
+    """Return a model, and the names of its modules that the checkpoint has no weights for, apart from the head.
+
+    Args:
+        auto: The class of transformers that loads it.
+        config: The options.
+        head: Names of modules that need no weights.
+        **arguments: Of the model's configuration.
+
+    Raises:
+        ValueError: If the weights are those of another model.
+    """
     if not config.pretrained:
-        return _load(auto, config, num_labels=outputs)
-    with torch.device("meta"):  # names alone
-        head = _head_of(auto.from_config(AutoConfig.from_pretrained(config.name, num_labels=outputs)))
-    model, found = _load(auto, config, head, num_labels=outputs, ignore_mismatched_sizes=True, output_loading_info=True)
-    others = sorted(name for name, *_ in found["mismatched_keys"] if not name.startswith(tuple(f"{h}." for h in head)))
+        arguments.pop("ignore_mismatched_sizes", None)
+        return auto.from_config(AutoConfig.from_pretrained(config.name, **arguments)), ()
+    options = {**arguments, "output_loading_info": True}
+    model, found = auto.from_pretrained(config.name, **options, **quantisation(config, head))
+    own = tuple(f"{name}." for name in head)
+    others = sorted(name for name, *_ in found["mismatched_keys"] if not name.startswith(own))
     if others:
         raise ValueError(f"its weights are of other sizes than its config.json says, {others[0]} among them")
     if found["mismatched_keys"]:
         rank_zero_warn(f"model.backbone.name: the head of {config.name!r} is of another task; a fresh one is trained")
-    return model
+    fresh = _fresh_modules(config.name, model, [name for name in found["missing_keys"] if not name.startswith(own)])
+    if fresh and config.frozen == "4bit":  # what is trained keeps its bits
+        model = auto.from_pretrained(config.name, **arguments, **quantisation(config, (*head, *fresh)))
+    return model, fresh
 
 
-def _load(auto: Any, config: BackboneConfig, whole: tuple[str, ...] = (), **arguments: Any) -> Any:
-    if config.pretrained:
-        return auto.from_pretrained(config.name, **arguments, **quantisation(config, whole))
-    return auto.from_config(AutoConfig.from_pretrained(config.name, **arguments))
+def _fresh_modules(name: str, model: nn.Module, missing: list[str]) -> tuple[str, ...]:
+    """Return the names of the modules whose parameters are missing from a checkpoint, and warn of them.
+
+    Raises:
+        ValueError: If more is missing than is there.
+    """
+    parameters = dict(model.named_parameters())
+    missing = sorted(parameters.keys() & set(missing))
+    if 2 * len(missing) > len(parameters):
+        raise ValueError(
+            f"its weights are of another model: {len(missing)} of {len(parameters)} tensors are missing, such as "
+            f"{missing[0]}"
+        )
+    owners = dict.fromkeys(each.rpartition(".")[0] for each in missing)
+    # the parameters of a module that has others within cannot be trained without theirs
+    fresh = tuple(owner for owner in owners if owner and not any(model.get_submodule(owner).children()))
+    if fresh:
+        rank_zero_warn(
+            f"model.backbone.name: {name!r} has no weights of {', '.join(fresh)}; they start at random, and are "
+            "trained and saved with the head"
+        )
+    if rest := [each for each in missing if each.rpartition(".")[0] not in fresh]:
+        rank_zero_warn(
+            f"model.backbone.name: {name!r} has no weights of {', '.join(rest)}; they are random, and frozen unless "
+            "--model.backbone.adapter is null"
+        )
+    return fresh
