@@ -93,6 +93,12 @@ def test_texts_are_cut_to_the_positions_there_are(tmp_path: Path, name: str) -> 
     assert backbone(inputs).isfinite().all()
 
 
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
 def masked_lm(folder: Path) -> Path:
     random_model(folder, "Bert", "right")
     config = transformers.AutoConfig.from_pretrained(folder)
@@ -108,11 +114,8 @@ def test_what_the_checkpoint_lacks_is_trained_with_the_head(tmp_path: Path, adap
     trained = {name for name, param in backbone.named_parameters() if param.requires_grad}
     assert sum("pooler" in name for name in trained) == 2
     backbone(backbone.preprocess({"text": ["w1"]})).sum().backward()
-    assert all(
-        param.grad is not None and param.grad.abs().sum() > 0
-        for name, param in backbone.named_parameters()
-        if "pooler.dense" in name and param.requires_grad
-    )
+    grads = [param.grad for name, param in backbone.named_parameters() if name in trained and "pooler" in name]
+    assert all(grad is not None and grad.any() for grad in grads)
 
 
 def test_a_pooler_that_is_not_used_is_not_missed(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
@@ -126,5 +129,5 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     other = random_model(tmp_path / "other", "GPT2", "right")
     weights.write_bytes((other / "model.safetensors").read_bytes())
-    with pytest.raises(ValueError, match="its weights are of another model: 37 of 39 tensors are missing"):
+    with pytest.raises(ValueError, match="its weights are of another model: 39 of 41 tensors are missing"):
         build_backbone(BackboneConfig(str(tmp_path), adapter="lora"), Task())
