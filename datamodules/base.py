@@ -211,8 +211,11 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         return []
 
     def _range(self) -> tuple[float, float]:
-        """Return the least and the greatest target of the stream."""
-        labels = torch.stack([label for _, label in self.part.samples.contents(self.part.rows)])
+        """Return the least and the greatest target of the split."""
+        labels = getattr(self.part.samples, "labels", None)
+        if labels is None:
+            labels = torch.stack([label for _, label in self.part.samples.contents(self.part.rows)])
+        labels = labels[labels.isfinite()]
         return float(labels.min()), float(labels.max())
 
     def stream_changes(self) -> Iterable[Any]:

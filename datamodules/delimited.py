@@ -107,6 +107,10 @@ class Dialect:
     def _breaks_outside(self, text: str, cells: list[str]) -> bool:
         """Return whether a record has a carriage return or a line feed that neither ends it nor is in a cell."""
         body = text[: len(text) - len(self._end(text))]
+        # a backslash before a carriage return may be one of the text, in a file that is not quoted as it should be
+        other = "\r" if self.newline == "\n" else "\n"
+        if self.quoting == "backslash" and f"\\{other}" in body:
+            return True
         return any(body.count(mark) != sum(cell.count(mark) for cell in cells) for mark in "\r\n" if mark in body)
 
     def write(self, cells: list[str]) -> str:

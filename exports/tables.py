@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,9 @@ def write_table(rows: Rows, predicted: dict[str, list[Any]], path: Path, ending:
         _append_cells(file, rows.kept, predicted, path)
     elif isinstance(file, JsonFile) and ending == ".jsonl" and file_ending(file.path) in _LINES:
         _write_lines(path, _append_keys(file, rows.kept, predicted))
+    elif isinstance(file, JsonFile) and ending in (".csv", ".tsv"):
+        names = rows.table.column_names
+        _write_cells([*names, *predicted], _objects(file, rows.kept, predicted), path, ending)
     else:
         table = rows.columns()
         for name, values in predicted.items():
@@ -61,7 +64,7 @@ def write_table(rows: Rows, predicted: dict[str, list[Any]], path: Path, ending:
         elif ending == ".jsonl":
             _write_lines(path, (json.dumps(_finite(row), ensure_ascii=False, default=str) for row in _records(table)))
         else:
-            _write_cells(table, path, "," if ending == ".csv" else "\t")
+            _write_cells(table.column_names, _records(table), path, ending)
 
 
 def _append_cells(file: DelimitedFile, kept: Sequence[int], predicted: dict[str, list[Any]], path: Path) -> None:
@@ -114,11 +117,18 @@ def _write_lines(path: Path, lines: Iterator[str]) -> None:
         output.writelines(f"{line}\n" for line in lines)
 
 
-def _write_cells(table: pa.Table, path: Path, delimiter: str) -> None:
+def _objects(file: JsonFile, kept: Sequence[int], predicted: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the objects with further keys; their numbers are those of the file, which a table may have rounded."""
+    values = zip(*predicted.values(), strict=True)
+    for text, found in zip(_chosen(file.texts(), kept), values, strict=True):
+        yield {**json.loads(text), **dict(zip(predicted, found, strict=True))}
+
+
+def _write_cells(names: Sequence[str], records: Iterable[dict[str, Any]], path: Path, ending: str) -> None:
     with path.open("w", encoding="utf-8", newline="") as output:
-        writer = csv.writer(output, delimiter=delimiter, lineterminator="\n")
-        writer.writerow(table.column_names)
-        writer.writerows([cell(value) for value in row.values()] for row in _records(table))
+        writer = csv.writer(output, delimiter="," if ending == ".csv" else "\t", lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([cell(record.get(name)) for name in names] for record in records)
 
 
 def _records(table: pa.Table) -> Iterator[dict[str, Any]]:

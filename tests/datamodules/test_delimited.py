@@ -15,7 +15,7 @@ import pytest
 from filtune.datamodules import DataError
 from filtune.datamodules.delimited import DelimitedFile
 from filtune.datamodules.source import TextOptions, read_source
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.text("a\",;\t\n\r\\ |'", max_size=6)
@@ -48,6 +48,9 @@ def dialects(draw: Any) -> dict[str, Any]:
 
 def written(table: list[list[str]], options: dict[str, Any]) -> tuple[str, str]:
     """Return what csv writes of a table, and the ending of the file."""
+    # a line feed ends a line with or without a carriage return: one that csv left unquoted before it is no cell's
+    ends = options.get("lineterminator") == "\n" and options.get("quoting") != csv.QUOTE_ALL
+    assume(not (ends and any(row[-1].endswith("\r") for row in table)))
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, **options)
     writer.writerows(table)

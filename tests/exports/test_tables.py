@@ -109,6 +109,18 @@ def test_objects_are_copied_byte_for_byte(tmp_path: Path) -> None:
     assert [json.loads(line)["prediction"] for line in lines] == ["p", "q", "r"]
 
 
+def test_objects_as_cells_keep_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("\n".join(OBJECTS))
+    rows = Rows(tmp_path / "a.jsonl")
+    write_table(rows, predicted(rows, ["p", "q", "r"]), tmp_path / "out.csv", ".csv")  # type: ignore[arg-type]
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert list(csv.reader(file))[1:] == [
+            ["é", "1.1", '{"x": [1, null]}', "p", "0.25"],
+            ["", "", "", "q", "0.25"],
+            ["é", "12345678901234567890", "", "r", "0.25"],
+        ]
+
+
 TABLE = pa.table(
     {
         "text": ["a,b", None],
