@@ -42,6 +42,7 @@ class Bernoulli(Likelihood):
 
     kind = "multilabel"
     has_classes = True
+    is_discrete = True
     takes_lists = True
     online_metrics: ClassVar = ("f1",)
     validation_metrics: ClassVar = ("f1", "exact_match")

@@ -38,6 +38,7 @@ class Poisson(Likelihood):
     """
 
     kind = "count"
+    is_discrete = True
     online_metrics: ClassVar = ("deviance",)
     validation_metrics: ClassVar = ("deviance", "mae")
     export_note = "The model's output is the logarithm of the expected count: the prediction is its exponential."
