@@ -171,6 +171,13 @@ class Likelihood(ABC):
     def covariance(self) -> Tensor:
         """Return the covariance of the observed mean, in its observation coordinates, (B, d, d)."""
 
+    def square_cumulants(self) -> Tensor | None:
+        """Return mean, variance and third cumulant of the squared residuals of ``natural``, (3, B, d).
+
+        None where they are normal, or where the coordinates are no independent ones.
+        """
+        return None
+
     @abstractmethod
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw one target per sample from the model's own distribution, shaped like a target."""

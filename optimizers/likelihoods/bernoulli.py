@@ -83,6 +83,13 @@ class Bernoulli(Likelihood):
         """Return diag(p (1 - p)), (B, m, m)."""
         return torch.diag_embed(self._variance())
 
+    def square_cumulants(self) -> Tensor:
+        """Return those of (1 - p)^2 with probability p and p^2 with 1 - p."""
+        p = self.mean().double()
+        apart = (1 - p).square() - p.square()  # = 1 - 2p
+        variance = p * (1 - p) * apart.square()
+        return torch.stack([p * (1 - p), variance, variance * apart * (1 - 2 * p)])
+
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw labels, zeros and ones (B, m)."""
         return torch.bernoulli(self.mean().nan_to_num(0.5), generator=generator)
