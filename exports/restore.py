@@ -118,12 +118,12 @@ def restore(ckpt_path: Path, config_path: Path | None = None, own: Sequence[str]
     """
     checkpoint = AtomicCheckpointIO().load_checkpoint(ckpt_path)
     try:
-        return _restore(ckpt_path, checkpoint, config_path or _run_folder(ckpt_path) / "config.yaml")
+        return _restore(ckpt_path, checkpoint, config_path or _run_folder(ckpt_path) / "config.yaml", own)
     except (CheckpointError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise unreadable(error, str(ckpt_path)) from error
 
 
-def _restore(ckpt_path: Path, checkpoint: dict[str, Any], config_path: Path) -> Restored:
+def _restore(ckpt_path: Path, checkpoint: dict[str, Any], config_path: Path, own: Sequence[str]) -> Restored:
     config = _read(config_path)
     check_plain(config["model"].get("backbone"), "--config: model.backbone")
     known = {field.name for field in fields(BackboneConfig)}

@@ -110,10 +110,11 @@ class SAM(OnlineOptimizer):
         return {**super().settings(), "base": type(self._base).__name__.lower()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore groups and state, the base rule's as well, and reset the counter."""
+        """Restore groups and state, the base rule's as well; a loaded state, unlike a copy, restarts the counters."""
         super().__setstate__(state)
-        self.stats = {}
-        self.memory().clear()
+        if "_base" not in state:
+            self.stats = {}
+            self.memory().clear()
         self._share()
 
     def _check(self, options: dict[str, Any]) -> None:

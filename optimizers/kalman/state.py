@@ -293,7 +293,6 @@ class FilterState(OnlineOptimizer):
         Raises:
             ValueError: If it was saved for another covariance, a state of another size, or another floating type.
         """
-        self.check_settings(state_dict)
         found = {OLD_NAMES.get(key, key): value for key, value in state_dict["state"].get(FILTER, {}).items()}
         saved, devices = self._covariance.upgrade(found), {key: own.device for key, own in self.filter.items()}
         for key, own in self._covariance.select(self.filter).items():
