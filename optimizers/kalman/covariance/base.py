@@ -51,11 +51,13 @@ class Covariance(Part, ABC):
             kept has one entry per parameter: then several processes share the state.
         can_reset: Whether ``reset`` is implemented.
         uses_alarm: Whether it needs the alarm of a monitor.
+        on_host: Names of the tensors that decide on shapes, which the host must know without waiting for the device.
     """
 
     kind = "covariance"
     by_columns: ClassVar[bool] = False
     can_reset: ClassVar[bool] = False
+    on_host: ClassVar[tuple[str, ...]] = ()
     uses_alarm: bool = False
 
     def __init__(self, shapes: Sequence[torch.Size]) -> None:
