@@ -153,8 +153,9 @@ class WeightAverage:
         """
         if state["mean"]:
             compare_names(state["mean"], self.params)
-        device = {name: param.device for name, param in self.params.items()}
-        self.count, self.mean = state["count"], {name: mean.to(device[name]) for name, mean in state["mean"].items()}
+        self.count, self.mean = state["count"], dict(state["mean"])
 
     def _means(self) -> list[Tensor]:
-        return [self.mean[name] for name in self.params]
+        """Return the mean where the parameters are: a checkpoint is loaded before the model goes to its device."""
+        self.mean = {name: self.mean[name].to(param.device) for name, param in self.params.items()}
+        return list(self.mean.values())

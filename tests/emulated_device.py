@@ -173,9 +173,14 @@ class Autocast(torch.autocast):
 
 @contextmanager
 def emulated_device() -> Iterator[None]:
-    """Have an emulated device."""
-    with mock.patch.object(torch, "autocast", Autocast), Construction(), Emulation():
-        yield
+    """Have an emulated device; a module that moves there keeps its parameters, as with CUDA."""
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        with mock.patch.object(torch, "autocast", Autocast), Construction(), Emulation():
+            yield
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
 
 
 @contextmanager
