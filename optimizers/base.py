@@ -105,6 +105,8 @@ class OnlineOptimizer(torch.optim.Optimizer):
             ValueError: If it was saved with other options, or does not fit; naming what differs.
         """
         self.check_settings(state_dict)
+        for own in ("_follower", "_memory"):  # the scores of the state that is replaced
+            vars(self).pop(own, None)
         super().load_state_dict({key: value for key, value in state_dict.items() if key != SETTINGS})
         device = next(self.trained()).device
         for key, value in self.state.items():  # torch moves only what it keeps by parameter
