@@ -19,7 +19,7 @@ from tests.cli.harness import only_run, run, run_ranks
 from tests.conftest import WORDS
 
 FIT = ["fit", "--config", "trainer/cpu", "--config", "task/own_text", "--config", "backbone/minilm"]
-FIT += ["--model.backbone.rank=2", "--model.backbone.max_length=16", "--data.max_samples=40"]
+FIT += ["--model.backbone.rank=2", "--model.backbone.max_length=16", "--data.max_samples=16"]
 
 
 def label(kind: str, words: list[str]) -> Any:
@@ -105,9 +105,9 @@ def test_the_units_of_the_targets_are_resumed_bit_for_bit(
         if part == "second":
             more = [*more, f"--ckpt_path={only_run(tmp_path / 'first') / 'checkpoints' / 'last.ckpt'}"]
         (tmp_path / part).mkdir()
-        ckpt = fit("regression", "filtune", tables, encoder, tmp_path / part, "--data.max_samples=15", *more)
+        ckpt = fit("regression", "filtune", tables, encoder, tmp_path / part, "--data.max_samples=6", *more)
         states.append(torch.load(ckpt, weights_only=True)["state_dict"])
-    assert int(states[2]["target_state.count"]) == 30
+    assert int(states[2]["target_state.count"]) == 12
     assert all(torch.equal(states[0][name], states[2][name]) for name in states[0])
 
 
