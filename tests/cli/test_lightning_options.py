@@ -62,8 +62,8 @@ def only_run() -> Path:
 
 
 def names(folder: Path) -> set[str]:
-    """Names of the files of a run; those of events without their end."""
-    return {path.name.partition(".out.")[0] for path in folder.rglob("*") if path.is_file()}
+    """Names of the files of a run that are not hidden; those of events without their end."""
+    return {path.name.partition(".out.")[0] for path in folder.rglob("[!.]*") if path.is_file()}
 
 
 def columns(folder: str) -> set[str]:
