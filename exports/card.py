@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from filtune.experiments.escaping import escape_markdown, markdown_code
-from filtune.lightning_modules.backbones.image import ImageBackbone, TimmBackbone
+from filtune.lightning_modules.backbones.image import ImageBackbone
 from filtune.lightning_modules.backbones.text import MeanPooled, TextBackbone
+from filtune.lightning_modules.backbones.timm_models import TimmBackbone
 from filtune.optimizers.likelihoods import likelihood_of
 
 from .restore import Restored

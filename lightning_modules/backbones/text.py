@@ -15,6 +15,7 @@ from typing_extensions import Self
 from .base import Backbone, BackboneConfig, check_weights_available
 from .folders import refuse_code
 from .memory import quantisation
+from .positions import padding_side, usable_positions
 
 
 class MeanPooled(nn.Module):
@@ -88,13 +89,14 @@ class TextBackbone(Backbone):
                 reason = "its weights are a pickle of more than tensors, which is not loaded; take safetensors"
             raise ValueError(f"model.backbone.name: {config.name!r} cannot be loaded ({reason}); {remedy}") from error
         encoder = model.encoder if isinstance(model, MeanPooled) else model
-        positions = getattr(encoder.config, "max_position_embeddings", config.max_length)
+        lengths = [config.max_length, usable_positions(encoder), tokenizer.model_max_length]
+        tokenizer.padding_side = padding_side(encoder)
         if config.frozen == "4bit":
             for name in head:
                 model.get_submodule(name).to(encoder.device, torch.float32)
         else:
             model = model.float()
-        backbone = cls(model, head, tokenizer, min(config.max_length, positions, tokenizer.model_max_length))
+        backbone = cls(model, head, tokenizer, min(length for length in lengths if length is not None))
         backbone.has_fresh_head = is_fresh
         return backbone
 
@@ -125,14 +127,17 @@ class TextBackbone(Backbone):
 def _load_with_head(
     config: BackboneConfig, outputs: int, padding: int | None
 ) -> tuple[nn.Module, tuple[str, ...], bool]:
-    """Return the model with the head asked for, the names of its modules, and whether it is random."""
+    """Return the model with the head asked for, the names of the modules that are trained, and whether it is random."""
     if config.head == "mean":
         # a pooler is not used, and where the checkpoint has none it is random
-        encoder = _load(AutoModel, config, ("pooler",))
-        return MeanPooled(encoder, outputs), ("head",), True
-    model, is_fresh = _load_classifier(config, outputs)
+        encoder, fresh, _ = _load_pretrained(AutoModel, config, ("pooler",))
+        return MeanPooled(encoder, outputs), ("head", *(f"encoder.{name}" for name in fresh)), True
+    auto = AutoModelForSequenceClassification
+    with torch.device("meta"):  # names alone
+        head = _head_of(auto.from_config(_read_config(config, num_labels=outputs), trust_remote_code=False))
+    model, fresh, is_fresh = _load_pretrained(auto, config, head, num_labels=outputs, ignore_mismatched_sizes=True)
     model.config.pad_token_id = padding
-    return model, _head_of(model), is_fresh
+    return model, (*head, *fresh), is_fresh
 
 
 def _head_of(model: Any) -> tuple[str, ...]:
@@ -141,29 +146,68 @@ def _head_of(model: Any) -> tuple[str, ...]:
     return tuple(name for name, child in children if any(True for _ in child.parameters()))
 
 
-def _load_classifier(config: BackboneConfig, outputs: int) -> tuple[Any, bool]:
-    """Return the architecture's classifier, and whether its head is fresh since the checkpoint has none that fits."""
-    auto = AutoModelForSequenceClassification
+def _load_pretrained(
+    auto: Any, config: BackboneConfig, head: tuple[str, ...], **arguments: Any
+) -> tuple[Any, tuple[str, ...], bool]:
+    """Return a model, its modules apart from the head that the checkpoint lacks, and whether it lacks the head as well.
+
+    Args:
+        auto: The class of transformers that loads it.
+        config: The options.
+        head: Names of modules that need no weights.
+        **arguments: Of the model's configuration.
+
+    Raises:
+        ValueError: If the weights are those of another model.
+    """
     if not config.pretrained:
-        return _load(auto, config, num_labels=outputs), True
-    with torch.device("meta"):  # names alone
-        head = _head_of(auto.from_config(_read_config(config, num_labels=outputs), trust_remote_code=False))
-    model, found = _load(auto, config, head, num_labels=outputs, ignore_mismatched_sizes=True, output_loading_info=True)
-    others = sorted(name for name, *_ in found["mismatched_keys"] if not name.startswith(tuple(f"{h}." for h in head)))
+        arguments.pop("ignore_mismatched_sizes", None)
+        return auto.from_config(_read_config(config, **arguments), trust_remote_code=False), (), True
+    arguments["trust_remote_code"] = False
+    options = {**arguments, "output_loading_info": True}
+    model, found = auto.from_pretrained(config.name, **options, **quantisation(config, head))
+    own = tuple(f"{name}." for name in head)
+    others = sorted(name for name, *_ in found["mismatched_keys"] if not name.startswith(own))
     if others:
         raise ValueError(f"its weights are of other sizes than its config.json says, {others[0]} among them")
     if found["mismatched_keys"]:
         rank_zero_warn(f"model.backbone.name: the head of {config.name!r} is of another task; a fresh one is trained")
     lacking = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
-    return model, any(name.startswith(tuple(f"{h}." for h in head)) for name in lacking)
-
-
-def _load(auto: Any, config: BackboneConfig, whole: tuple[str, ...] = (), **arguments: Any) -> Any:
-    if config.pretrained:
-        options = {"trust_remote_code": False, **quantisation(config, whole)}
-        return auto.from_pretrained(config.name, **arguments, **options)
-    return auto.from_config(_read_config(config, **arguments), trust_remote_code=False)
+    is_fresh = any(name.startswith(own) for name in lacking)
+    fresh = _fresh_modules(config.name, model, [name for name in found["missing_keys"] if not name.startswith(own)])
+    if fresh and config.frozen == "4bit":  # what is trained keeps its bits
+        model = auto.from_pretrained(config.name, **arguments, **quantisation(config, (*head, *fresh)))
+    return model, fresh, is_fresh
 
 
 def _read_config(config: BackboneConfig, **arguments: Any) -> Any:
     return AutoConfig.from_pretrained(config.name, trust_remote_code=False, **arguments)
+
+
+def _fresh_modules(name: str, model: nn.Module, missing: list[str]) -> tuple[str, ...]:
+    """Return the names of the modules whose parameters are missing from a checkpoint, and warn of them.
+
+    Raises:
+        ValueError: If more is missing than is there.
+    """
+    parameters = dict(model.named_parameters())
+    missing = sorted(parameters.keys() & set(missing))
+    if 2 * len(missing) > len(parameters):
+        raise ValueError(
+            f"its weights are of another model: {len(missing)} of {len(parameters)} tensors are missing, such as "
+            f"{missing[0]}"
+        )
+    owners = dict.fromkeys(each.rpartition(".")[0] for each in missing)
+    # the parameters of a module that has others within cannot be trained without theirs
+    fresh = tuple(owner for owner in owners if owner and not any(model.get_submodule(owner).children()))
+    if fresh:
+        rank_zero_warn(
+            f"model.backbone.name: {name!r} has no weights of {', '.join(fresh)}; they start at random, and are "
+            "trained and saved with the head"
+        )
+    if rest := [each for each in missing if each.rpartition(".")[0] not in fresh]:
+        rank_zero_warn(
+            f"model.backbone.name: {name!r} has no weights of {', '.join(rest)}; they are random, and frozen unless "
+            "--model.backbone.adapter is null"
+        )
+    return fresh

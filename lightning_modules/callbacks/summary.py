@@ -103,6 +103,7 @@ class RunSummary(pl.Callback):
             **{name.replace("/", "_"): value for name, value in online.items() if name != "online/l1"},
             "val": {name.removeprefix("val/"): value for name, value in module.last_validation.items()},
             **trainer.datamodule.sizes,
+            "data": trainer.datamodule.report().to_dict(),
             "total_parameters": sum(p.numel() for p in module.backbone.parameters()),
             "trainable_parameters": sum(p.numel() for p in module.backbone.parameters() if p.requires_grad),
             "skipped_rows": dict(getattr(trainer.datamodule, "skipped_rows", {})),
