@@ -37,6 +37,7 @@ def main(options: argparse.Namespace) -> None:
     with atomic_path(output) as temporary:
         write_table(rows, predicted, temporary, output.suffix.lower())
     left = f"; {rows.bad} bad rows left out" if rows.bad else ""
+    left += "".join(f"; not read: {note}" for note in rows.notes)
     print(f"{output}: {prediction.likelihood.summary(run.coding)}{left}")
 
 
