@@ -113,12 +113,12 @@ class OnlineOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: Naming the first that differs.
         """
-        own = self.settings()
-        for option, value in state_dict.get(SETTINGS, {}).items():
-            if value != own.get(option):
+        own, saved = self.settings(), state_dict.get(SETTINGS, {})
+        for option in {**saved, **own} if saved else {}:
+            if saved.get(option) != own.get(option):
                 raise ValueError(
-                    f"{type(self).__name__}: the checkpoint was saved with {option} {value}, this optimizer has "
-                    f"{own.get(option)}; build it with the options of the checkpoint, or start without its state"
+                    f"{type(self).__name__}: the checkpoint was saved with {option} {saved.get(option)}, this optimizer "
+                    f"has {own.get(option)}; build it with the options of the checkpoint, or start without its state"
                 )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -141,6 +141,7 @@ class FilterState(OnlineOptimizer):
                 for choice in (covariance, noise, *monitors)
                 if choice
                 for name, value in choice.options.items()
+                if name not in self._covariance.convertible
             },
         }
         self._rows = RowSelection(*given["rows"])
