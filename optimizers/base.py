@@ -117,8 +117,9 @@ class OnlineOptimizer(torch.optim.Optimizer):
         for option in {**saved, **own} if saved else {}:
             if saved.get(option) != own.get(option):
                 raise ValueError(
-                    f"{type(self).__name__}: the checkpoint was saved with {option} {saved.get(option)}, this optimizer "
-                    f"has {own.get(option)}; build it with the options of the checkpoint, or start without its state"
+                    f"{type(self).__name__}: the checkpoint was saved with {option} {saved.get(option)}, this "
+                    f"optimizer has {own.get(option)}; build it with the options of the checkpoint, or start without "
+                    "its state"
                 )
 
     def __getstate__(self) -> dict[str, Any]:
