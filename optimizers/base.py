@@ -105,7 +105,11 @@ class OnlineOptimizer(torch.optim.Optimizer):
         device = next(self.trained()).device
         for key, value in self.state.items():  # torch moves only what it keeps by parameter
             if not isinstance(key, Tensor):
-                self.state[key] = to_device(value, device)
+                self.state[key] = self.place(value, device)
+
+    def place(self, tree: Any, device: torch.device) -> Any:
+        """Return a part of the state that torch does not keep by parameter, on the device where it belongs."""
+        return to_device(tree, device)
 
     def check_settings(self, state_dict: dict[str, Any]) -> None:
         """Check that a state was saved with these options; earlier releases did not save them.
