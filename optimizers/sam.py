@@ -112,9 +112,13 @@ class SAM(OnlineOptimizer):
     def check_settings(self, state_dict: dict[str, Any]) -> None:
         """Check the base rule, which the groups of a state of an earlier release show."""
         super().check_settings(state_dict)
-        saved, own = ("betas" in groups[0] for groups in (state_dict["param_groups"], self.param_groups))
-        if saved != own:
-            raise ValueError(f"SAM: the checkpoint was saved with base {BASES[saved]}, this optimizer has {BASES[own]}")
+        base = type(self._base).__name__.lower()
+        differ = set(state_dict["param_groups"][0]) ^ set(self.param_groups[0])
+        if differ:
+            raise ValueError(
+                f"SAM: the checkpoint was saved with another base than {base}: only one has {min(differ)}; set "
+                "optimizer.base to the checkpoint's"
+            )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore groups and state, the base rule's as well; a loaded state, unlike a copy, restarts the counters."""
