@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from .fingerprint import stream_fingerprint
 from .loader import StreamLoader, permutation
+from .report import DataReport
 from .samples import DataError, Subset, collate
 from .task import Task
 
@@ -186,6 +187,38 @@ class StreamDataModule(pl.LightningDataModule, ABC):
             changes = self.stream_changes()
             self._fingerprint = stream_fingerprint(self.part, self.validation, self.task.classes, changes)
         return dict(self._fingerprint)
+
+    def report(self) -> DataReport:
+        """Return what was read, after ``setup()``."""
+        held_out = 0 if self.validation is None else len(self.validation.rows)
+        return DataReport(
+            source=self.label,
+            rows=len(self.part.samples),
+            used=len(self.part.rows),
+            skipped=dict(self.skipped_rows),
+            kind=self.task.kind,
+            classes=self.task.classes,
+            range=None if self.task.classes else self._range(),
+            validation_rows=held_out,
+            validation=self.validation_source(),
+            notes=self.notes(),
+        )
+
+    def validation_source(self) -> str:
+        """Return where the validation samples are from, or why there are none."""
+        return "there are none" if self.validation is None else "the data's own"
+
+    def notes(self) -> list[str]:
+        """Return what else is to be said of the data."""
+        return []
+
+    def _range(self) -> tuple[float, float]:
+        """Return the least and the greatest target of the split."""
+        labels = getattr(self.part.samples, "labels", None)
+        if labels is None:
+            labels = torch.stack([label for _, label in self.part.samples.contents(self.part.rows)])
+        labels = labels[labels.isfinite()]
+        return float(labels.min()), float(labels.max())
 
     def stream_changes(self) -> Iterable[Any]:
         """Return what happens to the samples beyond their content, for the fingerprint."""

@@ -144,6 +144,23 @@ class Archive:
             self.left_out.append(f"{path}: {table.name} has no cells {', '.join(unknown)}: left out")
 
 
+def find_roots(paths: Sequence[Path]) -> list[Path]:
+    """Return the roots that paths hold: each path itself, or the roots below it, such as those of ``runs``.
+
+    A folder that is no root is kept beside the roots below it, for it may hold runs of ``filtune fit`` as well.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        below = [] if _is_root(path) else sorted(place.parent for place in path.rglob("manifests") if place.is_dir())
+        for root in [*below, path]:
+            found.setdefault(root.resolve(), root)
+    return list(found.values())
+
+
+def _is_root(path: Path) -> bool:
+    return (path / "manifests").is_dir() or bool(packed_studies(path))
+
+
 def packed_studies(root: Path) -> list[Path]:
     """Return the packed studies of a root: itself where it is one, else those in the folder."""
     return [root] if root.is_file() else sorted(root.glob(f"*{PACKED}"))

@@ -143,9 +143,9 @@ class Store:
 
 def _key_today(record: Record) -> str:
     """Return the key that a record's configuration has today."""
-    from .keys import run_key  # reads the constructors of optimizers, for which torch is imported
+    from .keys import record_key  # reads the constructors of optimizers, for which torch is imported
 
-    return run_key(record["config"], record["seed"])
+    return record_key(record)
 
 
 def translate_record(record: Record) -> Record:

@@ -16,6 +16,7 @@ from filtune.lightning_modules.signals import Stopped
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from .escaping import plain
 from .estimate import Estimator, format_duration
 from .records import Store
 from .runs import Job, RunError, run
@@ -124,12 +125,14 @@ class Runner:
                     "room and repeat the command"
                 ) from error
             outcome.failures[job.key] = str(error)
-            self.console.print(f"[red]{job.label}[/]: {error}", highlight=False, soft_wrap=True)
+            said = plain(f"{job.label}: {error}")
+            self.console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
             return
         outcome.records[job.key] = record
         self.estimator.learn(record)
         if record["status"] == "diverged":
-            self.console.print(f"{job.label}: diverged ({record['reason']})", highlight=False, soft_wrap=True)
+            said = plain(f"{job.label}: diverged ({record['reason']})")
+            self.console.print(said, markup=False, highlight=False, soft_wrap=True)
 
     def _show(self, bar: Progress, task: Any, left: list[Job], started: dict[str, float], total: int) -> None:
         """Update the bar with the time that unfinished runs take, spread over the workers."""

@@ -28,7 +28,7 @@ WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.
 def main(options: argparse.Namespace) -> None:
     """Export a checkpoint, by the options of ``filtune export``."""
     check_target(options.to, options.overwrite)
-    print(export(restore(options.ckpt_path, options.config), options.to, options.merge))
+    print(export(restore(options.ckpt_path, options.config, options.own_class), options.to, options.merge))
 
 
 def export(run: Restored, target: Path, merge: bool = False) -> str:
@@ -45,7 +45,7 @@ def export(run: Restored, target: Path, merge: bool = False) -> str:
     Raises:
         ValueError: If the model cannot be written so that it gives the same outputs.
     """
-    whole, base, note = merge or run.architecture.adapter is None, None, fold_units(run)
+    whole, base, note = merge or not run.architecture.uses_peft, None, fold_units(run)
     with whole_folder(target) as folder:
         if whole:
             write_model(run, folder)
@@ -61,7 +61,7 @@ def export(run: Restored, target: Path, merge: bool = False) -> str:
         write_card(run, folder, target, whole, base, difference, note)
     what = f"the adapter ({run.architecture.adapter}) and the head"
     if whole:
-        what = "the whole model, which had no adapter" if run.architecture.adapter is None else "the merged model"
+        what = "the merged model" if run.architecture.uses_peft else "the whole model, which had no adapter"
     return f"{target}: {what}; loaded back, outputs differ by {difference:.1e} at most; README.md says how to load it"
 
 

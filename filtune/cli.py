@@ -152,7 +152,9 @@ def _report(error: BaseException) -> NoReturn:
     if os.environ.get("FILTUNE_DEBUG") or (first and not isinstance(error, explained()) and not lost and not full):
         raise error
     if first:
-        print(f"filtune: error: {lost or _message(error, full)}", file=sys.stderr)
+        from filtune.experiments.escaping import plain
+
+        print(f"filtune: error: {plain(lost or _message(error, full))}", file=sys.stderr)
     if isinstance(error, FloatingPointError):
         from filtune.experiments.runs import DIVERGED
 

@@ -1,291 +1,23 @@
-"""``fit`` and ``validate``: Lightning's command line, with configurations that are merged before it parses them."""
+"""``filtune fit`` and ``filtune validate``."""
 
 from __future__ import annotations
 
-import json
-import re
+import warnings
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from jsonargparse import ArgumentError
-from lightning.fabric.plugins.environments import SLURMEnvironment
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.cli import LightningArgumentParser
 
-from filtune.datamodules import StreamDataModule
-from filtune.experiments.classes import classes
-from filtune.lightning_modules import OnlineModule, Schedule, check_precision, signals
-from filtune.lightning_modules.atomic import atomic_write, reason_full, sweep_folder
-from filtune.lightning_modules.callbacks import OnlineProgressBar, RunSummary, StreamCheckpoint, TensorBoardPage
-from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
-from filtune.lightning_modules.integrity import read_yaml, sealed_yaml
-from filtune.lightning_modules.launch import is_first, other_process_lost, quiet
-from filtune.lightning_modules.locks import FolderLock
-from filtune.lightning_modules.resume import (
-    Baseline,
-    has_config,
-    is_of_job,
-    is_requeued,
-    keep_baseline,
-    keep_job,
-    kept_baseline,
-    slurm_job,
-)
-from filtune.lightning_modules.runs import (
-    CONFIG,
-    LAST,
-    RunConfig,
-    RunName,
-    find_run,
-    last_folder,
-    new_folder,
-    resumed_folder,
-    unreadable,
-)
-from filtune.optimizers import OnlineOptimizer
+from filtune.lightning_modules import signals
+from filtune.lightning_modules.launch import is_first, quiet
+from filtune.lightning_modules.resume import Baseline
+from filtune.lightning_modules.runs import CONFIG
 
-from .arguments import choose_class, read_line
-from .explain import Schema, check, condensed, explain, take_texts
-
-ABOUT = {
-    "fit": "Learn from a stream of samples, one at a time, and score every prediction before it is learned from.",
-    "validate": "Score the model of a checkpoint on the validation samples.",
-}
-MORE = (
-    "Configurations are merged in order, then the options of the command line: --config task/sst2 --config "
-    "backbone/minilm --optimizer loko --optimizer.p0 0.1. --optimizer.help LoKO and --data.help TextDataModule list "
-    "the options of a class; without a name they list the classes."
-)
-
-
-class SaveConfig(SaveConfigCallback):
-    """Writes ``config.yaml``; over that of a run that is resumed only once its checkpoint has been accepted."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file of a new run."""
-        folder = trainer.log_dir
-        resumed = folder is not None and (Path(folder) / self.config_filename).exists()
-        if not trainer.strategy.broadcast(resumed):
-            self._write(trainer)
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file of a resumed run, also of one that is complete: its baselines take theirs from it."""
-        if not self.already_saved:
-            self._write(trainer)
-
-    def _write(self, trainer: Trainer) -> None:
-        folder = trainer.log_dir
-        if trainer.is_global_zero and folder is not None:
-            with atomic_write(Path(folder) / self.config_filename) as file:
-                file.write(sealed_yaml(self.parser.dump(self.config, skip_none=False)))
-        self.already_saved = True
-
-
-class FiltuneCLI(LightningCLI):
-    """``fit`` and ``validate``, configured by YAML files that compose in any order.
-
-    Args:
-        args: Command line without the program's name: the command, then its options.
-        locks: Holds the lock of the run's folder until the command ends.
-        place: Where the run belongs, if it is a baseline.
-
-    Raises:
-        ValueError: Naming what is wrong with the command line or a configuration, and the remedy.
-    """
-
-    def __init__(self, args: list[str], locks: ExitStack | None = None, place: Baseline | None = None) -> None:
-        self.folder: Path | None = None
-        self.command, self._place = args[0], place
-        self._locks = locks if locks is not None else ExitStack()
-        for section in ("optimizer", "data"):
-            classes(section)  # imported, so that the parser finds their names
-        super().__init__(
-            OnlineModule,
-            StreamDataModule,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            trainer_defaults={"max_epochs": 1, "precision": "32-true"},
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"exit_on_error": False, "prog": "filtune", self.command: {"exit_on_error": False}},
-            args=args,
-        )
-
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return the trainer's method that is run; the parser of the other need not be built."""
-        skipped = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
-        return {self.command: skipped}
-
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        kwargs |= {"description": ABOUT[subcommand], "epilog": MORE}
-        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Merge the configurations, check that every option exists, and parse the result."""
-        own = self._subcommand_parsers[self.command]
-        asked = [arg for arg in args[1:] if arg in ("-h", "--help") or re.match(r"--[\w.]+\.help(=|$)", arg)]
-        if asked:
-            self.config = parser.parse_args([self.command, asked[0]])
-            return
-        line, schema = read_line(args[1:]), Schema(own, self.command)
-        if self.command == "validate":
-            for part in line.parts:
-                read_yaml(part)  # refuses the configuration of a run that is damaged
-        check(line, schema)
-        line = take_texts(line, schema)
-        given = ["--config", json.dumps(line.config, default=str)] if line.config else []
-        try:
-            self.config = parser.parse_args([self.command, *given, *(option.argument for option in line.options)])
-        except (ArgumentError, TypeError, ValueError) as error:
-            raise ValueError(explain(error, line, schema)) from error
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``--optimizer`` and ``--run``."""
-        parser.add_optimizer_args((OnlineOptimizer,), "optimizer", link_to="model.optimizer_init")
-        parser.add_class_arguments(RunConfig, "run")
-        parser.set_defaults({"model.schedule": asdict(Schedule())})  # so that config.yaml has it in full
-
-    def before_instantiate_classes(self) -> None:
-        """Check the trainer and the baselines before anything is read or built.
-
-        Raises:
-            ValueError: Naming what is missing or invalid.
-        """
-        trainer = self._get(self.config, "trainer")
-        check_precision(trainer.get("precision"))
-        if re.search("spawn|fork|notebook", str(trainer.get("strategy"))):
-            raise ValueError(f"trainer.strategy: {trainer['strategy']} is not for the command line; take ddp")
-        for baseline in self._get(self.config, "run").baselines:
-            choose_class({}, "optimizer", baseline, "--run.baselines")
-
-    def instantiate_classes(self) -> None:
-        """Build model, data module and trainer; an error of theirs is reported without the frame of the parser."""
-        try:
-            super().instantiate_classes()
-        except (TypeError, ValueError) as error:
-            raise ValueError(condensed(str(error))) from error
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Return the trainer of a run: one folder, atomic checkpoints, a progress bar, a summary."""
-        given = self._get(self.config_init, "trainer")
-        self._dump_config()
-        self.model.run_config = {k: v for k, v in self.config_dump.items() if k != "ckpt_path"}
-        kwargs |= {
-            "plugins": [*(given.get("plugins") or []), AtomicCheckpointIO()],
-            "callbacks": list(given.get("callbacks") or []),
-            "num_sanity_val_steps": 0,
-            "enable_model_summary": False,
-            "enable_checkpointing": self.subcommand == "fit",
-            "logger": False,
-            "use_distributed_sampler": False,
-        }
-        if given.get("enable_progress_bar") is not False:
-            kwargs["callbacks"].append(OnlineProgressBar(refresh_rate=20))
-        if self.subcommand == "fit":
-            name = self._name()
-            self.folder = self._open_folder(name)
-            if SLURMEnvironment.detect() and not given.get("default_root_dir"):
-                kwargs["default_root_dir"] = str(self.folder / "checkpoints")  # of Lightning's checkpoint on requeueing
-            kwargs["logger"] = TensorBoardLogger(
-                self.folder.parents[1], "", f"{name.stem}/{self.folder.name}", default_hp_metric=False
-            )
-            kwargs["callbacks"] += [
-                TensorBoardPage(self.model.run_config),
-                RunSummary(self.folder, name.optimizer, self.model.run_config),
-                StreamCheckpoint(self.folder / "checkpoints", self._get(self.config_init, "run").save_interval),
-            ]
-        else:
-            self.save_config_callback = None
-        return super().instantiate_trainer(**kwargs)
-
-    @property
-    def baselines(self) -> list[str]:
-        """Names of the optimizers that learn from the same stream afterwards."""
-        return self._get(self.config_init, "run").baselines
-
-    @property
-    def is_resumed(self) -> bool:
-        """Whether all runs of the command are resumed, those that were begun: asked for, or requeued by SLURM."""
-        path = self._get(self.config, "ckpt_path")
-        return path == "last" or (path is None and is_requeued() and slurm_job() is not None)
-
-    def _parse_ckpt_path(self) -> None:
-        """Ignore the configuration in the checkpoint; OnlineModule refuses one that contradicts the command line."""
-
-    def _name(self) -> RunName:
-        return RunName(
-            task=self.datamodule.label,
-            backbone=self.model.backbone_config.name,
-            optimizer=self._get(self.config, "optimizer")["class_path"].rpartition(".")[2],
-            seed=self._get(self.config, "seed_everything"),
-        )
-
-    def _open_folder(self, name: RunName) -> Path:
-        """Return the run's folder, locked by the first process of the run until the command ends.
-
-        Raises:
-            CheckpointError: If a run is to be resumed and none was begun.
-            FolderInUse: If another command writes into the folder.
-        """
-        root = Path(self._get(self.config_init, "run").root)
-        folder = self._begun_folder(root, name) if self.is_resumed else None
-        if not is_first():
-            return folder or root / name.experiment / name.stem / "of_the_first_process"
-        folder = folder or new_folder(root, name)
-        self._locks.enter_context(FolderLock(folder, remedy="start a new run without --ckpt_path"))
-        for place in (folder, folder / "checkpoints"):
-            sweep_folder(place)
-        keep_job(folder)
-        if self._place is not None:
-            keep_baseline(self._place.run, self._place.name, folder)
-        return folder
-
-    def _begun_folder(self, root: Path, name: RunName) -> Path | None:
-        def matches(folder: Path) -> bool:
-            own = self._get(self.config, "ckpt_path") == "last" or is_of_job(folder)
-            return own and has_config(folder, self.model.run_config, type(self.model))
-
-        if self._place is not None:
-            return kept_baseline(self._place.run, self._place.name) or find_run(root, name, matches)
-        if self._get(self.config, "ckpt_path") == "last":
-            return resumed_folder(root, name, matches)
-        return find_run(root, name, matches)
-
-    def after_fit(self) -> None:
-        """Broadcast the folder to every process."""
-        self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
-
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        kwargs = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
-        if subcommand == "fit" and self.is_resumed and self.folder is not None:
-            saved = self.folder / "checkpoints" / LAST
-            kwargs["ckpt_path"] = str(saved) if saved.is_file() else None
-        elif kwargs.get("ckpt_path") == "last":
-            folder = last_folder(Path(self._get(self.config_init, "run").root), self._name())
-            kwargs["ckpt_path"] = str(folder / "checkpoints" / LAST)
-        self._ckpt_path = kwargs.get("ckpt_path")
-        return kwargs
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run the trainer's method; an error while a checkpoint is restored names the checkpoint.
-
-        A checkpoint may lack whatever a tensor or a value can be missing from: the errors are of any kind.
-
-        Raises:
-            CheckpointError: If the checkpoint cannot be restored.
-        """
-        try:
-            super()._run_subcommand(subcommand)
-        except (KeyError, IndexError, TypeError, AttributeError, AssertionError, RuntimeError, ValueError) as error:
-            restoring = self.model.restoring
-            foreign = restoring == "" or other_process_lost(error) or reason_full(error)
-            if foreign or (restoring == "used" and isinstance(error, RuntimeError | ValueError)):
-                raise
-            raise unreadable(error, str(self._ckpt_path)) from error
+from .explain import Schema
+from .lightning_cli import FiltuneCLI
+from .trainer_options import finish_loggers, named_loggers
 
 
 def fit(args: list[str]) -> None:
@@ -306,14 +38,19 @@ def fit(args: list[str]) -> None:
         cli = FiltuneCLI(["fit", *args], locks)
         _stop_if_asked()
         assert cli.folder is not None
+        if cli.is_dev_run:
+            _dev_run_baselines(cli)
+            return
         folders = [cli.folder]
         resumed = "last" if cli.is_resumed else "null"
         for name in cli.baselines:
+            finish_loggers(named_loggers(cli.config_init["fit"]["trainer"]))
             same = ["--config", str(cli.folder / CONFIG), f"--optimizer={name}", "--run.baselines=[]"]
             baseline = FiltuneCLI(["fit", *same, f"--ckpt_path={resumed}"], locks, Baseline(cli.folder, name))
             _stop_if_asked()
             assert baseline.folder is not None
             folders.append(baseline.folder)
+            finish_loggers(named_loggers(baseline.config_init["fit"]["trainer"]))
     if is_first():
         compare.print_runs(folders)
 
@@ -328,6 +65,17 @@ def _stop_if_asked() -> None:
         raise signals.Stopped(signals.pending())
 
 
+def _dev_run_baselines(cli: FiltuneCLI) -> None:
+    """Run a few batches with each baseline, and report that there was no error."""
+    with TemporaryDirectory() as folder:
+        config = Path(folder) / "config.yaml"
+        cli.save_config(config)
+        for name in cli.baselines:
+            FiltuneCLI(["fit", "--config", str(config), f"--optimizer={name}", "--run.baselines=[]"])
+    if is_first():
+        print(f"fast_dev_run: {cli.trainer.max_steps} steps and the validation ran without an error; nothing is kept")
+
+
 def validate(args: list[str]) -> None:
     """Validate a checkpoint.
 
@@ -335,6 +83,7 @@ def validate(args: list[str]) -> None:
         args: The options of the command.
     """
     quiet()
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")  # they save checkpoints
     FiltuneCLI(["validate", *args])
 
 
@@ -352,10 +101,10 @@ class _ParserOnly(FiltuneCLI):
         raise _Built(self._subcommand_parsers[self.command])
 
 
-def option_names(command: str) -> list[str]:
-    """Return the options of ``fit`` or ``validate`` that do not depend on a class."""
+def option_types(command: str) -> dict[str, Any]:
+    """Return the types of the options of ``fit`` or ``validate`` that do not depend on a class, by dotted key."""
     try:
         _ParserOnly([command])
     except _Built as built:
-        return [f"--{key}" for key in Schema(built.parser, command).hints]
+        return Schema(built.parser, command).hints
     raise AssertionError

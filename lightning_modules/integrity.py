@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
+from .yaml_loader import load_yaml, parse_yaml
 
 CHECKSUM = "checksum"
 """Field of a JSON file with the checksum of the others."""
@@ -121,25 +121,20 @@ def _is_digest(value: Any) -> bool:
 
 def sealed_yaml(text: str) -> str:
     """Return the text of a YAML file with the checksum of its content in the first line."""
-    return f"{_YAML_MARK}{content_checksum(yaml.safe_load(text))}\n{text}"
+    return f"{_YAML_MARK}{content_checksum(parse_yaml(text))}\n{text}"
 
 
-def read_yaml(path: Path, text: str | None = None) -> Any:
+def read_yaml(path: Path) -> Any:
     """Read a YAML file, and check it by the checksum in its first line, if it has one.
-
-    Args:
-        path: The file.
-        text: Its text, where it has been read.
 
     Raises:
         DamagedFile: If it is cut short, damaged, changed, or no YAML; names it.
         OSError: If it cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8") if text is None else text
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DamagedFile(f"{path}: damaged, or no YAML ({_first_line(error)})") from error
+        text, content = load_yaml(path, str(path))
+    except ValueError as error:
+        raise DamagedFile(f"{error}; or the file is damaged") from error
     first = text.partition("\n")[0]
     if _YAML_WORDS in first and first.rstrip() != _YAML_MARK + content_checksum(content):
         raise DamagedFile(

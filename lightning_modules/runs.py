@@ -139,4 +139,4 @@ def _versions(root: Path, name: RunName) -> list[Path]:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-") or "run"
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text)[:100].strip("-") or "run"  # file systems allow 255 bytes

@@ -65,7 +65,9 @@ class StreamCheckpoint(Checkpoint):
         """
         stop = self._stop.has_come(trainer)
         self._due = self._due or stop or trainer.global_step % self.every == 0
-        if self._due and not trainer.is_last_batch and (batch_idx + 1) % (trainer.val_check_batch or math.inf) != 0:
+        of_epoch = trainer.check_val_every_n_epoch is not None  # otherwise the batches of all epochs are counted
+        batches = 1 + (batch_idx if of_epoch else trainer.fit_loop.total_batch_idx)
+        if self._due and not trainer.is_last_batch and batches % (trainer.val_check_batch or math.inf) != 0:
             self._save(trainer, pl_module)
             self._stop.act()
 
@@ -99,8 +101,10 @@ class StreamCheckpoint(Checkpoint):
         self._due = False
         pl_module.before_checkpoint()
         for logger in trainer.loggers:
-            if hasattr(logger, "experiment"):
-                logger.experiment.flush()
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.flush()  # its save() writes hyper-parameters as well, which are not complete
+            else:
+                logger.save()
         trainer.save_checkpoint(self.path)
 
 
@@ -118,19 +122,23 @@ class OnlineProgressBar(TQDMProgressBar):
         }
 
 
-class TensorBoardPage(pl.Callback):
-    """Writes the composed configuration as text and the layout that overlays optimizers.
+class RunPage(pl.Callback):
+    """Writes the composed configuration to every logger, and to TensorBoard the layout that overlays optimizers.
 
     Args:
         config: The composed configuration.
+        hyperparameters: Whether loggers other than TensorBoard's get it, as hyper-parameters.
     """
 
-    def __init__(self, config: dict) -> None:
-        self.config = config
+    def __init__(self, config: dict[str, Any], hyperparameters: bool = True) -> None:
+        self.config, self.hyperparameters = config, hyperparameters
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write them once."""
-        if isinstance(trainer.logger, TensorBoardLogger):
-            writer = trainer.logger.experiment
-            writer.add_text("config", f"```yaml\n{yaml.safe_dump(self.config, sort_keys=False)}\n```", 0)
-            writer.add_custom_scalars(LAYOUT)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                writer = logger.experiment
+                writer.add_text("config", f"```yaml\n{yaml.safe_dump(self.config, sort_keys=False)}\n```", 0)
+                writer.add_custom_scalars(LAYOUT)
+            elif self.hyperparameters:
+                logger.log_hyperparams(self.config)

@@ -131,7 +131,7 @@ def test_what_does_not_load_back_is_refused(text_run: Any, tmp_path: Path, monke
     [
         ("text\n", [], "has no rows"),
         ("", [], "cannot be read"),
-        ("review,stars\ngood,5\n", [], "--text_columns: .* has no column 'text'; there are review, stars"),
+        ("review,stars\ngood,5\n", [], "--text_columns: .* has no column 'text'; choose of review, stars"),
         ("text,n\ngood,1\n,2\n", [], "row 1 .*empty text.*--on_bad_row skip"),
         ("text\n \n", ["--on_bad_row", "skip"], "no row that can be read"),
         ("text,prediction\ngood,1\n", [], "column 'prediction' already"),
@@ -175,7 +175,10 @@ def test_bad_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "new" / "a.png")
     (tmp_path / "new" / "b.png").write_bytes(b"no image")
     ask = ("--ckpt_path", "last.ckpt", "--input", tmp_path / "new")
-    assert "undecodable image; correct it, or leave bad rows out with --on_bad_row skip" in refused(run_predict, *ask)
+    expected = (
+        f"undecodable image: {tmp_path / 'new' / 'b.png'}; correct it, or leave bad rows out with --on_bad_row skip"
+    )
+    assert expected in refused(run_predict, *ask)
     assert "has images" in refused(run_predict, *ask[:2], "--text", "a")
     run_predict([*map(str, ask), "--on_bad_row", "skip"])
     assert [Path(path).name for path in pd.read_csv(tmp_path / "new.predictions.csv")["image"]] == ["a.png"]
