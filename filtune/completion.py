@@ -120,7 +120,7 @@ def parser_of(command: Any) -> argparse.ArgumentParser:
 
 def training_options(command: str) -> list[str]:
     """Return the options of ``fit`` or ``validate``, including those of all optimizers and data modules."""
-    from .training import option_types
+    from .training import schema_of
 
     below = {
         f"--{section}.{name}"
@@ -129,7 +129,7 @@ def training_options(command: str) -> list[str]:
         for name in options(section, cls)
     }
     return sorted(
-        {*(f"--{key}" for key in option_types(command)), *below, *(f"--{section}.help" for section in FOLDERS)}
+        {*(f"--{key}" for key in schema_of(command).hints), *below, *(f"--{section}.help" for section in FOLDERS)}
     )
 
 
@@ -143,9 +143,9 @@ def choices() -> dict[str, list[str]]:
     from filtune.optimizers.likelihoods import REGISTRY
     from filtune.optimizers.parts import Part
 
-    from .training import option_types
+    from .training import schema_of
 
-    hints = option_types("fit")
+    hints = schema_of("fit").hints
     for section in FOLDERS:
         for cls in classes(section).values():
             hints |= {f"{section}.{name}": option.hint for name, option in options(section, cls).items()}
