@@ -126,9 +126,9 @@ class StreamLoader:
             DataError: If that stream had another order; names what differs.
         """
         if self.resume_changed:
-            ends = np.append(0, self._ends)
-            self.epoch = state["epoch"]
-            self.position = int(ends[min(np.searchsorted(ends, state["position"]), len(ends) - 1)])
+            ends, ended = np.append(0, self._ends), state["position"] >= state["samples"]
+            place = len(ends) - 1 if ended else min(np.searchsorted(ends, state["position"]), len(ends) - 1)
+            self.epoch, self.position = state["epoch"], int(ends[place])
             return
         differing = [
             f"{name} (checkpoint {state.get(name)}, now {value})"

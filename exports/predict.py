@@ -40,6 +40,7 @@ def main(options: argparse.Namespace) -> None:
         write_table(rows, predicted, temporary, output.suffix.lower(), options.escape_formulas)
     formulas = note_formulas(rows.columns(), predicted, output.suffix.lower(), options.escape_formulas)
     left = f"; {rows.bad} bad rows left out" if rows.bad else ""
+    left += "".join(f"; not read: {note}" for note in rows.notes)
     print(f"{output}: {plain(prediction.likelihood.summary(run.coding))}{left}{formulas}")
 
 

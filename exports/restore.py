@@ -17,6 +17,7 @@ from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, compare_na
 from filtune.lightning_modules.integrity import read_json, read_yaml
 from filtune.lightning_modules.legacy import translate
 from filtune.lightning_modules.optimization import group_parameters
+from filtune.lightning_modules.runs import CheckpointError, unreadable
 from filtune.lightning_modules.trust import ForeignClassError, OwnClasses, check_plain
 from filtune.optimizers import OnlineOptimizer
 from filtune.optimizers.likelihoods import Likelihood, likelihood_of
@@ -96,7 +97,10 @@ class Restored:
         """Return the run's optimizer over the backbone's parameters, with its state."""
         groups = group_parameters(self.backbone, self.config["model"].get("param_groups") or {})
         optimizer = self.optimizer_class(groups, **(self.config["optimizer"].get("init_args") or {}))
-        optimizer.load_state_dict(self.checkpoint["optimizer_states"][0])
+        try:
+            optimizer.load_state_dict(self.checkpoint["optimizer_states"][0])
+        except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+            raise unreadable(error, str(self.ckpt_path)) from error
         return optimizer
 
 
@@ -113,7 +117,13 @@ def restore(ckpt_path: Path, config_path: Path | None = None, own: Sequence[str]
         ValueError: Naming what is missing or does not belong together.
     """
     checkpoint = AtomicCheckpointIO().load_checkpoint(ckpt_path)
-    config_path = config_path or _run_folder(ckpt_path) / "config.yaml"
+    try:
+        return _restore(ckpt_path, checkpoint, config_path or _run_folder(ckpt_path) / "config.yaml", own)
+    except (CheckpointError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+        raise unreadable(error, str(ckpt_path)) from error
+
+
+def _restore(ckpt_path: Path, checkpoint: dict[str, Any], config_path: Path, own: Sequence[str]) -> Restored:
     config = _read(config_path)
     check_plain(config["model"].get("backbone"), "--config: model.backbone")
     known = {field.name for field in fields(BackboneConfig)}

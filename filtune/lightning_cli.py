@@ -90,8 +90,8 @@ class SaveConfig(SaveConfigCallback):
         if not trainer.strategy.broadcast(self.path.exists()):
             self._write(trainer)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file of a resumed run."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file of a resumed run, also of one that is complete: its baselines take theirs from it."""
         if not self.already_saved:
             self._write(trainer)
 

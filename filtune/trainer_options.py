@@ -137,7 +137,8 @@ def has_own_logger(given: Mapping[str, Any]) -> bool:
 def finish_loggers(loggers: list[Logger]) -> None:
     """End the runs of loggers that allow one at a time in a process, so that a baseline begins its own."""
     for logger in loggers:
-        end = getattr(logger.experiment, "finish", None) or getattr(logger.experiment, "end", None)
+        own = getattr(logger, "experiment", None)
+        end = getattr(own, "finish", None) or getattr(own, "end", None)
         if callable(end):
             end()
 
@@ -146,19 +147,27 @@ def finish_loggers(loggers: list[Logger]) -> None:
 def refusals_of_lightning(given: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Turn an error that Lightning's own code raises on purpose into one that is reported in one line.
 
+    So are errors of torch that an option of the trainer asks for.
+
     Args:
         given: The options of the trainer, where it is being built: those of the machine are named.
 
     Raises:
         ValueError: With Lightning's message.
+        FloatingPointError: If a gradient is not finite and ``trainer.detect_anomaly`` looks for that.
     """
     try:
         yield
     except (MisconfigurationException, RuntimeError, TypeError, NotImplementedError, ImportError, ValueError) as error:
+        said = " ".join(str(error).split()).rstrip("!.")
+        if "returned nan values" in said:
+            raise FloatingPointError(f"trainer.detect_anomaly: {said}; FILTUNE_DEBUG=1 shows where") from error
+        if "deterministic" in said and isinstance(error, RuntimeError):
+            raise ValueError(f"trainer.deterministic: {said.partition('. ')[0]}; take warn or false") from error
         place = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         if not place.is_relative_to(Path(lightning.__file__).parent):
             raise
-        culprit, said = _culprit(str(error), given), " ".join(str(error).split()).rstrip("!.")
+        culprit = _culprit(str(error), given)
         remedy = "; take --trainer.accelerator auto, or cpu" if culprit.startswith("trainer: accelerator") else ""
         raise ValueError(f"{culprit}: {said}{remedy}") from error
 

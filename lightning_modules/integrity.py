@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -23,7 +24,8 @@ CHECKSUM = "checksum"
 _MARK = b"filtune sha256 "
 _COMMENT = len(_MARK) + 64
 _END_OF_DIRECTORY = b"PK\x05\x06"
-_YAML_MARK = "# sha256 of the content: "
+_YAML_WORDS = "sha256 of the content"
+_YAML_MARK = f"# {_YAML_WORDS}: "
 
 
 class DamagedFile(ValueError):
@@ -106,10 +108,15 @@ def read_json(path: Path) -> dict[str, Any]:
         raise DamagedFile(f"{path}: damaged or cut short, no JSON ({_first_line(error)})") from error
     if not isinstance(content, dict):
         raise DamagedFile(f"{path}: damaged, or no file of filtune: its content is not an object")
-    checksum = content.pop(CHECKSUM, None)
-    if checksum is not None and checksum != content_checksum(content):
+    name = next((name for name, value in content.items() if name == CHECKSUM or _is_digest(value)), None)
+    checksum = content.pop(name, None)  # a digest under another name is a checksum whose name is damaged
+    if name not in (CHECKSUM, None) or (name and checksum != content_checksum(content)):
         raise DamagedFile(f"{path}: damaged, or changed after it was written: its checksum does not match")
     return content
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def sealed_yaml(text: str) -> str:
@@ -129,7 +136,7 @@ def read_yaml(path: Path) -> Any:
     except ValueError as error:
         raise DamagedFile(f"{error}; or the file is damaged") from error
     first = text.partition("\n")[0]
-    if first.startswith(_YAML_MARK) and first.removeprefix(_YAML_MARK).strip() != content_checksum(content):
+    if _YAML_WORDS in first and first.rstrip() != _YAML_MARK + content_checksum(content):
         raise DamagedFile(
             f"{path}: damaged, or changed after it was written: its checksum does not match; to change a "
             "configuration, change a copy of it without its first line"

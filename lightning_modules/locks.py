@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 from typing_extensions import Self
@@ -73,8 +74,9 @@ class FolderLock:
         descriptor = os.open(self.folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             self._wait(descriptor, time.monotonic() + patience)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
+            with suppress(OSError):  # it only tells another who holds the lock
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
         except BaseException:
             os.close(descriptor)
             raise

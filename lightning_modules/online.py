@@ -358,6 +358,8 @@ def _translate_names(state: dict[str, Tensor]) -> None:
     """Give the tensors of a checkpoint of an earlier release their names of today."""
     for name in [name for name in state if name.startswith("online.moderated.")]:
         state[name.replace(".moderated.", ".predictive.")] = state.pop(name)
+    if "online.samples" in state:
+        state.setdefault("online.nonfinite", torch.zeros((), dtype=torch.int64))
 
 
 def _step_seed(seed: int | None, step: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from filtune.experiments.escaping import plain
 from filtune.experiments.run_folder import RunFolder, find_runs, read_run
+from filtune.lightning_modules.atomic import atomic_path
 from rich.console import Console
 from rich.table import Table
 
@@ -97,8 +98,8 @@ def plot_runs(runs: list[RunFolder], target: Path) -> None:
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     figure.suptitle(_title(runs))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=130)
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, dpi=130)
     plt.close(figure)
 
 

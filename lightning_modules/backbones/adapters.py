@@ -73,9 +73,9 @@ def resolve_targets(
 
 def _match(layers: dict[str, nn.Module], target: str, roles: dict[str, tuple[str, ...]]) -> list[str]:
     if target in ("conv", "pointwise") and target not in roles:
-        convolutions = {name: module for name, module in layers.items() if isinstance(module, (nn.Conv1d, nn.Conv2d))}
-        dense = {name: module for name, module in convolutions.items() if module.groups == 1}
-        return [name for name, module in dense.items() if target == "conv" or set(module.kernel_size) == {1}]
+        convolutions = {name: layer for name, layer in layers.items() if isinstance(layer, (nn.Conv1d, nn.Conv2d))}
+        whole = {name for name, layer in convolutions.items() if layer.groups == 1 and set(layer.kernel_size) == {1}}
+        return [name for name in convolutions if target == "conv" or name in whole]
     if target == "linear" and target not in roles:
         return [name for name, module in layers.items() if isinstance(module, nn.Linear)]
     endings = roles.get(target, (target,))
@@ -157,7 +157,7 @@ def _check_groups(model: nn.Module, targets: list[str], method: str, rank: int) 
             needs = f"needs a rank divisible by them, not {rank}" if method in ("lora", "dora") else "has no such form"
             raise ValueError(
                 f"model.backbone.targets: {name} is a convolution of {groups} groups, where PEFT's {method} {needs}; "
-                "leave it out: the roles conv and pointwise have no grouped convolutions"
+                "leave it out, as the role pointwise does"
             )
 
 

@@ -33,7 +33,7 @@ class BackboneConfig:
         rank: Rank r of ``lora``, ``dora``, ``loha`` and ``lokr``; other methods take theirs from ``adapter_args``.
         alpha: Scale of these, alpha / r; null takes alpha = r.
         targets: Modules the adapter goes on, by role (``query``, ``key``, ``value``, ``linear``, ``conv``, and
-            ``pointwise`` for convolutions of one pixel, both without grouped ones) or by the end of their name.
+            ``pointwise`` for ungrouped convolutions of one pixel) or by the end of their name.
         adapter_args: Further arguments of the PEFT configuration.
         head: ``own``, the architecture's classification head, or ``mean``, a linear layer on the mean of the
             token states (transformers).

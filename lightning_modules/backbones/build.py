@@ -137,12 +137,16 @@ def zero_output_layer(backbone: Backbone, outputs: int) -> None:
     Raises:
         ValueError: If the head has no layer with that many outputs.
     """
-    layers = [
-        layer
+    # the head proper comes first, further modules that are trained with it after it
+    fitting = (
+        [
+            layer
+            for layer in backbone.model.get_submodule(name).modules()
+            if isinstance(weight := getattr(layer, "weight", None), torch.Tensor) and len(weight) == outputs
+        ]
         for name in backbone.head
-        for layer in backbone.model.get_submodule(name).modules()
-        if isinstance(weight := getattr(layer, "weight", None), torch.Tensor) and len(weight) == outputs
-    ]
+    )
+    layers: list[torch.nn.Module] = next(filter(None, fitting), [])
     if not layers:
         raise ValueError(
             f"model.backbone.head_init: the head of this backbone has no layer of {outputs} outputs that could start "

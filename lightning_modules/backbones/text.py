@@ -154,7 +154,7 @@ def _load_pretrained(
     Args:
         auto: The class of transformers that loads it.
         config: The options.
-        head: Names of modules that need no weights.
+        head: Names of modules that need no weights; they are not among those returned.
         **arguments: Of the model's configuration.
 
     Raises:

@@ -65,7 +65,9 @@ class StreamCheckpoint(Checkpoint):
         """
         stop = self._stop.has_come(trainer)
         self._due = self._due or stop or trainer.global_step % self.every == 0
-        if self._due and not trainer.is_last_batch and (batch_idx + 1) % (trainer.val_check_batch or math.inf) != 0:
+        of_epoch = trainer.check_val_every_n_epoch is not None  # otherwise the batches of all epochs are counted
+        batches = 1 + (batch_idx if of_epoch else trainer.fit_loop.total_batch_idx)
+        if self._due and not trainer.is_last_batch and batches % (trainer.val_check_batch or math.inf) != 0:
             self._save(trainer, pl_module)
             self._stop.act()
 

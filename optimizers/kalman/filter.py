@@ -2,6 +2,7 @@ r"""The filter that all Kalman optimizers share: observe, solve in the space of 
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ..base import Closure
 from ..likelihoods.base import Innovation, Observation
-from ..parts import State, default_arguments
+from ..parts import State
 from .blocks import BlockJacobian
 from .diagnostics import REMEDIES, LastStep, check_divergence, diagnose, statistics
 from .equations import own_blocks
@@ -17,6 +18,7 @@ from .posterior_mode import PosteriorModeUpdate
 from .predictive import output_covariance, tempered_predictive, update_log_weights
 from .prior import sensitivity_factor
 from .state import FilterState
+from .step_cost import announce_cost
 from .update import GaussianUpdate, MeasurementUpdate, NaturalParameterUpdate
 
 
@@ -47,10 +49,13 @@ class KalmanOptimizer(FilterState):
 
     def _filter(self, observation: Observation) -> Observation:
         """Apply the equations of the class docstring, in the filter's own dtype, to the samples of all ranks."""
+        self._keep_on_host()
         sharding, covariance, state = self._sharding, self._covariance, self.filter
         joint, sizes = sharding.join(observation)
         innovation = self._observe(joint)
         e = innovation.residual.to(self.dtype)
+        if self._last is None:
+            announce_cost(type(self).__name__, e.numel(), e.shape[1], self._covariance, e, self._fewer_rows())
         own = innovation.cotangents[sharding.ranks.own(sizes)]
         H = sharding.exchange(self._build(observation.outputs, own), sizes)
 
@@ -80,6 +85,12 @@ class KalmanOptimizer(FilterState):
         self._last = LastStep(e, delta, update, HPH, innovation, joint.outputs.detach(), log_weights)
         self._weigh_scales(joint, finite)
         return joint
+
+    def _fewer_rows(self) -> str:
+        """Return how the rows of the Jacobian become fewer."""
+        if self._has("top_k"):
+            return "--optimizer.top_k 3 keeps the label and the two most probable others: three rows per sample"
+        return "take fewer classes or a smaller batch, or Filtune with --optimizer.top_k 3: three rows per sample"
 
     def _observe(self, observation: Observation) -> Innovation:
         """Return the residuals and cotangents in the coordinates observed."""
@@ -212,7 +223,11 @@ class KalmanOptimizer(FilterState):
     def _options(self) -> dict[str, Any]:
         """Return the options against saturation that this optimizer has, with their values."""
         known = {**self._kwargs, **self._kwargs["options"]}
-        return {name: known.get(name) for name in REMEDIES if name in default_arguments(type(self))}
+        return {name: known.get(name) for name in REMEDIES if self._has(name)}
+
+    def _has(self, option: str) -> bool:
+        """Return whether this optimizer's own constructor has an option."""
+        return option in inspect.signature(type(self).__init__).parameters
 
 
 def _all_finite(tensors: list[Tensor]) -> Tensor:

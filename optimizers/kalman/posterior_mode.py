@@ -19,8 +19,8 @@ ITERATIONS = 200
 UNREAD = 12
 """Newton steps after which a GPU is first waited for; before, reading would take longer than going on."""
 
-CONVERGED = 1e-12
-"""Relative change of lambda at which the iteration stops."""
+CONVERGED = 1e-9
+"""Relative change of lambda at which the iteration stops: the next one would be its square."""
 
 STALLED = 1e-6
 """Relative change below which the iteration also stops once it no longer falls: rounding is all that is left."""

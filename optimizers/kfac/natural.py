@@ -18,7 +18,7 @@ from ..distributed import Ranks
 from ..likelihoods.base import Observation
 from ..parts import Choice, Part, choose
 from .curvature import CurvatureCollector, Gradients
-from .damping import DampingSchedule, clip_scale, predicted_change
+from .damping import DampingSchedule, clip_scale, least_trace, predicted_change, reachable_scale
 from .factors import Factor
 from .groups import LayerGroup, describe_factors, group_layers
 from .inverses import MAX_DAMPING_CHANGE, InverseMethod
@@ -134,8 +134,14 @@ class NaturalOptimizer(OnlineOptimizer):
             self._prepare()
 
     @abstractmethod
-    def scales(self, a_factors: list[Factor], g_factors: list[Factor]) -> Scales:
-        """Return the scale c of every ``a_factor`` and every ``g_factor``, (L,), from the factors of all groups."""
+    def scales(self, a_factors: list[Factor], g_factors: list[Factor], least: list[Tensor]) -> Scales:
+        """Return the scale c of every ``a_factor`` and every ``g_factor``, (L,), from the factors of all groups.
+
+        Args:
+            a_factors: Of all groups.
+            g_factors: Of all groups.
+            least: The least trace of every ``g_factor`` for this purpose (:func:`least_trace`), (L,).
+        """
 
     @property
     def natural(self) -> dict[str, Any]:
@@ -195,13 +201,14 @@ class NaturalOptimizer(OnlineOptimizer):
             self.schedule.before_step(state, found.loss)
             if not self._groups:
                 self._group_layers(found)
-            if refresh:
-                self._refresh(found)
             grads = {id(param): grad for param, grad in zip(self._params, found.grads, strict=True)}
             G = [group.matrices(grads) for group in self._groups]
+            if refresh:
+                self._refresh(found, G)
             root = None if refresh or self.schedule.is_constant else self._root()
             D = [group.precondition(own, root) for group, own in zip(self._groups, G, strict=True)]
-            steps = self._move(G, D, torch.nn.utils.get_total_norm(found.grads), grads)
+            loss = found.loss if found.observation.likelihood.is_discrete else None
+            steps = self._move(G, D, torch.nn.utils.get_total_norm(found.grads), grads, loss)
         if refresh and self.schedule.uses_ratio:
             predicted = predicted_change([group.factors for group in self._groups], steps, G)
             torch.clear_autocast_cache()  # it holds the weights before the step
@@ -218,8 +225,8 @@ class NaturalOptimizer(OnlineOptimizer):
             self.state[NATURAL] = to_device(self.natural, device)  # type: ignore[index]
             self._groups = []
 
-    def _refresh(self, found: Gradients) -> None:
-        """Add this batch to the factors, and invert them at the present damping."""
+    def _refresh(self, found: Gradients, G: list[Tensor]) -> None:
+        """Add this batch to the factors, and invert them at the present damping, given the gradients G."""
         assert self._collector is not None
         for i in self.natural["active_layers"]:
             if i not in found.output_gradients:
@@ -229,7 +236,9 @@ class NaturalOptimizer(OnlineOptimizer):
             group.update(found.calls, found.output_gradients, found.samples, Ranks.current())
         root = self.natural["prepared"] = self.natural["rho"].sqrt()
         a_factors, g_factors = ([group.factors[i] for group in self._groups] for i in (0, 1))
-        a_scales, g_scales = self.scales(a_factors, g_factors)
+        least = [least_trace(own, factor.trace()) for own, factor in zip(G, a_factors, strict=True)]
+        a_scales, g_scales = self.scales(a_factors, g_factors, least)
+        g_scales = [c.maximum(floor / root.to(c.dtype)) for c, floor in zip(g_scales, least, strict=True)]
         for factor, c in zip([*a_factors, *g_factors], [*a_scales, *g_scales], strict=True):
             factor.prepare(root, c)
         self.natural["figures"] = describe_factors(a_factors, g_factors)
@@ -241,14 +250,27 @@ class NaturalOptimizer(OnlineOptimizer):
         state["damping_clamped"] = state["damping_clamped"] + clamped
         return root
 
-    def _move(self, G: list[Tensor], D: list[Tensor], norm: Tensor, grads: dict[int, Tensor]) -> list[Tensor]:
-        """Clip, average and take the steps, and return them; if anything is not finite, take none."""
+    def _move(
+        self, G: list[Tensor], D: list[Tensor], norm: Tensor, grads: dict[int, Tensor], loss: Tensor | None
+    ) -> list[Tensor]:
+        """Clip, average and take the steps, and return them; if anything is not finite, take none.
+
+        Args:
+            G: Gradients of the groups.
+            D: The same, preconditioned.
+            norm: Norm of the whole gradient.
+            grads: Gradients by the parameters' id.
+            loss: Mean negative log-likelihood, where it cannot be negative.
+        """
         state, settings = self.natural, self.options
         rates = [float(group.param_group["lr"]) for group in self._groups]
         dots = [lr**2 * torch.dot(d.flatten(), own.flatten()) for lr, d, own in zip(rates, D, G, strict=True)]
         kl = 0.5 * torch.stack(dots).sum()
         finite = (kl + norm).isfinite()
         scale = clip_scale(kl, settings.kl_clip) if settings.kl_clip else torch.ones_like(kl)
+        if settings.kl_clip and loss is not None:
+            slopes = [lr * torch.dot(d.flatten(), own.flatten()) for lr, d, own in zip(rates, D, G, strict=True)]
+            scale = scale * reachable_scale(scale * torch.stack(slopes).sum(), loss)
         if settings.per_layer:
             scale = scale / len(state["active_layers"])
         steps = []
@@ -297,6 +319,7 @@ class NaturalOptimizer(OnlineOptimizer):
         if NATURAL not in state_dict["state"]:
             raise ValueError(f"{self.name}: the checkpoint holds no Kronecker factors; it is another optimizer's")
         super().load_state_dict(translate_state(copy.deepcopy(state_dict)))
+        self.state[NATURAL] = _to_device(self.natural, self._params[0].device)  # type: ignore[index]
         self.stats, self._groups = {}, []
 
     def _choose(self, family: type[Part]) -> Choice:
@@ -336,3 +359,12 @@ def translate_state(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     return {OLD_STATE_KEYS.get(key, key): translate_state(value) for key, value in tree.items()}
+
+
+def _to_device(tree: Any, device: torch.device) -> Any:
+    """Return a state on a device; torch moves only what is keyed by a parameter."""
+    if isinstance(tree, Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {key: _to_device(value, device) for key, value in tree.items()}
+    return [_to_device(value, device) for value in tree] if isinstance(tree, list) else tree

@@ -6,7 +6,7 @@ import warnings
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from .factors import Factor
@@ -95,7 +95,7 @@ class RENG(NaturalOptimizer):
             )
         return super().attach(model)
 
-    def scales(self, a_factors: list[Factor], g_factors: list[Factor]) -> Scales:
+    def scales(self, a_factors: list[Factor], g_factors: list[Factor], least: list[Tensor]) -> Scales:
         """Return c = 1; eq. 10b."""
         ones = [torch.ones_like(factor.trace()) for factor in [*a_factors, *g_factors]]
         return ones[: len(a_factors)], ones[len(a_factors) :]

@@ -96,7 +96,7 @@ class RING(NaturalOptimizer):
         """Return the options, with the smallest relative damping."""
         return {**super().settings(), "min_relative_damping": self.min_relative_damping}
 
-    def scales(self, a_factors: list[Factor], g_factors: list[Factor]) -> Scales:
+    def scales(self, a_factors: list[Factor], g_factors: list[Factor], least: list[Tensor]) -> Scales:
         """Return c = |M|_2, at least a fraction of the largest norm; eq. 10a."""
         return self._relative(a_factors), self._relative(g_factors)
 

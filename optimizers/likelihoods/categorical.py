@@ -53,6 +53,7 @@ class Categorical(Likelihood):
     kind = "classification"
     has_classes = True
     is_softmax = True
+    is_discrete = True
     online_metrics: ClassVar = ("accuracy", "top5")
     validation_metrics: ClassVar = ("accuracy",)
     problem_type = "single_label_classification"

@@ -62,8 +62,8 @@ def only_run() -> Path:
 
 
 def names(folder: Path) -> set[str]:
-    """Names of the files of a run; those of events without their end."""
-    return {path.name.partition(".out.")[0] for path in folder.rglob("*") if path.is_file()}
+    """Names of the files of a run that are not hidden; those of events without their end."""
+    return {path.name.partition(".out.")[0] for path in folder.rglob("[!.]*") if path.is_file()}
 
 
 def columns(folder: str) -> set[str]:
@@ -248,6 +248,34 @@ def test_a_run_that_ends_before_its_first_step_is_an_error(capfd: pytest.Capture
         fit("--trainer.max_time=00:00:00:00")
     assert end.value.code == 2
     assert "trainer: the run ended before its first step" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_detect_anomaly_reports_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as end:
+        fit("--trainer.detect_anomaly=true", "--optimizer.lr=1e30")
+    assert end.value.code == 3
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("filtune: error: trainer.detect_anomaly: Function ")
+    assert "returned nan values" in said
+
+
+def test_the_state_of_callbacks_is_resumed() -> None:
+    """Their states are in the checkpoint, which is loaded without executing anything."""
+    given = [
+        "{class_path: EarlyStopping, init_args: {monitor: online/loss, patience: 9}}",
+        "{class_path: ModelCheckpoint, init_args: {monitor: online/loss, every_n_train_steps: 2, save_top_k: 2}}",
+        "{class_path: Timer, init_args: {duration: '00:01:00:00', interval: step}}",
+    ]
+    options = [f"--trainer.callbacks=[{', '.join(given)}]", "--trainer.val_check_interval=2"]
+    fit(*options)
+    fit(*options, "--trainer.max_epochs=2", "--ckpt_path=last")
+    assert json.loads((only_run() / "summary.json").read_text())["steps"] == 12
+    states = torch.load(only_run() / "checkpoints/last.ckpt", weights_only=True)["callbacks"]
+    kept = {name.partition("{")[0]: state for name, state in states.items()}
+    assert kept["EarlyStopping"]["wait_count"] <= 6
+    assert kept["Timer"]["time_elapsed"]["train"] > 0
+    best = Path(kept["ModelCheckpoint"]["best_model_path"])
+    cli.main(["validate", f"--config={only_run()}/config.yaml", f"--ckpt_path={best}", QUIET])
 
 
 def test_a_diverged_state_is_in_no_checkpoint_of_the_users(capsys: pytest.CaptureFixture) -> None:

@@ -27,13 +27,13 @@ def test_it_is_allowed_for_by_the_bytes_it_takes(
     covariance: str, numbers: int, dtype: str, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In an update three times what is kept: one byte less is too little."""
-    monkeypatch.setattr(base, "_memory", lambda device: 3 * numbers * width)
+    monkeypatch.setattr(base, "available_memory", lambda device: 3 * numbers * width)
     optimizer = EKF(mlp(3).parameters(), **covariance_of(covariance, 4), dtype=dtype)
     state = optimizer._covariance.select(optimizer.filter).values()
     assert (
         sum(tensor.numel() * tensor.element_size() for tensor in state if tensor.is_floating_point()) == numbers * width
     )
-    monkeypatch.setattr(base, "_memory", lambda device: 3 * numbers * width - 1)
+    monkeypatch.setattr(base, "available_memory", lambda device: 3 * numbers * width - 1)
     with pytest.raises(
         ValueError, match=rf"^optimizer.covariance: {covariance_of(covariance)['covariance']} over 66 parameters takes"
     ):

@@ -5,29 +5,14 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from filtune.optimizers import (
-    EKF,
-    NGD,
-    RENG,
-    RING,
-    SAM,
-    SGD,
-    AdaGrad,
-    AdamW,
-    Categorical,
-    Filtune,
-    LoKO,
-    RKalman,
-    Sophia,
-)
-from filtune.optimizers.kalman.covariance import Covariance
+from filtune.optimizers import Categorical
 from torch import nn
 
+from .device_rules import ALL, FILTERS, FIRST, NATURAL
 from .models import convnet, labels, mlp
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none")
@@ -35,20 +20,10 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 CUDA = torch.device("cuda")
 CLASSES = 4
 
-FIRST: dict[str, Callable[..., Any]] = {"adamw": AdamW, "sgd": SGD, "adagrad": AdaGrad, "sam": SAM, "sophia": Sophia}
-FILTERS: dict[str, Callable[..., Any]] = {
-    "loko": partial(LoKO, p0_init="constant", dtype="float64"),
-    "loko-logits": partial(LoKO, p0_init="constant", observation="logits", dtype="float64"),
-    "r-kalman": partial(RKalman, dtype="float64"),
-    "filtune": partial(Filtune, dtype="float64"),
-    "filtune-top-1": partial(Filtune, top_k=1, dtype="float64"),
-    **{name: partial(EKF, covariance=name, p0=0.01, dtype="float64") for name in Covariance.registry},
-}
-NATURAL: dict[str, Callable[..., Any]] = {
-    name: partial(rule, fisher_type="exact", skip=4) for name, rule in (("ngd", NGD), ("ring", RING), ("reng", RENG))
-}
-ALL = {**FIRST, **FILTERS, **NATURAL}
-DRAWS_ON_DEVICE = ("sophia",)
+DRAWS_ON_DEVICE = ("sophia", "ring, fisher mc", "ring, paper_exact", "loko, rank_tolerance")
+"""Optimizers that draw from the device's own generator."""
+
+CHEAP = [*FIRST, *FILTERS, *NATURAL]
 
 
 def train(name: str, model: nn.Module, device: torch.device, steps: int, batch: int = 1) -> tuple[Any, nn.Module]:
@@ -71,7 +46,7 @@ def flat(model: nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("name", [name for name in ALL if name not in DRAWS_ON_DEVICE])
+@pytest.mark.parametrize("name", [name for name in CHEAP if name not in DRAWS_ON_DEVICE])
 @pytest.mark.parametrize("build", [mlp, convnet])
 def test_float64_steps_are_those_of_the_cpu(build: Callable[[int], nn.Module], name: str, batch: int) -> None:
     """In float64 twenty steps agree to far more digits than a wrong formula or a lost update would leave."""

@@ -85,17 +85,6 @@ def test_any_orthonormal_coordinates_will_do_and_others_will_not(m: int) -> None
     assert relative(stretched.theta - prior, rotated.theta - prior) > 1e-2
 
 
-def test_the_stretch_itself_makes_no_difference_without_rho() -> None:
-    """So what the test above sees is rho I, and not the basis: R0 = 0 and R follow any coordinates."""
-    m, model = 4, mlp(4)
-    optimizer, stretched = pair(model, m - 1, rho=0.0)
-    scale = torch.diag(torch.linspace(0.5, 2, m - 1, dtype=torch.float64))
-    for x, y in labels(STEPS, 1, m):
-        stretched.observe_probabilities(model, x, y, ones_complement(m, seed=5) @ scale)
-        drive(optimizer, model, Categorical, [(x, y)])
-    assert relative(flat(model), stretched.theta) <= PROMISE
-
-
 def test_the_neumann_form_is_right_to_the_second_order_in_rho() -> None:
     """R(I + rho R)^-1 - (R - rho R^2) = rho^2 R^3 (I + rho R)^-1."""
     R = definite(4, seed=3)

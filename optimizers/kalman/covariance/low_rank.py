@@ -69,6 +69,8 @@ class LowRank(Covariance):
     name = "low_rank"
     can_reset = True
     on_host = frozenset({"filled"})
+    convertible = frozenset({"rows_per_sample"})
+    factorisations = 300  # an eigendecomposition of the batch's information
 
     def __init__(
         self,
@@ -146,6 +148,9 @@ class LowRank(Covariance):
         delta = (c @ rows - (T.to(V.dtype).mT @ (TVDH @ c)) @ V) / state["precision"]
         Z = batch.information()
         inner = Z @ HDH.to(Z.dtype) @ Z.mT
+        if len(Z) > Z.shape[1]:  # as many rows as coordinates hold the same information
+            Z = torch.linalg.qr(torch.nan_to_num(Z), mode="r").R
+            inner = Z @ HDH.to(Z.dtype) @ Z.mT
         kept = min(len(Z), self.rows_per_sample * batch.samples) if self.rows_per_sample else len(Z)
         if kept < len(Z):  # the leading directions; for all of them a rotation would make no difference
             rotation = torch.linalg.eigh(torch.nan_to_num(inner)).eigenvectors.flip(1).mT
