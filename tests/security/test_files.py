@@ -186,6 +186,18 @@ def test_a_link_for_a_checkpoint_or_a_configuration_is_read_as_what_it_is(
         assert "secret: [" not in refused(*stranger.commands()[command])
 
 
+def test_an_image_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands EPS to Ghostscript, whatever the file is called."""
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("Ghostscript is started"))
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "x.png").write_text(text)
+    (tmp_path / "x.csv").write_text("image,label\n" + "x.png,a\nx.png,b\n" * 5)
+    with pytest.raises(DataError, match="undecodable image"):
+        ImageDataModule(str(tmp_path / "x.csv")).setup()
+
+
 def test_a_pipe_is_no_image(tmp_path: Path) -> None:
     import os
 
