@@ -13,6 +13,7 @@ from unittest import mock
 
 from filtune.experiments.classes import classes, options
 from filtune.experiments.composition import CONFIGS, shipped
+from filtune.lightning_modules.trust import SWITCH
 
 from .arguments import FOLDERS
 
@@ -128,9 +129,8 @@ def training_options(command: str) -> list[str]:
         for cls in classes(section).values()
         for name in options(section, cls)
     }
-    return sorted(
-        {*(f"--{key}" for key in schema_of(command).hints), *below, *(f"--{section}.help" for section in FOLDERS)}
-    )
+    fixed = {f"--{key}" for key in schema_of(command).hints} | {f"--{section}.help" for section in FOLDERS}
+    return sorted({*fixed, *below, *([SWITCH] if command == "validate" else [])})
 
 
 def names(section: str) -> list[str]:
