@@ -47,6 +47,7 @@ from filtune.lightning_modules.runs import (
     unreadable,
 )
 from filtune.lightning_modules.trainer_checks import check_trainer
+from filtune.lightning_modules.trust import SWITCH
 from filtune.optimizers import OnlineOptimizer
 
 from .arguments import choose_class, read_line, with_run_config
@@ -70,6 +71,10 @@ MORE = (
     "Configurations are merged in order, then the options of the command line: --config task/sst2 --config "
     "backbone/minilm --optimizer loko --optimizer.p0 0.1. --optimizer.help LoKO and --data.help TextDataModule list "
     "the options of a class; without a name they list the classes."
+)
+OWN = (
+    f" {SWITCH} my_module.MyBackbone, which may be repeated, names a class of your own that a run's configuration "
+    "names; no other is imported from there."
 )
 
 
@@ -140,7 +145,7 @@ class FiltuneCLI(LightningCLI):
         return {self.command: skipped}
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        kwargs |= {"description": ABOUT[subcommand], "epilog": MORE}
+        kwargs |= {"description": ABOUT[subcommand], "epilog": MORE + (OWN if subcommand == "validate" else "")}
         return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
