@@ -175,7 +175,7 @@ def _read_texts(
     files = {split: [read_file(file, options) for file in found] for split, found in texts.items()}
     splits = {split: _joined(found, texts[split]) for split, found in files.items()}
     if features is not None:
-        with cache_errors(str(next(iter(texts.values()))[0].parent)):
+        with quiet_reading(local=True), cache_errors(str(next(iter(texts.values()))[0].parent)):
             return Source({split: table.cast(features) for split, table in splits.items()}, notes=notes)
     flat = [each for found in files.values() for each in found]
     names = tuple(file.name for found in texts.values() for file in found)

@@ -135,6 +135,11 @@ def test_quotes_that_open_no_field_are_characters_in_a_tsv(write: Callable[[str,
             "line 3: its quotes can be read in two ways: set --data.quoting",
         ),
         ("a.csv", "\n \n", "it is empty"),
+        (
+            "a.csv",
+            "sep=;\ntext;label\nx;1\n",
+            "line 1 is not the header but a note of Excel's, 'sep=;'; delete the line",
+        ),
         ("a.csv", "text,text\nx,y\n", "has the column 'text' more than once"),
     ],
 )
@@ -147,6 +152,14 @@ def test_the_line_is_named(write: Callable[[str, str], str], name: str, text: st
     assert message in str(error.value)
     assert path in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ['a "plot",\nNA', "Dear John,\nhi", "good, bad\nand so on", "1,\n2,3\n4"])
+def test_texts_of_several_lines_are_no_rows(write: Callable[[str, str], str], text: str) -> None:
+    """Even where every line has as many commas as a row."""
+    table = [["text", "label"], ["x", "1"], [text, "2"], ["y", "1"]]
+    assert cells(write("a.csv", written(table, {"dialect": "unix"})[0]))[1:] == [tuple(row) for row in table[1:]]
+    assert cells(write("a.csv", written(table, {"dialect": "excel"})[0]))[2] == (text, "2")
 
 
 def test_quoting_settles_what_can_be_read_in_two_ways(write: Callable[[str, str], str]) -> None:
