@@ -150,9 +150,11 @@ def count_fields(start: str, delimiter: str, newline: str) -> int:
 def looks_like_rows(text: str, dialect: Dialect) -> bool:
     """Return whether the lines of a quoted field look like rows of a file without quoting.
 
-    In a text, a delimiter is followed by a blank or by the end of the line; in a row, it is followed by the next cell.
-    And who doubles a quote, as within a quoted field, means it as one.
+    In a text, a comma or a semicolon is followed by a blank or by the end of the line; in a row, by the next cell. And
+    a file that doubles a quote has quoted fields. Other delimiters are none of a text.
     """
+    if dialect.delimiter not in ",;":
+        return True
     cells = [cell for line in text.splitlines() for cell in line.split(dialect.delimiter)]
     return '""' not in text and all(cell and cell == cell.strip() for cell in cells)
 

@@ -134,6 +134,7 @@ def test_quotes_that_open_no_field_are_characters_in_a_tsv(write: Callable[[str,
             'text\tlabel\nw\t0\n"x\t1\ny\t2\nz"\t3\n',
             "line 3: its quotes can be read in two ways: set --data.quoting",
         ),
+        ("a.tsv", 'text\tlabel\n"x\t1 \ny\t2\nz"\t3\n', "line 2: its quotes can be read in two ways"),
         ("a.csv", "\n \n", "it is empty"),
         (
             "a.csv",
