@@ -40,6 +40,7 @@ class StreamDataModule(pl.LightningDataModule, ABC):
     Attributes:
         task: What is predicted, after ``setup()``.
         skipped_rows: How many bad rows were left out, by reason.
+        resume_changed: Whether to go on from a checkpoint of another stream, at its position.
 
     Raises:
         DataError: If an argument is out of range.
@@ -71,6 +72,7 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.shuffle, self.num_workers, self.task_name = shuffle, num_workers, task_name
         self.skipped_rows: dict[str, int] = {}
+        self.resume_changed = False
         self._train: Subset | None = None
         self._val: Subset | None = None
         self._loader: StreamLoader | None = None
@@ -130,6 +132,7 @@ class StreamDataModule(pl.LightningDataModule, ABC):
             collate_fn=collate,
             ranks=self._ranks[0],
             rank=self._ranks[1],
+            resume_changed=self.resume_changed,
         )
         if self._restored is not None:
             self._loader.load_state_dict(self._restored)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from filtune.lightning_modules.trust import SWITCH
+
 from .formats import FORMATS
 
 EXPORT = """\
@@ -50,6 +52,12 @@ def predict_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image_column", help="column of the images; default the run's")
     parser.add_argument("--batch_size", type=int, default=32, help="samples at once (default 32)")
     parser.add_argument("--on_bad_row", choices=("error", "skip"), default="error", help="what to do about bad rows")
+    parser.add_argument(
+        "--escape_formulas",
+        action="store_true",
+        help="put an apostrophe before cells that a spreadsheet would run as formulas (.csv, .tsv); without it they "
+        "are as in the input, and their number is printed",
+    )
     parser.add_argument("--encoding", help="encoding of a text file without a byte order mark (default UTF-8)")
     quoting = ("auto", "doubled", "backslash", "none")
     parser.add_argument("--quoting", choices=quoting, default="auto", help="quoting of a .csv or .tsv (default auto)")
@@ -66,6 +74,14 @@ def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentPar
     )
     parser.add_argument("--ckpt_path", type=Path, required=True, help="the checkpoint, RUN/checkpoints/last.ckpt")
     parser.add_argument("--config", type=Path, help="the run's configuration, if it is not RUN/config.yaml")
+    parser.add_argument(
+        SWITCH,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="class path of a class of your own that the run was trained with, such as my_module.MyBackbone; may be "
+        "repeated. Nothing else than filtune's own classes is imported for a run",
+    )
     return parser
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from filtune.datamodules.source import TextOptions
+from filtune.experiments.escaping import plain
 from filtune.lightning_modules.atomic import atomic_path
 from tqdm import tqdm
 
@@ -13,6 +14,7 @@ from .formats import FORMATS
 from .inputs import Rows, file_stem, texts
 from .prediction import Prediction, Predictor, columns
 from .restore import Restored, restore
+from .spreadsheet import note_formulas
 from .tables import check_names, write_table
 
 
@@ -21,7 +23,7 @@ def main(options: argparse.Namespace) -> None:
     if options.batch_size < 1:
         raise ValueError(f"--batch_size: must be at least 1, got {options.batch_size}")
     output = None if options.input is None else _output(options.output, options.input)
-    run = restore(options.ckpt_path, options.config)
+    run = restore(options.ckpt_path, options.config, options.own_class)
     predictor = Predictor(run, not options.no_uncertainty)
     if not predictor.has_covariance:
         print(f"{run.optimizer_class.__name__} keeps no covariance of the parameters: no columns of uncertainty")
@@ -35,10 +37,11 @@ def main(options: argparse.Namespace) -> None:
     predicted = columns(prediction, run)
     check_names(rows, predicted)
     with atomic_path(output) as temporary:
-        write_table(rows, predicted, temporary, output.suffix.lower())
+        write_table(rows, predicted, temporary, output.suffix.lower(), options.escape_formulas)
+    formulas = note_formulas(rows.columns(), predicted, output.suffix.lower(), options.escape_formulas)
     left = f"; {rows.bad} bad rows left out" if rows.bad else ""
     left += "".join(f"; not read: {note}" for note in rows.notes)
-    print(f"{output}: {prediction.likelihood.summary(run.coding)}{left}")
+    print(f"{output}: {plain(prediction.likelihood.summary(run.coding))}{left}{formulas}")
 
 
 def predict(predictor: Predictor, rows: Rows, batch_size: int) -> Prediction:
@@ -59,7 +62,7 @@ def _print_one(run: Restored, predictor: Predictor, values: list[str]) -> None:
     if run.task.modality != "text":
         raise ValueError(f"--text: {run.task.name} has {run.task.modality}s; name a file or folder by --input")
     for name, (value,) in columns(predictor(texts(values)), run).items():
-        print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+        print(plain(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"))
 
 
 def _output(output: Path | None, source: str) -> Path:

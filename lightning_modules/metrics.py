@@ -34,10 +34,15 @@ class WindowedMean(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def update(self, values: Tensor) -> None:
-        """Append values, (B,)."""
+        """Append values, (B,); those that are not finite are left out."""
+        values = values.to(self.values.dtype)
+        valid = values.isfinite()
+        if len(values) > 1:  # a single one is left out without waiting for the device
+            values = values[valid]
+            valid = torch.ones_like(values, dtype=torch.bool)
         positions = (self.count + torch.arange(len(values), device=values.device)) % len(self.values)
-        self.values[positions] = values.to(self.values.dtype)
-        self.count += len(values)
+        self.values[positions] = torch.where(valid, values, self.values[positions])
+        self.count += valid.sum()
 
     def compute(self) -> Tensor:
         """Mean over what the window holds, ()."""
@@ -97,12 +102,20 @@ class MetricSet(nn.Module):
         self.metrics.persistent(True)
 
     @torch.no_grad()
-    def update(self, observation: Observation) -> None:
-        """Take a batch of observations into account."""
+    def update(self, observation: Observation, counts: Tensor | None = None) -> None:
+        """Take a batch of observations into account.
+
+        Args:
+            observation: The batch.
+            counts: Whether it counts, () bool on its device; otherwise all metrics stay as they are.
+        """
         likelihood, target = observation.likelihood, observation.likelihood.metric_target(observation.target)
         for name, metric in self.metrics.items(keep_base=True):
             taken = likelihood.mean() if self.declared[name].takes == "mean" else likelihood.answer()
+            before = {} if counts is None else dict(metric.metric_state)
             metric.update(taken, target)
+            for state, value in before.items():
+                setattr(metric, state, torch.where(counts, getattr(metric, state), value))
 
     def compute(self, prefix: str) -> dict[str, Tensor]:
         """Return values by prefixed name; several outputs are averaged."""
@@ -119,6 +132,7 @@ class MetricSet(nn.Module):
 class Prequential(nn.Module):
     """The online metrics of a run: those of its likelihood up to now, the windowed loss, scores of probabilities.
 
+    A sample whose prediction is not finite is counted apart (``online/nonfinite_samples``) and enters nothing else.
     The scores are those of the model's probabilities, and where the optimizer knows the parameters' uncertainty, also
     of the posterior predictive ones (``predictive_``).
 
@@ -127,6 +141,7 @@ class Prequential(nn.Module):
     """
 
     samples: Tensor
+    nonfinite: Tensor
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -141,6 +156,7 @@ class Prequential(nn.Module):
         self.scores = ProbabilityScores() if scored else None
         self.predictive = ProbabilityScores() if scored else None
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("nonfinite", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def update(self, observation: Observation, predictive: Tensor | None = None, score: bool = True) -> None:
@@ -151,11 +167,21 @@ class Prequential(nn.Module):
             predictive: Probabilities by :meth:`optimizers.base.OnlineOptimizer.predictive`, (B, m).
             score: Whether it could be predicted; otherwise its samples are counted alone.
         """
-        likelihood, target = observation.likelihood, observation.target
-        self.samples += len(target)
+        self.samples += len(observation.target)
         if not score:
             return
-        self.set.update(observation)
+        valid = usable(observation)
+        self.nonfinite += (~valid).sum()
+        if len(valid) > 1 or valid.device.type == "cpu":
+            if not bool(valid.all()):
+                predictive = None if predictive is None else predictive[valid]
+                observation = observation.likelihood.at(observation.outputs[valid]).observe(observation.target[valid])
+            if not len(observation.target):
+                return
+            self.set.update(observation)
+        else:  # a single sample is left out without waiting for the device
+            self.set.update(observation, valid.all())
+        likelihood, target = observation.likelihood, observation.target
         self.loss.update(observation.nll().expand(len(target)))
         found = likelihood.outcomes(likelihood.mean(), target)
         if found is None or self.l1 is None or self.scores is None or self.predictive is None:
@@ -170,11 +196,19 @@ class Prequential(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """Return ``online/*`` by name."""
         figures = {**self.set.compute("online/"), "online/loss": self.loss.compute()}
+        if int(self.nonfinite):
+            figures["online/nonfinite_samples"] = self.nonfinite
         if self.l1 is not None and self.scores is not None and self.predictive is not None:
             figures |= {"online/l1": self.l1.compute(), **self.scores.compute("online/")}
             if self.predictive.samples():
                 figures |= self.predictive.compute("online/predictive_")
         return figures
+
+
+def usable(observation: Observation) -> Tensor:
+    """Return which samples have a finite prediction and a finite target, (B,)."""
+    tensors = (observation.outputs.detach(), observation.likelihood.mean().detach(), observation.target)
+    return torch.stack([tensor.isfinite().reshape(len(tensor), -1).all(1) for tensor in tensors]).all(0)
 
 
 def absolute_error(probabilities: Tensor, target: Tensor) -> Tensor:

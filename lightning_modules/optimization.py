@@ -153,8 +153,10 @@ class WeightAverage:
         """
         if state["mean"]:
             compare_names(state["mean"], self.params)
-        device = {name: param.device for name, param in self.params.items()}
-        self.count, self.mean = state["count"], {name: mean.to(device[name]) for name, mean in state["mean"].items()}
+        self.count = state["count"]
+        self.mean = {name: mean.clone() for name, mean in state["mean"].items()}
 
     def _means(self) -> list[Tensor]:
-        return [self.mean[name] for name in self.params]
+        """Return the mean of every parameter, where the parameter is now: it may have moved since it was loaded."""
+        self.mean = {name: self.mean[name].to(param.device, param.dtype) for name, param in self.params.items()}
+        return list(self.mean.values())

@@ -35,20 +35,21 @@ class ProbabilityScores(nn.Module):
 
     @torch.no_grad()
     def update(self, probabilities: Tensor, target: Tensor) -> None:
-        """Add a batch.
+        """Add a batch; samples whose probabilities are not finite are left out.
 
         Args:
             probabilities: (B, m).
             target: Classes, (B,).
         """
         p = probabilities.double()
+        counts = p.isfinite().all(1)
+        p, counts = torch.where(counts.unsqueeze(1), p, 1 / p.shape[1]), counts.double()
         own = p.gather(1, target.unsqueeze(1)).squeeze(1)
-        self.nll += -own.clamp_min(torch.finfo(p.dtype).tiny).log().sum()
-        self.brier += (p.square().sum(1) - 2 * own + 1).sum()
+        self.nll += -(counts * own.clamp_min(torch.finfo(p.dtype).tiny).log()).sum()
+        self.brier += (counts * (p.square().sum(1) - 2 * own + 1)).sum()
         confidence, predicted = p.max(1)
         place = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
-        counted = torch.stack([torch.ones_like(confidence), confidence, (predicted == target).double()])
-        self.bins.index_add_(1, place, counted)
+        self.bins.index_add_(1, place, counts * torch.stack([counts, confidence, (predicted == target).double()]))
 
     def samples(self) -> int:
         """Return the number of samples; waits for the device."""

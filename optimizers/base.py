@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,8 +12,12 @@ from typing_extensions import Self
 
 from .distributed import Ranks
 from .likelihoods.base import Observation
+from .performance import Follower, Recent, read_recent
 
 Closure = Callable[[], Observation]
+
+SETTINGS = "settings"
+"""Key of a state dict under which the options stand that its state belongs to."""
 
 
 class OnlineOptimizer(torch.optim.Optimizer):
@@ -25,26 +30,113 @@ class OnlineOptimizer(torch.optim.Optimizer):
     Attributes:
         stats: Diagnostics of the last step, by name: detached tensors on the model's device, computed without waiting
             for it. ``nonfinite_steps`` counts the steps with a non-finite value since the state was created.
+        remedy: What to change where the optimizer diverges, for a message.
+        transient: Names of attributes that a copied or unpickled optimizer does not get, for it builds them itself.
         abstract: Whether the class is a base of others and no public name; it is not inherited.
+        relative_cost: Time of a step in forward and backward passes of the batch, for estimates of a run's duration.
+        row_cost: Time of each further row of a Jacobian, in the same unit; 0 for a rule that forms none.
     """
 
     stats: dict[str, Tensor]
     abstract: ClassVar[bool] = True
+    relative_cost: ClassVar[float] = 1.0
+    row_cost: ClassVar[float] = 0.0
+    remedy: ClassVar[str] = "take a smaller --optimizer.lr"
+    transient: ClassVar[frozenset[str]] = frozenset()
 
     def attach(self, model: nn.Module) -> Self:
         """Let the rule watch the model's layers; most rules need not, and ignore it."""
         return self
 
     def check_divergence(self) -> str | None:
-        """Return what went wrong since the state was created, in one line; waits for the device."""
+        """Return what went wrong since the state was created, in one line; waits for the device.
+
+        That is a gradient that is not finite, or predictions that are far worse than guessing and never were better.
+        """
         nonfinite = self.stats.get("nonfinite_steps") if hasattr(self, "stats") else None
-        if nonfinite is None or not int(nonfinite):
+        if nonfinite is not None and int(nonfinite):
+            return f"{int(nonfinite)} non-finite gradients: the optimizer diverges; {self.remedy}"
+        recent = self.recent()
+        if recent is None or not recent.diverged:
             return None
-        return f"{int(nonfinite)} non-finite gradients: the optimizer diverges; take a smaller --optimizer.lr"
+        return f"the optimizer diverged: {recent.describe()}, and it never did better; {self.remedy}"
 
     def diagnose(self) -> str | None:
-        """Return a warning about the state, in one line; waits for the device."""
-        return None
+        """Return a warning that the predictions are far worse than guessing, in one line; waits for the device."""
+        recent = self.recent()
+        if recent is None or not recent.fails or recent.diverged:
+            return None
+        what = (
+            "the predictions are far worse than guessing" if recent.guesses else "the probabilities are far too certain"
+        )
+        return f"{what}: {recent.describe()}; the stream changed, or {self.remedy}"
+
+    def memory(self) -> dict[str, Any]:
+        """Return the dictionary that keeps what is followed from step to step; saved where it is part of the state."""
+        return vars(self).setdefault("_memory", {})
+
+    @property
+    def follower(self) -> Follower:
+        """Follows how well the samples are predicted (:mod:`optimizers.performance`)."""
+        return vars(self).setdefault("_follower", Follower())
+
+    def follow(self, observation: Observation, finite: Tensor | None = None, **residuals: Tensor) -> None:
+        """Take a batch into the recent scores; the arguments are those of :meth:`Follower.add`."""
+        self.follower.add(self.memory(), observation, finite, **residuals)
+
+    def recent(self) -> Recent | None:
+        """Return how well the last samples were predicted; None before the first. Waits for the device."""
+        self.follower.settle(self.memory())
+        return read_recent(self.memory().get("recent"))
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options that a saved state belongs to: plain values by name."""
+        return {"optimizer": type(self).__name__}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, with the scores up to now and the options that it belongs to."""
+        self.follower.settle(self.memory())
+        return {**super().state_dict(), SETTINGS: self.settings()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state, on the device of the parameters.
+
+        Raises:
+            ValueError: If it was saved with other options, or does not fit; naming what differs.
+        """
+        self.check_settings(state_dict)
+        for own in ("_follower", "_memory"):  # the scores of the state that is replaced
+            vars(self).pop(own, None)
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != SETTINGS})
+        device = next(self.trained()).device
+        for key, value in self.state.items():  # torch moves only what it keeps by parameter
+            if not isinstance(key, Tensor):
+                self.state[key] = self.place(value, device)
+
+    def place(self, tree: Any, device: torch.device) -> Any:
+        """Return a part of the state that torch does not keep by parameter, on the device where it belongs."""
+        return to_device(tree, device)
+
+    def check_settings(self, state_dict: dict[str, Any]) -> None:
+        """Check that a state was saved with these options; earlier releases did not save them.
+
+        Raises:
+            ValueError: Naming the first that differs.
+        """
+        own, saved = self.settings(), state_dict.get(SETTINGS, {})
+        for option in {**saved, **own} if saved else {}:
+            if saved.get(option) != own.get(option):
+                raise ValueError(
+                    f"{type(self).__name__}: the checkpoint was saved with {option} {saved.get(option)}, this "
+                    f"optimizer has {own.get(option)}; build it with the options of the checkpoint, or start without "
+                    "its state"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy keeps: all but what torch and the class build anew, with the scores up to now."""
+        self.follower.settle(self.memory())
+        left_out = self.transient | _torch_attributes() | {"_follower"}
+        return {**{key: value for key, value in vars(self).items() if key not in left_out}, **super().__getstate__()}
 
     def predictive(self) -> Tensor | None:
         """Return the posterior predictive probabilities of the last batch, (B, m), where the rule knows them."""
@@ -114,13 +206,15 @@ class FirstOrder(OnlineOptimizer):
         """Take one step and return the observation made before it."""
         joint, norm = self.differentiate(closure)
         self.stats = {"grad_norm": norm, "nonfinite_steps": self.count(~norm.isfinite())}
-        super().step()
+        self.follow(joint, norm.isfinite())
+        unhooked_step(super().step)()
         return joint
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the rule's state; the diagnostics restart."""
         super().load_state_dict(state_dict)
         self.stats = {}
+        self.memory().clear()
 
 
 def check_arguments(name: str, arguments: Iterable[tuple[str, Any, bool, str]]) -> None:
@@ -137,6 +231,34 @@ def check_arguments(name: str, arguments: Iterable[tuple[str, Any, bool, str]]) 
         if not is_valid:
             owner = f"{name}: " if name else ""
             raise ValueError(f"{owner}{argument} must {requirement}; got {value!r}")
+
+
+@cache
+def _torch_attributes() -> frozenset[str]:
+    """Return the names of what torch sets beside groups and state: its hooks, and what a schedule puts on it."""
+    plain = torch.optim.SGD([torch.zeros(1)])
+    return (frozenset(vars(plain)) | {"step", "_opt_called"}) - {"defaults", "state", "param_groups"}
+
+
+def unhooked_step(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a bound ``step`` of torch without the hooks around it.
+
+    torch puts hooks around the ``step`` of a class when its first instance is built, and around that of a subclass of
+    ours again. Where ours calls torch's, hooks would run twice or once, depending on what else the process has done.
+    """
+    function: Any = getattr(step, "__func__", step)
+    if not getattr(function, "hooked", False):
+        return step
+    return partial(function.__wrapped__, getattr(step, "__self__", None))
+
+
+def to_device(tree: Any, device: torch.device) -> Any:
+    """Return nested dictionaries with their tensors on a device; a tensor called ``step`` stays, for torch's rules."""
+    if isinstance(tree, Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {key: value if key == "step" else to_device(value, device) for key, value in tree.items()}
+    return tree
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:

@@ -121,6 +121,7 @@ class LayerHooks:
         self._mask: Tensor | None = None
         self._calls: dict[int, list[LayerIO]] = {}
         handles: list[RemovableHandle] = []
+        _remove_dead_hooks(model)
         trained = {id(p) for p in params if p.requires_grad}
         uses = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
         for name, module in model.named_modules():
@@ -198,6 +199,11 @@ class _Hook:
         self._owner = None if owner is None else weakref.ref(owner)
         self._method, self._argument = method, argument
 
+    @property
+    def reports(self) -> bool:
+        """Whether the object it reports to is alive."""
+        return self._owner is not None and self._owner() is not None
+
     def __call__(self, *arguments: Any) -> None:
         owner = None if self._owner is None else self._owner()
         if owner is not None and self._method is not None:
@@ -205,6 +211,18 @@ class _Hook:
 
     def __reduce__(self) -> tuple[type[_Hook], tuple[()]]:
         return _Hook, ()
+
+
+def _remove_dead_hooks(model: nn.Module) -> None:
+    """Remove hooks that report to nobody, which a copied model has from the one it was copied from."""
+    for module in model.modules():
+        # torch has no public way to list a module's hooks
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if isinstance(hook, _Hook) and not hook.reports]:
+                del hooks[key]
+                # of either kind, those called with keyword arguments
+                module._forward_hooks_with_kwargs.pop(key, None)
+                module._forward_pre_hooks_with_kwargs.pop(key, None)  # likewise
 
 
 def _remove(handles: list[RemovableHandle]) -> None:
@@ -243,3 +261,30 @@ def _zeros(given: Tensor | LayerIO) -> Tensor:
     if isinstance(given, LayerIO):
         return given.x.new_zeros(given.shape, dtype=given.dtype)
     return torch.zeros_like(given)
+
+
+def last_layer(shapes: Sequence[torch.Size]) -> list[int]:
+    """Return the indices of the last matrix and of the vectors after it."""
+    matrix = max((i for i, shape in enumerate(shapes) if len(shape) > 1), default=0)
+    return list(range(matrix, len(shapes)))
+
+
+def head_parameters(model: nn.Module, params: Sequence[Tensor]) -> list[int]:
+    """Return the indices of the trained parameters of the model's head.
+
+    A model may say which it is, by an attribute ``head``: a module, or the names of its sub-modules. Otherwise, or if
+    nothing of it is trained, the head is the last layer in the order of the model, whatever the order of the groups.
+    A tensor below a name counts, too, so that a copy that an adapter trains in its place is found.
+    """
+    place = {id(p): i for i, p in enumerate(params)}
+    named = [(name, p) for name, p in model.named_parameters() if id(p) in place]
+    said = getattr(model, "head", None)
+    own: set[int] = set()
+    if isinstance(said, nn.Module):
+        own = {id(p) for p in said.parameters()}
+    elif isinstance(said, tuple | list):
+        own = {id(p) for name, p in named if any(f".{part}." in f".{name}" for part in said)}
+    found = [place[id(p)] for _, p in named if id(p) in own]
+    if not found and named:
+        found = [place[id(named[i][1])] for i in last_layer([p.shape for _, p in named])]
+    return sorted(found) or last_layer([p.shape for p in params])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class Sophia(OnlineOptimizer):
     Raises:
         ValueError: If an argument is out of range.
     """
+
+    relative_cost: ClassVar[float] = 1.1  # measured on transformers on a CPU in batches
 
     def __init__(
         self,
@@ -84,10 +86,15 @@ class Sophia(OnlineOptimizer):
         u = self._move(g)
         clipped = torch.cat([part.flatten() for part in u]).abs() >= 1
         self.state[SOPHIA] = {"steps": steps + 1}  # type: ignore[index]
+        self.follow(joint, finite)
         hessian = torch.nn.utils.get_total_norm([self.state[p]["h"] for p in self.trained()])
         figures = {"grad_norm": norm, "hessian_norm": hessian, "clipped": clipped.float().mean()}
         self.stats = {**figures, "nonfinite_steps": self.count(~finite)}
         return joint
+
+    def settings(self) -> dict[str, Any]:
+        """Return the name and the period of the Hessian."""
+        return {**super().settings(), "hessian_every": self.hessian_every}
 
     def _gradient(self, loss: Tensor, sizes: list[int], retain_graph: bool = False) -> tuple[list[Tensor], Tensor]:
         """Return the gradient of the mean loss over all ranks' samples, zero if it is not finite, and its norm."""
@@ -145,6 +152,7 @@ class Sophia(OnlineOptimizer):
             raise ValueError("Sophia: the checkpoint holds no state of Sophia; it is another optimizer's")
         super().load_state_dict(copy.deepcopy(state_dict))
         self.stats = {}
+        self.memory().clear()
 
     def _check(self, options: dict[str, Any]) -> None:
         infinity = float("inf")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..likelihoods.base import Innovation
 from ..parts import State
+from ..performance import Recent
 from .update import MeasurementUpdate
 
 SATURATED = 1e-10
 """Trace of the observation noise below which the filter treats its predictions as certain."""
+
+REMEDIES = {"process_noise": 1e-4, "head_reset_scale": 1.0}
+"""Options that keep a filter from saturating, with a value that does."""
 
 COUNTERS = ("nonfinite_steps", "exploded", "cholesky_retries", "clamped")
 """Counters of a filter's state that are reported as diagnostics."""
@@ -54,6 +58,7 @@ def statistics(state: State, variance: Tensor, last: LastStep) -> dict[str, Tens
         "noise_trace": last.update.noise_trace(),
         "variance_min": variance.min(),
         "variance_mean": variance.mean(),
+        **last.update.figures(),
         **{name: state[name].clone() for name in COUNTERS},
     }
     if last.innovation.has_residual_probe:
@@ -84,17 +89,29 @@ def check_divergence(state: State, neumann: bool) -> str | None:
     )
 
 
-def diagnose(state: State, observation: str) -> str | None:
+def diagnose(state: State, recent: Recent | None, observation: str, options: dict[str, Any]) -> str | None:
     """Return a warning that the filter is saturated, where it is; waits for the device.
 
     On a stream of one label the residual, H and with them an estimated R fall to zero; a label that contradicts then
-    changes little, in any precision. Observed logits take longer to get there, but without process noise they do.
+    changes little, in any precision. Observed logits take longer to get there, but without process noise they do. A
+    filter whose softmax is saturated at wrong classes has no gain either; that shows in its errors, which stay.
 
     Args:
         state: The filter's.
+        recent: How well the last samples were predicted.
         observation: ``probabilities`` or ``logits``.
+        options: Those of ``REMEDIES`` that the optimizer has, with their values.
     """
     R = state.get("R")
+    if recent is not None and recent.saturated and not recent.diverged:
+        remedies = [
+            f"--optimizer.{name} {REMEDIES[name]}" for name, value in options.items() if value != REMEDIES[name]
+        ]
+        advice = f"; {' or '.join(remedies)} lets it follow a stream that changes" if remedies else ""
+        return (
+            f"the filter is saturated: {recent.describe()}, and a step removes {100 * (recent.corrected or 0):.2g} % "
+            f"of the error{advice}; a new run from these weights starts with a fresh covariance"
+        )
     if R is None or float(R.trace()) >= SATURATED:
         return None
     remedy = "noise softmax" if observation == "probabilities" else "process_noise 1e-4"

@@ -130,7 +130,7 @@ class JacobianBuilder:
         for io, G in zip(layers, grads[: len(layers)], strict=True):
             parts |= layer_rows(io, G.transpose(0, 1) if shared else own_rows(G), self.dtype)
         for p, g in zip(others, grads[len(layers) :], strict=True):
-            parts[id(p)] = g.to(self.dtype).flatten(1)
+            parts[id(p)] = g.to(self.dtype).reshape(len(g), p.numel())
         if self._hooks is not None:
             self._hooks.take()  # calls of checkpointed layers that the backward pass ran again
         return self._assemble([parts[id(p)] for p in self.params])

@@ -3,7 +3,7 @@ r"""What a filter is made of and remembers: its parts, its covariance and counte
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ..base import OnlineOptimizer, check_arguments
+from ..layer_hooks import head_parameters, last_layer
 from ..likelihoods.base import OBSERVATIONS
 from ..parts import Choice, Spec, choose, default_arguments, distribute
 from .covariance.base import Covariance, check_size
@@ -65,6 +66,10 @@ class FilterState(OnlineOptimizer):
     """
 
     abstract: ClassVar[bool] = True
+    transient = frozenset(
+        {"_params", "device", "dtype", "_noise", "_covariance", "_monitors", "_natural", "_rows", "_build", "_settings"}
+        | {"_sharding", "_last", "_noise_started"}
+    )
 
     def __init__(
         self,
@@ -125,7 +130,20 @@ class FilterState(OnlineOptimizer):
         self._noise: ObservationNoise | None = None if noise is None else noise.build()
         self._covariance: Covariance = covariance.build([p.shape for p in self._params])
         self._monitors: list[Monitor] = [monitor.build() for monitor in monitors]
+        self._set_head(given.get("head"))
         self._natural = self._noise is None or self._noise.from_likelihood
+        self._settings = {
+            **{name: given[name] for name in ("update", "observation", "rho", "neumann", "process_noise")},
+            **dict(zip(("top_k", "rank_tolerance"), given["rows"], strict=True)),
+            **{choice.part.kind: choice.part.name for choice in (covariance, noise) if choice is not None},
+            **{
+                name: value
+                for choice in (covariance, noise, *monitors)
+                if choice
+                for name, value in choice.options.items()
+                if name not in self._covariance.convertible
+            },
+        }
         self._rows = RowSelection(*given["rows"])
         self._rows.check(given["update"], self._noise)
         self._build = JacobianBuilder(self._params, self.dtype, *given["jacobian"])
@@ -208,10 +226,42 @@ class FilterState(OnlineOptimizer):
         """The filter's state: its covariance, what the noise and the monitors remember, and counters."""
         return self.state[FILTER]  # type: ignore[index]
 
+    def settings(self) -> dict[str, Any]:
+        """Return the parts and options that make the filter what it is; filters of the same are interchangeable."""
+        return self._settings
+
+    def memory(self) -> dict[str, Any]:
+        """Return the filter's state, which keeps the recent scores."""
+        return self.filter
+
+    def _keep_on_host(self) -> None:
+        """Bring back what the host must know: a trainer moves all of an optimizer's state to the device."""
+        for name in (*self._covariance.on_host, "prior_initialized"):
+            found = self.filter.get(name)
+            if found is not None and found.device.type != "cpu":
+                self.filter[name] = found.cpu()
+
     def attach(self, model: nn.Module) -> Self:
-        """Watch the model's dense layers: those that are applied at one position need not form their Jacobian."""
+        """Watch the model's dense layers: those that are applied at one position need not form their Jacobian.
+
+        The model also shows which parameters are its head (:func:`optimizers.layer_hooks.head_parameters`).
+        """
         self._build.attach(model)
+        self._kwargs["head"] = head_parameters(model, self._params)
+        self._set_head(self._kwargs["head"])
         return self
+
+    def _set_head(self, head: list[int] | None) -> None:
+        """Tell the monitors which columns of the state are those of the model's head.
+
+        Args:
+            head: Indices of its parameters; None where no model was seen: the last layer in the order of the state.
+        """
+        ends = list(accumulate(p.numel() for p in self._params))
+        chosen = last_layer([p.shape for p in self._params]) if head is None else head
+        columns = [slice(ends[i] - self._params[i].numel(), ends[i]) for i in chosen]
+        for monitor in self._monitors:
+            monitor.head = columns
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group before the first step is taken.
@@ -252,14 +302,31 @@ class FilterState(OnlineOptimizer):
             ValueError: If it was saved for another covariance, a state of another size, or another floating type.
         """
         found = {OLD_NAMES.get(key, key): value for key, value in state_dict["state"].get(FILTER, {}).items()}
-        saved, devices = self._covariance.upgrade(found), {key: own.device for key, own in self.filter.items()}
+        saved = self._covariance.upgrade(found)
         for key, own in self._covariance.select(self.filter).items():
             self._check_saved(key, own, saved)
             saved[key] = self._sharding.part(saved[key])
-        saved = {**{key: own for key, own in self.filter.items() if key not in saved}, **saved}  # of other releases
+        self._check_remembered(saved)
+        kept = {key: own for key, own in self.filter.items() if key not in saved and key != "recent"}
+        saved = {**kept, **saved}  # of other releases
         super().load_state_dict({**state_dict, "state": {**state_dict["state"], FILTER: saved}})
-        copies = {key: tensor.to(devices.get(key, self.device), copy=True) for key, tensor in self.filter.items()}
-        self.state[FILTER] = copies  # type: ignore[index]
+
+    def place(self, tree: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """Return copies of the filter's tensors on the device, but those that the host must know."""
+        host = {"prior_initialized", *self._covariance.on_host}
+        return {key: tensor.to("cpu" if key in host else device, copy=True) for key, tensor in tree.items()}
+
+    def _check_remembered(self, saved: dict[str, Tensor]) -> None:
+        """Check that a saved filter remembers what this one does, once it has taken steps, and nothing else."""
+        needed = set() if self._noise is None else set(self._noise.start(1, torch.zeros(1, 1)))
+        missing = needed - saved.keys() if int(saved.get("steps", 0)) else set()
+        foreign = saved.keys() - self.filter.keys() - needed - {"recent", "alarm"}
+        if missing or foreign:
+            differs = f"lacks {', '.join(sorted(missing))}" if missing else f"has {', '.join(sorted(foreign))}"
+            raise ValueError(
+                f"{type(self).__name__}: the checkpoint holds a filter with another noise or other monitors: it "
+                f"{differs}; build it with the options of the checkpoint, or start without its state"
+            )
 
     def _check_saved(self, key: str, own: Tensor, saved: dict[str, Tensor]) -> None:
         """Check that a saved tensor of the covariance fits."""
@@ -277,12 +344,15 @@ class FilterState(OnlineOptimizer):
                 f"{name}: the checkpoint holds a filter in {saved[key].dtype}, this one has dtype {self.dtype}"
             )
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return all but the watched layers: a copy must be attached to its own model."""
-        return {**super().__getstate__(), "_kwargs": self._kwargs}
+    def follow_device(self) -> None:
+        """Move the state to where the parameters are, if they were moved."""
+        if self._params[0].device == self.device:
+            return
+        self.device = self._params[0].device
+        self.state[FILTER] = self.place(self.filter, self.device)  # type: ignore[index]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a copy; torch's ``load_state_dict`` comes this way too, without the arguments."""
+        """Restore a copy, which must be attached to its own model; ``load_state_dict`` comes here too."""
         super().__setstate__(state)
         if "_kwargs" in state:
             self._prepare()

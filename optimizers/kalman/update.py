@@ -28,11 +28,13 @@ class Solution(NamedTuple):
         gain: The gain.
         level: How many jitters the factorisation took, () int64.
         valid: Whether it succeeded, () bool.
+        remaining: Residual after the step, by the linear model of the update, (rows,).
     """
 
     gain: Gain
     level: Tensor
     valid: Tensor
+    remaining: Tensor
 
 
 class MeasurementUpdate(Protocol):
@@ -54,6 +56,10 @@ class MeasurementUpdate(Protocol):
 
     def noise_trace(self) -> Tensor:
         """Return the trace of the noise of one sample's coordinates, averaged over the batch, ()."""
+        ...
+
+    def figures(self) -> dict[str, Tensor]:
+        """Return diagnostics of the update by name, for the optimizer's ``stats``; call it after ``solve``."""
         ...
 
 
@@ -81,7 +87,9 @@ class GaussianUpdate:
         """Return the gain from the factor of S."""
         factor = robust_cholesky(innovation_covariance(A, self.R))
         W = factor.inverse
-        return Solution(Gain(W, W @ self.e.flatten().to(W.dtype)), factor.level, factor.valid & self.definite)
+        u = W @ self.e.flatten().to(W.dtype)
+        remaining = ((u @ W).view(self.e.shape) @ self.R.to(W.dtype)).flatten()  # (I_B (x) R) S^-1 e
+        return Solution(Gain(W, u), factor.level, factor.valid & self.definite, remaining)
 
     def information(self) -> Tensor:
         """Return the inverse factor of R, once per sample."""
@@ -91,6 +99,10 @@ class GaussianUpdate:
     def noise_trace(self) -> Tensor:
         """Return the trace of R."""
         return self.R.trace()
+
+    def figures(self) -> dict[str, Tensor]:
+        """Return nothing: the update is exact."""
+        return {}
 
 
 class NaturalParameterUpdate:
@@ -126,7 +138,8 @@ class NaturalParameterUpdate:
         identity = torch.eye(L.shape[1], dtype=L.dtype, device=L.device)
         factor = robust_cholesky(identity + L.mT @ A @ L)
         W = factor.inverse @ L.mT
-        return Solution(Gain(W, -(W @ (A @ self.e)), self.e), factor.level, factor.valid)
+        u = -(W @ (A @ self.e))
+        return Solution(Gain(W, u, self.e), factor.level, factor.valid, self.e + u @ W)
 
     def information(self) -> Tensor:
         """Return L'."""
@@ -135,6 +148,10 @@ class NaturalParameterUpdate:
     def noise_trace(self) -> Tensor:
         """Return the trace of F~."""
         return self.L.square().sum() / self.samples
+
+    def figures(self) -> dict[str, Tensor]:
+        """Return nothing: the update is exact."""
+        return {}
 
 
 def check_update(update: str, noise: str | None, rho: float) -> None:

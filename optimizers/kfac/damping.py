@@ -166,3 +166,30 @@ def clip_scale(kl: Tensor, max_kl: float) -> Tensor:
         max_kl: kappa, after Ba et al. (2017).
     """
     return (max_kl / kl.clamp_min(torch.finfo(kl.dtype).tiny)).sqrt().clamp_max(1)
+
+
+def least_trace(G: Tensor, a_trace: Tensor) -> Tensor:
+    """Return the least trace of the g_factor for the purpose of damping, eps |G|^2 / tr(a_factor), (L,).
+
+    Where a softmax is saturated, labels drawn from it never differ from its prediction and the sampled g_factor is
+    zero, as is a damping relative to it; the step of a gradient that is not zero is then zero, or of any length. The
+    second moment of the output gradients at the observed labels is at least |G|^2 / tr(a_factor), for G = E[ex'].
+
+    Args:
+        G: Gradients of the layers, (L, out, k).
+        a_trace: Trace of the a_factors, (L,).
+    """
+    observed = G.square().sum((-2, -1)) / a_trace
+    return (torch.finfo(G.dtype).eps * observed).nan_to_num(0, 0, 0)
+
+
+def reachable_scale(decrease: Tensor, loss: Tensor) -> Tensor:
+    """Return the factor of a step whose predicted decrease of the loss is no more than the loss, which is not negative.
+
+    The KL divergence that is predicted with vanishing factors bounds nothing; this is Polyak's step in their metric.
+
+    Args:
+        decrease: First-order decrease of the loss along the step, ().
+        loss: The loss, ().
+    """
+    return torch.where(decrease > loss, loss.to(decrease.dtype) / decrease, 1)

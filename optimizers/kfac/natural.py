@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ..base import Closure, OnlineOptimizer, check_arguments, tensors
+from ..base import Closure, OnlineOptimizer, check_arguments, tensors, to_device
 from ..distributed import Ranks
 from ..likelihoods.base import Observation
 from ..parts import Choice, Part, choose
 from .curvature import CurvatureCollector, Gradients
-from .damping import DampingSchedule, clip_scale, predicted_change
+from .damping import DampingSchedule, clip_scale, least_trace, predicted_change, reachable_scale
 from .factors import Factor
 from .groups import LayerGroup, describe_factors, group_layers
 from .inverses import MAX_DAMPING_CHANGE, InverseMethod
@@ -101,34 +101,60 @@ class NaturalOptimizer(OnlineOptimizer):
     """
 
     abstract: ClassVar[bool] = True
+    transient = frozenset({"_collector", "_groups", "_params", "unsupported", "stats"})
 
     def __init__(self, params: torch.optim.optimizer.ParamsT, lr: float, settings: Settings) -> None:
-        self.name, self.settings = type(self).__name__, settings
+        self.name, self.options = type(self).__name__, settings
         self._check(lr, settings)
         self.schedule: DampingSchedule = self._choose(DampingSchedule).build(self.name, settings.rho)
-        self.unsupported: UnsupportedParams = self._choose(UnsupportedParams).build(self.name)
         self.inverse_method: InverseMethod = self._choose(InverseMethod).build()
         self.fisher_type: type[OutputGradients] = self._choose(OutputGradients).part
         super().__init__(params, {"lr": lr})
-        self._params = list(self.trained())
+        self._model: nn.Module | None = None
+        self._prepare()
         zero = torch.zeros((), dtype=torch.float64, device=self._params[0].device)
         start = {"steps": 0, "rho": zero + settings.rho, "loss": zero * float("nan")}
         counters = {name: zero.long() for name in ("nonfinite_steps", "damping_clamped")}
         self.state[NATURAL] = {  # type: ignore[index]
             **start, **counters, "active_layers": [], "groups": {}, "unsupported": {}
         }  # fmt: skip
+
+    def _prepare(self) -> None:
+        """Build what follows from the parameters and the options, and is not state."""
+        self._params = list(self.trained())
+        self.unsupported: UnsupportedParams = self._choose(UnsupportedParams).build(self.name)
         self._collector: CurvatureCollector | None = None
         self._groups: list[LayerGroup] = []
         self.stats = {}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy, which watches the copied model from its next step on; ``load_state_dict`` comes here too."""
+        super().__setstate__(state)
+        if "options" in state:
+            self._prepare()
+
     @abstractmethod
-    def scales(self, a_factors: list[Factor], g_factors: list[Factor]) -> Scales:
-        """Return the scale c of every ``a_factor`` and every ``g_factor``, (L,), from the factors of all groups."""
+    def scales(self, a_factors: list[Factor], g_factors: list[Factor], least: list[Tensor]) -> Scales:
+        """Return the scale c of every ``a_factor`` and every ``g_factor``, (L,), from the factors of all groups.
+
+        Args:
+            a_factors: Of all groups.
+            g_factors: Of all groups.
+            least: The least trace of every ``g_factor`` for this purpose (:func:`least_trace`), (L,).
+        """
 
     @property
     def natural(self) -> dict[str, Any]:
         """The state: rho, the factors with their inverses, momentum and counters."""
         return self.state[NATURAL]  # type: ignore[index]
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options but the learning rates, which groups and schedules have."""
+        return {**super().settings(), **vars(self.options)}
+
+    def memory(self) -> dict[str, Any]:
+        """Return the state, which keeps the recent scores."""
+        return self.natural
 
     def attach(self, model: nn.Module) -> Self:
         """Watch the model's layers; required before the first step.
@@ -140,7 +166,7 @@ class NaturalOptimizer(OnlineOptimizer):
             self._collector.hooks.remove()
         self._model, self._groups = model, []
         self._collector = CurvatureCollector(
-            self.name, model, self._params, self.fisher_type, self.settings.grad_penalty
+            self.name, model, self._params, self.fisher_type, self.options.grad_penalty
         )
         supported = {id(param) for layer in self._collector.layers for param in layer.params}
         self.unsupported.announce(model, [param for param in self._params if id(param) not in supported])
@@ -163,32 +189,44 @@ class NaturalOptimizer(OnlineOptimizer):
         Raises:
             ValueError: If no model is attached, or the model cannot be used.
         """
+        if self._collector is None and self._model is not None:  # a copy
+            self.attach(self._model)
         if self._collector is None:
             raise ValueError(f"{self.name}: it must see the model's layers; call attach(model) before the first step")
+        self._follow_device()
         state = self.natural
-        refresh = state["steps"] % self.settings.skip == 0
+        refresh = state["steps"] % self.options.skip == 0
         found = self._collector.collect(closure, refresh, Ranks.current())
         with torch.autocast(found.loss.device.type, enabled=False):
             self.schedule.before_step(state, found.loss)
             if not self._groups:
                 self._group_layers(found)
-            if refresh:
-                self._refresh(found)
             grads = {id(param): grad for param, grad in zip(self._params, found.grads, strict=True)}
             G = [group.matrices(grads) for group in self._groups]
+            if refresh:
+                self._refresh(found, G)
             root = None if refresh or self.schedule.is_constant else self._root()
             D = [group.precondition(own, root) for group, own in zip(self._groups, G, strict=True)]
-            steps = self._move(G, D, torch.nn.utils.get_total_norm(found.grads), grads)
+            loss = found.loss if found.observation.likelihood.is_discrete else None
+            steps = self._move(G, D, torch.nn.utils.get_total_norm(found.grads), grads, loss)
         if refresh and self.schedule.uses_ratio:
             predicted = predicted_change([group.factors for group in self._groups], steps, G)
             torch.clear_autocast_cache()  # it holds the weights before the step
             after = Ranks.current().join(closure())[0].nll()
             self.schedule.after_refresh(state, after - found.loss, predicted)
         state["steps"] += 1
+        self.follow(found.observation)
         return found.observation
 
-    def _refresh(self, found: Gradients) -> None:
-        """Add this batch to the factors, and invert them at the present damping."""
+    def _follow_device(self) -> None:
+        """Move the state to where the parameters are, if they were moved."""
+        device = self._params[0].device
+        if self.natural["rho"].device != device:
+            self.state[NATURAL] = to_device(self.natural, device)  # type: ignore[index]
+            self._groups = []
+
+    def _refresh(self, found: Gradients, G: list[Tensor]) -> None:
+        """Add this batch to the factors, and invert them at the present damping, given the gradients G."""
         assert self._collector is not None
         for i in self.natural["active_layers"]:
             if i not in found.output_gradients:
@@ -198,7 +236,9 @@ class NaturalOptimizer(OnlineOptimizer):
             group.update(found.calls, found.output_gradients, found.samples, Ranks.current())
         root = self.natural["prepared"] = self.natural["rho"].sqrt()
         a_factors, g_factors = ([group.factors[i] for group in self._groups] for i in (0, 1))
-        a_scales, g_scales = self.scales(a_factors, g_factors)
+        least = [least_trace(own, factor.trace()) for own, factor in zip(G, a_factors, strict=True)]
+        a_scales, g_scales = self.scales(a_factors, g_factors, least)
+        g_scales = [c.maximum(floor / root.to(c.dtype)) for c, floor in zip(g_scales, least, strict=True)]
         for factor, c in zip([*a_factors, *g_factors], [*a_scales, *g_scales], strict=True):
             factor.prepare(root, c)
         self.natural["figures"] = describe_factors(a_factors, g_factors)
@@ -210,14 +250,27 @@ class NaturalOptimizer(OnlineOptimizer):
         state["damping_clamped"] = state["damping_clamped"] + clamped
         return root
 
-    def _move(self, G: list[Tensor], D: list[Tensor], norm: Tensor, grads: dict[int, Tensor]) -> list[Tensor]:
-        """Clip, average and take the steps, and return them; if anything is not finite, take none."""
-        state, settings = self.natural, self.settings
+    def _move(
+        self, G: list[Tensor], D: list[Tensor], norm: Tensor, grads: dict[int, Tensor], loss: Tensor | None
+    ) -> list[Tensor]:
+        """Clip, average and take the steps, and return them; if anything is not finite, take none.
+
+        Args:
+            G: Gradients of the groups.
+            D: The same, preconditioned.
+            norm: Norm of the whole gradient.
+            grads: Gradients by the parameters' id.
+            loss: Mean negative log-likelihood, where it cannot be negative.
+        """
+        state, settings = self.natural, self.options
         rates = [float(group.param_group["lr"]) for group in self._groups]
         dots = [lr**2 * torch.dot(d.flatten(), own.flatten()) for lr, d, own in zip(rates, D, G, strict=True)]
         kl = 0.5 * torch.stack(dots).sum()
         finite = (kl + norm).isfinite()
         scale = clip_scale(kl, settings.kl_clip) if settings.kl_clip else torch.ones_like(kl)
+        if settings.kl_clip and loss is not None:
+            slopes = [lr * torch.dot(d.flatten(), own.flatten()) for lr, d, own in zip(rates, D, G, strict=True)]
+            scale = scale * reachable_scale(scale * torch.stack(slopes).sum(), loss)
         if settings.per_layer:
             scale = scale / len(state["active_layers"])
         steps = []
@@ -234,6 +287,7 @@ class NaturalOptimizer(OnlineOptimizer):
     def _group_layers(self, found: Gradients) -> None:
         """Group the layers that take part, which the first step shows."""
         assert self._collector is not None
+        assert self._model is not None
         state, layers = self.natural, self._collector.layers
         if not state["active_layers"]:
             active = state["active_layers"] = sorted(found.output_gradients)
@@ -244,7 +298,7 @@ class NaturalOptimizer(OnlineOptimizer):
                 )
             unused = [layer for i, layer in enumerate(layers) if i not in active]
             self.unsupported.announce(self._model, [param for layer in unused for param in layer.params])
-        decay, groups = self.settings.factor_decay, self.param_groups
+        decay, groups = self.options.factor_decay, self.param_groups
         active = state["active_layers"]
         self._groups = list(group_layers(layers, active, groups, state["groups"], decay, self.inverse_method))
         own = {id(param) for i in active for param in layers[i].params}
@@ -265,11 +319,12 @@ class NaturalOptimizer(OnlineOptimizer):
         if NATURAL not in state_dict["state"]:
             raise ValueError(f"{self.name}: the checkpoint holds no Kronecker factors; it is another optimizer's")
         super().load_state_dict(translate_state(copy.deepcopy(state_dict)))
+        self.state[NATURAL] = _to_device(self.natural, self._params[0].device)  # type: ignore[index]
         self.stats, self._groups = {}, []
 
     def _choose(self, family: type[Part]) -> Choice:
         """Return the part that the settings name, with those of its options that are settings too."""
-        given = vars(self.settings)
+        given = vars(self.options)
         try:
             choice = choose(family, given[family.kind])
         except ValueError as error:
@@ -304,3 +359,12 @@ def translate_state(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     return {OLD_STATE_KEYS.get(key, key): translate_state(value) for key, value in tree.items()}
+
+
+def _to_device(tree: Any, device: torch.device) -> Any:
+    """Return a state on a device; torch moves only what is keyed by a parameter."""
+    if isinstance(tree, Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {key: _to_device(value, device) for key, value in tree.items()}
+    return [_to_device(value, device) for value in tree] if isinstance(tree, list) else tree

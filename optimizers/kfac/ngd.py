@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
+from torch import Tensor
 
 from .damping import tikhonov_split
 from .factors import Factor
@@ -40,6 +43,8 @@ class NGD(NaturalOptimizer):
         ValueError: If an argument is out of range.
     """
 
+    relative_cost: ClassVar[float] = 1.8  # measured on transformers on a CPU in batches
+
     def __init__(
         self,
         params: torch.optim.optimizer.ParamsT,
@@ -72,8 +77,9 @@ class NGD(NaturalOptimizer):
         )
         super().__init__(params, lr, settings.as_in_paper() if paper_exact else settings)
 
-    def scales(self, a_factors: list[Factor], g_factors: list[Factor]) -> Scales:
+    def scales(self, a_factors: list[Factor], g_factors: list[Factor], least: list[Tensor]) -> Scales:
         """Return c = pi for the ``a_factors`` and 1 / pi for the ``g_factors``."""
-        means = [[factor.trace() / factor.columns for factor in factors] for factors in (a_factors, g_factors)]
-        pis = [tikhonov_split(*pair) for pair in zip(*means, strict=True)]
+        a_means = [factor.trace() / factor.columns for factor in a_factors]
+        g_means = [factor.trace().maximum(t) / factor.columns for factor, t in zip(g_factors, least, strict=True)]
+        pis = [tikhonov_split(*pair) for pair in zip(a_means, g_means, strict=True)]
         return pis, [1 / pi for pi in pis]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from .factors import Factor
@@ -48,6 +49,8 @@ class RENG(NaturalOptimizer):
         ValueError: If an argument is out of range.
     """
 
+    relative_cost: ClassVar[float] = 1.3  # measured on transformers on a CPU in batches
+
     def __init__(
         self,
         params: torch.optim.optimizer.ParamsT,
@@ -84,7 +87,7 @@ class RENG(NaturalOptimizer):
 
     def attach(self, model: nn.Module) -> Self:
         """Watch the model's layers, and warn where another attention will be used."""
-        if self.settings.grad_penalty and fused_attention(model):
+        if self.options.grad_penalty and fused_attention(model):
             warnings.warn(
                 "RENG: fused attention has no second derivative; at every refresh of the factors torch's plain "
                 "attention is used instead",
@@ -92,7 +95,7 @@ class RENG(NaturalOptimizer):
             )
         return super().attach(model)
 
-    def scales(self, a_factors: list[Factor], g_factors: list[Factor]) -> Scales:
+    def scales(self, a_factors: list[Factor], g_factors: list[Factor], least: list[Tensor]) -> Scales:
         """Return c = 1; eq. 10b."""
         ones = [torch.ones_like(factor.trace()) for factor in [*a_factors, *g_factors]]
         return ones[: len(a_factors)], ones[len(a_factors) :]

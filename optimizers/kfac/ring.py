@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
@@ -52,6 +54,8 @@ class RING(NaturalOptimizer):
         ValueError: If an argument is out of range.
     """
 
+    relative_cost: ClassVar[float] = 1.2  # measured on transformers on a CPU in batches
+
     def __init__(
         self,
         params: torch.optim.optimizer.ParamsT,
@@ -88,7 +92,11 @@ class RING(NaturalOptimizer):
         self.min_relative_damping = 0.0 if paper_exact else min_relative_damping
         super().__init__(params, lr, settings.as_in_paper() if paper_exact else settings)
 
-    def scales(self, a_factors: list[Factor], g_factors: list[Factor]) -> Scales:
+    def settings(self) -> dict[str, Any]:
+        """Return the options, with the smallest relative damping."""
+        return {**super().settings(), "min_relative_damping": self.min_relative_damping}
+
+    def scales(self, a_factors: list[Factor], g_factors: list[Factor], least: list[Tensor]) -> Scales:
         """Return c = |M|_2, at least a fraction of the largest norm; eq. 10a."""
         return self._relative(a_factors), self._relative(g_factors)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..base import check_arguments
+from ..base import check_arguments, unhooked_step
 from ..parts import Part
 
 
@@ -118,7 +118,7 @@ class UpdateByAdamW(UnsupportedParams):
         self._adamw.state.update({self.params[i]: moments for i, moments in state.items()})
         for param, grad in zip(self.params, grads, strict=True):
             param.grad = torch.where(finite, grad, 0).to(param.dtype)
-        self._adamw.step()
+        unhooked_step(self._adamw.step)()
         for i, param in enumerate(self.params):
             param.grad = None
             state[i] = self._adamw.state[param]

@@ -77,6 +77,7 @@ class Likelihood(ABC):
         has_classes: Whether labels are names of classes; otherwise they are numbers.
         is_softmax: Whether the target is one class out of m, (B,) int64, with the softmax of the outputs for
             probabilities: a filter then tempers its predictions and can detect drift.
+        is_discrete: Whether targets have probabilities, so that the negative log-likelihood is never negative.
         takes_lists: Whether a label may be a list.
         online_metrics: Metrics taken before every update; the first is the score of a run.
         validation_metrics: Metrics of a validation, unless others are asked for.
@@ -90,6 +91,7 @@ class Likelihood(ABC):
     kind: ClassVar[str]
     has_classes: ClassVar[bool] = False
     is_softmax: ClassVar[bool] = False
+    is_discrete: ClassVar[bool] = False
     takes_lists: ClassVar[bool] = False
     online_metrics: ClassVar[tuple[str, ...]]
     validation_metrics: ClassVar[tuple[str, ...]]
@@ -168,6 +170,13 @@ class Likelihood(ABC):
     @abstractmethod
     def covariance(self) -> Tensor:
         """Return the covariance of the observed mean, in its observation coordinates, (B, d, d)."""
+
+    def square_cumulants(self) -> Tensor | None:
+        """Return mean, variance and third cumulant of the squared residuals of ``natural``, (3, B, d).
+
+        None where they are normal, or where the coordinates are no independent ones.
+        """
+        return None
 
     @abstractmethod
     def sample(self, generator: torch.Generator | None = None) -> Tensor:

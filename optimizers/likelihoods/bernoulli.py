@@ -42,6 +42,7 @@ class Bernoulli(Likelihood):
 
     kind = "multilabel"
     has_classes = True
+    is_discrete = True
     takes_lists = True
     online_metrics: ClassVar = ("f1",)
     validation_metrics: ClassVar = ("f1", "exact_match")
@@ -81,6 +82,13 @@ class Bernoulli(Likelihood):
     def covariance(self) -> Tensor:
         """Return diag(p (1 - p)), (B, m, m)."""
         return torch.diag_embed(self._variance())
+
+    def square_cumulants(self) -> Tensor:
+        """Return those of (1 - p)^2 with probability p and p^2 with 1 - p."""
+        p = self.mean().double()
+        apart = (1 - p).square() - p.square()  # = 1 - 2p
+        variance = p * (1 - p) * apart.square()
+        return torch.stack([p * (1 - p), variance, variance * apart * (1 - 2 * p)])
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw labels, zeros and ones (B, m)."""

@@ -38,6 +38,7 @@ class Poisson(Likelihood):
     """
 
     kind = "count"
+    is_discrete = True
     online_metrics: ClassVar = ("deviance",)
     validation_metrics: ClassVar = ("deviance", "mae")
     export_note = "The model's output is the logarithm of the expected count: the prediction is its exponential."
@@ -85,6 +86,12 @@ class Poisson(Likelihood):
     def covariance(self) -> Tensor:
         """Return diag(lambda), (B, m, m)."""
         return torch.diag_embed(self._slope())
+
+    def square_cumulants(self) -> Tensor:
+        """Return those of (y - r)^2, from the central moments r, r + 3r^2 and r + 25r^2 + 15r^3 of even order."""
+        r = self.mean().double()
+        second, fourth, sixth = r, r + 3 * r**2, r + 25 * r**2 + 15 * r**3
+        return torch.stack([second, fourth - second**2, sixth - 3 * fourth * second + 2 * second**3])
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw counts, (B, m)."""

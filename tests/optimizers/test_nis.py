@@ -6,22 +6,13 @@ import pytest
 import torch
 from filtune.optimizers import Categorical, Filtune
 from filtune.optimizers.kalman.filter import KalmanOptimizer
-from filtune.optimizers.kalman.monitors.nis import LIMIT, MOST, interval, normalised_innovation_squared, remember
+from filtune.optimizers.kalman.monitors.nis import MOST, normalised_innovation_squared, remember
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chi2, norm
 from torch import nn
 
 from tests.optimizers.models import drive, labels, mlp, relative, rounding
 from tests.optimizers.reference import flat
-
-
-@pytest.mark.parametrize("coordinates", [10, 100, 900])
-def test_the_band_is_that_of_chi_square(coordinates: int) -> None:
-    """The next term of the cube root's expansion is of the order of one coordinate."""
-    tail = norm.sf(LIMIT)
-    exact = [chi2.ppf(q, coordinates) / coordinates for q in (tail, 1 - tail)]
-    assert interval(coordinates) == pytest.approx(exact, rel=0, abs=0.3 / coordinates)
 
 
 @given(B=st.integers(1, 3), m=st.integers(2, 5), seed=st.integers(0, 10**6))
@@ -103,8 +94,6 @@ def test_figures_of_a_step() -> None:
 def test_forgetting_needs_a_window_and_a_covariance_that_can() -> None:
     with pytest.raises(ValueError, match="forgetting_factor below 1 needs a positive nis_window"):
         watched(mlp(2), forgetting_factor=0.5, nis_window=0)
-    with pytest.raises(ValueError, match="nis_window must be zero or positive"):
-        watched(mlp(2), nis_window=-1)
     with pytest.raises(ValueError, match="forgetting_factor must lie in"):
         watched(mlp(2), forgetting_factor=1.5)
     with pytest.raises(ValueError, match="forgetting_factor is an option of covariance low_rank"):

@@ -10,7 +10,8 @@ import torch
 from filtune.optimizers import EKF, Categorical, Filtune, Gaussian
 from filtune.optimizers.kalman.covariance.low_rank import LowRank
 from filtune.optimizers.kalman.filter import KalmanOptimizer
-from filtune.optimizers.kalman.monitors.page_test import KNOWN, LIMIT, MEMORY, MOST, last_layer, page, start, watch
+from filtune.optimizers.kalman.monitors.page_test import KNOWN, LIMIT, MEMORY, MOST, page, start, watch
+from filtune.optimizers.layer_hooks import last_layer
 from filtune.optimizers.likelihoods.poisson import Poisson
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,9 +109,9 @@ def test_what_is_not_a_number_says_nothing_and_values_have_no_chance() -> None:
 
 
 def test_the_last_layer_is_the_last_matrix_and_what_follows() -> None:
-    assert last_layer([p.shape for p in mlp(3).parameters()]) == 7 * 3 + 3
-    assert last_layer([torch.Size((2, 3)), torch.Size((4,))]) == 10
-    assert last_layer([torch.Size((4,)), torch.Size(())]) == 5
+    assert last_layer([p.shape for p in mlp(3).parameters()]) == [2, 3]
+    assert last_layer([torch.Size((2, 3)), torch.Size((4,))]) == [0, 1]
+    assert last_layer([torch.Size((4,)), torch.Size(())]) == [0, 1]
 
 
 @given(seed=st.integers(0, 10**6), tail=st.integers(1, 8), when=st.booleans())
@@ -126,7 +127,7 @@ def test_a_part_is_dropped_from_the_precision(seed: int, tail: int, when: bool) 
     covariance._update_gram(state)
     before = torch.diag(state["precision"]) + state["V"].T @ state["V"]
     variance = 0.1 + torch.rand(tail, generator=generator, dtype=torch.float64)
-    covariance.reset(state, variance, torch.tensor(when))
+    covariance.reset(state, [slice(n - tail, n)], variance, torch.tensor(when))
     expected = before.clone()
     if when:
         expected[n - tail :] = expected[:, n - tail :] = 0
@@ -162,29 +163,29 @@ def wrong(optimizer: Filtune, model: nn.Module, stream: Stream) -> int:
 def test_a_stream_that_stays_is_learnt_as_without_it() -> None:
     model, other = mlp(3), mlp(3)
     ours, plain = renewing(model), renewing(other, 0.0)
-    drive(ours, model, Categorical, clusters(400, 1))
-    drive(plain, other, Categorical, clusters(400, 1))
+    drive(ours, model, Categorical, clusters(150, 1))
+    drive(plain, other, Categorical, clusters(150, 1))
     assert int(ours.stats["changes"]) == 0
     assert torch.equal(flat(model), flat(other))
     assert "changes" not in plain.stats
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_classes_under_new_names_are_learnt_sooner(seed: int) -> None:
     mistakes = {}
     for renew in (0.0, 100.0):
         model = mlp(3, seed)
         optimizer = renewing(model, renew)
-        drive(optimizer, model, Categorical, clusters(300, seed))
-        mistakes[renew] = wrong(optimizer, model, clusters(100, seed + 50, turn=1))
+        drive(optimizer, model, Categorical, clusters(120, seed))
+        mistakes[renew] = wrong(optimizer, model, clusters(60, seed + 50, turn=1))
     assert int(optimizer.stats["changes"]) == 1
     assert mistakes[100.0] < 0.7 * mistakes[0.0]
 
 
-@pytest.mark.parametrize("taken", [150, 303])
+@pytest.mark.parametrize("taken", [60, 123])
 def test_a_checkpoint_goes_on_as_if_there_was_none(taken: int) -> None:
     """Before a change and between two of the samples that show it."""
-    model, stream = mlp(3), clusters(300, 2) + clusters(30, 3, turn=1)
+    model, stream = mlp(3), clusters(120, 2) + clusters(20, 3, turn=1)
     optimizer = renewing(model)
     drive(optimizer, model, Categorical, stream[:taken])
     other = copy.deepcopy(model)
@@ -213,12 +214,10 @@ def test_values_are_filtered_as_without_it() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match="head_reset_scale must be zero or positive, and finite"):
-        renewing(mlp(2), -1.0)
     with pytest.raises(ValueError, match="head_reset_scale needs covariance low_rank; got diagonal"):
         KalmanOptimizer(mlp(2).parameters(), 0.1, head_reset_scale=1.0)
     model = mlp(2)
     full = EKF(model.parameters(), covariance="full")
     with pytest.raises(NotImplementedError, match="covariance full cannot reset a part of itself"):
-        full._covariance.reset(full.filter, torch.ones(2), torch.tensor(True))
+        full._covariance.reset(full.filter, [slice(0, 2)], torch.ones(2), torch.tensor(True))
     drive(full, model, Categorical, labels(1, 1, 2))

@@ -51,12 +51,19 @@ class Covariance(Part, ABC):
             kept has one entry per parameter: then several processes share the state.
         can_reset: Whether ``reset`` is implemented.
         uses_alarm: Whether it needs the alarm of a monitor.
+        convertible: Options in which a saved state may differ, for ``upgrade`` converts it.
+        factorisations: About how many Cholesky factorisations, in the space of the rows, an update takes as long as.
+        on_host: Names of its tensors that stay on the host, wherever the parameters are, for they
+            decide on shapes.
     """
 
     kind = "covariance"
     by_columns: ClassVar[bool] = False
     can_reset: ClassVar[bool] = False
     uses_alarm: bool = False
+    on_host: ClassVar[frozenset[str]] = frozenset()
+    convertible: ClassVar[frozenset[str]] = frozenset()
+    factorisations: ClassVar[int] = 40
 
     def __init__(self, shapes: Sequence[torch.Size]) -> None:
         self.shapes = list(shapes)
@@ -104,8 +111,8 @@ class Covariance(Part, ABC):
         for name, value in posterior.items():
             state[name] = torch.where(finite, value, state[name])
 
-    def reset(self, state: State, variance: Tensor, when: Tensor) -> None:
-        """Set the last parameters' variances to these, (k,), and their covariances to zero, in place, if ``when``.
+    def reset(self, state: State, columns: Sequence[slice], variance: Tensor, when: Tensor) -> None:
+        """Set the variances of some columns to these, (k,), and their covariances to zero, in place, if ``when``.
 
         Raises:
             NotImplementedError: If this covariance cannot.
@@ -130,7 +137,7 @@ def check_size(covariance: Covariance, dtype: torch.dtype, device: torch.device)
         ValueError: With the size in GiB.
     """
     needed = 3 * covariance.elements() * torch.finfo(dtype).bits // 8
-    available = _memory(device)
+    available = available_memory(device)
     if needed > available:
         raise ValueError(
             f"optimizer.covariance: {covariance.name} over {covariance.n:,} parameters takes {needed / 3 / GIB:,.1f} "
@@ -139,8 +146,8 @@ def check_size(covariance: Covariance, dtype: torch.dtype, device: torch.device)
         )
 
 
-def _memory(device: torch.device) -> int:
-    """Bytes available on a CUDA device or the machine; all of the machine's where it does not say."""
+def available_memory(device: torch.device) -> int:
+    """Return the bytes available on a CUDA device or the machine; all of the machine's where it does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if MEMINFO.is_file():

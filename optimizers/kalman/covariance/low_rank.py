@@ -68,6 +68,9 @@ class LowRank(Covariance):
 
     name = "low_rank"
     can_reset = True
+    on_host = frozenset({"filled"})
+    convertible = frozenset({"rows_per_sample"})
+    factorisations = 300  # an eigendecomposition of the batch's information
 
     def __init__(
         self,
@@ -145,12 +148,16 @@ class LowRank(Covariance):
         delta = (c @ rows - (T.to(V.dtype).mT @ (TVDH @ c)) @ V) / state["precision"]
         Z = batch.information()
         inner = Z @ HDH.to(Z.dtype) @ Z.mT
-        rotation = torch.linalg.eigh(torch.nan_to_num(inner)).eigenvectors.flip(1).mT
-        Z = rotation @ Z
+        if len(Z) > Z.shape[1]:  # as many rows as coordinates hold the same information
+            Z = torch.linalg.qr(torch.nan_to_num(Z), mode="r").R
+            inner = Z @ HDH.to(Z.dtype) @ Z.mT
         kept = min(len(Z), self.rows_per_sample * batch.samples) if self.rows_per_sample else len(Z)
+        if kept < len(Z):  # the leading directions; for all of them a rotation would make no difference
+            rotation = torch.linalg.eigh(torch.nan_to_num(inner)).eigenvectors.flip(1).mT
+            Z, inner = rotation @ Z, rotation @ inner @ rotation.mT
         new, left_out = (Z.to(rows.dtype) @ rows).split([kept, len(Z) - kept])
         border = (VDH @ Z[:kept].mT.to(VDH.dtype)).to(VDH.dtype)
-        corner = (rotation @ inner @ rotation.mT)[:kept, :kept].to(VDH.dtype)
+        corner = inner[:kept, :kept].to(VDH.dtype)
         added = {"new": new, "left_out": left_out.square().sum(0), "border": border, "corner": corner}
         return Correction(delta, added, torch.zeros((), dtype=torch.int64, device=rows.device))
 
@@ -173,15 +180,16 @@ class LowRank(Covariance):
             gram = torch.cat([top, torch.cat([added["border"].mT, added["corner"]], 1)])
             self._compress(state, added["new"], gram)
 
-    def reset(self, state: State, variance: Tensor, when: Tensor) -> None:
-        """Set P^-1 to zero between the last parameters and the others, and to 1 / variance on their diagonal."""
-        columns = slice(self.n - len(variance), self.n)
-        V, precision = state["V"][:, columns], state["precision"][columns]
-        state["gram"] -= torch.where(when, (V / precision) @ V.mT, 0)
-        V.copy_(torch.where(when, 0, V))
-        precision.copy_(torch.where(when, 1 / variance, precision))
-        if self.rows_per_sample:
-            state["pending"][columns] = torch.where(when, 0, state["pending"][columns])
+    def reset(self, state: State, columns: Sequence[slice], variance: Tensor, when: Tensor) -> None:
+        """Set P^-1 to zero between these columns and the others, and to 1 / variance on their diagonal."""
+        sizes = [stretch.stop - stretch.start for stretch in columns]
+        for stretch, own in zip(columns, variance.split(sizes), strict=True):
+            V, precision = state["V"][:, stretch], state["precision"][stretch]
+            state["gram"] -= torch.where(when, (V / precision) @ V.mT, 0)
+            V.copy_(torch.where(when, 0, V))
+            precision.copy_(torch.where(when, 1 / own, precision))
+            if self.rows_per_sample:
+                state["pending"][stretch] = torch.where(when, 0, state["pending"][stretch])
 
     def variance(self, state: State) -> Tensor:
         """Return the diagonal of (Upsilon + V'V)^-1."""

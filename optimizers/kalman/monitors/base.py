@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -23,12 +24,14 @@ class Monitor(Part, ABC):
         raises_alarm: Whether it keeps ``alarm`` in the state, on which a covariance may forget.
         needs_precision: Whether the batch must be observed through the natural parameters.
         needs_reset: Whether the covariance must be able to reset a part of itself.
+        head: Columns of the state that belong to the model's head; set by the filter.
     """
 
     kind = "monitor"
     raises_alarm: ClassVar[bool] = False
     needs_precision: ClassVar[bool] = False
     needs_reset: ClassVar[bool] = False
+    head: Sequence[slice] = ()
 
     def start(self, prior: Tensor, shapes: list[torch.Size]) -> State:
         """Return what is remembered at first, given the prior variances (n,) and the shapes of the parameters."""

@@ -7,7 +7,12 @@ With e the innovation of a sample, S its covariance as the filter predicts it an
 has mean one where the filter is consistent (Bar-Shalom, Li & Kirubarajan 2001, section 5.4). Above, the filter is
 overconfident: the stream has changed, or the noise is larger than assumed.
 
-Shapes: ``B`` batch, ``d`` observation coordinates.
+Only Gaussian innovations make it chi-square. A class is right or wrong: at a confidence of 0.95 the NIS is 1/19 mostly
+and 19 now and then, and its average leaves the interval of chi-square far more often than one time in a thousand. The
+interval is therefore that of the sum of the values that the likelihood gives the targets which might have come, with
+their predictive probabilities: its first three cumulants, and a gamma distribution with these.
+
+Shapes: ``B`` batch, ``d`` observation coordinates, ``m`` classes.
 """
 
 from __future__ import annotations
@@ -16,9 +21,11 @@ import torch
 from torch import Tensor
 
 from ...base import check_arguments
-from ...likelihoods.base import Innovation
+from ...likelihoods.base import Innovation, Observation
 from ...parts import State
-from ..equations import block_diagonal, robust_cholesky
+from ..covariance.base import Covariance
+from ..equations import block_diagonal, own_blocks, robust_cholesky
+from ..predictive import output_covariance
 from .base import Monitor
 
 MOST = 25.0
@@ -31,7 +38,8 @@ LIMIT = 3.29
 class NIS(Monitor):
     """Average NIS of the last steps, with the interval in which it is for a consistent filter.
 
-    State: ``nis``, the last values (nis_window,), and ``alarm``, whether their mean is above the interval.
+    State: ``nis``, the last values (nis_window,), ``nis_cumulants`` of each of them where the filter is consistent
+    (3, nis_window), and ``alarm``, whether their mean is above the interval.
 
     Args:
         nis_window: Steps that are averaged; 0 for none.
@@ -47,44 +55,113 @@ class NIS(Monitor):
     def __init__(self, *, nis_window: int = 0) -> None:
         check_arguments("", [("nis_window", nis_window, nis_window >= 0, "be zero or positive")])
         self.window = nis_window
+        self._observation: Observation | None = None
 
     def start(self, prior: Tensor, shapes: list[torch.Size]) -> State:
-        """Return the window before there are values: all as expected."""
-        return {"nis": prior.new_ones(self.window)}
+        """Return the window before there are values: all as expected, with certainty."""
+        cumulants = torch.stack([prior.new_ones(self.window), *prior.new_zeros(2, self.window)])
+        return {"nis": prior.new_ones(self.window), "nis_cumulants": cumulants}
+
+    def before(self, state: State, covariance: Covariance, observation: Observation) -> None:
+        """Take note of the batch, whose likelihood says which targets might have come."""
+        self._observation = observation
 
     def after(self, state: State, innovation: Innovation, HPH: Tensor) -> None:
         """Put the step's NIS into the window and compare the mean with the interval."""
-        value = normalised_innovation_squared(innovation, HPH)
+        assert self._observation is not None
+        W = innovation_inverse(innovation, HPH)
+        value = normalised_innovation_squared(innovation, HPH, W)
+        expected = null_cumulants(self._observation, innovation, HPH, value, W)
+        self._observation = None
         state["nis"] = remember(state["nis"], state["steps"], value)
-        state["alarm"] = state["nis"].mean() > self._interval(innovation)[1]
+        position = (state["steps"] % self.window).view(1)
+        before = state["nis_cumulants"]
+        after = before.index_copy(1, position, expected.to(before.dtype).unsqueeze(1))
+        state["nis_cumulants"] = torch.where(expected.sum().isfinite(), after, before)
+        state["alarm"] = state["nis"].mean() > interval(state["nis_cumulants"])[1]
 
     def stats(self, state: State, innovation: Innovation) -> dict[str, Tensor]:
         """Return ``nis`` and the interval's bounds."""
-        low, high = map(torch.tensor, self._interval(innovation))
+        low, high = interval(state["nis_cumulants"])
         return {"nis": state["nis"].mean(), "nis_low": low, "nis_high": high}
-
-    def _interval(self, innovation: Innovation) -> tuple[float, float]:
-        return interval(self.window * coordinates(innovation))
 
 
 def acknowledge(state: State) -> Tensor:
     """Return the alarm, (), and restart the average where it is raised."""
     alarm = state["alarm"]
+    start = torch.zeros_like(state["nis_cumulants"])
+    start[0] = 1
     state["nis"] = torch.where(alarm, torch.ones_like(state["nis"]), state["nis"])
+    state["nis_cumulants"] = torch.where(alarm, start, state["nis_cumulants"])
     return alarm
 
 
-def normalised_innovation_squared(innovation: Innovation, A: Tensor) -> Tensor:
-    """Return NIS, averaged over the batch, ().
+def innovation_inverse(innovation: Innovation, A: Tensor) -> Tensor:
+    """Return W with W'W = S^-1, S = F + FAF, (rows, rows), float64.
 
     Args:
         innovation: The batch, observed through the natural parameters: its noise is F and its Jacobian FJ.
         A: JPJ' before the update, (B*d, B*d).
     """
     assert innovation.factor is not None
-    e, L = innovation.residual.flatten().double(), block_diagonal(innovation.factor.double())
-    S = L @ L.mT + L @ (L.mT @ A.double() @ L) @ L.mT
-    return (robust_cholesky(S).inverse @ e).square().sum() / coordinates(innovation)
+    L = block_diagonal(innovation.factor.double())
+    return robust_cholesky(L @ L.mT + L @ (L.mT @ A.double() @ L) @ L.mT).inverse
+
+
+def normalised_innovation_squared(innovation: Innovation, A: Tensor, W: Tensor | None = None) -> Tensor:
+    """Return NIS, averaged over the batch, (); W is :func:`innovation_inverse` of the other arguments."""
+    W = innovation_inverse(innovation, A) if W is None else W
+    return (W @ innovation.residual.flatten().double()).square().sum() / coordinates(innovation)
+
+
+def null_cumulants(
+    observation: Observation, innovation: Innovation, A: Tensor, value: Tensor, W: Tensor | None = None
+) -> Tensor:
+    """Return mean, variance and third cumulant of a step's NIS where the filter is consistent, (3,).
+
+    The samples of a batch, and the labels of a sample that occur together, count as independent.
+
+    Args:
+        observation: The batch.
+        innovation: The same, observed through the natural parameters.
+        A: JPJ' before the update, (B*d, B*d).
+        value: Its NIS, ().
+        W: :func:`innovation_inverse` of ``innovation`` and ``A``.
+    """
+    count = coordinates(innovation)
+    if not observation.likelihood.is_softmax:
+        return _unclassified_cumulants(observation, innovation, A) / A.new_tensor([count, count**2, count**3]).double()
+    p = observation.likelihood.mean().double()
+    B, m = p.shape
+    if innovation.is_projected:  # the coordinates depend on the label, which is among them: e'F^-1 e is 1/p - 1
+        values, q = (1 / p.clamp_min(torch.finfo(p.dtype).tiny) - 1).clamp_max(MOST * count), p
+        seen = values.gather(1, observation.target.unsqueeze(1)).sum()
+        values = values * (value * count / seen.clamp_min(torch.finfo(p.dtype).tiny)).clamp_max(1)
+    else:
+        W = innovation_inverse(innovation, A) if W is None else W
+        U = innovation.cotangents[0].double()  # (d, m), orthonormal rows
+        e = (torch.eye(m, dtype=p.dtype, device=p.device) - p.unsqueeze(1)) @ U.mT  # of every label, (B, m, d)
+        values = ((e @ own_blocks(W.mT @ W, e.shape[-1])) * e).sum(-1)
+        C = output_covariance(A.double(), innovation.cotangents.double())
+        q = observation.likelihood.predictive(C).double()
+    return _cumulants((values / count).clamp_max(MOST / B), q)
+
+
+def _cumulants(values: Tensor, q: Tensor) -> Tensor:
+    """Return the first three cumulants of independent choices among values (N, k) with probabilities q (N, k), (3,)."""
+    mean = (q * values).sum(1, keepdim=True)
+    apart = values - mean
+    return torch.stack([mean.sum(), (q * apart**2).sum(), (q * apart**3).sum()])
+
+
+def _unclassified_cumulants(observation: Observation, innovation: Innovation, A: Tensor) -> Tensor:
+    """Return the cumulants of e'S^-1 e of independent coordinates, (3,)."""
+    L = block_diagonal(innovation.factor.double())  # type: ignore[union-attr]
+    F, S = (L @ L.mT).diagonal(), (L @ L.mT + L @ (L.mT @ A.double() @ L) @ L.mT).diagonal()
+    own = observation.likelihood.square_cumulants()
+    if own is None:  # e is normal
+        return torch.tensor([1.0, 2.0, 8.0], dtype=torch.float64, device=S.device) * len(S)
+    return (own.double().flatten(1) / F ** torch.arange(1, 4, device=F.device).unsqueeze(1)).sum(1)
 
 
 def coordinates(innovation: Innovation) -> int:
@@ -103,11 +180,18 @@ def remember(values: Tensor, step: Tensor, value: Tensor) -> Tensor:
     return values.index_copy(0, position, value.nan_to_num(MOST).clamp_max(MOST).to(values.dtype).view(1))
 
 
-def interval(coordinates: int) -> tuple[float, float]:
-    """Return bounds of the average NIS of a consistent filter, chi-square with that many coordinates in all.
+def interval(cumulants: Tensor) -> tuple[Tensor, Tensor]:
+    """Return bounds of the average NIS of a consistent filter, each ().
 
-    By the cube-root approximation of Wilson and Hilferty (1931).
+    The sum has a gamma distribution with its mean, variance and skewness: for normal innovations exactly. Its quantiles
+    are those of the cube-root approximation of Wilson and Hilferty (1931).
+
+    Args:
+        cumulants: Mean, variance and third cumulant of every step's value, (3, w).
     """
-    variance = 2 / (9 * coordinates)
-    low, high = ((1 - variance + sign * LIMIT * variance**0.5) for sign in (-1, 1))
-    return max(low, 0.0) ** 3, high**3
+    w = cumulants.shape[1]
+    mean, variance, third = (total / w**k for k, total in enumerate(cumulants.double().sum(1), start=1))
+    deviation = variance.clamp_min(0).sqrt()
+    g = (third / deviation**3).nan_to_num(0, 0, 0).clamp_min(1e-6)  # 0: a normal distribution, within rounding
+    low, high = (mean + deviation * 2 / g * ((1 + sign * LIMIT * g / 6 - (g / 6) ** 2) ** 3 - 1) for sign in (-1, 1))
+    return low.clamp_min(0), high

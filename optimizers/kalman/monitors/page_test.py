@@ -14,7 +14,6 @@ Shapes: ``B`` batch, ``m`` classes, ``n`` state.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -39,13 +38,13 @@ KNOWN = 0.25
 
 
 class HeadReset(Monitor):
-    """Resets the covariance of the last layer when Page's test detects drift.
+    """Resets the covariance of the model's head when Page's test detects drift.
 
     State: ``page`` (g), ``known`` (average information gain), ``armed`` (whether that was enough once), ``changes``
-    (number of drifts detected), and ``tail``, the first variances of the last layer.
+    (number of drifts detected), and ``tail``, the first variances of the head.
 
     Args:
-        head_reset_scale: How many times its first variance the last layer gets; 0 never resets.
+        head_reset_scale: How many times its first variance the head gets; 0 never resets.
 
     Raises:
         ValueError: If it is negative or not finite.
@@ -60,18 +59,25 @@ class HeadReset(Monitor):
         self.scale = head_reset_scale
 
     def start(self, prior: Tensor, shapes: list[torch.Size]) -> State:
-        """Return the test's first state, and the first variances of the last layer."""
-        return {**start(prior), "tail": prior[-last_layer(shapes) :].clone()}
+        """Return the test's first state, and the first variances of the head."""
+        return {**start(prior), "tail": self._of_head(prior)}
 
     def set_prior(self, state: State, prior: Tensor) -> None:
-        """Take the last layer's part of the prior."""
-        state["tail"] = prior[-len(state["tail"]) :].clone()
+        """Take the head's part of the prior."""
+        state["tail"] = self._of_head(prior)
 
     def before(self, state: State, covariance: Covariance, observation: Observation) -> None:
-        """Reset the covariance of the last layer where the batch shows that the stream has changed."""
+        """Reset the covariance of the head where the batch shows that the stream has changed."""
+        if len(state["tail"]) != sum(stretch.stop - stretch.start for stretch in self.head):
+            # the state is that of an earlier release, which took the last layer for the head
+            state["tail"] = self._of_head(state["tail"].mean().expand(self.head[-1].stop))
         watched, changed = watch(state, observation)
         state.update(watched)
-        covariance.reset(state, self.scale * state["tail"], changed)
+        covariance.reset(state, self.head, self.scale * state["tail"], changed)
+
+    def _of_head(self, values: Tensor) -> Tensor:
+        """Return the head's part of a vector over the state."""
+        return torch.cat([values[stretch] for stretch in self.head])
 
     def stats(self, state: State, innovation: Innovation) -> dict[str, Tensor]:
         """Return the number of drifts detected."""
@@ -109,9 +115,3 @@ def watch(state: State, observation: Observation) -> tuple[State, Tensor]:
     found = {"page": g, "known": known, "armed": armed}
     after = {name: torch.where(changed, torch.zeros_like(value), value) for name, value in found.items()}
     return {**after, "changes": state["changes"] + changed}, changed
-
-
-def last_layer(shapes: Sequence[torch.Size]) -> int:
-    """Return the number of parameters of the last matrix and of the vectors after it."""
-    matrix = max((i for i, shape in enumerate(shapes) if len(shape) > 1), default=0)
-    return sum(shape.numel() for shape in shapes[matrix:])

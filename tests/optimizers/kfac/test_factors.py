@@ -6,7 +6,7 @@ import pytest
 import torch
 from filtune.optimizers.distributed import Ranks
 from filtune.optimizers.kfac import factors
-from filtune.optimizers.kfac.factors import FIRST_ITERATIONS, DenseFactor, Factor, LowRankFactor
+from filtune.optimizers.kfac.factors import NORM_TOLERANCE, DenseFactor, Factor, LowRankFactor
 from filtune.optimizers.kfac.inverses import Cholesky, Eigen
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,25 +95,15 @@ def test_what_is_not_finite_is_left_out(make: type) -> None:
     assert not torch.equal(after[0], before[0])  # the other layer learns
 
 
-def test_power_iteration_comes_within_its_bound() -> None:
-    """After q iterations 0.871 ln k / (q - 1) at most are missing on average (Kuczynski and Wozniakowski, 1992)."""
-    for seed in range(10):
-        factor = fill(DenseFactor({}, 0.9, Cholesky()), samples(1, rows=40, seed=seed))
-        norm = torch.linalg.eigvalsh(factor.state["M"])[:, -1]
-        found = factor.spectral_norm()
-        assert (found <= norm * (1 + rounding(100 * K))).all()
-        assert (1 - found / norm).mean() <= 0.871 * torch.tensor(float(K)).log() / (FIRST_ITERATIONS - 1)
-
-
-def test_power_iteration_finds_a_norm_after_a_zero_factor() -> None:
-    """As lora_A's Gamma as long as lora_B is zero; and softmax errors are orthogonal to the vector of ones."""
+def test_a_norm_is_found_after_a_zero_factor() -> None:
+    """As lora_A's Gamma as long as lora_B is zero."""
     factor = DenseFactor({}, 0.0, Cholesky())
     fill(factor, [[torch.zeros(3, K).double()] * L])
     assert torch.equal(factor.spectral_norm(), torch.zeros(L, dtype=torch.float64))
     centred = [torch.randn(30, K).double() for _ in range(L)]
     fill(factor, [[x - x.mean(1, keepdim=True) for x in centred]])
     norm = torch.linalg.eigvalsh(factor.state["M"])[:, -1]
-    assert (factor.spectral_norm() > 0.5 * norm).all()
+    assert (factor.spectral_norm() > (1 - NORM_TOLERANCE) * norm).all()
 
 
 def test_the_residual_is_that_of_the_inverse() -> None:

@@ -1,0 +1,57 @@
+"""What a step with many classes costs, said before the first one.
+
+A sample of m classes has m - 1 rows of the Jacobian, one backward pass and one vector over the state each; the algebra
+in the space of the B (m - 1) rows takes the cube of their number.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import torch
+
+from .covariance.base import GIB, Covariance, available_memory
+
+MANY = 256
+"""Rows of a step from which on its cost is said."""
+
+SAMPLE = 256
+"""Rows of the factorisation that is timed."""
+
+
+def announce_cost(name: str, rows: int, d: int, covariance: Covariance, like: torch.Tensor, remedy: str) -> None:
+    """Warn what a step will cost, where its rows are many; refuse it where they do not fit into memory.
+
+    Args:
+        name: Name of the optimizer.
+        rows: Rows of a batch, B*d.
+        d: Rows of a sample.
+        covariance: The filter's covariance.
+        like: A tensor of the Jacobian's floating type, on its device.
+        remedy: What reduces the number of rows.
+
+    Raises:
+        ValueError: If the Jacobian alone is larger than the memory.
+    """
+    if rows < MANY:
+        return
+    size, available = rows * covariance.n * like.element_size(), available_memory(like.device)
+    what = f"{name}: {rows:,} rows of the Jacobian per step ({d:,} per sample) over {covariance.n:,} parameters"
+    if size > available:
+        raise ValueError(f"{what} take {size / GIB:,.1f} GiB of {available / GIB:,.1f} GiB of memory; {remedy}")
+    seconds = covariance.factorisations * factorisation_seconds(rows, like.device)
+    took = f"about {seconds:,.0f} s" if seconds >= 1 else "less than a second"
+    needs = f"{rows:,} backward passes and {size / GIB:,.2f} GiB, and the algebra {took} a step"
+    warnings.warn(f"{what}: they take {needs}; {remedy}", stacklevel=2)
+
+
+def factorisation_seconds(rows: int, device: torch.device) -> float:
+    """Return about how long a Cholesky factorisation in float64 takes, from the time of a small one."""
+    A = 2 * torch.eye(SAMPLE, dtype=torch.float64, device=device)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        bool(torch.linalg.cholesky_ex(A).info)  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    return min(seconds) * (rows / SAMPLE) ** 3

@@ -1,0 +1,131 @@
+"""The interval of the NIS has the documented level for what is observed: by simulation of consistent filters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from filtune.optimizers import Bernoulli, Categorical, Gaussian, Poisson
+from filtune.optimizers.kalman.monitors.nis import (
+    LIMIT,
+    NIS,
+    interval,
+    normalised_innovation_squared,
+    null_cumulants,
+)
+from filtune.optimizers.likelihoods.base import Likelihood
+from scipy.stats import chi2, norm
+from torch import Tensor
+
+LEVEL = norm.sf(LIMIT)
+"""Probability with which a consistent filter is above the interval: 0.0005."""
+
+WINDOW = 100
+
+
+def exceedance(values: np.ndarray, probabilities: np.ndarray, high: float, runs: int = 200_000) -> float:
+    """How often the mean of independent choices among values (w, k) is above a bound; in numpy."""
+    generator = np.random.default_rng(0)
+    total = np.zeros(runs)
+    for own, q in zip(values, probabilities, strict=True):
+        total += generator.choice(own, size=runs, p=q)
+    return float((total / len(values) > high).mean())
+
+
+@pytest.mark.parametrize("uncertain", [0.0, 2.0])
+@pytest.mark.parametrize("confidence", [0.6, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("m", [2, 4])
+def test_the_level_of_classes(m: int, confidence: float, uncertain: float) -> None:
+    """Windows of samples whose confidence is near this one; labels come from the predictive distribution.
+
+    The sum is discrete: at 0.99 a window has one error on average, and a bound between two counts of errors has the
+    level of the next count. The level is reached within a factor of three from above.
+    """
+    generator = torch.Generator().manual_seed(m)
+    values, probabilities, cumulants = [], [], []
+    for _ in range(WINDOW):
+        p_top = confidence + (1 - confidence) * 0.2 * (torch.rand((), generator=generator).double() - 0.5)
+        p = torch.cat([p_top.view(1), ((1 - p_top) / (m - 1)).expand(m - 1)])
+        likelihood = Categorical(p.log().unsqueeze(0))
+        A = uncertain * torch.eye(m - 1, dtype=torch.float64)
+        observed = [likelihood.observe(torch.tensor([y])) for y in range(m)]
+        values.append([float(normalised_innovation_squared(o.natural(), A).clamp_max(25)) for o in observed])
+        basis = observed[0].natural().cotangents[0].double()
+        probabilities.append(likelihood.predictive((basis.T @ A @ basis).unsqueeze(0))[0].numpy())
+        value = normalised_innovation_squared(observed[0].natural(), A)
+        cumulants.append(null_cumulants(observed[0], observed[0].natural(), A, value))
+    high = float(interval(torch.stack(cumulants, 1))[1])
+    q = np.array(probabilities)
+    found = exceedance(np.array(values), q / q.sum(1, keepdims=True), high)
+    assert found <= 3 * LEVEL
+
+
+@pytest.mark.parametrize(("kind", "outputs"), [(Bernoulli, -3.0), (Bernoulli, 0.5), (Poisson, -2.0), (Poisson, 1.5)])
+def test_the_level_of_labels_that_occur_together_and_of_counts(kind: Any, outputs: float) -> None:
+    z = torch.full((1, 2), outputs, dtype=torch.float64)
+    likelihood: Likelihood = kind(z)
+    none = torch.zeros(2, 2, dtype=torch.float64)
+    runs, total = 40_000, torch.zeros(40_000, dtype=torch.float64)
+    torch.manual_seed(0)
+    for _ in range(WINDOW):
+        target = likelihood.at(z.expand(runs, -1)).sample().double()
+        total += ((target - likelihood.mean()).square() / likelihood.covariance()[0].diagonal()).mean(1)
+    observation = likelihood.observe(likelihood.sample())
+    innovation = observation.natural()
+    cumulants = null_cumulants(observation, innovation, none, normalised_innovation_squared(innovation, none))
+    high = float(interval(cumulants.unsqueeze(1).expand(3, WINDOW))[1])
+    deviation = (LEVEL / runs) ** 0.5
+    assert float((total / WINDOW > high).double().mean()) <= 3 * LEVEL + 3 * deviation
+
+
+@pytest.mark.parametrize("d", [1, 3])
+def test_for_values_it_is_chi_square(d: int) -> None:
+    observation = Gaussian(torch.zeros(1, d).double()).observe(torch.ones(1, d).double())
+    A = torch.eye(d, dtype=torch.float64)
+    cumulants = null_cumulants(observation, observation.natural(), A, torch.ones(()))
+    low, high = interval(cumulants.unsqueeze(1).expand(3, WINDOW))
+    n = WINDOW * d
+    exact = [chi2.ppf(q, n) / n for q in (LEVEL, 1 - LEVEL)]
+    assert [float(low), float(high)] == pytest.approx(exact, rel=0, abs=0.3 / n)
+
+
+def test_the_moments_of_counts_are_those_of_their_distribution() -> None:
+    rates = torch.tensor([[0.1, 1.0, 7.0]], dtype=torch.float64)
+    found = Poisson(rates.log()).square_cumulants()[:, 0]
+    for i, rate in enumerate(rates[0].tolist()):
+        y = np.arange(200)
+        q = np.exp(y * np.log(rate) - rate - np.cumsum(np.log(np.maximum(y, 1))))
+        square = (y - rate) ** 2
+        mean = (q * square).sum()
+        expected = [mean, (q * (square - mean) ** 2).sum(), (q * (square - mean) ** 3).sum()]
+        assert found[:, i].tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def alarms(top_k: int) -> tuple[int, int]:
+    """Alarms of a monitor over windows of labels drawn from the predictions, and how many windows."""
+    from filtune.optimizers.kalman.rows import RowSelection
+
+    monitor, torch_state = NIS(nis_window=20), torch.zeros(1, dtype=torch.float64)
+    state: dict[str, Tensor] = {**monitor.start(torch_state, []), "steps": torch.zeros((), dtype=torch.int64)}
+    z = torch.tensor([[4.0, 0.0, 0.0, 0.0, -1.0, -1.0]], dtype=torch.float64)
+    count, windows, select = 0, 60, RowSelection(top_k)
+    for step in range(20 * windows):
+        likelihood = Categorical(z)
+        observation = likelihood.observe(likelihood.sample())
+        innovation = select(observation, observation.natural())
+        monitor.before(state, None, observation)  # type: ignore[arg-type]
+        d = innovation.residual.shape[1]
+        monitor.after(state, innovation, torch.zeros(d, d, dtype=torch.float64))
+        state["steps"] += 1
+        count += bool(state["alarm"]) if step % 20 == 19 else 0
+    return count, windows
+
+
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_the_monitor_itself_raises_no_false_alarms(top_k: int) -> None:
+    """60 independent windows: two alarms or more have a probability of 0.0005 at the level of 0.0005."""
+    torch.manual_seed(0)
+    count, _ = alarms(top_k)
+    assert count <= 1
