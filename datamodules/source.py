@@ -165,7 +165,7 @@ def _read_image_folder(tree: Tree, options: TextOptions, labelled: bool) -> Sour
         return Source(read_images(tree, labelled), notes=notes)
     found = {split: read_file(tree.root / file, options) for split, file in metadata.items()}
     tables = {split: read_metadata(each.splits["train"], tree.root / metadata[split]) for split, each in found.items()}
-    return Source(tables, _untyped(found.values()), notes=notes)
+    return Source(tables, _untyped(found.values()), next(iter(found.values())).delimiter, notes=notes)
 
 
 def _read_texts(

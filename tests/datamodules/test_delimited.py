@@ -175,6 +175,25 @@ def test_the_delimiter_is_that_of_the_header(write: Callable[[str, str], str], d
     assert cells(write("a.csv", text)) == [("text", "label"), ("one, two", "1,5")]
 
 
+@pytest.mark.parametrize(
+    ("name", "quoting"), [("a.tsv", "none"), ("a.tsv", "doubled"), ("a.csv", "doubled"), ("a.csv", "backslash")]
+)
+def test_real_texts_with_quotes(hub: Path, tmp_path: Path, name: str, quoting: str) -> None:
+    """MRPC, whose sentences begin with quotes or end with them: without quoting, and as csv writes it."""
+    source = read_source(str(hub / "nyu-mll" / "glue"), "mrpc").splits["train"]
+    table = [[str(value) for value in row.values()] for row in source]
+    delimiter = "\t" if name == "a.tsv" else ","
+    lines = "".join(f"{delimiter.join(row)}\n" for row in [source.column_names, *table])
+    options = {"doublequote": quoting == "doubled", "escapechar": "\\" if quoting == "backslash" else None}
+    text = (
+        lines if quoting == "none" else written([source.column_names, *table], {"delimiter": delimiter, **options})[0]
+    )
+    (tmp_path / name).write_text(text, newline="")
+    file = DelimitedFile(tmp_path / name)
+    assert file.dialect.quoting == quoting
+    assert [list(row.values()) for row in file.table().to_pylist()] == table
+
+
 TABLE = [("text", "label"), ("é ü", "1"), ("naïve, plain", "2")]
 TEXT = 'text,label\né ü,1\n"naïve, plain",2\n'
 
