@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import random
+import runpy
 import shutil
 import signal
 import subprocess
@@ -39,7 +40,7 @@ OUTCOMES = {"fit": fitted, "records": recorded, "report": written, "export": exp
 
 
 @dataclass
-class Command:
+class StartedCommand:
     """A command under way, in a group of processes of its own.
 
     Attributes:
@@ -73,21 +74,22 @@ def _serve(args: list[str], folder: str, output: str) -> None:
     os.dup2(descriptor, 2)
     os.chdir(folder)
     torch.set_num_threads(1)
-    from filtune.cli import main
+    sys.argv = ["filtune", *args]
+    runpy.run_module("filtune", run_name="__main__")
 
-    main(args)
 
-
-def start(setup: Setup, args: list[str], folder: Path) -> Command:
+def start_command(setup: Setup, args: list[str], folder: Path) -> StartedCommand:
     """Start a command in a folder; one that starts others by itself in a process of its own from the beginning."""
     output = folder / "output.txt"
     if setup.spawns:
         with open(output, "ab") as file:
             command = [sys.executable, "-m", "filtune", *args]
-            return Command(subprocess.Popen(command, cwd=folder, stdout=file, stderr=file, env=_environment()), output)
+            return StartedCommand(
+                subprocess.Popen(command, cwd=folder, stdout=file, stderr=file, env=_environment()), output
+            )
     process = CONTEXT.Process(target=_serve, args=(args, str(folder), str(output)))
     process.start()
-    return Command(process, output)
+    return StartedCommand(process, output)
 
 
 def _environment() -> dict[str, str]:
@@ -107,9 +109,9 @@ def uninterrupted(setup: Setup, folder: Path, inputs: Path) -> tuple[dict[str, A
     Raises:
         RuntimeError: If it fails.
     """
-    new_folder(setup, folder, inputs)
+    make_folder(setup, folder, inputs)
     before = time.monotonic()
-    command = start(setup, list(setup.args), folder)
+    command = start_command(setup, list(setup.args), folder)
     status = command.wait(PATIENCE)
     seconds = time.monotonic() - before
     if status != 0:
@@ -117,7 +119,7 @@ def uninterrupted(setup: Setup, folder: Path, inputs: Path) -> tuple[dict[str, A
     return OUTCOMES[setup.outcome](folder), seconds
 
 
-def new_folder(setup: Setup, folder: Path, inputs: Path) -> None:
+def make_folder(setup: Setup, folder: Path, inputs: Path) -> None:
     """Make the folder of a command, with its inputs."""
     folder.mkdir(parents=True)
     for name in setup.inputs:
@@ -140,10 +142,10 @@ def trial(setup: Setup, folder: Path, inputs: Path, whole: tuple[dict[str, Any],
     """
     rng = random.Random(seed)
     reference, seconds = whole
-    new_folder(setup, folder, inputs)
+    make_folder(setup, folder, inputs)
     wanted, kills, status = rng.randint(*((1, 2) if setup.spawns else (3, 6))), [], None
     for attempt in range(wanted + 1):
-        command = start(setup, line_of(setup, folder, attempt > 0), folder)
+        command = start_command(setup, line_of(setup, folder, attempt > 0), folder)
         moment = rng.uniform(0, seconds) if attempt < wanted else PATIENCE
         status = command.wait(moment)
         if status is not None:
@@ -212,7 +214,7 @@ def schedule(chosen: list[Setup]) -> list[Setup]:
     return 3 * quick + [setup for setup in chosen if setup.spawns]
 
 
-def run(kills: int, output: Path | None, seed: int, names: list[str], seconds: float) -> dict[str, Any]:
+def run_trials(kills: int, output: Path | None, seed: int, names: list[str], seconds: float) -> dict[str, Any]:
     """Run trials until so many kills have struck, or so many seconds have passed; return the result.
 
     Args:
@@ -229,7 +231,7 @@ def run(kills: int, output: Path | None, seed: int, names: list[str], seconds: f
     before, found = time.monotonic(), result(trials, {}, seed)
     CONTEXT.set_forkserver_preload(["filtune.training", "filtune.exports.predict", "torch._dynamo"])
     with tempfile.TemporaryDirectory(prefix="chaos.") as root:
-        inputs = write_inputs(Path(root) / "inputs", start, PATIENCE)
+        inputs = write_inputs(Path(root) / "inputs", start_command, PATIENCE)
         for number in range(len(trials), 10 * kills + len(trials) + 1):
             if found["kills"] >= kills or time.monotonic() - before > seconds:
                 break
@@ -244,11 +246,11 @@ def run(kills: int, output: Path | None, seed: int, names: list[str], seconds: f
             if output is not None:
                 with atomic_write(output) as file:
                     file.write(json.dumps(found, indent=1) + "\n")
-            show(found, trials[-1], time.monotonic() - before)
+            print_trial(found, trials[-1], time.monotonic() - before)
     return found
 
 
-def show(found: dict[str, Any], last: dict[str, Any], seconds: float) -> None:
+def print_trial(found: dict[str, Any], last: dict[str, Any], seconds: float) -> None:
     """Print one line about the last trial."""
     print(
         f"{seconds:6.0f} s  {found['kills']:4} kills, {found['identical']} of {found['trials']} trials identical  "
@@ -266,7 +268,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many seconds")
     parser.add_argument("--output", type=Path, help="JSON file, continued where it is there already")
     options = parser.parse_args()
-    found = run(options.kills, options.output, options.seed, options.setups, options.seconds)
+    found = run_trials(options.kills, options.output, options.seed, options.setups, options.seconds)
     sys.exit(0 if found["identical"] == found["trials"] else 1)
 
 

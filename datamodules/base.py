@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from .fingerprint import stream_fingerprint
 from .loader import StreamLoader, permutation
-from .report import DataReport, announce
+from .report import DataReport
 from .samples import DataError, Subset, collate
 from .task import Task
 
@@ -114,7 +114,6 @@ class StreamDataModule(pl.LightningDataModule, ABC):
             val = Subset(val.samples, np.sort(self.usable(val, chosen, self.max_val_samples)))
         self.task = self.describe(train)
         self._train, self._val = train, val
-        announce(self.report())
 
     def train_dataloader(self) -> StreamLoader:
         """Return the stream, from its beginning or from where the checkpoint left it.

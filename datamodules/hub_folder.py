@@ -44,6 +44,11 @@ class HubFolder:
         """Types that the folder declares."""
         return None if self._builder is None else self._builder.info.features
 
+    @property
+    def kind(self) -> str:
+        """What reads the files, such as ``parquet`` or ``imagefolder``."""
+        return type(self._builder).__module__.rpartition(".")[2]
+
     def load(self) -> dict[str, Dataset]:
         """Return the tables of all splits, prepared in the cache."""
         writable_cache()
@@ -64,7 +69,7 @@ class HubFolder:
             ending: Gives the ending of a file.
         """
         builder = self._builder
-        if builder is None or type(builder).__module__.rpartition(".")[2] not in ("csv", "json"):
+        if builder is None or self.kind not in ("csv", "json"):
             return None
         config, plain = builder.config, type(builder.config)()
         options = {option.name for option in dataclasses.fields(config)} - _FREE

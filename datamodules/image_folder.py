@@ -53,12 +53,16 @@ def image_endings() -> frozenset[str]:
 
 
 def list_files(root: Path) -> Tree:
-    """Return the files of a folder and of all folders below it, those behind links too."""
+    """Return the files of a folder and of all folders below it, those behind links too.
+
+    Raises:
+        DataError: If a folder cannot be read, or a name is no text.
+    """
     images: list[PurePosixPath] = []
     others: list[PurePosixPath] = []
     empty: list[PurePosixPath] = []
     seen: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=_unreadable, followlinks=True):
         real = os.path.realpath(folder)
         folders[:] = [] if real in seen else sorted(name for name in folders if _counts(name))
         if real in seen:
@@ -66,6 +70,9 @@ def list_files(root: Path) -> Tree:
         seen.add(real)
         here = PurePosixPath(Path(folder).relative_to(root).as_posix())
         found = [here / name for name in names if _counts(name)]
+        for path in found:
+            if not str(path).isprintable() and _has_surrogates(str(path)):
+                raise DataError(f"--data.source: the name of {str(root / path)!a} is not UTF-8; rename it")
         pictures = [path for path in found if path.suffix.lower() in image_endings()]
         images += pictures
         others += [path for path in found if path.suffix.lower() not in image_endings()]
@@ -113,6 +120,15 @@ def describe_rest(tree: Tree, read: Iterable[PurePosixPath] = ()) -> tuple[str, 
     if tree.empty:
         said.append(f"{len(tree.empty)} folders without images ({_some([str(path) for path in tree.empty])})")
     return tuple(said)
+
+
+def _unreadable(error: OSError) -> None:
+    raise DataError(f"--data.source: the folder {error.filename} cannot be read: {error.strerror}") from error
+
+
+def _has_surrogates(name: str) -> bool:
+    """Return whether a name has bytes that are not UTF-8, for which Python has surrogates."""
+    return any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _counts(name: str) -> bool:

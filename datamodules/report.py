@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
-_log = logging.getLogger("filtune.datamodules")
 _SHOWN = 10
 
 
@@ -68,9 +64,3 @@ class DataReport:
         held_out = f"{self.validation_rows} rows for validation ({self.validation})"
         parts = [f"{self.rows} rows, {self.used} used, {skipped}", labels, held_out, *self.notes]
         return " ".join(f"data {self.source}: {'; '.join(parts)}".split())
-
-
-@rank_zero_only
-def announce(report: DataReport) -> None:
-    """Log the line, in the first process of a run."""
-    _log.info(str(report))

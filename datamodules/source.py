@@ -15,7 +15,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from .cache import cache_errors, content_cache, quiet_reading
 from .delimited import DELIMITERS, DelimitedFile, Quoting
 from .hub_folder import HubFolder
-from .image_folder import describe_rest, list_files, read_images
+from .image_folder import Tree, describe_rest, list_files, read_images
 from .image_metadata import metadata_files, read_metadata
 from .json_file import JsonFile
 from .samples import DataError
@@ -52,6 +52,7 @@ class Source:
         delimiter: What separates the cells of delimited files; empty elsewhere.
         file: The text file; none where the source is no file, or no text.
         notes: What was found besides and not read.
+        files: Names of the files, where they are several.
     """
 
     splits: dict[str, Dataset]
@@ -59,6 +60,7 @@ class Source:
     delimiter: str = ""
     file: DelimitedFile | JsonFile | None = None
     notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     @property
     def lines(self) -> Sequence[int] | None:
@@ -138,27 +140,32 @@ def _read_folder(path: Path, source: str, name: str | None, options: TextOptions
     """Return a folder of images, or one laid out like the hub's."""
     tree = list_files(path)
     tables = [file for file in tree.others if file_ending(Path(file)) in (*ENDINGS, ".arrow")]
-    stored = [file for file in tables if file.suffix.lower() in (".parquet", ".arrow")]
-    metadata = metadata_files(tree)
+    is_stored = any(file.suffix.lower() in (".parquet", ".arrow") for file in tables)
+    declares = _declares(path)
     # as many images as tables: the tables may be of anything, such as records of runs
-    if tree.images and not stored and not _declares(path) and (metadata or len(tree.images) >= len(tables)):
-        if name is not None:
-            raise DataError(
-                f"--data.name: {source} is a folder of images and has no configuration {name!r}; leave the name out"
-            )
-        notes = describe_rest(tree, metadata.values())
-        if not metadata:
-            return Source(read_images(tree, labelled), notes=notes)
-        found = {split: read_file(path / file, options) for split, file in metadata.items()}
-        splits = {split: read_metadata(each.splits["train"], path / metadata[split]) for split, each in found.items()}
-        return Source(splits, _untyped(found.values()), notes=notes)
+    many = bool(tree.images) and (bool(metadata_files(tree)) or len(tree.images) >= len(tables))
+    if many and not is_stored and not declares and name is None:
+        return _read_image_folder(tree, options, labelled)
     with quiet_reading(local=True), cache_errors(source):
         folder = HubFolder(os.path.abspath(path), name)
         texts = folder.text_files(ENDINGS, file_ending)
         notes = folder.files_left(path / file for file in tables)
-        if texts is None:
+        if texts is None and not (folder.kind == "imagefolder" and not declares):
             return Source(folder.load(), notes=notes)
+    if texts is None:
+        return _read_image_folder(tree, options, labelled)
     return _read_texts(texts, folder.features, options, notes)
+
+
+def _read_image_folder(tree: Tree, options: TextOptions, labelled: bool) -> Source:
+    """Return the images of a folder, with the table beside them where there is one."""
+    metadata = metadata_files(tree)
+    notes = describe_rest(tree, metadata.values())
+    if not metadata:
+        return Source(read_images(tree, labelled), notes=notes)
+    found = {split: read_file(tree.root / file, options) for split, file in metadata.items()}
+    tables = {split: read_metadata(each.splits["train"], tree.root / metadata[split]) for split, each in found.items()}
+    return Source(tables, _untyped(found.values()), notes=notes)
 
 
 def _read_texts(
@@ -171,7 +178,8 @@ def _read_texts(
         with cache_errors(str(next(iter(texts.values()))[0].parent)):
             return Source({split: table.cast(features) for split, table in splits.items()}, notes=notes)
     flat = [each for found in files.values() for each in found]
-    return Source(splits, _untyped(flat), flat[0].delimiter, notes=notes)
+    names = tuple(file.name for found in texts.values() for file in found)
+    return Source(splits, _untyped(flat), flat[0].delimiter, notes=notes, files=names)
 
 
 def _untyped(sources: Iterable[Source]) -> frozenset[str]:

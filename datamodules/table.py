@@ -27,6 +27,7 @@ from .task import Task
 _HELD_OUT = (0, 1)
 _USUAL_VALIDATION = "validation"
 _APART = 10
+_SHOWN = 5
 
 
 class TableDataModule(StreamDataModule):
@@ -257,7 +258,10 @@ class TableDataModule(StreamDataModule):
             raise DataError(f"--data.{argument}: {self._title()} has no split {split!r}; choose of {', '.join(splits)}")
         text = "text_columns" if self.modality == "text" else "image_column"
         wanted = {**dict.fromkeys(self.inputs, text), self.label_column: "label_column"}
-        table = with_columns(splits[split], wanted, self._title())
+        files = self.read.files
+        more = " ..." if len(files) > _SHOWN else ""
+        title = f"{self._title()} ({', '.join(files[:_SHOWN])}{more})" if files else self._title()
+        table = with_columns(splits[split], wanted, title)
         if not len(table):
             raise DataError(f"--data.source: {self._title()}, split {split!r} has no rows")
         return table

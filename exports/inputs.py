@@ -41,6 +41,7 @@ class Rows:
     Attributes:
         table: All rows and columns of the source.
         file: The text file that the source is; none where it is something else.
+        notes: What was found besides and not read.
         kept: Which rows can be predicted, (N,).
 
     Raises:
@@ -77,7 +78,7 @@ class Rows:
             module = ImageDataModule(source, column, on_bad_row=on_bad_row)
         name = learned.get("name") if source == learned.get("source") else None
         module.read = read_source(source, name, options, labelled=False)
-        splits, self.file = module.read.splits, module.read.file
+        splits, self.file, self.notes = module.read.splits, module.read.file, module.read.notes
         if split is None and len(splits) > 1:
             raise ValueError(f"--split: {source} has several; choose of {', '.join(splits)}")
         split = split or next(iter(splits))

@@ -14,8 +14,8 @@ from .formats import FORMATS
 from .inputs import Rows, file_stem, texts
 from .prediction import Prediction, Predictor, columns
 from .restore import Restored, restore
-from .spreadsheet import guard_formulas
-from .tables import check_names, write_columns, write_table
+from .spreadsheet import note_formulas
+from .tables import check_names, write_table
 
 
 def main(options: argparse.Namespace) -> None:
@@ -36,15 +36,11 @@ def main(options: argparse.Namespace) -> None:
     prediction = predict(predictor, rows, options.batch_size)
     predicted = columns(prediction, run)
     check_names(rows, predicted)
-    ending, formulas = output.suffix.lower(), ""
     with atomic_path(output) as temporary:
-        if ending in (".csv", ".tsv"):
-            table, shown, formulas = guard_formulas(rows.columns(), predicted, options.escape_formulas)
-        if options.escape_formulas and formulas:
-            write_columns(table, shown, temporary, ending)
-        else:
-            write_table(rows, predicted, temporary, ending)
+        write_table(rows, predicted, temporary, output.suffix.lower(), options.escape_formulas)
+    formulas = note_formulas(rows.columns(), predicted, output.suffix.lower(), options.escape_formulas)
     left = f"; {rows.bad} bad rows left out" if rows.bad else ""
+    left += "".join(f"; not read: {note}" for note in rows.notes)
     print(f"{output}: {plain(prediction.likelihood.summary(run.coding))}{left}{formulas}")
 
 

@@ -30,35 +30,26 @@ def escape_formula(cell: Any) -> Any:
     return f"'{cell}" if is_formula(cell) else cell
 
 
-def guard_formulas(
-    table: pa.Table, predicted: dict[str, list[Any]], escape: bool
-) -> tuple[pa.Table, dict[str, list[Any]], str]:
-    """Return the columns of an input and the predictions, formulas escaped where asked for, and a note about them.
+def note_formulas(table: pa.Table, predicted: dict[str, list[Any]], ending: str, escaped: bool) -> str:
+    """Return a note about the cells of an output that a spreadsheet would run; empty where there are none.
 
     Args:
         table: The input's columns.
         predicted: The columns of predictions.
-        escape: Whether to put an apostrophe before formulas; otherwise all stays as it is.
+        ending: The format of the output; only text files are opened as cells.
+        escaped: Whether an apostrophe was put before formulas.
     """
-    texts = {
-        place: table.column(place).to_pylist()
+    if ending not in (".csv", ".tsv"):
+        return ""
+    texts = [
+        table.column(place)
         for place, kind in enumerate(table.schema.types)
         if pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    }
-    cells = [
-        *table.column_names,
-        *predicted,
-        *(cell for column in (*texts.values(), *predicted.values()) for cell in column),
     ]
-    count = sum(map(is_formula, cells))
+    columns = [table.column_names, list(predicted), *(column.to_pylist() for column in texts), *predicted.values()]
+    count = sum(is_formula(cell) for column in columns for cell in column)
     if not count:
-        return table, predicted, ""
-    if not escape:
-        note = f"; {count} cells are formulas for a spreadsheet: open the file as text, or use --escape_formulas"
-        return table, predicted, note
-    for place, column in texts.items():
-        kind = table.schema.field(place).type
-        table = table.set_column(place, table.column_names[place], pa.array(map(escape_formula, column), kind))
-    table = table.rename_columns([escape_formula(name) for name in table.column_names])
-    escaped = {escape_formula(name): [escape_formula(cell) for cell in column] for name, column in predicted.items()}
-    return table, escaped, f"; an apostrophe put before {count} cells that a spreadsheet would run"
+        return ""
+    if escaped:
+        return f"; an apostrophe put before {count} cells that a spreadsheet would run"
+    return f"; {count} cells are formulas for a spreadsheet: open the file as text, or use --escape_formulas"

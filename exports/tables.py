@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from filtune.datamodules.json_file import JsonFile
 from filtune.datamodules.source import file_ending
 
 from .inputs import Rows
+from .spreadsheet import escape_formula
 
 _LINES = (".jsonl", ".ndjson")
 
@@ -35,7 +36,9 @@ def check_names(rows: Rows, predicted: dict[str, list[Any]]) -> None:
             raise ValueError(f"--input: there is a column {name!r} already, which would be overwritten; rename it")
 
 
-def write_table(rows: Rows, predicted: dict[str, list[Any]], path: Path, ending: str) -> None:
+def write_table(
+    rows: Rows, predicted: dict[str, list[Any]], path: Path, ending: str, escape_formulas: bool = False
+) -> None:
     """Write the rows that were predicted, with their predictions.
 
     Args:
@@ -43,39 +46,31 @@ def write_table(rows: Rows, predicted: dict[str, list[Any]], path: Path, ending:
         predicted: Columns of predictions, by name.
         path: The file to write.
         ending: Its format.
+        escape_formulas: Put an apostrophe before cells of a .csv or .tsv that a spreadsheet would run; all cells are
+            then written anew.
 
     Raises:
         ValueError: If a prediction cannot be written in the dialect or the encoding of the source.
     """
     file = rows.file
-    if isinstance(file, DelimitedFile) and file_ending(file.path) == ending:
+    change = escape_formula if escape_formulas else str
+    if isinstance(file, DelimitedFile) and file_ending(file.path) == ending and not escape_formulas:
         _append_cells(file, rows.kept, predicted, path)
     elif isinstance(file, JsonFile) and ending == ".jsonl" and file_ending(file.path) in _LINES:
         _write_lines(path, _append_keys(file, rows.kept, predicted))
     elif isinstance(file, JsonFile) and ending in (".csv", ".tsv"):
         names = rows.table.column_names
-        _write_cells([*names, *predicted], _objects(file, rows.kept, predicted), path, ending)
+        _write_cells([*names, *predicted], _objects(file, rows.kept, predicted), path, ending, change)
     else:
-        write_columns(rows.columns(), predicted, path, ending)
-
-
-def write_columns(table: pa.Table, predicted: dict[str, list[Any]], path: Path, ending: str) -> None:
-    """Write the columns of a table and the predictions behind them.
-
-    Args:
-        table: The source's columns of the rows that were predicted.
-        predicted: Columns of predictions, by name.
-        path: The file to write.
-        ending: Its format.
-    """
-    for name, values in predicted.items():
-        table = table.append_column(name, pa.array(values))
-    if ending == ".parquet":
-        pq.write_table(table, path)
-    elif ending == ".jsonl":
-        _write_lines(path, (json.dumps(_finite(row), ensure_ascii=False, default=str) for row in _records(table)))
-    else:
-        _write_cells(table.column_names, _records(table), path, ending)
+        table = rows.columns()
+        for name, values in predicted.items():
+            table = table.append_column(name, pa.array(values))
+        if ending == ".parquet":
+            pq.write_table(table, path)
+        elif ending == ".jsonl":
+            _write_lines(path, (json.dumps(_finite(row), ensure_ascii=False, default=str) for row in _records(table)))
+        else:
+            _write_cells(table.column_names, _records(table), path, ending, change)
 
 
 def _append_cells(file: DelimitedFile, kept: Sequence[int], predicted: dict[str, list[Any]], path: Path) -> None:
@@ -135,11 +130,13 @@ def _objects(file: JsonFile, kept: Sequence[int], predicted: dict[str, list[Any]
         yield {**json.loads(text), **dict(zip(predicted, found, strict=True))}
 
 
-def _write_cells(names: Sequence[str], records: Iterable[dict[str, Any]], path: Path, ending: str) -> None:
+def _write_cells(
+    names: Sequence[str], records: Iterable[dict[str, Any]], path: Path, ending: str, change: Callable[[str], str]
+) -> None:
     with path.open("w", encoding="utf-8", newline="") as output:
         writer = csv.writer(output, delimiter="," if ending == ".csv" else "\t", lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows([cell(record.get(name)) for name in names] for record in records)
+        writer.writerow(map(change, names))
+        writer.writerows([change(cell(record.get(name))) for name in names] for record in records)
 
 
 def _records(table: pa.Table) -> Iterator[dict[str, Any]]:

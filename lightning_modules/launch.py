@@ -56,21 +56,10 @@ def _is_of_a_part(record: logging.LogRecord) -> bool:
     return record.levelno > logging.INFO or Path(record.pathname).parent.name in ("callbacks", "profilers")
 
 
-class _Print(logging.Handler):
-    """Prints messages as they are."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), flush=True)
-
-
 def quiet() -> None:
-    """Silence the notices of libraries about what is intended; print those of this package."""
+    """Silence the notices of libraries about what is intended."""
     import transformers
 
-    own = logging.getLogger("filtune")
-    if not own.handlers:
-        own.addHandler(_Print())
-        own.setLevel(logging.INFO)
     transformers.logging.set_verbosity_error()  # a fresh head is intended
     transformers.logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

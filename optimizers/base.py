@@ -105,11 +105,17 @@ class OnlineOptimizer(torch.optim.Optimizer):
             ValueError: If it was saved with other options, or does not fit; naming what differs.
         """
         self.check_settings(state_dict)
+        for own in ("_follower", "_memory"):  # the scores of the state that is replaced
+            vars(self).pop(own, None)
         super().load_state_dict({key: value for key, value in state_dict.items() if key != SETTINGS})
         device = next(self.trained()).device
         for key, value in self.state.items():  # torch moves only what it keeps by parameter
             if not isinstance(key, Tensor):
-                self.state[key] = to_device(value, device)
+                self.state[key] = self.place(value, device)
+
+    def place(self, tree: Any, device: torch.device) -> Any:
+        """Return a part of the state that torch does not keep by parameter, on the device where it belongs."""
+        return to_device(tree, device)
 
     def check_settings(self, state_dict: dict[str, Any]) -> None:
         """Check that a state was saved with these options; earlier releases did not save them.
@@ -117,12 +123,13 @@ class OnlineOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: Naming the first that differs.
         """
-        own = self.settings()
-        for option, value in state_dict.get(SETTINGS, {}).items():
-            if value != own.get(option):
+        own, saved = self.settings(), state_dict.get(SETTINGS, {})
+        for option in {**saved, **own} if saved else {}:
+            if saved.get(option) != own.get(option):
                 raise ValueError(
-                    f"{type(self).__name__}: the checkpoint was saved with {option} {value}, this optimizer has "
-                    f"{own.get(option)}; build it with the options of the checkpoint, or start without its state"
+                    f"{type(self).__name__}: the checkpoint was saved with {option} {saved.get(option)}, this "
+                    f"optimizer has {own.get(option)}; build it with the options of the checkpoint, or start without "
+                    "its state"
                 )
 
     def __getstate__(self) -> dict[str, Any]:

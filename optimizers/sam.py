@@ -109,6 +109,17 @@ class SAM(OnlineOptimizer):
         """Return the base rule, whose state it is."""
         return {**super().settings(), "base": type(self._base).__name__.lower()}
 
+    def check_settings(self, state_dict: dict[str, Any]) -> None:
+        """Check the base rule, which the groups of a state of an earlier release show."""
+        super().check_settings(state_dict)
+        base = type(self._base).__name__.lower()
+        differ = set(state_dict["param_groups"][0]) ^ set(self.param_groups[0])
+        if differ:
+            raise ValueError(
+                f"SAM: the checkpoint was saved with another base than {base}: only one has {min(differ)}; set "
+                "optimizer.base to the checkpoint's"
+            )
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore groups and state, the base rule's as well; a loaded state, unlike a copy, restarts the counters."""
         super().__setstate__(state)

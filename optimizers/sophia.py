@@ -85,7 +85,7 @@ class Sophia(OnlineOptimizer):
             self._estimate(g_hat, sum(sizes))
         u = self._move(g)
         clipped = torch.cat([part.flatten() for part in u]).abs() >= 1
-        self.memory()["steps"] = steps + 1
+        self.state[SOPHIA] = {"steps": steps + 1}  # type: ignore[index]
         self.follow(joint, finite)
         hessian = torch.nn.utils.get_total_norm([self.state[p]["h"] for p in self.trained()])
         figures = {"grad_norm": norm, "hessian_norm": hessian, "clipped": clipped.float().mean()}
@@ -95,10 +95,6 @@ class Sophia(OnlineOptimizer):
     def settings(self) -> dict[str, Any]:
         """Return the name and the period of the Hessian."""
         return {**super().settings(), "hessian_every": self.hessian_every}
-
-    def memory(self) -> dict[str, Any]:
-        """Return the step counter and the recent scores, which are saved."""
-        return self.state[SOPHIA]  # type: ignore[index]
 
     def _gradient(self, loss: Tensor, sizes: list[int], retain_graph: bool = False) -> tuple[list[Tensor], Tensor]:
         """Return the gradient of the mean loss over all ranks' samples, zero if it is not finite, and its norm."""
@@ -156,6 +152,7 @@ class Sophia(OnlineOptimizer):
             raise ValueError("Sophia: the checkpoint holds no state of Sophia; it is another optimizer's")
         super().load_state_dict(copy.deepcopy(state_dict))
         self.stats = {}
+        self.memory().clear()
 
     def _check(self, options: dict[str, Any]) -> None:
         infinity = float("inf")

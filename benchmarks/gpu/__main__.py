@@ -46,7 +46,7 @@ def run_part(name: str, options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     record = Record(options.output, device, options.seconds, options.quick, options.smoke)
-    record.attempt("run", import_module(f"benchmarks.gpu.parts.{name}").run, record)
+    record.attempt("run", getattr(import_module(f"benchmarks.gpu.parts.{name}"), f"run_{name}"), record)
 
 
 def budgets(names: list[str], seconds: float) -> dict[str, float]:
@@ -85,7 +85,7 @@ def start_part(name: str, seconds: float, folder: Path, options: argparse.Namesp
     return subprocess.Popen(command, stdout=own.with_suffix(".log").open("wb"), stderr=subprocess.STDOUT)
 
 
-def read_part(name: str, process: subprocess.Popen[bytes], folder: Path) -> Any:
+def read_results(name: str, process: subprocess.Popen[bytes], folder: Path) -> Any:
     """Return what a part has written so far, and the end of its log where it ended early."""
     own = folder / f"{name}.json"
     found = json.loads(own.read_text()) if own.exists() else {}
@@ -106,17 +106,17 @@ def run_group(names: list[str], options: argparse.Namespace, times: dict[str, fl
                 if time.monotonic() > begun + times[part] + GRACE:
                     process.kill()
                     process.wait()
-                found[part] = read_part(part, process, folder)
+                found[part] = read_results(part, process, folder)
                 if process.poll() is not None:
-                    found[part] = read_part(part, process, folder)
+                    found[part] = read_results(part, process, folder)
                     del running[part]
-                    print(f"{part}: {time.monotonic() - begun:.0f} s, {summarise(found[part])}"[:1500], flush=True)
+                    print(f"{part}: {time.monotonic() - begun:.0f} s, {summarise_part(found[part])}"[:1500], flush=True)
             partial = options.output.with_suffix(".partial")
             partial.write_text(json.dumps(found, indent=1) + "\n")
             os.replace(partial, options.output)
 
 
-def summarise(found: dict[str, Any]) -> str:
+def summarise_part(found: dict[str, Any]) -> str:
     """Return how many entries a part has, and which failed."""
     failed = {name: entry["error"][-1] for name, entry in found.items() if isinstance(entry, dict) and "error" in entry}
     return f"{len(found)} entries, {len(failed)} errors {json.dumps(failed)[:800] if failed else ''}"

@@ -80,7 +80,7 @@ class Record:
         """Record a value, and write the file."""
         with self.lock:
             self.entries[name] = value
-            write_json(self.path, self.entries)
+            write_results(self.path, self.entries)
         short = json.dumps(value, default=str)
         print(f"  {name}: {short[:300]}", flush=True)
 
@@ -93,7 +93,7 @@ def describe_error(error: BaseException) -> list[str]:
     return [*places, f"{type(error).__name__}: {' | '.join(message)}"[:1500]]
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_results(path: Path, value: Any) -> None:
     """Write a file as a whole, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")

@@ -96,8 +96,7 @@ class TextBackbone(Backbone):
                 model.get_submodule(name).to(encoder.device, torch.float32)
         else:
             model = model.float()
-        lengths = [length for length in lengths if length is not None]
-        backbone = cls(model, head, tokenizer, min(lengths))
+        backbone = cls(model, head, tokenizer, min(length for length in lengths if length is not None))
         backbone.has_fresh_head = is_fresh
         return backbone
 
@@ -128,18 +127,17 @@ class TextBackbone(Backbone):
 def _load_with_head(
     config: BackboneConfig, outputs: int, padding: int | None
 ) -> tuple[nn.Module, tuple[str, ...], bool]:
-    """Return the model, the names of the modules that are trained with the head, and whether the head is random."""
+    """Return the model with the head asked for, the names of the modules that are trained, and whether it is random."""
     if config.head == "mean":
         # a pooler is not used, and where the checkpoint has none it is random
         encoder, fresh, _ = _load_pretrained(AutoModel, config, ("pooler",))
         return MeanPooled(encoder, outputs), ("head", *(f"encoder.{name}" for name in fresh)), True
+    auto = AutoModelForSequenceClassification
     with torch.device("meta"):  # names alone
-        auto = AutoModelForSequenceClassification
         head = _head_of(auto.from_config(_read_config(config, num_labels=outputs), trust_remote_code=False))
-    options = {"num_labels": outputs, "ignore_mismatched_sizes": True}
-    model, fresh, is_random = _load_pretrained(auto, config, head, **options)
+    model, fresh, is_fresh = _load_pretrained(auto, config, head, num_labels=outputs, ignore_mismatched_sizes=True)
     model.config.pad_token_id = padding
-    return model, (*head, *fresh), is_random
+    return model, (*head, *fresh), is_fresh
 
 
 def _head_of(model: Any) -> tuple[str, ...]:
@@ -148,14 +146,10 @@ def _head_of(model: Any) -> tuple[str, ...]:
     return tuple(name for name, child in children if any(True for _ in child.parameters()))
 
 
-def _read_config(config: BackboneConfig, **arguments: Any) -> Any:
-    return AutoConfig.from_pretrained(config.name, trust_remote_code=False, **arguments)
-
-
 def _load_pretrained(
     auto: Any, config: BackboneConfig, head: tuple[str, ...], **arguments: Any
 ) -> tuple[Any, tuple[str, ...], bool]:
-    """Return a model, the names of its modules without weights in the checkpoint, and whether the head has none.
+    """Return a model, its modules apart from the head that the checkpoint lacks, and whether it lacks the head as well.
 
     Args:
         auto: The class of transformers that loads it.
@@ -169,7 +163,7 @@ def _load_pretrained(
     if not config.pretrained:
         arguments.pop("ignore_mismatched_sizes", None)
         return auto.from_config(_read_config(config, **arguments), trust_remote_code=False), (), True
-    arguments |= {"trust_remote_code": False}
+    arguments["trust_remote_code"] = False
     options = {**arguments, "output_loading_info": True}
     model, found = auto.from_pretrained(config.name, **options, **quantisation(config, head))
     own = tuple(f"{name}." for name in head)
@@ -179,10 +173,15 @@ def _load_pretrained(
     if found["mismatched_keys"]:
         rank_zero_warn(f"model.backbone.name: the head of {config.name!r} is of another task; a fresh one is trained")
     lacking = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    is_fresh = any(name.startswith(own) for name in lacking)
     fresh = _fresh_modules(config.name, model, [name for name in found["missing_keys"] if not name.startswith(own)])
     if fresh and config.frozen == "4bit":  # what is trained keeps its bits
         model = auto.from_pretrained(config.name, **arguments, **quantisation(config, (*head, *fresh)))
-    return model, fresh, any(name.startswith(own) for name in lacking)
+    return model, fresh, is_fresh
+
+
+def _read_config(config: BackboneConfig, **arguments: Any) -> Any:
+    return AutoConfig.from_pretrained(config.name, trust_remote_code=False, **arguments)
 
 
 def _fresh_modules(name: str, model: nn.Module, missing: list[str]) -> tuple[str, ...]:

@@ -39,9 +39,11 @@ class RunSummary(pl.Callback):
         self._first_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Print what was read of the data, and start the clock."""
         assert isinstance(pl_module, OnlineModule)
         self._start, self._first_step = time.perf_counter(), trainer.global_step
+        if trainer.is_global_zero:
+            print(trainer.datamodule.report(), flush=True)
         pl_module.clock = lambda: time.perf_counter() - self._start
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

@@ -141,6 +141,7 @@ class FilterState(OnlineOptimizer):
                 for choice in (covariance, noise, *monitors)
                 if choice
                 for name, value in choice.options.items()
+                if name not in self._covariance.convertible
             },
         }
         self._rows = RowSelection(*given["rows"])
@@ -301,7 +302,7 @@ class FilterState(OnlineOptimizer):
             ValueError: If it was saved for another covariance, a state of another size, or another floating type.
         """
         found = {OLD_NAMES.get(key, key): value for key, value in state_dict["state"].get(FILTER, {}).items()}
-        saved, devices = self._covariance.upgrade(found), {key: own.device for key, own in self.filter.items()}
+        saved = self._covariance.upgrade(found)
         for key, own in self._covariance.select(self.filter).items():
             self._check_saved(key, own, saved)
             saved[key] = self._sharding.part(saved[key])
@@ -309,8 +310,11 @@ class FilterState(OnlineOptimizer):
         kept = {key: own for key, own in self.filter.items() if key not in saved and key != "recent"}
         saved = {**kept, **saved}  # of other releases
         super().load_state_dict({**state_dict, "state": {**state_dict["state"], FILTER: saved}})
-        copies = {key: tensor.to(devices.get(key, self.device), copy=True) for key, tensor in self.filter.items()}
-        self.state[FILTER] = copies  # type: ignore[index]
+
+    def place(self, tree: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """Return copies of the filter's tensors on the device, but those that the host must know."""
+        host = {"prior_initialized", *self._covariance.on_host}
+        return {key: tensor.to("cpu" if key in host else device, copy=True) for key, tensor in tree.items()}
 
     def _check_remembered(self, saved: dict[str, Tensor]) -> None:
         """Check that a saved filter remembers what this one does, once it has taken steps, and nothing else."""
@@ -344,10 +348,8 @@ class FilterState(OnlineOptimizer):
         """Move the state to where the parameters are, if they were moved."""
         if self._params[0].device == self.device:
             return
-        before, self.device = self.device, self._params[0].device
-        for name, tensor in self.filter.items():
-            if tensor.device == before and name not in {"prior_initialized", *self._covariance.on_host}:
-                self.filter[name] = tensor.to(self.device)
+        self.device = self._params[0].device
+        self.state[FILTER] = self.place(self.filter, self.device)  # type: ignore[index]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, which must be attached to its own model; ``load_state_dict`` comes here too."""

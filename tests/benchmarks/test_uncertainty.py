@@ -19,7 +19,7 @@ from tests.cli.harness import forked_workers
 
 STUDY = {
     "title": "A study", "kind": "table", "metric": "online_accuracy", "seeds": [0],
-    "set": {"data.max_samples": 60, "data.max_val_samples": 40, "data.batch_size": 1, "trainer.max_epochs": 1},
+    "set": {"data.max_samples": 30, "data.max_val_samples": 30, "data.batch_size": 1, "trainer.max_epochs": 1},
     "contest": {"method": "ours", "rivals": {"AdamW": ["adamw"]}},
     "columns": [{"name": "digits", "title": "Digits", "task": "digits", "backbone": "lenet5"}],
     "rows": [

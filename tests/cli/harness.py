@@ -21,6 +21,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from filtune.experiments import runs
+from filtune.lightning_modules.checkpoints import CONTENTS
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 # a server that has imported everything and used no threads forks each run in a fraction of a second
@@ -191,9 +192,17 @@ def only_run(folder: Path) -> Path:
 def result(run_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A finished run's summary without times and places, and its last checkpoint."""
     summary = json.loads((run_folder / "summary.json").read_text())
-    for name in [key for key in summary if "seconds" in key or key in ("peak_memory_bytes", "commit", "versions")]:
+    excluded = ("peak_memory_bytes", "commit", "versions", "event_bytes", "checksum")
+    for name in [key for key in summary if "seconds" in key or key in excluded]:
         summary.pop(name)
     return summary, torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def as_earlier(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint as an earlier release wrote it: without the list of its contents, so that it may be changed."""
+    checkpoint.pop(CONTENTS, None)
+    checkpoint["filtune"].pop("format", None)
+    return checkpoint
 
 
 def identical(a: Any, b: Any) -> bool:

@@ -81,8 +81,6 @@ def test_killed_anywhere(tmp_path: Path, whole: Path, number: int, step: int) ->
     assert {name: (root / name / "summary.json").read_bytes() for name in kept} == kept
     for name in ORDER[number:]:
         a, b = result(root / name), result(whole / name)
-        for summary in (a[0], b[0]):
-            del summary["event_bytes"], summary["checksum"]
         assert a[0] == b[0], name
         assert identical(a[1]["state_dict"], b[1]["state_dict"])
         assert identical(a[1]["optimizer_states"], b[1]["optimizer_states"])

@@ -11,12 +11,11 @@ import pytest
 import torch
 from filtune.experiments.records import Store, write_json
 from filtune.experiments.run_folder import read_run
-from filtune.lightning_modules.checkpoints import CONTENTS
 from filtune.lightning_modules.integrity import DamagedFile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cli.harness import only_run, run
+from tests.cli.harness import as_earlier, only_run, run
 
 COMMON = [
     "--config=trainer/cpu", "--config=task/digits", "--config=backbone/lenet5", "--config=optimizer/adamw_1e-3",
@@ -56,8 +55,7 @@ def dropping(name: str, value: object = "dropped") -> Callable[[Path], None]:
     """Save a checkpoint again, as one of an earlier release would be, without an entry."""
 
     def change(path: Path) -> None:
-        checkpoint = torch.load(path, weights_only=True)
-        del checkpoint[CONTENTS], checkpoint["filtune"]["format"]
+        checkpoint = as_earlier(torch.load(path, weights_only=True))
         if value == "dropped":
             del checkpoint[name]
         else:
@@ -68,8 +66,7 @@ def dropping(name: str, value: object = "dropped") -> Callable[[Path], None]:
 
 
 def without_state(path: Path) -> None:
-    checkpoint = torch.load(path, weights_only=True)
-    del checkpoint[CONTENTS], checkpoint["filtune"]["format"]
+    checkpoint = as_earlier(torch.load(path, weights_only=True))
     del checkpoint["optimizer_states"][0]["state"][0]["exp_avg"]
     torch.save(checkpoint, path)
 

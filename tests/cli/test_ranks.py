@@ -115,7 +115,7 @@ def test_another_number_of_processes_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["first order", "own texts"])
 def test_three_processes_and_a_rival(kind: str, tmp_path: Path, tiny_bert: Path) -> None:
-    command = [*COMMON, "--config", "optimizer/adamw_1e-3", "--run.baselines=[sgd]"]
+    command = [*COMMON, "--trainer.max_epochs=1", "--config", "optimizer/adamw_1e-3", "--run.baselines=[sgd]"]
     if kind == "own texts":
         # no two texts are alike: equal predictions are equal in one batch, but may differ by rounding in two
         rows = "\n".join(f"{WORDS[i % 5]} {WORDS[i % 6 + 5]},{i / 7}" for i in range(30))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,13 @@ def test_folders_behind_links_are_read_once(draw_images: Callable[..., Path]) ->
     (folder / "cat" / "again").symlink_to(folder)
     module = module_of(folder)
     assert (module.report().rows, module.task.classes) == (4, ("cat", "dog", "owl"))
+
+
+def test_a_name_that_is_no_text(draw_images: Callable[..., Path]) -> None:
+    folder = draw_images("cat/0.png", "dog/1.png")
+    (folder / "cat" / "0.png").rename(os.fsdecode(os.fsencode(folder) + b"/cat/\xff.png"))
+    with pytest.raises(DataError, match=r"the name of '.*/cat/.udcff.png' is not UTF-8; rename it"):
+        module_of(folder)
 
 
 def test_a_table_of_metadata(draw_images: Callable[..., Path]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,17 +14,17 @@ from datasets import Dataset
 from filtune.datamodules import DataError, DigitsDataModule, TextDataModule
 
 
-def test_a_table(write: Callable[[str, str], str], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_table(write: Callable[[str, str], str]) -> None:
     rows = "".join(f"film {i},{'pos' if i % 2 else 'neg'}\n" for i in range(40))
     source = write("films.csv", f"text,label\n{rows},pos\nx,\n")
     module = TextDataModule(source, ["text"], max_samples=30, on_bad_row="skip")
-    with caplog.at_level(logging.INFO, "filtune"), pytest.warns(UserWarning, match="bad rows left out"):
+    with pytest.warns(UserWarning, match="bad rows left out"):
         module.setup()
     line = (
         f"data {source}: 42 rows, 30 used, 2 skipped (1 empty text, 1 missing label); classification, 2 classes (neg, "
         "pos); 4 rows for validation (no split 'validation', val_fraction 0.1 of 40 rows)"
     )
-    assert [record.getMessage() for record in caplog.records] == [line]
+    assert str(module.report()) == line
     entry = module.report().to_dict()
     assert entry == json.loads(json.dumps(entry))
     assert entry == {
@@ -93,6 +92,8 @@ def test_a_folder_of_tables_has_a_name(write: Callable[[str, str], str], monkeyp
     assert (module.label, module.task.classes) == (folder.name, ("01", "1", "2"))
     assert module.sizes == {"train_rows": 3, "val_rows": 1}
     assert "not read: 1 files of no split (more.csv): their names decide that" in str(module.report())
+    with pytest.raises(DataError, match=r"\. \(train.csv, test.csv\) has no column 'title'; choose of text, label"):
+        TextDataModule(".", ["title"]).setup()
     with pytest.raises(DataError, match="--data.source: it is empty"):
         TextDataModule("", ["text"]).setup()
 

@@ -15,11 +15,11 @@ from filtune.exports import commands
 from filtune.exports.restore import restore
 from transformers import pipeline
 
-from tests.cli.harness import only_run, run, run_ranks
+from tests.cli.harness import as_earlier, only_run, run, run_ranks
 from tests.conftest import WORDS
 
 FIT = ["fit", "--config", "trainer/cpu", "--config", "task/own_text", "--config", "backbone/minilm"]
-FIT += ["--model.backbone.rank=2", "--model.backbone.max_length=16", "--data.max_samples=40"]
+FIT += ["--model.backbone.rank=2", "--model.backbone.max_length=16", "--data.max_samples=16"]
 
 
 def label(kind: str, words: list[str]) -> Any:
@@ -105,9 +105,9 @@ def test_the_units_of_the_targets_are_resumed_bit_for_bit(
         if part == "second":
             more = [*more, f"--ckpt_path={only_run(tmp_path / 'first') / 'checkpoints' / 'last.ckpt'}"]
         (tmp_path / part).mkdir()
-        ckpt = fit("regression", "filtune", tables, encoder, tmp_path / part, "--data.max_samples=15", *more)
+        ckpt = fit("regression", "filtune", tables, encoder, tmp_path / part, "--data.max_samples=6", *more)
         states.append(torch.load(ckpt, weights_only=True)["state_dict"])
-    assert int(states[2]["target_state.count"]) == 30
+    assert int(states[2]["target_state.count"]) == 12
     assert all(torch.equal(states[0][name], states[2][name]) for name in states[0])
 
 
@@ -146,7 +146,7 @@ def test_a_run_of_an_earlier_release_is_restored(tables: dict[str, Path], encode
     checkpoint = torch.load(ckpt, weights_only=True)
     checkpoint["filtune"]["task"].pop("label_options")
     checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if "target_state" not in k}
-    torch.save(checkpoint, ckpt)
+    torch.save(as_earlier(checkpoint), ckpt)
     old = restore(ckpt)
     assert (old.optimizer_class.__name__, type(old.data()).__name__) == ("LoKO", "TextDataModule")
     assert old.target_state is None
@@ -176,6 +176,6 @@ def test_online_scores_of_an_earlier_release_are_read(tables: dict[str, Path], e
     assert names
     for name in names:
         state[name.replace("predictive", "moderated")] = state.pop(name)
-    torch.save(checkpoint, ckpt)
+    torch.save(as_earlier(checkpoint), ckpt)
     code, said = run(["validate", "--config", str(ckpt.parents[1] / "config.yaml"), "--ckpt_path", str(ckpt)], tmp_path)
     assert code == 0, said

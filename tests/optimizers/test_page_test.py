@@ -219,5 +219,5 @@ def test_what_cannot_be_is_refused() -> None:
     model = mlp(2)
     full = EKF(model.parameters(), covariance="full")
     with pytest.raises(NotImplementedError, match="covariance full cannot reset a part of itself"):
-        full._covariance.reset(full.filter, torch.ones(2), torch.tensor(True))
+        full._covariance.reset(full.filter, [slice(0, 2)], torch.ones(2), torch.tensor(True))
     drive(full, model, Categorical, labels(1, 1, 2))

@@ -15,7 +15,7 @@ from filtune.datamodules import Task
 from filtune.experiments import tables
 from filtune.experiments.escaping import escape_markdown, markdown_code, plain
 from filtune.exports.card import write_card
-from filtune.exports.spreadsheet import guard_formulas, is_formula
+from filtune.exports.spreadsheet import is_formula, note_formulas
 from filtune.lightning_modules.backbones import BackboneConfig
 from filtune.reports import compare
 from filtune.reports.report import main as report
@@ -118,15 +118,12 @@ def test_what_a_spreadsheet_runs(cell: object, runs_it: bool) -> None:
     assert is_formula(cell) is runs_it
 
 
-def test_formulas_are_left_as_they_are_or_made_text() -> None:
-    table = pa.table({"=x": ["=1", "a", None], "n": [-1, 2, 3]})
-    same, predicted, note = guard_formulas(table, {"prediction": ["=good", "b", "c"]}, escape=False)
-    assert same.equals(table)
-    assert predicted["prediction"][0] == "=good"
-    assert "3 cells" in note
-    made, predicted, _ = guard_formulas(table, predicted, escape=True)
-    assert made.to_pydict() == {"'=x": ["'=1", "a", None], "n": [-1, 2, 3]}
-    assert predicted["prediction"] == ["'=good", "b", "c"]
+def test_a_note_counts_the_cells_of_text_files() -> None:
+    table, predicted = pa.table({"=x": ["=1", "a", None], "n": [-1, 2, 3]}), {"prediction": ["=good", "b", "c"]}
+    assert "3 cells are formulas" in note_formulas(table, predicted, ".csv", escaped=False)
+    assert "before 3 cells" in note_formulas(table, predicted, ".tsv", escaped=True)
+    assert not note_formulas(table, predicted, ".parquet", escaped=False)
+    assert not note_formulas(table.drop_columns("=x"), {"prediction": ["a"] * 3}, ".csv", escaped=False)
 
 
 def test_predictions_say_how_many_formulas_they_hold(
@@ -135,11 +132,13 @@ def test_predictions_say_how_many_formulas_they_hold(
     from PIL import Image
 
     Image.new("L", (8, 8)).save(tmp_path / "x.png")
-    (tmp_path / "new.csv").write_text("image,note\nx.png,=2+3\nx.png,plain\n")
+    (tmp_path / "new.csv").write_text("image,note,=n\nx.png,=2+3,-1\nx.png,plain,\n")
     command = ["predict", f"--ckpt_path={stranger.checkpoint}", f"--input={tmp_path / 'new.csv'}", "--no_uncertainty"]
     written = tmp_path / "new.predictions.csv"
-    for options, cell in (([], "=2+3"), (["--escape_formulas"], "'=2+3")):
+    for options, mark in (([], ""), (["--escape_formulas"], "'")):
         main([*command, *options])
-        assert "1 cells" in capsys.readouterr().out
+        assert "2 cells" in capsys.readouterr().out
         with open(written, newline="") as file:
-            assert [row["note"] for row in csv.DictReader(file)] == [cell, "plain"]
+            rows = list(csv.DictReader(file))
+        assert [row["note"] for row in rows] == [f"{mark}=2+3", "plain"]
+        assert [row[f"{mark}=n"] for row in rows] == ["-1", ""]

@@ -1,1 +1,1 @@
-"""The parts: one module each, found by the name of its file, with ``SECONDS``, ``ALONE`` and ``run``."""
+"""The parts: a module each, found by its file's name, with ``SECONDS``, ``ALONE``, ``SMOKE`` and ``run_NAME``."""

@@ -33,7 +33,7 @@ FIXED: dict[str, dict[str, Any]] = {
 """Options without which a random draw would differ between types or devices."""
 
 
-def run(record: Record) -> None:
+def run_agreement(record: Record) -> None:
     """Record one entry per model and optimizer."""
     cpu = torch.device("cpu")
     for name, make_model in MODELS.items():
@@ -44,14 +44,14 @@ def run(record: Record) -> None:
             if rule == "sophia":
                 continue  # its labels are drawn on the device
             chosen = partial(make, **FIXED.get(rule, {}))
-            record.attempt(f"{name} {rule}", measure, chosen, rule in FILTERS, case, data, record)
+            record.attempt(f"{name} {rule}", measure_agreement, chosen, rule in FILTERS, case, data, record)
 
 
-def measure(make: Make, is_filter: bool, case: Any, data: Any, record: Record) -> dict[str, Any]:
+def measure_agreement(make: Make, is_filter: bool, case: Any, data: Any, record: Record) -> dict[str, Any]:
     """Return the distances from the float64 reference, and the largest difference of the losses."""
     cpu = torch.device("cpu")
     double = partial(make, dtype="float64") if is_filter else make
-    before, reference, losses = train(double, case, data, cpu, torch.float64)
+    before, reference, losses = train_copy(double, case, data, cpu, torch.float64)
     moved = (reference - before).norm()
     found: dict[str, Any] = {"moved": float(moved), "first_loss": losses[0], "last_losses": sum(losses[-10:]) / 10}
     runs = {"cpu float32": (cpu, torch.float32, False, False), "float32": (record.device, torch.float32, False, False)}
@@ -63,7 +63,7 @@ def measure(make: Make, is_filter: bool, case: Any, data: Any, record: Record) -
     for name, (device, dtype, tf32, autocast) in runs.items():
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         chosen = double if dtype == torch.float64 else make
-        _, after, seen = train(chosen, case, data, device, dtype, autocast)
+        _, after, seen = train_copy(chosen, case, data, device, dtype, autocast)
         found[name] = {
             "distance": float((after - reference).norm() / moved),
             "loss_difference": max(abs(a - b) for a, b in zip(seen, losses, strict=True)),
@@ -72,7 +72,7 @@ def measure(make: Make, is_filter: bool, case: Any, data: Any, record: Record) -
     return found
 
 
-def train(
+def train_copy(
     make: Make, case: Any, data: Any, device: torch.device, dtype: torch.dtype, autocast: bool = False
 ) -> tuple[Tensor, Tensor, list[float]]:
     """Return the trained parameters before and after, in float64, and the losses before every step."""

@@ -21,7 +21,7 @@ LIBRARIES = (
 )  # fmt: skip
 
 
-def run(record: Record) -> None:
+def run_environment(record: Record) -> None:
     """Record the environment."""
     record.attempt("machine", machine)
     record.attempt("libraries", lambda: {name: version(name) for name in LIBRARIES})

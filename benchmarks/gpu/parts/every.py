@@ -15,7 +15,7 @@ ALONE = False
 SMOKE = True
 
 
-def run(record: Record) -> None:
+def run_every(record: Record) -> None:
     """Record one entry per model, batch and optimizer."""
     for name, make_model in MODELS.items():
         torch.manual_seed(0)

@@ -25,7 +25,7 @@ TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "nu
 TOKENS = 128
 
 
-def run(record: Record) -> None:
+def run_memory4bit(record: Record) -> None:
     """Record one entry per storage of the frozen weights, classes, and optimizer."""
     for frozen in ("4bit", "bfloat16"):
         if frozen == "4bit" and not record.cuda:
@@ -36,13 +36,13 @@ def run(record: Record) -> None:
                 if checkpointing and outputs == 2:
                     continue
                 name = f"{frozen} {outputs} classes{' checkpointing' if checkpointing else ''}"
-                record.attempt(name, measure, frozen, outputs, checkpointing, record)
+                record.attempt(name, measure_llama, frozen, outputs, checkpointing, record)
                 record.clean()
             if record.smoke:
                 break
 
 
-def measure(frozen: str, outputs: int, checkpointing: bool, record: Record) -> dict[str, Any]:
+def measure_llama(frozen: str, outputs: int, checkpointing: bool, record: Record) -> dict[str, Any]:
     """Return size, memory and step time of the optimizers on one model."""
     case = llama(frozen, outputs, record)
     if checkpointing:

@@ -39,7 +39,7 @@ class Several(int):
     __hash__ = int.__hash__
 
 
-def run(record: Record) -> None:
+def run_nccl(record: Record) -> None:
     """Record one entry per optimizer and way."""
     backend = "nccl" if record.cuda else "gloo"
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}

@@ -18,7 +18,7 @@ ALONE = False
 SMOKE = True
 
 
-def run(record: Record) -> None:
+def run_state(record: Record) -> None:
     """Record one entry per optimizer."""
     case = MODELS["transformer"](4).to(record.device).eval()
     data = samples(case, 4, 1, record.device, 6)
@@ -42,7 +42,7 @@ def travel(make: Any, case: Any, data: Any) -> dict[str, Any]:
     third_case = copy.deepcopy(on_cpu).to(device)
     third = build(make, third_case)
     third.load_state_dict(through_file(second.state_dict()))
-    equal = compare(first.state_dict(), third.state_dict())
+    equal = differing_paths(first.state_dict(), third.state_dict())
 
     # a step on the CPU, which shows that nothing of the state was left on the device
     other = build(make, step_on_cpu)
@@ -82,7 +82,7 @@ def flatten(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, tree
 
 
-def compare(before: Any, after: Any) -> list[str]:
+def differing_paths(before: Any, after: Any) -> list[str]:
     """Return the paths at which two states differ in value, type or device."""
     one, two = dict(flatten(before)), dict(flatten(after))
     differing = [path for path in one.keys() ^ two.keys() if "figures" not in path]

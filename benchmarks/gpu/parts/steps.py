@@ -42,7 +42,7 @@ NATURAL: dict[str, Any] = {"ngd": NGD, "ring": RING, "reng": RENG}
 """With the papers' own batches and refreshes."""
 
 
-def run(record: Record) -> None:
+def run_steps(record: Record) -> None:
     """Record one entry per model, batch, type and way."""
     if record.quick:
         plan = [("tiny", lambda: small_transformer(3), 3, 1, False)]
@@ -51,17 +51,17 @@ def run(record: Record) -> None:
     if record.smoke:
         plan = [entry for entry in plan if entry[0] in ("tiny", "CIFAR10/ResNet18", "MRPC/RoBERTa-base")]
     for name, build, outputs, batch, autocast in plan:
-        record.attempt(f"{name} float32", compare, build, outputs, batch, autocast, record)
+        record.attempt(f"{name} float32", compare_on_model, build, outputs, batch, autocast, record)
         record.clean()
     graphs(record)
     for name, build, outputs, batch, _ in plan:
-        record.attempt(f"{name} bf16", compare, build, outputs, batch, True, record)
+        record.attempt(f"{name} bf16", compare_on_model, build, outputs, batch, True, record)
         record.clean()
     if record.smoke:
         return
     for entry in classes_and_batches(record.quick):
         name, build, outputs, batch, natural = entry
-        record.attempt(name, compare, build, outputs, batch, True, record, natural=natural)
+        record.attempt(name, compare_on_model, build, outputs, batch, True, record, natural=natural)
         record.clean()
     compiled(record)
 
@@ -81,7 +81,7 @@ def classes_and_batches(quick: bool) -> list[tuple[str, Any, int, int, bool]]:
     ]
 
 
-def compare(
+def compare_on_model(
     build: Any, outputs: int, batch: int, autocast: bool, record: Record, natural: bool = True
 ) -> dict[str, Any]:
     """Return the figures of all methods on one model."""
@@ -111,12 +111,12 @@ def compare(
         plain = Rule(case, device, autocast, LoKO)
         plain.attention = SDPBackend.MATH
         methods["loko-plain-attention"] = plain
-    found = interleave(methods, batches(case, outputs, batch, device), record)
+    found = take_turns(methods, batches(case, outputs, batch, device), record)
     trained = sum(p.numel() for p in case.parameters() if p.requires_grad)
     return {"outputs": outputs, "batch": batch, "trained": trained, **found, "skipped": skipped}
 
 
-def interleave(methods: dict[str, Any], stream: Any, record: Record, seconds: float = 0.0) -> dict[str, Any]:
+def take_turns(methods: dict[str, Any], stream: Any, record: Record, seconds: float = 0.0) -> dict[str, Any]:
     """Let the methods take turns, and return their figures; one that fails is left out."""
     failed: dict[str, str] = {}
     budget = seconds or (0.5 if record.quick else 3.0 if record.smoke else 4.5)
@@ -210,7 +210,7 @@ def compare_graphs(name: str, autocast: bool, record: Record) -> dict[str, Any]:
         except Exception as error:
             failed[rule] = f"{type(error).__name__}: {str(error)[:600]}"
             torch.cuda.synchronize()
-    found = interleave(methods, (no_mask(batch) for batch in stream), record)
+    found = take_turns(methods, (no_mask(batch) for batch in stream), record)
     return {**found, "capture_failed": failed, "largest_difference": agree}
 
 
@@ -250,11 +250,12 @@ def compare_compiled(name: str, record: Record) -> dict[str, Any]:
     stream = (no_mask(batch) for batch in batches(case, outputs, 1, device)) if not record.quick else None
     stream = stream or batches(case, outputs, 1, device)
     begun = time.monotonic()
+    torch._functorch.config.donated_buffer = False  # the first vectorised pass keeps the graph, to fall back on a loop
     faster = Case(torch.compile(case.model, dynamic=False), case.sample)
     methods: dict[str, Any] = {}
     for prefix, model in (("", case), ("compiled ", faster)):
         methods[f"{prefix}adamw-foreach"] = TorchAdamW(model, device, True, shared=True, foreach=True)
         methods[f"{prefix}loko"] = Rule(model, device, True, LoKO, shared=True)
         methods[f"{prefix}filtune-top-1"] = Rule(model, device, True, partial(Filtune, top_k=1), shared=True)
-    found = interleave(methods, stream, record)
+    found = take_turns(methods, stream, record)
     return {**found, "seconds_in_all": time.monotonic() - begun}

@@ -16,7 +16,7 @@ SMOKE = True
 FILES = ["tests/optimizers/test_cuda.py"]
 
 
-def run(record: Record) -> None:
+def run_suite(record: Record) -> None:
     """Record the outcome of the tests."""
     record.attempt("tests", run_tests, record)
 

@@ -78,7 +78,7 @@ def counting(cuda: bool) -> Iterator[Counter[str]]:
             torch.cuda.set_sync_debug_mode("default")
 
 
-def run(record: Record) -> None:
+def run_syncs(record: Record) -> None:
     """Record one entry per model, batch and optimizer, and a table of totals."""
     rules = {**FIRST, **FILTERS, **NATURAL, **VARIANTS}
     table: dict[str, float] = {}

@@ -29,13 +29,15 @@ DATA = Path(os.environ.get("FILTUNE_GPU_DATA", "/nonexistent"))
 OPTIMIZERS = ("loko", "filtune", "r_kalman", "lofi", "ekf_neuron", "ring", "reng", "ngd", "adamw", "sam", "sophia")
 
 
-def run(record: Record) -> None:
+def run_training(record: Record) -> None:
     """Record one entry per command, several at once."""
     folder = Path(tempfile.mkdtemp(prefix="filtune-gpu-"))
     trainer = "trainer/gpu" if record.cuda else "trainer/cpu"
     jobs: dict[str, Any] = {
-        "quickstart": lambda: fit(folder, "quickstart", record, ["--config", "quickstart", *accelerator(record)]),
-        "quickstart bf16": lambda: fit(
+        "quickstart": lambda: fit_and_use(
+            folder, "quickstart", record, ["--config", "quickstart", *accelerator(record)]
+        ),
+        "quickstart bf16": lambda: fit_and_use(
             folder,
             "bf16",
             record,
@@ -47,17 +49,17 @@ def run(record: Record) -> None:
         names = OPTIMIZERS[:3] if record.quick else OPTIMIZERS
         for name in names:
             arguments = [*sst2(trainer), "--config", f"optimizer/{name}", *short(60)]
-            jobs[f"sst2 {name}"] = lambda a=arguments, n=name: fit(folder, f"sst2-{n}", record, a)
+            jobs[f"sst2 {name}"] = lambda a=arguments, n=name: fit_and_use(folder, f"sst2-{n}", record, a)
         arguments = [*sst2(trainer), "--config", "optimizer/filtune", "--trainer.precision", "bf16-mixed", *short(60)]
-        jobs["sst2 filtune bf16"] = lambda: fit(folder, "sst2-bf16", record, arguments)
+        jobs["sst2 filtune bf16"] = lambda: fit_and_use(folder, "sst2-bf16", record, arguments)
         if record.cuda:
-            jobs["sst2 4bit"] = lambda: fit(
+            jobs["sst2 4bit"] = lambda: fit_and_use(
                 folder,
                 "sst2-4bit",
                 record,
                 [*sst2(trainer), "--config", "optimizer/filtune", "--model.backbone.frozen", "4bit", *short(40)],
             )
-            jobs["sst2 ddp"] = lambda: fit(
+            jobs["sst2 ddp"] = lambda: fit_and_use(
                 folder,
                 "sst2-ddp",
                 record,
@@ -100,7 +102,7 @@ def command(*arguments: str, timeout: float = 110.0) -> tuple[int, str]:
     return process.returncode, process.stdout.decode(errors="replace")[-1500:]
 
 
-def fit(folder: Path, name: str, record: Record, arguments: list[str]) -> dict[str, Any]:
+def fit_and_use(folder: Path, name: str, record: Record, arguments: list[str]) -> dict[str, Any]:
     """Train, then validate, predict and export from the checkpoint."""
     root = folder / name
     status, output = command("fit", *arguments, "--run.root", str(root), timeout=max(5.0, record.left()))

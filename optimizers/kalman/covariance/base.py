@@ -51,6 +51,7 @@ class Covariance(Part, ABC):
             kept has one entry per parameter: then several processes share the state.
         can_reset: Whether ``reset`` is implemented.
         uses_alarm: Whether it needs the alarm of a monitor.
+        convertible: Options in which a saved state may differ, for ``upgrade`` converts it.
         factorisations: About how many Cholesky factorisations, in the space of the rows, an update takes as long as.
         on_host: Names of its tensors that stay on the host, wherever the parameters are, for they
             decide on shapes.
@@ -61,6 +62,7 @@ class Covariance(Part, ABC):
     can_reset: ClassVar[bool] = False
     uses_alarm: bool = False
     on_host: ClassVar[frozenset[str]] = frozenset()
+    convertible: ClassVar[frozenset[str]] = frozenset()
     factorisations: ClassVar[int] = 40
 
     def __init__(self, shapes: Sequence[torch.Size]) -> None:

@@ -69,6 +69,7 @@ class LowRank(Covariance):
     name = "low_rank"
     can_reset = True
     on_host = frozenset({"filled"})
+    convertible = frozenset({"rows_per_sample"})
     factorisations = 300  # an eigendecomposition of the batch's information
 
     def __init__(
