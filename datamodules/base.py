@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
@@ -11,7 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from .fingerprint import stream_fingerprint
 from .loader import StreamLoader, permutation
+from .report import DataReport
 from .samples import DataError, Subset, collate
 from .task import Task
 
@@ -37,6 +40,7 @@ class StreamDataModule(pl.LightningDataModule, ABC):
     Attributes:
         task: What is predicted, after ``setup()``.
         skipped_rows: How many bad rows were left out, by reason.
+        resume_changed: Whether to go on from a checkpoint of another stream, at its position.
 
     Raises:
         DataError: If an argument is out of range.
@@ -68,10 +72,12 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.shuffle, self.num_workers, self.task_name = shuffle, num_workers, task_name
         self.skipped_rows: dict[str, int] = {}
+        self.resume_changed = False
         self._train: Subset | None = None
         self._val: Subset | None = None
         self._loader: StreamLoader | None = None
         self._restored: dict[str, int] | None = None
+        self._fingerprint: dict[str, str | int] | None = None
 
     @property
     def label(self) -> str:
@@ -126,6 +132,7 @@ class StreamDataModule(pl.LightningDataModule, ABC):
             collate_fn=collate,
             ranks=self._ranks[0],
             rank=self._ranks[1],
+            resume_changed=self.resume_changed,
         )
         if self._restored is not None:
             self._loader.load_state_dict(self._restored)
@@ -170,6 +177,52 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         """Rows of the split that the stream is of, good and bad, and validation samples."""
         assert self._train is not None, "call setup() first"
         return {"train_rows": len(self._train.samples), "val_rows": 0 if self._val is None else len(self._val.rows)}
+
+    def fingerprint(self) -> dict[str, str | int]:
+        """Return hashes of the content of the stream, after ``setup()``: see :func:`stream_fingerprint`.
+
+        Image files are read but not decoded, once.
+        """
+        if self._fingerprint is None:
+            changes = self.stream_changes()
+            self._fingerprint = stream_fingerprint(self.part, self.validation, self.task.classes, changes)
+        return dict(self._fingerprint)
+
+    def report(self) -> DataReport:
+        """Return what was read, after ``setup()``."""
+        held_out = 0 if self.validation is None else len(self.validation.rows)
+        return DataReport(
+            source=self.label,
+            rows=len(self.part.samples),
+            used=len(self.part.rows),
+            skipped=dict(self.skipped_rows),
+            kind=self.task.kind,
+            classes=self.task.classes,
+            range=None if self.task.classes else self._range(),
+            validation_rows=held_out,
+            validation=self.validation_source(),
+            notes=self.notes(),
+        )
+
+    def validation_source(self) -> str:
+        """Return where the validation samples are from, or why there are none."""
+        return "there are none" if self.validation is None else "the data's own"
+
+    def notes(self) -> list[str]:
+        """Return what else is to be said of the data."""
+        return []
+
+    def _range(self) -> tuple[float, float]:
+        """Return the least and the greatest target of the split."""
+        labels = getattr(self.part.samples, "labels", None)
+        if labels is None:
+            labels = torch.stack([label for _, label in self.part.samples.contents(self.part.rows)])
+        labels = labels[labels.isfinite()]
+        return float(labels.min()), float(labels.max())
+
+    def stream_changes(self) -> Iterable[Any]:
+        """Return what happens to the samples beyond their content, for the fingerprint."""
+        return ()
 
     @property
     def _ranks(self) -> tuple[int, int]:

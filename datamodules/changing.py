@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -128,15 +128,26 @@ class ChangingSamples(Dataset):
         sample = self[position]
         return sample["image"] if "image" in sample else sample["text"]
 
+    def contents(self, rows: np.ndarray) -> Iterator[tuple[Any, Tensor]]:
+        """Yield the raw input, before any rotation, and the target of some positions."""
+        for position in rows.tolist():
+            regime = int(self.plan.regime[position])
+            part = self.parts[self.segments[regime].stream]
+            ((content, label),) = part.samples.contents(self.plan.row[position : position + 1])
+            yield content, self._target(regime, label)
+
+    def _target(self, regime: int, label: Tensor) -> Tensor:
+        """Return the target in a regime; one entry per class where a sample has several, of every stream's classes."""
+        relabel = self.relabel[regime]
+        label = label if relabel is None else relabel[label]
+        return pad(label, (0, self.classes - len(label))) if label.dim() else label
+
     def __getitem__(self, position: int) -> dict[str, Any]:
         """Return the sample at a position."""
         regime = int(self.plan.regime[position])
         sample = self.parts[self.segments[regime].stream].samples[int(self.plan.row[position])]
-        relabel, angle = self.relabel[regime], float(self.plan.angle[position])
-        if relabel is not None:
-            sample["label"] = relabel[sample["label"]]
-        if sample["label"].dim():  # one entry per class; a stream with fewer classes never has the others
-            sample["label"] = pad(sample["label"], (0, self.classes - len(sample["label"])))
+        angle = float(self.plan.angle[position])
+        sample["label"] = self._target(regime, sample["label"])
         if angle:
             sample["image"] = rotate(sample["image"], angle, InterpolationMode.BILINEAR)
         return {**sample, "row": position, "regime": regime}
@@ -230,6 +241,10 @@ class ChangingDataModule(StreamDataModule):
         return replace(
             tasks[0], name=self.label, outputs=outputs, classes=classes, metrics=metrics, target_scaling=scaled
         )
+
+    def stream_changes(self) -> Iterable[Any]:
+        """Return the segments and how often they come, for the fingerprint."""
+        return [self.repeat, *self.segments]
 
     @property
     def _classes(self) -> int:

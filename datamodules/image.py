@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -97,6 +98,19 @@ class ImageDataModule(TableDataModule):
         return rows
 
 
+class ImageError(ValueError):
+    """An image that cannot be read.
+
+    Args:
+        reason: What is wrong, in words that other images may share.
+        detail: Its path, if it has one.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
 class ImageReader:
     """Reads images out of a column.
 
@@ -132,15 +146,19 @@ class ImageReader:
         """
         try:
             return self._read(row)
-        except ValueError as error:
-            raise self.place.error([BadRow(row, self.column, str(error))]) from error
+        except ImageError as error:
+            raise self.place.error([BadRow(row, self.column, error.reason, error.detail)]) from error
+
+    def contents(self, rows: np.ndarray) -> Iterator[Any]:
+        """Yield what is stored of the images of some rows: the bytes of files, or nested lists."""
+        return (stored(value, self.folder) for value in self.table[rows][self.column])
 
     def fault(self, row: int) -> BadRow | None:
         """Return the bad row, where the image of a row cannot be read; None where it can."""
         try:
             self._read(row)
-        except ValueError as error:
-            return BadRow(row, self.column, str(error))
+        except ImageError as error:
+            return BadRow(row, self.column, error.reason, error.detail)
         return None
 
     def _read(self, row: int) -> Tensor:
@@ -150,6 +168,21 @@ class ImageReader:
         if self.kept is not None:
             self.kept[row] = image
         return image
+
+
+def stored(value: Any, folder: Path) -> Any:
+    """Return the bytes of an image file, undecoded; nested lists as they are, and None where there is no image.
+
+    Args:
+        value: Bytes, path, dict of the two, or nested lists.
+        folder: What a path is relative to.
+    """
+    if isinstance(value, dict):
+        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+    if not isinstance(value, str) or not value:
+        return value
+    path = folder / value
+    return path.read_bytes() if path.is_file() else None
 
 
 def decode(value: Any, folder: Path, side: int | None = None) -> Tensor:
@@ -166,12 +199,14 @@ def decode(value: Any, folder: Path, side: int | None = None) -> Tensor:
             longer side is kept; none leaves images as they are.
 
     Raises:
-        ValueError: If there is no image, it cannot be decoded, or a pixel is not a finite number.
+        ImageError: If there is no image, it cannot be decoded, or a pixel is not a finite number.
     """
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if value is None or value == "":
-        raise ValueError("missing image")
+        raise ImageError("missing image")
+    if isinstance(value, str) and not (folder / value).is_file():
+        raise ImageError("image is a folder" if (folder / value).is_dir() else "image not found", str(folder / value))
     try:
         if isinstance(value, list):
             pixels = _from_lists(value)
@@ -179,9 +214,9 @@ def decode(value: Any, folder: Path, side: int | None = None) -> Tensor:
             with Image.open(BytesIO(value) if isinstance(value, bytes) else folder / value) as image:
                 pixels = _from_file(image if side is None else _reduced(image, side))
     except Exception as error:  # the decoders raise errors of every kind on corrupt data
-        raise ValueError("undecodable image") from error
+        raise ImageError("undecodable image", str(folder / value) if isinstance(value, str) else "") from error
     if pixels.is_floating_point() and not pixels.isfinite().all():
-        raise ValueError("NaN or infinite pixel")
+        raise ImageError("NaN or infinite pixel")
     return pixels
 
 

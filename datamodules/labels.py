@@ -81,6 +81,8 @@ class LabelCodec:
         try:
             return cls(kind, likelihood.infer(values, names), column)
         except ValueError as error:
+            if classes is not None:
+                raise DataError(f"--data.classes: {error}; got {', '.join(names or []) or 'none'}") from None
             found = names if names is not None else [str(value) for value in values if value not in (None, "")]
             raise DataError(
                 f"--data.label_column: {error}, column {column!r} has {', '.join(found[:10]) or 'none'}; choose "

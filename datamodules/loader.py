@@ -40,6 +40,7 @@ class StreamLoader:
         collate_fn: Makes a batch of a list of samples; torch's own by default.
         ranks: Processes that share the stream.
         rank: Which of them this is.
+        resume_changed: Whether to take the position of another stream: the next end of a batch of this one.
 
     Raises:
         DataError: If there are fewer samples than processes.
@@ -57,6 +58,7 @@ class StreamLoader:
         collate_fn: Callable[[list[Any]], Any] | None = None,
         ranks: int = 1,
         rank: int = 0,
+        resume_changed: bool = False,
     ) -> None:
         if order is None:
             size = len(dataset)  # type: ignore[arg-type]
@@ -64,7 +66,7 @@ class StreamLoader:
         self.dataset, self.order = dataset, np.asarray(order)
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.num_workers, self.collate_fn = num_workers, collate_fn
-        self.ranks, self.rank = ranks, rank
+        self.ranks, self.rank, self.resume_changed = ranks, rank, resume_changed
         self.epoch, self.position = 0, 0
         if len(self.order) < ranks:
             raise DataError(
@@ -123,6 +125,11 @@ class StreamLoader:
         Raises:
             DataError: If that stream had another order; names what differs.
         """
+        if self.resume_changed:
+            ends, ended = np.append(0, self._ends), state["position"] >= state["samples"]
+            place = len(ends) - 1 if ended else min(np.searchsorted(ends, state["position"]), len(ends) - 1)
+            self.epoch, self.position = state["epoch"], int(ends[place])
+            return
         differing = [
             f"{name} (checkpoint {state.get(name)}, now {value})"
             for name, value in self._identity().items()

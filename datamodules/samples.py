@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,15 @@ class Samples(Dataset):
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Return the sample of a row."""
         return {self.key: self.read(row), "label": self.labels[row], "row": row}
+
+    def contents(self, rows: np.ndarray) -> Iterator[tuple[Any, Tensor]]:
+        """Yield the raw input and the target of some rows, for the fingerprint of the stream.
+
+        A reader with a method ``contents`` gives the inputs without decoding them.
+        """
+        contents = getattr(self.read, "contents", None)
+        inputs = map(self.read, rows.tolist()) if contents is None else contents(rows)
+        yield from zip(inputs, self.labels[torch.from_numpy(rows)], strict=True)
 
 
 @dataclass(frozen=True)
@@ -83,11 +92,13 @@ class SplitRef:
         source: The source, with its configuration.
         split: The split.
         remedy: What to do about a bad row.
+        lines: Number of the line that each row begins in, where the split is a text file.
     """
 
     source: str
     split: str
     remedy: str = "correct it, or leave bad rows out with --data.on_bad_row skip"
+    lines: Sequence[int] | None = None
 
     def error(self, bad_rows: Sequence[BadRow]) -> DataError:
         """Return the error that names the first bad row, counts the others, and names the remedy."""
@@ -95,7 +106,8 @@ class SplitRef:
         others = len({bad.row for bad in bad_rows}) - 1
         detail = f": {first.detail[:100]}" if first.detail else ""
         more = f" (and {others} more bad row{'s' if others > 1 else ''})" if others else ""
+        line = f", line {self.lines[first.row]} of the file" if self.lines is not None else ""
         return DataError(
             f"{self.source}, split {self.split!r}, row {first.row} (from 0), column {first.column!r}: "
-            f"{first.reason}{detail}{more}; {self.remedy}"
+            f"{first.reason}{detail}{more}{line}; {self.remedy}"
         )

@@ -2,77 +2,214 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
-import pyarrow as pa
 from datasets import Dataset
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
-from pyarrow import csv
 
+from .cache import cache_errors, content_cache, quiet_reading
+from .delimited import DELIMITERS, DelimitedFile, Quoting
+from .hub_folder import HubFolder
+from .image_folder import Tree, describe_rest, list_files, read_images
+from .image_metadata import metadata_files, read_metadata
+from .json_file import JsonFile
 from .samples import DataError
+from .textfile import COMPRESSED
 
-_BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+JSON = (".json", ".jsonl", ".ndjson")
+ENDINGS = (*DELIMITERS, ".json", ".jsonl", ".parquet", ".ndjson")
+"""Endings of the files that are read, in lower case; text files may be compressed besides."""
 
 
-def load_splits(source: str, name: str | None, texts: Sequence[str] = ()) -> dict[str, Dataset]:
-    """Return all splits of a source; a file has the one split ``train``.
+@dataclass(frozen=True)
+class TextOptions:
+    """How text files are read.
+
+    Args:
+        encoding: Encoding of files without a byte order mark; UTF-8 by default.
+        quoting: Quoting of delimited files; ``auto`` finds it out.
+    """
+
+    encoding: str | None = None
+    quoting: Quoting = "auto"
+
+
+PLAIN = TextOptions()
+
+
+@dataclass(frozen=True)
+class Source:
+    """The tables of a source, and how they came about.
+
+    Args:
+        splits: A table for each split; a file has the one split ``train``.
+        untyped: Columns that are text because the source says nothing of types, such as the cells of a CSV file.
+        delimiter: What separates the cells of delimited files; empty elsewhere.
+        file: The text file; none where the source is no file, or no text.
+        notes: What was found besides and not read.
+        files: Names of the files, where they are several.
+    """
+
+    splits: dict[str, Dataset]
+    untyped: frozenset[str] = frozenset()
+    delimiter: str = ""
+    file: DelimitedFile | JsonFile | None = None
+    notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> Sequence[int] | None:
+        """Number of the line that each row begins in, where the source is a text file with a row on each."""
+        return self.file.lines or None if self.file is not None else None
+
+
+def read_source(source: str, name: str | None = None, options: TextOptions = PLAIN, labelled: bool = True) -> Source:
+    """Return all splits of a source.
 
     Args:
         source: Hub id, folder or file.
         name: Configuration of a hub data set.
-        texts: Columns of a CSV file to read as text, whatever they look like.
+        options: How text files are read.
+        labelled: Whether images in a folder need a class.
 
     Raises:
         DataError: If there is no such source or configuration, or it cannot be read.
     """
+    if not source.strip():
+        raise DataError("--data.source: it is empty; name a file, a folder or a hub id")
     path = Path(source).expanduser()
     if path.is_file():
         if name is not None:
             raise DataError(f"--data.name: {source} is a file and has no configuration {name!r}; leave the name out")
-        return {"train": _read_file(path, texts)}
+        return read_file(path, options)
     if path.is_dir():
-        return _read_folder(str(path), source, name)
-    if source.startswith((".", "/", "~")) or source.count("/") > 1 or path.suffix in {**_BUILDERS, **_DELIMITERS}:
-        kind = "file" if path.suffix in {**_BUILDERS, **_DELIMITERS} else "folder"
+        return _read_folder(path, source, name, options, labelled)
+    if source.startswith((".", "/", "~")) or source.count("/") > 1 or file_ending(path) in ENDINGS:
+        kind = "file" if file_ending(path) in ENDINGS else "folder"
         raise DataError(f"--data.source: dataset {kind} not found: {source}")
     _look_up(source)
-    return _read_folder(source, source, name)
+    with quiet_reading(local=False), cache_errors(source):
+        return Source(HubFolder(source, name).load())
 
 
-def _read_folder(location: str, source: str, name: str | None) -> dict[str, Dataset]:
-    try:
-        with _quiet(Path(location).is_dir()):
-            return dict(datasets.load_dataset(location, name))
-    except Exception as error:  # each builder raises errors of its own
-        _explain_name(location, source, name)
-        raise _unreadable(source, error) from error
+def source_stem(source: str) -> str:
+    """Return the short name of a source: of the file or folder without its endings, or of the hub id."""
+    path = Path(source.rstrip("/") or "/")
+    name = path.name if path.name not in ("", ".", "..") else path.expanduser().resolve().name
+    path = Path(name)
+    return Path(path.stem).stem if path.suffix.lower() in COMPRESSED else path.stem or "data"
 
 
-def _read_file(path: Path, texts: Sequence[str]) -> Dataset:
-    try:
-        if path.suffix in _DELIMITERS:
-            return Dataset(_read_csv(path, texts))
-        if path.suffix in _BUILDERS:
-            with _quiet(True):
-                return datasets.load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train")
-    except Exception as error:  # each builder raises errors of its own
-        raise _unreadable(str(path), error) from error
-    known = ", ".join([*_DELIMITERS, *_BUILDERS])
-    raise DataError(f"--data.source: {path} is of an unknown type; a file must end in one of {known}")
+def file_ending(path: Path) -> str:
+    """Return the ending of a file in lower case, without that of its compression."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix in COMPRESSED else suffix
 
 
-def _read_csv(path: Path, texts: Sequence[str]) -> pa.Table:
-    # not the builder of datasets: it turns integers into floats where one is missing, and the text "NA" into nothing
-    return csv.read_csv(
-        path,
-        parse_options=csv.ParseOptions(delimiter=_DELIMITERS[path.suffix], newlines_in_values=True),
-        convert_options=csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string())),
+def read_file(path: Path, options: TextOptions = PLAIN) -> Source:
+    """Return the table of a file, as the split ``train``.
+
+    Raises:
+        DataError: If its type is unknown, or it cannot be read.
+    """
+    ending = file_ending(path)
+    if ending in DELIMITERS:
+        delimited = DelimitedFile(path, options.encoding, options.quoting)
+        table = Dataset(delimited.table())
+        return Source({"train": table}, frozenset(table.column_names), delimited.dialect.delimiter, delimited)
+    if ending in JSON:
+        objects = JsonFile(path, options.encoding)
+        return Source({"train": Dataset(objects.table)}, frozenset(objects.mixed), file=objects)
+    if path.suffix.lower() == ".parquet":
+        with quiet_reading(local=True), cache_errors(str(path)):
+            cache = str(content_cache([path]))
+            table = datasets.load_dataset("parquet", data_files=str(path), split="train", cache_dir=cache)
+        return Source({"train": table})
+    raise DataError(
+        f"--data.source: {path} is of an unknown type; a file must end in one of {', '.join(ENDINGS)}, text files also "
+        f"with {', '.join(COMPRESSED)} behind it"
     )
+
+
+def _read_folder(path: Path, source: str, name: str | None, options: TextOptions, labelled: bool) -> Source:
+    """Return a folder of images, or one laid out like the hub's."""
+    tree = list_files(path)
+    tables = [file for file in tree.others if file_ending(Path(file)) in (*ENDINGS, ".arrow")]
+    is_stored = any(file.suffix.lower() in (".parquet", ".arrow") for file in tables)
+    declares = _declares(path)
+    # as many images as tables: the tables may be of anything, such as records of runs
+    many = bool(tree.images) and (bool(metadata_files(tree)) or len(tree.images) >= len(tables))
+    if many and not is_stored and not declares and name is None:
+        return _read_image_folder(tree, options, labelled)
+    with quiet_reading(local=True), cache_errors(source):
+        folder = HubFolder(os.path.abspath(path), name)
+        texts = folder.text_files(ENDINGS, file_ending)
+        notes = folder.files_left(path / file for file in tables)
+        if texts is None and not (folder.kind == "imagefolder" and not declares):
+            return Source(folder.load(), notes=notes)
+    if texts is None:
+        return _read_image_folder(tree, options, labelled)
+    return _read_texts(texts, folder.features, options, notes)
+
+
+def _read_image_folder(tree: Tree, options: TextOptions, labelled: bool) -> Source:
+    """Return the images of a folder, with the table beside them where there is one."""
+    metadata = metadata_files(tree)
+    notes = describe_rest(tree, metadata.values())
+    if not metadata:
+        return Source(read_images(tree, labelled), notes=notes)
+    found = {split: read_file(tree.root / file, options) for split, file in metadata.items()}
+    tables = {split: read_metadata(each.splits["train"], tree.root / metadata[split]) for split, each in found.items()}
+    return Source(tables, _untyped(found.values()), notes=notes)
+
+
+def _read_texts(
+    texts: dict[str, list[Path]], features: datasets.Features | None, options: TextOptions, notes: tuple[str, ...]
+) -> Source:
+    """Return the text files of every split, with the types that the folder declares, if it does."""
+    files = {split: [read_file(file, options) for file in found] for split, found in texts.items()}
+    splits = {split: _joined(found, texts[split]) for split, found in files.items()}
+    if features is not None:
+        with cache_errors(str(next(iter(texts.values()))[0].parent)):
+            return Source({split: table.cast(features) for split, table in splits.items()}, notes=notes)
+    flat = [each for found in files.values() for each in found]
+    names = tuple(file.name for found in texts.values() for file in found)
+    return Source(splits, _untyped(flat), flat[0].delimiter, notes=notes, files=names)
+
+
+def _untyped(sources: Iterable[Source]) -> frozenset[str]:
+    return frozenset().union(*(each.untyped for each in sources))
+
+
+def _joined(sources: Sequence[Source], files: Sequence[Path]) -> Dataset:
+    """Return the tables of several files as one.
+
+    Raises:
+        DataError: If they have other columns.
+    """
+    tables = [each.splits["train"] for each in sources]
+    for table, file in zip(tables, files, strict=True):
+        if table.features != tables[0].features:
+            raise DataError(
+                f"--data.source: {file} has other columns than {files[0]} ({', '.join(table.column_names)}; "
+                f"{', '.join(tables[0].column_names)}); name one of the files, or make them alike"
+            )
+    return datasets.concatenate_datasets(tables) if len(tables) > 1 else tables[0]
+
+
+def _declares(path: Path) -> bool:
+    """Return whether the folder says itself what its files are, as on the hub."""
+    readme = path / "README.md"
+    if not readme.is_file():
+        return False
+    text = readme.read_text(encoding="utf-8", errors="replace")
+    head = text.split("\n---", 1)[0] if text.startswith("---") else ""
+    return any(line.startswith(("configs:", "dataset_info:")) for line in head.splitlines())
 
 
 def _look_up(source: str) -> None:
@@ -88,33 +225,3 @@ def _look_up(source: str) -> None:
                 f"--data.source: the hub could not be reached for {source!r}; name a local folder laid out like the "
                 "hub's instead, as in --data.source path/to/folder"
             ) from error
-
-
-def _explain_name(location: str, source: str, name: str | None) -> None:
-    try:
-        names = datasets.get_dataset_config_names(location)
-    except Exception:  # the first error says more
-        return
-    if (name is None and len(names) > 1) or (name is not None and name not in names):
-        wrong = "needs a configuration" if name is None else f"has no configuration {name!r}"
-        raise DataError(f"--data.name: {source} {wrong}; choose of {', '.join(names)}")
-
-
-def _unreadable(source: str, error: Exception) -> DataError:
-    cause = str(error.__cause__ or error) or type(error).__name__
-    return DataError(f"--data.source: {source} cannot be read: {cause[:300]}")
-
-
-@contextmanager
-def _quiet(local: bool) -> Iterator[None]:
-    """Suppress progress bars of local files, and log lines about errors that are raised anyway."""
-    bars, verbosity = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
-    if local:
-        datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(verbosity)
-        if not bars:
-            datasets.enable_progress_bars()

@@ -6,22 +6,28 @@ import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from .base import StreamDataModule
+from .columns import with_columns
+from .delimited import QUOTINGS
+from .label_text import LabelText
 from .labels import LabelCodec, likelihood_for
 from .loader import permutation
+from .report import DataReport
 from .samples import BadRow, DataError, Samples, SplitRef, Subset
-from .source import load_splits
+from .source import TextOptions, read_source, source_stem
 from .task import Task
 
 _HELD_OUT = (0, 1)
 _USUAL_VALIDATION = "validation"
+_APART = 10
+_SHOWN = 5
 
 
 class TableDataModule(StreamDataModule):
@@ -29,7 +35,9 @@ class TableDataModule(StreamDataModule):
 
     Args:
         source: A hub id such as ``nyu-mll/glue``; a local folder laid out like the hub's; a folder of images with a
-            sub-folder for each class; or a file, .csv, .tsv, .json, .jsonl or .parquet.
+            sub-folder for each class, whatever the files are called; or a file, .csv, .tsv, .json, .jsonl, .ndjson or
+            .parquet. The cells of a .csv or .tsv are strings: labels are classes by the string that stands there, or
+            numbers where all of them are.
         name: Configuration of the data set, such as ``sst2``; none where there is only one.
         split: The split to learn from.
         val_split: The split to validate on. Where it is none, or the data has no split of the usual name
@@ -59,6 +67,10 @@ class TableDataModule(StreamDataModule):
             such rows out and says how many.
         num_workers: Processes that fetch training samples ahead; 0 for none.
         task_name: Short name of the task, for log folders; by default that of the configuration or the source.
+        encoding: Encoding of text files that have no byte order mark, such as ``latin-1``; UTF-8 by default.
+        quoting: Quoting of a .csv or .tsv: ``doubled``, quotes around a field and twice within it; ``backslash``, a
+            backslash before a quote or a delimiter; ``none``, quotes are characters like any other; ``auto`` takes
+            what gives every row as many cells as the header, and refuses a file that can be read in two ways.
 
     Raises:
         DataError: If an argument is out of range.
@@ -85,6 +97,8 @@ class TableDataModule(StreamDataModule):
         on_bad_row: Literal["error", "skip"] = "error",
         num_workers: int = 0,
         task_name: str | None = None,
+        encoding: str | None = None,
+        quoting: Literal["auto", "doubled", "backslash", "none"] = "auto",
     ) -> None:
         super().__init__(
             batch_size, val_batch_size, max_samples, max_val_samples, seed, shuffle, num_workers, task_name
@@ -93,17 +107,20 @@ class TableDataModule(StreamDataModule):
             raise DataError(f"--data.val_fraction: {val_fraction} is not a fraction; it must be in 0 <= fraction < 1")
         if target_scaling not in ("auto", "none", "running"):
             raise DataError(f"--data.target_scaling: must be one of auto, none, running; got {target_scaling!r}")
+        if quoting not in QUOTINGS:
+            raise DataError(f"--data.quoting: must be one of {', '.join(QUOTINGS)}; got {quoting!r}")
         if task != "auto":
             likelihood_for(task)
         self.source, self.name, self.split, self.val_split = source, name, split, val_split
         self.label_column, self.val_fraction, self.on_bad_row = label_column, val_fraction, on_bad_row
         self.kind, self.classes, self.metrics = task, classes, metrics
         self.target_scaling = target_scaling
+        self.text_options = TextOptions(encoding, quoting)
 
     @property
     def label(self) -> str:
         """Return the short name of the task: as given, else that of the configuration or the source."""
-        return self.task_name or re.sub(r"[^\w.-]+", "_", self.name or Path(self.source.rstrip("/")).stem)
+        return self.task_name or re.sub(r"[^\w.-]+", "_", self.name or source_stem(self.source))
 
     @property
     @abstractmethod
@@ -120,13 +137,30 @@ class TableDataModule(StreamDataModule):
 
     def prepare(self) -> tuple[Subset, Subset | None]:
         """Return the training and the validation samples: read the splits and check their columns."""
-        splits = load_splits(self.source, self.name, self.inputs if self.modality == "text" else ())
-        train_table = self._pick(splits, self.split, "split")
-        self.codec = LabelCodec.infer(train_table, self.label_column, self.kind, self.classes)
+        self.read = read_source(self.source, self.name, self.text_options)
+        train_table = self._pick(self.split, "split")
+        self._infer(train_table)
         train = self._part(train_table, self.split)
-        if self.val_split is None or (self.val_split == _USUAL_VALIDATION and self.val_split not in splits):
+        if self.val_split is None or (self.val_split == _USUAL_VALIDATION and self.val_split not in self.read.splits):
             return self._hold_out(train)
-        return train, self._part(self._pick(splits, self.val_split, "val_split"), self.val_split)
+        self._validation_source = f"split {self.val_split!r}"
+        return train, self._part(self._pick(self.val_split, "val_split"), self.val_split)
+
+    def validation_source(self) -> str:
+        """Return where the validation samples are from, or why there are none."""
+        return self._validation_source
+
+    def notes(self) -> list[str]:
+        """Return what was not read, and that labels look like numbers, where they do."""
+        task = self.task
+        declared = self.classes is not None or self.kind != "auto"
+        apart = not declared and len(task.classes) >= _APART and 2 * len(task.classes) > len(self.part.rows)
+        advice = ["nearly every row has a class of its own: for numbers set --data.task regression"] if apart else []
+        return [*(f"not read: {note}" for note in self.read.notes), *advice]
+
+    def report(self) -> DataReport:
+        """Return what was read, after ``setup()``."""
+        return replace(super().report(), source=self._title())
 
     def setup(self, stage: str | None = None) -> None:
         """Read and check the data, once; report how many bad rows were left out.
@@ -157,7 +191,7 @@ class TableDataModule(StreamDataModule):
 
     def place(self, split: str) -> SplitRef:
         """Return the split, as messages name it."""
-        return SplitRef(self._title(), split)
+        return SplitRef(self._title(), split, lines=self.read.lines)
 
     def reject(self, place: SplitRef, bad_rows: Sequence[BadRow]) -> set[int]:
         """Return the indices of the bad rows, and count them by the first reason of each.
@@ -173,6 +207,7 @@ class TableDataModule(StreamDataModule):
 
     def _part(self, table: Dataset, split: str) -> Subset:
         place = self.place(split)
+        table = table if self._label_text is None else self._label_text.apply(table, self.label_column)
         labels, bad_rows = self.codec.encode(table)
         bad = self.reject(place, bad_rows + self.input_faults(table))
         rows = np.setdiff1d(np.arange(len(table)), np.fromiter(bad, dtype=np.int64))
@@ -189,28 +224,44 @@ class TableDataModule(StreamDataModule):
             raise DataError(f"{self._title()}, split {split!r}: no good row is left; correct the data")
 
     def _hold_out(self, train: Subset) -> tuple[Subset, Subset | None]:
-        count = round(self.val_fraction * len(train.rows))
+        total = len(train.rows)
+        count = round(self.val_fraction * total)
+        missing = f"no split {self.val_split!r}" if self.val_split else "val_split is none"
+        self._validation_source = f"{missing}, val_fraction {self.val_fraction:g} of {total} rows"
+        if count == total:
+            raise DataError(
+                f"--data.val_fraction: {self.val_fraction:g} of the {total} good rows of {self._title()} leaves none "
+                "to learn from; take a smaller fraction"
+            )
         if not count:
             return train, None
-        rank_zero_info(
-            f"{self._title()}: {count} of {len(train.rows)} rows of split {self.split!r} are held out for validation "
-            "(--data.val_split, --data.val_fraction)"
-        )
         shuffled = train.rows[permutation(len(train.rows), self.seed, *_HELD_OUT)]
         validation, kept = np.sort(shuffled[:count]), np.sort(shuffled[count:])
         return Subset(train.samples, kept), Subset(train.samples, validation)
 
-    def _pick(self, splits: dict[str, Dataset], split: str, argument: str) -> Dataset:
+    def _infer(self, table: Dataset) -> None:
+        """Find out what the labels of the training split are."""
+        kind, classes = self.kind, self.classes
+        self._label_text: LabelText | None = None
+        if self.label_column in self.read.untyped:
+            self._label_text = LabelText.infer(
+                table, self.label_column, kind, classes, self.read.delimiter, self._title()
+            )
+            table = self._label_text.apply(table, self.label_column)
+            kind = self._label_text.task
+            classes = None if self._label_text.classes is None else list(self._label_text.classes)
+        self.codec = LabelCodec.infer(table, self.label_column, kind, classes)
+
+    def _pick(self, split: str, argument: str) -> Dataset:
+        splits = self.read.splits
         if split not in splits:
             raise DataError(f"--data.{argument}: {self._title()} has no split {split!r}; choose of {', '.join(splits)}")
-        table = splits[split]
-        for column, option in [(self.label_column, "label"), *((c, self.modality) for c in self.inputs)]:
-            if column not in table.column_names:
-                option = "text_columns" if option == "text" else f"{option}_column"
-                raise DataError(
-                    f"--data.{option}: {self._title()} has no column {column!r}; choose of "
-                    f"{', '.join(table.column_names)}"
-                )
+        text = "text_columns" if self.modality == "text" else "image_column"
+        wanted = {**dict.fromkeys(self.inputs, text), self.label_column: "label_column"}
+        files = self.read.files
+        more = " ..." if len(files) > _SHOWN else ""
+        title = f"{self._title()} ({', '.join(files[:_SHOWN])}{more})" if files else self._title()
+        table = with_columns(splits[split], wanted, title)
         if not len(table):
             raise DataError(f"--data.source: {self._title()}, split {split!r} has no rows")
         return table

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,9 +40,9 @@ class TextDataModule(TableDataModule):
         """Columns of the texts."""
         return self.text_columns
 
-    def reader(self, table: Dataset, place: SplitRef) -> Callable[[int], str | tuple[str, str]]:
-        """Return the function that reads the text, or the pair of texts, of a row."""
-        return partial(_read, table.select_columns(self.text_columns), self.text_columns)
+    def reader(self, table: Dataset, place: SplitRef) -> TextReader:
+        """Return the reader of the texts."""
+        return TextReader(table, self.text_columns)
 
     def input_faults(self, table: Dataset) -> list[BadRow]:
         """Return the rows without text.
@@ -66,6 +65,26 @@ class TextDataModule(TableDataModule):
         return bad_rows
 
 
-def _read(table: Dataset, columns: list[str], row: int) -> str | tuple[str, str]:
-    texts = table[row]
-    return texts[columns[0]] if len(columns) == 1 else (texts[columns[0]], texts[columns[1]])
+class TextReader:
+    """Reads texts, or pairs of texts, out of columns.
+
+    Args:
+        table: The split.
+        columns: The column of the text, or the two columns of a pair.
+    """
+
+    def __init__(self, table: Dataset, columns: list[str]) -> None:
+        self.table, self.columns = table.select_columns(columns), columns
+
+    def __call__(self, row: int) -> str | tuple[str, str]:
+        """Return the text, or the pair of texts, of a row."""
+        return self._join(self.table[row])
+
+    def contents(self, rows: np.ndarray) -> Iterator[str | tuple[str, str]]:
+        """Yield the texts of some rows."""
+        found = self.table[rows]
+        return (self._join(dict(zip(found, values, strict=True))) for values in zip(*found.values(), strict=True))
+
+    def _join(self, texts: dict[str, str]) -> str | tuple[str, str]:
+        first = texts[self.columns[0]]
+        return first if len(self.columns) == 1 else (first, texts[self.columns[1]])

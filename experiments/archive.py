@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filtune.lightning_modules.integrity import read_json
+
 from . import tables
 from .records import FORMAT, PACKED, Manifest, Record, translate_record, unpack
 from .tables import Table
@@ -99,9 +101,9 @@ class Archive:
 
     def _read(self, path: Path, kind: str) -> dict[str, Any] | None:
         try:
-            content = json.loads(path.read_text())
-        except (ValueError, OSError):
-            self.left_out.append(f"{path} is half written or no JSON: left out")
+            content = read_json(path)
+        except (ValueError, OSError) as error:
+            self.left_out.append(f"{error}: left out")
             return None
         return content if self._check(content, kind, str(path)) else None
 
@@ -140,6 +142,23 @@ class Archive:
         unknown = sorted(cell for cell in manifest["cells"] if not any(_has(source, cell) for source in of))
         if unknown:
             self.left_out.append(f"{path}: {table.name} has no cells {', '.join(unknown)}: left out")
+
+
+def find_roots(paths: Sequence[Path]) -> list[Path]:
+    """Return the roots that paths hold: each path itself, or the roots below it, such as those of ``runs``.
+
+    A folder that is no root is kept beside the roots below it, for it may hold runs of ``filtune fit`` as well.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        below = [] if _is_root(path) else sorted(place.parent for place in path.rglob("manifests") if place.is_dir())
+        for root in [*below, path]:
+            found.setdefault(root.resolve(), root)
+    return list(found.values())
+
+
+def _is_root(path: Path) -> bool:
+    return (path / "manifests").is_dir() or bool(packed_studies(path))
 
 
 def packed_studies(root: Path) -> list[Path]:

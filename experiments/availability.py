@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.error import HTTPError
 
+from .classes import find_class
 from .composition import Config, lookup
 
 Where = Literal["none needed", "here", "download", "missing"]
@@ -63,29 +64,27 @@ def _configuration(source: str, folder: Path, name: str | None) -> Need:
 
 def _weights(config: Config, folders: dict[str, str]) -> Need:
     name = str(lookup(config, "model.backbone.name"))
-    library = lookup(config, "model.backbone.library", "auto")
     if Path(folders.get(name, name)).expanduser().is_dir():
         return Need("weights", name, "here")
     if name in folders:
         return Need("weights", name, "missing", f"there is no folder {folders[name]}")
-    if library == "builtin":
-        return Need("weights", name, "none needed")
-    if library != "transformers" and "/" not in name:
-        if not lookup(config, "model.backbone.pretrained", True):
-            return Need("weights", name, "none needed")
-        return _timm(name)
-    return Need("weights", name, *_ask_hub("model", name))
+    try:
+        hub_id = _hub_id(config)
+    except ValueError as error:
+        return Need("weights", name, "missing", str(error))
+    return Need("weights", name, "none needed") if hub_id is None else Need("weights", name, *_ask_hub("model", hub_id))
 
 
-def _timm(name: str) -> Need:
-    import timm
+def _hub_id(config: Config) -> str | None:
+    """Return the hub id of the weights of a configuration's backbone, as its class says; None where it needs none."""
+    from filtune.lightning_modules.backbones import BackboneConfig
+    from filtune.lightning_modules.backbones.build import backbone_of
 
-    if not timm.is_model(name):  # built in; of a name that nothing knows, the run itself gives the error
-        return Need("weights", name, "none needed")
-    settings = timm.get_pretrained_cfg(name)
-    if settings is None or not settings.hf_hub_id:
-        return Need("weights", name, "missing", "timm has no such weights")
-    return Need("weights", name, *_ask_hub("model", settings.hf_hub_id))
+    given = lookup(config, "model.backbone") or {}
+    options = BackboneConfig(**{key: given[key] for key in ("name", "library", "pretrained") if key in given})
+    data = lookup(config, "data.class_path")
+    modality = getattr(find_class("data", data), "modality", None) if data else None
+    return backbone_of(options, modality).hub_id(options)
 
 
 @cache

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from filtune.lightning_modules.legacy import translate_class_path
+from filtune.lightning_modules.trust import OwnClasses, check_own
 
 import filtune
 
@@ -84,20 +85,24 @@ def public_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def find_class(section: str, path: str, option: str = "") -> type:
+def find_class(section: str, path: str, option: str = "", own: OwnClasses = None) -> type:
     """Return a class by its name in any case, or by its class path.
 
     Args:
         section: ``optimizer`` or ``data``.
         path: The name or class path.
         option: The option that names it, for messages; by default that of the section.
+        own: Class paths from elsewhere than filtune that may be imported; by default any, as a configuration of the
+            user's may name them.
 
     Raises:
         ValueError: If there is none; the message suggests similar names.
+        ForeignClassError: If it is not of filtune and not among ``own``.
     """
     option = option or f"--{section}"
     folder, _, name = translate_class_path(path).rpartition(".")
     if folder and folder.partition(".")[0] != "filtune":
+        check_own(path, option, own)
         return _import(section, folder, name, option)
     known = classes(section)
     if name in known:

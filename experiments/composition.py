@@ -16,8 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from filtune.lightning_modules.yaml_loader import load_yaml, parse_value
 
+from .escaping import plain
 from .suggestions import nearest
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -37,15 +38,11 @@ _CHOICES = {
 _OF_OPTIMIZER = ("model.schedule", "model.param_groups")
 """Options of the model that are replaced together with the optimizer."""
 
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _WRITTEN_BY_A_RUN = "# lightning.pytorch=="
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML loader that parses ``1e-3`` as a number."""
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+$"), [*"-+0123456789"])
+METADATA = "metadata"
+"""Key of a file with what is known of its part besides options: sizes, costs, licence."""
 
 
 def shipped() -> list[str]:
@@ -172,26 +169,33 @@ def _without(config: Config, way: list[str]) -> Config:
 
 
 def read_part(path: Path) -> tuple[Config, bool]:
-    """Return the content of a configuration's file, and whether it was written by hand rather than by a run.
+    """Return the options of a configuration's file, and whether it was written by hand rather than by a run.
 
     Raises:
         ValueError: If it is not a configuration; the message has the line and column.
     """
-    return _read(path.resolve(), path.stat().st_mtime_ns)
+    content, by_hand = _read(path.resolve(), path.stat().st_mtime_ns)
+    return {key: value for key, value in content.items() if key != METADATA}, by_hand
+
+
+def metadata(kind: str, name: str) -> Config:
+    """Return what a shipped file says of its part besides options; empty for a part of one's own.
+
+    Of a task: ``train_samples``, ``val_samples``, ``classes`` (1 for a regression), ``download_mb``, ``licence``.
+    Of a backbone: ``title``, ``parameters_m`` (millions), ``download_mb``, and ``gflops`` of the forward pass of one
+    sample (224 pixels, or about 32 tokens).
+
+    Args:
+        kind: The folder of configs/: ``task`` or ``backbone``.
+        name: The name of a file there.
+    """
+    path = CONFIGS / kind / f"{Path(name).name[:100]}.yaml"  # a record may have any name; none leads out of the folder
+    return (_read(path, path.stat().st_mtime_ns)[0].get(METADATA) or {}) if path.is_file() else {}
 
 
 @cache
 def _read(path: Path, _: int) -> tuple[Config, bool]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, _Loader)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--config {path}: is not text in UTF-8 ({error.reason} at byte {error.start})") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-        raise ValueError(f"--config {path}: is not YAML; {place}{' '.join(str(problem).split())}") from error
+    text, content = load_yaml(path, f"--config {path}")
     if not isinstance(content, dict):
         kind = {list: "a list", type(None): "empty"}.get(type(content), "a single value")
         raise ValueError(f"--config {path}: is {kind}, not a mapping of options such as seed_everything: 0")
@@ -201,7 +205,7 @@ def _read(path: Path, _: int) -> tuple[Config, bool]:
 def notice(words: str) -> None:
     """Print a note in one line, once, in the first process of a run."""
     if words not in _said and os.environ.get("RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"filtune: note: {words}", file=sys.stderr)
+        print(f"filtune: note: {plain(words)}", file=sys.stderr)
     _said.add(words)
 
 
@@ -213,21 +217,27 @@ def _with_current_names(content: Config, merged: Config, path: Path, by_hand: bo
 
     Options of an optimizer are renamed if its class is one of filtune's.
     """
-    from filtune.lightning_modules.legacy import has_renamed_options, translate
+    from filtune.lightning_modules.legacy import has_renamed_options, translate, translate_class_path
 
-    content = copy.deepcopy(content)
+    label, content = f"--config {path}", copy.deepcopy(content)
     for section in _WITH_CLASS:
         if isinstance(content.get(section), str):
             content[section] = {"class_path": content[section]}
         name = lookup(content, f"{section}.class_path")
         if isinstance(name, str) and "." not in name:
             content[section]["class_path"] = class_path(section, name, f"{path}: {section}.class_path")
-    new = translate(content)
+    optimizer = lookup(content, "optimizer.class_path") or lookup(merged, "optimizer.class_path")
+    own = not has_renamed_options(translate_class_path(str(optimizer))) and optimizer is not None
+    try:
+        new = translate({**content, "optimizer": None} if own else content)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from None
+    if own and "optimizer" in content:
+        new["optimizer"] = content["optimizer"]
+    elif own:
+        del new["optimizer"]
     if new == content:
         return content
-    optimizer = lookup(new, "optimizer.class_path") or lookup(merged, "optimizer.class_path")
-    if lookup(new, "optimizer.init_args") and not has_renamed_options(optimizer):
-        new["optimizer"]["init_args"] = content["optimizer"]["init_args"]
     if by_hand:
         _report_renames(content, new, path)
     return new
@@ -305,15 +315,6 @@ def lookup(config: Config, key: str, default: Any = None) -> Any:
     return place
 
 
-def parse_value(text: str) -> Any:
-    """Return a value parsed as YAML, with ``1e-3`` as a number; what is no YAML is text."""
-    try:
-        value = yaml.safe_load(text) if text else text
-    except (yaml.YAMLError, ValueError):  # such as a date of the 13th month: then it is text
-        return text
-    return parse_number(value)
-
-
 def parse_options(pairs: Sequence[str], option: str) -> dict[str, Any]:
     """Return values by dotted key from ``KEY=VALUE``.
 
@@ -332,11 +333,6 @@ def parse_options(pairs: Sequence[str], option: str) -> dict[str, Any]:
 def grid_points(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
     """Return all combinations of a grid's values, by dotted key; one empty combination without a grid."""
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-
-
-def parse_number(value: Any) -> Any:
-    """Return the number that a string spells, such as ``1e-3``, which YAML 1.1 reads as a string; else the value."""
-    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
 
 
 def point_name(point: dict[str, Any]) -> str:

@@ -5,26 +5,16 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cached_property
 from statistics import median
 from typing import Any
 
-import yaml
+from filtune.lightning_modules.defaults import import_class
 
-from .composition import Config, lookup
-
-CATALOG = Path(__file__).with_name("catalog.yaml")
-"""Sizes of tasks and backbones."""
+from .composition import Config, lookup, metadata
 
 START = 15.0
 """Seconds that a run takes to start."""
-
-ROWS = 0.2
-"""What a further row of the Jacobian costs, in forward and backward passes (measured on transformers on a CPU)."""
-
-NATURAL = {"NGD": 1.8, "RING": 1.2, "RENG": 1.3, "SAM": 2.0, "Sophia": 1.1}
-"""Cost of a step in gradient steps (measured on transformers on a CPU in batches)."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +30,9 @@ class RunSize:
     steps: int
 
 
-@cache
-def catalog() -> dict[str, dict[str, dict[str, Any]]]:
-    """Return sizes of tasks and backbones, by name."""
-    return yaml.safe_load(CATALOG.read_text())
-
-
 def run_size(config: Config, task: str) -> RunSize | None:
     """Return samples and steps of a run; None where they are not known."""
-    rows = catalog()["tasks"].get(task, {}).get("train")
+    rows = metadata("task", task).get("train_samples")
     limit = lookup(config, "data.max_samples")
     if rows is None and limit is None:
         return None
@@ -86,7 +70,7 @@ class Estimator:
         for kind in _kinds(config, task, backbone):
             if kind in self._measured:
                 return START + found.steps * median(self._measured[kind])
-        gflops = catalog()["backbones"].get(backbone, {}).get("gflops")
+        gflops = metadata("backbone", backbone).get("gflops")
         if gflops is None:
             return None
         batch = lookup(config, "data.batch_size") or 1
@@ -116,12 +100,12 @@ def _kinds(config: Config, task: str, backbone: str) -> list[tuple]:
 
 
 def _cost(config: Config, task: str) -> float:
-    name = str(lookup(config, "optimizer.class_path")).rpartition(".")[2]
-    if name in ("LoKO", "RKalman", "EKF"):
-        outputs = catalog()["tasks"].get(task, {}).get("classes") or 1
-        rows = max(1, outputs - 1) * (lookup(config, "data.batch_size") or 1)
-        return 1 + ROWS * (rows - 1)
-    return NATURAL.get(name, 1.0)
+    """Return the time of a step in forward and backward passes of its batch."""
+    cls: Any = import_class(str(lookup(config, "optimizer.class_path")))
+    if not hasattr(cls, "relative_cost"):
+        return 1.0
+    rows = max(1, (metadata("task", task).get("classes") or 1) - 1) * (lookup(config, "data.batch_size") or 1)
+    return cls.relative_cost + cls.row_cost * (rows - 1)
 
 
 def format_duration(seconds: float | None) -> str:

@@ -24,13 +24,17 @@ import dataclasses
 import hashlib
 import json
 import math
+from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from filtune.lightning_modules.defaults import ABSENT, held_dataclass, import_class, parameter_defaults
 from filtune.lightning_modules.legacy import translate
+from filtune.lightning_modules.trust import named_classes
+from filtune.lightning_modules.yaml_loader import parse_number
 
-from .composition import Config, parse_number
+from .composition import Config
 
 KEY_VERSION = "v2"
 """First part of a key. Keys without it are those of earlier releases: hashes of the configuration as it was written."""
@@ -58,11 +62,30 @@ def run_key(config: Config, seed: int) -> str:
     """Return the key of a run.
 
     Args:
-        config: The composed configuration, in today's or in earlier names.
+        config: The composed configuration, in today's or in earlier names. It is the user's: the classes of the user's
+            own that it names are imported, for their defaults are left out of the key.
         seed: The run's seed.
     """
+    import_named(config)
+    return _key(config, seed)
+
+
+def record_key(record: dict[str, Any]) -> str:
+    """Return the key that a record's configuration has today; nothing that it names is imported."""
+    return _key(record["config"], record["seed"])
+
+
+def _key(config: Config, seed: int) -> str:
     text = json.dumps({"config": canonical_form(config), "seed": seed}, sort_keys=True, separators=(",", ":"))
     return f"{KEY_VERSION}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def import_named(config: Config) -> None:
+    """Import the modules of the classes that a user's configuration names."""
+    for _, path in named_classes(translate(config)):
+        if module := str(path).rpartition(".")[0]:
+            with suppress(Exception):  # of a user's module; a class that cannot be imported has no known defaults
+                import_module(module)
 
 
 def canonical_form(config: Config) -> Config:
@@ -129,9 +152,8 @@ def _section_options(section: str) -> dict[str, Argument] | None:
     return None
 
 
-@cache
 def _class_options(path: str) -> dict[str, Argument]:
-    """Options of a class by its path; none of a class that cannot be imported, which then has no known default."""
+    """Options of a class by its path; none of a class that is not known, which then has no known default."""
     return _options(import_class(path))
 
 

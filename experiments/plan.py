@@ -10,7 +10,8 @@ from rich.table import Table as Grid
 
 from .availability import needs
 from .cells import Cell, SeedPlan
-from .estimate import Estimator, catalog, format_duration, run_size
+from .composition import metadata
+from .estimate import Estimator, format_duration, run_size
 from .records import Store, metric_of
 from .tables import Table, load_table, table_names
 
@@ -78,8 +79,8 @@ def _print_needs(console: Console, wanted: dict[Any, Any]) -> None:
     for heading in ("what", "name", "where", "size"):
         grid.add_column(heading)
     for need, cell in wanted.values():
-        part, name = ("tasks", cell.task) if need.kind == "data" else ("backbones", cell.backbone)
-        megabytes = catalog()[part].get(name, {}).get("download_mb")
+        part = metadata("task", cell.task) if need.kind == "data" else metadata("backbone", cell.backbone)
+        megabytes = part.get("download_mb")
         where = f"missing: {need.reason}" if need.where == "missing" else need.where
         grid.add_row(need.kind, need.name, where, f"{megabytes} MB" if megabytes and need.where != "here" else "")
     console.print(grid)

@@ -15,10 +15,8 @@ Records are written once and never edited. Old names in them are translated in m
 
 from __future__ import annotations
 
-import fcntl
 import json
 import lzma
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +24,10 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from filtune.lightning_modules.atomic import atomic_write
+from filtune.lightning_modules.atomic import atomic_write, sweep_folder
+from filtune.lightning_modules.integrity import read_json, sealed
 from filtune.lightning_modules.legacy import translate, translate_figure
+from filtune.lightning_modules.locks import FolderLock
 
 Record = dict[str, Any]
 Manifest = dict[str, Any]
@@ -85,7 +85,7 @@ class Store:
 
     def _read_file(self, path: Path) -> Record | None:
         try:
-            record = json.loads(path.read_text())
+            record = read_json(path)
             if (
                 record["format"] == FORMAT
                 and record["key"] == path.stem.partition("~")[0]
@@ -118,7 +118,7 @@ class Store:
     def read_manifest(self, name: str) -> Manifest | None:
         """Return a manifest; None where there is none that can be read."""
         try:
-            return json.loads((self.root / "manifests" / f"{name}.json").read_text())
+            return read_json(self.root / "manifests" / f"{name}.json")
         except (FileNotFoundError, ValueError):
             return None
 
@@ -135,28 +135,17 @@ class Store:
         Raises:
             ValueError: If another command is doing so.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / ".lock", "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                other = file.read().strip() or "?"
-                raise ValueError(
-                    f"--root {self.root}: another command (process {other}) runs into this folder; wait for it, or "
-                    "name another folder"
-                ) from error
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+        with FolderLock(self.root, f"--root {self.root}", "name another folder"):
+            for folder in (self.root, self.root / "records", self.root / "manifests"):
+                sweep_folder(folder)
             yield
 
 
 def _key_today(record: Record) -> str:
     """Return the key that a record's configuration has today."""
-    from .keys import run_key  # reads the constructors of optimizers, for which torch is imported
+    from .keys import record_key  # reads the constructors of optimizers, for which torch is imported
 
-    return run_key(record["config"], record["seed"])
+    return record_key(record)
 
 
 def translate_record(record: Record) -> Record:
@@ -268,9 +257,9 @@ def _read_root(root: Path) -> tuple[dict[str, Manifest], list[Record]]:
     content = {}
     for path in [*sorted((root / "manifests").glob("*.json")), *sorted((root / "records").glob("*.json"))]:
         try:
-            content[path] = json.loads(path.read_text())
+            content[path] = read_json(path)
         except ValueError as error:
-            raise ValueError(f"--pack: {path} cannot be read; delete it, or repeat its run") from error
+            raise ValueError(f"--pack: {path} cannot be read; delete it, or repeat its run ({error})") from error
     manifests = {path.stem: found for path, found in content.items() if path.parent.name == "manifests"}
     return manifests, [found for path, found in content.items() if path.parent.name == "records"]
 
@@ -290,4 +279,4 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         OSError: If it cannot be written; what was there before is still there.
     """
     with atomic_write(path) as file:
-        file.write(_LEAVES.sub(_one_line, json.dumps(content, indent=1)) + "\n")
+        file.write(_LEAVES.sub(_one_line, json.dumps(sealed(content), indent=1)) + "\n")

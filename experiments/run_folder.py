@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from filtune.lightning_modules.integrity import DamagedFile, read_json, read_yaml
 from filtune.lightning_modules.legacy import translate, translate_figure
+
+from .events import read_scalars
 
 Scalars = tuple[list[int], list[float]]
 """Steps and values of a logged scalar."""
 
 CONVERGED = 0.01
 """A loss that has converged falls by less than this share of the first loss."""
+
+
+_SUMMARY: dict[str, type] = {"optimizer": str, "task": str, "backbone": str, "samples": int, "val": dict}
+"""Fields that a summary of any release has, and their types."""
 
 
 @dataclass(frozen=True)
@@ -37,31 +42,39 @@ class RunFolder:
         return self.curves().get(tag, ([], []))
 
     def curves(self) -> dict[str, Scalars]:
-        """Return steps and values of all scalars that the run logged, each step once."""
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        """Return steps and values of all scalars that the run logged, each step once.
 
-        events = EventAccumulator(str(self.folder), size_guidance={"scalars": 0})
-        events.Reload()
-        found = {}
-        for tag in events.Tags()["scalars"]:
-            # a resumed run repeats the steps between its last checkpoint and the kill: the later ones count
-            points = {event.step: event.value for event in events.Scalars(tag)}
-            found[tag] = sorted(points), [points[step] for step in sorted(points)]
-        return found
+        A resumed run repeats the steps between its last checkpoint and the kill: the later ones count.
+
+        Raises:
+            DamagedFile: If an event file is damaged, cut short or missing; names it.
+        """
+        sizes = self.summary.get("event_bytes") or {}
+        found = read_scalars(self.folder, sizes)
+        return {tag: (sorted(points), [points[step] for step in sorted(points)]) for tag, points in found.items()}
 
 
 def read_run(folder: Path) -> RunFolder:
     """Read a run's folder.
 
     Raises:
-        ValueError: If it is not the folder of a run.
+        ValueError: If it is not the folder of a run, or a file in it is damaged; names the file.
     """
     config, summary = folder / "config.yaml", folder / "summary.json"
     if not config.is_file():
         raise ValueError(f"{folder} is not a run's folder (it has no config.yaml)")
-    found = json.loads(summary.read_text()) if summary.is_file() else {}
-    options = yaml.safe_load(config.read_text()) or {}
-    return RunFolder(folder, {translate_figure(name): value for name, value in found.items()}, translate(options))
+    found = read_json(summary) if summary.is_file() else {}
+    lacking = [name for name, kind in _SUMMARY.items() if found and not isinstance(found.get(name), kind)]
+    if lacking:
+        raise DamagedFile(f"{summary}: damaged, or of no run: it has no {lacking[0]}, or one of another kind")
+    options = read_yaml(config)
+    if not isinstance(options, dict):
+        raise DamagedFile(f"{config}: damaged, or no configuration of a run")
+    try:
+        translated = translate(options)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise DamagedFile(f"{config}: damaged, or no configuration of a run") from error
+    return RunFolder(folder, {translate_figure(name): value for name, value in found.items()}, translated)
 
 
 def find_runs(path: Path) -> list[Path]:

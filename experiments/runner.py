@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import subprocess
 import time
@@ -12,12 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filtune.lightning_modules.atomic import DiskFull, reason_full
+from filtune.lightning_modules.signals import Stopped
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from .escaping import plain
 from .estimate import Estimator, format_duration
 from .records import Store
 from .runs import Job, RunError, run
+
+GRACE = 10.0
+"""Seconds that runs have to save a checkpoint when the command is stopped."""
 
 
 @dataclass
@@ -39,10 +44,6 @@ class Outcome:
         self.records |= other.records
         self.found += other.found
         self.failures |= other.failures
-
-
-class DiskFull(OSError):
-    """There is no space left; what was written before is whole."""
 
 
 class Runner:
@@ -98,7 +99,7 @@ class Runner:
                     self._show(bar, task, list(pending.values()), started, total)
             except BaseException as error:
                 self._stop(pending)
-                if isinstance(error, KeyboardInterrupt):
+                if isinstance(error, KeyboardInterrupt | Stopped):
                     self.console.print("stopped; the same command goes on where it was")
                 raise
 
@@ -118,18 +119,20 @@ class Runner:
         try:
             record = future.result()
         except (RunError, OSError) as error:
-            if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
+            if reason := reason_full(error):
                 raise DiskFull(
-                    f"--root {self.store.root}: the disk is full; nothing that was finished is lost: make room and "
-                    "repeat the command"
+                    f"--root {self.store.root}: the disk is full ({reason}); nothing that was finished is lost: make "
+                    "room and repeat the command"
                 ) from error
             outcome.failures[job.key] = str(error)
-            self.console.print(f"[red]{job.label}[/]: {error}", highlight=False, soft_wrap=True)
+            said = plain(f"{job.label}: {error}")
+            self.console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
             return
         outcome.records[job.key] = record
         self.estimator.learn(record)
         if record["status"] == "diverged":
-            self.console.print(f"{job.label}: diverged ({record['reason']})", highlight=False, soft_wrap=True)
+            said = plain(f"{job.label}: diverged ({record['reason']})")
+            self.console.print(said, markup=False, highlight=False, soft_wrap=True)
 
     def _show(self, bar: Progress, task: Any, left: list[Job], started: dict[str, float], total: int) -> None:
         """Update the bar with the time that unfinished runs take, spread over the workers."""
@@ -151,8 +154,14 @@ class Runner:
         self._stopped = True
         for future in pending:
             future.cancel()
-        for process in list(self._processes.values()):
-            if process.poll() is None:
+        running = [process for process in list(self._processes.values()) if process.poll() is None]
+        for process in running:
+            process.terminate()  # it saves a checkpoint after its step
+        until = time.monotonic() + GRACE
+        for process in running:
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
                 process.kill()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from filtune.lightning_modules.atomic import atomic_write
+from filtune.lightning_modules.signals import STOPPING
 
 import filtune
 
@@ -123,7 +124,8 @@ def _fit(job: Job, folder: Path, config: Path, threads: int, started: Started) -
         )
         started(process)
         status = process.wait()
-    if status == 0 and not any(folder.rglob("summary.json")):  # a termination that was asked for ends well
+    stopped = status in {128 + number for number in STOPPING}
+    if stopped or (status == 0 and not any(folder.rglob("summary.json"))):
         raise RunError("the run was stopped before its end; the same command goes on with it")
     if status == 0:
         return None

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from filtune.lightning_modules.yaml_loader import parse_value
+
 from .cells import Cell, SeedPlan
-from .composition import Config, compose, parse_value
+from .composition import Config, compose
 from .records import Record, lower_is_better, metric_of
 from .tables import Table
 

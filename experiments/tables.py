@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
+from filtune.lightning_modules.yaml_loader import load_yaml
 
 from .composition import CONFIGS
 from .suggestions import suggest
@@ -114,7 +114,7 @@ def load_table(name: str) -> Table:
         path = STUDIES / f"{name}.yaml"
     if not path.is_file():
         raise ValueError(f"no table or figure {name!r}; {suggest(name, [*table_names(), *study_names()])}")
-    raw = _todays_names(yaml.safe_load(path.read_text()))
+    raw = _todays_names(load_yaml(path, str(path))[1])
     label = path.stem if own else name
     try:
         return _read(label, raw)

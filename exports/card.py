@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from filtune.experiments.escaping import escape_markdown, markdown_code
 from filtune.lightning_modules.backbones.image import ImageBackbone
-from filtune.lightning_modules.backbones.text import MeanPooled
+from filtune.lightning_modules.backbones.text import MeanPooled, TextBackbone
+from filtune.lightning_modules.backbones.timm_models import TimmBackbone
 from filtune.optimizers.likelihoods import likelihood_of
 
 from .restore import Restored
@@ -55,22 +57,6 @@ base = timm.create_model({name!r}, num_classes={outputs}, {base})
 model = PeftModel.from_pretrained(base, folder).eval()
 """
 
-WHOLE_TIMM = """\
-import timm
-import torch
-
-model = timm.create_model({name!r}, num_classes={outputs}, checkpoint_path={file!r}).eval()
-"""
-
-WHOLE_LENET = """\
-import torch
-from filtune.lightning_modules.backbones.lenet import LeNet5
-from safetensors.torch import load_file
-
-model = LeNet5({channels}, {outputs}).eval()
-model.load_state_dict(load_file({file!r}))
-"""
-
 OWN_CLASS = """\
 from filtune import BackboneConfig, Task
 from {module} import {own}{imports}
@@ -104,19 +90,20 @@ def write_card(
         difference: Largest difference of the logits after loading back.
         units: A sentence about the units of the outputs, where they are not those of the targets.
     """
-    task, name = run.task, base_name(run)
-    front = {"library_name": "peft" if not whole else "transformers" if task.modality == "text" else "timm"}
+    task, name, title = run.task, base_name(run), escape_markdown(run.task.name)
+    library = run.backbone.library if run.backbone.library != "builtin" else "filtune"
+    front = {"library_name": library if whole else "peft"}
     front |= {} if whole else {"base_model": base}
-    lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---", f"# {task.name}", ""]
+    lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---", f"# {title}", ""]
     method = run.architecture.adapter
     kind = "The whole model" if whole else f"A PEFT adapter ({method}) with the head"
     merged = f", with its adapter ({method}) merged into the weights" if whole and method else ""
-    lines += [f"{kind}{merged}, trained with {run.optimizer_class.__name__} of filtune.", ""]
-    lines += [f"- Base: `{name}`{'' if run.architecture.pretrained else ' with random weights'}"]
+    lines += [f"{kind}{merged}, trained with {escape_markdown(run.optimizer_name)} of filtune.", ""]
+    lines += [f"- Base: {markdown_code(name)}{'' if run.architecture.pretrained else ' with random weights'}"]
     if base is not None and base != name:
         lines += ["- The base's frozen weights are nowhere else; they are in `base/`"]
-    classes = ", ".join(f"{label} = {name}" for label, name in enumerate(task.classes))
-    lines += [f"- Task: {task.name}, {task.kind}{f' ({classes})' if classes else ''}"]
+    classes = ", ".join(f"{label} = {escape_markdown(name)}" for label, name in enumerate(task.classes))
+    lines += [f"- Task: {title}, {escape_markdown(task.kind)}{f' ({classes})' if classes else ''}"]
     frozen = run.architecture.frozen
     kept = "" if frozen == "float32" else f", which had its frozen weights in {frozen}; here they are loaded in float32"
     lines += [f"- Loaded back, its outputs differed by {difference:.1e} at most from the run's{kept}", ""]
@@ -137,17 +124,22 @@ def _figures(summary: dict[str, Any]) -> list[str]:
     online = {key: value for key, value in summary.items() if key.startswith("online_")}
     figures = {**online, **{f"validation {key}": value for key, value in (summary.get("val") or {}).items()}}
     figures |= {key.replace("_", " "): summary[key] for key in ("samples", "steps", "seed") if key in summary}
-    rows = [f"| {key.replace('_', ' ')} | {_short(value)} |" for key, value in figures.items() if value is not None]
+    shown = {
+        escape_markdown(key.replace("_", " ")): _short(value) for key, value in figures.items() if value is not None
+    }
+    rows = [f"| {key} | {value} |" for key, value in shown.items()]
     return ["| Figure | Value |", "|---|---|", *rows]
 
 
-def _short(value: float) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else escape_markdown(value)
 
 
 def _code(run: Restored, folder: Path, whole: bool, base: str | None) -> str:
     name, kept = base_name(run), base is not None and base != base_name(run)
-    if not type(run.backbone).__module__.startswith("filtune."):
+    loads_whole = type(run.backbone).load_code
+    has_library = isinstance(run.backbone, TextBackbone | TimmBackbone) or (whole and loads_whole)
+    if not has_library or not type(run.backbone).__module__.startswith("filtune."):
         return _own_code(run, folder, whole, kept)
     if not isinstance(run.backbone, ImageBackbone):
         mean = run.architecture.head == "mean"
@@ -162,9 +154,7 @@ def _code(run: Restored, folder: Path, whole: bool, base: str | None) -> str:
         "name": name,
         "base": 'checkpoint_path=f"{folder}/base/model.safetensors"' if kept else "pretrained=True",
     }
-    template = ADAPTER_IMAGE
-    if whole:
-        template = WHOLE_LENET if run.architecture.name == "lenet5" else WHOLE_TIMM
+    template = loads_whole if whole else ADAPTER_IMAGE
     return template.format(**fields, channels=description["channels"]) + PIXELS.format(**description)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
-"""File types of predictions."""
+from filtune.lightning_modules.trust import SWITCH
+
+from .formats import FORMATS
 
 EXPORT = """\
 The folder's README.md says how to load it.
@@ -16,10 +17,12 @@ The folder's README.md says how to load it.
 """
 
 PREDICT = """\
-The output has the columns of the input, prediction, and probability_CLASS of each class. After training with a filter
-(LoKO, EKF, R-Kalman, Filtune) its covariance of the parameters gives the uncertainty of the outputs: logit_std is the
-standard deviation of the difference of two logits, or of each of several (logit_std_CLASS), and probability_bayes_CLASS
-the probability averaged over it. A regression has std, and predictive_std of a new value; counts have log_rate_std.
+The output has the columns of the input as they stand, prediction, and probability_CLASS of each class. After training
+with a filter (LoKO, EKF, R-Kalman, Filtune) its covariance of the parameters gives the uncertainty of the outputs:
+logit_std is the standard deviation of the difference of two logits, or of each of several (logit_std_CLASS), and
+probability_bayes_CLASS the probability averaged over it. A regression has std, and predictive_std of a new value;
+counts have log_rate_std. A .csv, .tsv or .jsonl that is written in the format of the input keeps its records byte for
+byte.
 
   filtune predict --ckpt_path RUN/checkpoints/last.ckpt --input new.csv
   filtune predict --ckpt_path RUN/checkpoints/last.ckpt --text "a sentence"
@@ -39,7 +42,9 @@ def predict_parser() -> argparse.ArgumentParser:
     """Return the parser of ``filtune predict``."""
     parser = _parser("predict", "Predict new texts or images with a run's model, with its uncertainty.", PREDICT)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--input", help="file (.csv, .tsv, .json, .jsonl, .parquet), folder or hub id; needs no labels")
+    what.add_argument(
+        "--input", help="file (.csv, .tsv, .json, .jsonl, .ndjson, .parquet), folder or hub id; needs no labels"
+    )
     what.add_argument("--text", nargs="+", help="one text, or the two of a pair, to predict and print")
     parser.add_argument("--output", type=Path, help=f"file ({', '.join(FORMATS)}); default INPUT.predictions.csv")
     parser.add_argument("--split", help="the split, where the input has several")
@@ -47,6 +52,15 @@ def predict_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image_column", help="column of the images; default the run's")
     parser.add_argument("--batch_size", type=int, default=32, help="samples at once (default 32)")
     parser.add_argument("--on_bad_row", choices=("error", "skip"), default="error", help="what to do about bad rows")
+    parser.add_argument(
+        "--escape_formulas",
+        action="store_true",
+        help="put an apostrophe before cells that a spreadsheet would run as formulas (.csv, .tsv); without it they "
+        "are as in the input, and their number is printed",
+    )
+    parser.add_argument("--encoding", help="encoding of a text file without a byte order mark (default UTF-8)")
+    quoting = ("auto", "doubled", "backslash", "none")
+    parser.add_argument("--quoting", choices=quoting, default="auto", help="quoting of a .csv or .tsv (default auto)")
     parser.add_argument("--no_uncertainty", action="store_true", help="leave the covariance out, which is faster")
     return parser
 
@@ -60,6 +74,14 @@ def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentPar
     )
     parser.add_argument("--ckpt_path", type=Path, required=True, help="the checkpoint, RUN/checkpoints/last.ckpt")
     parser.add_argument("--config", type=Path, help="the run's configuration, if it is not RUN/config.yaml")
+    parser.add_argument(
+        SWITCH,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="class path of a class of your own that the run was trained with, such as my_module.MyBackbone; may be "
+        "repeated. Nothing else than filtune's own classes is imported for a run",
+    )
     return parser
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filtune.lightning_modules.atomic import explained_if_full, sweep, temporary_name
 from filtune.lightning_modules.backbones.base import Backbone
+from filtune.lightning_modules.locks import try_lock
 
 from .card import write_card
 from .restore import Restored, example_outputs, restore
@@ -27,7 +28,7 @@ WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.
 def main(options: argparse.Namespace) -> None:
     """Export a checkpoint, by the options of ``filtune export``."""
     check_target(options.to, options.overwrite)
-    print(export(restore(options.ckpt_path, options.config), options.to, options.merge))
+    print(export(restore(options.ckpt_path, options.config, options.own_class), options.to, options.merge))
 
 
 def export(run: Restored, target: Path, merge: bool = False) -> str:
@@ -44,7 +45,7 @@ def export(run: Restored, target: Path, merge: bool = False) -> str:
     Raises:
         ValueError: If the model cannot be written so that it gives the same outputs.
     """
-    whole, base, note = merge or run.architecture.adapter is None, None, fold_units(run)
+    whole, base, note = merge or not run.architecture.uses_peft, None, fold_units(run)
     with whole_folder(target) as folder:
         if whole:
             write_model(run, folder)
@@ -60,7 +61,7 @@ def export(run: Restored, target: Path, merge: bool = False) -> str:
         write_card(run, folder, target, whole, base, difference, note)
     what = f"the adapter ({run.architecture.adapter}) and the head"
     if whole:
-        what = "the whole model, which had no adapter" if run.architecture.adapter is None else "the merged model"
+        what = "the merged model" if run.architecture.uses_peft else "the whole model, which had no adapter"
     return f"{target}: {what}; loaded back, outputs differ by {difference:.1e} at most; README.md says how to load it"
 
 
@@ -75,11 +76,12 @@ def _tolerance(run: Restored) -> float:
 
 
 def check_target(target: Path, overwrite: bool) -> None:
-    """Check that an export may be written there.
+    """Check that an export may be written there; an earlier one that a killed export had moved aside is put back.
 
     Raises:
         ValueError: If something is there already.
     """
+    restore_moved(target)
     if target.is_dir() and any(target.iterdir()):
         if not overwrite:
             raise ValueError(f"--to: {target} is not empty; name another folder, or replace it with --overwrite")
@@ -91,19 +93,43 @@ def check_target(target: Path, overwrite: bool) -> None:
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Return a temporary folder beside ``target`` that takes its place in the end, or is removed on an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if target.exists():
-            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-            os.rename(target, old / "old")
+    """Return a temporary folder beside ``target`` that takes its place in the end, or is removed on an error.
+
+    What killed exports of the same target have left is removed, after an earlier export that one had moved aside is
+    put back.
+
+    Raises:
+        DiskFull: If there is no space left; what was there before is still there.
+    """
+    with explained_if_full(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        restore_moved(target)
+        sweep(target)
+        temporary = temporary_name(target)
+        temporary.mkdir()
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try_lock(descriptor)
+        try:
+            yield temporary
+            moved = _moved(target)
+            if target.exists():
+                os.rename(target, moved)
             os.rename(temporary, target)
-            shutil.rmtree(old)
-        else:
-            os.rename(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            shutil.rmtree(moved, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        finally:
+            os.close(descriptor)
+
+
+def restore_moved(target: Path) -> None:
+    """Put an earlier export back that a killed one had moved aside, or remove it where the new one had arrived."""
+    moved = _moved(target)
+    if moved.is_dir() and not target.exists():
+        os.rename(moved, target)
+    shutil.rmtree(moved, ignore_errors=True)
+
+
+def _moved(target: Path) -> Path:
+    return target.with_name(f".{target.name}.replaced")

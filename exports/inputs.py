@@ -10,7 +10,8 @@ import datasets
 import numpy as np
 import pyarrow as pa
 from filtune.datamodules import DataError, ImageDataModule, TextDataModule
-from filtune.datamodules.source import load_splits
+from filtune.datamodules.columns import with_columns
+from filtune.datamodules.source import PLAIN, TextOptions, read_source, source_stem
 
 from .restore import Restored
 
@@ -19,6 +20,8 @@ OPTIONS = {
     "--data.text_columns": "--text_columns",
     "--data.image_column": "--image_column",
     "--data.on_bad_row": "--on_bad_row",
+    "--data.encoding": "--encoding",
+    "--data.quoting": "--quoting",
     "--data.verify true ": "",
 }
 """Options of the data modules, and their names in ``filtune predict``."""
@@ -33,9 +36,12 @@ class Rows:
         split: The split; needed where there are several.
         columns: The column, or columns, of the input; by default those of the run.
         on_bad_row: ``error``, or ``skip`` to leave out rows that cannot be read.
+        options: How text files are read.
 
     Attributes:
         table: All rows and columns of the source.
+        file: The text file that the source is; none where it is something else.
+        notes: What was found besides and not read.
         kept: Which rows can be predicted, (N,).
 
     Raises:
@@ -49,16 +55,19 @@ class Rows:
         split: str | None = None,
         columns: Sequence[str] | None = None,
         on_bad_row: Literal["error", "skip"] = "error",
+        options: TextOptions = PLAIN,
     ) -> None:
         try:
-            self._read(run, source, split, columns, on_bad_row)
+            self._read(run, source, split, columns, on_bad_row, options)
         except DataError as error:
             message = str(error)
             for known, here in OPTIONS.items():
                 message = message.replace(known, here)
             raise ValueError(message) from error
 
-    def _read(self, run: Restored, source: str, split: str | None, columns: Any, on_bad_row: Any) -> None:
+    def _read(
+        self, run: Restored, source: str, split: str | None, columns: Any, on_bad_row: Any, options: TextOptions
+    ) -> None:
         self.key = run.task.modality
         learned = (run.config.get("data") or {}).get("init_args") or {}
         module: TextDataModule | ImageDataModule
@@ -68,28 +77,25 @@ class Rows:
             (column,) = columns or [learned.get("image_column", "image")]
             module = ImageDataModule(source, column, on_bad_row=on_bad_row)
         name = learned.get("name") if source == learned.get("source") else None
-        splits = load_splits(source, name, module.inputs if self.key == "text" else ())
+        module.read = read_source(source, name, options, labelled=False)
+        splits, self.file, self.notes = module.read.splits, module.read.file, module.read.notes
         if split is None and len(splits) > 1:
             raise ValueError(f"--split: {source} has several; choose of {', '.join(splits)}")
         split = split or next(iter(splits))
         if split not in splits:
             raise ValueError(f"--split: {source} has no split {split!r}; choose of {', '.join(splits)}")
         self.table = splits[split]
-        for wanted in module.inputs:
-            if wanted not in self.table.column_names:
-                raise ValueError(
-                    f"--{self.key}_column{'s' if self.key == 'text' else ''}: {source} has no column {wanted!r}; "
-                    f"there are {', '.join(self.table.column_names)}"
-                )
-        if not len(self.table):
+        option = "text_columns" if self.key == "text" else "image_column"
+        table = with_columns(self.table, dict.fromkeys(module.inputs, option), source)
+        if not len(table):
             raise ValueError(f"--input: {source} has no rows")
         self.inputs, place = module.inputs, module.place(split)
-        self._reader: Callable[[int], Any] = module.reader(self.table, place)
-        bad_rows = module.input_faults(self.table)
+        self._reader: Callable[[int], Any] = module.reader(table, place)
+        bad_rows = module.input_faults(table)
         if self.key == "image":
-            bad_rows = [bad for bad in map(self._reader.fault, range(len(self.table))) if bad]  # type: ignore
+            bad_rows = [bad for bad in map(self._reader.fault, range(len(table))) if bad]  # type: ignore
         self.bad = len(module.reject(place, bad_rows))
-        self.kept = np.setdiff1d(np.arange(len(self.table)), [bad.row for bad in bad_rows]).astype(np.int64)
+        self.kept = np.setdiff1d(np.arange(len(table)), [bad.row for bad in bad_rows]).astype(np.int64)
         if not len(self.kept):
             raise ValueError(f"--input: {source} has no row that can be read; correct it")
 
@@ -130,4 +136,6 @@ def texts(values: Sequence[str]) -> dict[str, Any]:
 def file_stem(source: str) -> Path:
     """Return the path of the predictions of a source without its ending: beside a file or folder, else here."""
     path = Path(source).expanduser()
-    return path.with_suffix("") if path.is_file() else path if path.exists() else Path(path.name)
+    if path.is_file():
+        return path.with_name(source_stem(source))
+    return path if path.exists() else Path(path.name)

@@ -58,9 +58,10 @@ class MeanPooledForSequenceClassification(PreTrainedModel):
             config: The configuration; by default one of ``kwargs``, such as ``num_labels``.
             **kwargs: See ``config``.
         """
-        if AutoConfig.from_pretrained(name).model_type == cls.config_class.model_type:
+        if AutoConfig.from_pretrained(name, trust_remote_code=False).model_type == cls.config_class.model_type:
             return cls.from_pretrained(name)
-        encoder = AutoModel.from_pretrained(name, dtype=getattr(config, "dtype", None) or torch.float32)
+        dtype = getattr(config, "dtype", None) or torch.float32
+        encoder = AutoModel.from_pretrained(name, dtype=dtype, trust_remote_code=False)
         return cls(config or MeanPooledConfig(encoder=encoder.config.to_dict(), **kwargs), encoder)
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-import pyarrow as pa
+from filtune.datamodules.source import TextOptions
+from filtune.experiments.escaping import plain
 from filtune.lightning_modules.atomic import atomic_path
 from tqdm import tqdm
 
+from .formats import FORMATS
 from .inputs import Rows, file_stem, texts
 from .prediction import Prediction, Predictor, columns
 from .restore import Restored, restore
-
-WRITERS = {
-    ".csv": lambda frame, path: frame.to_csv(path, index=False),
-    ".tsv": lambda frame, path: frame.to_csv(path, index=False, sep="\t"),
-    ".jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True, force_ascii=False),
-    ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
-}
+from .spreadsheet import note_formulas
+from .tables import check_names, write_table
 
 
 def main(options: argparse.Namespace) -> None:
@@ -28,7 +23,7 @@ def main(options: argparse.Namespace) -> None:
     if options.batch_size < 1:
         raise ValueError(f"--batch_size: must be at least 1, got {options.batch_size}")
     output = None if options.input is None else _output(options.output, options.input)
-    run = restore(options.ckpt_path, options.config)
+    run = restore(options.ckpt_path, options.config, options.own_class)
     predictor = Predictor(run, not options.no_uncertainty)
     if not predictor.has_covariance:
         print(f"{run.optimizer_class.__name__} keeps no covariance of the parameters: no columns of uncertainty")
@@ -36,11 +31,17 @@ def main(options: argparse.Namespace) -> None:
         _print_one(run, predictor, options.text)
         return
     chosen = options.text_columns if run.task.modality == "text" else options.image_column and [options.image_column]
-    rows = Rows(run, options.input, options.split, chosen, options.on_bad_row)
+    texts_as = TextOptions(options.encoding, options.quoting)
+    rows = Rows(run, options.input, options.split, chosen, options.on_bad_row, texts_as)
     prediction = predict(predictor, rows, options.batch_size)
-    _write(rows.columns(), columns(prediction, run), output)
+    predicted = columns(prediction, run)
+    check_names(rows, predicted)
+    with atomic_path(output) as temporary:
+        write_table(rows, predicted, temporary, output.suffix.lower(), options.escape_formulas)
+    formulas = note_formulas(rows.columns(), predicted, output.suffix.lower(), options.escape_formulas)
     left = f"; {rows.bad} bad rows left out" if rows.bad else ""
-    print(f"{output}: {prediction.likelihood.summary(run.coding)}{left}")
+    left += "".join(f"; not read: {note}" for note in rows.notes)
+    print(f"{output}: {plain(prediction.likelihood.summary(run.coding))}{left}{formulas}")
 
 
 def predict(predictor: Predictor, rows: Rows, batch_size: int) -> Prediction:
@@ -61,7 +62,7 @@ def _print_one(run: Restored, predictor: Predictor, values: list[str]) -> None:
     if run.task.modality != "text":
         raise ValueError(f"--text: {run.task.name} has {run.task.modality}s; name a file or folder by --input")
     for name, (value,) in columns(predictor(texts(values)), run).items():
-        print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+        print(plain(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"))
 
 
 def _output(output: Path | None, source: str) -> Path:
@@ -72,23 +73,8 @@ def _output(output: Path | None, source: str) -> Path:
     """
     stem = file_stem(source)
     output = output or stem.with_name(f"{stem.name}.predictions.csv")
-    if output.suffix not in WRITERS:
-        raise ValueError(f"--output: {output} is of an unknown type; a file must end in one of {', '.join(WRITERS)}")
+    if output.suffix.lower() not in FORMATS:
+        raise ValueError(f"--output: {output} is of an unknown type; a file must end in one of {', '.join(FORMATS)}")
     if output.exists() and Path(source).exists() and output.samefile(source):
         raise ValueError(f"--output: {output} is the input; name another file")
     return output
-
-
-def _write(table: pa.Table, predicted: dict[str, list[Any]], output: Path) -> None:
-    """Write a table whole or not at all.
-
-    Raises:
-        ValueError: If the input has a column of the same name.
-    """
-    for name, values in predicted.items():
-        if name in table.column_names:
-            raise ValueError(f"--input: there is a column {name!r} already, which would be overwritten; rename it")
-        table = table.append_column(name, pa.array(values))
-    frame = table.to_pandas(types_mapper=pd.ArrowDtype)
-    with atomic_path(output) as temporary:
-        WRITERS[output.suffix](frame, temporary)

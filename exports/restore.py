@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from filtune.datamodules import StreamDataModule, Task
+from filtune.experiments.classes import find_class
 from filtune.lightning_modules import Backbone, BackboneConfig, build_backbone
+from filtune.lightning_modules.backbones.adapters import one_line
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, compare_names, frozen_fingerprint
+from filtune.lightning_modules.integrity import read_json, read_yaml
 from filtune.lightning_modules.legacy import translate
 from filtune.lightning_modules.optimization import group_parameters
+from filtune.lightning_modules.runs import CheckpointError, unreadable
+from filtune.lightning_modules.trust import ForeignClassError, OwnClasses, check_plain
 from filtune.optimizers import OnlineOptimizer
 from filtune.optimizers.likelihoods import Likelihood, likelihood_of
 from filtune.optimizers.likelihoods.tasks import Coding, StreamState
@@ -34,6 +37,7 @@ class Restored:
         architecture: The configuration of the backbone.
         task: The task it was trained on.
         backbone: The backbone with the trained weights, their mean where the run kept one, in eval mode.
+        own: Class paths that are not of filtune and that the user has named.
     """
 
     ckpt_path: Path
@@ -42,6 +46,7 @@ class Restored:
     architecture: BackboneConfig
     task: Task
     backbone: Backbone
+    own: tuple[str, ...] = ()
 
     @property
     def coding(self) -> Coding:
@@ -72,47 +77,68 @@ class Restored:
     def summary(self) -> dict[str, Any]:
         """Content of ``summary.json``; empty where the run is not finished."""
         file = _run_folder(self.ckpt_path) / "summary.json"
-        return json.loads(file.read_text()) if file.is_file() else {}
+        return read_json(file) if file.is_file() else {}
+
+    @property
+    def optimizer_name(self) -> str:
+        """The name of the run's optimizer, which is not imported for that."""
+        return str(self.config["optimizer"].get("class_path")).rpartition(".")[2]
 
     @property
     def optimizer_class(self) -> type[OnlineOptimizer]:
         """The class of the run's optimizer."""
-        return _class(self.config, "optimizer", OnlineOptimizer)
+        return _class(self.config, "optimizer", self.own)
 
     def data(self) -> StreamDataModule:
         """Return the data module it was trained on, not set up."""
-        return _build_data(self.config)
+        return _build_data(self.config, self.own)
 
     def optimizer(self) -> OnlineOptimizer:
         """Return the run's optimizer over the backbone's parameters, with its state."""
         groups = group_parameters(self.backbone, self.config["model"].get("param_groups") or {})
         optimizer = self.optimizer_class(groups, **(self.config["optimizer"].get("init_args") or {}))
-        optimizer.load_state_dict(self.checkpoint["optimizer_states"][0])
+        try:
+            optimizer.load_state_dict(self.checkpoint["optimizer_states"][0])
+        except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+            raise unreadable(error, str(self.ckpt_path)) from error
         return optimizer
 
 
-def restore(ckpt_path: Path, config_path: Path | None = None) -> Restored:
+def restore(ckpt_path: Path, config_path: Path | None = None, own: Sequence[str] = ()) -> Restored:
     """Build the run's backbone and load what was trained.
 
     Args:
         ckpt_path: A checkpoint, such as ``RUN/checkpoints/last.ckpt``.
         config_path: Its configuration; by default ``config.yaml`` of the run's folder.
+        own: Class paths that are not of filtune and that may be imported, because the user has named them; the
+            configuration may name no others.
 
     Raises:
         ValueError: Naming what is missing or does not belong together.
     """
     checkpoint = AtomicCheckpointIO().load_checkpoint(ckpt_path)
-    config_path = config_path or _run_folder(ckpt_path) / "config.yaml"
+    try:
+        return _restore(ckpt_path, checkpoint, config_path or _run_folder(ckpt_path) / "config.yaml", own)
+    except (CheckpointError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+        raise unreadable(error, str(ckpt_path)) from error
+
+
+def _restore(ckpt_path: Path, checkpoint: dict[str, Any], config_path: Path, own: Sequence[str]) -> Restored:
     config = _read(config_path)
+    check_plain(config["model"].get("backbone"), "--config: model.backbone")
     known = {field.name for field in fields(BackboneConfig)}
     options = config["model"]["backbone"]
+    if not isinstance(options, dict):
+        raise ValueError(f"--config: {config_path}: model.backbone is no mapping of options")
     if set(options) - known:
         raise ValueError(f"--config: {config_path} has the unknown model.backbone.{min(set(options) - known)}")
     # without gradient checkpointing, whose results are the same
     architecture = BackboneConfig(**{**options, "gradient_checkpointing": False})
-    task = describe_task(checkpoint["filtune"], config)
+    task = describe_task(checkpoint["filtune"], config, own)
     try:
-        backbone = rebuild_backbone(architecture, task, config.get("seed_everything"))
+        backbone = rebuild_backbone(architecture, task, config.get("seed_everything"), own)
+    except ForeignClassError:
+        raise
     except (ValueError, OSError) as error:
         raise ValueError(f"{error}; a copy of {config_path} that says otherwise can be given by --config") from error
     saved = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith(PREFIX)}
@@ -129,14 +155,14 @@ def restore(ckpt_path: Path, config_path: Path | None = None) -> Restored:
     with torch.no_grad():
         for name, param in trained.items():
             param.copy_(saved[name])
-    return Restored(ckpt_path, config, checkpoint, architecture, task, backbone)
+    return Restored(ckpt_path, config, checkpoint, architecture, task, backbone, tuple(own))
 
 
-def rebuild_backbone(architecture: BackboneConfig, task: Task, seed: Any) -> Backbone:
+def rebuild_backbone(architecture: BackboneConfig, task: Task, seed: Any, own: OwnClasses = None) -> Backbone:
     """Return the backbone as a run with this seed starts with it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed if isinstance(seed, int) else 0)
-        return build_backbone(architecture, task)
+        return build_backbone(architecture, task, own)
 
 
 @torch.no_grad()
@@ -149,12 +175,13 @@ def example_outputs(backbone: Backbone, run: Restored) -> torch.Tensor:
     return backbone(backbone.preprocess({"image": pixels}))
 
 
-def describe_task(saved: dict[str, Any], config: dict[str, Any]) -> Task:
+def describe_task(saved: dict[str, Any], config: dict[str, Any], own: Sequence[str] = ()) -> Task:
     """Return the task in the checkpoint; of older ones, which lack it, that of the data.
 
     Args:
         saved: The checkpoint's own entry.
         config: The run's configuration.
+        own: Class paths that are not of filtune and that may be imported.
 
     Raises:
         ValueError: If it is not in the checkpoint, and the data cannot be had.
@@ -163,8 +190,10 @@ def describe_task(saved: dict[str, Any], config: dict[str, Any]) -> Task:
         known = {field.name for field in fields(Task)}
         return Task(**{name: value for name, value in saved["task"].items() if name in known})
     try:
-        data = _build_data(config)
+        data = _build_data(config, own)
         data.setup()
+    except ForeignClassError:
+        raise
     except (ValueError, OSError) as error:
         raise ValueError(
             f"ckpt_path: the checkpoint does not say what its task is, and its data cannot be read ({error}); name "
@@ -173,25 +202,36 @@ def describe_task(saved: dict[str, Any], config: dict[str, Any]) -> Task:
     return data.task
 
 
-def _build_data(config: dict[str, Any]) -> StreamDataModule:
-    return _class(config, "data", StreamDataModule)(**(config["data"].get("init_args") or {}))
+def _build_data(config: dict[str, Any], own: Sequence[str]) -> StreamDataModule:
+    """Return the data module of a configuration, those that it holds built as well."""
+
+    def build(value: Any) -> Any:
+        if isinstance(value, dict) and "class_path" in value:
+            options = value.get("init_args") or {}
+            return _find(value, "data", own)(**{name: build(option) for name, option in options.items()})
+        return [build(item) for item in value] if isinstance(value, list) else value
+
+    try:
+        return build(config["data"])
+    except TypeError as error:
+        raise ValueError(f"--config: data: {one_line(error)}") from error
 
 
-def _class(config: dict[str, Any], key: str, base: type) -> Any:
-    """Return a class that the configuration names.
+def _class(config: dict[str, Any], section: str, own: Sequence[str]) -> Any:
+    """Return the class that a section names.
 
     Raises:
-        ValueError: If there is none, or it is of another kind: a configuration is data, and runs nothing else.
+        ValueError: If there is none, or it is not of filtune and the user has not named it: nothing else is imported.
     """
-    path = config[key].get("class_path")
-    module, _, name = str(path).rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"--config: {key}.class_path: there is no {path!r}") from error
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise ValueError(f"--config: {key}.class_path: {path!r} is no {base.__name__}")
-    return found
+    check_plain(config[section].get("init_args"), f"--config: {section}.init_args")
+    return _find(config[section], section, own)
+
+
+def _find(named: dict[str, Any], section: str, own: Sequence[str]) -> Any:
+    path = named.get("class_path")
+    if not isinstance(path, str):
+        raise ValueError(f"--config: {section}.class_path: there is no {path!r}")
+    return find_class(section, path, f"--config: {section}.class_path", own)
 
 
 def _run_folder(ckpt_path: Path) -> Path:
@@ -202,10 +242,10 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"--config: the configuration {path} is not there; name the run's config.yaml by --config")
     try:
-        config = yaml.safe_load(path.read_text())
+        config = read_yaml(path)
         missing = [key for key in ("model", "optimizer", "data") if not isinstance(config.get(key), dict)]
         missing += [] if missing or "backbone" in config["model"] else ["model.backbone"]
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+    except (AttributeError, TypeError) as error:
         raise ValueError(f"--config: {path} is not a run's configuration") from error
     if missing:
         raise ValueError(f"--config: {path} is not a run's configuration; it has no {missing[0]}")

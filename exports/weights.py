@@ -69,7 +69,7 @@ def write_model(run: Restored, folder: Path) -> None:
     backbone = run.backbone
     if run.architecture.frozen == "4bit":
         raise ValueError("--merge: nothing can be merged into weights of four bits as exactly as it was; leave it out")
-    if run.architecture.adapter is not None:
+    if run.architecture.uses_peft:
         backbone = copy.deepcopy(backbone).float()
         try:
             backbone.model = backbone.model.merge_and_unload()
@@ -89,12 +89,13 @@ def read_adapter(run: Restored, folder: Path) -> Backbone:
     if not isinstance(plain, TextBackbone):
         model = _read(plain.model, run, base) if base.is_dir() else plain.model
     else:
-        config, name = AutoConfig.from_pretrained(base), base if any(base.glob("*.safetensors")) else base_name(run)
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        name = base if any(base.glob("*.safetensors")) else base_name(run)
         if run.architecture.head == "mean":
             model = MeanPooledForSequenceClassification.from_encoder(name, config)
         else:
             load = AutoModelForSequenceClassification.from_pretrained
-            model = load(name, config=config, ignore_mismatched_sizes=True)
+            model = load(name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False)
     plain.model = peft.PeftModel.from_pretrained(model, folder)
     return plain.eval()
 
@@ -108,14 +109,18 @@ def read_model(run: Restored, folder: Path) -> Backbone:
 
 def plain_backbone(run: Restored) -> Backbone:
     """Return the backbone in float32 before the adapter and any training, with another seed than the run's."""
-    return rebuild_backbone(dataclasses.replace(run.architecture, adapter=None, frozen="float32"), run.task, OTHER_SEED)
+    return rebuild_backbone(
+        dataclasses.replace(run.architecture, adapter=None, frozen="float32"), run.task, OTHER_SEED, run.own
+    )
 
 
 def base_name(run: Restored) -> str:
     """Return the name of the base weights: a hub id, a timm name with its tag, or the full path of a folder."""
-    name = run.architecture.name
+    name, path = run.architecture.name, Path(run.architecture.name).expanduser()
     if isinstance(run.backbone, TextBackbone):
-        return str(Path(name).resolve()) if Path(name).is_dir() else name
+        return str(path.resolve()) if path.is_dir() else name
+    if path.exists():
+        return f"local-dir:{(path.parent if path.is_file() else path).resolve()}"
     weights = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     return f"{weights.architecture}.{weights.tag}" if weights is not None and weights.tag else name
 
@@ -182,6 +187,6 @@ def _save(model: nn.Module, backbone: Backbone, run: Restored, folder: Path) -> 
 
 def _read(model: nn.Module, run: Restored, folder: Path) -> nn.Module:
     if isinstance(run.backbone, TextBackbone):
-        return AutoModelForSequenceClassification.from_pretrained(folder)
+        return AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=False)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model

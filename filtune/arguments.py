@@ -15,18 +15,11 @@ from typing import Any
 import yaml
 
 from filtune.experiments.classes import classes, find_class, public_path
-from filtune.experiments.composition import (
-    CONFIGS,
-    Config,
-    add_part,
-    find_config,
-    lookup,
-    merge_over,
-    notice,
-    parse_value,
-)
+from filtune.experiments.composition import CONFIGS, Config, add_part, find_config, lookup, merge_over, notice
 from filtune.experiments.suggestions import suggest
 from filtune.lightning_modules.legacy import has_renamed_options, translate_key, translate_optimizer
+from filtune.lightning_modules.trust import OwnClasses, named_classes
+from filtune.lightning_modules.yaml_loader import DuplicateKeyError, parse_value, parse_yaml
 
 FOLDERS = {"optimizer": "optimizer", "data": "task"}
 """Folder of configs/ with the configurations that ``--optimizer`` and ``--data`` accept."""
@@ -60,11 +53,13 @@ class CommandLine:
         config: The configurations, merged, and the classes that the line names.
         options: The other options, in their order.
         parts: The files that were merged.
+        own: Class paths from elsewhere than filtune that may be imported; None for any.
     """
 
     config: Config = field(default_factory=dict)
     options: list[Given] = field(default_factory=list)
     parts: list[Path] = field(default_factory=list)
+    own: OwnClasses = None
 
 
 def split(args: Iterable[str]) -> tuple[list[str], list[Given]]:
@@ -94,19 +89,27 @@ def split(args: Iterable[str]) -> tuple[list[str], list[Given]]:
     return configs, options
 
 
-def read_line(args: Iterable[str]) -> CommandLine:
+def read_line(args: Iterable[str], own: OwnClasses = None) -> CommandLine:
     """Merge the configurations of a command line in their order, wherever they stand, and the classes that it names.
+
+    Args:
+        args: The command line after the command.
+        own: Class paths from elsewhere than filtune that configurations may name, beside those that the line names; by
+            default any.
 
     Raises:
         ValueError: Naming what does not exist or cannot be read.
+        ForeignClassError: If a configuration names a class that it may not name.
     """
     configs, options = split(args)
-    line = CommandLine(parts=[find_config(name) for name in configs])
+    own = None if own is None else {*own, *_named_on_line(options)}
+    line = CommandLine(parts=[find_config(name) for name in configs], own=own)
     config: Config = {}
     for part in line.parts:
         config = add_part(config, part)
     left = []
     for option in options:
+        _check_mapping(option)
         section = _named_section(option.key)
         if section:
             config = choose_class(config, section, option.value or "")
@@ -114,8 +117,26 @@ def read_line(args: Iterable[str]) -> CommandLine:
             left.append(option)
     for section in FOLDERS:
         if isinstance(path := lookup(config, f"{section}.class_path"), str):
-            config[section]["class_path"] = public_path(find_class(section, path))
+            config[section]["class_path"] = public_path(find_class(section, path, f"{section}.class_path", own))
     return replace(line, config=config, options=_current_options(left, config))
+
+
+def _check_mapping(option: Given) -> None:
+    """Refuse an option whose value is a mapping with a key twice."""
+    if "{" in (option.value or ""):
+        try:
+            parse_value(option.value or "")
+        except ValueError as error:
+            raise ValueError(f"--{option.key}={error}") from None
+
+
+def _named_on_line(options: Iterable[Given]) -> set[str]:
+    """Return the class paths that the options of a command line name."""
+    found = set()
+    for option in options:
+        value = parse_value(option.value or "") if "{" in (option.value or "") else option.value
+        found |= {str(path) for _, path in named_classes(value)} | ({value} if isinstance(value, str) else set())
+    return found
 
 
 def _named_section(key: str) -> str | None:
@@ -137,9 +158,10 @@ def choose_class(config: Config, section: str, name: str, option: str = "") -> C
     """
     if name.lstrip().startswith("{"):
         try:
-            content = yaml.safe_load(name)
-        except yaml.YAMLError:
-            raise ValueError(f"{option or f'--{section}'} {name}: is not YAML; write {{class_path: NAME}}") from None
+            content = parse_yaml(name)
+        except yaml.YAMLError as error:
+            problem = error.problem if isinstance(error, DuplicateKeyError) else "is not YAML; write {class_path: NAME}"
+            raise ValueError(f"{option or f'--{section}'} {name}: {problem}") from None
         return merge_over(config, {section: content}) if isinstance(content, dict) else config
     if name not in classes(section) and (path := _configuration(section, name)):
         return add_part(config, path, kind=FOLDERS[section])
@@ -175,6 +197,8 @@ def _current_options(options: list[Given], config: Config) -> list[Given]:
         key = option.key.replace(".init_args.", ".", 1)
         renamed = key if key.startswith("optimizer.") else translate_key(key)
         if renamed != key:
+            if any(other.key == renamed for other in options):
+                raise ValueError(f"--{key} and --{renamed} are one option under two names; leave --{key} out")
             notice(f"--{key} is renamed to --{renamed}")
         found.append(replace(option, key=renamed))
     if not has_renamed_options(lookup(config, "optimizer.class_path")):

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import NoReturn
 
+from filtune.lightning_modules import signals
+from filtune.lightning_modules.atomic import DiskFull, reason_full
+
 from . import __version__
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the loader forks workers, the tokenizer would complain
@@ -80,20 +83,26 @@ def main(args: list[str] | None = None) -> None:
     """
     args = sys.argv[1:] if args is None else args
     try:
-        if not args or args[0] in ("-h", "--help", "help"):
-            print(usage())
-        elif args[0] == "--version":
-            print(f"filtune {__version__}")
-        else:
-            _run(args[0], args[1:])
-        sys.stdout.flush()
+        with signals.handled():
+            if not args or args[0] in ("-h", "--help", "help"):
+                print(usage())
+            elif args[0] == "--version":
+                print(f"filtune {__version__}")
+            else:
+                _run(args[0], args[1:])
+            sys.stdout.flush()
+    except signals.Stopped as stop:
+        print(f"filtune: {stop}", file=sys.stderr)
+        sys.exit(stop.code)
     except KeyboardInterrupt:
         print("filtune: stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # as in: filtune --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (*explained(), RuntimeError) as error:
+    except Exception as error:
+        if not isinstance(error, (*explained(), RuntimeError)) and reason_full(error) is None:
+            raise
         _report(error)
     finally:
         if launch := sys.modules.get("filtune.lightning_modules.launch"):
@@ -139,15 +148,28 @@ def _report(error: BaseException) -> NoReturn:
     launch = sys.modules.get("filtune.lightning_modules.launch")
     first = launch.is_first_to_report() if launch else True
     lost = launch.other_process_lost(error) if launch else None
-    if os.environ.get("FILTUNE_DEBUG") or (first and not isinstance(error, explained()) and not lost):
+    full = reason_full(error)
+    if os.environ.get("FILTUNE_DEBUG") or (first and not isinstance(error, explained()) and not lost and not full):
         raise error
     if first:
-        print(f"filtune: error: {lost or ' '.join(str(error).split())}", file=sys.stderr)
+        from filtune.experiments.escaping import plain
+
+        print(f"filtune: error: {plain(lost or _message(error, full))}", file=sys.stderr)
     if isinstance(error, FloatingPointError):
         from filtune.experiments.runs import DIVERGED
 
         sys.exit(DIVERGED)
     sys.exit(2)
+
+
+def _message(error: BaseException, full: str | None) -> str:
+    """Return an error in one line; one for lack of space, whatever library it comes from, with its remedy."""
+    text = " ".join(str(error).split())
+    if full is None or isinstance(error, DiskFull):
+        return text
+    name = getattr(error, "filename", None)
+    where = f"{name}: " if name else ""
+    return f"{where}{full}; nothing that was complete is lost: make room, and repeat the command ({text[:200]})"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 from unittest import mock
 
 from filtune.experiments.classes import classes, options
@@ -120,7 +120,7 @@ def parser_of(command: Any) -> argparse.ArgumentParser:
 
 def training_options(command: str) -> list[str]:
     """Return the options of ``fit`` or ``validate``, including those of all optimizers and data modules."""
-    from .training import option_names
+    from .training import option_types
 
     below = {
         f"--{section}.{name}"
@@ -128,12 +128,37 @@ def training_options(command: str) -> list[str]:
         for cls in classes(section).values()
         for name in options(section, cls)
     }
-    return sorted({*option_names(command), *below, *(f"--{section}.help" for section in FOLDERS)})
+    return sorted(
+        {*(f"--{key}" for key in option_types(command)), *below, *(f"--{section}.help" for section in FOLDERS)}
+    )
 
 
 def names(section: str) -> list[str]:
     """Return the values of ``--optimizer`` or ``--data``: classes and configurations."""
     return [*classes(section), *sorted(path.stem for path in (CONFIGS / FOLDERS[section]).glob("*.yaml"))]
+
+
+def choices() -> dict[str, list[str]]:
+    """Return the values of the options of ``fit`` that take one of a few, by option."""
+    from filtune.optimizers.likelihoods import REGISTRY
+    from filtune.optimizers.parts import Part
+
+    from .training import option_types
+
+    hints = option_types("fit")
+    for section in FOLDERS:
+        for cls in classes(section).values():
+            hints |= {f"{section}.{name}": option.hint for name, option in options(section, cls).items()}
+    found = {f"--{key}": values for key, hint in hints.items() if (values := _values(hint))}
+    parts = {f"--optimizer.{family.kind}": sorted(family.registry) for family in Part.__subclasses__()}
+    return {**found, **parts, "--data.task": ["auto", *REGISTRY]}
+
+
+def _values(hint: Any) -> list[str]:
+    """Return the values of a type of which there are few: ``true`` and ``false``, or those of a literal."""
+    kinds = (hint, *get_args(hint))
+    found = [str(value) for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+    return ["true", "false"] if bool in kinds and len(kinds) == 1 else found
 
 
 def script(shell: str) -> str:
@@ -151,6 +176,7 @@ def script(shell: str) -> str:
         "--config|-c": [*configurations, *short],
         "--optimizer|--optimizer.help": names("optimizer"),
         "--data|--data.help": names("data"),
+        **choices(),
     }
     found = {}
     for name, command in COMMANDS.items():

@@ -16,6 +16,7 @@ from filtune.experiments.composition import Config, assign, lookup, read_part
 from filtune.experiments.suggestions import nearest, suggest
 
 from .arguments import FOLDERS, CommandLine
+from .class_errors import explain_class
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
@@ -57,7 +58,16 @@ class Schema:
             }
             return sorted({name.partition(".")[0] for name in self.hints} | self.hints.keys() | below)
         same = [name for name in self.hints if name.startswith(f"{section}.")]
-        return same or sorted(self.hints)
+        return same or self._known_of_similar(line, section, rest)
+
+    def _known_of_similar(self, line: CommandLine, section: str, rest: str) -> list[str]:
+        """Return the candidates for a key whose section does not exist: the same key of a section of a similar name."""
+        sections = {*FOLDERS, *(name.partition(".")[0] for name in self.hints if "." in name)}
+        found = []
+        for similar in nearest(section, sections):
+            key = f"{similar}.{rest}"
+            found += [key] if (known := self.known(line, key)) is None else [n for n in known if n != similar]
+        return found or sorted(self.hints)
 
     def _inside(self, prefix: str, rest: list[str]) -> list[str] | None:
         """Return the keys of a group of options if the rest of the key is none of them."""
@@ -107,11 +117,7 @@ def _below(hint: Any, key: str, rest: list[str]) -> list[str] | None:
             names = [each.name for each in fields(kind)]
             return None if rest[0] in names else [f"{key}.{name}" for name in names]
     plain = {int, float, bool, str, type(None)}
-    return [key] if {hint, *get_args(hint)} & plain and not _structured(hint) else None
-
-
-def _structured(hint: Any) -> bool:
-    return any(get_origin(kind) in (dict, list) or kind in (dict, list, Any) for kind in (hint, *get_args(hint)))
+    return [key] if set(get_args(hint) or (hint,)) <= plain else None  # other types may be classes, with options
 
 
 def class_options(config: Config, section: str) -> dict[str, Option]:
@@ -148,7 +154,8 @@ def check(line: CommandLine, schema: Schema) -> None:
         ValueError: Naming the first that does not, with similar names.
     """
     help_of = f"see filtune {schema.command} --help"
-    sections = sorted({name.partition(".")[0] for name in schema.hints} | {*FOLDERS, "model", "trainer"})
+    sections = {name.partition(".")[0] for name in schema.hints} | {*FOLDERS, "model", "trainer"}
+    sections -= {"config", "help", "print_config"}  # of the command line alone
     for key in line.config:
         if key not in sections:
             raise ValueError(f"{key}: no such option{_origin(line, key)}; {suggest(key, sections, help_of)}")
@@ -216,6 +223,8 @@ def explain(error: Exception, line: CommandLine, schema: Schema) -> str:
         line: The command line it was given.
         schema: The keys that there are.
     """
+    if found := explain_class(str(error)):
+        return found
     said = [(f"--{option.key}", option.key, option.value, True, "") for option in line.options]
     said += [(key, key, value, False, _origin(line, key)) for key, value in leaves(line.config, schema)]
     for label, key, value, text, origin in said:
@@ -296,6 +305,7 @@ def describe_type(hint: Any) -> str:
 def condensed(message: str) -> str:
     """Return a message of jsonargparse without its headers."""
     lines = [re.sub(r"^\s*(- )?", "", line).rstrip() for line in message.splitlines()]
-    frame = ("Does not validate", "Subtypes", "Errors", "Given value", "Expected a <class 'NoneType'>")
+    frame = ("Does not validate", "Subtypes", "Errors", "Given value")
+    lines = [line for line in lines if not re.fullmatch(r"Expected an? <class '[\w.]+'>", line)]
     kept = [re.sub(r'^Parser key "([^"]+)":', r"--\1:", line) for line in lines if line and not line.startswith(frame)]
     return " ".join(dict.fromkeys(kept)) or message

@@ -1,234 +1,79 @@
-"""``fit`` and ``validate``: Lightning's command line, with configurations that are merged before it parses them."""
+"""``filtune fit`` and ``filtune validate``."""
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import asdict
+import warnings
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from jsonargparse import ArgumentError
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.cli import LightningArgumentParser
 
-from filtune.datamodules import StreamDataModule
-from filtune.experiments.classes import classes
-from filtune.lightning_modules import OnlineModule, Schedule, check_precision
-from filtune.lightning_modules.callbacks import OnlineProgressBar, RunSummary, StreamCheckpoint, TensorBoardPage
-from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
+from filtune.lightning_modules import signals
 from filtune.lightning_modules.launch import is_first, quiet
-from filtune.lightning_modules.runs import LAST, CheckpointError, RunConfig, RunName, last_folder, new_folder
-from filtune.optimizers import OnlineOptimizer
+from filtune.lightning_modules.resume import Baseline
+from filtune.lightning_modules.runs import CONFIG
 
-from .arguments import choose_class, read_line
-from .explain import Schema, check, condensed, explain, take_texts
-
-ABOUT = {
-    "fit": "Learn from a stream of samples, one at a time, and score every prediction before it is learned from.",
-    "validate": "Score the model of a checkpoint on the validation samples.",
-}
-MORE = (
-    "Configurations are merged in order, then the options of the command line: --config task/sst2 --config "
-    "backbone/minilm --optimizer loko --optimizer.p0 0.1. --optimizer.help LoKO and --data.help TextDataModule list "
-    "the options of a class; without a name they list the classes."
-)
-
-
-class SaveConfig(SaveConfigCallback):
-    """Writes ``config.yaml``; over that of a run that is resumed only once its checkpoint has been accepted."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file of a new run."""
-        folder = trainer.log_dir
-        resumed = folder is not None and (Path(folder) / self.config_filename).exists()
-        if not trainer.strategy.broadcast(resumed):
-            super().setup(trainer, pl_module, stage)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file of a resumed run."""
-        super().setup(trainer, pl_module, "fit")
-
-
-class FiltuneCLI(LightningCLI):
-    """``fit`` and ``validate``, configured by YAML files that compose in any order.
-
-    Args:
-        args: Command line without the program's name: the command, then its options.
-
-    Raises:
-        ValueError: Naming what is wrong with the command line or a configuration, and the remedy.
-    """
-
-    def __init__(self, args: list[str]) -> None:
-        self.folder: Path | None = None
-        self.command = args[0]
-        for section in ("optimizer", "data"):
-            classes(section)  # imported, so that the parser finds their names
-        super().__init__(
-            OnlineModule,
-            StreamDataModule,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            trainer_defaults={"max_epochs": 1, "precision": "32-true"},
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"exit_on_error": False, "prog": "filtune", self.command: {"exit_on_error": False}},
-            args=args,
-        )
-
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return the trainer's method that is run; the parser of the other need not be built."""
-        skipped = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
-        return {self.command: skipped}
-
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        kwargs |= {"description": ABOUT[subcommand], "epilog": MORE}
-        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Merge the configurations, check that every option exists, and parse the result."""
-        own = self._subcommand_parsers[self.command]
-        asked = [arg for arg in args[1:] if arg in ("-h", "--help") or re.match(r"--[\w.]+\.help(=|$)", arg)]
-        if asked:
-            self.config = parser.parse_args([self.command, asked[0]])
-            return
-        line, schema = read_line(args[1:]), Schema(own, self.command)
-        check(line, schema)
-        line = take_texts(line, schema)
-        given = ["--config", json.dumps(line.config, default=str)] if line.config else []
-        try:
-            self.config = parser.parse_args([self.command, *given, *(option.argument for option in line.options)])
-        except (ArgumentError, TypeError, ValueError) as error:
-            raise ValueError(explain(error, line, schema)) from error
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``--optimizer`` and ``--run``."""
-        parser.add_optimizer_args((OnlineOptimizer,), "optimizer", link_to="model.optimizer_init")
-        parser.add_class_arguments(RunConfig, "run")
-        parser.set_defaults({"model.schedule": asdict(Schedule())})  # so that config.yaml has it in full
-
-    def before_instantiate_classes(self) -> None:
-        """Check the trainer and the baselines before anything is read or built.
-
-        Raises:
-            ValueError: Naming what is missing or invalid.
-        """
-        trainer = self._get(self.config, "trainer")
-        check_precision(trainer.get("precision"))
-        if re.search("spawn|fork|notebook", str(trainer.get("strategy"))):
-            raise ValueError(f"trainer.strategy: {trainer['strategy']} is not for the command line; take ddp")
-        for baseline in self._get(self.config, "run").baselines:
-            choose_class({}, "optimizer", baseline, "--run.baselines")
-
-    def instantiate_classes(self) -> None:
-        """Build model, data module and trainer; an error of theirs is reported without the frame of the parser."""
-        try:
-            super().instantiate_classes()
-        except (TypeError, ValueError) as error:
-            raise ValueError(condensed(str(error))) from error
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Return the trainer of a run: one folder, atomic checkpoints, a progress bar, a summary."""
-        given = self._get(self.config_init, "trainer")
-        self._dump_config()
-        self.model.run_config = {k: v for k, v in self.config_dump.items() if k != "ckpt_path"}
-        kwargs |= {
-            "plugins": [*(given.get("plugins") or []), AtomicCheckpointIO()],
-            "callbacks": list(given.get("callbacks") or []),
-            "num_sanity_val_steps": 0,
-            "enable_model_summary": False,
-            "enable_checkpointing": self.subcommand == "fit",
-            "logger": False,
-            "use_distributed_sampler": False,
-        }
-        if given.get("enable_progress_bar") is not False:
-            kwargs["callbacks"].append(OnlineProgressBar(refresh_rate=20))
-        if self.subcommand == "fit":
-            name = self._name()
-            self.folder = self._open_folder(name)
-            kwargs["logger"] = TensorBoardLogger(
-                self.folder.parents[1], "", f"{name.stem}/{self.folder.name}", default_hp_metric=False
-            )
-            kwargs["callbacks"] += [
-                TensorBoardPage(self.model.run_config),
-                RunSummary(self.folder, name.optimizer, self.model.run_config),
-                StreamCheckpoint(self.folder / "checkpoints", self._get(self.config_init, "run").save_interval),
-            ]
-        else:
-            self.save_config_callback = None
-        return super().instantiate_trainer(**kwargs)
-
-    @property
-    def baselines(self) -> list[str]:
-        """Names of the optimizers that learn from the same stream afterwards."""
-        return self._get(self.config_init, "run").baselines
-
-    @property
-    def is_resumed(self) -> bool:
-        """Whether the newest run of this name is resumed: then so are its baselines."""
-        return self._get(self.config, "ckpt_path") == "last"
-
-    def _parse_ckpt_path(self) -> None:
-        """Ignore the configuration in the checkpoint; OnlineModule refuses one that contradicts the command line."""
-
-    def _name(self) -> RunName:
-        return RunName(
-            task=self.datamodule.label,
-            backbone=self.model.backbone_config.name,
-            optimizer=self._get(self.config, "optimizer")["class_path"].rpartition(".")[2],
-            seed=self._get(self.config, "seed_everything"),
-        )
-
-    def _open_folder(self, name: RunName) -> Path:
-        root = Path(self._get(self.config_init, "run").root)
-        if self._get(self.config, "ckpt_path") == "last":
-            return last_folder(root, name)
-        return new_folder(root, name) if is_first() else root / name.experiment / name.stem / "of_the_first_process"
-
-    def after_fit(self) -> None:
-        """Broadcast the folder to every process."""
-        self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
-
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        kwargs = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
-        if kwargs.get("ckpt_path") == "last":
-            folder = self.folder or last_folder(Path(self._get(self.config_init, "run").root), self._name())
-            kwargs["ckpt_path"] = str(folder / "checkpoints" / LAST)
-        return kwargs
+from .explain import Schema
+from .lightning_cli import FiltuneCLI
+from .trainer_options import finish_loggers, named_loggers
 
 
 def fit(args: list[str]) -> None:
     """Fit, then fit the baselines on the same stream, and show their results side by side.
 
+    Resumed, completed runs are kept, the one that was killed goes on, and those that were not begun start.
+
     Args:
         args: The options of the command.
+
+    Raises:
+        Stopped: If a signal came.
     """
     from filtune.reports import compare
 
     quiet()
-    cli = FiltuneCLI(["fit", *args])
-    assert cli.folder is not None
-    folders = [cli.folder]
-    for name in cli.baselines:
-        same = ["--config", str(cli.folder / "config.yaml"), f"--optimizer={name}", "--run.baselines=[]"]
-        if cli.is_resumed:
-            try:
-                folders.append(_fit_folder([*same, "--ckpt_path=last"]))
-                continue
-            except CheckpointError:
-                pass  # it had not begun
-        folders.append(_fit_folder([*same, "--ckpt_path=null"]))
+    with ExitStack() as locks:
+        cli = FiltuneCLI(["fit", *args], locks)
+        _stop_if_asked()
+        assert cli.folder is not None
+        if cli.is_dev_run:
+            _dev_run_baselines(cli)
+            return
+        folders = [cli.folder]
+        resumed = "last" if cli.is_resumed else "null"
+        for name in cli.baselines:
+            finish_loggers(named_loggers(cli.config_init["fit"]["trainer"]))
+            same = ["--config", str(cli.folder / CONFIG), f"--optimizer={name}", "--run.baselines=[]"]
+            baseline = FiltuneCLI(["fit", *same, f"--ckpt_path={resumed}"], locks, Baseline(cli.folder, name))
+            _stop_if_asked()
+            assert baseline.folder is not None
+            folders.append(baseline.folder)
+            finish_loggers(named_loggers(baseline.config_init["fit"]["trainer"]))
     if is_first():
         compare.print_runs(folders)
 
 
-def _fit_folder(args: list[str]) -> Path:
-    folder = FiltuneCLI(["fit", *args]).folder
-    assert folder is not None
-    return folder
+def _stop_if_asked() -> None:
+    """Stop after a run in whose last step a signal came.
+
+    Raises:
+        Stopped: If one came.
+    """
+    if signals.pending():
+        raise signals.Stopped(signals.pending())
+
+
+def _dev_run_baselines(cli: FiltuneCLI) -> None:
+    """Run a few batches with each baseline, and report that there was no error."""
+    with TemporaryDirectory() as folder:
+        config = Path(folder) / "config.yaml"
+        cli.save_config(config)
+        for name in cli.baselines:
+            FiltuneCLI(["fit", "--config", str(config), f"--optimizer={name}", "--run.baselines=[]"])
+    if is_first():
+        print(f"fast_dev_run: {cli.trainer.max_steps} steps and the validation ran without an error; nothing is kept")
 
 
 def validate(args: list[str]) -> None:
@@ -238,6 +83,7 @@ def validate(args: list[str]) -> None:
         args: The options of the command.
     """
     quiet()
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")  # they save checkpoints
     FiltuneCLI(["validate", *args])
 
 
@@ -255,10 +101,10 @@ class _ParserOnly(FiltuneCLI):
         raise _Built(self._subcommand_parsers[self.command])
 
 
-def option_names(command: str) -> list[str]:
-    """Return the options of ``fit`` or ``validate`` that do not depend on a class."""
+def option_types(command: str) -> dict[str, Any]:
+    """Return the types of the options of ``fit`` or ``validate`` that do not depend on a class, by dotted key."""
     try:
         _ParserOnly([command])
     except _Built as built:
-        return [f"--{key}" for key in Schema(built.parser, command).hints]
+        return Schema(built.parser, command).hints
     raise AssertionError

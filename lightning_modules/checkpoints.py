@@ -9,46 +9,84 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from .atomic import atomic_write
+from .atomic import atomic_write, explained_if_full
 from .defaults import with_defaults
+from .integrity import check_archive, seal_archive
 from .legacy import translate, translate_checkpoint
 from .runs import CheckpointError
 
-COMPARED = ("seed_everything", "model", "data", "optimizer", "trainer.precision")
+COMPARED = (
+    "seed_everything",
+    "model",
+    "data",
+    "optimizer",
+    "trainer.precision",
+    "trainer.limit_train_batches",
+    "trainer.overfit_batches",
+    "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val",
+    "trainer.gradient_clip_algorithm",
+)
 """Keys of the configuration that must not change between a run and its continuation."""
 
 SCHEDULED = ("trainer.max_epochs", "trainer.max_steps")
 """Further such keys where the learning rate decays towards the end of the run."""
 
-IGNORED = ("model.optimizer_init",)
-"""The command line's copy of ``optimizer``."""
+IGNORED = ("model.optimizer_init", "data.init_args.num_workers")
+"""The command line's copy of ``optimizer``, and what has no effect on the result."""
+
+FORMAT = 2
+"""Format of the entry ``filtune``; the first had no number, no list of the contents and no fingerprint of the data."""
+
+CONTENTS = "filtune_contents"
+"""Entry of a checkpoint that lists all others, by which one that was dropped or replaced is detected."""
+
+_ENTRIES: dict[str, type] = {
+    "filtune": dict, "state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict,
+    "epoch": int, "global_step": int,
+}  # fmt: skip
+_FIELDS: dict[str, type] = {"config": dict, "fingerprint": int, "validation": dict, "rewinds": int}
 
 
 class AtomicCheckpointIO(CheckpointIO):
     """Writes to a temporary file in the same folder, syncs, and renames; loads tensors and plain values only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint so that ``path`` always holds a complete one."""
-        with atomic_write(path, "wb") as file:
-            torch.save(checkpoint, file)
+        """Write a checkpoint with its checksum, so that ``path`` always holds a complete one.
+
+        Raises:
+            DiskFull: If there is no space left; the checkpoint before is still there.
+        """
+        with explained_if_full(Path(path)), atomic_write(path, "wb+") as file:
+            torch.save({**checkpoint, CONTENTS: sorted(_contents(checkpoint))}, file)
+            seal_archive(file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint; the entry ``filtune`` of an earlier release is returned in today's names.
 
         Raises:
-            CheckpointError: If the file is missing, damaged, or holds anything but tensors and plain values.
+            CheckpointError: If the file is missing, damaged, incomplete, or holds more than tensors and values.
         """
         if not Path(path).is_file():
             raise CheckpointError(f"ckpt_path: there is no checkpoint {path}")
         try:
+            check_archive(Path(path))
             checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except Exception as error:  # torch raises anything from EOFError to UnpicklingError on a damaged file
             reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-            raise CheckpointError(f"ckpt_path: {path} is damaged or not a checkpoint of filtune ({reason})") from error
+            raise CheckpointError(
+                f"ckpt_path: {path} is damaged or not a checkpoint of filtune ({reason}); take another checkpoint, or "
+                "start a new run without --ckpt_path"
+            ) from error
         if not isinstance(checkpoint, dict) or "filtune" not in checkpoint:
             raise CheckpointError(f"ckpt_path: {path} is not a checkpoint of filtune")
+        try:
+            _check_contents(checkpoint)
+        except ValueError as error:
+            raise CheckpointError(f"ckpt_path: {path} is incomplete or damaged: {error}") from error
         return {**checkpoint, "filtune": translate_checkpoint(checkpoint["filtune"])}
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -56,10 +94,42 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def compare_configs(
+def _check_contents(checkpoint: dict[str, Any]) -> None:
+    """Check that all entries are there, those that the checkpoint lists and those that every release has written.
+
+    Raises:
+        ValueError: Naming what is missing or of another kind.
+    """
+    listed = checkpoint.pop(CONTENTS, None)
+    for place, entries, needed in (
+        ("", checkpoint, _ENTRIES),
+        ("filtune.", checkpoint.get("filtune"), _FIELDS),
+    ):
+        for name, kind in needed.items():
+            if not isinstance(entries, dict) or not isinstance(entries.get(name), kind):
+                raise ValueError(f"it has no {place}{name}, or one of another kind")
+    if listed is None and "format" not in checkpoint["filtune"]:
+        return  # an earlier release's
+    found = _contents(checkpoint)
+    differing = sorted(found.symmetric_difference(listed or ()))
+    if differing:
+        lacks = differing[0] not in found
+        raise ValueError(f"it {'lacks' if lacks else 'has the unexpected'} {differing[0]}, of {len(differing)} such")
+
+
+def _contents(tree: Any, place: str = "") -> set[str]:
+    """Return the places of all tensors and values in a tree, with the shape and type of each tensor."""
+    if isinstance(tree, Tensor):
+        return {f"{place} {tuple(tree.shape)} {tree.dtype}"}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list | tuple) else ()
+    found = {leaf for key, value in items for leaf in _contents(value, f"{place}.{key}" if place else str(key))}
+    return found or {place}
+
+
+def config_differences(
     saved: dict[str, Any], current: dict[str, Any], ranks: tuple[int, int] = (1, 1), model: type | None = None
-) -> None:
-    """Refuse to continue a run with another configuration.
+) -> list[str]:
+    """Return each setting in which a run's configuration differs from the checkpoint's, with both values.
 
     Both are compared in today's names and with every option: one that a configuration leaves out has its default.
     The batch size that counts is that of all processes together.
@@ -69,26 +139,67 @@ def compare_configs(
         current: That of the run.
         ranks: How many processes each has.
         model: The class whose options ``model`` are; without it, those are compared as they are.
-
-    Raises:
-        CheckpointError: Naming each key that differs with both values.
     """
     if not saved or not current:
-        return
+        return []
     old, new = (
         dict(_flatten(_joint_batch(with_defaults(translate(config), model), count)))
         for config, count in zip((saved, current), ranks, strict=True)
     )
     keys = COMPARED + (SCHEDULED if new.get("model.schedule.decay", "none") != "none" else ())
-    differing = [
+    return [
         f"{key} (checkpoint {old.get(key)!r}, now {new.get(key)!r})"
         for key in sorted(old.keys() | new.keys())
         if _below(key, keys) and not _below(key, IGNORED) and old.get(key) != new.get(key)
     ]
-    if differing:
+
+
+def compare_configs(
+    saved: dict[str, Any], current: dict[str, Any], ranks: tuple[int, int] = (1, 1), model: type | None = None
+) -> None:
+    """Refuse to continue a run with another configuration; see :func:`config_differences`.
+
+    Raises:
+        CheckpointError: Naming each key that differs with both values.
+    """
+    refuse_changes(config_differences(saved, current, ranks, model), [], allowed=False)
+
+
+def data_differences(saved: dict[str, Any] | None, current: dict[str, Any] | None) -> list[str]:
+    """Return each entry of the data's fingerprint in which a run differs from the checkpoint.
+
+    Args:
+        saved: The fingerprint in the checkpoint; None in one of an earlier release.
+        current: That of the run; None of a data module without one.
+    """
+    if saved is None or current is None:
+        return []
+    return [
+        f"{name} (checkpoint {_short(saved.get(name))}, now {_short(current.get(name))})"
+        for name in [*current, *(saved.keys() - current.keys())]
+        if saved.get(name) != current.get(name)
+    ]
+
+
+def refuse_changes(settings: list[str], data: list[str], allowed: bool) -> None:
+    """Refuse to continue a run whose settings or data have changed, or say so in one line where that is allowed.
+
+    Args:
+        settings: What differs in the configuration.
+        data: What differs in the data.
+        allowed: Whether ``run.resume_changed`` is set.
+
+    Raises:
+        CheckpointError: Naming what differs.
+    """
+    found = [f"the configuration contradicts the checkpoint: {'; '.join(settings)}"] if settings else []
+    found += [f"the data is not that of the checkpoint: it differs in {'; '.join(data)}"] if data else []
+    if found and allowed:
+        rank_zero_warn(f"resumed all the same (--run.resume_changed): {'; '.join(found)}")
+    elif found:
         raise CheckpointError(
-            f"ckpt_path: the configuration contradicts the checkpoint: {'; '.join(differing)}; "
-            "restore these values, or start a new run without --ckpt_path"
+            f"ckpt_path: {'; '.join(found)}; restore these, start a new run without --ckpt_path, or go on all the "
+            "same with --run.resume_changed true"
         )
 
 
@@ -115,6 +226,11 @@ def frozen_fingerprint(model: nn.Module) -> int:
         if not param.requires_grad:
             checksum = zlib.crc32(param.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), checksum)
     return checksum
+
+
+def _short(value: Any) -> str:
+    """Return a value of a fingerprint: a number in full, the first digits of a hash."""
+    return str(value) if isinstance(value, int) or value is None else str(value)[:12]
 
 
 def _joint_batch(config: dict[str, Any], ranks: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ lacks the options that were added since, and a short configuration lacks all tha
 from __future__ import annotations
 
 import inspect
+import sys
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from typing import Any, get_args, get_type_hints
@@ -21,7 +22,7 @@ def with_defaults(config: Options, model: type | None = None) -> Options:
 
     Args:
         config: A configuration in today's names; ``optimizer``, ``data`` and what they contain are given by
-            ``class_path`` and ``init_args``. A class that cannot be imported leaves its options as they are.
+            ``class_path`` and ``init_args``. A class that is not known leaves its options as they are.
         model: The class whose options ``model`` are.
     """
     found = {key: _complete(value, None) for key, value in config.items()}
@@ -42,19 +43,9 @@ def parameter_defaults(cls: type) -> dict[str, tuple[Any, Any]]:
         hints, own = _hints(cls), [f for f in fields(cls) if f.init]
         made = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in own}
         return {name: (ABSENT if value is MISSING else value, hints.get(name)) for name, value in made.items()}
-    found: dict[str, tuple[Any, Any]] = {}
-    for base in cls.__mro__:
-        init = vars(base).get("__init__")
-        if init is None or base is object:
-            continue
-        hints = _hints(init)
-        parameters = list(inspect.signature(init).parameters.values())[1:]
-        for parameter in parameters:
-            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                found.setdefault(parameter.name, (parameter.default, hints.get(parameter.name)))
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            break
-    return found
+    from filtune.optimizers.parts import constructor_parameters
+
+    return {name: (option.default, option.annotation) for name, option in constructor_parameters(cls).items()}
 
 
 def held_dataclass(hint: Any) -> type | None:
@@ -65,19 +56,27 @@ def held_dataclass(hint: Any) -> type | None:
 
 
 def import_class(path: str) -> type | None:
-    """Return the class of a class path, or the public class of a name; None where it cannot be imported."""
+    """Return the class of a class path, or the public class of a name; None where it is not known.
+
+    Modules of filtune are imported. Another's class is known where its module has been imported, as the configuration
+    of the user's does that names it: one that stands in a checkpoint or a record is not imported for that.
+    """
     module, _, name = path.rpartition(".")
+    module = module or "filtune"
     try:
-        found = getattr(import_module(module or "filtune"), name)
+        is_ours = module.partition(".")[0] == "filtune"
+        found = getattr(import_module(module) if is_ours else sys.modules[module], name)
+    except KeyError:
+        return None
     except (ImportError, AttributeError, ValueError):
         return None
     return found if isinstance(found, type) else None
 
 
-def _hints(source: Any) -> dict[str, Any]:
-    """Return the annotations of a class or function, by name."""
+def _hints(cls: type) -> dict[str, Any]:
+    """Return the annotations of a dataclass, by name."""
     try:
-        return get_type_hints(source)
+        return get_type_hints(cls)
     except Exception:  # of a user's class: a name that exists for type checkers alone
         return {}
 

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import warnings
+from pathlib import Path
 
 import torch.distributed as dist
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -50,6 +51,11 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def _is_of_a_part(record: logging.LogRecord) -> bool:
+    """Return whether a notice is a warning, or comes from a callback or profiler: of those, the user asked for it."""
+    return record.levelno > logging.INFO or Path(record.pathname).parent.name in ("callbacks", "profilers")
+
+
 def quiet() -> None:
     """Silence the notices of libraries about what is intended."""
     import transformers
@@ -57,6 +63,9 @@ def quiet() -> None:
     transformers.logging.set_verbosity_error()  # a fresh head is intended
     transformers.logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("callbacks", "profilers", "utilities.rank_zero"):
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_of_a_part)
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
     if not is_first():
@@ -68,4 +77,5 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # between two libraries
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # the metrics have been synchronised
     warnings.filterwarnings("ignore", message=".*will save all targets and predictions in the buffer.*")
+    warnings.filterwarnings("ignore", message=".*manual optimization and every_n_train_steps.*")  # after a step it is
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

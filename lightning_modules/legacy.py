@@ -104,6 +104,14 @@ def has_renamed_options(path: str | None) -> bool:
     return path is None or path in {f"filtune.{name}" for name in CLASSES["optimizers"]}
 
 
+def _check_once(section: str, name: str, becomes: Config, options: Config) -> None:
+    """Refuse an option that is given under its earlier and under its present name."""
+    for new in becomes:
+        if new != name and new in options:
+            before, now = f"{section}.{name} {options[name]!r}", f"{section}.{new} {options[new]!r}"
+            raise ValueError(f"{before} and {now} are given, which is one option under two names; leave {name} out")
+
+
 def translate_optimizer(options: Config, earlier: bool = False) -> Config:
     """Return an optimizer's options in today's names.
 
@@ -112,6 +120,9 @@ def translate_optimizer(options: Config, earlier: bool = False) -> Config:
     Args:
         options: The options.
         earlier: Whether an earlier release wrote them.
+
+    Raises:
+        ValueError: If an option stands there under two names.
     """
     noise, covariance = options.get("noise"), options.get("covariance")
     if earlier and isinstance(noise, str):
@@ -122,6 +133,7 @@ def translate_optimizer(options: Config, earlier: bool = False) -> Config:
     for name, value in options.items():
         hashable = isinstance(value, str | int | float | bool)
         known = OPTIMIZER_VALUES.get((name, value)) if hashable else None
+        _check_once("optimizer", name, known or {OPTIMIZER_OPTIONS.get(name, name): value}, options)
         found |= known if known is not None else {OPTIMIZER_OPTIONS.get(name, name): value}
     if covariance == "low-rank":
         found |= {"buffer_size": 0, "rows_per_sample": 0}  # it had neither, whatever the options said
@@ -135,6 +147,9 @@ def translate(config: Config) -> Config:
 
     Args:
         config: The content of ``config.yaml``, of a checkpoint's ``config`` or of a record's.
+
+    Raises:
+        ValueError: If an option stands there under two names.
     """
     new = copy.deepcopy(config)
     _translate_class_paths(new)
@@ -146,6 +161,8 @@ def translate(config: Config) -> Config:
             optimizer["init_args"] = translate_optimizer(optimizer["init_args"], earlier)
     for section, names in (("model", MODEL_OPTIONS), ("run", RUN_OPTIONS)):
         if isinstance(new.get(section), dict):
+            for key, value in new[section].items():
+                _check_once(section, key, {names.get(key, key): value}, new[section])
             new[section] = {names.get(key, key): value for key, value in new[section].items()}
     return new
 

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import torch
 from filtune.optimizers import OnlineOptimizer
 from filtune.optimizers.likelihoods.tasks import StreamState
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from typing_extensions import Self
 
@@ -20,17 +20,31 @@ MOST_REWINDS = 10
 """Rollbacks of one run before it stops all the same."""
 
 
+PRECISIONS = ("32", "32-true", "64", "64-true", "bf16", "bf16-mixed")
+"""Precisions in which an optimizer driven by its closure works; the other names of each are Lightning's."""
+
+
 def check_precision(precision: object) -> None:
-    """Refuse float16 by gradient scaling.
+    """Refuse gradient scaling, and parameters in half precision.
+
+    Args:
+        precision: What the trainer was given; None for its default.
 
     Raises:
-        ValueError: If the precision is 16-mixed.
+        ValueError: If the precision is none of :data:`PRECISIONS`.
     """
-    if str(precision) in ("16", "16-mixed"):
-        raise ValueError(
-            f"trainer.precision: {precision} scales gradients and cannot drive an optimizer by its closure; take "
-            "bf16-mixed or 32-true"
+    name = str(precision)
+    if precision is None or name in PRECISIONS:
+        return
+    reason = "is not supported"
+    if name in ("16", "16-mixed"):
+        reason = "scales gradients and cannot drive an optimizer by its closure"
+    elif name in ("16-true", "bf16-true"):
+        reason = (
+            "rounds the trained parameters to half precision, in which small updates are lost (of the frozen ones "
+            "--model.backbone.frozen bfloat16 does so)"
         )
+    raise ValueError(f"trainer.precision: {name} {reason}; take bf16-mixed or 32-true")
 
 
 def check_strategy(trainer: pl.Trainer) -> None:
@@ -39,11 +53,11 @@ def check_strategy(trainer: pl.Trainer) -> None:
     Raises:
         ValueError: Naming the trainer's argument.
     """
-    if trainer.world_size == 1:
-        return
-    if type(trainer.strategy) is not DDPStrategy:
+    if type(trainer.strategy) is not DDPStrategy and not isinstance(trainer.strategy, SingleDeviceStrategy):
         name = type(trainer.strategy).__name__
         raise ValueError(f"trainer.strategy: {name} does not keep all parameters on every process; take ddp")
+    if trainer.world_size == 1:
+        return
     # Lightning has no public way to read this argument back
     if trainer._accelerator_connector.use_distributed_sampler:
         raise ValueError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any, Literal
@@ -9,24 +11,26 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from filtune.datamodules import Task
-from filtune.optimizers import Observation, OnlineOptimizer
+from filtune.optimizers import Likelihood, Observation, OnlineOptimizer
 from filtune.optimizers.distributed import Ranks
 from filtune.optimizers.likelihoods import likelihood_of
 from filtune.optimizers.likelihoods.tasks import StreamState
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from .backbones import BackboneConfig, build_backbone
-from .checkpoints import compare_configs, compare_names, frozen_fingerprint
+from .checkpoints import FORMAT, compare_names, config_differences, data_differences, frozen_fingerprint, refuse_changes
+from .evaluation import Evaluation, check_loaders, task_of
 from .legacy import translate_checkpoint
 from .metrics import MetricSet, Prequential
-from .monitoring import StepTimer, Watch, check_precision, check_strategy
+from .monitoring import StepTimer, Watch
 from .optimization import Schedule, WeightAverage, group_parameters
 from .runs import CheckpointError
+from .trainer_checks import check_length, check_metrics, check_trainer, watches_steps
 
 
-class OnlineModule(pl.LightningModule):
+class OnlineModule(Evaluation):
     """Fine-tunes a backbone on a stream, one batch at a time, with any optimizer.
 
     Args:
@@ -40,6 +44,10 @@ class OnlineModule(pl.LightningModule):
         on_divergence: ``stop`` with an error when the optimizer diverges, or ``rewind`` parameters and state to the
             last checkpoint's and go on with the samples that follow.
         checksum_every: Steps between two checks that all processes hold the same parameters, where there are several.
+
+    Attributes:
+        restoring: ``read`` while a checkpoint is restored, ``used`` during the first step after it, else empty: an
+            error is then the checkpoint's.
     """
 
     def __init__(
@@ -66,10 +74,12 @@ class OnlineModule(pl.LightningModule):
         self.watch, self.checksum_every = Watch(on_divergence), checksum_every
         self.weight_averaging = weight_averaging
         self.run_config: dict[str, Any] = {}
+        self.timer = StepTimer(self.device)
         self.clock: Callable[[], float] = lambda: 0.0
         self.seconds_before = 0.0
         self.last_validation: dict[str, float] = {}
         self.target_state: StreamState | None = None
+        self.restoring: Literal["", "read", "used"] = ""
         self._built = False
         self._advised = False
 
@@ -79,11 +89,9 @@ class OnlineModule(pl.LightningModule):
         Raises:
             ValueError: If the run asks for something that cannot work.
         """
-        check_precision(self.trainer.precision)
-        check_strategy(self.trainer)
         if self._built:
             return
-        self.task: Task = self.trainer.datamodule.task
+        self.task: Task = getattr(self, "task", None) or task_of(self.trainer)
         self.likelihood = likelihood_of(self.task.kind)
         scaled = self.task.target_scaling
         self.target_state = self.likelihood.build_state(self.task.outputs) if scaled else None
@@ -94,11 +102,31 @@ class OnlineModule(pl.LightningModule):
         self.validation_loss = MeanMetric()
         self.average = WeightAverage(self.backbone, self.weight_averaging)
         self.fingerprint = frozen_fingerprint(self.backbone)
+        data = getattr(self.trainer, "datamodule", None)
+        fingerprint = getattr(data, "fingerprint", None) if stage == "fit" else None
+        self.data_fingerprint: dict[str, Any] | None = fingerprint() if fingerprint is not None else None
         self._built = True
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Return no callbacks; check the trainer, for this hook is the first to be called.
+
+        Raises:
+            ValueError: If the trainer was given what would be ignored.
+        """
+        check_trainer(self.trainer, training=self.trainer.state.fn == "fit")
+        check_loaders(self.trainer)
+        return []
+
     def configure_optimizers(self) -> Any:
-        """Return the optimizer over the trainable parameters, and its schedule if it has one."""
+        """Return the optimizer over the trainable parameters, and its schedule if it has one.
+
+        Raises:
+            ValueError: If it is none of filtune's.
+        """
         optimizer = self.optimizer_init(group_parameters(self.backbone, self.param_groups))
+        if not isinstance(optimizer, OnlineOptimizer):
+            kind = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
+            raise ValueError(f"optimizer_init: {kind} is not an optimizer of filtune, which a closure drives")
         optimizer.attach(self.backbone)
         if self.schedule.constant:
             return optimizer
@@ -107,18 +135,31 @@ class OnlineModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Start the clock, disable dropout and running batch statistics, and check that all processes start alike."""
+        self.restoring = self.restoring and "used"
         self.timer = StepTimer(self.device)
         self.backbone.eval()
         self.watch.keep(self.optimizers(use_pl_optimizer=False), self.global_step, self.target_state)
         self.check_ranks()
+        check_metrics(self.trainer, self.metric_names, False, "lr" in self.optimizers(use_pl_optimizer=False).defaults)
+        self._is_watched = watches_steps(self.trainer)
+        self._is_new = True
+        check_length(self.trainer)
+
+    def likelihood_given(self, inputs: Any) -> Likelihood:
+        """Return the likelihood of the outputs for preprocessed inputs."""
+        value = None if self.target_state is None else self.target_state.value()
+        return self.likelihood.of(self.backbone(inputs), value)
 
     def observe(self, inputs: Any, target: Tensor) -> Observation:
         """Return the likelihood of the outputs, bound to the target."""
-        value = None if self.target_state is None else self.target_state.value()
-        return self.likelihood.of(self.backbone(inputs), value).observe(target)
+        return self.likelihood_given(inputs).observe(target)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Predict, learn, and record the predictions, of the samples of all processes."""
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Predict, learn, and record the predictions, of the samples of all processes.
+
+        Returns:
+            ``loss``, the mean negative log-likelihood of the predictions, (), for callbacks that look at it.
+        """
         torch.manual_seed(_step_seed(self.run_config.get("seed_everything"), self.global_step))
         inputs, target = self.backbone.preprocess(batch), batch["label"]
         known, before = self._see_targets(target)
@@ -131,10 +172,18 @@ class OnlineModule(pl.LightningModule):
         self.online.update(prediction, self.optimizers(use_pl_optimizer=False).predictive(), score=known)
         if not self.schedule.constant:
             self.lr_schedulers().step()
+        self.restoring = ""
         if self.global_step % self.checksum_every == 0:
             self.check_ranks()
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        if self._is_new and self._is_watched:
+            check_metrics(self.trainer, lambda: {*self.metric_names(), *self.publish()}, True, True)
+        self._is_new = False
+        every = self.trainer.log_every_n_steps
+        if every and self.global_step % every == 0:
             self.record()
+        elif self._is_watched:
+            self.publish()
+        return {"loss": prediction.nll().detach()}
 
     def _see_targets(self, target: Tensor) -> tuple[bool, Any]:
         """Update the state of the targets with those of all processes, before the batch is learnt from.
@@ -163,21 +212,41 @@ class OnlineModule(pl.LightningModule):
             raise ValueError(f"step {self.global_step}: {error}") from None
 
     def record(self) -> None:
-        """Write the online metrics and the optimizer's figures to the log; check the optimizer for divergence.
+        """Write the online metrics and the optimizer's figures to every logger; check the optimizer for divergence.
 
         Raises:
             FloatingPointError: If it diverged.
         """
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        rates = {"lr": optimizer.param_groups[0]["lr"]} if "lr" in optimizer.param_groups[0] else {}
-        figures = {**self.online.compute(), **{f"stats/{k}": v for k, v in optimizer.stats.items()}, **rates}
-        if self.logger is not None:
-            self.logger.log_metrics({name: float(value) for name, value in figures.items()}, step=self.global_step)
+        optimizer, figures = self.optimizers(use_pl_optimizer=False), self.publish()
+        for logger in self.loggers:
+            logger.log_metrics({name: float(value) for name, value in figures.items()}, step=self.global_step)
         self.restore_if_diverged(optimizer)
         advice = optimizer.diagnose()
         if advice and not self._advised:
             rank_zero_warn(f"step {self.global_step}: {advice}")
         self._advised = advice is not None  # warned again where it was over in between
+
+    def publish(self) -> dict[str, Tensor]:
+        """Hand the online metrics and the optimizer's figures to the callbacks, and return them by name."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        rates = {"lr": torch.as_tensor(optimizer.param_groups[0]["lr"])} if "lr" in optimizer.param_groups[0] else {}
+        figures = {**self.online.compute(), **{f"stats/{k}": v for k, v in optimizer.stats.items()}, **rates}
+        shown = (f"online/{self.online.score}", "online/loss")
+        self.trainer.callback_metrics.update(figures)
+        self.trainer.progress_bar_metrics.update({name: float(figures[name]) for name in shown})
+        return figures
+
+    def on_train_epoch_end(self) -> None:
+        """Record where the epoch ended, between two regular points, before any callback looks at it."""
+        self.record()
+
+    def metric_names(self) -> set[str]:
+        """Return the names of the online and validation metrics, before the first step."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that no sample has been seen
+            online = self.online.compute()
+        predictive = {name.replace("online/", "online/predictive_") for name in online if name != "online/loss"}
+        return {*online, *predictive, *(f"val/{name}" for name in (*self.task.metrics, "loss")), "lr"}
 
     def before_checkpoint(self) -> None:
         """Check the optimizer for divergence, and keep its state as a good one.
@@ -198,29 +267,23 @@ class OnlineModule(pl.LightningModule):
         if self.watch.check(optimizer, self.global_step, self.target_state):
             self.average.restart()
 
-    def on_validation_epoch_start(self) -> None:
-        """Discard the last validation."""
-        self.validation.reset()
-        self.validation_loss.reset()
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Score a batch."""
-        with self.average.applied():
-            observation = self.observe(self.backbone.preprocess(batch), batch["label"])
-        self.validation.update(observation)
-        self.validation_loss.update(observation.nll(), weight=len(observation.target))
-
-    def on_validation_epoch_end(self) -> None:
-        """Report the task's own metrics, in 0..100, and the loss."""
-        scores = {**self.validation.compute("val/"), "val/loss": self.validation_loss.compute()}
-        self.last_validation = {name: float(value) for name, value in scores.items()}
-        self.log_dict(scores)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained parameters, the online metrics and the state of the targets; not the frozen backbone."""
+        """Keep the trained parameters, the online metrics and the state of the targets; not the frozen backbone.
+
+        Raises:
+            FloatingPointError: If the optimizer diverged, and the policy is to stop.
+        """
+        if not self._built:  # a callback saves because something failed, and that is what is reported
+            raise sys.exc_info()[1] or CheckpointError("there is nothing to save before training has started")
         kept = self._saved_names()
+        if self.trainer.state.fn == "fit":
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            if self.restore_if_diverged(optimizer):  # a callback of the user's saves what has just been restored
+                checkpoint["state_dict"] = self.state_dict()
+                checkpoint["optimizer_states"] = [optimizer.state_dict()]
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["filtune"] = {
+            "format": FORMAT,
             "config": self.run_config,
             "ranks": self.trainer.world_size,
             "fingerprint": self.fingerprint,
@@ -230,6 +293,7 @@ class OnlineModule(pl.LightningModule):
             "seconds": self.seconds_before + self.clock(),
             "backbone": self.backbone_config.name,
             "task": asdict(self.task),
+            "data": self.data_fingerprint,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -238,12 +302,17 @@ class OnlineModule(pl.LightningModule):
         Raises:
             CheckpointError: Naming what differs.
         """
+        if not self._built:
+            raise CheckpointError(
+                "load_from_checkpoint: the model is built for the task of a data module; call "
+                "Trainer.validate(module, datamodule=..., ckpt_path=...), which loads it"
+            )
+        self.restoring = "read"
         if "filtune" not in checkpoint:
             raise CheckpointError("ckpt_path: the file is not a checkpoint of filtune")
         saved = translate_checkpoint(checkpoint["filtune"])
         if self.trainer.state.fn == "fit":
-            ranks = saved.get("ranks", 1), self.trainer.world_size
-            compare_configs(saved["config"], self.run_config, ranks, type(self))
+            self._refuse_changes(saved)
         _translate_names(checkpoint["state_dict"])
         scaled = any(name.startswith("target_state.") for name in checkpoint["state_dict"])
         if scaled != (
@@ -263,6 +332,22 @@ class OnlineModule(pl.LightningModule):
         if saved.get("weight_averaging"):
             self.average.load_state_dict(saved["weight_averaging"])
         self.seconds_before = saved.get("seconds", 0.0)
+
+    def _refuse_changes(self, saved: dict[str, Any]) -> None:
+        """Refuse to continue a run whose configuration or data have changed, unless ``run.resume_changed`` allows it.
+
+        Raises:
+            CheckpointError: Naming what differs.
+        """
+        ranks = saved.get("ranks", 1), self.trainer.world_size
+        settings = config_differences(saved["config"], self.run_config, ranks, type(self))
+        data = data_differences(saved.get("data"), self.data_fingerprint)
+        allowed = bool((self.run_config.get("run") or {}).get("resume_changed"))
+        refuse_changes(settings, data, allowed)
+        if getattr(self.trainer, "datamodule", None) is not None:
+            self.trainer.datamodule.resume_changed = allowed
+        if saved.get("data") is None and self.data_fingerprint is not None:
+            rank_zero_info("the checkpoint has no fingerprint of the data, which is taken to be the same")
 
     def _saved_names(self) -> set[str]:
         trained = {f"backbone.{name}" for name, p in self.backbone.named_parameters() if p.requires_grad}

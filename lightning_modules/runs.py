@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 LAST = "last.ckpt"
 """Name of a run's checkpoint, in its folder ``checkpoints``."""
 
+CONFIG = "config.yaml"
+"""Name of a run's configuration, in its folder."""
+
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, corrupt, foreign, or contradicts the run that continues it."""
+
+
+def unreadable(error: Exception, path: str) -> CheckpointError:
+    """Return the error of a checkpoint that cannot be restored, in one line with its path."""
+    if isinstance(error, CheckpointError):
+        return error if path in str(error) else CheckpointError(f"{error} ({path})")
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return CheckpointError(
+        f"ckpt_path: {path} cannot be restored, it is incomplete, damaged or of another run ({reason}); take another "
+        "checkpoint, or start a new run without --ckpt_path"
+    )
 
 
 @dataclass
@@ -24,11 +39,13 @@ class RunConfig:
         save_interval: Steps between two checkpoints.
         baselines: Optimizers, by class or by name or path of a configuration, that are then trained on the same stream;
             a table compares the results.
+        resume_changed: Resume from a checkpoint although the data or the settings have changed since it was written.
     """
 
     root: str = "runs"
     save_interval: int = 200
     baselines: list[str] = field(default_factory=list)
+    resume_changed: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,14 +94,49 @@ def last_folder(root: Path, name: RunName) -> Path:
     Raises:
         CheckpointError: If there is none.
     """
+    for folder in _versions(root, name):
+        if (folder / "checkpoints" / LAST).is_file():
+            return folder
     parent = root / name.experiment / name.stem
-    saved = [path.parent.parent for path in parent.glob(f"version_*/checkpoints/{LAST}")]
-    if not saved:
-        raise CheckpointError(
-            f"ckpt_path: there is no checkpoint to continue under {parent}; start without --ckpt_path"
-        )
-    return max(saved, key=lambda folder: int(folder.name.removeprefix("version_")))
+    raise CheckpointError(f"ckpt_path: there is no checkpoint to continue under {parent}; start without --ckpt_path")
+
+
+def find_run(root: Path, name: RunName, matches: Callable[[Path], bool]) -> Path | None:
+    """Return the newest run of this name whose configuration is that of the command; None where there is none.
+
+    A run that was killed before its first checkpoint is such a run too.
+
+    Args:
+        root: Folder that holds all runs.
+        name: The run's name.
+        matches: Whether the configuration in a run's folder is that of the command.
+    """
+    configured = (folder for folder in _versions(root, name) if (folder / CONFIG).is_file())
+    return next(filter(matches, configured), None)
+
+
+def resumed_folder(root: Path, name: RunName, matches: Callable[[Path], bool]) -> Path:
+    """Return the run that ``--ckpt_path last`` resumes: that of :func:`find_run`, if there is one.
+
+    Else it is a run that was killed before it wrote its configuration, and begins again in its folder; else the newest
+    with a checkpoint, which is then refused for what differs.
+
+    Raises:
+        CheckpointError: If no run of this name was begun.
+    """
+    if found := find_run(root, name, matches):
+        return found
+    for folder in _versions(root, name):
+        if not (folder / CONFIG).is_file() and not (folder / "checkpoints").exists():
+            return folder
+    return last_folder(root, name)
+
+
+def _versions(root: Path, name: RunName) -> list[Path]:
+    """Return the folders of all runs of a name, the newest first."""
+    found = [path for path in (root / name.experiment / name.stem).glob("version_*") if path.name[8:].isdigit()]
+    return sorted(found, key=lambda folder: int(folder.name[8:]), reverse=True)
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-") or "run"
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text)[:100].strip("-") or "run"  # file systems allow 255 bytes

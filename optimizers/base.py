@@ -33,10 +33,14 @@ class OnlineOptimizer(torch.optim.Optimizer):
         remedy: What to change where the optimizer diverges, for a message.
         transient: Names of attributes that a copied or unpickled optimizer does not get, for it builds them itself.
         abstract: Whether the class is a base of others and no public name; it is not inherited.
+        relative_cost: Time of a step in forward and backward passes of the batch, for estimates of a run's duration.
+        row_cost: Time of each further row of a Jacobian, in the same unit; 0 for a rule that forms none.
     """
 
     stats: dict[str, Tensor]
     abstract: ClassVar[bool] = True
+    relative_cost: ClassVar[float] = 1.0
+    row_cost: ClassVar[float] = 0.0
     remedy: ClassVar[str] = "take a smaller --optimizer.lr"
     transient: ClassVar[frozenset[str]] = frozenset()
 
@@ -101,6 +105,8 @@ class OnlineOptimizer(torch.optim.Optimizer):
             ValueError: If it was saved with other options, or does not fit; naming what differs.
         """
         self.check_settings(state_dict)
+        for own in ("_follower", "_memory"):  # the scores of the state that is replaced
+            vars(self).pop(own, None)
         super().load_state_dict({key: value for key, value in state_dict.items() if key != SETTINGS})
         device = next(self.trained()).device
         for key, value in self.state.items():  # torch moves only what it keeps by parameter

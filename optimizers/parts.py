@@ -125,10 +125,30 @@ def _check_unused(option: str, value: Any, choices: Sequence[Choice]) -> None:
 
 def default_arguments(cls: type) -> dict[str, Any]:
     """Return the defaults of a constructor's arguments, those of base classes where a subclass does not name them."""
-    found: dict[str, Any] = {}
-    for base in cls.__mro__:
-        if "__init__" in vars(base):
-            for parameter in inspect.signature(vars(base)["__init__"]).parameters.values():
-                if parameter.default is not parameter.empty:
-                    found.setdefault(parameter.name, parameter.default)
+    found = constructor_parameters(cls, all_bases=True)
+    return {name: parameter.default for name, parameter in found.items() if parameter.default is not parameter.empty}
+
+
+def constructor_parameters(cls: type, all_bases: bool = False) -> dict[str, inspect.Parameter]:
+    """Return the named parameters of a class's constructor, with their annotations as types where these can be had.
+
+    Args:
+        cls: The class.
+        all_bases: Include those of the constructors of all bases. By default a base is asked where ``**kwargs`` of the
+            constructor before it in the order of inheritance passes arguments on.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__[:-1]:
+        if (init := vars(base).get("__init__")) is None:
+            continue
+        try:
+            signature = inspect.signature(init, eval_str=True)
+        except Exception:  # of a user's class: an annotation that exists for type checkers alone
+            signature = inspect.signature(init)
+        parameters = list(signature.parameters.values())[1:]
+        for parameter in parameters:
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                found.setdefault(parameter.name, parameter)
+        if not all_bases and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
     return found

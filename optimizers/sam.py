@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .base import Closure, OnlineOptimizer, check_arguments, unhooked_step
+from .base import Closure, FirstOrder, OnlineOptimizer, check_arguments, unhooked_step
 from .likelihoods.base import Observation
+from .parts import default_arguments
 
-BASES = ("sgd", "adamw")
+
+def base_rules() -> dict[str, type[FirstOrder]]:
+    """Return the rules that SAM can be put around: torch's own, as :class:`FirstOrder` drives them, in lower case."""
+    return {cls.__name__.lower(): cls for cls in sorted(FirstOrder.__subclasses__(), key=lambda cls: cls.__name__)}
 
 
 class SAM(OnlineOptimizer):
@@ -25,7 +29,7 @@ class SAM(OnlineOptimizer):
 
     Args:
         params: Parameters or parameter groups, each of which may have its own ``rho`` and options of the base rule.
-        base: The base rule of torch, ``sgd`` or ``adamw``.
+        base: The base rule of torch: ``sgd``, ``adamw`` or another of the first-order rules, in lower case.
         lr: Learning rate of the base rule.
         rho: Radius of the neighbourhood; 0 gives the base rule.
         momentum: Momentum of ``sgd``; unused by ``adamw``.
@@ -36,6 +40,8 @@ class SAM(OnlineOptimizer):
     Raises:
         ValueError: If an argument is out of range.
     """
+
+    relative_cost: ClassVar[float] = 2.0  # two passes
 
     def __init__(
         self,
@@ -48,17 +54,17 @@ class SAM(OnlineOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        if base not in BASES:
-            raise ValueError(f"SAM: base must be one of {', '.join(BASES)}; got {base!r}")
-        self._check(
-            {"lr": lr, "rho": rho, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        )
-        self._base: torch.optim.Optimizer
-        if base == "sgd":
-            self._base = torch.optim.SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
-        else:
-            self._base = torch.optim.AdamW(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        rules = base_rules()
+        if base not in rules:
+            raise ValueError(f"SAM: base must be one of {', '.join(rules)}; got {base!r}")
+        options = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        self._check({**options, "rho": rho})
+        known = default_arguments(rules[base])
+        # the class of torch itself, which takes no closure here
+        rule = next(cls for cls in rules[base].__mro__ if not issubclass(cls, OnlineOptimizer))
+        self._base: torch.optim.Optimizer = rule(params, **{k: v for k, v in options.items() if k in known})  # type: ignore
         super().__init__(self._base.param_groups, {**self._base.defaults, "rho": rho})
+        self.state.update(self._base.state)
         for group in self.param_groups:
             self._check(group)
         self.stats = {}
@@ -106,9 +112,13 @@ class SAM(OnlineOptimizer):
     def check_settings(self, state_dict: dict[str, Any]) -> None:
         """Check the base rule, which the groups of a state of an earlier release show."""
         super().check_settings(state_dict)
-        saved, own = ("betas" in groups[0] for groups in (state_dict["param_groups"], self.param_groups))
-        if saved != own:
-            raise ValueError(f"SAM: the checkpoint was saved with base {BASES[saved]}, this optimizer has {BASES[own]}")
+        base = type(self._base).__name__.lower()
+        differ = set(state_dict["param_groups"][0]) ^ set(self.param_groups[0])
+        if differ:
+            raise ValueError(
+                f"SAM: the checkpoint was saved with another base than {base}: only one has {min(differ)}; set "
+                "optimizer.base to the checkpoint's"
+            )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore groups and state, the base rule's as well; a loaded state, unlike a copy, restarts the counters."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class Sophia(OnlineOptimizer):
     Raises:
         ValueError: If an argument is out of range.
     """
+
+    relative_cost: ClassVar[float] = 1.1  # measured on transformers on a CPU in batches
 
     def __init__(
         self,

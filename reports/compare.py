@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from filtune.experiments.escaping import plain
 from filtune.experiments.run_folder import RunFolder, find_runs, read_run
+from filtune.lightning_modules.atomic import atomic_path
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +26,7 @@ def run_labels(runs: list[RunFolder]) -> list[str]:
         extra = [f"{key}={arguments[key]}" for key in differing]
         if len({str(other.config.get("seed_everything")) for other in runs}) > 1:
             extra.append(f"seed {run.config.get('seed_everything')}")
-        names.append(" ".join([optimizer, *extra]))
+        names.append(plain(" ".join([optimizer, *extra])))
     return names
 
 
@@ -66,13 +68,13 @@ def online_score(summary: dict[str, Any]) -> str | None:
 
 def print_runs(folders: list[Path]) -> None:
     """Print the results, the paths of the logs, and the command that shows them."""
-    console = Console()
+    console = Console(markup=False, emoji=False)
     runs = [read_run(folder) for folder in folders]
     console.print(results_table(runs))
     for run in runs:
         console.print(f"log  {run.folder}", highlight=False, soft_wrap=True)
-    common = folders[0].parents[1]
-    console.print(f"see  tensorboard --logdir {common}", highlight=False, soft_wrap=True)
+    if any(path for folder in folders for path in folder.glob("events.out.tfevents.*")):
+        console.print(f"see  tensorboard --logdir {folders[0].parents[1]}", highlight=False, soft_wrap=True)
 
 
 def plot_runs(runs: list[RunFolder], target: Path) -> None:
@@ -84,6 +86,7 @@ def plot_runs(runs: list[RunFolder], target: Path) -> None:
 
     scores = [name for run in runs if (name := online_score(run.summary))]
     score = scores[0].replace("_", "/", 1) if scores else "online/accuracy"
+    plt.rcParams["text.parse_math"] = False  # labels are text of whoever made the runs
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for axis, tag, title in [
         (axes[0], score, f"{score.replace('/', ' ')}, before the update"),
@@ -95,8 +98,8 @@ def plot_runs(runs: list[RunFolder], target: Path) -> None:
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     figure.suptitle(_title(runs))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=130)
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, dpi=130)
     plt.close(figure)
 
 
@@ -107,14 +110,14 @@ def main(args: list[str]) -> None:
     parser.add_argument("--output", type=Path, default=Path("compare.png"), help="the plot (default: compare.png)")
     options = parser.parse_args(args)
     runs = _read_runs(options.runs)
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(results_table(runs))
     plot_runs(runs, options.output)
     console.print(f"plot {options.output}", highlight=False)
 
 
 def _title(runs: list[RunFolder]) -> str:
-    return ", ".join(sorted({f"{r.summary['task']} / {r.summary['backbone']}" for r in runs if r.summary}))
+    return plain(", ".join(sorted({f"{r.summary['task']} / {r.summary['backbone']}" for r in runs if r.summary})))
 
 
 def _figure(value: float | None, digits: int) -> str:

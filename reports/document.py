@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtune.experiments.archive import Archive, Pool, packed_studies, shipped_table, source_tables
+from filtune.experiments.archive import Archive, Pool, find_roots, packed_studies, shipped_table, source_tables
+from filtune.experiments.escaping import escape_markdown, plain
 from filtune.experiments.estimate import format_duration
 from filtune.experiments.records import Record
 from filtune.experiments.suggestions import suggest
@@ -96,14 +97,18 @@ def assemble(roots: Sequence[Path], wanted: Sequence[str]) -> Document:
         ValueError: If there is nothing to report, or a table is not known or was not run.
     """
     chosen = [shipped_table(name) for name in wanted]
+    roots = find_roots(roots)
     kept = [root for root in roots if (root / "manifests").is_dir() or packed_studies(root)]
-    plain = [root for root in roots if root not in kept]
-    for root in plain:
-        if not root.is_dir() or not any(root.rglob("config.yaml")):
+    plain = []
+    for root in (root for root in roots if root not in kept):
+        runs = [file.parent for file in sorted(root.rglob("config.yaml"))]
+        others = [other for other in kept if other.is_relative_to(root)]
+        if not runs and not others:
             raise ValueError(
                 f"report: no manifest and no run under {root}; `filtune reproduce` and `filtune sweep` leave the one, "
                 "`filtune fit` the other"
             )
+        plain += [run for run in runs if not any(run.is_relative_to(other) for other in others)]
     archive = Archive(kept, chosen)
     sections = [build_section(table, pool, archive) for table, pool in _tables(archive, chosen)]
     listings = [] if chosen else [sweep_listing(manifest, archive) for manifest in archive.sweeps]
@@ -218,12 +223,7 @@ def render_latex(part: Section | Listing, folder: Path) -> Path:
 
 def escape_tex(text: Any) -> str:
     """Return text escaped for LaTeX."""
-    return "".join(_TEX.get(c, c) for c in str(text))
-
-
-def escape_md(text: Any) -> str:
-    """Return text escaped for a cell of a Markdown table."""
-    return re.sub(r"([\\`*_|<\[\]])", r"\\\1", " ".join(str(text).split()))
+    return "".join(_TEX.get(c, c) for c in plain(text))
 
 
 def _kind(part: Section | Listing) -> str:
@@ -256,5 +256,5 @@ def _environment(language: str) -> Environment:
     environment.globals.update(
         formatting=formatting, format_duration=format_duration, Status=Status, Agreement=Agreement
     )
-    environment.filters.update(tex=escape_tex, md=escape_md)
+    environment.filters.update(tex=escape_tex, md=escape_markdown, plain=plain)
     return environment

@@ -27,6 +27,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # labels are text of whoever made the runs
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": INK,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filtune.experiments.composition import metadata
 from filtune.experiments.records import PACKED
 
 from .statistics import MeanStd
@@ -48,20 +49,6 @@ _CURVES = {
     "online/l1": "L1 loss, windowed mean",
     "stats/grad_norm": "gradient norm",
 }
-_BACKBONES = {
-    "minilm": "MiniLM",
-    "minilm_dora": "MiniLM with DoRA",
-    "lenet5": "LeNet-5",
-    "roberta_base": "RoBERTa-base",
-    "roberta_large": "RoBERTa-large",
-    "resnet18": "ResNet-18",
-    "resnet50": "ResNet-50",
-    "densenet121": "DenseNet-121",
-    "vit_small": "ViT-S",
-    "vit_base": "ViT-B",
-    "vit_large": "ViT-L",
-    "vit_base_dinov2": "ViT-B (DINOv2)",
-}
 
 
 def metric_title(metric: str) -> str:
@@ -76,7 +63,7 @@ def curve_title(tag: str) -> str:
 
 def backbone_title(name: str) -> str:
     """Return a backbone's name as papers have it."""
-    return _BACKBONES.get(name, name)
+    return metadata("backbone", name).get("title", name)
 
 
 def format_metric(value: float | None, metric: str) -> str:
@@ -159,7 +146,7 @@ def reproduce_command(
     return shlex.join(words)
 
 
-_FAMILIES = (
+_FAMILIES = (  # colours of the methods that the pages of this project compare; any other takes one of _OTHERS
     ("filtune", "#111827"),
     ("r_kalman", "#0891b2"),
     ("rkalman", "#0891b2"),

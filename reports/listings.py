@@ -108,7 +108,7 @@ def sweep_listing(manifest: dict[str, Any], archive: Archive) -> Listing:
     parts = sorted({f"{record['task']} / {record['backbone']}" for record in run})
     title = f"Sweep of {', '.join(sorted({r['optimizer'] for r in run})) or manifest['name']}"
     title, halved = " on ".join([title, *parts[:1]]), bool(sweep.get("halving"))
-    return _listing(f"sweep-{manifest['name']}", title, grid, sweep.get("metric"), rows, halved)
+    return _listing(f"sweep-{_slug(manifest['name'])}", title, grid, sweep.get("metric"), rows, halved)
 
 
 def run_listings(paths: Sequence[Path], left_out: list[str]) -> list[Listing]:
@@ -145,9 +145,14 @@ def _of_runs(title: str, runs: list[RunFolder]) -> Listing:
         label = " ".join([name, *(f"{key.rpartition('.')[2]}={own[key]}" for key in differing)])
         rows.setdefault(label, {})[run.config.get("seed_everything") or 0] = _record(run)
         optimizers[label] = run.summary["optimizer"]
-    slug = "runs-" + "".join(c if c.isalnum() else "-" for c in title.replace(" / ", "-"))
+    slug = f"runs-{_slug(title.replace(' / ', '-'))}"
     note = f"{len(runs)} runs of filtune fit; duplicate runs: the latest is shown"
     return _listing(slug, title, note, None, [(name, optimizers[name], records) for name, records in rows.items()])
+
+
+def _slug(name: str) -> str:
+    """Return a name as part of a file's name, which leads into no other folder."""
+    return "".join(c if c.isalnum() or c in "_=,." else "-" for c in name)[:150]
 
 
 def _metrics(entries: list[Entry]) -> list[str]:

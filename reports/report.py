@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from filtune.experiments.escaping import plain
 from rich.console import Console
 from rich.progress import track
 
 FORMATS = ("html", "md", "tex")
-ROOT = Path("runs/reproduce")
+ROOT = Path("runs")
 
 EXAMPLES = """examples:
   filtune report runs/reproduce runs/sweep --output report
@@ -25,20 +26,23 @@ def main(args: list[str]) -> None:
         ValueError: If there is nothing to report.
     """
     options = _parser().parse_args(args)
-    roots, console = [*options.roots, *options.root] or [ROOT], Console()
+    roots, console = [*options.roots, *options.root] or [ROOT], Console(markup=False, emoji=False)
     for root in roots:
         if root.suffix and not root.exists():
             raise ValueError(f"report: there is no file {root}")
     if options.pack:
+        from filtune.experiments.archive import find_roots
         from filtune.experiments.records import pack
 
-        count = pack(roots, options.pack)
+        count = pack(find_roots(roots), options.pack)
         console.print(f"{count} records  {options.pack}", highlight=False, soft_wrap=True)
     elif options.study:
+        from filtune.experiments.archive import find_roots
+
         from .study_page import write_study_page
 
         output = options.output or Path("study.md")
-        for path in write_study_page(options.study, roots, output, options.title, options.posterior):
+        for path in write_study_page(options.study, find_roots(roots), output, options.title, options.posterior):
             console.print(f"see  {path}", highlight=False, soft_wrap=True)
     else:
         write_report(roots, options.tables, options.output or Path("report"), options.formats, console)
@@ -74,7 +78,7 @@ def write_report(roots: list[Path], tables: list[str], output: Path, formats: li
         written += [render_markdown(part, output)] if "md" in formats else []
         written += [render_latex(part, output)] if "tex" in formats else []
     for message in document.left_out:
-        console.print(message, style="yellow", highlight=False, soft_wrap=True, markup=False)
+        console.print(plain(message), style="yellow", highlight=False, soft_wrap=True)
     for path in written:
         console.print(f"see  {path}", highlight=False, soft_wrap=True)
 
@@ -91,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "roots", nargs="*", type=Path, metavar="ROOT",
         help="what `filtune reproduce --root` or `filtune sweep --root` named, packed studies, or folders of runs of "
-        f"`filtune fit` (default: {ROOT})",
+        f"`filtune fit`; a folder that holds several of these stands for all of them (default: {ROOT})",
     )  # fmt: skip
     parser.add_argument("--root", action="append", default=[], type=Path, help="a further ROOT; may be repeated")
     parser.add_argument(

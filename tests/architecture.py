@@ -171,11 +171,11 @@ def circles() -> list[list[str]]:
 def shared_names() -> dict[str, list[str]]:
     """Return the public names that are defined in more than one file, with the files.
 
-    The scripts of ``benchmarks/papers`` do not count: each is a program of its own, with the same few functions.
+    Benchmarks do not count: each is a program of its own, with functions of the same few names.
     """
     where: dict[str, list[str]] = defaultdict(list)
     for module in modules():
-        if module.name.startswith("benchmarks.papers"):
+        if module.name.startswith("benchmarks"):
             continue
         for name in module.public:
             where[name].append(module.name)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from transformers import BertTokenizerFast
 
 # the same examples every time: what fails here fails everywhere, and a slow machine is no error
 hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
@@ -19,6 +23,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 SHARED = Path(os.environ.get("FILTUNE_DATA", Path(__file__).resolve().parents[2] / "shared"))
 WORDS = "good bad film plot dull bright actor story love hate great poor a the is was not very and of".split()
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+"""Of a tiny transformer."""
 
 
 @dataclass(frozen=True)
@@ -71,22 +78,23 @@ def minilm() -> Path:
     return _shared("models", "minilm-l6-v2")
 
 
+def write_tokenizer(folder: Path) -> BertTokenizerFast:
+    """A word-level tokenizer in the hub's layout."""
+    from transformers import BertTokenizerFast
+
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random two-layer BERT with a word-level vocabulary, in the hub's layout."""
-    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+    from transformers import BertConfig, BertForSequenceClassification
 
     folder = tmp_path_factory.mktemp("tiny-bert")
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-    )
+    write_tokenizer(folder)
+    config = BertConfig(vocab_size=len(VOCABULARY), max_position_embeddings=64, **SIZES)
     BertForSequenceClassification(config).save_pretrained(folder)
     return folder

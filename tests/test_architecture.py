@@ -37,6 +37,7 @@ LABELS = ("filtune.datamodules.labels", "filtune.optimizers.likelihoods")
 
 CALLERS_OF_THE_COMMAND_LINE = {
     "filtune.__main__",
+    "benchmarks.chaos",  # kills commands, each in a process of its own
     "filtune.experiments.worker",  # each run of a study is a process of its own: the command line, started anew
 }
 

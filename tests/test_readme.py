@@ -3,22 +3,9 @@
 from __future__ import annotations
 
 import re
-import shlex
-from itertools import pairwise
 from pathlib import Path
 
-import pytest
-from filtune.experiments.composition import find_config
-
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def commands(page: Path) -> list[list[str]]:
-    """Every ``filtune`` command on a page, as arguments."""
-    text = page.read_text().replace("\\\n", " ")
-    found = re.findall(r"(?:^|&& |`)(filtune (?:fit|validate)[^`\n]*)", text, flags=re.MULTILINE)
-    return [shlex.split(command)[1:] for command in found]
 
 
 def test_first_screen_has_two_setup_commands() -> None:
@@ -28,25 +15,6 @@ def test_first_screen_has_two_setup_commands() -> None:
         "pip install -e . && filtune fit --config configs/quickstart.yaml",
         "pip install -e '.[test]' && pytest",
     ]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_configurations_exist(page: Path) -> None:
-    for arguments in commands(page):
-        for option, name in pairwise(arguments):
-            if option == "--config" and "RUN" not in name and "config.yaml" not in name:
-                find_config(name)
-
-
-def test_there_are_commands_to_check() -> None:
-    assert sum(len(commands(page)) for page in PAGES) >= 6
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
 
 
 def test_the_loop_of_the_readme_runs() -> None:

@@ -11,7 +11,7 @@ import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from torch import Tensor, nn
 
-from .base import Backbone, BackboneConfig
+from .base import HEAD, Backbone, BackboneConfig
 
 ROLES: dict[str, tuple[str, ...]] = {
     "query": ("query", "q_proj", "q_lin", "query_proj", "q"),
@@ -25,6 +25,9 @@ FUSED = ("qkv", "Wqkv", "query_key_value", "c_attn")
 
 SCALED = {"lora": "lora_alpha", "dora": "lora_alpha", "loha": "alpha", "lokr": "alpha"}
 """Methods that are scaled by alpha / rank, with PEFT's name of alpha."""
+
+IMPORTING = ("megatron_config", "megatron_core", "auto_mapping")
+"""Arguments by which PEFT imports a module that they name, which a run of a stranger's must not be able to."""
 
 REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """Types of parameters that a Jacobian can be taken of."""
@@ -62,15 +65,17 @@ def resolve_targets(
             available = ", ".join(f"{name} ({count})" for name, count in endings.most_common(12))
             raise ValueError(
                 f"model.backbone.targets: {target!r} matches no layer of this backbone; roles are "
-                f"{', '.join(dict.fromkeys([*roles, 'conv', 'linear']))}, layers here end in {available}"
+                f"{', '.join(dict.fromkeys([*roles, 'conv', 'pointwise', 'linear']))}, layers here end in {available}"
             )
         resolved += [name for name in found if name not in resolved]
     return resolved
 
 
 def _match(layers: dict[str, nn.Module], target: str, roles: dict[str, tuple[str, ...]]) -> list[str]:
-    if target == "conv" and target not in roles:
-        return [name for name, module in layers.items() if isinstance(module, (nn.Conv1d, nn.Conv2d))]
+    if target in ("conv", "pointwise") and target not in roles:
+        convolutions = {name: layer for name, layer in layers.items() if isinstance(layer, (nn.Conv1d, nn.Conv2d))}
+        whole = {name for name, layer in convolutions.items() if layer.groups == 1 and set(layer.kernel_size) == {1}}
+        return [name for name in convolutions if target == "conv" or name in whole]
     if target == "linear" and target not in roles:
         return [name for name, module in layers.items() if isinstance(module, nn.Linear)]
     endings = roles.get(target, (target,))
@@ -81,13 +86,18 @@ def _match(layers: dict[str, nn.Module], target: str, roles: dict[str, tuple[str
 
 
 def adapt(backbone: Backbone, config: BackboneConfig) -> None:
-    """Put the adapter on the backbone; only the adapter and the head stay trainable.
+    """Put the adapter on the backbone; only the adapter and the head stay trainable, with ``head`` the head alone.
 
     Raises:
         ValueError: If the rank is not positive, a target matches nothing, PEFT does not know the method, or it cannot
             be put on these layers.
     """
     if config.adapter is None:
+        return
+    if config.adapter == HEAD:
+        backbone.model.requires_grad_(False)
+        for name in backbone.head:
+            backbone.model.get_submodule(name).requires_grad_(True)
         return
     if config.rank < 1:
         raise ValueError(f"model.backbone.rank: must be at least 1, got {config.rank}")
@@ -109,7 +119,11 @@ def adapt(backbone: Backbone, config: BackboneConfig) -> None:
             f"model.backbone.adapter: {method} gives up ranks as it goes on, by gradients that a filter does not have; "
             "take one of fixed rank, such as lora"
         )
+    for name in IMPORTING:
+        if config.adapter_args.get(name) is not None:
+            raise ValueError(f"model.backbone.adapter_args: {name} makes PEFT import a module by name; leave it out")
     targets = resolve_targets(backbone.model, config.targets, backbone.head, backbone.roles)
+    _check_groups(backbone.model, targets, method, config.rank)
     arguments: dict[str, Any] = {"target_modules": targets, **_arguments(method, config)}
     if "modules_to_save" in options:
         arguments["modules_to_save"] = list(backbone.head)
@@ -124,6 +138,27 @@ def adapt(backbone: Backbone, config: BackboneConfig) -> None:
         for name in backbone.head:
             adapted.get_base_model().get_submodule(name).requires_grad_(True)
     backbone.model = adapted
+
+
+def _check_groups(model: nn.Module, targets: list[str], method: str, rank: int) -> None:
+    """Check that PEFT can put the method on the grouped and depthwise convolutions among the targets.
+
+    It splits the rank of LoRA among a convolution's groups, and its LoHa has no grouped form.
+
+    Raises:
+        ValueError: If it cannot, with the layer's name.
+    """
+    for name in targets:
+        layer = model.get_submodule(name)
+        groups = getattr(layer, "groups", 1)
+        if groups == 1 or method not in SCALED:
+            continue
+        if method not in ("lora", "dora") or rank % groups:
+            needs = f"needs a rank divisible by them, not {rank}" if method in ("lora", "dora") else "has no such form"
+            raise ValueError(
+                f"model.backbone.targets: {name} is a convolution of {groups} groups, where PEFT's {method} {needs}; "
+                "leave it out, as the role pointwise does"
+            )
 
 
 def _look_up(method: str) -> tuple[type[peft.PeftConfig], type | None]:
@@ -163,7 +198,7 @@ def try_adapter(backbone: Backbone, config: BackboneConfig, batch: dict[str, Any
         ValueError: If it is not so, or if the model does not run.
     """
     said = f"model.backbone.adapter: {config.adapter}"
-    model = backbone.model.get_base_model()
+    model = backbone.plain_model
     head = {id(param) for name in backbone.head for param in model.get_submodule(name).parameters()}
     trained = {name: p for name, p in backbone.named_parameters() if p.requires_grad and id(p) not in head}
     for name, param in trained.items():

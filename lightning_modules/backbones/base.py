@@ -13,28 +13,33 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from torch import Tensor, nn
 from typing_extensions import Self
 
+HEAD = "head"
+"""The value of ``--model.backbone.adapter`` that trains the head and nothing else."""
+
 
 @dataclass
 class BackboneConfig:
     """A backbone, its adapter and its head.
 
     Args:
-        name: ``lenet5``, a timm model name, a transformers hub id, a local folder in the hub's layout, or the dotted
-            path of a class of one's own, such as ``my_module.MyBackbone``.
+        name: ``lenet5``, a timm model name, a transformers hub id, a local folder in the hub's layout (of transformers
+            or of timm), a file of weights in such a folder of timm's, or the dotted path of a class of one's own, such
+            as ``my_module.MyBackbone``.
         library: Where the name is looked up: ``builtin``, ``timm`` or ``transformers``; ``auto`` takes ``builtin``
             for the names it has, ``transformers`` for text and ``timm`` for images.
         pretrained: Load pre-trained weights; otherwise random ones from the seed.
-        adapter: ``lora``, ``dora``, the name of any other PEFT method that is put on layers (such as ``ia3``), or
-            null to train all weights.
+        adapter: ``lora``, ``dora``, the name of any other PEFT method that is put on layers (such as ``ia3``),
+            ``head`` to train the head alone, or null to train all weights.
         rank: Rank r of ``lora``, ``dora``, ``loha`` and ``lokr``; other methods take theirs from ``adapter_args``.
         alpha: Scale of these, alpha / r; null takes alpha = r.
-        targets: Modules the adapter goes on, by role (``query``, ``key``, ``value``, ``conv``, ``linear``) or by
-            the end of their name.
+        targets: Modules the adapter goes on, by role (``query``, ``key``, ``value``, ``linear``, ``conv``, and
+            ``pointwise`` for ungrouped convolutions of one pixel) or by the end of their name.
         adapter_args: Further arguments of the PEFT configuration.
         head: ``own``, the architecture's classification head, or ``mean``, a linear layer on the mean of the
             token states (transformers).
-        head_init: Initialisation of the ``mean`` head: ``random``, or ``zero``, which gives all classes the same
-            probability before the first sample.
+        head_init: Initialisation of a fresh head: ``random``, as the library does it, or ``zero`` for its last layer,
+            which gives all classes the same probability before the first sample. A head that comes with the
+            pre-trained weights is kept.
         max_length: Most tokens of a text; longer ones are cut, and so is what the model has no positions for.
         image_size: Side of the image the backbone sees; null takes the backbone's own.
         frozen: Storage of the weights that are not trained: ``float32``, ``bfloat16``, which halves their memory, or
@@ -58,6 +63,11 @@ class BackboneConfig:
     frozen: Literal["float32", "bfloat16", "4bit"] = "float32"
     gradient_checkpointing: bool = False
 
+    @property
+    def uses_peft(self) -> bool:
+        """Whether an adapter of PEFT is put on the layers."""
+        return self.adapter not in (None, HEAD)
+
 
 class Backbone(nn.Module):
     """A model with its own preprocessing: raw batch -> inputs -> outputs.
@@ -70,26 +80,40 @@ class Backbone(nn.Module):
         head: Names of the sub-modules of ``model`` that form its head; they are trained beside an adapter.
 
     Attributes:
+        has_fresh_head: Whether the head's weights are random; False where they come with the pre-trained weights.
         modality: The input, ``text`` or ``image``: the key of a batch that ``preprocess`` reads.
         library: The value of ``--model.backbone.library`` that selects the class.
         names: The values of ``--model.backbone.name`` the class takes, unless ``accepts`` is overridden.
         roles: Roles of ``--model.backbone.targets`` with the ends of the names of their modules, beside or in place
             of those of :data:`~filtune.lightning_modules.backbones.adapters.ROLES`.
+        load_code: Python that loads the whole exported model of images, for its model card, with fields for ``name``,
+            ``file`` (its weights), ``channels`` and ``outputs``; empty to load it by ``build`` of the class.
     """
 
     modality: ClassVar[Literal["text", "image"]]
     library: ClassVar[str] = "builtin"
     names: ClassVar[tuple[str, ...]] = ()
     roles: ClassVar[dict[str, tuple[str, ...]]] = {}
+    load_code: ClassVar[str] = ""
 
     def __init__(self, model: nn.Module, head: tuple[str, ...]) -> None:
         super().__init__()
         self.model, self.head = model, head
+        self.has_fresh_head = True
 
     @classmethod
     def accepts(cls, name: str) -> bool:
         """Return whether the class takes this ``--model.backbone.name``."""
         return name in cls.names
+
+    @classmethod
+    def hub_id(cls, config: BackboneConfig) -> str | None:
+        """Return the hub id of what ``build`` loads; None where it needs nothing, or loads it from elsewhere.
+
+        Raises:
+            ValueError: If there are no such weights.
+        """
+        return None
 
     @classmethod
     def build(cls, config: BackboneConfig, task: Task) -> Self:
@@ -112,6 +136,11 @@ class Backbone(nn.Module):
     def forward(self, inputs: Any) -> Tensor:
         """Return the outputs (B, m)."""
         return self.model(inputs)
+
+    @property
+    def plain_model(self) -> nn.Module:
+        """The model without PEFT's wrapper; where there is an adapter, its layers are in it."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
     def device(self) -> torch.device:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from filtune.datamodules import Task
 
+from ..trust import OwnClasses, check_own
 from .adapters import adapt, one_line, try_adapter
 from .base import Backbone, BackboneConfig
 from .memory import check_memory_options, checkpoint_layers, shrink_frozen
@@ -36,13 +37,33 @@ def backbone_classes() -> tuple[type[Backbone], ...]:
     )
 
 
-def find_backbone(config: BackboneConfig, task: Task) -> type[Backbone]:
-    """Return the class that takes this name: one of the user's own by its dotted path, else one of this folder.
+def find_backbone(config: BackboneConfig, task: Task, own: OwnClasses = None) -> type[Backbone]:
+    """Return the class that takes this name, for a task.
 
     Raises:
         ValueError: If no class takes the name, or the one that does is of another modality than the task.
     """
-    found = import_backbone(config.name) if config.library == "auto" else None
+    found = backbone_of(config, task.modality, own)
+    if found.modality != task.modality:
+        raise ValueError(
+            f"model.backbone.name: {config.name!r} takes {found.modality}s, but the task {task.name} has "
+            f"{task.modality}s; choose another configs/backbone"
+        )
+    return found
+
+
+def backbone_of(config: BackboneConfig, modality: str | None, own: OwnClasses = None) -> type[Backbone]:
+    """Return the class that takes this name: one of the user's own by its dotted path, else one of this folder.
+
+    Args:
+        config: The options; ``name`` and ``library`` count.
+        modality: The task's input, by which one of several libraries is chosen; None where it is not known.
+        own: Classes outside this folder that may be imported; by default any.
+
+    Raises:
+        ValueError: If no class takes the name, or it may not be imported.
+    """
+    found = import_backbone(config.name, own) if config.library == "auto" else None
     if found is None:
         known = [cls for cls in backbone_classes() if config.library in ("auto", cls.library)]
         if not known:
@@ -53,23 +74,24 @@ def find_backbone(config: BackboneConfig, task: Task) -> type[Backbone]:
             names = ", ".join(name for cls in known for name in cls.names)
             raise ValueError(f"model.backbone.name: there is no built-in backbone {config.name!r}; built in is {names}")
         # a name of its own comes before a library that takes any, and of these the one for the task's input
-        found = min(takers, key=lambda cls: (cls.library != "builtin", cls.modality != task.modality))
-    if found.modality != task.modality:
-        raise ValueError(
-            f"model.backbone.name: {config.name!r} takes {found.modality}s, but the task {task.name} has "
-            f"{task.modality}s; choose another configs/backbone"
-        )
+        found = min(takers, key=lambda cls: (cls.library != "builtin", cls.modality != modality))
     return found
 
 
-def import_backbone(path: str) -> type[Backbone] | None:
+def import_backbone(path: str, own: OwnClasses = None) -> type[Backbone] | None:
     """Return the class of a dotted path such as ``my_module.MyBackbone``; None where the name is not such a path.
 
+    Args:
+        path: The path.
+        own: Class paths that may be imported; by default any.
+
     Raises:
+        ForeignClassError: If it may not be imported.
         ValueError: If it cannot be imported, or is not a backbone.
     """
     if not CLASS_PATH.fullmatch(path) or Path(path).exists():
         return None
+    check_own(path, "model.backbone.name", own)
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
@@ -83,23 +105,55 @@ def import_backbone(path: str) -> type[Backbone] | None:
     return found
 
 
-def build_backbone(config: BackboneConfig, task: Task) -> Backbone:
+def build_backbone(config: BackboneConfig, task: Task, own: OwnClasses = None) -> Backbone:
     """Return the backbone for a task, with its adapter, in eval mode.
+
+    Args:
+        config: Its options.
+        task: The task.
+        own: Classes outside this folder that may be imported; by default any, as a user's configuration may name them.
 
     Raises:
         ValueError: If the backbone cannot be built, or does not take the task's input.
     """
-    found = find_backbone(config, task)
+    found = find_backbone(config, task, own)
     check_memory_options(config, found.library)
     backbone = found.build(config, task)
+    if config.head_init == "zero" and backbone.has_fresh_head:
+        zero_output_layer(backbone, task.outputs)
     adapt(backbone, config)
     shrink_frozen(backbone, config)
     if config.gradient_checkpointing:
         checkpoint_layers(backbone)
     backbone.eval()
-    if config.adapter is not None:
+    if config.uses_peft:
         try_adapter(backbone, config, _example(task))
     return backbone
+
+
+def zero_output_layer(backbone: Backbone, outputs: int) -> None:
+    """Set the last layer of the head to zero, so that all classes are equally probable before the first sample.
+
+    Raises:
+        ValueError: If the head has no layer with that many outputs.
+    """
+    # the head proper comes first, further modules that are trained with it after it
+    fitting = (
+        [
+            layer
+            for layer in backbone.model.get_submodule(name).modules()
+            if isinstance(weight := getattr(layer, "weight", None), torch.Tensor) and len(weight) == outputs
+        ]
+        for name in backbone.head
+    )
+    layers: list[torch.nn.Module] = next(filter(None, fitting), [])
+    if not layers:
+        raise ValueError(
+            f"model.backbone.head_init: the head of this backbone has no layer of {outputs} outputs that could start "
+            "at zero; take random"
+        )
+    for param in layers[-1].parameters(recurse=False):
+        torch.nn.init.zeros_(param)
 
 
 def _example(task: Task) -> dict[str, Any]:

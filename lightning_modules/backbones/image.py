@@ -1,16 +1,13 @@
-"""Image backbones: preprocessing of images, and timm's models."""
+"""Image backbones: preprocessing of images to one size, normalised."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import timm
 import torch
-from filtune.datamodules import Task
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from .base import Backbone, BackboneConfig, check_weights_available
+from .base import Backbone
 
 
 class ImageBackbone(Backbone):
@@ -62,7 +59,7 @@ class ImageBackbone(Backbone):
         return self.model(inputs.to(self.dtype))
 
     def _fit(self, image: Tensor) -> Tensor:
-        image = image.to(self.mean.device)
+        image = image.to(self.mean.device, non_blocking=True)
         pixels = image.float() / 255 if image.dtype == torch.uint8 else image
         if pixels.shape[1] != self.channels:
             pixels = pixels.mean(1, keepdim=True).expand(-1, self.channels, -1, -1)
@@ -77,46 +74,3 @@ class ImageBackbone(Backbone):
         pixels = pixels[..., top : top + self.size, left : left + self.size]
         # cubic polynomials overshoot at edges, which images do not
         return pixels.clamp(0, 1) if self.interpolation == "bicubic" and image.dtype == torch.uint8 else pixels
-
-
-class TimmBackbone(ImageBackbone):
-    """A timm model by name, with a fresh head of m outputs."""
-
-    library = "timm"
-
-    @classmethod
-    def accepts(cls, name: str) -> bool:
-        """Return True: ``build`` names the similar ones where timm has none of that name."""
-        return True
-
-    @classmethod
-    def build(cls, config: BackboneConfig, task: Task) -> Self:
-        """Return the model with the preprocessing its weights were trained with.
-
-        Raises:
-            ValueError: If timm does not know the name, or the weights are not available.
-        """
-        if not timm.is_model(config.name):
-            close = ", ".join(timm.list_models(f"*{config.name.split('.')[0][:6]}*")[:8]) or "see timm.list_models()"
-            raise ValueError(f"model.backbone.name: timm has no model {config.name!r}; similar: {close}")
-        weights = timm.get_pretrained_cfg(config.name)
-        if config.pretrained and weights is not None and weights.hf_hub_id:
-            remedy = "without a network set --model.backbone.pretrained false for random weights"
-            check_weights_available(weights.hf_hub_id, remedy)
-        # a transformer is built for one size, to which its position embeddings are fitted
-        fixed = config.image_size is not None and weights is not None and weights.fixed_input_size
-        options = {"img_size": config.image_size} if fixed else {}
-        try:
-            model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=task.outputs, **options)
-        except (OSError, RuntimeError) as error:
-            raise ValueError(
-                f"model.backbone.name: the weights of {config.name} cannot be had ({str(error).splitlines()[0]}); "
-                "with a network they are downloaded, without one set --model.backbone.pretrained false"
-            ) from error
-        settings = timm.data.resolve_data_config({}, model=model)
-        channels, size, _ = settings["input_size"]
-        head = model.default_cfg["classifier"]
-        names = (head,) if isinstance(head, str) else tuple(head)
-        kind = "bilinear" if settings["interpolation"] == "bilinear" else "bicubic"
-        size = config.image_size or size
-        return cls(model, names, size, channels, settings["mean"], settings["std"], interpolation=kind)

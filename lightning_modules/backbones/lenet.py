@@ -43,6 +43,14 @@ class LeNet5Backbone(ImageBackbone):
     """LeNet-5 with random weights, for images of any size and number of channels."""
 
     names = ("lenet5",)
+    load_code = """\
+import torch
+from filtune.lightning_modules.backbones.lenet import LeNet5
+from safetensors.torch import load_file
+
+model = LeNet5({channels}, {outputs}).eval()
+model.load_state_dict(load_file({file!r}))
+"""
 
     @classmethod
     def build(cls, config: BackboneConfig, task: Task) -> Self:

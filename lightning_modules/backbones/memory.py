@@ -72,7 +72,7 @@ def shrink_frozen(backbone: Backbone, config: BackboneConfig) -> None:
                 tensor.data = tensor.data.bfloat16()
     if config.frozen != "float32":
         for name in backbone.head:
-            backbone.model.get_base_model().get_submodule(name).register_forward_pre_hook(_to_float32)
+            backbone.plain_model.get_submodule(name).register_forward_pre_hook(_to_float32)
 
 
 def _to_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -88,8 +88,7 @@ def checkpoint_layers(backbone: Backbone) -> None:
     Raises:
         ValueError: If the model has no layers made for it.
     """
-    model = backbone.model
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = backbone.plain_model
     if hasattr(base, "set_grad_checkpointing"):
         base.set_grad_checkpointing(True)
         return

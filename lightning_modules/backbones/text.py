@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from typing_extensions import Self
 
 from .base import Backbone, BackboneConfig, check_weights_available
+from .folders import refuse_code
 from .memory import quantisation
+from .positions import padding_side, usable_positions
 
 
 class MeanPooled(nn.Module):
@@ -21,20 +24,18 @@ class MeanPooled(nn.Module):
     Args:
         encoder: A transformers encoder.
         outputs: m.
-        zero: Initialise the head at zero rather than at random.
     """
 
-    def __init__(self, encoder: nn.Module, outputs: int, zero: bool = False) -> None:
+    def __init__(self, encoder: nn.Module, outputs: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(encoder.config.hidden_size, outputs)
-        if zero:
-            nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
 
-    def forward(self, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
-        """Return the outputs (B, m) of tokens (B, L)."""
+    def forward(self, attention_mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        """Return the outputs (B, m) of tokens (B, L); without a mask there is no padding."""
         states = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
+        if attention_mask is None:
+            return self.head(states.mean(1).to(self.head.weight.dtype))
         weight = attention_mask.unsqueeze(-1).to(states.dtype)
         mean = (states * weight).sum(1) / weight.sum(1)
         return self.head(mean.to(self.head.weight.dtype))
@@ -63,6 +64,11 @@ class TextBackbone(Backbone):
         return True
 
     @classmethod
+    def hub_id(cls, config: BackboneConfig) -> str | None:
+        """Return the name, whose configuration and tokenizer random weights need as well."""
+        return config.name
+
+    @classmethod
     def build(cls, config: BackboneConfig, task: Task) -> Self:
         """Return a transformers model by hub id or local folder, with its tokenizer.
 
@@ -71,25 +77,34 @@ class TextBackbone(Backbone):
         """
         remedy = "name a hub id (with a network), or a local folder with config.json, weights and tokenizer files"
         check_weights_available(config.name, remedy)
+        refuse_code(config.name)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(config.name)
+            tokenizer = AutoTokenizer.from_pretrained(config.name, trust_remote_code=False)
             if tokenizer.pad_token is None:  # decoders have none, and need it for batches
                 tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-            model, head = _load_with_head(config, task.outputs, tokenizer.pad_token_id)
-        except (OSError, ValueError) as error:
+            model, head, is_fresh = _load_with_head(config, task.outputs, tokenizer.pad_token_id)
+        except (OSError, ValueError, UnpicklingError) as error:
             reason = str(error).strip().splitlines()[0]
+            if isinstance(error, UnpicklingError):
+                reason = "its weights are a pickle of more than tensors, which is not loaded; take safetensors"
             raise ValueError(f"model.backbone.name: {config.name!r} cannot be loaded ({reason}); {remedy}") from error
         encoder = model.encoder if isinstance(model, MeanPooled) else model
-        positions = getattr(encoder.config, "max_position_embeddings", config.max_length)
+        lengths = [config.max_length, usable_positions(encoder), tokenizer.model_max_length]
+        tokenizer.padding_side = padding_side(encoder)
         if config.frozen == "4bit":
             for name in head:
                 model.get_submodule(name).to(encoder.device, torch.float32)
         else:
             model = model.float()
-        return cls(model, head, tokenizer, min(config.max_length, positions, tokenizer.model_max_length))
+        backbone = cls(model, head, tokenizer, min(length for length in lengths if length is not None))
+        backbone.has_fresh_head = is_fresh
+        return backbone
 
     def preprocess(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return the tokens (B, L) of texts or pairs of texts, padded to the longest."""
+        """Return the tokens (B, L) of texts or pairs of texts, padded to the longest.
+
+        Without padding there is no mask: transformers would read it on the host, which then waits for the device.
+        """
         texts = batch["text"]
         columns = list(zip(*texts, strict=True)) if isinstance(texts[0], (tuple, list)) else [texts]
         tokens = self.tokenizer(
@@ -99,7 +114,9 @@ class TextBackbone(Backbone):
             max_length=self.max_length,
             return_tensors="pt",
         )
-        return {name: tensor.to(self.device) for name, tensor in tokens.items()}
+        if "attention_mask" in tokens and bool(tokens["attention_mask"].all()):
+            del tokens["attention_mask"]
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in tokens.items()}
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the outputs (B, m) of tokens (B, L)."""
@@ -107,15 +124,20 @@ class TextBackbone(Backbone):
         return outputs if isinstance(outputs, Tensor) else outputs.logits
 
 
-def _load_with_head(config: BackboneConfig, outputs: int, padding: int | None) -> tuple[nn.Module, tuple[str, ...]]:
-    """Return the model with the head asked for, and the names of the head's modules."""
+def _load_with_head(
+    config: BackboneConfig, outputs: int, padding: int | None
+) -> tuple[nn.Module, tuple[str, ...], bool]:
+    """Return the model with the head asked for, the names of the modules that are trained, and whether it is random."""
     if config.head == "mean":
         # a pooler is not used, and where the checkpoint has none it is random
-        encoder = _load(AutoModel, config, ("pooler",))
-        return MeanPooled(encoder, outputs, zero=config.head_init == "zero"), ("head",)
-    model = _load_classifier(config, outputs)
+        encoder, fresh, _ = _load_pretrained(AutoModel, config, ("pooler",))
+        return MeanPooled(encoder, outputs), ("head", *(f"encoder.{name}" for name in fresh)), True
+    auto = AutoModelForSequenceClassification
+    with torch.device("meta"):  # names alone
+        head = _head_of(auto.from_config(_read_config(config, num_labels=outputs), trust_remote_code=False))
+    model, fresh, is_fresh = _load_pretrained(auto, config, head, num_labels=outputs, ignore_mismatched_sizes=True)
     model.config.pad_token_id = padding
-    return model, _head_of(model)
+    return model, (*head, *fresh), is_fresh
 
 
 def _head_of(model: Any) -> tuple[str, ...]:
@@ -124,23 +146,68 @@ def _head_of(model: Any) -> tuple[str, ...]:
     return tuple(name for name, child in children if any(True for _ in child.parameters()))
 
 
-def _load_classifier(config: BackboneConfig, outputs: int) -> Any:
-    """Return the architecture's classifier; where its checkpoint has a head of another size, with a fresh one."""
-    auto = AutoModelForSequenceClassification
+def _load_pretrained(
+    auto: Any, config: BackboneConfig, head: tuple[str, ...], **arguments: Any
+) -> tuple[Any, tuple[str, ...], bool]:
+    """Return a model, its modules apart from the head that the checkpoint lacks, and whether it lacks the head as well.
+
+    Args:
+        auto: The class of transformers that loads it.
+        config: The options.
+        head: Names of modules that need no weights; they are not among those returned.
+        **arguments: Of the model's configuration.
+
+    Raises:
+        ValueError: If the weights are those of another model.
+    """
     if not config.pretrained:
-        return _load(auto, config, num_labels=outputs)
-    with torch.device("meta"):  # names alone
-        head = _head_of(auto.from_config(AutoConfig.from_pretrained(config.name, num_labels=outputs)))
-    model, found = _load(auto, config, head, num_labels=outputs, ignore_mismatched_sizes=True, output_loading_info=True)
-    others = sorted(name for name, *_ in found["mismatched_keys"] if not name.startswith(tuple(f"{h}." for h in head)))
+        arguments.pop("ignore_mismatched_sizes", None)
+        return auto.from_config(_read_config(config, **arguments), trust_remote_code=False), (), True
+    arguments["trust_remote_code"] = False
+    options = {**arguments, "output_loading_info": True}
+    model, found = auto.from_pretrained(config.name, **options, **quantisation(config, head))
+    own = tuple(f"{name}." for name in head)
+    others = sorted(name for name, *_ in found["mismatched_keys"] if not name.startswith(own))
     if others:
         raise ValueError(f"its weights are of other sizes than its config.json says, {others[0]} among them")
     if found["mismatched_keys"]:
         rank_zero_warn(f"model.backbone.name: the head of {config.name!r} is of another task; a fresh one is trained")
-    return model
+    lacking = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    is_fresh = any(name.startswith(own) for name in lacking)
+    fresh = _fresh_modules(config.name, model, [name for name in found["missing_keys"] if not name.startswith(own)])
+    if fresh and config.frozen == "4bit":  # what is trained keeps its bits
+        model = auto.from_pretrained(config.name, **arguments, **quantisation(config, (*head, *fresh)))
+    return model, fresh, is_fresh
 
 
-def _load(auto: Any, config: BackboneConfig, whole: tuple[str, ...] = (), **arguments: Any) -> Any:
-    if config.pretrained:
-        return auto.from_pretrained(config.name, **arguments, **quantisation(config, whole))
-    return auto.from_config(AutoConfig.from_pretrained(config.name, **arguments))
+def _read_config(config: BackboneConfig, **arguments: Any) -> Any:
+    return AutoConfig.from_pretrained(config.name, trust_remote_code=False, **arguments)
+
+
+def _fresh_modules(name: str, model: nn.Module, missing: list[str]) -> tuple[str, ...]:
+    """Return the names of the modules whose parameters are missing from a checkpoint, and warn of them.
+
+    Raises:
+        ValueError: If more is missing than is there.
+    """
+    parameters = dict(model.named_parameters())
+    missing = sorted(parameters.keys() & set(missing))
+    if 2 * len(missing) > len(parameters):
+        raise ValueError(
+            f"its weights are of another model: {len(missing)} of {len(parameters)} tensors are missing, such as "
+            f"{missing[0]}"
+        )
+    owners = dict.fromkeys(each.rpartition(".")[0] for each in missing)
+    # the parameters of a module that has others within cannot be trained without theirs
+    fresh = tuple(owner for owner in owners if owner and not any(model.get_submodule(owner).children()))
+    if fresh:
+        rank_zero_warn(
+            f"model.backbone.name: {name!r} has no weights of {', '.join(fresh)}; they start at random, and are "
+            "trained and saved with the head"
+        )
+    if rest := [each for each in missing if each.rpartition(".")[0] not in fresh]:
+        rank_zero_warn(
+            f"model.backbone.name: {name!r} has no weights of {', '.join(rest)}; they are random, and frozen unless "
+            "--model.backbone.adapter is null"
+        )
+    return fresh

@@ -1,6 +1,6 @@
-"""What happens around the training step: checkpoints, progress, TensorBoard, summary."""
+"""What happens around the training step: checkpoints, progress, loggers, summary."""
 
 from .summary import RunSummary
-from .training import OnlineProgressBar, StreamCheckpoint, TensorBoardPage
+from .training import OnlineProgressBar, RunPage, StreamCheckpoint
 
-__all__ = ["OnlineProgressBar", "RunSummary", "StreamCheckpoint", "TensorBoardPage"]
+__all__ = ["OnlineProgressBar", "RunPage", "RunSummary", "StreamCheckpoint"]

@@ -1,4 +1,4 @@
-"""The run's result, as ``summary.json`` and as TensorBoard's hyper-parameters."""
+"""The run's result, as ``summary.json`` and in every logger."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ..atomic import atomic_write
+from ..integrity import DamagedFile, read_json, sealed
 from ..online import OnlineModule
 
 PACKAGES = ("filtune", "torch", "lightning", "peft", "transformers", "timm", "datasets", "torchmetrics")
@@ -38,34 +39,55 @@ class RunSummary(pl.Callback):
         self._first_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Print what was read of the data, and start the clock."""
         assert isinstance(pl_module, OnlineModule)
         self._start, self._first_step = time.perf_counter(), trainer.global_step
+        if trainer.is_global_zero:
+            print(trainer.datamodule.report(), flush=True)
         pl_module.clock = lambda: time.perf_counter() - self._start
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log where the stream ended, between two regular points."""
-        assert isinstance(pl_module, OnlineModule)
-        pl_module.record()
-
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave nothing behind of a run that failed before its first step."""
-        if trainer.is_global_zero and trainer.global_step == 0 and not (self.folder / "checkpoints").exists():
+        """Leave nothing behind of a run that failed before its second step; its first tells which metrics there are."""
+        if trainer.is_global_zero and trainer.global_step <= 1 and not (self.folder / "checkpoints").exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the summary and the hyper-parameters."""
         assert isinstance(pl_module, OnlineModule)
-        if trainer.interrupted or not trainer.is_global_zero:
-            return
-        summary = self._summary(trainer, pl_module, time.perf_counter() - self._start)
+        if not trainer.interrupted and trainer.is_global_zero:
+            self._write(trainer, pl_module, time.perf_counter() - self._start)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the summary of a run that was killed between its last checkpoint and its summary."""
+        assert isinstance(pl_module, OnlineModule)
+        if trainer.is_global_zero and trainer.global_step and self._last_summary() != trainer.global_step:
+            self._first_step = trainer.global_step
+            self._write(trainer, pl_module, 0.0)
+
+    def _last_summary(self) -> int | None:
+        """Return the steps that the summary in the folder is of."""
+        try:
+            return read_json(self.folder / "summary.json").get("steps")
+        except (DamagedFile, OSError):
+            return None
+
+    def _write(self, trainer: pl.Trainer, module: OnlineModule, seconds: float) -> None:
+        """Write the log first: the summary is the last file of a run, and lists the bytes of its event files."""
+        summary = self._summary(trainer, module, seconds)
+        results = {f"final/{k}": v for k, v in summary.items() if k.startswith("online_") and v is not None}
+        results |= {f"final/{name}": value for name, value in module.last_validation.items()}
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(_hyperparameters(summary, self.config), results)
+                logger.experiment.flush()
+            else:
+                logger.log_metrics(results, step=trainer.global_step)
+            logger.save()
+        summary["event_bytes"] = {
+            path.name: path.stat().st_size for path in sorted(self.folder.glob("events.out.tfevents.*"))
+        }
         with atomic_write(self.folder / "summary.json") as file:
-            file.write(json.dumps(summary, indent=2) + "\n")
-        if isinstance(trainer.logger, TensorBoardLogger):
-            results = {f"final/{k}": v for k, v in summary.items() if k.startswith("online_") and v is not None}
-            results |= {f"final/{name}": value for name, value in pl_module.last_validation.items()}
-            trainer.logger.log_hyperparams(_hyperparameters(summary, self.config), results)
-            trainer.logger.save()
+            file.write(json.dumps(sealed(summary), indent=2) + "\n")
 
     def _summary(self, trainer: pl.Trainer, module: OnlineModule, seconds: float) -> dict[str, Any]:
         online = {name: float(value) for name, value in module.online.compute().items()}
@@ -83,6 +105,7 @@ class RunSummary(pl.Callback):
             **{name.replace("/", "_"): value for name, value in online.items() if name != "online/l1"},
             "val": {name.removeprefix("val/"): value for name, value in module.last_validation.items()},
             **trainer.datamodule.sizes,
+            "data": trainer.datamodule.report().to_dict(),
             "total_parameters": sum(p.numel() for p in module.backbone.parameters()),
             "trainable_parameters": sum(p.numel() for p in module.backbone.parameters() if p.requires_grad),
             "skipped_rows": dict(getattr(trainer.datamodule, "skipped_rows", {})),

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from ..online import OnlineModule
 from ..runs import LAST
+from .stopping import StopRequest
 
 LAYOUT = {
     "prequential": {
@@ -36,7 +37,7 @@ LAYOUT = {
 
 
 class StreamCheckpoint(Checkpoint):
-    """Writes ``last.ckpt`` every so many steps, and at the end of each epoch.
+    """Writes ``last.ckpt`` every so many steps, at the end of each epoch, and when a signal stops the run.
 
     Args:
         folder: Where ``last.ckpt`` goes.
@@ -48,6 +49,11 @@ class StreamCheckpoint(Checkpoint):
             raise ValueError(f"run.save_interval: must be at least 1, got {every}")
         self.path, self.every = folder / LAST, every
         self._due = False
+        self._stop = StopRequest()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep signals until a step is complete."""
+        self._stop.start(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -57,16 +63,32 @@ class StreamCheckpoint(Checkpoint):
         The trainer does not make up for a validation that a kill has cut off after the batch was counted. The
         checkpoint is then made after the next batch, or at the end of the epoch.
         """
-        self._due = self._due or trainer.global_step % self.every == 0
-        if self._due and not trainer.is_last_batch and (batch_idx + 1) % (trainer.val_check_batch or math.inf) != 0:
+        stop = self._stop.has_come(trainer)
+        self._due = self._due or stop or trainer.global_step % self.every == 0
+        of_epoch = trainer.check_val_every_n_epoch is not None  # otherwise the batches of all epochs are counted
+        batches = 1 + (batch_idx if of_epoch else trainer.fit_loop.total_batch_idx)
+        if self._due and not trainer.is_last_batch and batches % (trainer.val_check_batch or math.inf) != 0:
             self._save(trainer, pl_module)
+            self._stop.act()
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Stop within a validation; the run resumes from the checkpoint before it."""
+        if trainer.state.fn == "fit":
+            self._stop.stop_now(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save at the end of an epoch, after its validation."""
+        self._stop.has_come(trainer)
         self._save(trainer, pl_module)
+        self._stop.act()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let signals stop the command at once again."""
+        self._stop.end()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Print how to resume a run that was stopped."""
+        self._stop.end()
         if trainer.is_global_zero and trainer.global_step and self.path.exists():
             print(
                 f"\nstopped at step {trainer.global_step}; the same command with --ckpt_path last goes on from the "
@@ -79,8 +101,10 @@ class StreamCheckpoint(Checkpoint):
         self._due = False
         pl_module.before_checkpoint()
         for logger in trainer.loggers:
-            if hasattr(logger, "experiment"):
-                logger.experiment.flush()
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.flush()  # its save() writes hyper-parameters as well, which are not complete
+            else:
+                logger.save()
         trainer.save_checkpoint(self.path)
 
 
@@ -98,19 +122,23 @@ class OnlineProgressBar(TQDMProgressBar):
         }
 
 
-class TensorBoardPage(pl.Callback):
-    """Writes the composed configuration as text and the layout that overlays optimizers.
+class RunPage(pl.Callback):
+    """Writes the composed configuration to every logger, and to TensorBoard the layout that overlays optimizers.
 
     Args:
         config: The composed configuration.
+        hyperparameters: Whether loggers other than TensorBoard's get it, as hyper-parameters.
     """
 
-    def __init__(self, config: dict) -> None:
-        self.config = config
+    def __init__(self, config: dict[str, Any], hyperparameters: bool = True) -> None:
+        self.config, self.hyperparameters = config, hyperparameters
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write them once."""
-        if isinstance(trainer.logger, TensorBoardLogger):
-            writer = trainer.logger.experiment
-            writer.add_text("config", f"```yaml\n{yaml.safe_dump(self.config, sort_keys=False)}\n```", 0)
-            writer.add_custom_scalars(LAYOUT)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                writer = logger.experiment
+                writer.add_text("config", f"```yaml\n{yaml.safe_dump(self.config, sort_keys=False)}\n```", 0)
+                writer.add_custom_scalars(LAYOUT)
+            elif self.hyperparameters:
+                logger.log_hyperparams(self.config)

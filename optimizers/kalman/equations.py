@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..constants import constant
+
 JITTERS = (0.0, 1e-7, 1e-5, 1e-3)
 """Relative jitters on the diagonal, tried in this order until a matrix has a Cholesky factor."""
 
@@ -107,7 +109,7 @@ def robust_cholesky(S: Tensor) -> CholeskyFactor:
     """
     S = 0.5 * (S + S.mT).double()
     scale = S.diagonal().mean()
-    jitters = torch.tensor(JITTERS, dtype=S.dtype, device=S.device) * torch.where(scale == 0, 1.0, scale)
+    jitters = constant(JITTERS, S.dtype, S.device) * torch.where(scale == 0, 1.0, scale)
     ladder = S + torch.diag_embed(jitters.unsqueeze(-1).expand(-1, len(S)))
     factors, info = torch.linalg.cholesky_ex(ladder)
     worked = (info == 0) & factors.isfinite().all(-1).all(-1)

@@ -35,6 +35,7 @@ class KalmanOptimizer(FilterState):
     """
 
     abstract: ClassVar[bool] = True
+    row_cost: ClassVar[float] = 0.2  # measured on transformers on a CPU
     remedy: ClassVar[str] = "take a smaller --optimizer.p0"
 
     @torch.no_grad()
@@ -48,6 +49,7 @@ class KalmanOptimizer(FilterState):
 
     def _filter(self, observation: Observation) -> Observation:
         """Apply the equations of the class docstring, in the filter's own dtype, to the samples of all ranks."""
+        self._keep_on_host()
         sharding, covariance, state = self._sharding, self._covariance, self.filter
         joint, sizes = sharding.join(observation)
         innovation = self._observe(joint)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..constants import constant
 from ..likelihoods.categorical import predictive_probabilities
 from .equations import own_blocks
 
@@ -35,7 +36,7 @@ def output_covariance(HPH: Tensor, cotangents: Tensor) -> Tensor:
 
 def scaled_predictive(mean: Tensor, covariance: Tensor) -> Tensor:
     """Return the posterior predictive probabilities for C times each of ``SCALES``, (K, B, m)."""
-    scales = covariance.new_tensor(SCALES).view(-1, 1, 1, 1)
+    scales = constant(SCALES, covariance.dtype, covariance.device).view(-1, 1, 1, 1)
     K, shape = len(SCALES), covariance.shape
     every = predictive_probabilities(mean.expand(K, -1, -1).flatten(0, 1), (scales * covariance).flatten(0, 1))
     return every.view(K, *shape[:2])

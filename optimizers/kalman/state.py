@@ -234,6 +234,13 @@ class FilterState(OnlineOptimizer):
         """Return the filter's state, which keeps the recent scores."""
         return self.filter
 
+    def _keep_on_host(self) -> None:
+        """Bring back what the host must know: a trainer moves all of an optimizer's state to the device."""
+        for name in (*self._covariance.on_host, "prior_initialized"):
+            found = self.filter.get(name)
+            if found is not None and found.device.type != "cpu":
+                self.filter[name] = found.cpu()
+
     def attach(self, model: nn.Module) -> Self:
         """Watch the model's dense layers: those that are applied at one position need not form their Jacobian.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -40,6 +42,8 @@ class NGD(NaturalOptimizer):
     Raises:
         ValueError: If an argument is out of range.
     """
+
+    relative_cost: ClassVar[float] = 1.8  # measured on transformers on a CPU in batches
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +53,8 @@ class RING(NaturalOptimizer):
     Raises:
         ValueError: If an argument is out of range.
     """
+
+    relative_cost: ClassVar[float] = 1.2  # measured on transformers on a CPU in batches
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..constants import constant
 from .base import Innovation, Likelihood, check_observation, identity_cotangents, upcast, upcast_graph
 from .tasks import MISSING, BadLabel, Coding, Encoded, Metric, label_name, short_list
 
@@ -207,7 +208,9 @@ class Categorical(Likelihood):
             sign = 2 * target.to(z.dtype) - 1
             observed = (self.target_scale * sign).unsqueeze(-1)
             difference = (z[:, 1] - z[:, 0]).unsqueeze(-1)
-            return Innovation(observed - difference, z.new_tensor([[[-1.0, 1.0]]]).expand(len(z), 1, 2), observed)
+            return Innovation(
+                observed - difference, constant((-1.0, 1.0), z.dtype, z.device).expand(len(z), 1, 2), observed
+            )
         observed = self.target_scale * self._one_hot(target)
         return Innovation(observed - z, identity_cotangents(z), observed)
 

@@ -16,11 +16,11 @@ LINES = {"ring skip=2": Rule("RING", {"skip": 2}), "reng skip=2": Rule("RENG", {
 
 
 @pytest.fixture
-def command(pairs: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def command(generated_glue: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setitem(STUDIES, "table6", dataclasses.replace(STUDIES["table6"], lines=LINES))
     monkeypatch.setattr(grng_ablations, "RATES", (1e-3, 1e-2))
     local = [
-        f"--glue={pairs}",
+        f"--glue={generated_glue}",
         f"--backbone={tiny_bert}",
         f"--runs={tmp_path / 'runs'}",
         f"--output={tmp_path / 'out'}",
@@ -59,10 +59,10 @@ def test_the_paper_s_values_are_there() -> None:
 
 
 def test_the_seconds_are_those_of_the_steps_alone(
-    pairs: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+    generated_glue: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a clock that each look at it moves by one, and each evaluation by a thousand."""
-    problem = learning.Problem("stsb", 10, str(pairs), str(tiny_bert), 6, batch_size=4)
+    problem = learning.Problem("stsb", 10, str(generated_glue), str(tiny_bert), 6, batch_size=4)
     clock = {"now": 0.0}
 
     def look() -> float:

@@ -15,8 +15,10 @@ from benchmarks.papers.learning import Problem, Rule
 
 
 @pytest.fixture
-def problem(pairs: Path, tiny_bert: Path) -> Problem:
-    return Problem("stsb", 10, str(pairs), str(tiny_bert), 6, batch_size=4, backbone_args=grng_figure1.BACKBONE)
+def problem(generated_glue: Path, tiny_bert: Path) -> Problem:
+    return Problem(
+        "stsb", 10, str(generated_glue), str(tiny_bert), 6, batch_size=4, backbone_args=grng_figure1.BACKBONE
+    )
 
 
 def test_what_came_later_changes_no_kept_result() -> None:
@@ -80,10 +82,10 @@ def test_evaluations_do_not_depend_on_their_order(problem: Problem, monkeypatch:
     assert sum(len(label) for _, label in grng_figure1.by_length(backbone, raw, 3)) == 3
 
 
-def test_the_experiment(pairs: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_experiment(generated_glue: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"BATCH": 4, "FILTER_BATCH": 2, "EVALUATIONS": 2, "PROBE": 8}.items():
         monkeypatch.setattr(grng_figure1, name, value)
-    command = ["--glue", str(pairs), "--backbone", str(tiny_bert), "--samples", "12", "--test-samples", "8"]
+    command = ["--glue", str(generated_glue), "--backbone", str(tiny_bert), "--samples", "12", "--test-samples", "8"]
     command += ["--seeds", "2", "--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]
     grng_figure1.main(command)
     assert (tmp_path / "out.png").stat().st_size > 5000

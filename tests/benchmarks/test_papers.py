@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Value
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -153,19 +152,6 @@ def test_results_are_kept(tmp_path: Path) -> None:
 IMAGES = ["--data", "digits", "--samples", "8", "--test-samples", "8"]
 
 
-@pytest.fixture(scope="module")
-def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few sentences, laid out as GLUE is."""
-    folder = tmp_path_factory.mktemp("glue")
-    features = Features({"sentence": Value("string"), "label": ClassLabel(names=["negative", "positive"])})
-    rows = {"sentence": ["good film", "bad plot", "great story", "dull actor"] * 3, "label": [1, 0] * 6}
-    (folder / "README.md").write_text("---\nconfigs:\n- config_name: sst2\n  data_dir: sst2\n---\n")
-    for split in ("train", "validation"):
-        table = Dataset.from_dict(rows, features=features)
-        table.to_parquet(folder / "sst2" / f"{split}-00000-of-00001.parquet")
-    return folder
-
-
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer settings than the experiments have, so that the tests are quick."""
@@ -215,9 +201,9 @@ def test_experiments_on_images(experiment: Any, tmp_path: Path, monkeypatch: pyt
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(("experiment", "more"), [(grng_figures, []), (loko_figure7, ["--task", "sst2"])])
 def test_experiments_on_texts(
-    experiment: Any, more: list[str], sentences: Path, tiny_bert: Path, tmp_path: Path
+    experiment: Any, more: list[str], generated_glue: Path, tiny_bert: Path, tmp_path: Path
 ) -> None:
-    source = ["--glue", str(sentences), "--backbone", str(tiny_bert), "--samples", "4"]
+    source = ["--glue", str(generated_glue), "--backbone", str(tiny_bert), "--samples", "4"]
     experiment.main([*source, *more, "--seeds", "2", "--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "o")])
     assert finished(tmp_path / "o")["task"] == "sst2"
 

@@ -15,10 +15,11 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from benchmarks import uncertainty
 from benchmarks.uncertainty import calibration, detection, selective
+from tests.cli.harness import forked_workers
 
 STUDY = {
     "title": "A study", "kind": "table", "metric": "online_accuracy", "seeds": [0],
-    "set": {"data.max_samples": 60, "data.max_val_samples": 40, "data.batch_size": 1, "trainer.max_epochs": 1},
+    "set": {"data.max_samples": 30, "data.max_val_samples": 30, "data.batch_size": 1, "trainer.max_epochs": 1},
     "contest": {"method": "ours", "rivals": {"AdamW": ["adamw"]}},
     "columns": [{"name": "digits", "title": "Digits", "task": "digits", "backbone": "lenet5"}],
     "rows": [
@@ -65,7 +66,8 @@ def test_runs_are_judged_and_the_figures_kept(
     study = tmp_path / "study.yaml"
     study.write_text(yaml.safe_dump(STUDY, sort_keys=False))
     root, output = tmp_path / "root", tmp_path / "kept" / "uncertainty.json"
-    assert reproduce.main([str(study), "--root", str(root), "--jobs", "2", "--threads", "1"]) == 0
+    with forked_workers():
+        assert reproduce.main([str(study), "--root", str(root), "--jobs", "2", "--threads", "1"]) == 0
     uncertainty.main([str(study), "--root", str(root), "--columns", "digits", "--output", str(output)])
     kept = json.loads(output.read_text())
     found = kept["columns"]["digits"]

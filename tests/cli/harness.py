@@ -7,20 +7,27 @@ import io
 import json
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
+import pytest
 import torch
 import torch.distributed as dist
+from filtune.experiments import runs
+from filtune.lightning_modules.checkpoints import CONTENTS
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 # a server that has imported everything and used no threads forks each run in a fraction of a second
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["filtune.cli", "filtune.training", "torch._dynamo"])  # a first step imports the last
+SERVED = "filtune.cli filtune.training torch._dynamo torch.utils.tensorboard sklearn.datasets timm"
+CONTEXT.set_forkserver_preload([*SERVED.split(), "transformers.models.bert.modeling_bert"])
 
 PATIENCE = 600
 """Seconds after which a run that does not end is killed."""
@@ -51,6 +58,7 @@ class KillAt(pl.Callback):
 
 
 def _run(args: list[str], folder: str, output: Any) -> None:
+    """Run ``filtune args``, or a script where the first argument is one, and send exit code and text."""
     os.chdir(folder)
     torch.set_num_threads(1)
     text, code = io.StringIO(), 0
@@ -58,7 +66,10 @@ def _run(args: list[str], folder: str, output: Any) -> None:
         from filtune.cli import main
 
         try:
-            main(args)
+            if args[0].endswith(".py"):
+                runpy.run_path(args[0], run_name="__main__")
+            else:
+                main(args)
         except SystemExit as stop:
             code = int(stop.code or 0)
         except BaseException as error:
@@ -143,6 +154,35 @@ def _finish(process: Any, receiver: Any) -> tuple[int, str]:
     return (process.exitcode or 0 if code is None else code), text
 
 
+class Worker:
+    """A run of a study or a sweep, in place of ``subprocess.Popen``: forked from the server, not started anew."""
+
+    def __init__(self, command: Sequence[str], *, stdout: Any, **_: Any) -> None:
+        args = command[command.index("filtune.experiments.worker") + 1 :]
+        self._process, self._receiver = _start(_run, args, Path.cwd())
+        self._stdout = stdout
+
+    def wait(self) -> int:
+        code, text = _finish(self._process, self._receiver)
+        self._stdout.write(text.encode())
+        return code
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+@contextlib.contextmanager
+def forked_workers() -> Iterator[None]:
+    """Fork the runs of studies and sweeps; that they end with their parent is tested with real ones (test_killed)."""
+    with pytest.MonkeyPatch.context() as patch:
+        fake = SimpleNamespace(Popen=Worker, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
+        patch.setattr(runs, "subprocess", fake)
+        yield
+
+
 def only_run(folder: Path) -> Path:
     """The folder of the only run below ``folder``."""
     (config,) = folder.rglob("config.yaml")
@@ -152,9 +192,17 @@ def only_run(folder: Path) -> Path:
 def result(run_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A finished run's summary without times and places, and its last checkpoint."""
     summary = json.loads((run_folder / "summary.json").read_text())
-    for name in [key for key in summary if "seconds" in key or key in ("peak_memory_bytes", "commit", "versions")]:
+    excluded = ("peak_memory_bytes", "commit", "versions", "event_bytes", "checksum")
+    for name in [key for key in summary if "seconds" in key or key in excluded]:
         summary.pop(name)
     return summary, torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def as_earlier(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint as an earlier release wrote it: without the list of its contents, so that it may be changed."""
+    checkpoint.pop(CONTENTS, None)
+    checkpoint["filtune"].pop("format", None)
+    return checkpoint
 
 
 def identical(a: Any, b: Any) -> bool:

@@ -12,19 +12,14 @@ from tests.cli.harness import run
 from tests.conftest import WORDS
 
 DIGITS = ["--config", "trainer/cpu", "--config", "task/digits", "--config", "backbone/lenet5", "--data.max_samples=8"]
+DIGITS += ["--data.max_val_samples=8"]
 LOKO = ["--config", "optimizer/loko"]
 TEXT = ["--config", "trainer/cpu", "--config", "task/own_text", "--config", "backbone/minilm"]
 
+# what parsing alone finds is in test_messages, and every argument of the optimizers in tests/optimizers
 DIGIT_MISTAKES = {
-    "unknown configuration": (["--config", "task/nowhere"], "task/nowhere"),
     "unknown key": (["--trainer.nonsense=1"], "nonsense"),
-    "unknown optimizer argument": (["--optimizer.nonsense=1"], "nonsense"),
-    "unknown optimizer": (["--optimizer=Adaam"], "Adaam"),
-    "wrong type": (["--data.batch_size=many"], "batch_size"),
     "p0 zero": (["--optimizer.p0=0"], "p0 must be positive"),
-    "p0 negative": (["--optimizer.p0=-1"], "p0 must be positive"),
-    "beta one": (["--optimizer.beta=1.0"], "beta must lie in [0, 1)"),
-    "beta negative": (["--optimizer.beta=-0.1"], "beta must lie in [0, 1)"),
     "half precision by scaling": (["--trainer.precision=16-mixed"], "bf16-mixed"),
     "batch of none": (["--data.batch_size=0"], "batch_size"),
     "a schedule for a filter": (["--model.schedule.decay=linear"], "LoKO has no learning rate"),
@@ -36,11 +31,7 @@ DIGIT_MISTAKES = {
     "an adapter on nothing": (["--model.backbone.adapter=lora", "--model.backbone.targets=[nowhere]"], "'nowhere'"),
     "no such timm model": (["--model.backbone.name=resnet1"], "resnet1"),
     "no damping": (["--optimizer=RING", "--optimizer.rho=0"], "RING: rho must be positive"),
-    "negative damping": (["--optimizer=NGD", "--optimizer.rho=-1"], "NGD: rho must be positive"),
     "an unknown inverse": (["--optimizer=RENG", "--optimizer.inverse_method=lu"], "inverse_method must be one of"),
-    "a negative penalty": (["--optimizer=RENG", "--optimizer.grad_penalty=-1"], "grad_penalty must be zero or"),
-    "an unknown base": (["--optimizer=SAM", "--optimizer.base=adam"], "base"),
-    "an unknown baseline": (["--run.baselines=[nowhere]"], "nowhere"),
 }
 
 
@@ -60,14 +51,6 @@ def refused(args: list[str], folder: Path, culprit: str) -> None:
 def test_digits(mistake: str, tmp_path: Path) -> None:
     arguments, culprit = DIGIT_MISTAKES[mistake]
     refused(["fit", *DIGITS, *LOKO, *arguments], tmp_path, culprit)
-
-
-def test_no_optimizer(tmp_path: Path) -> None:
-    refused(["fit", *DIGITS], tmp_path, "optimizer")
-
-
-def test_no_command(tmp_path: Path) -> None:
-    refused(["fitt"], tmp_path, "fitt")
 
 
 ROWS = [f"{WORDS[i % 9]} film,{'np'[i % 2]}" for i in range(20)]
@@ -94,13 +77,9 @@ def test_rows_are_named_and_may_be_skipped(mistake: str, tmp_path: Path, tiny_be
 @pytest.mark.parametrize(
     ("arguments", "culprit"),
     [
-        (["--data.source=./nowhere"], "nowhere"),
         (["--data.source=nowhere.csv"], "nowhere.csv"),
         (["--data.source=some-organisation/some-data"], "some-organisation/some-data"),
-        ([], "source"),
         (["--model.backbone.name=./nowhere"], "./nowhere"),
-        (["--model.backbone.targets=[nowhere]"], "'nowhere' matches no layer"),
-        (["--data.text_columns=[nothing]"], "nothing"),
         (["--data.classes=[n, x]"], "row 1"),
     ],
 )
@@ -108,8 +87,8 @@ def test_sources(arguments: list[str], culprit: str, tmp_path: Path, tiny_bert: 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     data = tmp_path / "reviews.csv"
     data.write_text("text,label\n" + "\n".join(ROWS) + "\n")
-    source = [] if culprit == "source" else [f"--data.source={data}"]
-    refused(["fit", *TEXT, *LOKO, *source, f"--model.backbone.name={tiny_bert}", *arguments], tmp_path, culprit)
+    source = [f"--data.source={data}", f"--model.backbone.name={tiny_bert}"]
+    refused(["fit", *TEXT, *LOKO, *source, *arguments], tmp_path, culprit)
 
 
 def test_damaged_checkpoint(tmp_path: Path) -> None:
@@ -119,22 +98,22 @@ def test_damaged_checkpoint(tmp_path: Path) -> None:
     assert "last.ckpt is damaged or not a checkpoint of filtune" in text.strip().splitlines()[-1]
 
 
-def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    arguments = ["--config", "optimizer/sgd", "--optimizer.lr=1e30", "--trainer.log_every_n_steps=4"]
-    code, text = run(["fit", *DIGITS, *arguments], tmp_path)
-    assert code == 3
-    assert "non-finite gradients: the optimizer diverges" in text.strip().splitlines()[-1]
-    assert not list(tmp_path.rglob("summary.json"))
-
-
 EXPLODING = ["--config", "optimizer/loko_logits", "--optimizer.p0=20", "--optimizer.divergence_threshold=1.1"]
 """With so low a limit, a step that overshoots is an explosion: a network this small hardly has a real one."""
+OVERFLOWING = ["--config", "optimizer/sgd", "--optimizer.lr=1e30"]
 
 
-def test_a_diverging_filter_stops_and_names_the_step(tmp_path: Path) -> None:
-    code, text = run(["fit", *DIGITS, *EXPLODING, "--trainer.log_every_n_steps=4"], tmp_path)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (OVERFLOWING, "non-finite gradients: the optimizer diverges"),
+        (EXPLODING, r"the filter diverged at step \d: .* take a smaller --optimizer.p0"),
+    ],
+)
+def test_divergence_stops_the_run(arguments: list[str], said: str, tmp_path: Path) -> None:
+    code, text = run(["fit", *DIGITS, *arguments, "--trainer.log_every_n_steps=4"], tmp_path)
     assert code == 3
-    assert re.search(r"the filter diverged at step \d: .* take a smaller --optimizer.p0", text.strip().splitlines()[-1])
+    assert re.search(said, text.strip().splitlines()[-1])
     assert not list(tmp_path.rglob("summary.json"))
 
 
@@ -147,8 +126,8 @@ def test_divergence_can_be_taken_back(tmp_path: Path) -> None:
 
 
 def test_divergence_that_comes_back_stops_in_the_end(tmp_path: Path) -> None:
-    arguments = ["--config", "optimizer/sgd", "--optimizer.lr=1e30", "--trainer.log_every_n_steps=1"]
-    code, text = run(["fit", *DIGITS, *arguments, "--data.max_samples=40", "--model.on_divergence=rewind"], tmp_path)
+    arguments = [*OVERFLOWING, "--trainer.log_every_n_steps=1", "--model.on_divergence=rewind"]
+    code, text = run(["fit", *DIGITS, *arguments, "--data.max_samples=40"], tmp_path)
     assert code == 3
     assert "diverged again after 10 rollbacks" in text.strip().splitlines()[-1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.cli.harness import only_run, run
 from tests.conftest import WORDS
 
-DIGITS = ["--config", "trainer/cpu", "--config", "task/digits", "--config", "backbone/lenet5"]
+DIGITS = [
+    "--config",
+    "trainer/cpu",
+    "--config",
+    "task/digits",
+    "--config",
+    "backbone/lenet5",
+    "--data.max_val_samples=40",
+]
 SHORT = ["--data.max_samples=60", "--trainer.log_every_n_steps=20", "--run.save_interval=25"]
 KEYS = {
     "optimizer", "task", "backbone", "seed", "samples", "steps", "online_accuracy", "online_loss", "val",
@@ -115,13 +124,15 @@ def test_validate_reports_the_tasks_own_metric(digits_run: Path, tmp_path: Path)
     code, text = run(["validate", "--config", str(digits_run / "config.yaml"), f"--ckpt_path={checkpoint}"], tmp_path)
     assert code == 0, text
     accuracy = json.loads((digits_run / "summary.json").read_text())["val"]["accuracy"]
-    assert "val/accuracy" in text
-    assert f"{accuracy:.4f}"[:6] in text
+    printed = re.search(r"val/accuracy\s*│\s*(\S+)", text)
+    assert printed, text
+    assert float(printed[1]) == pytest.approx(accuracy, rel=1e-5)
     assert not list(tmp_path.iterdir())
 
 
 def test_rivals_learn_from_the_same_stream(tmp_path: Path) -> None:
-    code, text = run(["fit", *DIGITS, *SHORT, "--config", "optimizer/loko", "--run.baselines=[adamw, sgd]"], tmp_path)
+    more = ["--data.max_samples=8", "--config", "optimizer/loko", "--run.baselines=[adamw, sgd]"]
+    code, text = run(["fit", *DIGITS, *more], tmp_path)
     assert code == 0, text
     summaries = {json.loads(path.read_text())["optimizer"] for path in tmp_path.rglob("summary.json")}
     assert summaries == {"LoKO", "AdamW", "SGD"}
@@ -130,19 +141,16 @@ def test_rivals_learn_from_the_same_stream(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "backbone", "scores"),
+    ("task", "optimizer", "scores"),
     [
-        ("sst2", "minilm", {"accuracy"}),
-        ("cola", "minilm", {"matthews", "accuracy"}),
-        ("mrpc", "minilm", {"accuracy", "f1"}),
-        ("stsb", "minilm", {"pearson", "spearman"}),
+        ("sst2", "loko", {"accuracy"}),
+        ("cola", "adagrad", {"matthews", "accuracy"}),
+        ("mrpc", "loko_logits", {"accuracy", "f1"}),
+        ("stsb", "loko", {"pearson", "spearman"}),
     ],
 )
-@pytest.mark.parametrize("optimizer", ["loko", "loko_logits", "adagrad"])
-def test_glue(
-    task: str, backbone: str, scores: set[str], optimizer: str, tiny_glue: Path, tiny_bert: Path, tmp_path: Path
-) -> None:
-    parts = ["trainer/cpu", f"task/{task}", f"backbone/{backbone}", f"optimizer/{optimizer}"]
+def test_glue(task: str, optimizer: str, scores: set[str], tiny_glue: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    parts = ["trainer/cpu", f"task/{task}", "backbone/minilm", f"optimizer/{optimizer}"]
     configs = [argument for part in parts for argument in ("--config", part)]
     options = [f"--data.source={tiny_glue}", f"--model.backbone.name={tiny_bert}", "--data.max_samples=12"]
     summary = fit(tmp_path, *configs, *options)
@@ -190,8 +198,10 @@ def test_own_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_precision(precision: str, tmp_path: Path) -> None:
-    summary = fit(tmp_path, *DIGITS, *SHORT, "--config", "optimizer/loko", f"--trainer.precision={precision}")
-    assert summary["samples"] == 60
+    summary = fit(
+        tmp_path, *DIGITS, "--data.max_samples=8", "--config", "optimizer/loko", f"--trainer.precision={precision}"
+    )
+    assert summary["samples"] == 8
     state = torch.load(only_run(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]
     assert state["state"]["filter"]["p"].dtype == torch.float32
 

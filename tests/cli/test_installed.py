@@ -21,7 +21,7 @@ PATIENCE = 600
 """Seconds that a process may take on a loaded machine."""
 
 FOLDERS = {"configs", "datamodules", "experiments", "exports", "lightning_modules", "optimizers", "reports"}
-SHORT = [*DIGITS, "--data.max_val_samples=4", "--trainer.enable_progress_bar=false"]
+SHORT = [*DIGITS, "--trainer.enable_progress_bar=false"]
 
 SPAWNED = """\
 import multiprocessing, sys

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from filtune import cli
-from filtune.training import FiltuneCLI
+from filtune.lightning_cli import FiltuneCLI
 
 QUICK = ["fit", "--config", "quickstart"]
 

@@ -1,4 +1,7 @@
-"""Natural gradients and their baselines from one YAML each, and what they say of parameters without factors."""
+"""Natural gradients and their baselines on padded texts, and what they say of parameters without factors.
+
+That each runs on images is seen by docs/test_commands: every page of an optimizer has such a command.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,12 @@ import pytest
 from tests.cli.harness import only_run, result, run
 from tests.conftest import WORDS
 
-OPTIMIZERS = ["ngd", "ring", "reng", "sam", "sophia"]
 SHORT = ["--config", "trainer/cpu", "--seed_everything=0", "--trainer.enable_progress_bar=false"]
 
 
 def reviews(folder: Path) -> Path:
     path = folder / "reviews.csv"
-    rows = [f"{' '.join(WORDS[: 1 + i % 5])} {WORDS[i % 7 + 5]},{'np'[(i // 2) % 2]}" for i in range(60)]
+    rows = [f"{' '.join(WORDS[: 1 + i % 5])} {WORDS[i % 7 + 5]},{'np'[(i // 2) % 2]}" for i in range(24)]
     path.write_text("text,label\n" + "\n".join(rows) + "\n")
     return path
 
@@ -28,17 +30,8 @@ def fit(folder: Path, *args: str) -> tuple[dict[str, Any], str]:
     return result(only_run(folder))[0], text
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_on_images(optimizer: str, tmp_path: Path) -> None:
-    digits = ["--config", "task/digits", "--config", "backbone/lenet5", "--data.max_samples=60", "--data.batch_size=4"]
-    summary, _ = fit(tmp_path, *digits, "--config", optimizer)
-    assert summary["finished"]
-    assert math.isfinite(summary["online_loss"])
-    assert summary["steps"] == 15
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_on_padded_texts(optimizer: str, tmp_path: Path, tiny_bert: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["ring", "reng", "sam", "sophia"])
+def test_padded_texts(optimizer: str, tmp_path: Path, tiny_bert: Path) -> None:
     texts = ["--config", "task/own_text", "--config", "backbone/minilm", f"--data.source={reviews(tmp_path)}"]
     backbone = [f"--model.backbone.name={tiny_bert}", "--model.backbone.targets=[query, value]"]
     summary, text = fit(tmp_path, *texts, *backbone, "--config", optimizer, "--data.batch_size=4")

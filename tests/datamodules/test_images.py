@@ -76,7 +76,7 @@ def test_nested_lists(shape: tuple[int, ...]) -> None:
         (None, "missing image"),
         ({"bytes": None, "path": None}, "missing image"),
         ({"bytes": b"", "path": None}, "undecodable image"),
-        ("nowhere.png", "undecodable image"),
+        ("nowhere.png", "image not found: nowhere.png"),
         ([[1, 2], [3]], "undecodable image"),
         ([[1, 300]], "undecodable image"),
         ([["a"]], "undecodable image"),

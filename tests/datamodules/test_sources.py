@@ -148,10 +148,10 @@ def test_what_does_not_exist_is_named(reviews: str, source: str, options: dict, 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("a.csv", "", "Empty CSV file"),
-        ("a.csv", "text,label\nx,1,2\n", "Expected 2 columns, got 3"),
+        ("a.csv", "", "cannot be read: it is empty"),
+        ("a.csv", "text,label\nx,1,2\n", "line 2: 3 fields, where the header has 2"),
         ("a.csv", "text,label\n", "split 'train' has no rows"),
-        ("a.jsonl", "{oops\n", "cannot be read: JSON parse error"),
+        ("a.jsonl", "{oops\n", "cannot be read: line 1: no JSON object"),
         ("a.parquet", "oops", "cannot be read: Parquet"),
         ("a.xlsx", "oops", "must end in one of .csv, .tsv, .json, .jsonl, .parquet"),
     ],

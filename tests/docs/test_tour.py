@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.cli.harness import run
 from tests.docs.pages import TOUR
 
 
@@ -17,12 +15,9 @@ from tests.docs.pages import TOUR
 def tour(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What it printed, and where it ran."""
     folder = tmp_path_factory.mktemp("tour")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, str(TOUR)], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout, folder
+    code, text = run([str(TOUR)], folder)
+    assert code == 0, text
+    return text, folder
 
 
 def test_it_leaves_its_figure_alone(tour: tuple[str, Path]) -> None:

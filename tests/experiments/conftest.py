@@ -1,11 +1,14 @@
 """A table of one's own over the digits, small enough to be run."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from filtune.experiments import reproduce
+
+from tests.cli.harness import forked_workers
 
 TABLE = {
     "title": "Digits",
@@ -38,8 +41,16 @@ def finished(tmp_path_factory) -> tuple[str, Path]:
     """A table that was run: its file and its root; to be read only."""
     folder = tmp_path_factory.mktemp("finished")
     table = write_table(folder)
-    assert reproduce.main([table, "--root", str(folder / "root"), "--jobs", "2", "--threads", "1"]) == 0
+    with forked_workers():
+        assert reproduce.main([table, "--root", str(folder / "root"), "--jobs", "2", "--threads", "1"]) == 0
     return table, folder / "root"
+
+
+@pytest.fixture
+def forked() -> Iterator[None]:
+    """Runs are forked."""
+    with forked_workers():
+        yield
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from filtune.experiments.composition import Config, lookup
 from PIL import Image as Picture
 
+from tests.conftest import WORDS
+
 ROWS = 24
-WORDS = "good bad film plot dull bright actor story love hate great poor a the is was not very and of".split()
 
 GLUE = {
     "sst2": (["sentence"], 2),

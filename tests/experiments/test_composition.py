@@ -27,12 +27,6 @@ def test_later_parts_and_options_win():
     assert config["data"]["init_args"]["name"] == "sst2"
 
 
-def test_the_options_of_another_class_are_dropped():
-    config = compose(["adamw", "loko"])
-    assert config["optimizer"]["class_path"] == "filtune.LoKO"
-    assert "lr" not in config["optimizer"].get("init_args", {})
-
-
 def test_composing_leaves_its_arguments_alone():
     first = compose(["task/digits", "adamw"])
     before = copy.deepcopy(first)
@@ -71,8 +65,3 @@ def test_a_grid_has_all_combinations():
     assert len({point_name(point) for point in points}) == 6
     assert point_name(points[0]) == "lr=0.001,batch_size=1"
     assert grid_points({}) == [{}]
-
-
-def test_an_unknown_part_names_what_ships():
-    with pytest.raises(ValueError, match=r"task/sst3: no such file; .*task/sst2"):
-        compose(["task/sst3"])

@@ -1,8 +1,8 @@
 """Sizes of runs, and how long they take."""
 
 import pytest
-from filtune.experiments.composition import CONFIGS, compose
-from filtune.experiments.estimate import START, Estimator, RunSize, catalog, format_duration, run_size
+from filtune.experiments.composition import CONFIGS, compose, metadata
+from filtune.experiments.estimate import START, Estimator, RunSize, format_duration, run_size
 
 
 def config(**options):
@@ -19,11 +19,12 @@ def record(seconds: float, steps: int, **options):
     }
 
 
-def test_the_catalogue_lists_what_there_is():
-    """It need not list all: what is missing has no estimate."""
-    assert set(catalog()["tasks"]) <= {path.stem for path in (CONFIGS / "task").glob("*.yaml")}
-    assert set(catalog()["backbones"]) <= {path.stem for path in (CONFIGS / "backbone").glob("*.yaml")}
-    assert all(entry["licence"] for entry in catalog()["tasks"].values())
+def test_metadata_of_a_part_is_in_its_own_file_and_is_no_option():
+    assert metadata("task", "sst2")["train_samples"] == 67349
+    assert metadata("backbone", "minilm")["gflops"] == 0.7
+    assert metadata("task", "own") == {}
+    assert "metadata" not in config()
+    assert all(entry["licence"] for path in (CONFIGS / "task").glob("*.yaml") if (entry := metadata("task", path.stem)))
 
 
 @pytest.mark.parametrize(

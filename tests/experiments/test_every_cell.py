@@ -1,4 +1,4 @@
-"""A cell of each backbone and optimizer runs: five steps, offline, on generated data and tiny random models."""
+"""A cell of each backbone and family of optimizers runs: five steps, offline, on generated data and tiny models."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from filtune.experiments.records import Store, metric_of
 from filtune.experiments.runs import Job
 from filtune.experiments.tables import load_table, table_names
 from filtune.lightning_modules.launch import quiet
-from transformers import BertTokenizerFast, RobertaConfig, RobertaForSequenceClassification
+from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from filtune.training import FiltuneCLI
-from tests.experiments.schema import IMAGES, WORDS, shrink, write_glue, write_images
+import filtune
+from filtune.lightning_cli import FiltuneCLI
+from tests.conftest import SIZES, VOCABULARY, write_tokenizer
+from tests.experiments.schema import IMAGES, shrink, write_glue, write_images
 
 BASE = [name for name in table_names() if "of" not in load_table(name).raw]
 """The tables whose cells are run; others and figures show the same runs (test_tables)."""
@@ -33,12 +35,13 @@ def shown_metric(table: str, cell: Cell) -> str:
 
 
 def chosen() -> list[Any]:
-    """One cell per backbone and optimizer, and one per task: the others differ in rates and sizes."""
+    """One cell per backbone and family of optimizers, per optimizer, and per task: others differ in rates and sizes."""
     seen: set[Any] = set()
     found = []
     for table in BASE:
         for cell in cells(load_table(table)):
-            kinds = {cell.task, (cell.backbone, cell.name.split("/")[0] in MAY_DIVERGE, optimizer_of(cell))}
+            rule = optimizer_of(cell)
+            kinds = {cell.task, (rule, cell.name.split("/")[0] in MAY_DIVERGE), (cell.backbone, family(rule))}
             if kinds - seen:
                 found.append(pytest.param(cell, shown_metric(table, cell), id=f"{table}-{cell.name}"))
             seen |= kinds
@@ -49,19 +52,22 @@ def optimizer_of(cell: Cell) -> str:
     return lookup(cell.config, "optimizer.class_path")
 
 
+def family(rule: str) -> str:
+    """The folder of its module: kalman, kfac, or none for first-order rules."""
+    module = getattr(filtune, rule.rpartition(".")[2]).__module__
+    return next((name for name in ("kalman", "kfac") if f".{name}." in module), "")
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Where the hub's ids lie: generated data, and a RoBERTa of two layers."""
     root = tmp_path_factory.mktemp("hub")
     found = {"nyu-mll/glue": write_glue(root / "glue")}
     found |= {source: write_images(root / source.replace("/", "-"), source) for source in IMAGES}
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     roberta = root / "roberta"
     roberta.mkdir()
-    (roberta / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    BertTokenizerFast(str(roberta / "vocab.txt")).save_pretrained(roberta)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    config = RobertaConfig(vocab_size=len(vocabulary), max_position_embeddings=64, pad_token_id=0, **sizes)
+    write_tokenizer(roberta)
+    config = RobertaConfig(vocab_size=len(VOCABULARY), max_position_embeddings=64, pad_token_id=0, **SIZES)
     RobertaForSequenceClassification(config).save_pretrained(roberta)
     found |= {f"FacebookAI/roberta-{size}": roberta for size in ("base", "large")}
     return {name: str(folder) for name, folder in found.items()}

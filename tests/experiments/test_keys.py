@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from filtune.experiments import keys
 from filtune.experiments.composition import compose, lookup
 from filtune.experiments.keys import canonical_form, complete, run_key
 from filtune.lightning_modules.legacy import translate
@@ -39,8 +38,6 @@ def build(options: dict[str, Any]) -> str:
     module = types.ModuleType("made_for_keys")
     module.Made = type("Made", (), {"__init__": init})  # type: ignore[attr-defined]
     sys.modules["made_for_keys"] = module
-    for cached in (keys._class_options, keys._options):
-        cached.cache_clear()
     return "made_for_keys.Made"
 
 

@@ -19,6 +19,8 @@ from filtune.experiments.tables import load_table
 from tests.experiments.test_keys import build, config_of
 from tests.reports.factory import manifest, record, runs
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 RESULTS = CONFIGS.parent / "docs" / "results"
 
 

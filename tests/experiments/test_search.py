@@ -11,6 +11,8 @@ from filtune.experiments.search import Rung, config_at, rank, read_grid, rungs
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.cli.harness import forked_workers
+
 
 @given(st.integers(1, 200), st.integers(2, 6), st.integers(1, 10**6))
 def test_halving_keeps_one_of_so_many_and_gives_it_as_many_times_the_samples(points, rate, samples):
@@ -62,7 +64,8 @@ def test_a_sweep_finds_the_better_rate_and_keeps_it(tmp_path, capsys):
     line = ["--config", "task/digits", "--config", "backbone/lenet5", "--config", "adamw_1e-3"]
     line += ["--grid", "optimizer.lr=1e-9,3e-3", "--data.max_samples", "120", "--data.max_val_samples=20"]
     line += ["--root", str(tmp_path / "root"), "--jobs", "2", "--threads", "1", "--metric", "online_loss"]
-    assert sweep.main(line) == 0
+    with forked_workers():
+        assert sweep.main(line) == 0
     assert "best: lr=0.003" in capsys.readouterr().out
     best = yaml.safe_load((tmp_path / "root" / "sweep.yaml").read_text())
     assert best["optimizer"]["init_args"]["lr"] == 3e-3

@@ -1,11 +1,11 @@
-"""The papers' tables as data: complete, consistent, and sharing their runs."""
+"""The papers' tables and the studies as data: complete, consistent, and sharing their runs."""
 
 import re
 
 import pytest
 import yaml
 from filtune.experiments.cells import Scale, cells, select
-from filtune.experiments.composition import CONFIGS, find_config
+from filtune.experiments.composition import CONFIGS, find_config, lookup
 from filtune.experiments.tables import load_table, table_names
 
 PAPERS = {
@@ -146,3 +146,21 @@ def test_a_wrong_table_is_named(tmp_path):
     file.write_text(yaml.safe_dump(raw))
     with pytest.raises(ValueError, match=re.escape("row loko: published has 5 values for 6 columns")):
         load_table(str(file))
+
+
+STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_can_be_run(path) -> None:
+    table = load_table(str(path))
+    found = cells(table)
+    assert len({cell.key(0) for cell in found}) == len(found)
+    assert all(lookup(cell.config, "optimizer.class_path") for cell in found)
+    rules, rows = table.raw["comparison"], {row.name for row in table.rows}
+    assert {rules["method"], *(row for rows_of in rules["baselines"].values() for row in rows_of)} == rows
+    assert set(rules.get("targets", {})) <= set(rules["baselines"])
+    reserved = rules.get("reserved", {})
+    assert set(reserved.get("seeds", [])) <= set(table.seeds) - set(table.tuning_seeds)
+    assert set(reserved.get("columns", [])) <= {column.name for column in table.columns}
+    assert set(table.tuning_seeds) <= set(table.seeds)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from tests.conftest import WORDS
+from tests.conftest import SIZES, VOCABULARY, write_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -22,17 +22,8 @@ def _quiet() -> None:
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a two-layer BERT without a head, in the hub's layout."""
     folder = tmp_path_factory.mktemp("encoder")
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    config = transformers.BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-    )
+    write_tokenizer(folder)
+    config = transformers.BertConfig(vocab_size=len(VOCABULARY), max_position_embeddings=64, **SIZES)
     transformers.BertModel(config).save_pretrained(folder)
     return folder
 

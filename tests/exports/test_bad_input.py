@@ -36,6 +36,13 @@ def refused(main: Any, *args: object) -> str:
     return message
 
 
+def checkpoint_of(state: dict[str, Any], **entry: Any) -> dict[str, Any]:
+    """A checkpoint of an earlier release with these tensors and this entry of ours."""
+    own = {"config": {}, "validation": {}, "rewinds": 0, **entry}
+    rest = {"optimizer_states": [], "lr_schedulers": [], "loops": {}, "epoch": 0, "global_step": 0}
+    return {"state_dict": state, "filtune": own, **rest}
+
+
 def test_checkpoint_and_configuration(tmp_path: Path) -> None:
     ckpt = tmp_path / "run" / "checkpoints" / "last.ckpt"
     ask = ("--ckpt_path", ckpt, "--to", tmp_path / "out")
@@ -45,12 +52,12 @@ def test_checkpoint_and_configuration(tmp_path: Path) -> None:
     assert "damaged" in refused(run_export, *ask)
     torch.save({"state_dict": {}}, ckpt)
     assert "not a checkpoint of filtune" in refused(run_export, *ask)
-    saved: dict[str, Any] = {"state_dict": {}, "filtune": {"fingerprint": 0, "task": vars(text_task())}}
+    saved = checkpoint_of({}, fingerprint=0, task=vars(text_task()))
     torch.save(saved, ckpt)
     config = tmp_path / "run" / "config.yaml"
     assert f"{config} is not there" in refused(run_export, *ask)
     config.write_text("[")
-    assert "not a run's configuration" in refused(run_export, *ask)
+    assert f"{config}: damaged, or no YAML" in refused(run_export, *ask)
     config.write_text("model: {backbone: {}}")
     assert "it has no optimizer" in refused(run_export, *ask)
     learned = {"class_path": "filtune.AdamW"}, {"class_path": "filtune.TextDataModule"}
@@ -71,7 +78,7 @@ def test_checkpoint_of_another_model(encoder: Path, tmp_path: Path) -> None:
     run = run_of(BackboneConfig(name=str(encoder), adapter="lora", rank=2), text_task(), tmp_path)
     run.ckpt_path.parent.mkdir(parents=True)
     trained = {f"backbone.{name}": p for name, p in run.backbone.named_parameters() if p.requires_grad}
-    checkpoint = {"state_dict": trained, "filtune": {"fingerprint": 1, "task": vars(run.task)}}
+    checkpoint = checkpoint_of(trained, fingerprint=1, task=vars(run.task))
     torch.save(checkpoint, run.ckpt_path)
     backbone = {"name": str(encoder), "adapter": "lora", "rank": 2}
     config = {"model": {"backbone": backbone}, "optimizer": {"class_path": "x.Y"}, "data": {"class_path": "x.Y"}}
@@ -106,7 +113,7 @@ def test_a_failure_leaves_nothing(text_run: Any, tmp_path: Path, monkeypatch: py
         raise OSError("no space left on device")
 
     monkeypatch.setattr(export, "write_card", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match="(?i)no space"):
         export_run(text_run, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -124,7 +131,7 @@ def test_what_does_not_load_back_is_refused(text_run: Any, tmp_path: Path, monke
     [
         ("text\n", [], "has no rows"),
         ("", [], "cannot be read"),
-        ("review,stars\ngood,5\n", [], "--text_columns: .* has no column 'text'; there are review, stars"),
+        ("review,stars\ngood,5\n", [], "--text_columns: .* has no column 'text'; choose of review, stars"),
         ("text,n\ngood,1\n,2\n", [], "row 1 .*empty text.*--on_bad_row skip"),
         ("text\n \n", ["--on_bad_row", "skip"], "no row that can be read"),
         ("text,prediction\ngood,1\n", [], "column 'prediction' already"),
@@ -168,7 +175,10 @@ def test_bad_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "new" / "a.png")
     (tmp_path / "new" / "b.png").write_bytes(b"no image")
     ask = ("--ckpt_path", "last.ckpt", "--input", tmp_path / "new")
-    assert "undecodable image; correct it, or leave bad rows out with --on_bad_row skip" in refused(run_predict, *ask)
+    expected = (
+        f"undecodable image: {tmp_path / 'new' / 'b.png'}; correct it, or leave bad rows out with --on_bad_row skip"
+    )
+    assert expected in refused(run_predict, *ask)
     assert "has images" in refused(run_predict, *ask[:2], "--text", "a")
     run_predict([*map(str, ask), "--on_bad_row", "skip"])
     assert [Path(path).name for path in pd.read_csv(tmp_path / "new.predictions.csv")["image"]] == ["a.png"]

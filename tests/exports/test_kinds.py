@@ -15,11 +15,11 @@ from filtune.exports import commands
 from filtune.exports.restore import restore
 from transformers import pipeline
 
-from tests.cli.harness import only_run, run, run_ranks
+from tests.cli.harness import as_earlier, only_run, run, run_ranks
 from tests.conftest import WORDS
 
 FIT = ["fit", "--config", "trainer/cpu", "--config", "task/own_text", "--config", "backbone/minilm"]
-FIT += ["--model.backbone.rank=2", "--model.backbone.max_length=16", "--data.max_samples=40"]
+FIT += ["--model.backbone.rank=2", "--model.backbone.max_length=16", "--data.max_samples=16"]
 
 
 def label(kind: str, words: list[str]) -> Any:
@@ -60,8 +60,10 @@ def exported_scores(ckpt: Path, folder: Path, texts: list[str]) -> list[dict[str
     return [{entry["label"]: entry["score"] for entry in each} for each in said]
 
 
-@pytest.mark.parametrize("optimizer", ["filtune", "adamw_1e-3"])
-@pytest.mark.parametrize("kind", ["count", "multilabel", "regression"])
+@pytest.mark.parametrize(
+    ("kind", "optimizer"),
+    [("count", "filtune"), ("multilabel", "filtune"), ("multilabel", "adamw_1e-3"), ("regression", "filtune")],
+)
 def test_fit_validate_predict_export(
     kind: str, optimizer: str, tables: dict[str, Path], encoder: Path, tmp_path: Path
 ) -> None:
@@ -103,9 +105,9 @@ def test_the_units_of_the_targets_are_resumed_bit_for_bit(
         if part == "second":
             more = [*more, f"--ckpt_path={only_run(tmp_path / 'first') / 'checkpoints' / 'last.ckpt'}"]
         (tmp_path / part).mkdir()
-        ckpt = fit("regression", "filtune", tables, encoder, tmp_path / part, "--data.max_samples=15", *more)
+        ckpt = fit("regression", "filtune", tables, encoder, tmp_path / part, "--data.max_samples=6", *more)
         states.append(torch.load(ckpt, weights_only=True)["state_dict"])
-    assert int(states[2]["target_state.count"]) == 30
+    assert int(states[2]["target_state.count"]) == 12
     assert all(torch.equal(states[0][name], states[2][name]) for name in states[0])
 
 
@@ -131,7 +133,7 @@ def test_the_units_of_the_targets_are_those_of_all_processes(
 
 def test_a_run_of_an_earlier_release_is_restored(tables: dict[str, Path], encoder: Path, tmp_path: Path) -> None:
     """Old names of classes, options and tensors; no units, for targets were learnt as they are."""
-    ckpt = fit("regression", "loko", tables, encoder, tmp_path)
+    ckpt = fit("regression", "loko", tables, encoder, tmp_path, "--data.max_samples=8")
     file = ckpt.parents[1] / "config.yaml"
     config = yaml.safe_load(file.read_text())
     config["optimizer"]["class_path"] = "optimizers.LoKO"
@@ -144,7 +146,7 @@ def test_a_run_of_an_earlier_release_is_restored(tables: dict[str, Path], encode
     checkpoint = torch.load(ckpt, weights_only=True)
     checkpoint["filtune"]["task"].pop("label_options")
     checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if "target_state" not in k}
-    torch.save(checkpoint, ckpt)
+    torch.save(as_earlier(checkpoint), ckpt)
     old = restore(ckpt)
     assert (old.optimizer_class.__name__, type(old.data()).__name__) == ("LoKO", "TextDataModule")
     assert old.target_state is None
@@ -154,19 +156,15 @@ def test_a_run_of_an_earlier_release_is_restored(tables: dict[str, Path], encode
     assert table["prediction"].abs().max() < 100  # in the units of the outputs
 
 
-@pytest.mark.parametrize(
-    ("path", "said"), [("os.system", "'os.system' is no OnlineOptimizer"), ("filtune.Nope", "there is no 'filtune.")]
-)
-def test_a_configuration_names_nothing_but_optimizers(
-    path: str, said: str, tables: dict[str, Path], encoder: Path, tmp_path: Path
-) -> None:
+def test_a_configuration_names_nothing_but_optimizers(tables: dict[str, Path], encoder: Path, tmp_path: Path) -> None:
     ckpt = fit("count", "adamw_1e-3", tables, encoder, tmp_path, "--data.max_samples=4")
     file = ckpt.parents[1] / "config.yaml"
     config = yaml.safe_load(file.read_text())
-    config["optimizer"]["class_path"] = path
-    file.write_text(yaml.safe_dump(config))
-    with pytest.raises(ValueError, match=said):
-        commands.run_predict(["--ckpt_path", str(ckpt), "--input", str(tables["count"])])
+    for path, said in (("os.system", "'os.system' is no OnlineOptimizer"), ("filtune.Nope", "there is no 'filtune.")):
+        config["optimizer"]["class_path"] = path
+        file.write_text(yaml.safe_dump(config))
+        with pytest.raises(ValueError, match=said):
+            commands.run_predict(["--ckpt_path", str(ckpt), "--input", str(tables["count"])])
 
 
 def test_online_scores_of_an_earlier_release_are_read(tables: dict[str, Path], encoder: Path, tmp_path: Path) -> None:
@@ -178,6 +176,6 @@ def test_online_scores_of_an_earlier_release_are_read(tables: dict[str, Path], e
     assert names
     for name in names:
         state[name.replace("predictive", "moderated")] = state.pop(name)
-    torch.save(checkpoint, ckpt)
+    torch.save(as_earlier(checkpoint), ckpt)
     code, said = run(["validate", "--config", str(ckpt.parents[1] / "config.yaml"), "--ckpt_path", str(ckpt)], tmp_path)
     assert code == 0, said

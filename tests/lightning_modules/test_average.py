@@ -108,10 +108,10 @@ def test_training_is_as_without_it_and_validation_is_by_the_mean(tmp_path: Path)
     assert scores[0] == pytest.approx(seen)
 
 
-def test_it_starts_anew_where_the_parameters_are_taken_back() -> None:
-    """What diverged must not stay in the mean."""
+def test_it_starts_anew_where_the_parameters_are_taken_back_with_the_estimates_of_the_targets() -> None:
+    """What diverged must stay in neither."""
     module = OnlineModule(BackboneConfig(), SGD, weight_averaging=4, on_divergence="rewind")
-    model = nn.Linear(2, 2)
+    model, module.target_state = nn.Linear(2, 2), TargetScaling(1)
     module.average = WeightAverage(model, 4)
     module.average.update()
 
@@ -120,29 +120,12 @@ def test_it_starts_anew_where_the_parameters_are_taken_back() -> None:
             return "it diverged"
 
     optimizer = Diverged(model.parameters())
-    module.watch.keep(optimizer, 0)
+    module.watch.keep(optimizer, 0, module.target_state)
+    module.target_state.see_targets(torch.tensor([1e6]))
     with pytest.warns(UserWarning, match="restored to those of step 0"):
         module.restore_if_diverged(optimizer)
     assert module.average.state_dict() == {"count": 0, "mean": {}}
-
-
-def test_the_estimates_of_the_targets_are_restored_with_the_parameters() -> None:
-    module = OnlineModule(BackboneConfig(), SGD, on_divergence="rewind")
-    model, state = nn.Linear(2, 2), TargetScaling(1)
-    module.target_state = state
-    module.average = WeightAverage(model, 0)
-
-    class Diverged(SGD):
-        def check_divergence(self) -> str | None:
-            return "it diverged"
-
-    optimizer = Diverged(model.parameters())
-    module.watch.keep(optimizer, 0, module.target_state)
-    state.see_targets(torch.tensor([1e6]))
-    with pytest.warns(UserWarning, match="restored to those of step 0"):
-        module.restore_if_diverged(optimizer)
-    assert int(state.count) == 0
-    assert float(state.location) == 0
+    assert (int(module.target_state.count), float(module.target_state.location)) == (0, 0)
 
 
 def test_what_is_exported_is_the_mean(tmp_path: Path) -> None:

@@ -10,7 +10,12 @@ import torch
 from filtune.lightning_modules import CheckpointError
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, compare_configs, compare_names
 
-GOOD = {"filtune": {"config": {}}, "state_dict": {"w": torch.ones(2)}}
+GOOD = {
+    "filtune": {"config": {}, "fingerprint": 0, "validation": {}, "rewinds": 0},
+    "state_dict": {"w": torch.ones(2)},
+    **{name: [] for name in ("optimizer_states", "lr_schedulers")},
+    **{"loops": {}, "epoch": 0, "global_step": 1},
+}
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from filtune.experiments.composition import compose
 from filtune.lightning_modules.backbones.adapters import adapt
 from filtune.lightning_modules.backbones.base import Backbone, BackboneConfig
-from filtune.lightning_modules.backbones.image import TimmBackbone
+from filtune.lightning_modules.backbones.timm_models import TimmBackbone
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from tests.conftest import Task

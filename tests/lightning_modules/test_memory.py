@@ -12,14 +12,13 @@ from filtune.lightning_modules import BackboneConfig, build_backbone
 from filtune.lightning_modules.backbones import memory, text
 from filtune.lightning_modules.backbones.base import Backbone
 from filtune.optimizers import AdamW, Categorical, LoKO
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertTokenizerFast, LlamaConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from tests.conftest import WORDS, Task
+from tests.conftest import SIZES, VOCABULARY, Task, write_tokenizer
 
 TEXTS = {"text": ["good film", "a very bad plot", "the story was bright"]}
 TARGET = torch.tensor([0, 1, 0])
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert": SIZES,
     "roberta": {**SIZES, "max_position_embeddings": 64},
@@ -37,15 +36,13 @@ def architectures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for kind, sizes in ARCHITECTURES.items():
         folder = tmp_path_factory.mktemp(kind)
-        vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-        (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-        tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
+        tokenizer = write_tokenizer(folder)
         if kind in ("llama", "qwen2", "gpt2"):
             tokenizer.pad_token = None
             tokenizer.eos_token = "[SEP]"
         tokenizer.save_pretrained(folder)
         torch.manual_seed(0)
-        config = AutoConfig.for_model(kind, vocab_size=len(vocabulary), num_labels=3, **sizes)
+        config = AutoConfig.for_model(kind, vocab_size=len(VOCABULARY), num_labels=3, **sizes)
         AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
         found[kind] = folder
     return found

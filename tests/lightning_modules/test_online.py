@@ -57,13 +57,13 @@ def test_the_model_stays_in_eval_mode(tmp_path: Path) -> None:
 def test_saturation_is_said_once(tmp_path: Path, tiny_bert: Path) -> None:
     """A stream of one label under a strong prior: residual and noise vanish."""
     data = tmp_path / "one.csv"
-    data.write_text("text,label\n" + "good film,n\n" * 400)
+    data.write_text("text,label\n" + "good film,n\n" * 160)
     stream = TextDataModule(source=str(data), text_columns=["text"], classes=["n", "p"], val_fraction=0.0)
     config = BackboneConfig(str(tiny_bert), adapter="lora", head="mean")
     module = OnlineModule(config, lambda params: LoKO(params, p0=50.0, beta=0.5))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer(tmp_path, log_every_n_steps=100).fit(module, datamodule=stream)
+        trainer(tmp_path, log_every_n_steps=40).fit(module, datamodule=stream)
     said = [str(w.message) for w in caught if "saturated" in str(w.message)]
     assert len(said) == 1
     assert "--optimizer.noise softmax" in said[0]

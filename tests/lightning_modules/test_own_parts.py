@@ -182,14 +182,15 @@ def test_both_on_the_command_line(own_folder: Path, monkeypatch: pytest.MonkeyPa
     folder = only_run(own_folder)
     assert folder.parents[1].name.startswith("noise-my_backbone_module.MyBackbone")
     checkpoint = str(folder / "checkpoints" / "last.ckpt")
+    own = ["--own_class", "my_backbone_module.MyBackbone"]
     for target, options in (("adapter", []), ("whole", ["--merge"])):
-        code, text = run(["export", "--ckpt_path", checkpoint, "--to", target, *options], own_folder)
+        code, text = run(["export", "--ckpt_path", checkpoint, "--to", target, *own, *options], own_folder)
         assert code == 0, text
         page = (own_folder / target / "README.md").read_text()
         loaded: dict[str, Any] = {}
         exec(page.partition("```python\n")[2].partition("```")[0], loaded)
         images = {"image": torch.ones(2, 1, 4, 4, dtype=torch.uint8)}
-        backbone = restore(Path(checkpoint)).backbone
+        backbone = restore(Path(checkpoint), own=own[1:]).backbone
         torch.testing.assert_close(
             loaded["backbone"](backbone.preprocess(images)), backbone(backbone.preprocess(images))
         )

@@ -29,12 +29,13 @@ class Plain(Backbone):
         return outputs if isinstance(outputs, Tensor) else outputs.logits
 
 
-def bert() -> Plain:
+def bert(attention: str = "sdpa") -> Plain:
     """Two layers, with weights so large that attention is far from uniform."""
     sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     more = {"intermediate_size": 24, "max_position_embeddings": 8, "num_labels": M, "initializer_range": 0.3}
     dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # train mode is for checkpoints
-    return Plain(BertForSequenceClassification(BertConfig(**sizes, **more, **dropout)), "classifier")
+    config = BertConfig(**sizes, **more, **dropout, attn_implementation=attention)
+    return Plain(BertForSequenceClassification(config), "classifier")
 
 
 class Convolutions(nn.Module):

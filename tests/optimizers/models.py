@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from filtune.optimizers import OnlineOptimizer
+from filtune.optimizers import Categorical, Gaussian, OnlineOptimizer
 from filtune.optimizers.kalman.covariance import Covariance
 from filtune.optimizers.kalman.filter import KalmanOptimizer
 from filtune.optimizers.likelihoods.base import Likelihood
@@ -70,6 +70,21 @@ def values(steps: int, B: int, m: int, seed: int = 1) -> Stream:
         )
         for _ in range(steps)
     ]
+
+
+def stream_of(observed: str, steps: int, B: int, m: int, seed: int = 1) -> Stream:
+    """Values or labels."""
+    return (values if observed == "values" else labels)(steps, B, m, seed)
+
+
+def likelihood_of(observed: str) -> type[Likelihood]:
+    """Of values or labels."""
+    return Gaussian if observed == "values" else Categorical
+
+
+def coordinates(observed: str, m: int) -> int:
+    """How many numbers a sample is observed in."""
+    return {"values": m, "logits": 1 if m == 2 else m}.get(observed, m - 1)
 
 
 def drive(

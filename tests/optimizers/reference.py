@@ -125,6 +125,17 @@ class DenseFilter:
         if self.blocks is not None:
             self.P = self.P * self.blocks
 
+    def observe(self, observed: str, model: nn.Module, x: Tensor, y: Tensor, basis: Tensor | None = None) -> None:
+        """One step on what is observed: values, probabilities, softmax or logits, whose scale is LoKO's."""
+        m = model(x).shape[1]
+        basis = ones_complement(m) if basis is None else basis
+        if observed == "values":
+            self.observe_values(model, x, y)
+        elif observed == "logits":
+            self.observe_logits(model, x, y, scale=2.0 if m == 2 else 1.0)
+        else:
+            (self.observe_softmax if observed == "softmax" else self.observe_probabilities)(model, x, y, basis)
+
     def observe_values(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
         """One step on values y (B, m)."""
         call = outputs_of(model, x)

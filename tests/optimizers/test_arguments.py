@@ -6,40 +6,94 @@ from typing import Any
 
 import pytest
 import torch
-from filtune.optimizers import SAM, SGD, AdaGrad, AdamW, Categorical, Gaussian, LoKO, Sophia
+from filtune.optimizers import (
+    NGD,
+    RENG,
+    RING,
+    SAM,
+    SGD,
+    AdaGrad,
+    AdamW,
+    Categorical,
+    Filtune,
+    Gaussian,
+    LoKO,
+    OnlineOptimizer,
+    RKalman,
+    Sophia,
+)
 from torch import nn
 
 from tests.optimizers.models import drive, labels, mlp
 
 NAN, INF = float("nan"), float("inf")
 
-REFUSED = [
-    ("p0", [0.0, -1.0, INF, -INF, NAN]),
-    ("r0", [-1.0, INF, NAN]),
-    ("beta", [-0.1, 1.0, 2.0, NAN]),
-    ("chunk_size", [0, -3]),
-    ("p0_init", ["normal", ""]),
-    ("noise", ["ema", "ema-3"]),
-    ("observation", ["odds", "values"]),
-    ("dtype", ["bfloat16", "float16"]),
-    ("update", ["mode", ""]),
-    ("vectorize", ["loop", 1]),
-]
-CASES = [(name, value) for name, values in REFUSED for value in values]
+REFUSED: dict[type[OnlineOptimizer], dict[str, list[Any]]] = {
+    LoKO: {
+        "p0": [0.0, -1.0, INF, -INF, NAN],
+        "r0": [-1.0, INF, NAN],
+        "beta": [-0.1, 1.0, 2.0, NAN],
+        "chunk_size": [0, -3],
+        "p0_init": ["normal", ""],
+        "noise": ["ema", "ema-3"],
+        "observation": ["odds", "values"],
+        "dtype": ["bfloat16", "float16"],
+        "update": ["mode", ""],
+        "vectorize": ["loop", 1],
+    },
+    RKalman: {"rho": [-1.0, INF, NAN], "process_noise": [-0.1], "divergence_threshold": [1.0]},
+    Filtune: {"top_k": [-1], "nis_window": [-1], "head_reset_scale": [-1.0]},
+    SAM: {
+        "base": ["adam"],
+        "lr": [-1.0, NAN],
+        "rho": [-0.1, INF],
+        "momentum": [1.0],
+        "betas": [(0.9, 1.0), (-0.1, 0.9)],
+        "eps": [-1.0],
+        "weight_decay": [-1.0],
+    },
+    Sophia: {
+        "lr": [-1.0, NAN],
+        "betas": [(1.0, 0.9), (0.9, -0.1)],
+        "gamma": [0.0],
+        "eps": [0.0],
+        "weight_decay": [-1.0],
+        "hessian_every": [0],
+    },
+    NGD: {
+        "rho": [0.0, -1.0, INF, NAN],
+        "phi": [0.0, 1.5],
+        "skip": [0],
+        "factor_decay": [1.0],
+        "momentum": [1.0],
+        "kl_clip": [-1.0],
+        "lr": [-1.0],
+        "fallback_lr": [-1.0],
+        "inverse_method": ["lu"],
+        "fisher_type": ["true"],
+        "damping_schedule": ["yes"],
+        "unsupported_params": ["sgd"],
+    },
+    RING: {"min_relative_damping": [2.0]},
+    RENG: {"grad_penalty": [-1.0]},
+}
+CASES = [(rule, name, value) for rule, names in REFUSED.items() for name, values in names.items() for value in values]
 
 
-@pytest.mark.parametrize(("name", "value"), CASES, ids=lambda v: repr(v))
-def test_arguments_out_of_range_are_named(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^LoKO: {name} must .*got") as error:
-        LoKO(mlp(3).parameters(), **{name: value})
-    assert "\n" not in str(error.value)
+@pytest.mark.parametrize(("rule", "name", "value"), CASES, ids=lambda v: getattr(v, "__name__", repr(v)))
+def test_arguments_out_of_range_are_named(rule: Any, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{rule.__name__}: {name} must .*got [^\n]*$") as error:
+        rule(mlp(3).parameters(), **{name: value})
     assert str(value) in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "value"), [("p0", 0.0), ("p0", NAN), ("p0_init", "normal")])
-def test_so_are_a_groups_own(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^LoKO: {name} must"):
-        LoKO([{"params": mlp(3).parameters(), name: value}])
+@pytest.mark.parametrize(
+    ("rule", "name", "value"),
+    [(LoKO, "p0", 0.0), (LoKO, "p0", NAN), (LoKO, "p0_init", "normal"), (SAM, "rho", -1.0), (Sophia, "gamma", 0.0)],
+)
+def test_so_are_a_groups_own(rule: Any, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{rule.__name__}: {name} must"):
+        rule([{"params": mlp(3).parameters(), name: value}])
 
 
 def test_frozen_parameters_are_refused_and_the_rest_is_taken() -> None:
@@ -51,9 +105,10 @@ def test_frozen_parameters_are_refused_and_the_rest_is_taken() -> None:
     drive(optimizer, model, Categorical, labels(1, 1, 3))
 
 
-def test_parameters_cannot_join_later() -> None:
-    optimizer = LoKO(mlp(3).parameters())
-    with pytest.raises(ValueError, match=r"^LoKO: parameters cannot join") as error:
+@pytest.mark.parametrize("rule", [LoKO, NGD], ids=lambda rule: rule.__name__)
+def test_parameters_cannot_join_later(rule: Any) -> None:
+    optimizer = rule(mlp(3).parameters())
+    with pytest.raises(ValueError, match=rf"^{rule.__name__}: parameters cannot join") as error:
         optimizer.add_param_group({"params": mlp(2).parameters()})
     assert "\n" not in str(error.value)
     assert len(optimizer.param_groups) == 1

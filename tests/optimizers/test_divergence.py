@@ -65,7 +65,7 @@ def test_what_is_not_finite_changes_nothing_whatever_the_settings(covariance: st
         bad, dtype, warm = (NAN, INF, -INF)[i % 3], ("float32", "float64")[i // 3 % 2], i // 6 % 2
         model = mlp(6)
         optimizer = filter_of(model, **noise_of(noise), **covariance_of(covariance, 4), dtype=dtype, **variant)
-        stream = (labels if likelihood is Categorical else values)(warm + 1, 2, 6)
+        stream = (labels if likelihood is Categorical else values)(warm + 2, 2, 6)
         drive(optimizer, model, likelihood, stream[:warm])
         theta, state = flat(model), {name: value.clone() for name, value in optimizer.filter.items()}
         x, y = stream[warm]
@@ -75,6 +75,9 @@ def test_what_is_not_finite_changes_nothing_whatever_the_settings(covariance: st
         assert (int(optimizer.filter["nonfinite_steps"]), int(optimizer.filter["failed_at"])) == (1, warm + 1), case
         for name, value in state.items():
             assert name in BOOKKEEPING + APPENDED or torch.equal(optimizer.filter[name], value), (case, name)
+        drive(optimizer, model, likelihood, stream[warm + 1 :])  # and it goes on
+        assert int(optimizer.filter["nonfinite_steps"]) == 1, case
+        assert not torch.equal(flat(model), theta), case
 
 
 @pytest.mark.parametrize("bad", [NAN, INF])

@@ -124,12 +124,3 @@ def test_steps_that_met_a_non_finite_gradient_are_counted(rule: Callable[..., Fi
         x = torch.full((1, 5), float("nan") if bad else 1.0, dtype=torch.float64)
         optimizer.step(lambda x=x: Categorical(model(x)).observe(torch.tensor([0])))
         assert int(optimizer.stats["nonfinite_steps"]) == int(k == 2)
-
-
-def test_state_bytes_counts_the_moments() -> None:
-    model = mlp(3)
-    optimizer = AdamW(model.parameters())
-    assert optimizer.state_bytes() == 0
-    x, y = labels(1, 1, 3)[0]
-    optimizer.step(lambda: Categorical(model(x)).observe(y))
-    assert optimizer.state_bytes() == 2 * 66 * 8 + 4 * 4  # two moments in float64, a float32 step count a tensor

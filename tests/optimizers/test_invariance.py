@@ -9,7 +9,7 @@ import pytest
 import torch
 from filtune.optimizers import Categorical, LoKO
 from filtune.optimizers.kalman.state import FILTER
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -38,6 +38,7 @@ def relabelled(vectors: Sequence[Tensor], order: Tensor) -> list[Tensor]:
     return [*vectors[:2], vectors[2][order], vectors[3][order]]
 
 
+@settings(max_examples=25)
 @given(data=st.data(), m=st.integers(2, 6), B=st.integers(1, 3), seed=st.integers(0, 99))
 @pytest.mark.parametrize("observation", ["probabilities", "logits"])
 def test_relabelling_the_classes_relabels_the_head(
@@ -59,6 +60,7 @@ def test_relabelling_the_classes_relabels_the_head(
     same(result(other, second), (theta, p))
 
 
+@settings(max_examples=25)
 @given(m=st.integers(2, 7), B=st.integers(1, 3), seed=st.integers(0, 99))
 @pytest.mark.parametrize("noise", ["ema-1", "ema-2"])
 def test_any_orthonormal_basis_will_do(noise: str, m: int, B: int, seed: int) -> None:
@@ -78,6 +80,7 @@ def test_any_orthonormal_basis_will_do(noise: str, m: int, B: int, seed: int) ->
     same(*results)
 
 
+@settings(max_examples=25)
 @given(data=st.data(), B=st.integers(1, 3), seed=st.integers(0, 99), attached=st.booleans())
 def test_order_and_grouping_of_parameters_make_no_difference(
     data: st.DataObject, B: int, seed: int, attached: bool
@@ -96,6 +99,7 @@ def test_order_and_grouping_of_parameters_make_no_difference(
     same(*results)
 
 
+@settings(max_examples=25)
 @given(B=st.integers(2, 4), seed=st.integers(0, 99))
 def test_order_within_a_batch_makes_no_difference(B: int, seed: int) -> None:
     results = []
@@ -112,6 +116,7 @@ def test_order_within_a_batch_makes_no_difference(B: int, seed: int) -> None:
     same(*results)
 
 
+@settings(max_examples=25)
 @given(scale=st.floats(0.1, 10), seed=st.integers(0, 99))
 def test_units_of_a_parameter_make_no_difference(scale: float, seed: int) -> None:
     """theta = scale * phi with p scaled by 1/scale^2: a filter is covariant, a gradient step is not."""

@@ -14,7 +14,7 @@ from filtune.optimizers.kalman.jacobian import JacobianBuilder, batched_vjp, sta
 from torch import Tensor, nn
 from torch.func import jacrev
 
-from tests.optimizers.architectures import bert, conv_lora
+from tests.optimizers.adapted import Convolutions, Plain, adapted, bert, images, tokens, trained
 from tests.optimizers.models import FEATURES, convnet, mlp, relative, rounding
 from tests.optimizers.reference import flat, outputs_of
 
@@ -42,31 +42,13 @@ def features(B: int) -> Tensor:
     return torch.randn(B, FEATURES, dtype=torch.float64)
 
 
-def tokens(B: int) -> Tensor:
-    """(B, 6) token ids."""
-    return torch.randint(1, 50, (B, 6))
-
-
-def image(B: int) -> Tensor:
-    """(B, 1, 6, 6)."""
-    return torch.randn(B, 1, 6, 6, dtype=torch.float64)
-
-
 CASES = [
     Case("mlp", lambda: mlp(M), features, 2),
     Case("convnet", lambda: convnet(M), features, 1),
-    Case("bert-eager-lora", lambda: bert(M, "eager"), tokens, 1),
-    Case("bert-sdpa-lora", lambda: bert(M, "sdpa"), tokens, 1),
-    Case("bert-eager-dora", lambda: bert(M, "eager", use_dora=True), tokens, 1, False),
-    Case("bert-sdpa-all-linear", lambda: bert(M, "sdpa", targets=["query", "dense"]), tokens, 3),
-    Case("conv-lora", lambda: conv_lora(M), image, 1),
-    Case("conv-dora", lambda: conv_lora(M, use_dora=True), image, 1, False),
+    # other models and methods are in test_jacobian_adapters
+    Case("bert-eager-lora", lambda: adapted(bert("eager"), "lora", ["query", "value"]), tokens, 1),
+    Case("conv-dora", lambda: adapted(Plain(Convolutions(), "head"), "dora", ["body.0"]), images, 1, False),
 ]
-
-
-def trained(model: nn.Module) -> list[nn.Parameter]:
-    """What is differentiated."""
-    return [p for p in model.parameters() if p.requires_grad]
 
 
 def matrix(builder: JacobianBuilder, outputs: Tensor, cotangents: Tensor) -> tuple[Tensor, list[type]]:

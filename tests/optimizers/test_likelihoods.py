@@ -141,21 +141,6 @@ def test_covariance_is_that_of_the_observation(B: int, m: int, seed: int) -> Non
 DRAWS = 20_000
 
 
-def test_samples_have_the_mean_and_covariance() -> None:
-    """Every figure is a mean of 20,000 draws: five of its standard deviations."""
-    generator = torch.Generator().manual_seed(1)
-    z = logits(1, 4, 3)
-    p = z.softmax(-1)[0]
-    drawn = Categorical(z.expand(DRAWS, -1)).sample(generator)
-    assert drawn.shape == (DRAWS,)
-    share = torch.nn.functional.one_hot(drawn, 4).double().mean(0)
-    assert bool(((share - p).abs() <= 5 * (p * (1 - p) / DRAWS).sqrt()).all())
-    values = Gaussian(z.expand(DRAWS, -1)).sample(generator) - z
-    assert values.shape == (DRAWS, 4)
-    assert float(values.mean(0).abs().max()) <= 5 / DRAWS**0.5
-    assert float((values.T @ values / DRAWS - torch.eye(4)).abs().max()) <= 5 * (2 / DRAWS) ** 0.5
-
-
 @each
 def test_the_natural_residual_is_the_gradient_and_its_precision_the_curvature(build: Build) -> None:
     """All links are canonical: the Hessian of the negative log-likelihood is F, whatever the target."""
@@ -229,11 +214,10 @@ def test_filtune_finds_the_mode_of_the_posterior(build: Build) -> None:
         return 2 * build(x @ weight.T + bias).nll(y) + 0.5 * ((theta - start).square() / prior).sum()
 
     theta = start.clone()
-    for _ in range(200):
+    step = torch.ones(())
+    while step.norm() > 1e-10:
         step = torch.linalg.solve(torch.func.hessian(phi)(theta), jacrev(phi)(theta))
         theta = theta - step / (1 + step.norm())  # damped: counts overshoot
-    for _ in range(5):
-        theta = theta - torch.linalg.solve(torch.func.hessian(phi)(theta), jacrev(phi)(theta))
     optimizer.step(lambda: build(model(x)).observe(y))
     found = torch.cat([p.detach().flatten() for p in model.parameters()])
     assert float((found - theta).abs().max()) <= 1e-7

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from filtune.optimizers import EKF, Categorical, Gaussian, LoKO
+from filtune.optimizers import EKF, Categorical, LoKO
 from filtune.optimizers.kalman.noise import ObservationNoise
 from filtune.optimizers.kalman.noise.estimated import EmaInnovation
 from filtune.optimizers.kalman.state import DTYPES
@@ -18,10 +18,11 @@ from tests.optimizers.models import (
     covariance_of,
     drive,
     labels,
+    likelihood_of,
     mlp,
     relative,
     rounding,
-    values,
+    stream_of,
     variances,
 )
 from tests.optimizers.reference import DenseFilter, flat, ones_complement
@@ -138,14 +139,9 @@ def test_the_filter_uses_it_before_the_gain(name: str, observed: str, m: int, B:
     basis = ones_complement(m)
     if observed == "probabilities":  # the optimizer's own: entries of R differ from basis to basis, its use does not
         basis = Categorical(torch.zeros(1, m, dtype=torch.float64))._basis()
-    for x, y in (values if observed == "values" else labels)(4, B, m):
-        drive(optimizer, model, Gaussian if observed == "values" else Categorical, [(x, y)])
-        if observed == "values":
-            dense.observe_values(model, x, y)
-        elif observed == "probabilities":
-            dense.observe_probabilities(model, x, y, basis)
-        else:
-            dense.observe_logits(model, x, y, scale=1.0)
+    for x, y in stream_of(observed, 4, B, m):
+        drive(optimizer, model, likelihood_of(observed), [(x, y)])
+        dense.observe(observed, model, x, y, basis)
     assert relative(flat(model), dense.theta) <= 1e-10
     assert relative(optimizer.filter["p"], dense.p) <= 1e-10
     assert float(optimizer.stats["noise_trace"]) == pytest.approx(float(dense.R.trace()), rel=1e-10)
@@ -221,9 +217,9 @@ def test_random_streams_keep_the_variance_positive_and_everything_finite(covaria
         observation = "logits" if observed == "logits" else "probabilities"
         options = {"noise": name, **covariance_of(covariance, 4), "observation": observation, "dtype": dtype}
         optimizer = EKF(model.parameters(), p0=10 ** (4 * p0 - 3), **options)
-        stream = (values if observed == "values" else labels)(12, 1 + seed % 2, m, seed)
+        stream = stream_of(observed, 8, 1 + seed % 2, m, seed)
         scaled = [(10 ** (3.5 * scale - 2) * x.to(model.weight.dtype), y) for x, y in stream]
-        drive(optimizer, model, Gaussian if observed == "values" else Categorical, scaled)
+        drive(optimizer, model, likelihood_of(observed), scaled)
         p = variances(optimizer)
         assert int(optimizer.filter["nonfinite_steps"]) == 0, (seed, options)
         assert bool((p > 0).all() & p.isfinite().all()), (seed, options)

@@ -54,8 +54,9 @@ RULES: dict[str, Callable[[nn.Module], OnlineOptimizer]] = {
 }
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("rule", "batch"), [("LoKO", 1), ("LoKO", 4), ("LoKO-unattached", 4), ("LoKO-logits", 1), ("AdamW", 1)]
+)
 def test_the_stream_is_learned_clearly_better_than_chance(rule: str, batch: int) -> None:
     """Chance is the best constant answer, known in hindsight: the share of the commonest digit."""
     stream, model = digits(torch.float32, batch), network(torch.float32)

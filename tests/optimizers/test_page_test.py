@@ -163,29 +163,29 @@ def wrong(optimizer: Filtune, model: nn.Module, stream: Stream) -> int:
 def test_a_stream_that_stays_is_learnt_as_without_it() -> None:
     model, other = mlp(3), mlp(3)
     ours, plain = renewing(model), renewing(other, 0.0)
-    drive(ours, model, Categorical, clusters(400, 1))
-    drive(plain, other, Categorical, clusters(400, 1))
+    drive(ours, model, Categorical, clusters(150, 1))
+    drive(plain, other, Categorical, clusters(150, 1))
     assert int(ours.stats["changes"]) == 0
     assert torch.equal(flat(model), flat(other))
     assert "changes" not in plain.stats
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_classes_under_new_names_are_learnt_sooner(seed: int) -> None:
     mistakes = {}
     for renew in (0.0, 100.0):
         model = mlp(3, seed)
         optimizer = renewing(model, renew)
-        drive(optimizer, model, Categorical, clusters(300, seed))
-        mistakes[renew] = wrong(optimizer, model, clusters(100, seed + 50, turn=1))
+        drive(optimizer, model, Categorical, clusters(120, seed))
+        mistakes[renew] = wrong(optimizer, model, clusters(60, seed + 50, turn=1))
     assert int(optimizer.stats["changes"]) == 1
     assert mistakes[100.0] < 0.7 * mistakes[0.0]
 
 
-@pytest.mark.parametrize("taken", [150, 303])
+@pytest.mark.parametrize("taken", [60, 123])
 def test_a_checkpoint_goes_on_as_if_there_was_none(taken: int) -> None:
     """Before a change and between two of the samples that show it."""
-    model, stream = mlp(3), clusters(300, 2) + clusters(30, 3, turn=1)
+    model, stream = mlp(3), clusters(120, 2) + clusters(20, 3, turn=1)
     optimizer = renewing(model)
     drive(optimizer, model, Categorical, stream[:taken])
     other = copy.deepcopy(model)
@@ -214,8 +214,6 @@ def test_values_are_filtered_as_without_it() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match="head_reset_scale must be zero or positive, and finite"):
-        renewing(mlp(2), -1.0)
     with pytest.raises(ValueError, match="head_reset_scale needs covariance low_rank; got diagonal"):
         KalmanOptimizer(mlp(2).parameters(), 0.1, head_reset_scale=1.0)
     model = mlp(2)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.optimizers.models import FEATURES, drive, labels, mlp
 from tests.optimizers.reference import flat
 
-BLOCKS, CASES_PER_BLOCK, STEPS = 10, 100, 4
+CASES, STEPS = 300, 4
 
 
 class Affine(nn.Module):
@@ -68,9 +68,8 @@ class Draw:
         return optimizer
 
 
-@pytest.mark.parametrize("block", range(BLOCKS))
-def test_a_thousand_random_cases_stay_positive_and_finite(block: int) -> None:
-    for seed in range(block * CASES_PER_BLOCK, (block + 1) * CASES_PER_BLOCK):
+def test_random_cases_stay_positive_and_finite() -> None:
+    for seed in range(CASES):
         case = Draw(seed)
         optimizer = case.optimizer()
         prior = optimizer.variance()[0].clone()
@@ -86,7 +85,7 @@ def test_a_thousand_random_cases_stay_positive_and_finite(block: int) -> None:
 @pytest.mark.parametrize("B", [1, 3])
 def test_the_clamp_never_fires_where_the_noise_is_not_dwarfed(dtype: str, observation: str, B: int) -> None:
     """Well-posed: p_i h'R^-1h <= 1e4, so that 1 - p_i h'S^-1h >= 1e-4 is far above the rounding of S^-1."""
-    for seed in range(10):
+    for seed in range(3):
         model = mlp(4, seed).to(torch.float64 if dtype == "float64" else torch.float32)
         optimizer = LoKO(model.parameters(), p0=1.0, observation=observation, dtype=dtype).attach(model)
         stream = [(x.to(model[0].weight.dtype), y) for x, y in labels(20, B, 4, seed)]
@@ -95,51 +94,6 @@ def test_the_clamp_never_fires_where_the_noise_is_not_dwarfed(dtype: str, observ
         assert float(optimizer.stats["variance_min"]) / float(torch.linalg.eigvalsh(R)[0]) < 1e4
         assert int(optimizer.stats["clamped"]) == 0
         assert int(optimizer.stats["nonfinite_steps"]) == 0
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_where_the_noise_is_dwarfed_p_stays_positive_and_the_clamp_is_counted(dtype: str) -> None:
-    """64 scalars with p h^2 / R above 1e25: p falls to the resolution of p, in many of them through the floor."""
-    floating = torch.float64 if dtype == "float64" else torch.float32
-    model = nn.Linear(1, 64, bias=False).to(floating)
-    optimizer = LoKO(model.parameters(), p0=2.0, noise="ema-1", r0=1e-30, dtype=dtype)
-    x, prior = torch.ones(1, 1, dtype=floating), optimizer.variance()[0].clone()
-    drive(optimizer, model, Gaussian, [(x, model(x).detach())])
-    p = optimizer.variance()[0]
-    assert int(optimizer.stats["clamped"]) > 0
-    assert bool((p >= torch.finfo(floating).eps * prior).all())
-    # 1 - p h^2 / S takes fewer than 8 roundings
-    assert bool((p <= 8 * torch.finfo(floating).eps * prior).all())
-    assert int(optimizer.stats["nonfinite_steps"]) == 0
-
-
-BAD = [float("nan"), float("inf"), -float("inf")]
-
-
-@pytest.mark.parametrize("bad", BAD, ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("likelihood", [Categorical, Gaussian])
-@pytest.mark.parametrize("warm", [0, 3])
-def test_a_bad_sample_changes_nothing_but_the_count(bad: float, dtype: str, likelihood: type, warm: int) -> None:
-    model = mlp(3)
-    optimizer = LoKO(model.parameters(), dtype=dtype).attach(model)
-    stream = [(x, y if likelihood is Categorical else torch.zeros(1, 3).double()) for x, y in labels(warm + 2, 1, 3)]
-    drive(optimizer, model, likelihood, stream[:warm])
-    theta, p = flat(model), torch.cat([v.flatten() for v in optimizer.variance()])
-    R = (
-        optimizer.state[FILTER]
-        .get("R", torch.eye(2 if likelihood is Categorical else 3, dtype=optimizer.dtype))
-        .clone()
-    )
-    x, y = stream[warm]
-    drive(optimizer, model, likelihood, [(torch.where(torch.arange(FEATURES) == 2, bad, x), y)])
-    assert int(optimizer.stats["nonfinite_steps"]) == 1
-    assert torch.equal(flat(model), theta)
-    assert torch.equal(torch.cat([v.flatten() for v in optimizer.variance()]), p)
-    assert torch.equal(optimizer.state[FILTER]["R"], R)
-    drive(optimizer, model, likelihood, stream[warm + 1 :])
-    assert int(optimizer.stats["nonfinite_steps"]) == 1
-    assert not torch.equal(flat(model), theta)
 
 
 def test_overflow_within_the_step_changes_nothing_either() -> None:

@@ -10,7 +10,7 @@ from filtune.optimizers.kalman.posterior_mode import PosteriorModeUpdate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.func import grad, hessian, jacrev
+from torch.func import grad, hessian
 
 from tests.optimizers.models import covariance_of, drive, labels, linear, mlp, relative, rounding, values, variances
 from tests.optimizers.reference import flat, one_hot, outputs_of
@@ -66,21 +66,20 @@ def test_every_step_descends_whatever_the_prior(m: int, B: int, seed: int, size:
         before = after
 
 
-@pytest.mark.parametrize("B", [1, 3])
-@pytest.mark.parametrize("m", [2, 3, 5])
+@pytest.mark.parametrize(("m", "B"), [(2, 3), (3, 1), (5, 3)])
 def test_a_linear_model_goes_to_the_mode_of_its_posterior(m: int, B: int) -> None:
     """Against Newton's method on theta itself, in float64, with the Hessian by autograd; Laplace's covariance too."""
     model, p0 = linear(m), 0.5
     optimizer = EKF(model.parameters(), "full", update="posterior_mode", p0=p0, dtype="float64")
     theta, precision = flat(model), torch.eye(len(flat(model)), dtype=torch.float64) / p0
-    for x, y in labels(5, B, m):
+    for x, y in labels(3, B, m):
         mean, prior, call = theta, precision, outputs_of(model, x)
 
         def energy(theta: Tensor, mean: Tensor = mean, prior: Tensor = prior, x: Tensor = x, y: Tensor = y) -> Tensor:
             fit = (call(theta).log_softmax(-1) * one_hot(y, m)).sum()  # noqa: B023
             return 0.5 * (theta - mean) @ prior @ (theta - mean) - fit
 
-        for _ in range(30):
+        for _ in range(15):
             theta = theta - torch.linalg.solve(hessian(energy)(theta), grad(energy)(theta))
         precision = hessian(energy)(theta)
         drive(optimizer, model, Categorical, [(x, y)])
@@ -98,22 +97,6 @@ def test_for_values_it_is_the_kalman_filter(covariance: str) -> None:
         results.append((flat(model), variances(optimizer)))
     assert relative(results[0][0], results[1][0]) <= 1e-12
     assert relative(results[0][1], results[1][1]) <= 1e-12
-
-
-@settings(max_examples=50)
-@given(m=st.integers(2, 12), seed=st.integers(0, 10**6), size=st.floats(0, 20))
-def test_the_curvature_bends_no_faster_than_the_likelihood_says(m: int, seed: int, size: float) -> None:
-    """|D^3 l[u, v, v]| <= M(u) D^2 l[v, v], by autograd."""
-    generator = torch.Generator().manual_seed(seed)
-    z, u, v = (torch.randn(1, m, generator=generator, dtype=torch.float64) for _ in range(3))
-
-    def second(z: Tensor) -> Tensor:
-        return v[0] @ hessian(lambda row: row.logsumexp(-1))(z[0]) @ v[0]
-
-    third = float((jacrev(second)(size * z) * u).sum())
-    bound = float(Categorical(z).self_concordance_bound(u) * second(size * z))
-    assert abs(third) <= bound + rounding(100 * m) * float(u.abs().max() * v.square().max())
-    assert float(Gaussian(z).self_concordance_bound(u)) == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -11,7 +11,7 @@ from filtune.optimizers import Categorical, Gaussian, LoKO
 from filtune.optimizers.kalman.state import FILTER
 from torch import Tensor, nn
 
-from tests.optimizers.architectures import bert
+from tests.optimizers.adapted import adapted, bert, shake, trained
 from tests.optimizers.models import FEATURES, drive, labels, relative, rounding
 from tests.optimizers.reference import flat
 
@@ -132,14 +132,15 @@ def test_eager_and_fused_attention_make_the_same_steps(floating: torch.dtype) ->
     """Chains of about 500 operations, magnified at most 100-fold by softmax and layer norm, over three steps."""
     results, starts = [], []
     for attention in ("eager", "sdpa"):
-        model = bert(3, attention).to(floating)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = LoKO(trained, p0_init="constant", dtype=str(floating).removeprefix("torch.")).attach(model)
+        torch.manual_seed(0)
+        model = adapted(bert(attention), "lora", ["query", "value"]).to(floating)
+        shake(model)
+        optimizer = LoKO(trained(model), p0_init="constant", dtype=str(floating).removeprefix("torch.")).attach(model)
         generator = torch.Generator().manual_seed(0)
         starts.append(flat(model))
         stream = [(torch.randint(1, 50, (2, 6), generator=generator), torch.tensor([k, 2])) for k in range(3)]
         drive(optimizer, model, Categorical, stream)
         results.append(flat(model))
     assert torch.equal(*starts)
-    assert relative(results[0], starts[0]) > 0.1
+    assert relative(results[0], starts[0]) > 0.01
     assert relative(results[0] - starts[0], results[1] - starts[1]) <= rounding(3 * 500, 100, floating)

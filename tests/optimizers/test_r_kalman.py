@@ -10,8 +10,8 @@ from filtune.optimizers import Categorical, Gaussian, LoKO, RKalman
 from filtune.optimizers.kalman.equations import neumann_noise, regularised_noise
 from torch import Tensor, nn
 
-from tests.optimizers.models import convnet, drive, labels, linear, mlp, relative, rounding, values
-from tests.optimizers.reference import DenseFilter, flat, one_hot, ones_complement, outputs_of
+from tests.optimizers.models import drive, labels, linear, mlp, relative, rounding, values
+from tests.optimizers.reference import DenseFilter, flat, ones_complement
 
 PROMISE = 1e-10
 STEPS = 3
@@ -42,31 +42,6 @@ def test_the_regularised_noise_is_the_inverse_of_the_inverse(d: int, rho: float)
     assert float(torch.linalg.eigvalsh(regularised_noise(R, rho))[0]) > 0
     singular = torch.ones(3, 3, dtype=torch.float64)  # the eigenvalue 3 goes to 3 / (1 + 3 rho), the zeros stay
     assert relative(regularised_noise(singular, rho), singular / (1 + 3 * rho)) <= rounding(60, condition=1e3)
-
-
-SEEN = [("probabilities", 2), ("probabilities", 4), ("logits", 3), ("values", 2)]
-
-
-@pytest.mark.parametrize("noise", ["ema-1", "ema-2"])
-@pytest.mark.parametrize("B", [1, 2, 4])
-@pytest.mark.parametrize(("observed", "m"), SEEN)
-def test_equals_the_dense_filter_jointly_over_a_batch(observed: str, m: int, B: int, noise: str) -> None:
-    """With the paper's R0 = 0, rho large enough to matter, and process noise."""
-    model = (mlp if B != 2 else convnet)(m)
-    r0 = 0.0 if noise == "ema-2" else 0.5  # the oracle inverts R, and ee' alone is singular
-    d = m - 1 if observed == "probabilities" else m
-    observation = "logits" if observed == "logits" else "probabilities"
-    optimizer, dense = pair(model, d, 0.01, rho=3.0, r0=r0, noise=noise, observation=observation)
-    for x, y in (values if observed == "values" else labels)(STEPS, B, m):
-        if observed == "values":
-            dense.observe_values(model, x, y)
-        elif observed == "probabilities":
-            dense.observe_probabilities(model, x, y, ones_complement(m))
-        else:
-            dense.observe_logits(model, x, y, scale=1.0)
-        drive(optimizer, model, Gaussian if observed == "values" else Categorical, [(x, y)])
-        assert relative(flat(model), dense.theta) <= PROMISE
-        assert relative(optimizer.filter["p"], dense.p) <= PROMISE
 
 
 def test_the_defaults_are_algorithm_2_of_the_paper() -> None:
@@ -108,17 +83,6 @@ def test_any_orthonormal_coordinates_will_do_and_others_will_not(m: int) -> None
         drive(optimizer, model, Categorical, [(x, y)])
     assert relative(flat(model), rotated.theta) <= PROMISE
     assert relative(stretched.theta - prior, rotated.theta - prior) > 1e-2
-
-
-def test_the_stretch_itself_makes_no_difference_without_rho() -> None:
-    """So what the test above sees is rho I, and not the basis: R0 = 0 and R follow any coordinates."""
-    m, model = 4, mlp(4)
-    optimizer, stretched = pair(model, m - 1, rho=0.0)
-    scale = torch.diag(torch.linspace(0.5, 2, m - 1, dtype=torch.float64))
-    for x, y in labels(STEPS, 1, m):
-        stretched.observe_probabilities(model, x, y, ones_complement(m, seed=5) @ scale)
-        drive(optimizer, model, Categorical, [(x, y)])
-    assert relative(flat(model), stretched.theta) <= PROMISE
 
 
 def test_the_neumann_form_is_right_to_the_second_order_in_rho() -> None:
@@ -229,34 +193,6 @@ def test_with_process_noise_the_filter_goes_on_learning() -> None:
     # the error shrinks by (r / (p- + r))^2 = 0.57 a step
     assert settled[q] == pytest.approx(prior * r / (prior + r), rel=1e-12)
     assert settled[0.0] == pytest.approx(1 / (1 + 200 / r), rel=1e-12)
-
-
-@pytest.mark.parametrize("B", [2, 4])
-def test_a_batch_is_not_observed_on_average(B: int) -> None:
-    model, basis, (x, y) = mlp(3), ones_complement(3), labels(1, B, 3)[0]
-    optimizer, averaged = pair(model, 2, rho=1.0)
-    prior = flat(model)
-    e = one_hot(y, 3) @ basis - outputs_of(model, x)(prior).softmax(-1) @ basis
-    H = torch.func.jacrev(lambda t: outputs_of(model, x)(t).softmax(-1) @ basis)(prior)
-    averaged.update(e.mean(0, keepdim=True), H.mean(0, keepdim=True))
-    drive(optimizer, model, Categorical, [(x, y)])
-    assert relative(averaged.theta - prior, flat(model) - prior) > 0.1
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("rho", -1.0),
-        ("rho", float("inf")),
-        ("rho", float("nan")),
-        ("process_noise", -0.1),
-        ("divergence_threshold", 1.0),
-    ],
-)
-def test_arguments_out_of_range_are_named(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"^RKalman: {name} must .*got") as error:
-        RKalman(mlp(3).parameters(), **{name: value})
-    assert "\n" not in str(error.value)
 
 
 def test_softmax_noise_needs_no_r0() -> None:

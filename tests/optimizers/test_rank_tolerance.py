@@ -217,15 +217,6 @@ def test_a_confident_classifier_loses_little(m: int) -> None:
     assert sum(rows) / len(rows) < 0.6 * (m - 1)
 
 
-def test_a_sample_that_is_not_a_number_is_counted() -> None:
-    model = confident(10, 3.0)
-    optimizer = LoKO(model.parameters(), noise="softmax", rank_tolerance=0.05)
-    before = flat(model)
-    drive(optimizer, model, Categorical, [(torch.full((1, FEATURES), float("nan")).double(), torch.tensor([0]))])
-    assert int(optimizer.stats["nonfinite_steps"]) == 1
-    assert torch.equal(flat(model), before)
-
-
 def test_float32_follows_float64() -> None:
     results = []
     for dtype in ("float32", "float64"):

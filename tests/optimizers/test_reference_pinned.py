@@ -45,20 +45,6 @@ def test_full_covariance_is_the_ridge_posterior(B: int) -> None:
     assert relative(full.P, covariance) <= tolerance
 
 
-def test_diagonal_restriction_is_loko_and_not_the_ridge_posterior() -> None:
-    model, stream = linear(1), values(6, 1, 1)
-    n = len(flat(model))
-    dense = DenseFilter(flat(model), torch.eye(n, dtype=torch.float64), torch.eye(1).double(), noise="constant")
-    X, y_all = torch.cat([design(model, x) for x, _ in stream]), torch.cat([y for _, y in stream])[:, 0]
-    mean, _ = ridge(X, y_all, flat(model), 1, 1)
-    optimizer = LoKO(model.parameters(), p0=1, p0_init="constant", beta=CONSTANT_R, noise="ema-1", dtype="float64")
-    for x, y in stream:
-        dense.observe_values(model, x, y)
-    drive(optimizer, model, Gaussian, stream)
-    assert relative(flat(model), dense.theta) <= rounding(6 * 4 * n, condition=dense.condition)
-    assert relative(flat(model), mean) > 1e-3
-
-
 def test_orthogonal_design_loses_nothing() -> None:
     """One-hot inputs keep the covariance diagonal, so LoKO is Bayesian ridge regression, exactly."""
     model = nn.Linear(4, 1, bias=False).double()

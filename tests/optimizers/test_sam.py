@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 from tests.optimizers.models import drive, labels, linear, mlp, relative, rounding, values
 from tests.optimizers.reference import flat
-from tests.optimizers.test_state import through_disk
 
 STEPS, RHO = 5, 0.1
 BASES: dict[str, dict[str, Any]] = {
@@ -159,59 +157,3 @@ def test_the_second_pass_sees_the_neighbour_under_autocast() -> None:
             optimizers[1].step(lambda: observe(inside))
     assert float(optimizers[0].stats["sharpness"]) != 0
     assert torch.equal(flat(inside), flat(outside))
-
-
-def on(stream: list, optimizer: SAM, model: nn.Module) -> Tensor:
-    """Parameters after it."""
-    drive(optimizer, model, Categorical, stream)
-    return flat(model)
-
-
-@pytest.mark.parametrize("base", BASES)
-def test_a_resumed_run_equals_the_uninterrupted_one(base: str) -> None:
-    stream, options = labels(2 * STEPS, 2, 3), {"base": base, "rho": RHO, **BASES[base]}
-    model, twin = mlp(3), mlp(3, seed=9)
-    optimizer, resumed = SAM(grouped(model), **options), SAM(grouped(twin), **options)
-    drive(resumed, twin, Categorical, stream[:1])  # a state that must not survive
-    drive(optimizer, model, Categorical, stream[:STEPS])
-    saved = through_disk({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-    twin.load_state_dict(saved["model"])
-    resumed.load_state_dict(saved["optimizer"])
-    assert resumed.state_bytes() == optimizer.state_bytes() > 0
-    assert torch.equal(on(stream[STEPS:], resumed, twin), on(stream[STEPS:], optimizer, model))
-
-
-@pytest.mark.parametrize("how", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"])
-def test_a_copy_goes_on_like_the_original(how: Any) -> None:
-    model, stream = mlp(3), labels(2 * STEPS, 2, 3)
-    optimizer = SAM(model.parameters(), base="adamw")
-    drive(optimizer, model, Categorical, stream[:STEPS])
-    twin, copied = how((model, optimizer))
-    before = flat(model)
-    found = on(stream[STEPS:], copied, twin)
-    assert torch.equal(flat(model), before)
-    assert torch.equal(found, on(stream[STEPS:], optimizer, model))
-
-
-def test_state_bytes_are_the_base_rules() -> None:
-    model = mlp(3)
-    optimizer = SAM(model.parameters())
-    drive(optimizer, model, Categorical, labels(1, 1, 3))
-    assert optimizer.state_bytes() == 66 * 8
-
-
-REFUSED = [
-    ("base", "adam"), ("lr", -1.0), ("lr", float("nan")), ("rho", -0.1), ("rho", float("inf")), ("momentum", 1.0),
-    ("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9)), ("eps", -1.0), ("weight_decay", -1.0),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "value"), REFUSED, ids=repr)
-def test_arguments_out_of_range_are_named(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^SAM: {name} must .*got [^\n]*$"):
-        SAM(mlp(3).parameters(), **{name: value})
-
-
-def test_so_are_a_groups_own() -> None:
-    with pytest.raises(ValueError, match=r"^SAM: rho must"):
-        SAM([{"params": mlp(3).parameters(), "rho": -1.0}])

@@ -22,7 +22,6 @@ from tests.optimizers.models import (
     relative,
     rounding,
     values,
-    variances,
 )
 from tests.optimizers.reference import flat, outputs_of
 
@@ -98,17 +97,3 @@ def test_a_first_batch_that_is_not_finite_does_not_set_it() -> None:
     drive(reference, other, Categorical, stream)
     assert torch.equal(flat(model), flat(other))
     assert int(optimizer.filter["nonfinite_steps"]) == 1
-
-
-@pytest.mark.parametrize("taken", [0, 3])
-def test_a_checkpoint_keeps_whether_it_is_set(taken: int) -> None:
-    model, stream = mlp(3), labels(6, 1, 3)
-    optimizer = Filtune(model.parameters(), dtype="float64")
-    drive(optimizer, model, Categorical, stream[:taken])
-    other = copy.deepcopy(model)
-    resumed = Filtune(other.parameters(), dtype="float64")
-    resumed.load_state_dict(optimizer.state_dict())
-    drive(optimizer, model, Categorical, stream[taken:])
-    drive(resumed, other, Categorical, stream[taken:])
-    assert torch.equal(flat(model), flat(other))
-    assert all(torch.equal(a, b) for a, b in zip(variances(optimizer), variances(resumed), strict=True))

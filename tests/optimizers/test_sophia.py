@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from filtune.optimizers import AdamW, Categorical, Gaussian, Observation, Sophia
+from filtune.optimizers import Categorical, Gaussian, Observation, Sophia
 from torch import Tensor, nn
 
 from tests.optimizers.models import drive, labels, linear, mlp, relative, rounding, values
 from tests.optimizers.reference import flat
-from tests.optimizers.test_state import through_disk
 
 STEPS, EVERY = 7, 3
 OPTIONS: dict[str, Any] = {"lr": 0.05, "betas": (0.8, 0.9), "gamma": 1.0, "eps": 1e-3, "weight_decay": 0.1}
@@ -117,59 +116,3 @@ def test_a_gradient_that_is_not_finite_is_counted_and_spoils_nothing(bad: int, l
     assert flat(model).isfinite().all()
     assert int(optimizer.stats["nonfinite_steps"]) == 1
     assert "1 non-finite" in (optimizer.check_divergence() or "")
-
-
-def run(stream: list, optimizer: Sophia, model: nn.Module, start: int) -> Tensor:
-    """Parameters after it, each step with a seed of its own."""
-    for k, batch in enumerate(stream, start):
-        torch.manual_seed(k)
-        drive(optimizer, model, Categorical, [batch])
-    return flat(model)
-
-
-@pytest.mark.parametrize("stop", [2, 3, 4])
-def test_a_resumed_run_equals_the_uninterrupted_one(stop: int) -> None:
-    """In the middle of a period, at its end and after it."""
-    stream, model, twin = labels(10, 2, 3), mlp(3), mlp(3, seed=9)
-    optimizer, resumed = (Sophia(grouped(net), hessian_every=EVERY, **OPTIONS) for net in (model, twin))
-    run(stream[:2], resumed, twin, 0)  # a state that must not survive
-    run(stream[:stop], optimizer, model, 0)
-    saved = through_disk({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-    twin.load_state_dict(saved["model"])
-    resumed.load_state_dict(saved["optimizer"])
-    assert resumed.state_bytes() == optimizer.state_bytes() == 2 * 66 * 8
-    assert torch.equal(run(stream[stop:], resumed, twin, stop), run(stream[stop:], optimizer, model, stop))
-
-
-def test_loading_does_not_tie_the_two() -> None:
-    model, twin = mlp(3), mlp(3)
-    optimizer, loaded = Sophia(model.parameters()), Sophia(twin.parameters())
-    drive(optimizer, model, Categorical, labels(2, 2, 3))
-    loaded.load_state_dict(optimizer.state_dict())
-    kept = optimizer.state[model[0].weight]["m"].clone()
-    drive(loaded, twin, Categorical, labels(2, 2, 3))
-    assert torch.equal(optimizer.state[model[0].weight]["m"], kept)
-    assert optimizer.state["sophia"] == {"steps": 2}
-
-
-def test_another_optimizers_state_is_refused() -> None:
-    params = list(mlp(3).parameters())
-    with pytest.raises(ValueError, match=r"^Sophia: the checkpoint holds no state of Sophia"):
-        Sophia(params).load_state_dict(AdamW(params).state_dict())
-
-
-REFUSED = [
-    ("lr", -1.0), ("lr", float("nan")), ("betas", (1.0, 0.9)), ("betas", (0.9, -0.1)), ("gamma", 0.0), ("eps", 0.0),
-    ("weight_decay", -1.0), ("hessian_every", 0),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "value"), REFUSED, ids=repr)
-def test_arguments_out_of_range_are_named(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^Sophia: {name} must .*got [^\n]*$"):
-        Sophia(mlp(3).parameters(), **{name: value})
-
-
-def test_so_are_a_groups_own() -> None:
-    with pytest.raises(ValueError, match=r"^Sophia: gamma must"):
-        Sophia([{"params": mlp(3).parameters(), "gamma": 0.0}])

@@ -139,8 +139,3 @@ def test_values_have_no_classes() -> None:
         drive(Filtune(model.parameters(), top_k=likely), model, Gaussian, values(6, 2, 4))
         states.append(flat(model))
     assert torch.equal(*states)
-
-
-def test_it_is_refused_where_it_cannot_be() -> None:
-    with pytest.raises(ValueError, match="top_k must be zero or positive"):
-        Filtune(linear(3).parameters(), top_k=-1)

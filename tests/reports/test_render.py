@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from filtune.experiments.escaping import escape_markdown
 from filtune.experiments.tables import load_table, table_names
 from filtune.reports import formatting
 from filtune.reports.document import (
     assemble,
-    escape_md,
     escape_tex,
     figure_plans,
     render_html,
@@ -151,7 +151,7 @@ def test_what_tables_say_is_escaped(own: Path) -> None:
 def test_escapes() -> None:
     assert escape_tex("5 % of a_b & {c}\\") == r"5 \% of a\_b \& \{c\}\textbackslash{}"
     assert escape_tex("1.0 ± 0.1, \u22122, < 3") == r"1.0 $\pm$ 0.1, $-$2, $<$ 3"
-    assert escape_md("a|b\nc*d") == r"a\|b c\*d"
+    assert escape_markdown("a|b\nc*d") == r"a\|b c\*d"
 
 
 def test_figures_have_the_digits_of_their_metric() -> None:

@@ -53,7 +53,8 @@ class Covariance(Part, ABC):
         uses_alarm: Whether it needs the alarm of a monitor.
         convertible: Options in which a saved state may differ, for ``upgrade`` converts it.
         factorisations: About how many Cholesky factorisations, in the space of the rows, an update takes as long as.
-        on_host: Names of its tensors that stay on the host, wherever the parameters are.
+        on_host: Names of its tensors that stay on the host, wherever the parameters are, for they
+            decide on shapes.
     """
 
     kind = "covariance"

@@ -148,12 +148,16 @@ class LowRank(Covariance):
         delta = (c @ rows - (T.to(V.dtype).mT @ (TVDH @ c)) @ V) / state["precision"]
         Z = batch.information()
         inner = Z @ HDH.to(Z.dtype) @ Z.mT
-        rotation = torch.linalg.eigh(torch.nan_to_num(inner)).eigenvectors.flip(1).mT
-        Z = rotation @ Z
+        if len(Z) > Z.shape[1]:  # as many rows as coordinates hold the same information
+            Z = torch.linalg.qr(torch.nan_to_num(Z), mode="r").R
+            inner = Z @ HDH.to(Z.dtype) @ Z.mT
         kept = min(len(Z), self.rows_per_sample * batch.samples) if self.rows_per_sample else len(Z)
+        if kept < len(Z):  # the leading directions; for all of them a rotation would make no difference
+            rotation = torch.linalg.eigh(torch.nan_to_num(inner)).eigenvectors.flip(1).mT
+            Z, inner = rotation @ Z, rotation @ inner @ rotation.mT
         new, left_out = (Z.to(rows.dtype) @ rows).split([kept, len(Z) - kept])
         border = (VDH @ Z[:kept].mT.to(VDH.dtype)).to(VDH.dtype)
-        corner = (rotation @ inner @ rotation.mT)[:kept, :kept].to(VDH.dtype)
+        corner = inner[:kept, :kept].to(VDH.dtype)
         added = {"new": new, "left_out": left_out.square().sum(0), "border": border, "corner": corner}
         return Correction(delta, added, torch.zeros((), dtype=torch.int64, device=rows.device))
 

@@ -174,38 +174,3 @@ def test_sampled_labels_are_drawn_from_the_model() -> None:
         assert apart(found, each[label]) <= CLOSE
         hits[label] += 1
     assert abs(hits[1] / 100 - float(model(x).softmax(-1)[0, 1])) <= 0.2
-
-
-@pytest.mark.parametrize("m", [2, 4])
-def test_empirical_is_of_the_observed_labels(m: int) -> None:
-    model, (x, y) = mlp(m), labels(1, 5, m)[0]
-    observed = nn.functional.one_hot(y, m).double()
-    found = of(model, Categorical, x, y, fisher_type="empirical")
-    assert apart(found, plain(model, x, observed)) <= CLOSE
-    assert apart(found, plain(model, x)) > 1e-3  # which is not the Fisher information
-
-
-class Tokens(nn.Module):
-    """A layer at every position, and the mean of them."""
-
-    def __init__(self, m: int) -> None:
-        super().__init__()
-        self.each = nn.Linear(3, 4)
-        self.head = nn.Linear(4, m)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.each(x).tanh().flatten(1, -2).mean(1))
-
-
-@pytest.mark.parametrize("positions", [(1,), (5,), (2, 3)], ids=str)
-@pytest.mark.parametrize(("m", "fisher_type"), [(2, "auto"), (3, "exact"), (3, "empirical")])
-def test_positions_share_the_weight(m: int, fisher_type: str, positions: tuple[int, ...]) -> None:
-    """KFAC-expand: Lambda is the mean over all B T positions, Gamma the sum over them divided by B."""
-    torch.manual_seed(0)
-    model, y = Tokens(m).double(), torch.tensor([0, 1, m - 1, 0])
-    x = torch.randn(4, *positions, 3, dtype=torch.float64)
-    weights = nn.functional.one_hot(y, m).double() if fisher_type == "empirical" else None
-    found = of(model, Categorical, x, y, fisher_type=fisher_type)
-    assert apart(found, plain(model, x, weights)) <= CLOSE
-    rows = x.reshape(-1, 3)
-    assert relative(found["each"][0][:3, :3], rows.mT @ rows / len(rows)) <= CLOSE

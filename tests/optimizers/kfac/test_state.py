@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import io
-import warnings
 from typing import Any
 
 import pytest
 import torch
-from filtune.optimizers import NGD, RENG, RING, AdamW, Categorical, OnlineOptimizer
-from filtune.optimizers.kfac import factors
+from filtune.optimizers import NGD, RENG, RING, Categorical, OnlineOptimizer
 from filtune.optimizers.kfac.damping import MIN_RHO, DampingSchedule, by_loss, by_ratio
 from filtune.optimizers.kfac.inverses import Eigen, InverseMethod
 from filtune.optimizers.kfac.natural import OLD_STATE_KEYS
@@ -18,7 +15,8 @@ from filtune.optimizers.kfac.output_gradients import OutputGradients
 from filtune.optimizers.kfac.unsupported import UnsupportedParams
 from torch import Tensor, nn
 
-from tests.optimizers.models import convnet, labels, mlp, relative, rounding
+from tests.optimizers.models import labels, mlp, relative, rounding
+from tests.optimizers.test_resume import same, with_norm
 
 KINDS = [NGD, RING, RENG]
 
@@ -27,63 +25,6 @@ def take(optimizer: OnlineOptimizer, model: nn.Module, stream: list[tuple[Tensor
     for k, (x, y) in enumerate(stream):
         torch.manual_seed(start + k)  # labels are sampled
         optimizer.step(lambda x=x, y=y: Categorical(model(x)).observe(y))
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor):
-        return torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    return a == b
-
-
-def with_norm(m: int) -> nn.Module:
-    """mlp with a LayerNorm, whose weights have no factors."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Tanh(), nn.Linear(7, m)).double()
-
-
-@pytest.mark.parametrize(
-    ("kind", "inverse", "build"),
-    [
-        (NGD, "cholesky", mlp),
-        (RING, "eigen", mlp),
-        (RENG, "newton-cubic", mlp),
-        (RING, "cholesky", convnet),
-        (NGD, "eigen", with_norm),
-    ],
-)
-def test_a_run_resumed_within_a_skip_period_ends_as_one_that_was_not(kind: type, inverse: str, build: Any) -> None:
-    """Factors, inverses, momentum, damping and the place in the period: bit for bit, through a file."""
-    stream, options = labels(7, 3, 4), {"skip": 3, "inverse_method": inverse}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        whole = build(4)
-        optimizer = kind(whole.parameters(), **options).attach(whole)
-        take(optimizer, whole, stream[:4])
-        file = io.BytesIO()
-        torch.save({"model": whole.state_dict(), "optimizer": optimizer.state_dict()}, file)
-        take(optimizer, whole, stream[4:], start=4)
-
-        file.seek(0)
-        saved = torch.load(file, weights_only=True)
-        resumed = build(4)
-        resumed.load_state_dict(saved["model"])
-        second = kind(resumed.parameters(), **options).attach(resumed)
-        second.load_state_dict(saved["optimizer"])
-        take(second, resumed, stream[4:], start=4)
-    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), resumed.parameters(), strict=True))
-    assert same(optimizer.state["natural"], second.state["natural"])
-    assert same(optimizer.stats, second.stats)
-
-
-def test_low_rank_factors_resume_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factors, "LOW_RANK_COLUMNS", 1)
-    test_a_run_resumed_within_a_skip_period_ends_as_one_that_was_not(RING, "cholesky", mlp)
-    model = mlp(4)
-    optimizer = RING(model.parameters()).attach(model)
-    take(optimizer, model, labels(2, 1, 4))
-    assert "X" in optimizer.natural["groups"]["0"]["a_factor"]
 
 
 def in_old_names(tree: Any) -> Any:
@@ -110,24 +51,6 @@ def test_a_checkpoint_in_the_names_of_earlier_releases_is_loaded() -> None:
     for net, rule in ((model, optimizer), (twin, resumed)):
         take(rule, net, stream[2:], start=2)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters(), strict=True))
-
-
-def test_a_loaded_state_is_not_shared_with_the_one_it_came_from() -> None:
-    model, stream = mlp(3), labels(3, 2, 3)
-    optimizer = RING(model.parameters()).attach(model)
-    take(optimizer, model, stream[:1])
-    saved = copy.deepcopy(optimizer.state_dict())
-    kept = copy.deepcopy(saved)
-    optimizer.load_state_dict(saved)
-    assert optimizer.stats == {}
-    take(optimizer, model, stream[1:])
-    assert same(saved["state"], kept["state"])
-
-
-def test_another_optimizers_state_is_refused() -> None:
-    model = mlp(3)
-    with pytest.raises(ValueError, match="RING: the checkpoint holds no Kronecker factors"):
-        RING(model.parameters()).load_state_dict(AdamW(model.parameters()).state_dict())
 
 
 @pytest.mark.parametrize(("kind", "bad_step"), [(NGD, 1), (RING, 0), (RENG, 0), (RENG, 1), (RENG, 2)])
@@ -160,12 +83,6 @@ def test_every_group_has_its_own_learning_rate() -> None:
     take(optimizer, model, stream)
     moved = [not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True)]
     assert moved == [False, False, True, True]
-
-
-def test_parameters_cannot_join_later() -> None:
-    optimizer = NGD(mlp(3).parameters())
-    with pytest.raises(ValueError, match=r"^NGD: parameters cannot join"):
-        optimizer.add_param_group({"params": mlp(2).parameters()})
 
 
 @pytest.mark.filterwarnings("ignore:RING. no Kronecker factors")
@@ -320,41 +237,6 @@ def test_state_bytes_counts_factors_inverses_and_momentum() -> None:
     assert optimizer.state_bytes() <= 8 * (dense + 10) + 400
 
 
-@pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        ("rho", 0.0),
-        ("rho", -1.0),
-        ("rho", float("inf")),
-        ("rho", float("nan")),
-        ("phi", 0.0),
-        ("phi", 1.5),
-        ("skip", 0),
-        ("factor_decay", 1.0),
-        ("momentum", 1.0),
-        ("kl_clip", -1.0),
-        ("lr", -1.0),
-        ("fallback_lr", -1.0),
-        ("inverse_method", "lu"),
-        ("fisher_type", "true"),
-        ("damping_schedule", "yes"),
-        ("unsupported_params", "sgd"),
-    ],
-)
-def test_bad_arguments_are_named(argument: str, value: Any) -> None:
-    """Of the base class and of the parts, which all three share."""
-    with pytest.raises(ValueError, match=rf"^NGD: {argument} must .*got "):
-        NGD(mlp(2).parameters(), **{argument: value})
-
-
-@pytest.mark.parametrize(
-    ("kind", "argument", "value"), [(RING, "min_relative_damping", 2.0), (RENG, "grad_penalty", -1.0)]
-)
-def test_their_own_arguments_too(kind: type, argument: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"^{kind.__name__}: {argument} must .*got "):
-        kind(mlp(2).parameters(), **{argument: value})
-
-
 @pytest.mark.parametrize("family", [InverseMethod, OutputGradients, DampingSchedule, UnsupportedParams])
 def test_every_choice_is_documented(family: type) -> None:
     assert {name for name in family.registry if f"``{name}``" in (RING.__doc__ or "")} == set(family.registry)
@@ -390,11 +272,5 @@ def test_a_part_gets_the_options_it_declares(monkeypatch: pytest.MonkeyPatch) ->
     optimizer = NGD(mlp(2).parameters(), **options)
     assert optimizer.schedule.kl_clip == 0.5
     assert isinstance(optimizer.unsupported, Ignore)
-    assert {name: set(part.options()) for name, part in DampingSchedule.registry.items()} == {
-        "none": set(), "loss": {"phi"}, "ratio": {"phi"}, "halving": {"kl_clip"}
-    }  # fmt: skip
-    assert {name: set(part.options()) for name, part in UnsupportedParams.registry.items()} == {
-        "adamw": {"fallback_lr"}, "freeze": set(), "refuse": set(), "ignore": set()
-    }  # fmt: skip
     assert NGD(mlp(2).parameters(), phi=0.5).schedule.phi == 0.5
     assert NGD(mlp(2).parameters(), fallback_lr=0.25).unsupported.lr == 0.25

@@ -1,0 +1,327 @@
+"""``fit`` and ``validate``: Lightning's command line, with configurations that are merged before it parses them."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from jsonargparse import ArgumentError
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from filtune.datamodules import StreamDataModule
+from filtune.experiments.classes import classes
+from filtune.experiments.composition import notice
+from filtune.lightning_modules import OnlineModule, Schedule, check_precision
+from filtune.lightning_modules.atomic import atomic_write, reason_full, sweep_folder
+from filtune.lightning_modules.callbacks import RunPage, RunSummary, StreamCheckpoint
+from filtune.lightning_modules.integrity import read_yaml, sealed_yaml
+from filtune.lightning_modules.launch import is_first, other_process_lost
+from filtune.lightning_modules.locks import FolderLock
+from filtune.lightning_modules.resume import (
+    Baseline,
+    has_config,
+    is_of_job,
+    is_requeued,
+    keep_baseline,
+    keep_job,
+    kept_baseline,
+    slurm_job,
+)
+from filtune.lightning_modules.runs import (
+    LAST,
+    RunConfig,
+    RunName,
+    find_run,
+    last_folder,
+    new_folder,
+    resumed_folder,
+    unreadable,
+)
+from filtune.lightning_modules.trainer_checks import check_trainer
+from filtune.optimizers import OnlineOptimizer
+
+from .arguments import choose_class, read_line
+from .explain import Schema, check, condensed, explain, take_texts
+from .named_classes import check_classes, own_classes, restricted
+from .trainer_options import (
+    check_checkpoint_name,
+    check_options,
+    has_own_logger,
+    is_checkpointing,
+    named_loggers,
+    refusals_of_lightning,
+    trainer_arguments,
+)
+
+ABOUT = {
+    "fit": "Learn from a stream of samples, one at a time, and score every prediction before it is learned from.",
+    "validate": "Score the model of a checkpoint on the validation samples.",
+}
+MORE = (
+    "Configurations are merged in order, then the options of the command line: --config task/sst2 --config "
+    "backbone/minilm --optimizer loko --optimizer.p0 0.1. --optimizer.help LoKO and --data.help TextDataModule list "
+    "the options of a class; without a name they list the classes."
+)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes ``config.yaml``; over that of a run that is resumed only once its checkpoint has been accepted.
+
+    Args:
+        folder: The run's folder, whatever the loggers have.
+        arguments: Those of Lightning's callback.
+        options: Its options.
+    """
+
+    def __init__(self, *arguments: Any, folder: Path, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.path = folder / self.config_filename
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file of a new run."""
+        if not trainer.strategy.broadcast(self.path.exists()):
+            self._write(trainer)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file of a resumed run, also of one that is complete: its baselines take theirs from it."""
+        if not self.already_saved:
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            with atomic_write(self.path) as file:
+                file.write(sealed_yaml(self.parser.dump(self.config, skip_none=False)))
+        self.already_saved = True
+
+
+class FiltuneCLI(LightningCLI):
+    """``fit`` and ``validate``, configured by YAML files that compose in any order.
+
+    Args:
+        args: Command line without the program's name: the command, then its options.
+        locks: Holds the lock of the run's folder until the command ends.
+        place: Where the run belongs, if it is a baseline.
+
+    Raises:
+        ValueError: Naming what is wrong with the command line or a configuration, and the remedy.
+    """
+
+    def __init__(self, args: list[str], locks: ExitStack | None = None, place: Baseline | None = None) -> None:
+        self.folder: Path | None = None
+        self.command, self._place = args[0], place
+        self._locks = locks if locks is not None else ExitStack()
+        self.scratch: TemporaryDirectory | None = None
+        for section in ("optimizer", "data"):
+            classes(section)  # imported, so that the parser finds their names
+        super().__init__(
+            OnlineModule,
+            StreamDataModule,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            trainer_defaults={"max_epochs": 1, "precision": "32-true"},
+            save_config_callback=SaveConfig,
+            parser_kwargs={"exit_on_error": False, "prog": "filtune", self.command: {"exit_on_error": False}},
+            args=args,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the trainer's method that is run; the parser of the other need not be built."""
+        skipped = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
+        return {self.command: skipped}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        kwargs |= {"description": ABOUT[subcommand], "epilog": MORE}
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Merge the configurations, check that every option exists, and parse the result."""
+        own = self._subcommand_parsers[self.command]
+        asked = [arg for arg in args[1:] if arg in ("-h", "--help") or re.match(r"--[\w.]+\.help(=|$)", arg)]
+        if asked:
+            self.config = parser.parse_args([self.command, asked[0]])
+            return
+        named, rest = own_classes(self.command, args[1:])
+        line, schema = read_line(rest, named), Schema(own, self.command)
+        if self.command == "validate":
+            for part in line.parts:
+                read_yaml(part)  # refuses the configuration of a run that is damaged
+        check(line, schema)
+        line = take_texts(restricted(line, schema), schema)
+        given = ["--config", json.dumps(line.config, default=str)] if line.config else []
+        try:
+            self.config = parser.parse_args([self.command, *given, *(option.argument for option in line.options)])
+        except (ArgumentError, TypeError, ValueError) as error:
+            raise ValueError(explain(error, line, schema)) from error
+        check_classes(self.config[self.command], line.own)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add ``--optimizer`` and ``--run``."""
+        parser.add_optimizer_args((OnlineOptimizer,), "optimizer", link_to="model.optimizer_init")
+        parser.add_class_arguments(RunConfig, "run")
+        parser.set_defaults({"model.schedule": asdict(Schedule())})  # so that config.yaml has it in full
+
+    def before_instantiate_classes(self) -> None:
+        """Check the trainer and the baselines before anything is read or built.
+
+        Raises:
+            ValueError: Naming what is missing or invalid.
+        """
+        trainer = self._get(self.config, "trainer")
+        check_precision(trainer.get("precision"))
+        check_options(trainer, self._get(self.config, "model").get("on_divergence"))
+        check_checkpoint_name(self._get(self.config, "ckpt_path"), trainer, self.command)
+        for baseline in self._get(self.config, "run").baselines:
+            choose_class({}, "optimizer", baseline, "--run.baselines")
+
+    def instantiate_classes(self) -> None:
+        """Build model, data module and trainer; an error of theirs is reported without the frame of the parser."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            raise ValueError(condensed(str(error))) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Return the trainer of a run: one folder, atomic checkpoints, a progress bar, a summary."""
+        given = self._get(self.config_init, "trainer")
+        self._dump_config()
+        self.model.run_config = {k: v for k, v in self.config_dump.items() if k != "ckpt_path"}
+        kwargs |= trainer_arguments(given, training=self.subcommand == "fit")
+        if self.subcommand == "fit":
+            name = self._name()
+            self.folder = self._open_folder(name)
+            # where Lightning puts what has no folder of its own, as its checkpoint when SLURM requeues the job
+            is_slurm = SLURMEnvironment.detect()
+            self.save_config_kwargs = {"folder": self.folder}
+            kwargs["default_root_dir"] = str(self.folder / "checkpoints" if is_slurm else self.folder)
+            if has_own_logger(given):
+                own = TensorBoardLogger(
+                    self.folder.parents[1], "", f"{name.stem}/{self.folder.name}", default_hp_metric=False
+                )
+                kwargs["logger"] = [own, *named_loggers(given)]
+            kwargs["callbacks"] += [
+                RunPage(self.model.run_config, given.get("enable_autolog_hparams", True)),
+                RunSummary(self.folder, name.optimizer, self.model.run_config),
+            ]
+            if is_checkpointing(given):
+                interval = self._get(self.config_init, "run").save_interval
+                kwargs["callbacks"].append(StreamCheckpoint(self.folder / "checkpoints", interval))
+        else:
+            self.save_config_callback = None
+        with refusals_of_lightning(given):
+            trainer = super().instantiate_trainer(**kwargs)
+        check_trainer(trainer, training=self.subcommand == "fit")
+        return trainer
+
+    @property
+    def baselines(self) -> list[str]:
+        """Names of the optimizers that learn from the same stream afterwards."""
+        return self._get(self.config_init, "run").baselines
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether all runs of the command are resumed, those that were begun: asked for, or requeued by SLURM."""
+        path = self._get(self.config, "ckpt_path")
+        return path == "last" or (path is None and is_requeued() and slurm_job() is not None)
+
+    @property
+    def is_dev_run(self) -> bool:
+        """Whether a few batches are run to find errors, and nothing is kept (``trainer.fast_dev_run``)."""
+        return bool(self._get(self.config_init, "trainer").get("fast_dev_run"))
+
+    def save_config(self, path: Path) -> None:
+        """Write the composed configuration, with which another optimizer is run."""
+        self._parser(self.command).save(self.config[self.command], str(path), skip_none=False)
+
+    def _parse_ckpt_path(self) -> None:
+        """Ignore the configuration in the checkpoint; OnlineModule refuses one that contradicts the command line."""
+
+    def _name(self) -> RunName:
+        return RunName(
+            task=self.datamodule.label,
+            backbone=self.model.backbone_config.name,
+            optimizer=self._get(self.config, "optimizer")["class_path"].rpartition(".")[2],
+            seed=self._get(self.config, "seed_everything"),
+        )
+
+    def _open_folder(self, name: RunName) -> Path:
+        """Return the run's folder, locked by the first process of the run until the command ends.
+
+        Raises:
+            CheckpointError: If a run is to be resumed and none was begun.
+            FolderInUse: If another command writes into the folder.
+        """
+        root = Path(self._get(self.config_init, "run").root)
+        if self.is_dev_run:
+            self.scratch = TemporaryDirectory()
+            return new_folder(Path(self.scratch.name), name)
+        folder = self._begun_folder(root, name) if self.is_resumed else None
+        if not is_first():
+            return folder or root / name.experiment / name.stem / "of_the_first_process"
+        folder = folder or new_folder(root, name)
+        self._locks.enter_context(FolderLock(folder, remedy="start a new run without --ckpt_path"))
+        for place in (folder, folder / "checkpoints"):
+            sweep_folder(place)
+        keep_job(folder)
+        if self._place is not None:
+            keep_baseline(self._place.run, self._place.name, folder)
+        return folder
+
+    def _begun_folder(self, root: Path, name: RunName) -> Path | None:
+        def matches(folder: Path) -> bool:
+            own = self._get(self.config, "ckpt_path") == "last" or is_of_job(folder)
+            return own and has_config(folder, self.model.run_config, type(self.model))
+
+        if self._place is not None:
+            return kept_baseline(self._place.run, self._place.name) or find_run(root, name, matches)
+        if self._get(self.config, "ckpt_path") == "last":
+            return resumed_folder(root, name, matches)
+        return find_run(root, name, matches)
+
+    def after_fit(self) -> None:
+        """Broadcast the folder to every process."""
+        self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
+        if not self.trainer.global_step:
+            raise ValueError("trainer: the run ended before its first step; allow a larger trainer.max_time")
+        if self.model.timer.median() is None:
+            notice(f"the run had ended at step {self.trainer.global_step}, no step was added; raise trainer.max_epochs")
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        if subcommand == "fit" and self.is_resumed and self.folder is not None:
+            saved = self.folder / "checkpoints" / LAST
+            kwargs["ckpt_path"] = str(saved) if saved.is_file() else None
+        elif kwargs.get("ckpt_path") == "last":
+            folder = last_folder(Path(self._get(self.config_init, "run").root), self._name())
+            kwargs["ckpt_path"] = str(folder / "checkpoints" / LAST)
+        self._ckpt_path = kwargs.get("ckpt_path")
+        return kwargs
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the trainer's method; an error while a checkpoint is restored names the checkpoint.
+
+        A checkpoint may lack whatever a tensor or a value can be missing from: the errors are of any kind.
+
+        Raises:
+            CheckpointError: If the checkpoint cannot be restored.
+        """
+        try:
+            with refusals_of_lightning():
+                super()._run_subcommand(subcommand)
+        except (KeyError, IndexError, TypeError, AttributeError, AssertionError, RuntimeError, ValueError) as error:
+            restoring = self.model.restoring
+            foreign = restoring == "" or other_process_lost(error) or reason_full(error)
+            if foreign or (restoring == "used" and isinstance(error, RuntimeError | ValueError)):
+                raise
+            raise unreadable(error, str(self._ckpt_path)) from error
+        finally:
+            if self.scratch is not None:
+                self.scratch.cleanup()

@@ -1,0 +1,142 @@
+"""Folders of images: sub-folders are classes, names of files mean nothing, and what is not read is said."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filtune.datamodules import DataError, ImageDataModule
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+NAMES = st.sampled_from(
+    ["a", "train_0", "test", "test_1", "validation-2", "val", "dev.x", "eval", "IMG_0", "mask", ".hidden", "README"]
+)
+
+
+@pytest.fixture
+def draw_images(tmp_path: Path) -> Callable[..., Path]:
+    """Write small images by their paths, and return their folder."""
+
+    def draw_images(*paths: str, folder: str = "photos") -> Path:
+        root = tmp_path / folder
+        for i, path in enumerate(paths):
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 4), (i % 256, 0, 0)).save(root / path, format="PNG")
+        return root
+
+    return draw_images
+
+
+def module_of(folder: Path, **options: Any) -> ImageDataModule:
+    module = ImageDataModule(str(folder), **{"val_fraction": 0, "shuffle": False, **options})
+    module.setup()
+    return module
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.lists(NAMES, min_size=4, max_size=4, unique=True))
+def test_names_of_files_mean_nothing(draw_images: Callable[..., Path], names: list[str]) -> None:
+    folder = draw_images(*(f"{kind}/{name}.png" for kind in ("cat", "dog") for name in names), folder="-".join(names))
+    module = module_of(folder)
+    visible = [name for name in names if not name.startswith(".")]
+    assert module.report().rows == 2 * len(visible)
+    assert module.task.classes == ("cat", "dog")
+    assert [label.item() for label in module.part.samples.labels] == [0] * len(visible) + [1] * len(visible)
+
+
+def test_split_folders(draw_images: Callable[..., Path]) -> None:
+    """As on the hub; classes that only one split has are classes of all."""
+    folder = draw_images("Train/cat/0.png", "Train/dog/1.png", "Train/owl/2.png", "val/cat/3.png", "test/owl/4.png")
+    module = module_of(folder, val_split="validation")
+    assert module.task.classes == ("cat", "dog", "owl")
+    assert module.sizes == {"train_rows": 3, "val_rows": 1}
+    assert set(module.read.splits) == {"train", "validation", "test"}
+    assert "split 'validation'" in str(module.report())
+
+
+def test_classes_may_be_called_like_splits(draw_images: Callable[..., Path]) -> None:
+    assert module_of(draw_images("test/0.png", "train/1.png")).task.classes == ("test", "train")
+    assert module_of(draw_images("test/0.png", "plane/1.png", folder="b")).task.classes == ("plane", "test")
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["cat/indoor/0.png", "dog/outdoor/1.png"], "0.png is two folders deep: its class may be 'cat' or 'indoor'"),
+        (["cat/0.png", "dog/1.png", "dog/outdoor/2.png"], "its class may be 'dog' or 'outdoor'"),
+        (["cat/0.png", "dog/1.png", "2.png"], "2.png is in no sub-folder, and has no class"),
+        (["0.png", "1.png"], "0.png is in no sub-folder"),
+        (["train/cat/in/0.png", "train/dog/1.png", "test/cat/2.png"], "its class may be 'cat' or 'in'"),
+        (["cat/0.png"], "two different classes at least"),
+    ],
+)
+def test_other_trees_are_refused(draw_images: Callable[..., Path], paths: list[str], message: str) -> None:
+    with pytest.raises(DataError) as error:
+        module_of(draw_images(*paths))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_not_read_is_counted(draw_images: Callable[..., Path]) -> None:
+    folder = draw_images(
+        "cat/0.PNG", "cat/1.JpEg", "dog/2.webp", "dog/.DS_Store", "dog/Thumbs.db", "__MACOSX/dog/2.png"
+    )
+    (folder / "dog" / "notes.txt").write_text("...")
+    (folder / "dog" / "3.heic").write_text("...")
+    (folder / "owl").mkdir()
+    module = module_of(folder)
+    assert (module.report().rows, module.task.classes) == (3, ("cat", "dog"))
+    said = str(module.report())
+    assert "not read: 2 files that are no images (.heic, .txt); not read: 1 folders without images (owl)" in said
+
+
+def test_folders_behind_links_are_read_once(draw_images: Callable[..., Path]) -> None:
+    folder = draw_images("cat/0.png", "cat/1.png", "dog/2.png")
+    elsewhere = draw_images("3.png", folder="elsewhere")
+    (folder / "owl").symlink_to(elsewhere)
+    (folder / "cat" / "again").symlink_to(folder)
+    module = module_of(folder)
+    assert (module.report().rows, module.task.classes) == (4, ("cat", "dog", "owl"))
+
+
+def test_a_name_that_is_no_text(draw_images: Callable[..., Path]) -> None:
+    folder = draw_images("cat/0.png", "dog/1.png")
+    (folder / "cat" / "0.png").rename(os.fsdecode(os.fsencode(folder) + b"/cat/\xff.png"))
+    with pytest.raises(DataError, match=r"the name of '.*/cat/.udcff.png' is not UTF-8; rename it"):
+        module_of(folder)
+
+
+def test_a_table_of_metadata(draw_images: Callable[..., Path]) -> None:
+    folder = draw_images("a/train_0.png", "a/test_1.png", "b/2.png", "b/3.png")
+    rows = "".join(f"{path},{i / 2}\n" for i, path in enumerate(["a/train_0.png", "a/test_1.png", "b/2.png"]))
+    (folder / "metadata.csv").write_text(f"file_name,score\n{rows}")
+    module = module_of(folder, label_column="score")
+    assert (module.report().rows, module.task.kind, module.report().range) == (3, "regression", (0.0, 1.0))
+    (folder / "metadata.csv").write_text("file_name,score\ngone.png,1.5\n")
+    with pytest.raises(DataError, match=r"image not found: .*photos/gone.png"):
+        module_of(folder, label_column="score")
+
+
+def test_a_path_that_does_not_exist_is_named(draw_images: Callable[..., Path]) -> None:
+    folder = draw_images("0.png")
+    (folder / "list.csv").write_text("image,label\n0.png,a\nno/where.png,b\n")
+    with pytest.raises(DataError) as error:
+        module_of(folder / "list.csv")
+    assert f"row 1 (from 0), column 'image': image not found: {folder / 'no/where.png'}" in str(error.value)
+    assert "line 3 of the file" in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "LA", "CMYK", "I;16", "F"])
+def test_kinds_of_pixels(tmp_path: Path, mode: str) -> None:
+    ending = {"CMYK": "JPG", "F": "TIF"}.get(mode, "png")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new(mode, (5, 4)).save(tmp_path / name / f"0.{ending}")
+    module = module_of(tmp_path)
+    channels = 1 if mode in ("1", "L", "LA", "I;16", "F") else 3
+    assert module.task.image_shape == (channels, 4, 5)
