@@ -94,7 +94,7 @@ class RENG(NaturalOptimizer):
         """
         if self.options.grad_penalty and is_compiled(model):
             raise ValueError(
-                "RENG: a model under torch.compile has no second derivative; do not compile it, or set grad_penalty to 0"
+                "RENG: a model under torch.compile has no second derivative; leave it as it is, or set grad_penalty 0"
             )
         if self.options.grad_penalty and fused_attention(model):
             warnings.warn(
