@@ -164,9 +164,7 @@ def trial(setup: Setup, folder: Path, inputs: Path, whole: tuple[dict[str, Any],
     fault = None
     if status != 0:
         fault = f"status {status}: {text.strip().splitlines()[-1][:300] if text.strip() else ''}"
-    elif "Traceback (most recent call last)" in text:
-        fault = "a traceback was printed"
-    else:
+    else:  # what is printed is not compared: workers of a data loader may complain that their command was killed
         fault = first_difference(reference, OUTCOMES[setup.outcome](folder))
     return {"setup": setup.name, "kills": kills, "fault": fault}
 
