@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .base import at_least
+from .image_folder import image_formats
 from .samples import BadRow, SplitRef, Subset
 from .table import TableDataModule
 
@@ -211,7 +212,8 @@ def decode(value: Any, folder: Path, side: int | None = None) -> Tensor:
         if isinstance(value, list):
             pixels = _from_lists(value)
         else:
-            with Image.open(BytesIO(value) if isinstance(value, bytes) else folder / value) as image:
+            file = BytesIO(value) if isinstance(value, bytes) else folder / value
+            with Image.open(file, formats=image_formats()) as image:
                 pixels = _from_file(image if side is None else _reduced(image, side))
     except Exception as error:  # the decoders raise errors of every kind on corrupt data
         raise ImageError("undecodable image", str(folder / value) if isinstance(value, str) else "") from error

@@ -46,10 +46,17 @@ class Tree:
 
 
 @cache
+def image_formats() -> tuple[str, ...]:
+    """Return the formats that Pillow decodes by itself: EPS is a program, which it hands to Ghostscript."""
+    Image.init()
+    return tuple(kind for kind in Image.OPEN if kind != "EPS")
+
+
+@cache
 def image_endings() -> frozenset[str]:
-    """Return the endings of the files that Pillow can open, in lower case."""
-    endings = Image.registered_extensions()
-    return frozenset(ending for ending, kind in endings.items() if kind in Image.OPEN)
+    """Return the endings of the files that are read, in lower case."""
+    formats = image_formats()
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in formats)
 
 
 def list_files(root: Path) -> Tree:

@@ -141,6 +141,17 @@ def test_a_path_that_does_not_exist_is_named(draw_images: Callable[..., Path]) -
     assert "line 3 of the file" in str(error.value)
 
 
+def test_a_program_is_no_image(draw_images: Callable[..., Path]) -> None:
+    """An EPS file would be run by Ghostscript, whatever its name."""
+    folder = draw_images("cat/0.png", "dog/1.png")
+    program = folder / "dog" / "1.eps"
+    Image.new("L", (4, 4)).save(program)
+    assert "1 files that are no images (.eps)" in str(module_of(folder).report())
+    program.rename(folder / "dog" / "2.png")
+    with pytest.raises(DataError, match=r"undecodable image: .*/dog/2.png"):
+        module_of(folder)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "LA", "CMYK", "I;16", "F"])
 def test_kinds_of_pixels(tmp_path: Path, mode: str) -> None:
     ending = {"CMYK": "JPG", "F": "TIF"}.get(mode, "png")
