@@ -49,7 +49,7 @@ class Tree:
 def image_formats() -> tuple[str, ...]:
     """Return the formats that Pillow decodes by itself: EPS is a program, which it hands to Ghostscript."""
     Image.init()
-    return tuple(kind for kind in Image.OPEN if kind != "EPS")
+    return tuple(kind for kind in Image.ID if kind != "EPS")
 
 
 @cache

@@ -241,6 +241,12 @@ def is_supported(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) and kind.forward is nn.Linear.forward
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Return whether the model, or a part of it, runs under ``torch.compile``."""
+    # torch has no public way to ask: a wrapper holds the original, ``module.compile()`` the compiled call
+    return any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules())
+
+
 def gradients(
     outputs: Tensor, inputs: Sequence[Tensor | LayerIO], cotangents: Tensor, retain_graph: bool
 ) -> list[Tensor]:

@@ -143,7 +143,7 @@ class CurvatureCollector:
         except RuntimeError as error:
             raise ValueError(
                 f"{self.name}: a part of the model has no second derivative ({str(error).splitlines()[0]}); load it "
-                "with eager attention, or set grad_penalty to 0"
+                "with eager attention and do not compile it, or set grad_penalty to 0"
             ) from error
         Hg = [torch.zeros_like(p) if d is None else d for p, d in zip(self.params, products, strict=True)]
         ranks.average(Hg, sizes)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from ..layer_hooks import is_compiled
 from .factors import Factor
 from .natural import NaturalOptimizer, Scales, Settings
 from .unsupported import fused_attention
@@ -86,7 +87,15 @@ class RENG(NaturalOptimizer):
         super().__init__(params, lr, settings.as_in_paper() if paper_exact else settings)
 
     def attach(self, model: nn.Module) -> Self:
-        """Watch the model's layers, and warn where another attention will be used."""
+        """Watch the model's layers, and warn where another attention will be used.
+
+        Raises:
+            ValueError: If the model is compiled, or there are parameters without factors that are refused.
+        """
+        if self.options.grad_penalty and is_compiled(model):
+            raise ValueError(
+                "RENG: a model under torch.compile has no second derivative; leave it as it is, or set grad_penalty 0"
+            )
         if self.options.grad_penalty and fused_attention(model):
             warnings.warn(
                 "RENG: fused attention has no second derivative; at every refresh of the factors torch's plain "
