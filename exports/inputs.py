@@ -77,7 +77,7 @@ class Rows:
             (column,) = columns or [learned.get("image_column", "image")]
             module = ImageDataModule(source, column, on_bad_row=on_bad_row)
         name = learned.get("name") if source == learned.get("source") else None
-        module.read = read_source(source, name, options, labelled=False)
+        module.read = read_source(source, name, options, module.modality, labelled=False)
         splits, self.file, self.notes = module.read.splits, module.read.file, module.read.notes
         if split is None and len(splits) > 1:
             raise ValueError(f"--split: {source} has several; choose of {', '.join(splits)}")
