@@ -73,6 +73,7 @@ def _serve(args: list[str], folder: str, output: str) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.chdir(folder)
+    multiprocessing.set_start_method("fork", force=True)  # of data loaders' workers, as in a process of its own
     torch.set_num_threads(1)
     sys.argv = ["filtune", *args]
     runpy.run_module("filtune", run_name="__main__")

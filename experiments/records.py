@@ -259,7 +259,7 @@ def _read_root(root: Path) -> tuple[dict[str, Manifest], list[Record]]:
         try:
             content[path] = read_json(path)
         except ValueError as error:
-            raise ValueError(f"--pack: {path} cannot be read; delete it, or repeat its run ({error})") from error
+            raise ValueError(f"--pack: {path} cannot be read; delete it, or repeat its run") from error
     manifests = {path.stem: found for path, found in content.items() if path.parent.name == "manifests"}
     return manifests, [found for path, found in content.items() if path.parent.name == "records"]
 
