@@ -30,7 +30,7 @@ from filtune.lightning_modules.atomic import atomic_write
 from filtune.lightning_modules.callbacks.summary import commit, device_name, versions
 
 from benchmarks.chaos_outcomes import EXCLUDED, exported, fitted, predicted, recorded, written
-from benchmarks.chaos_setups import SETUPS, Setup, write_inputs
+from benchmarks.chaos_setups import SETUPS, Setup, write_input
 
 CONTEXT = multiprocessing.get_context("forkserver")
 PATIENCE = 900
@@ -109,13 +109,17 @@ def uninterrupted(setup: Setup, folder: Path, inputs: Path) -> tuple[dict[str, A
     Raises:
         RuntimeError: If it fails.
     """
-    make_folder(setup, folder, inputs)
-    before = time.monotonic()
-    command = start_command(setup, list(setup.args), folder)
-    status = command.wait(PATIENCE)
-    seconds = time.monotonic() - before
-    if status != 0:
-        raise RuntimeError(f"{setup.name}: status {status}\n{command.output.read_text()[-2000:]}")
+    took = folder.with_suffix(".seconds")
+    if not took.is_file():  # else it was run before
+        shutil.rmtree(folder, ignore_errors=True)
+        make_folder(setup, folder, inputs)
+        before = time.monotonic()
+        command = start_command(setup, list(setup.args), folder)
+        status = command.wait(PATIENCE)
+        if status != 0:
+            raise RuntimeError(f"{setup.name}: status {status}\n{command.output.read_text()[-2000:]}")
+        took.write_text(str(time.monotonic() - before))
+    seconds = float(took.read_text())
     return OUTCOMES[setup.outcome](folder), seconds
 
 
@@ -123,6 +127,7 @@ def make_folder(setup: Setup, folder: Path, inputs: Path) -> None:
     """Make the folder of a command, with its inputs."""
     folder.mkdir(parents=True)
     for name in setup.inputs:
+        write_input(name, inputs, start_command, PATIENCE)
         source = inputs / name
         shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
 
@@ -214,7 +219,9 @@ def schedule(chosen: list[Setup]) -> list[Setup]:
     return 3 * quick + [setup for setup in chosen if setup.spawns]
 
 
-def run_trials(kills: int, output: Path | None, seed: int, names: list[str], seconds: float) -> dict[str, Any]:
+def run_trials(
+    kills: int, output: Path | None, seed: int, names: list[str], seconds: float, root: Path
+) -> dict[str, Any]:
     """Run trials until so many kills have struck, or so many seconds have passed; return the result.
 
     Args:
@@ -223,6 +230,7 @@ def run_trials(kills: int, output: Path | None, seed: int, names: list[str], sec
         seed: Seed of the moments.
         names: The setups, by name; all by default.
         seconds: Most seconds.
+        root: Folder of inputs, uninterrupted commands, and trials that differed; what it has is used again.
     """
     chosen = schedule([setup for setup in SETUPS if not names or setup.name in names])
     earlier = json.loads(output.read_text()) if output is not None and output.is_file() else {}
@@ -230,23 +238,22 @@ def run_trials(kills: int, output: Path | None, seed: int, names: list[str], sec
     known: dict[str, tuple[dict[str, Any], float]] = {}
     before, found = time.monotonic(), result(trials, {}, seed)
     CONTEXT.set_forkserver_preload(["filtune.training", "filtune.exports.predict", "torch._dynamo"])
-    with tempfile.TemporaryDirectory(prefix="chaos.") as root:
-        inputs = write_inputs(Path(root) / "inputs", start_command, PATIENCE)
-        for number in range(len(trials), 10 * kills + len(trials) + 1):
-            if found["kills"] >= kills or time.monotonic() - before > seconds:
-                break
-            setup = chosen[number % len(chosen)]
-            if setup.name not in known:
-                known[setup.name] = uninterrupted(setup, Path(root) / f"{setup.name}.whole", inputs)
-            folder = Path(root) / f"trial{number}"
-            trials.append(trial(setup, folder, inputs, known[setup.name], f"{seed} {number}"))
-            if trials[-1]["fault"] is None:
-                shutil.rmtree(folder, ignore_errors=True)
-            found = result(trials, {name: whole[1] for name, whole in known.items()}, seed)
-            if output is not None:
-                with atomic_write(output) as file:
-                    file.write(json.dumps(found, indent=1) + "\n")
-            print_trial(found, trials[-1], time.monotonic() - before)
+    for number in range(len(trials), 10 * kills + len(trials) + 1):
+        if found["kills"] >= kills or time.monotonic() - before > seconds:
+            break
+        setup = chosen[number % len(chosen)]
+        if setup.name not in known:
+            known[setup.name] = uninterrupted(setup, root / f"{setup.name}.whole", root / "inputs")
+        folder = root / f"trial{number}"
+        shutil.rmtree(folder, ignore_errors=True)  # of a benchmark that was stopped
+        trials.append(trial(setup, folder, root / "inputs", known[setup.name], f"{seed} {number}"))
+        if trials[-1]["fault"] is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        found = result(trials, {name: whole[1] for name, whole in known.items()}, seed)
+        if output is not None:
+            with atomic_write(output) as file:
+                file.write(json.dumps(found, indent=1) + "\n")
+        print_trial(found, trials[-1], time.monotonic() - before)
     return found
 
 
@@ -267,8 +274,11 @@ def main() -> None:
     parser.add_argument("--setups", nargs="+", default=[], choices=[setup.name for setup in SETUPS], help="only these")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many seconds")
     parser.add_argument("--output", type=Path, help="JSON file, continued where it is there already")
+    parser.add_argument("--folder", type=Path, help="where to work, kept (default: a temporary folder)")
     options = parser.parse_args()
-    found = run_trials(options.kills, options.output, options.seed, options.setups, options.seconds)
+    with tempfile.TemporaryDirectory(prefix="chaos.") as temporary:
+        root = (options.folder or Path(temporary)).resolve()
+        found = run_trials(options.kills, options.output, options.seed, options.setups, options.seconds, root)
     sys.exit(0 if found["identical"] == found["trials"] else 1)
 
 

@@ -49,7 +49,12 @@ _TEXT_INPUTS = ("reviews.csv", "encoder", "finished")
 SETUPS = (
     Setup("filtune", _fit(*_DIGITS, "--config=optimizer/filtune", samples=40)),
     Setup("loko_with_baseline", _fit(*_DIGITS, "--config=optimizer/loko", "--run.baselines=[adamw_1e-3]")),
-    Setup("adamw_averaged", _fit(*_DIGITS, "--config=optimizer/adamw_warmup", "--model.weight_averaging=20")),
+    Setup(
+        "adamw_averaged",
+        _fit(
+            *_DIGITS, "--config=optimizer/adamw_warmup", "--model.schedule.warmup=10", "--model.weight_averaging=20",
+        ),
+    ),
     Setup("ring", _fit(*_DIGITS, "--config=optimizer/ring", "--data.batch_size=4")),
     Setup("text_loko", _fit(*_TEXT, "--config=optimizer/loko"), inputs=("reviews.csv", "encoder")),
     Setup(
@@ -88,33 +93,39 @@ _TABLE: dict[str, Any] = {
 }
 
 
-def write_inputs(folder: Path, start: Callable[..., Any], patience: float) -> Path:
-    """Write the inputs of all setups: a table of texts, a tiny random encoder, a finished run, and a finished sweep.
+def write_input(name: str, folder: Path, start: Callable[..., Any], patience: float) -> None:
+    """Write an input, if it is not there: texts, a table of ours, a tiny random encoder, a finished run or sweep.
 
     Args:
+        name: Its name.
         folder: Where to write.
         start: Starts a command.
         patience: Seconds after which one that does not end is a failure.
 
-    Returns:
-        The folder.
-
     Raises:
         RuntimeError: If a command fails.
     """
-    folder.mkdir(parents=True)
-    rows = [f"{WORDS[i % 7]} {WORDS[i % 5 + 7]} {WORDS[i % 3]},{'np'[(i // 2) % 2]}" for i in range(240)]
-    (folder / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
-    (folder / "table.yaml").write_text(yaml.safe_dump(_TABLE))
-    _write_encoder(folder / "encoder")
-    named = {setup.name: setup for setup in SETUPS}
-    for name in ("text_loko", "sweep"):
-        command = start(named[name], list(named[name].args), folder)
+    path = folder / name
+    if path.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == "reviews.csv":
+        rows = [f"{WORDS[i % 7]} {WORDS[i % 5 + 7]} {WORDS[i % 3]},{'np'[(i // 2) % 2]}" for i in range(240)]
+        path.write_text("text,label\n" + "\n".join(rows) + "\n")
+    elif name == "table.yaml":
+        path.write_text(yaml.safe_dump(_TABLE))
+    elif name == "encoder":
+        _write_encoder(path)
+    else:
+        source = next(setup for setup in SETUPS if setup.name == {"finished": "text_loko", "root": "sweep"}[name])
+        for needed in source.inputs:
+            write_input(needed, folder, start, patience)
+        command = start(source, list(source.args), folder)
         if command.wait(patience) != 0:
-            raise RuntimeError(f"{name}: {command.output.read_text()[-2000:]}")
-    (run,) = folder.glob("runs/*/*/version_0")
-    shutil.copytree(run, folder / "finished")
-    return folder
+            raise RuntimeError(f"{source.name}: {command.output.read_text()[-2000:]}")
+        if name == "finished":
+            (run,) = folder.glob("runs/*/*/version_0")
+            shutil.copytree(run, path)
 
 
 def _write_encoder(folder: Path) -> None:

@@ -73,7 +73,8 @@ class HubFolder:
             return None
         config, plain = builder.config, type(builder.config)()
         options = {option.name for option in dataclasses.fields(config)} - _FREE
-        if any(getattr(config, option) != getattr(plain, option) for option in options):
+        usual = getattr(config, "sep", ",") in (",", "\t")
+        if not usual or any(getattr(config, option) != getattr(plain, option) for option in options):
             return None
         files = self._files()
         return files if all(ending(file) in endings for found in files.values() for file in found) else None

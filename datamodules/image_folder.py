@@ -87,17 +87,16 @@ def read_images(tree: Tree, labelled: bool = True) -> dict[str, Dataset]:
     Args:
         tree: The folder. Where its sub-folders are called ``train`` and ``test`` or the like, and have sub-folders
             themselves, they are splits.
-        labelled: Whether the images need a class. Otherwise any tree is read, as one split, and the column ``label``
-            is the path of the folder.
+        labelled: Whether the images need a class. Otherwise any tree is read, and the column ``label`` is the path of
+            the folder.
 
     Raises:
         DataError: If images need a class, and one is not in a sub-folder, or below one.
     """
-    if not labelled:
-        folders = ["" if str(path.parent) == "." else str(path.parent) for path in tree.images]
-        columns = {"image": [str(_absolute(tree, path)) for path in tree.images]}
-        return {"train": Dataset.from_dict({**columns, **({"label": folders} if any(folders) else {})})}
     splits = _splits(tree)
+    if not labelled:
+        parts = {"train": tree.images} if splits is None else splits
+        return {split: _unlabelled(tree, paths, int(splits is not None)) for split, paths in parts.items()}
     if splits is None:
         return {"train": _labelled(tree, tree.images, 0)}
     names = sorted({path.parts[1] for path in tree.images if len(path.parts) > 2})
@@ -162,6 +161,13 @@ def _labelled(tree: Tree, paths: Sequence[PurePosixPath], depth: int, names: Seq
     features = Features({"image": Value("string"), "label": ClassLabel(names=list(names or sorted(set(labels))))})
     images = [str(_absolute(tree, path)) for path in paths]
     return Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+
+def _unlabelled(tree: Tree, paths: Sequence[PurePosixPath], depth: int) -> Dataset:
+    """Return a table of images with the folders that they are in, below a depth."""
+    folders = ["/".join(path.parts[depth:-1]) for path in paths]
+    columns = {"image": [str(_absolute(tree, path)) for path in paths]}
+    return Dataset.from_dict({**columns, **({"label": folders} if any(folders) else {})})
 
 
 def _misplaced(tree: Tree, path: PurePosixPath, depth: int) -> DataError:

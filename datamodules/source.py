@@ -165,7 +165,7 @@ def _read_image_folder(tree: Tree, options: TextOptions, labelled: bool) -> Sour
         return Source(read_images(tree, labelled), notes=notes)
     found = {split: read_file(tree.root / file, options) for split, file in metadata.items()}
     tables = {split: read_metadata(each.splits["train"], tree.root / metadata[split]) for split, each in found.items()}
-    return Source(tables, _untyped(found.values()), notes=notes)
+    return Source(tables, _untyped(found.values()), next(iter(found.values())).delimiter, notes=notes)
 
 
 def _read_texts(
@@ -175,7 +175,7 @@ def _read_texts(
     files = {split: [read_file(file, options) for file in found] for split, found in texts.items()}
     splits = {split: _joined(found, texts[split]) for split, found in files.items()}
     if features is not None:
-        with cache_errors(str(next(iter(texts.values()))[0].parent)):
+        with quiet_reading(local=True), cache_errors(str(next(iter(texts.values()))[0].parent)):
             return Source({split: table.cast(features) for split, table in splits.items()}, notes=notes)
     flat = [each for found in files.values() for each in found]
     names = tuple(file.name for found in texts.values() for file in found)

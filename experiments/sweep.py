@@ -115,6 +115,8 @@ def main(args: list[str]) -> int:
     for key in ("data", "model", "optimizer"):
         if not config.get(key):
             raise ValueError(f"--config: nothing says what {key} is; name a task, a backbone and an optimizer")
+    if lookup(config, "trainer.fast_dev_run"):
+        raise ValueError("trainer.fast_dev_run: leaves no result to compare; try the configuration with filtune fit")
     folders, (workers, threads) = read_folders(options.local), read_workers(options)
     for need in needs(config, folders):
         if need.where == "missing":

@@ -12,8 +12,8 @@ from .formats import FORMATS
 EXPORT = """\
 The folder's README.md says how to load it.
 
-  filtune export --ckpt_path RUN/checkpoints/last.ckpt --to adapter/
-  filtune export --ckpt_path RUN/checkpoints/last.ckpt --to model/ --merge
+  filtune export --ckpt_path RUN --to adapter/
+  filtune export --ckpt_path RUN --to model/ --merge
 """
 
 PREDICT = """\
@@ -24,8 +24,8 @@ probability_bayes_CLASS the probability averaged over it. A regression has std, 
 counts have log_rate_std. A .csv, .tsv or .jsonl that is written in the format of the input keeps its records byte for
 byte.
 
-  filtune predict --ckpt_path RUN/checkpoints/last.ckpt --input new.csv
-  filtune predict --ckpt_path RUN/checkpoints/last.ckpt --text "a sentence"
+  filtune predict --ckpt_path RUN --input new.csv
+  filtune predict --ckpt_path RUN --text "a sentence"
 """
 
 
@@ -72,7 +72,9 @@ def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentPar
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="the checkpoint, RUN/checkpoints/last.ckpt")
+    parser.add_argument(
+        "--ckpt_path", type=Path, required=True, help="a run's folder, for its last checkpoint, or a checkpoint"
+    )
     parser.add_argument("--config", type=Path, help="the run's configuration, if it is not RUN/config.yaml")
     parser.add_argument(
         SWITCH,

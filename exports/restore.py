@@ -17,7 +17,7 @@ from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, compare_na
 from filtune.lightning_modules.integrity import read_json, read_yaml
 from filtune.lightning_modules.legacy import translate
 from filtune.lightning_modules.optimization import group_parameters
-from filtune.lightning_modules.runs import CheckpointError, unreadable
+from filtune.lightning_modules.runs import CheckpointError, find_checkpoint, unreadable
 from filtune.lightning_modules.trust import ForeignClassError, OwnClasses, check_plain
 from filtune.optimizers import OnlineOptimizer
 from filtune.optimizers.likelihoods import Likelihood, likelihood_of
@@ -108,7 +108,7 @@ def restore(ckpt_path: Path, config_path: Path | None = None, own: Sequence[str]
     """Build the run's backbone and load what was trained.
 
     Args:
-        ckpt_path: A checkpoint, such as ``RUN/checkpoints/last.ckpt``.
+        ckpt_path: A checkpoint, or a run's folder for its last one.
         config_path: Its configuration; by default ``config.yaml`` of the run's folder.
         own: Class paths that are not of filtune and that may be imported, because the user has named them; the
             configuration may name no others.
@@ -116,6 +116,7 @@ def restore(ckpt_path: Path, config_path: Path | None = None, own: Sequence[str]
     Raises:
         ValueError: Naming what is missing or does not belong together.
     """
+    ckpt_path = find_checkpoint(ckpt_path)
     checkpoint = AtomicCheckpointIO().load_checkpoint(ckpt_path)
     try:
         return _restore(ckpt_path, checkpoint, config_path or _run_folder(ckpt_path) / "config.yaml", own)

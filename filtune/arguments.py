@@ -18,6 +18,7 @@ from filtune.experiments.classes import classes, find_class, public_path
 from filtune.experiments.composition import CONFIGS, Config, add_part, find_config, lookup, merge_over, notice
 from filtune.experiments.suggestions import suggest
 from filtune.lightning_modules.legacy import has_renamed_options, translate_key, translate_optimizer
+from filtune.lightning_modules.runs import CONFIG, find_checkpoint
 from filtune.lightning_modules.trust import OwnClasses, named_classes
 from filtune.lightning_modules.yaml_loader import DuplicateKeyError, parse_value, parse_yaml
 
@@ -119,6 +120,16 @@ def read_line(args: Iterable[str], own: OwnClasses = None) -> CommandLine:
         if isinstance(path := lookup(config, f"{section}.class_path"), str):
             config[section]["class_path"] = public_path(find_class(section, path, f"{section}.class_path", own))
     return replace(line, config=config, options=_current_options(left, config))
+
+
+def with_run_config(args: list[str]) -> list[str]:
+    """Return the arguments of ``validate``, with the configuration of the checkpoint's run where none is given."""
+    configs, options = split(args)
+    path = next((option.value for option in options if option.key == "ckpt_path"), None)
+    if configs or path in (None, "", "last"):
+        return args
+    config = find_checkpoint(Path(path)).resolve().parents[1] / CONFIG
+    return ["--config", str(config), *args] if config.is_file() else args
 
 
 def _check_mapping(option: Given) -> None:

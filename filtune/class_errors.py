@@ -37,7 +37,7 @@ def explain_class(message: str) -> str | None:
         return f"{option}: {_short(odd[1])} has no option {odd[2]}; {suggest(odd[2], _options(odd[1]))}"
     if missing := re.search(r"class_path '([\w.]+)':\s+the following arguments are required: ([\w.]+)", message):
         return f"{option}: {_short(missing[1])} needs {missing[2]}; set {option}.{missing[2]}"
-    value = r"class_path '([\w.]+)':\s+Parser key \"([\w.]+)\":\s+(?:.*\s+)*?.*?Expected an? (.+?)\. Got value: (.*)"
+    value = r"class_path '([\w.]+)':\s+Parser key \"([\w.]+)\":[\s\S]*?Expected an? (.+?)\. Got value: (.*)"
     if wrong := re.search(value, message):
         kind = re.sub(r"<class '(.*)'>", r"\1", wrong[3])
         return f"{option}: {wrong[2]} of {_short(wrong[1])} must be {kind}, got {wrong[4].strip()!r}"

@@ -13,6 +13,7 @@ from unittest import mock
 
 from filtune.experiments.classes import classes, options
 from filtune.experiments.composition import CONFIGS, shipped
+from filtune.lightning_modules.trust import SWITCH
 
 from .arguments import FOLDERS
 
@@ -120,7 +121,7 @@ def parser_of(command: Any) -> argparse.ArgumentParser:
 
 def training_options(command: str) -> list[str]:
     """Return the options of ``fit`` or ``validate``, including those of all optimizers and data modules."""
-    from .training import option_types
+    from .training import schema_of
 
     below = {
         f"--{section}.{name}"
@@ -128,9 +129,8 @@ def training_options(command: str) -> list[str]:
         for cls in classes(section).values()
         for name in options(section, cls)
     }
-    return sorted(
-        {*(f"--{key}" for key in option_types(command)), *below, *(f"--{section}.help" for section in FOLDERS)}
-    )
+    fixed = {f"--{key}" for key in schema_of(command).hints} | {f"--{section}.help" for section in FOLDERS}
+    return sorted({*fixed, *below, *([SWITCH] if command == "validate" else [])})
 
 
 def names(section: str) -> list[str]:
@@ -143,9 +143,9 @@ def choices() -> dict[str, list[str]]:
     from filtune.optimizers.likelihoods import REGISTRY
     from filtune.optimizers.parts import Part
 
-    from .training import option_types
+    from .training import schema_of
 
-    hints = option_types("fit")
+    hints = schema_of("fit").hints
     for section in FOLDERS:
         for cls in classes(section).values():
             hints |= {f"{section}.{name}": option.hint for name, option in options(section, cls).items()}

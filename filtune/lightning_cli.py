@@ -39,6 +39,7 @@ from filtune.lightning_modules.runs import (
     LAST,
     RunConfig,
     RunName,
+    find_checkpoint,
     find_run,
     last_folder,
     new_folder,
@@ -46,9 +47,10 @@ from filtune.lightning_modules.runs import (
     unreadable,
 )
 from filtune.lightning_modules.trainer_checks import check_trainer
+from filtune.lightning_modules.trust import SWITCH
 from filtune.optimizers import OnlineOptimizer
 
-from .arguments import choose_class, read_line
+from .arguments import choose_class, read_line, with_run_config
 from .explain import Schema, check, condensed, explain, take_texts
 from .named_classes import check_classes, own_classes, restricted
 from .trainer_options import (
@@ -69,6 +71,10 @@ MORE = (
     "Configurations are merged in order, then the options of the command line: --config task/sst2 --config "
     "backbone/minilm --optimizer loko --optimizer.p0 0.1. --optimizer.help LoKO and --data.help TextDataModule list "
     "the options of a class; without a name they list the classes."
+)
+OWN = (
+    f" {SWITCH} my_module.MyBackbone, which may be repeated, names a class of your own that a run's configuration "
+    "names; no other is imported from there."
 )
 
 
@@ -139,7 +145,7 @@ class FiltuneCLI(LightningCLI):
         return {self.command: skipped}
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        kwargs |= {"description": ABOUT[subcommand], "epilog": MORE}
+        kwargs |= {"description": ABOUT[subcommand], "epilog": MORE + (OWN if subcommand == "validate" else "")}
         return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -150,6 +156,7 @@ class FiltuneCLI(LightningCLI):
             self.config = parser.parse_args([self.command, asked[0]])
             return
         named, rest = own_classes(self.command, args[1:])
+        rest = rest if self.command == "fit" else with_run_config(rest)
         line, schema = read_line(rest, named), Schema(own, self.command)
         if self.command == "validate":
             for part in line.parts:
@@ -302,6 +309,8 @@ class FiltuneCLI(LightningCLI):
         elif kwargs.get("ckpt_path") == "last":
             folder = last_folder(Path(self._get(self.config_init, "run").root), self._name())
             kwargs["ckpt_path"] = str(folder / "checkpoints" / LAST)
+        elif kwargs.get("ckpt_path"):
+            kwargs["ckpt_path"] = str(find_checkpoint(Path(kwargs["ckpt_path"])))
         self._ckpt_path = kwargs.get("ckpt_path")
         return kwargs
 

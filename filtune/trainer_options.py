@@ -71,7 +71,7 @@ def check_options(given: Mapping[str, Any], on_divergence: str) -> None:
 
 
 def check_checkpoint_name(name: str | None, given: Mapping[str, Any], command: str) -> None:
-    """Refuse names of checkpoints that only a trainer that has just trained knows.
+    """Refuse names of checkpoints that only a trainer that has just trained knows, and of runs without checkpoints.
 
     Raises:
         ValueError: Naming the option and the remedy.
@@ -81,6 +81,8 @@ def check_checkpoint_name(name: str | None, given: Mapping[str, Any], command: s
         raise ValueError(f"ckpt_path: {name} is known to no new process; give the path of a checkpoint{last}")
     if command == "fit" and given.get("fast_dev_run") and name is not None:
         raise ValueError("trainer.fast_dev_run: resumes no run; leave out --ckpt_path")
+    if command == "fit" and not is_checkpointing(given) and name == "last":
+        raise ValueError("trainer.enable_checkpointing: false leaves no checkpoint to resume; leave out --ckpt_path")
 
 
 def is_checkpointing(given: Mapping[str, Any]) -> bool:

@@ -101,10 +101,10 @@ class _ParserOnly(FiltuneCLI):
         raise _Built(self._subcommand_parsers[self.command])
 
 
-def option_types(command: str) -> dict[str, Any]:
-    """Return the types of the options of ``fit`` or ``validate`` that do not depend on a class, by dotted key."""
+def schema_of(command: str) -> Schema:
+    """Return the options of ``fit`` or ``validate``."""
     try:
         _ParserOnly([command])
     except _Built as built:
-        return Schema(built.parser, command).hints
+        return Schema(built.parser, command)
     raise AssertionError

@@ -56,6 +56,11 @@ def _is_of_a_part(record: logging.LogRecord) -> bool:
     return record.levelno > logging.INFO or Path(record.pathname).parent.name in ("callbacks", "profilers")
 
 
+def _one_line(message: Warning | str, *_: object, **__: object) -> str:
+    """Return a warning without the place in the code that it comes from."""
+    return f"filtune: warning: {' '.join(str(message).split())}\n"
+
+
 def quiet() -> None:
     """Silence the notices of libraries about what is intended."""
     import transformers
@@ -70,6 +75,7 @@ def quiet() -> None:
     logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
     if not is_first():
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    warnings.formatwarning = _one_line
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")

@@ -30,6 +30,20 @@ def unreadable(error: Exception, path: str) -> CheckpointError:
     )
 
 
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint that a path means: a run's folder stands for its last one.
+
+    Raises:
+        CheckpointError: If it is a folder without one.
+    """
+    if not path.is_dir():
+        return path
+    found = [place for place in (path / "checkpoints" / LAST, path / LAST) if place.is_file()]
+    if not found:
+        raise CheckpointError(f"ckpt_path: the folder {path} has no checkpoints/{LAST}; name a run's folder or a file")
+    return found[0]
+
+
 @dataclass
 class RunConfig:
     """Folder, checkpoint interval and baselines of a run.

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from filtune.datamodules import Task
+from safetensors import SafetensorError, safe_open
 
 from ..trust import OwnClasses, check_own
 from .adapters import adapt, one_line, try_adapter
@@ -118,7 +119,10 @@ def build_backbone(config: BackboneConfig, task: Task, own: OwnClasses = None) -
     """
     found = find_backbone(config, task, own)
     check_memory_options(config, found.library)
-    backbone = found.build(config, task)
+    try:
+        backbone = found.build(config, task)
+    except SafetensorError as error:
+        raise ValueError(f"model.backbone.name: {_damaged_file(config.name)}: {error}; copy it again") from error
     if config.head_init == "zero" and backbone.has_fresh_head:
         zero_output_layer(backbone, task.outputs)
     adapt(backbone, config)
@@ -154,6 +158,17 @@ def zero_output_layer(backbone: Backbone, outputs: int) -> None:
         )
     for param in layers[-1].parameters(recurse=False):
         torch.nn.init.zeros_(param)
+
+
+def _damaged_file(name: str) -> str:
+    """Return which file of weights of a backbone is damaged, or that one is."""
+    for path in sorted(Path(name).glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                file.keys()
+        except SafetensorError:
+            return f"{path} is damaged or cut short"
+    return f"a file of the weights of {name!r} is damaged or cut short"
 
 
 def _example(task: Task) -> dict[str, Any]:

@@ -29,10 +29,10 @@ def test_ten_kinds_of_commands_are_killed() -> None:
 def test_a_few_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "chaos.json"
     names = ["ring", "predict", "export"]
-    found = run_trials(6, output, seed=1, names=names, seconds=1200)
+    found = run_trials(6, output, seed=1, names=names, seconds=1200, root=tmp_path / "work")
     assert found["kills"] >= 6
     assert found["identical"] == found["trials"], [trial["fault"] for trial in found["records"]]
-    again = run_trials(6, output, seed=1, names=names, seconds=1200)  # nothing is left to do
+    again = run_trials(6, output, seed=1, names=names, seconds=1200, root=tmp_path / "work")  # nothing is left to do
     assert again["records"] == found["records"] == json.loads(output.read_text())["records"]
     monkeypatch.setattr("sys.argv", ["chaos", "--kills", "6", "--seed", "1", "--output", str(output)])
     with pytest.raises(SystemExit) as stop:

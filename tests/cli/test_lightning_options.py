@@ -222,6 +222,7 @@ REFUSED = {
     "--trainer.max_time=soon": "trainer.max_time: `Timer(duration='soon')` is not a valid duration",
     "--trainer.barebones=true": "trainer.barebones: ",
     "--trainer.profiler=simpel": "trainer.profiler: ",
+    "--trainer.enable_checkpointing=false --ckpt_path=last": "trainer.enable_checkpointing: false leaves no checkpoint",
     "--ckpt_path=best": "ckpt_path: best is known to no new process",
     "--ckpt_path=hpc": "ckpt_path: hpc is known to no new process",
     "--trainer.logger=CSVLoger": "--trainer.logger: CSVLoger: no such class; did you mean CSVLogger?",
@@ -303,6 +304,11 @@ def test_loggers_of_others(name: str, options: list[str], file: str, monkeypatch
     monkeypatch.setenv("WANDB_SILENT", "true")
     fit(*options, "--run.baselines=[adamw]")
     assert len(list(Path().rglob(file))) == 2
+
+
+def test_a_sweep_of_development_runs_is_refused(capsys: pytest.CaptureFixture) -> None:
+    said = refused(capsys, "sweep", "--config", "quickstart", "--trainer.fast_dev_run", "true")
+    assert said.startswith("trainer.fast_dev_run: leaves no result to compare")
 
 
 def test_a_run_that_is_complete_says_so(capsys: pytest.CaptureFixture) -> None:

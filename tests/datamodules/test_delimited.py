@@ -134,7 +134,13 @@ def test_quotes_that_open_no_field_are_characters_in_a_tsv(write: Callable[[str,
             'text\tlabel\nw\t0\n"x\t1\ny\t2\nz"\t3\n',
             "line 3: its quotes can be read in two ways: set --data.quoting",
         ),
+        ("a.tsv", 'text\tlabel\n"x\t1 \ny\t2\nz"\t3\n', "line 2: its quotes can be read in two ways"),
         ("a.csv", "\n \n", "it is empty"),
+        (
+            "a.csv",
+            "sep=;\ntext;label\nx;1\n",
+            "line 1 is not the header but a note of Excel's, 'sep=;'; delete the line",
+        ),
         ("a.csv", "text,text\nx,y\n", "has the column 'text' more than once"),
     ],
 )
@@ -149,6 +155,14 @@ def test_the_line_is_named(write: Callable[[str, str], str], name: str, text: st
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("text", ['a "plot",\nNA', "Dear John,\nhi", "good, bad\nand so on", "1,\n2,3\n4"])
+def test_texts_of_several_lines_are_no_rows(write: Callable[[str, str], str], text: str) -> None:
+    """Even where every line has as many commas as a row."""
+    table = [["text", "label"], ["x", "1"], [text, "2"], ["y", "1"]]
+    assert cells(write("a.csv", written(table, {"dialect": "unix"})[0]))[1:] == [tuple(row) for row in table[1:]]
+    assert cells(write("a.csv", written(table, {"dialect": "excel"})[0]))[2] == (text, "2")
+
+
 def test_quoting_settles_what_can_be_read_in_two_ways(write: Callable[[str, str], str]) -> None:
     path = write("a.csv", 'text,label\n"x,1\ny,2\nz",3\n')
     assert cells(path, quoting="doubled")[1:] == [("x,1\ny,2\nz", "3")]
@@ -159,6 +173,25 @@ def test_quoting_settles_what_can_be_read_in_two_ways(write: Callable[[str, str]
 def test_the_delimiter_is_that_of_the_header(write: Callable[[str, str], str], delimiter: str) -> None:
     text = f"text{delimiter}label\none, two{delimiter}1,5\n"
     assert cells(write("a.csv", text)) == [("text", "label"), ("one, two", "1,5")]
+
+
+@pytest.mark.parametrize(
+    ("name", "quoting"), [("a.tsv", "none"), ("a.tsv", "doubled"), ("a.csv", "doubled"), ("a.csv", "backslash")]
+)
+def test_real_texts_with_quotes(hub: Path, tmp_path: Path, name: str, quoting: str) -> None:
+    """MRPC, whose sentences begin with quotes or end with them: without quoting, and as csv writes it."""
+    source = read_source(str(hub / "nyu-mll" / "glue"), "mrpc").splits["train"]
+    table = [[str(value) for value in row.values()] for row in source]
+    delimiter = "\t" if name == "a.tsv" else ","
+    lines = "".join(f"{delimiter.join(row)}\n" for row in [source.column_names, *table])
+    options = {"doublequote": quoting == "doubled", "escapechar": "\\" if quoting == "backslash" else None}
+    text = (
+        lines if quoting == "none" else written([source.column_names, *table], {"delimiter": delimiter, **options})[0]
+    )
+    (tmp_path / name).write_text(text, newline="")
+    file = DelimitedFile(tmp_path / name)
+    assert file.dialect.quoting == quoting
+    assert [list(row.values()) for row in file.table().to_pylist()] == table
 
 
 TABLE = [("text", "label"), ("é ü", "1"), ("naïve, plain", "2")]

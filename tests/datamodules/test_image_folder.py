@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from filtune.datamodules import DataError, ImageDataModule
+from filtune.datamodules.image_folder import list_files, read_images
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -109,6 +110,15 @@ def test_a_name_that_is_no_text(draw_images: Callable[..., Path]) -> None:
     (folder / "cat" / "0.png").rename(os.fsdecode(os.fsencode(folder) + b"/cat/\xff.png"))
     with pytest.raises(DataError, match=r"the name of '.*/cat/.udcff.png' is not UTF-8; rename it"):
         module_of(folder)
+
+
+def test_any_tree_is_read_without_classes(draw_images: Callable[..., Path]) -> None:
+    folder = draw_images("0.png", "train_1.png", "cat/2.png", "cat/deep/test_3.png")
+    table = read_images(list_files(folder), labelled=False)["train"]
+    assert [Path(path).name for path in table["image"]] == ["0.png", "2.png", "test_3.png", "train_1.png"]
+    assert list(table["label"]) == ["", "cat", "cat/deep", ""]
+    splits = read_images(list_files(draw_images("train/cat/0.png", "test/cat/1.png", folder="b")), labelled=False)
+    assert {split: list(table["label"]) for split, table in splits.items()} == {"train": ["cat"], "test": ["cat"]}
 
 
 def test_a_table_of_metadata(draw_images: Callable[..., Path]) -> None:

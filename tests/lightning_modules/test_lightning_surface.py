@@ -20,6 +20,8 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from tests.lightning_modules.surface import SAMPLES, STATUS, Probe, data, module, offered, rows, run
 
 ROWS = rows()
+OF_SOME_VERSIONS = {"LitLogger", "NeptuneLogger"}
+"""What not every version that is supported has."""
 Seen = Callable[[pl.Trainer, Probe], object]
 
 
@@ -37,7 +39,9 @@ def restored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 @pytest.mark.parametrize("section", offered())
 def test_the_page_has_a_row_for_everything_the_installed_version_offers(section: str) -> None:
     """An option or a class that is new in Lightning needs a decision, and a row."""
-    assert set(ROWS[section]) == offered()[section]
+    missing, gone = offered()[section] - ROWS[section].keys(), ROWS[section].keys() - offered()[section]
+    assert not missing
+    assert gone <= OF_SOME_VERSIONS
     assert set(ROWS[section].values()) <= set(STATUS)
 
 
@@ -178,7 +182,8 @@ def test_every_logger_gets_everything(tmp_path: Path) -> None:
 def test_every_logger_of_lightning_has_the_interface_that_is_used() -> None:
     """The command line takes these alone; W&B and MLflow are tried where they are installed."""
     taken = {name: issubclass(getattr(loggers, name), loggers.Logger) for name in loggers.__all__}
-    assert {name: "honoured" if is_taken else "refused" for name, is_taken in taken.items()} == ROWS["Loggers"]
+    said = {name: "honoured" if is_taken else "refused" for name, is_taken in taken.items()}
+    assert said == {name: status for name, status in ROWS["Loggers"].items() if name in said}
 
 
 PROFILERS = {

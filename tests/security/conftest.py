@@ -14,7 +14,11 @@ import pytest
 import torch
 import yaml
 
+from filtune.arguments import CommandLine, read_line
 from filtune.cli import main
+from filtune.explain import Schema, check
+from filtune.named_classes import own_classes, restricted
+from filtune.training import schema_of
 
 EVIL = '''
 import lightning.pytorch as pl
@@ -147,6 +151,25 @@ def stranger(finished: Path, tmp_path: Path) -> Stranger:
     """A copy of the finished run."""
     shutil.copytree(finished, tmp_path / "run" / "version_0")
     return Stranger(tmp_path / "run" / "version_0")
+
+
+@pytest.fixture(scope="session")
+def schema() -> Schema:
+    """The options of ``validate``."""
+    return schema_of("validate")
+
+
+@pytest.fixture
+def checked(schema: Schema) -> Callable[[Stranger], CommandLine]:
+    """What ``validate`` does with a run's folder before its parser reads what is left."""
+
+    def check_line(stranger: Stranger, *options: str) -> CommandLine:
+        own, rest = own_classes("validate", [*stranger.commands()["validate"][1:], *options])
+        line = read_line(rest, own)
+        check(line, schema)
+        return restricted(line, schema)
+
+    return check_line
 
 
 Refused = Callable[..., str]

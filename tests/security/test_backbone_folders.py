@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.datamodules import Task
+from filtune.lightning_modules import BackboneConfig, build_backbone
 from filtune.lightning_modules.backbones.folders import refuse_code
 
 from tests.security.conftest import Refused
@@ -61,12 +63,18 @@ def change(file: Path, entries: dict[str, Any]) -> None:
     ],
 )
 def test_code_that_a_configuration_names_is_refused(
-    file: str, entries: dict[str, Any], named: str, folder: Path, fit: list[str], refused: Refused
+    file: str, entries: dict[str, Any], named: str, folder: Path
 ) -> None:
     change(folder / file, entries)
-    said = refused(*fit)
-    assert f"{folder / file} names" in said
-    assert f"remove the entry {named}" in said
+    task = Task("reviews", "classification", 2, ("a", "b"), "text", None, ("accuracy",))
+    for pretrained in (True, False):
+        with pytest.raises(ValueError, match=f"{file} names .*remove the entry {named}"):
+            build_backbone(BackboneConfig(str(folder), library="transformers", pretrained=pretrained), task)
+
+
+def test_fit_refuses_it_without_a_question(folder: Path, fit: list[str], refused: Refused) -> None:
+    change(folder / "config.json", {"auto_map": CODE, "model_type": "evil"})
+    assert "remove the entry auto_map" in refused(*fit)
 
 
 def test_what_names_no_code_is_let_through(tiny_bert: Path, tmp_path: Path) -> None:

@@ -24,34 +24,34 @@ def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             "--data.max_samples=2", "--data.max_val_samples=2", "--trainer.enable_progress_bar=false"]  # fmt: skip
 
 
-@pytest.mark.parametrize("by_file", [True, False])
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("data", PROCESS),
-        ("optimizer", PROCESS),
-        ("optimizer.noise", {"name": "fixed", "x": PROCESS}),
-        ("model.backbone.name", "subprocess.Popen"),
-        ("model.backbone.adapter_args", {"x": PROCESS}),
-        ("model.backbone.adapter_args", {"x": [{"y": PROCESS}]}),
-        ("model.param_groups", {"fc": {"x": PROCESS}}),
-        ("trainer.callbacks", [PROCESS]),
-        ("trainer.callbacks", [{"class_path": "LambdaCallback", "init_args": {"setup": "os.system"}}]),
-        ("trainer.callbacks", [{"class_path": "LambdaCallback", "init_args": {"setup": PROCESS}}]),
-        ("trainer.logger", PROCESS),
-        ("trainer.logger", [PROCESS]),
-        ("trainer.profiler", PROCESS),
-        ("trainer.profiler", {"class_path": "PyTorchProfiler", "init_args": {"on_trace_ready": "os.system"}}),
-        ("trainer.plugins", [PROCESS]),
-        ("trainer.strategy", PROCESS),
-        ("trainer.accelerator", PROCESS),
-    ],
-)
+REFUSED = [
+    ("data", PROCESS),
+    ("optimizer", PROCESS),
+    ("optimizer.noise", {"name": "fixed", "x": PROCESS}),
+    ("model.backbone.name", "subprocess.Popen"),
+    ("model.backbone.adapter_args", {"x": PROCESS}),
+    ("model.backbone.adapter_args", {"x": [{"y": PROCESS}]}),
+    ("model.param_groups", {"fc": {"x": PROCESS}}),
+    ("trainer.callbacks", [PROCESS]),
+    ("trainer.callbacks", [{"class_path": "LambdaCallback", "init_args": {"setup": "os.system"}}]),
+    ("trainer.callbacks", [{"class_path": "LambdaCallback", "init_args": {"setup": PROCESS}}]),
+    ("trainer.logger", PROCESS),
+    ("trainer.logger", [PROCESS]),
+    ("trainer.profiler", PROCESS),
+    ("trainer.profiler", {"class_path": "PyTorchProfiler", "init_args": {"on_trace_ready": "os.system"}}),
+    ("trainer.plugins", [PROCESS]),
+    ("trainer.strategy", PROCESS),
+    ("trainer.accelerator", PROCESS),
+]
+
+
+@pytest.mark.parametrize(("place", "refusal"), enumerate(REFUSED))
 def test_a_class_or_a_function_of_no_kind_that_is_taken_is_refused(
-    key: str, value: Any, by_file: bool, fit: list[str], refused: Refused
+    place: int, refusal: tuple[str, Any], fit: list[str], refused: Refused
 ) -> None:
-    """In a file, and as an option of the line."""
-    if by_file:
+    """In a file or as an option of the line, by turns."""
+    key, value = refusal
+    if place % 2:
         section, *way = key.split(".")
         tree = value
         for step in reversed(["init_args", *way] if section == "optimizer" and way else way):

@@ -7,6 +7,7 @@ import html
 import io
 import json
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,6 +32,19 @@ TAG = "<script>alert(1)</script>"
 NAMES = [TAG, "<img src=x onerror=alert(1)>", "[click](javascript:alert(1))", "a|b", "`x`", "a\n# heading", "&lt;b&gt;",
          "\x1b]0;title\x07", "\u202egnp", "$\\frac",
          "[bold]x[/y]", "{{ 7 * 7 }}", "]]><svg/onload=alert(1)>"]  # fmt: skip
+
+
+class Tags(HTMLParser):
+    """The names of a page's tags and of their attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.attributes |= {name for name, _ in attrs}
 
 
 def check_markdown(text: str) -> None:
@@ -58,7 +72,7 @@ def test_a_report_shows_names_as_text(tmp_path: Path, monkeypatch: pytest.Monkey
     own_table(tmp_path)
     monkeypatch.setattr(tables, "PAPERS", tmp_path / "papers")
     roots = [tmp_path / kind for kind in ("tables", "sweep", "fit")]
-    for index, name in enumerate(NAMES):
+    for index, name in enumerate([TAG, " ".join(NAMES)]):
         made = {"loko/a": runs(f"loko/a {index}", [80.0])}
         manifest(roots[0], "own.table", made, scale={"backbone": name}, missing={"adamw/a": name})
         made = {name: {0: record(f"k{index}", 0, {"val_accuracy": 1.0}, optimizer=name, task=name, backbone=name)}}
@@ -71,8 +85,10 @@ def test_a_report_shows_names_as_text(tmp_path: Path, monkeypatch: pytest.Monkey
     report([*map(str, roots), "--output", str(out)])
     page = (out / "index.html").read_text()
     assert html.escape(TAG, quote=False) in page
-    assert TAG not in page
-    assert not re.search(r"<img|<[^>]*\son(load|error)=", page)
+    tags = Tags()
+    tags.feed(page)
+    assert not {"script", "img"} & tags.names
+    assert not [name for name in tags.attributes if name.startswith("on")]
     for file in out.glob("*.md"):
         check_markdown(file.read_text())
     for file in out.glob("*.svg"):
@@ -80,7 +96,7 @@ def test_a_report_shows_names_as_text(tmp_path: Path, monkeypatch: pytest.Monkey
     assert {file.parent for file in tmp_path.rglob("*.tex")} == {out}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [" ".join(NAMES)])
 def test_a_terminal_shows_names_as_text(name: str, tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a", **{"x": name})
     make_run(tmp_path / "b", **{"x": "other"})
