@@ -3,7 +3,8 @@
 ``python -m benchmarks.chaos --kills 200 --output chaos.json``: a trial starts a command, kills it one to six times at
 moments drawn uniformly over the time that it takes, gives the same command again each time (``fit`` with ``--ckpt_path
 last``), lets the last one finish, and compares what is there with an uninterrupted command's. The moments are a
-function of the seed and the trial. Completed trials are in the output: the same command continues after them.
+function of the seed and the trial. Completed trials are in the output: the same command continues after them,
+while the code is the same.
 """
 
 from __future__ import annotations
@@ -235,7 +236,8 @@ def run_trials(
     """
     chosen = schedule([setup for setup in SETUPS if not names or setup.name in names])
     earlier = json.loads(output.read_text()) if output is not None and output.is_file() else {}
-    trials = earlier["records"] if earlier.get("seed") == seed else []
+    same = earlier.get("seed") == seed and earlier["environment"]["commit"] == commit()
+    trials = earlier["records"] if same else []
     known: dict[str, tuple[dict[str, Any], float]] = {}
     before, found = time.monotonic(), result(trials, {}, seed)
     CONTEXT.set_forkserver_preload(["filtune.training", "filtune.exports.predict", "torch._dynamo"])
@@ -278,7 +280,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to work, kept (default: a temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chaos.") as temporary:
-        root = (options.folder or Path(temporary)).resolve()
+        root = (options.folder or Path(temporary)).resolve() / (commit() or "unknown")  # another release may differ
         found = run_trials(options.kills, options.output, options.seed, options.setups, options.seconds, root)
     sys.exit(0 if found["identical"] == found["trials"] else 1)
 
