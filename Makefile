@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow check format docs benchmark cost
+.PHONY: help install quickstart test test-slow check format docs benchmark cost gpu soak chaos
 
 help:  ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,3 +30,12 @@ benchmark:  ## Time a step of each optimizer side by side, on LeNet-5
 
 cost:  ## What every filter costs, over outputs, size of the state and batch (under ten minutes on two cores)
 	python -m benchmarks.cost --threads 1 --output docs/results/cost
+
+gpu:  ## Check and measure everything on a CUDA device (eight minutes)
+	python -m benchmarks.gpu --output gpu.json
+
+soak:  ## Train five optimizers for 100,000 steps each (hours; resumable)
+	for method in filtune loko lofi r_kalman ring; do python -m benchmarks.soak --method $$method --output build/soak/$$method.json || exit 1; done
+
+chaos:  ## Kill commands at 200 random moments and compare with uninterrupted ones (hours; resumable)
+	python -m benchmarks.chaos --kills 200 --output build/chaos.json

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .base import at_least
+from .image_folder import image_formats
 from .samples import BadRow, SplitRef, Subset
 from .table import TableDataModule
 
@@ -212,21 +212,14 @@ def decode(value: Any, folder: Path, side: int | None = None) -> Tensor:
         if isinstance(value, list):
             pixels = _from_lists(value)
         else:
-            source = BytesIO(value) if isinstance(value, bytes) else folder / value
-            with Image.open(source, formats=_formats()) as image:
+            file = BytesIO(value) if isinstance(value, bytes) else folder / value
+            with Image.open(file, formats=image_formats()) as image:
                 pixels = _from_file(image if side is None else _reduced(image, side))
     except Exception as error:  # the decoders raise errors of every kind on corrupt data
         raise ImageError("undecodable image", str(folder / value) if isinstance(value, str) else "") from error
     if pixels.is_floating_point() and not pixels.isfinite().all():
         raise ImageError("NaN or infinite pixel")
     return pixels
-
-
-@cache
-def _formats() -> list[str]:
-    """Return the formats that Pillow decodes itself: it hands EPS to Ghostscript, another program."""
-    Image.init()
-    return [name for name in Image.ID if name != "EPS"]
 
 
 def _reduced(image: Image.Image, side: int) -> Image.Image:

@@ -46,17 +46,24 @@ class Tree:
 
 
 @cache
+def image_formats() -> tuple[str, ...]:
+    """Return the formats that Pillow decodes by itself: EPS is a program, which it hands to Ghostscript."""
+    Image.init()
+    return tuple(kind for kind in Image.ID if kind != "EPS")
+
+
+@cache
 def image_endings() -> frozenset[str]:
-    """Return the endings of the files that Pillow can open, in lower case."""
-    endings = Image.registered_extensions()
-    return frozenset(ending for ending, kind in endings.items() if kind in Image.OPEN)
+    """Return the endings of the files that are read, in lower case."""
+    formats = image_formats()
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in formats)
 
 
 def list_files(root: Path) -> Tree:
     """Return the files of a folder and of all folders below it, those behind links too.
 
     Raises:
-        DataError: If a folder cannot be read, or a name is no text.
+        DataError: If a folder cannot be read.
     """
     images: list[PurePosixPath] = []
     others: list[PurePosixPath] = []
@@ -70,9 +77,6 @@ def list_files(root: Path) -> Tree:
         seen.add(real)
         here = PurePosixPath(Path(folder).relative_to(root).as_posix())
         found = [here / name for name in names if _counts(name)]
-        for path in found:
-            if not str(path).isprintable() and _has_surrogates(str(path)):
-                raise DataError(f"--data.source: the name of {str(root / path)!a} is not UTF-8; rename it")
         pictures = [path for path in found if path.suffix.lower() in image_endings()]
         images += pictures
         others += [path for path in found if path.suffix.lower() not in image_endings()]
@@ -91,7 +95,7 @@ def read_images(tree: Tree, labelled: bool = True) -> dict[str, Dataset]:
             the folder.
 
     Raises:
-        DataError: If images need a class, and one is not in a sub-folder, or below one.
+        DataError: If images need a class, and one is not in a sub-folder, or below one; or if a name is no text.
     """
     splits = _splits(tree)
     if not labelled:
@@ -186,6 +190,8 @@ def _misplaced(tree: Tree, path: PurePosixPath, depth: int) -> DataError:
 
 
 def _absolute(tree: Tree, path: PurePosixPath) -> Path:
+    if _has_surrogates(str(path)):
+        raise DataError(f"--data.source: the name of {str(tree.root / path)!a} is not UTF-8; rename it")
     return Path(os.path.abspath(tree.root / path))
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import datasets
 from datasets import Dataset
@@ -68,13 +69,20 @@ class Source:
         return self.file.lines or None if self.file is not None else None
 
 
-def read_source(source: str, name: str | None = None, options: TextOptions = PLAIN, labelled: bool = True) -> Source:
+def read_source(
+    source: str,
+    name: str | None = None,
+    options: TextOptions = PLAIN,
+    modality: Literal["text", "image"] = "text",
+    labelled: bool = True,
+) -> Source:
     """Return all splits of a source.
 
     Args:
         source: Hub id, folder or file.
         name: Configuration of a hub data set.
         options: How text files are read.
+        modality: What is looked for: of a folder with texts and images, the ones or the others.
         labelled: Whether images in a folder need a class.
 
     Raises:
@@ -88,7 +96,7 @@ def read_source(source: str, name: str | None = None, options: TextOptions = PLA
             raise DataError(f"--data.name: {source} is a file and has no configuration {name!r}; leave the name out")
         return read_file(path, options)
     if path.is_dir():
-        return _read_folder(path, source, name, options, labelled)
+        return _read_folder(path, source, name, options, modality, labelled)
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or file_ending(path) in ENDINGS:
         kind = "file" if file_ending(path) in ENDINGS else "folder"
         raise DataError(f"--data.source: dataset {kind} not found: {source}")
@@ -136,21 +144,23 @@ def read_file(path: Path, options: TextOptions = PLAIN) -> Source:
     )
 
 
-def _read_folder(path: Path, source: str, name: str | None, options: TextOptions, labelled: bool) -> Source:
+def _read_folder(
+    path: Path, source: str, name: str | None, options: TextOptions, modality: str, labelled: bool
+) -> Source:
     """Return a folder of images, or one laid out like the hub's."""
     tree = list_files(path)
     tables = [file for file in tree.others if file_ending(Path(file)) in (*ENDINGS, ".arrow")]
     is_stored = any(file.suffix.lower() in (".parquet", ".arrow") for file in tables)
-    declares = _declares(path)
+    may_be_images = modality == "image" and not _declares(path)
     # as many images as tables: the tables may be of anything, such as records of runs
     many = bool(tree.images) and (bool(metadata_files(tree)) or len(tree.images) >= len(tables))
-    if many and not is_stored and not declares and name is None:
+    if many and not is_stored and may_be_images and name is None:
         return _read_image_folder(tree, options, labelled)
     with quiet_reading(local=True), cache_errors(source):
         folder = HubFolder(os.path.abspath(path), name)
         texts = folder.text_files(ENDINGS, file_ending)
         notes = folder.files_left(path / file for file in tables)
-        if texts is None and not (folder.kind == "imagefolder" and not declares):
+        if texts is None and not (folder.kind == "imagefolder" and may_be_images):
             return Source(folder.load(), notes=notes)
     if texts is None:
         return _read_image_folder(tree, options, labelled)

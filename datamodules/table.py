@@ -137,7 +137,7 @@ class TableDataModule(StreamDataModule):
 
     def prepare(self) -> tuple[Subset, Subset | None]:
         """Return the training and the validation samples: read the splits and check their columns."""
-        self.read = read_source(self.source, self.name, self.text_options)
+        self.read = read_source(self.source, self.name, self.text_options, self.modality)
         train_table = self._pick(self.split, "split")
         self._infer(train_table)
         train = self._part(train_table, self.split)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -75,7 +76,8 @@ def _is_part(cls: type, package: str) -> bool:
     """
     base = inspect.isabstract(cls) or "defaults" in inspect.signature(cls).parameters
     base = base or bool(cls.__subclasses__() and cls.__name__ not in importlib.import_module(package).__all__)
-    return cls.__module__.startswith(f"{package}.") and not cls.__name__.startswith("_") and not base
+    here = cls.__module__.startswith(f"{package}.") and cls.__module__ in sys.modules  # not of a file that is gone
+    return here and not cls.__name__.startswith("_") and not base
 
 
 def public_path(cls: type) -> str:

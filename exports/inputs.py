@@ -70,21 +70,22 @@ class Rows:
     ) -> None:
         self.key = run.task.modality
         learned = (run.config.get("data") or {}).get("init_args") or {}
-        module: TextDataModule | ImageDataModule
-        if self.key == "text":
-            module = TextDataModule(source, columns or learned.get("text_columns", ["text"]), on_bad_row=on_bad_row)
-        else:
-            (column,) = columns or [learned.get("image_column", "image")]
-            module = ImageDataModule(source, column, on_bad_row=on_bad_row)
         name = learned.get("name") if source == learned.get("source") else None
-        module.read = read_source(source, name, options, labelled=False)
-        splits, self.file, self.notes = module.read.splits, module.read.file, module.read.notes
+        read = read_source(source, name, options, run.task.modality, labelled=False)
+        splits, self.file, self.notes = read.splits, read.file, read.notes
         if split is None and len(splits) > 1:
             raise ValueError(f"--split: {source} has several; choose of {', '.join(splits)}")
         split = split or next(iter(splits))
         if split not in splits:
             raise ValueError(f"--split: {source} has no split {split!r}; choose of {', '.join(splits)}")
         self.table = splits[split]
+        module: TextDataModule | ImageDataModule
+        if self.key == "text":
+            module = TextDataModule(source, columns or learned.get("text_columns", ["text"]), on_bad_row=on_bad_row)
+        else:
+            (column,) = columns or [_image_column(source, self.table, learned.get("image_column", "image"))]
+            module = ImageDataModule(source, column, on_bad_row=on_bad_row)
+        module.read = read
         option = "text_columns" if self.key == "text" else "image_column"
         table = with_columns(self.table, dict.fromkeys(module.inputs, option), source)
         if not len(table):
@@ -120,6 +121,12 @@ class Rows:
         if len(paths) == len(content):
             return content.set_column(place, column, pa.array(map(str, paths)))
         return content.set_column(place, "row", pa.array(self.kept))
+
+
+def _image_column(source: str, table: datasets.Dataset, learned: str) -> str:
+    """Return the column of the images: the run's, but of a folder, which has columns of its own, the one it has."""
+    is_folder = Path(source).expanduser().is_dir() and learned not in table.column_names
+    return "image" if is_folder and "image" in table.column_names else learned
 
 
 def texts(values: Sequence[str]) -> dict[str, Any]:

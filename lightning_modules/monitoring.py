@@ -66,7 +66,7 @@ def check_strategy(trainer: pl.Trainer) -> None:
 
 
 class Watch:
-    """Policy for a diverged optimizer: stop, or restore the last good state of the run.
+    """Policy for a diverged optimizer: stop, restore the last good state of the run, or go on with a warning.
 
     That state is the parameters, the optimizer's state and the estimates that follow the targets.
 
@@ -74,13 +74,14 @@ class Watch:
 
     Args:
         policy: ``stop``, or ``rewind``: restore parameters and state, and continue with the samples that follow; after
-            ``MOST_REWINDS`` times, stop as well.
+            ``MOST_REWINDS`` times, stop as well. Or ``warn``: warn once and go on, for a comparison in which a method
+            may fail.
     """
 
-    def __init__(self, policy: Literal["stop", "rewind"]) -> None:
-        if policy not in ("stop", "rewind"):
-            raise ValueError(f"model.on_divergence: must be stop or rewind, got {policy!r}")
-        self.policy, self.rewinds = policy, 0
+    def __init__(self, policy: Literal["stop", "rewind", "warn"]) -> None:
+        if policy not in ("stop", "rewind", "warn"):
+            raise ValueError(f"model.on_divergence: must be stop, rewind or warn, got {policy!r}")
+        self.policy, self.rewinds, self._warned = policy, 0, False
         self._good: tuple[int, list[torch.Tensor], dict[str, Any], dict[str, Any] | None] | None = None
 
     def keep(self, optimizer: OnlineOptimizer, step: int, target_state: StreamState | None = None) -> None:
@@ -113,6 +114,11 @@ class Watch:
         """
         failure = optimizer.check_divergence()
         if failure is None:
+            return False
+        if self.policy == "warn":
+            if not self._warned:
+                rank_zero_warn(f"step {step}: {failure}; it goes on (model.on_divergence: warn)")
+            self._warned = True
             return False
         if self._good is None:
             raise FloatingPointError(f"step {step}: {failure}; or resume from the last checkpoint")

@@ -42,7 +42,7 @@ class OnlineModule(Evaluation):
         weight_averaging: Validate, export and predict with the mean of the trained parameters over the last quarter of
             the steps, and so many at most; training itself does not change. 0 takes the parameters as they are.
         on_divergence: ``stop`` with an error when the optimizer diverges, or ``rewind`` parameters and state to the
-            last checkpoint's and go on with the samples that follow.
+            last checkpoint's and go on with the samples that follow, or ``warn`` and go on as it is.
         checksum_every: Steps between two checks that all processes hold the same parameters, where there are several.
 
     Attributes:
@@ -57,7 +57,7 @@ class OnlineModule(Evaluation):
         schedule: Schedule | None = None,
         param_groups: dict[str, dict[str, Any]] | None = None,
         weight_averaging: int = 0,
-        on_divergence: Literal["stop", "rewind"] = "stop",
+        on_divergence: Literal["stop", "rewind", "warn"] = "stop",
         checksum_every: int = 100,
     ) -> None:
         super().__init__()

@@ -253,12 +253,12 @@ def unhooked_step(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def to_device(tree: Any, device: torch.device) -> Any:
-    """Return nested dictionaries with their tensors on a device; a tensor called ``step`` stays, for torch's rules."""
+    """Return nested containers with their tensors on a device; one called ``step`` stays, for torch's rules."""
     if isinstance(tree, Tensor):
         return tree.to(device)
     if isinstance(tree, dict):
         return {key: value if key == "step" else to_device(value, device) for key, value in tree.items()}
-    return tree
+    return [to_device(value, device) for value in tree] if isinstance(tree, list) else tree
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:

@@ -319,7 +319,6 @@ class NaturalOptimizer(OnlineOptimizer):
         if NATURAL not in state_dict["state"]:
             raise ValueError(f"{self.name}: the checkpoint holds no Kronecker factors; it is another optimizer's")
         super().load_state_dict(translate_state(copy.deepcopy(state_dict)))
-        self.state[NATURAL] = _to_device(self.natural, self._params[0].device)  # type: ignore[index]
         self.stats, self._groups = {}, []
 
     def _choose(self, family: type[Part]) -> Choice:
@@ -359,12 +358,3 @@ def translate_state(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     return {OLD_STATE_KEYS.get(key, key): translate_state(value) for key, value in tree.items()}
-
-
-def _to_device(tree: Any, device: torch.device) -> Any:
-    """Return a state on a device; torch moves only what is keyed by a parameter."""
-    if isinstance(tree, Tensor):
-        return tree.to(device)
-    if isinstance(tree, dict):
-        return {key: _to_device(value, device) for key, value in tree.items()}
-    return [_to_device(value, device) for value in tree] if isinstance(tree, list) else tree

@@ -49,7 +49,7 @@ LINES = {
     "text for a number": ([*QUICK, "--optimizer.p0=abc"], "--optimizer.p0: must be a number, got 'abc'"),
     "half a sample": ([*QUICK, "--data.batch_size=0.5"], "--data.batch_size: must be a whole number, got '0.5'"),
     "neither true nor false": ([*QUICK, "--data.shuffle=maybe"], "--data.shuffle: must be true or false"),
-    "none of the choices": ([*QUICK, "--model.on_divergence=x"], "--model.on_divergence: must be one of stop, rewind"),
+    "none of the choices": ([*QUICK, "--model.on_divergence=x"], "must be one of stop, rewind, warn"),
     "a choice of a dataclass": (
         [*QUICK, "--model.schedule.decay=x"],
         "--model.schedule.decay: must be one of none, linear",

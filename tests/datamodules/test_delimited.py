@@ -7,12 +7,13 @@ import csv
 import gzip
 import io
 import lzma
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filtune.datamodules import DataError
+from filtune.datamodules import DataError, TextDataModule
 from filtune.datamodules.delimited import DelimitedFile
 from filtune.datamodules.source import TextOptions, read_source
 from hypothesis import HealthCheck, assume, given, settings
@@ -103,6 +104,32 @@ def test_the_registered_dialects_are_read_but_for_two_meanings(tmp_path: Path, t
         assert "can be read in two ways" in refused
 
 
+@settings(SETTINGS, max_examples=50)
+@given(
+    rows=st.lists(st.tuples(CELLS, st.sampled_from(["a", "b", "01", "1", "", "x,y"])), min_size=1, max_size=6),
+    dialect=st.sampled_from(["excel", "excel-tab", "unix"]),
+)
+def test_the_stream_has_each_good_row_once(tmp_path: Path, rows: list, dialect: str) -> None:
+    text, ending = written([["text", "label"], ["first", "a"], ["second", "b"], *rows], {"dialect": dialect})
+    path = tmp_path / f"table{ending}"
+    path.write_bytes(text.encode())
+    if isinstance(opened(path), str):
+        return
+    module = TextDataModule(str(path), ["text"], on_bad_row="skip", val_fraction=0, task="classification")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module.setup()
+    good = {i: row for i, row in enumerate([("first", "a"), ("second", "b"), *rows]) if row[0].strip() and row[1]}
+    found = {row: (module.part.samples.read(row), module.task.classes[label]) for row, label in stream(module)}
+    assert found == good
+    assert module.report().rows == 2 + len(rows) == len(good) + sum(module.skipped_rows.values())
+
+
+def stream(module: TextDataModule) -> list[tuple[int, int]]:
+    """Return row and target of every sample of an epoch."""
+    return [(int(batch["row"]), int(batch["label"])) for batch in module.train_dataloader()]
+
+
 def cells(path: Path | str, **options: Any) -> list[tuple[str, ...]]:
     """The header and the rows of a file."""
     table = read_source(str(path), options=TextOptions(**options)).splits["train"]
@@ -145,8 +172,6 @@ def test_quotes_that_open_no_field_are_characters_in_a_tsv(write: Callable[[str,
     ],
 )
 def test_the_line_is_named(write: Callable[[str, str], str], name: str, text: str, message: str) -> None:
-    from filtune.datamodules import TextDataModule
-
     path = write(name, text)
     with pytest.raises(DataError) as error:
         TextDataModule(path, ["text"]).setup()

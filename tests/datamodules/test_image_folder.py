@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filtune.datamodules import DataError, ImageDataModule
+from filtune.datamodules import DataError, ImageDataModule, TextDataModule
 from filtune.datamodules.image_folder import list_files, read_images
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -139,6 +139,29 @@ def test_a_path_that_does_not_exist_is_named(draw_images: Callable[..., Path]) -
         module_of(folder / "list.csv")
     assert f"row 1 (from 0), column 'image': image not found: {folder / 'no/where.png'}" in str(error.value)
     assert "line 3 of the file" in str(error.value)
+
+
+def test_texts_beside_images(draw_images: Callable[..., Path]) -> None:
+    folder = draw_images("0.png", "a/b/1.png")
+    (folder / "films.csv").write_text("text,label\nx,a\ny,b\n")
+    with pytest.raises(DataError, match="--data.text_columns: .*photos has no column 'text'; choose of image"):
+        TextDataModule(str(folder), ["text"]).setup()
+    for name in ("more.csv", "most.csv"):
+        (folder / name).write_text("text,label\nx,a\ny,b\n")
+    module = TextDataModule(str(folder), ["text"], val_fraction=0)
+    module.setup()
+    assert module.report().rows == 6
+
+
+def test_a_program_is_no_image(draw_images: Callable[..., Path]) -> None:
+    """An EPS file would be run by Ghostscript, whatever its name."""
+    folder = draw_images("cat/0.png", "dog/1.png")
+    program = folder / "dog" / "1.eps"
+    Image.new("L", (4, 4)).save(program)
+    assert "1 files that are no images (.eps)" in str(module_of(folder).report())
+    program.rename(folder / "dog" / "2.png")
+    with pytest.raises(DataError, match=r"undecodable image: .*/dog/2.png"):
+        module_of(folder)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "LA", "CMYK", "I;16", "F"])

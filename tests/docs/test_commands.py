@@ -58,7 +58,8 @@ def stop(*_: Any, **__: Any) -> None:
 def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a run that a command can name as RUN."""
     run = tmp_path / "RUN"
-    run.mkdir()
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").touch()  # named, and not read before the command is stopped
     whole = compose(["trainer/cpu", "task/digits", "backbone/lenet5", "optimizer/loko"])
     (run / "config.yaml").write_text(yaml.safe_dump(whole))
     monkeypatch.chdir(tmp_path)

@@ -12,7 +12,7 @@ import timm
 import torch
 from filtune.exports.export import export
 from filtune.exports.restore import Restored
-from filtune.lightning_modules.backbones import BackboneConfig, image
+from filtune.lightning_modules.backbones import BackboneConfig, timm_models
 from torch import Tensor
 
 from tests.exports.runs import image_task, logits_of, run_card, run_of
@@ -33,7 +33,7 @@ def pretrained(monkeypatch: pytest.MonkeyPatch) -> None:
             return create(name, pretrained=False, **options)
 
     monkeypatch.setattr(timm, "create_model", with_weights)
-    monkeypatch.setattr(image, "check_weights_available", lambda *_: None)
+    monkeypatch.setattr(timm_models, "check_weights_available", lambda *_: None)
 
 
 def image_run(name: str, folder: Path, **options: Any) -> Restored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -95,5 +96,19 @@ def test_it_does_not_go_back_for_ever() -> None:
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"model\.on_divergence: must be stop or rewind"):
+    with pytest.raises(ValueError, match=r"model\.on_divergence: must be stop, rewind or warn"):
         Watch("pray")  # type: ignore[arg-type]
+
+
+def test_a_comparison_may_go_on_with_a_warning() -> None:
+    """Once, and nothing is restored."""
+    model = nn.Linear(5, 3)
+    optimizer, watch = SGD(model.parameters()), Watch("warn")
+    watch.keep(optimizer, 1)
+    step(optimizer, model, float("nan"))
+    with pytest.warns(UserWarning, match=r"^step 2: 1 non-finite gradients: .*; it goes on"):
+        assert not watch.check(optimizer, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not watch.check(optimizer, 3)
+    assert watch.rewinds == 0

@@ -1,8 +1,7 @@
-"""All state follows the parameters' device: emulated by torch's device without data, on which mixing devices fails."""
+"""All state follows the parameters' device: on torch's device without data, and on an emulated one."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Iterator
 from typing import Any
@@ -17,12 +16,13 @@ from filtune.optimizers.kalman.noise import ObservationNoise
 from torch import Tensor, nn
 
 from tests.conftest import Task
+from tests.emulated_device import DEVICE, emulated_device
+from tests.optimizers import device_rules
+from tests.optimizers.models import drive, labels, mlp, relative
+from tests.optimizers.reference import flat
 from tests.optimizers.rules import NATURAL, RULES, Scaled, take_steps
 
 META = torch.device("meta")
-
-READS = ("Filtune", "EKF", "EKF low_rank")
-"""Filters that read a value in a step, which this device does not have."""
 
 
 def leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensor]]:
@@ -69,23 +69,26 @@ def test_a_state_of_the_cpu_is_loaded_to_where_the_parameters_are(name: str, sav
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("name", "saved"), [(name, name) for name in RULES if name not in READS], indirect=["saved"])
-def test_the_next_steps_mix_nothing(name: str, saved: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device has no autocast; where a step reads a value, that is as far as it comes."""
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
-    model = Scaled().to(META)
-    optimizer = RULES[name](model.parameters())
-    if name in NATURAL:  # a filter that watches layers compares derivatives on the host
-        optimizer.attach(model)
-    optimizer.load_state_dict(saved)
-    x, y = torch.zeros(2, 5, device=META), torch.zeros(2, dtype=torch.int64, device=META)
-    for _ in range(2):
-        try:
-            optimizer.step(lambda: Categorical(model(x)).observe(y))
-        except (NotImplementedError, RuntimeError) as error:
-            if "meta" not in str(error).lower() or "item" not in str(error).lower():
-                raise
-    assert elsewhere(optimizer) == []
+@pytest.mark.parametrize("name", [*device_rules.FIRST, *device_rules.FILTERS, *device_rules.NATURAL])
+def test_a_run_of_the_cpu_goes_on_elsewhere(name: str) -> None:
+    """On an emulated device, where mixing fails: the same steps but for rounding."""
+    make, stream = device_rules.ALL[name], labels(10, 2, 4)
+    model = mlp(4)
+    optimizer = make(model.parameters()).attach(model)
+    drive(optimizer, model, Categorical, stream[:6])
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    torch.manual_seed(1)
+    drive(optimizer, model, Categorical, stream[6:])
+    with emulated_device():
+        other = mlp(4)
+        other.load_state_dict(saved[0])
+        other = other.to(DEVICE)
+        resumed = make(other.parameters()).attach(other)
+        resumed.load_state_dict(saved[1])
+        torch.manual_seed(1)
+        drive(resumed, other, Categorical, [(x.to(DEVICE), y.to(DEVICE)) for x, y in stream[6:]])
+        found = torch.cat([p.detach().flatten() for p in other.parameters()]).cpu()
+    assert relative(found, flat(model)) <= torch.finfo(torch.float64).eps ** 0.5
 
 
 @pytest.mark.parametrize("noise", ObservationNoise.registry)

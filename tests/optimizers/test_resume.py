@@ -78,8 +78,6 @@ CASES: dict[str, tuple[Callable[..., nn.Module], Build]] = {
     "reng": (mlp, lambda net: RENG(net.parameters(), skip=3, inverse_method="newton-cubic").attach(net)),
 }
 each = pytest.mark.parametrize("case", CASES)
-COPIED = [case for case in CASES if case not in ("sophia", "ngd", "ring", "reng")]
-"""Optimizers whose copy has all their attributes."""
 UNTIED = [case for case in CASES if case not in ("adamw", "adagrad", "sgd", "sam", "sam, adamw")]
 """Optimizers whose state is theirs alone after a load; torch's own share their tensors."""
 
@@ -133,7 +131,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(case: str, stop: int) -> Non
 
 
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"])
-@pytest.mark.parametrize("case", COPIED)
+@each
 def test_a_copy_goes_on_like_the_original_and_apart_from_it(case: str, how: Any) -> None:
     build, rule = CASES[case]
     model, stream = build(M), labels(7, 2, M)

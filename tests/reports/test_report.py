@@ -21,11 +21,11 @@ def test_the_command_says_what_it_wrote_and_left_out(own: Path, capsys: pytest.C
     (own / "manifests" / "half.json").write_text("{")
     main([str(own), "--output", str(own.parent / "out")])
     said = capsys.readouterr().out
-    assert "half.json is half written" in said
+    assert "half.json: damaged" in said
     for name in ("index.html", "own.table.md", "own.table.tex"):
         assert name in said
         assert (own.parent / "out" / name).is_file()
-    assert "half.json is half written" in (own.parent / "out" / "index.html").read_text()
+    assert "half.json: damaged" in (own.parent / "out" / "index.html").read_text()
 
 
 def test_a_cell_run_at_two_scales_counts_once_as_published(own: Path) -> None:
