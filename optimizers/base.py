@@ -124,7 +124,7 @@ class OnlineOptimizer(torch.optim.Optimizer):
             ValueError: Naming the first that differs.
         """
         own, saved = self.settings(), state_dict.get(SETTINGS, {})
-        for option in {**saved, **own} if saved else {}:
+        for option in saved:  # what is new in this release, or a part that begins to watch, has no state yet
             if saved.get(option) != own.get(option):
                 raise ValueError(
                     f"{type(self).__name__}: the checkpoint was saved with {option} {saved.get(option)}, this "

@@ -64,7 +64,7 @@ def test_a_half_written_record_is_made_again_and_it_is_said(copied, capsys):
     assert f"{path} is half written: its run is made again" in said
     again, before = json.loads(path.read_text()), json.loads(whole)
     for record in (again, before):
-        del record["times"]
+        del record["times"], record["checksum"]  # of the times as well
     assert again == before
 
 
@@ -144,7 +144,7 @@ def test_a_full_disk_stops_cleanly(copied, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(runner, "run", full)
-    with pytest.raises(OSError, match=r"the disk is full; nothing that was finished is lost"):
+    with pytest.raises(OSError, match=r"the disk is full .*nothing that was finished is lost"):
         reproduce.main([table, "--root", str(root), "--seeds", "2"])
     assert {path: path.read_bytes() for path in (root / "records").iterdir()} == before
 

@@ -57,7 +57,7 @@ def test_checkpoint_and_configuration(tmp_path: Path) -> None:
     config = tmp_path / "run" / "config.yaml"
     assert f"{config} is not there" in refused(run_export, *ask)
     config.write_text("[")
-    assert f"{config}: damaged, or no YAML" in refused(run_export, *ask)
+    assert f"{config}: is not YAML" in refused(run_export, *ask)
     config.write_text("model: {backbone: {}}")
     assert "it has no optimizer" in refused(run_export, *ask)
     learned = {"class_path": "filtune.AdamW"}, {"class_path": "filtune.TextDataModule"}

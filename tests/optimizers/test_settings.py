@@ -29,7 +29,6 @@ DIFFER: list[tuple[Any, dict[str, Any], Any, dict[str, Any]]] = [
     (Filtune, {}, Filtune, {"top_k": 1}),
     (Filtune, {}, Filtune, {"nis_window": 50}),
     (Filtune, {}, Filtune, {"nis_window": 0}),
-    (Filtune, {}, Filtune, {"head_reset_scale": 1.0}),
     (Filtune, {"head_reset_scale": 1.0}, Filtune, {}),
     (Filtune, {}, Filtune, {"rank": 20}),
     (RING, {}, RING, {"inverse_method": "eigen"}),
