@@ -68,8 +68,14 @@ class KillIn(pl.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("number", range(4))
-@pytest.mark.parametrize("step", [0, 3, 15, -1])
+USUAL = [(0, 15), (1, 3), (2, -1), (3, 0)]
+MOMENTS = [(number, step) for number in range(4) for step in (0, 3, 15, -1)]
+
+
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [pytest.param(*each, marks=() if each in USUAL else pytest.mark.slow) for each in MOMENTS],
+)
 def test_killed_anywhere(tmp_path: Path, whole: Path, number: int, step: int) -> None:
     """Before its first checkpoint, after it, and after the last step before the summary."""
     assert run([*COMMAND, killer(number, step)], tmp_path)[0] == -9

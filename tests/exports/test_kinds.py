@@ -160,7 +160,10 @@ def test_a_configuration_names_nothing_but_optimizers(tables: dict[str, Path], e
     ckpt = fit("count", "adamw_1e-3", tables, encoder, tmp_path, "--data.max_samples=4")
     file = ckpt.parents[1] / "config.yaml"
     config = yaml.safe_load(file.read_text())
-    for path, said in (("os.system", "os.system is not a class of filtune"), ("filtune.Nope", "filtune.Nope: no such class")):
+    for path, said in (
+        ("os.system", "os.system is not a class of filtune"),
+        ("filtune.Nope", "filtune.Nope: no such class"),
+    ):
         config["optimizer"]["class_path"] = path
         file.write_text(yaml.safe_dump(config))
         with pytest.raises(ValueError, match=said):
