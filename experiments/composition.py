@@ -112,6 +112,8 @@ def add_part(merged: Config, path: Path, *, kind: str | None = None) -> Config:
         ValueError: If the file is no configuration.
     """
     content, by_hand = read_part(path)
+    if odd := [key for key in content if not isinstance(key, str)]:
+        raise ValueError(f"--config {path}: {odd[0]!r} is no key of a configuration; it must be a word")
     folder = path.resolve().parent
     if kind is None and folder.parent == CONFIGS:
         kind = folder.name

@@ -13,7 +13,7 @@ from filtune.datamodules import StreamDataModule, Task
 from filtune.experiments.classes import find_class
 from filtune.lightning_modules import Backbone, BackboneConfig, build_backbone
 from filtune.lightning_modules.backbones.adapters import one_line
-from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, compare_names, frozen_fingerprint
+from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, check_inputs, compare_names, frozen_fingerprint
 from filtune.lightning_modules.integrity import read_json, read_yaml
 from filtune.lightning_modules.legacy import translate
 from filtune.lightning_modules.optimization import group_parameters
@@ -150,9 +150,16 @@ def _restore(ckpt_path: Path, checkpoint: dict[str, Any], config_path: Path, own
             f"ckpt_path: {ckpt_path} was trained on other frozen weights than those of {architecture.name!r}; name the "
             "same backbone, and the same seed_everything where it is random, by --config"
         )
+    check_inputs(checkpoint["filtune"].get("inputs") or {}, backbone.input_settings(), architecture.name)
     if mean := checkpoint["filtune"].get("weight_averaging", {}).get("mean"):
         saved = {f"{PREFIX}{name}": tensor for name, tensor in mean.items()}
         compare_names(saved, trained)
+    for name, tensor in saved.items():
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError(
+                f"ckpt_path: {ckpt_path}: {name.removeprefix(PREFIX)} is not finite, the run has diverged; take an "
+                "earlier checkpoint, or train again"
+            )
     with torch.no_grad():
         for name, param in trained.items():
             param.copy_(saved[name])

@@ -129,7 +129,11 @@ def with_run_config(args: list[str]) -> list[str]:
     if configs or path in (None, "", "last"):
         return args
     config = find_checkpoint(Path(path)).resolve().parents[1] / CONFIG
-    return ["--config", str(config), *args] if config.is_file() else args
+    if config.is_file():
+        return ["--config", str(config), *args]
+    if any(option.key.partition(".")[0] in FOLDERS for option in options):
+        return args
+    raise ValueError(f"ckpt_path: {config.parent} has no {CONFIG}; name the run's configuration by --config")
 
 
 def _check_mapping(option: Given) -> None:

@@ -165,7 +165,7 @@ def _temporary_file(target: Path) -> tuple[Path, int]:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except FileExistsError:
             continue
-        try_lock(descriptor)
-        if path.exists():  # not swept between the two calls
+        locked = try_lock(descriptor) is not False  # a sweeper may have come first; None: there are no locks here
+        if locked and os.fstat(descriptor).st_nlink:
             return path, descriptor
         os.close(descriptor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ COMPARED = (
 SCHEDULED = ("trainer.max_epochs", "trainer.max_steps")
 """Further such keys where the learning rate decays towards the end of the run."""
 
-IGNORED = ("model.optimizer_init", "data.init_args.num_workers")
+IGNORED = ("model.optimizer_init", "data.init_args.num_workers", "model.on_divergence", "model.checksum_every")
 """The command line's copy of ``optimizer``, and what has no effect on the result."""
 
 FORMAT = 2
@@ -226,6 +226,54 @@ def frozen_fingerprint(model: nn.Module) -> int:
         if not param.requires_grad:
             checksum = zlib.crc32(param.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), checksum)
     return checksum
+
+
+def check_inputs(saved: dict[str, Any], own: dict[str, Any], name: str) -> None:
+    """Check that a backbone makes of its inputs what it made when a checkpoint was written.
+
+    Args:
+        saved: ``Backbone.input_settings`` of the checkpoint; empty in those of earlier releases.
+        own: The same of today; entries that one of them lacks are those of other versions of a library.
+        name: The backbone's name.
+
+    Raises:
+        CheckpointError: Naming the first that differs.
+    """
+    differ = [key for key in saved if key in own and saved[key] != own[key]]
+    if differ:
+        key = differ[0]
+        values = "other values" if isinstance(saved[key], list) else f"{saved[key]} in the checkpoint, now {own[key]}"
+        raise CheckpointError(
+            f"ckpt_path: the backbone {name!r} has the weights of the checkpoint but reads its inputs otherwise: {key} "
+            f"has {values}; restore its tokenizer and configuration"
+        )
+
+
+def check_task(saved: dict[str, Any] | None, kind: str, classes: Sequence[str]) -> None:
+    """Check that a checkpoint is of the classes at hand, in their order.
+
+    Args:
+        saved: The checkpoint's task; None in those of earlier releases.
+        kind: The kind of task at hand.
+        classes: Its classes.
+
+    Raises:
+        CheckpointError: If not.
+    """
+    if saved is None:
+        return
+    if saved.get("kind") != kind:
+        raise CheckpointError(f"ckpt_path: the checkpoint is of a {saved.get('kind')}, the data of a {kind}")
+    before = list(saved.get("classes") or ())
+    if before and before != list(classes):
+        raise CheckpointError(
+            f"ckpt_path: the checkpoint is of the classes {_listed(before)}, the data has {_listed(list(classes))}; "
+            "set --data.classes to those of the checkpoint, in their order, or take the data they belong to"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
 
 
 def _short(value: Any) -> str:

@@ -135,6 +135,9 @@ def read_yaml(path: Path) -> Any:
         text, content = load_yaml(path, str(path))
     except ValueError as error:
         raise DamagedFile(f"{error}; or the file is damaged") from error
+    if isinstance(content, dict) and not all(isinstance(key, str) for key in content):
+        key = next(key for key in content if not isinstance(key, str))
+        raise DamagedFile(f"{path}: damaged, or no configuration of a run: it has the key {key!r}")
     first = text.partition("\n")[0]
     if _YAML_WORDS in first and first.rstrip() != _YAML_MARK + content_checksum(content):
         raise DamagedFile(

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import torch
 from filtune.datamodules import Task
 from filtune.optimizers import Likelihood, Observation, OnlineOptimizer
+from filtune.optimizers.base import SETTINGS
 from filtune.optimizers.distributed import Ranks
 from filtune.optimizers.likelihoods import likelihood_of
 from filtune.optimizers.likelihoods.tasks import StreamState
@@ -20,7 +21,16 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from .backbones import BackboneConfig, build_backbone
-from .checkpoints import FORMAT, compare_names, config_differences, data_differences, frozen_fingerprint, refuse_changes
+from .checkpoints import (
+    FORMAT,
+    check_inputs,
+    check_task,
+    compare_names,
+    config_differences,
+    data_differences,
+    frozen_fingerprint,
+    refuse_changes,
+)
 from .evaluation import Evaluation, check_loaders, task_of
 from .legacy import translate_checkpoint
 from .metrics import MetricSet, Prequential
@@ -123,7 +133,19 @@ class OnlineModule(Evaluation):
         Raises:
             ValueError: If it is none of filtune's.
         """
-        optimizer = self.optimizer_init(group_parameters(self.backbone, self.param_groups))
+        groups = group_parameters(self.backbone, self.param_groups)
+        try:
+            optimizer = self.optimizer_init(groups)
+        except TypeError as error:
+            if not self.param_groups:
+                raise
+            raise ValueError(f"model.param_groups: {' '.join(str(error).split())}; correct the options") from error
+        unknown = [name for options in self.param_groups.values() for name in options if name not in optimizer.defaults]
+        if unknown and isinstance(optimizer, OnlineOptimizer):
+            raise ValueError(
+                f"model.param_groups: {type(optimizer).__name__} has no option {unknown[0]!r} for a group; it has "
+                f"{', '.join(sorted(optimizer.defaults))}"
+            )
         if not isinstance(optimizer, OnlineOptimizer):
             kind = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
             raise ValueError(f"optimizer_init: {kind} is not an optimizer of filtune, which a closure drives")
@@ -287,6 +309,7 @@ class OnlineModule(Evaluation):
             "config": self.run_config,
             "ranks": self.trainer.world_size,
             "fingerprint": self.fingerprint,
+            "inputs": self.backbone.input_settings(),
             "validation": self.last_validation,
             "rewinds": self.watch.rewinds,
             "weight_averaging": self.average.state_dict(),
@@ -311,8 +334,9 @@ class OnlineModule(Evaluation):
         if "filtune" not in checkpoint:
             raise CheckpointError("ckpt_path: the file is not a checkpoint of filtune")
         saved = translate_checkpoint(checkpoint["filtune"])
+        check_task(saved.get("task"), self.task.kind, self.task.classes)
         if self.trainer.state.fn == "fit":
-            self._refuse_changes(saved)
+            self._refuse_changes(saved, checkpoint.get("optimizer_states") or [])
         _translate_names(checkpoint["state_dict"])
         scaled = any(name.startswith("target_state.") for name in checkpoint["state_dict"])
         if scaled != (
@@ -327,13 +351,14 @@ class OnlineModule(Evaluation):
                 f"ckpt_path: the frozen weights of {self.backbone_config.name!r} are not those the checkpoint was "
                 f"trained on ({saved['backbone']!r}); load the same backbone, with the same seed where it is random"
             )
+        check_inputs(saved.get("inputs") or {}, self.backbone.input_settings(), self.backbone_config.name)
         self.last_validation = dict(saved["validation"])
         self.watch.rewinds = saved["rewinds"]
         if saved.get("weight_averaging"):
             self.average.load_state_dict(saved["weight_averaging"])
         self.seconds_before = saved.get("seconds", 0.0)
 
-    def _refuse_changes(self, saved: dict[str, Any]) -> None:
+    def _refuse_changes(self, saved: dict[str, Any], states: list[dict[str, Any]]) -> None:
         """Refuse to continue a run whose configuration or data have changed, unless ``run.resume_changed`` allows it.
 
         Raises:
@@ -344,6 +369,9 @@ class OnlineModule(Evaluation):
         data = data_differences(saved.get("data"), self.data_fingerprint)
         allowed = bool((self.run_config.get("run") or {}).get("resume_changed"))
         refuse_changes(settings, data, allowed)
+        if allowed and settings:
+            for state in states:
+                state.pop(SETTINGS, None)  # an optimizer's own check; what does not fit is refused all the same
         if getattr(self.trainer, "datamodule", None) is not None:
             self.trainer.datamodule.resume_changed = allowed
         if saved.get("data") is None and self.data_fingerprint is not None:

@@ -71,8 +71,12 @@ def kept_baseline(folder: Path, baseline: str) -> Path | None:
         DamagedFile: If the file that names it is damaged.
     """
     name = _read_baselines(folder).get(baseline)
-    place = folder / name if isinstance(name, str) else None
-    return Path(os.path.normpath(place)) if place is not None and place.is_dir() else None
+    if not isinstance(name, str):
+        return None
+    place = Path(os.path.normpath(folder / name))
+    if place.resolve().parents[1] != folder.resolve().parents[1]:
+        raise DamagedFile(f"{folder / BASELINES}: {baseline} is not in a folder beside the run's, but in {place}")
+    return place if place.is_dir() else None
 
 
 def _read_baselines(folder: Path) -> dict[str, Any]:

@@ -18,6 +18,23 @@ class DuplicateKeyError(yaml.constructor.ConstructorError):
 class _Loader(yaml.SafeLoader):
     """YAML loader that parses ``1e-3`` as a number and refuses a key that a mapping has twice."""
 
+    inside_anchor = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Return a node; an alias within something that has a name itself would repeat it without bounds."""
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            if self.inside_anchor:
+                problem = f"the alias *{event.anchor} stands within an anchor; write out what it repeats"
+                raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+            return super().compose_node(parent, index)
+        named = getattr(event, "anchor", None) is not None
+        self.inside_anchor += named
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.inside_anchor -= named
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping of a node."""
         seen: dict[Any, yaml.Mark] = {}
@@ -54,7 +71,7 @@ def load_yaml(path: Path, label: str) -> tuple[str, Any]:
         ValueError: If it is not YAML of plain values; the message has the line and column.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         return text, parse_yaml(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{label}: is not text in UTF-8 ({error.reason} at byte {error.start})") from error

@@ -19,6 +19,9 @@ Closure = Callable[[], Observation]
 SETTINGS = "settings"
 """Key of a state dict under which the options stand that its state belongs to."""
 
+RECENT = "recent"
+"""Key of a state with the scores of the last samples."""
+
 
 class OnlineOptimizer(torch.optim.Optimizer):
     """An optimizer whose ``step`` takes a closure that returns an :class:`Observation`, graph attached.
@@ -96,7 +99,9 @@ class OnlineOptimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state, with the scores up to now and the options that it belongs to."""
         self.follower.settle(self.memory())
-        return {**super().state_dict(), SETTINGS: self.settings()}
+        own = vars(self).get("_memory", {})  # of a rule whose state does not keep it
+        kept = {RECENT: own[RECENT]} if RECENT in own else {}
+        return {**super().state_dict(), **kept, SETTINGS: self.settings()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state, on the device of the parameters.
@@ -107,8 +112,10 @@ class OnlineOptimizer(torch.optim.Optimizer):
         self.check_settings(state_dict)
         for own in ("_follower", "_memory"):  # the scores of the state that is replaced
             vars(self).pop(own, None)
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != SETTINGS})
+        super().load_state_dict({key: value for key, value in state_dict.items() if key not in (SETTINGS, RECENT)})
         device = next(self.trained()).device
+        if RECENT in state_dict:
+            self.memory()[RECENT] = to_device(state_dict[RECENT], device)
         for key, value in self.state.items():  # torch moves only what it keeps by parameter
             if not isinstance(key, Tensor):
                 self.state[key] = self.place(value, device)
@@ -214,7 +221,6 @@ class FirstOrder(OnlineOptimizer):
         """Restore the rule's state; the diagnostics restart."""
         super().load_state_dict(state_dict)
         self.stats = {}
-        self.memory().clear()
 
 
 def check_arguments(name: str, arguments: Iterable[tuple[str, Any, bool, str]]) -> None:

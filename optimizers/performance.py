@@ -55,6 +55,9 @@ SATURATED = 0.02
 TOGETHER = 32
 """Steps that are averaged at once, so that a step costs next to nothing."""
 
+LARGE = 2**18
+"""Numbers of the predictions kept from which on they are averaged earlier, for their memory."""
+
 HEAD = 7
 """Entries of the vector before those that depend on the likelihood."""
 
@@ -98,6 +101,8 @@ class Recent(NamedTuple):
     @property
     def diverged(self) -> bool:
         """Whether it fails and never did better: there is nothing to lose."""
+        if not self.classes:  # a squared error may lag behind a drift, or fall slowly from far away
+            return False
         certain = self.fails and self.guesses and self.weight > CERTAIN
         return certain and not self.learned and self.loss > self.baseline
 
@@ -170,12 +175,12 @@ class Follower:
             remaining: The same after the step, by its linear model.
         """
         likelihood = observation.likelihood
-        mean = likelihood.mean().detach()
-        sample = Sample(likelihood.at(mean), mean, observation.target, finite, residual, remaining)
+        mean = likelihood.mean().detach().clone()  # the caller may reuse the memory of outputs and targets
+        sample = Sample(likelihood.at(mean), mean, observation.target.clone(), finite, residual, remaining)
         if self._samples and not sample.joins(self._samples[-1]):
             self.settle(memory)
         self._samples.append(sample)
-        if len(self._samples) >= TOGETHER:
+        if len(self._samples) >= TOGETHER or len(self._samples) * mean.numel() >= LARGE:
             self.settle(memory)
 
     def settle(self, memory: dict[str, Any]) -> None:
@@ -219,15 +224,15 @@ def update_recent(recent: Tensor | None, samples: list[Sample]) -> Tensor:
     valid = values.sum(1).isfinite()
     if samples[0].finite is not None:
         valid = valid & torch.stack([sample.finite for sample in samples])  # type: ignore[misc]
-    counted = valid.double() * B
-    age = counted.flip(0).cumsum(0).flip(0) - counted  # samples that came after the batch
-    weights = (1 - FADE**B) * FADE**age * valid
     if recent is None or len(recent) != values.shape[1]:
         recent = values.new_zeros(values.shape[1])
-    after = recent * FADE ** counted.sum() + weights @ torch.where(valid.unsqueeze(1), values, 0)
-    after[1] = torch.maximum(recent[1], _has_skill(after).double())
-    after[6] = classes
-    return torch.where(valid.any(), after, recent)
+    # one after the other, so that it makes no difference when somebody asks in between
+    for value, is_valid in zip(values, valid, strict=True):
+        after = recent * FADE**B + (1 - FADE**B) * value
+        after[1] = torch.maximum(recent[1], _has_skill(after).double())
+        after[6] = classes
+        recent = torch.where(is_valid, after, recent)
+    return recent
 
 
 def _has_skill(recent: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .base import Closure, FirstOrder, OnlineOptimizer, check_arguments, unhooked_step
+from .base import SETTINGS, Closure, FirstOrder, OnlineOptimizer, check_arguments, unhooked_step
 from .likelihoods.base import Observation
 from .parts import default_arguments
 
@@ -113,8 +113,12 @@ class SAM(OnlineOptimizer):
         """Check the base rule, which the groups of a state of an earlier release show."""
         super().check_settings(state_dict)
         base = type(self._base).__name__.lower()
-        differ = set(state_dict["param_groups"][0]) ^ set(self.param_groups[0])
-        if differ:
+        bases = [set(default_arguments(cls)) for cls in base_rules().values()]
+        telling = {
+            name for each in bases for name in each if not all(name in other for other in bases)
+        }  # a schedule adds keys of its own to the groups
+        differ = telling & (set(state_dict["param_groups"][0]) ^ set(self.param_groups[0]))
+        if differ and SETTINGS not in state_dict:
             raise ValueError(
                 f"SAM: the checkpoint was saved with another base than {base}: only one has {min(differ)}; set "
                 "optimizer.base to the checkpoint's"

@@ -152,7 +152,6 @@ class Sophia(OnlineOptimizer):
             raise ValueError("Sophia: the checkpoint holds no state of Sophia; it is another optimizer's")
         super().load_state_dict(copy.deepcopy(state_dict))
         self.stats = {}
-        self.memory().clear()
 
     def _check(self, options: dict[str, Any]) -> None:
         infinity = float("inf")

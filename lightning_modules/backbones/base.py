@@ -137,6 +137,13 @@ class Backbone(nn.Module):
         """Return the outputs (B, m)."""
         return self.model(inputs)
 
+    def input_settings(self) -> dict[str, Any]:
+        """Return what the inputs are made into and how the frozen model computes, as far as the weights do not say it.
+
+        Plain values by name, kept in a checkpoint: a model whose weights are the same may read its inputs otherwise.
+        """
+        return {}
+
     @property
     def plain_model(self) -> nn.Module:
         """The model without PEFT's wrapper; where there is an adapter, its layers are in it."""

@@ -54,6 +54,16 @@ class ImageBackbone(Backbone):
             pixels = torch.cat([self._fit(image.unsqueeze(0)) for image in images])
         return (pixels - self.mean) / self.std
 
+    def input_settings(self) -> dict[str, Any]:
+        """Return size, channels, normalisation and interpolation."""
+        return {
+            "image_size": self.size,
+            "channels": self.channels,
+            "mean": [round(float(value), 5) for value in self.mean.flatten()],
+            "std": [round(float(value), 5) for value in self.std.flatten()],
+            "interpolation": self.interpolation,
+        }
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the outputs (B, m) of pixels (B, C, size, size)."""
         return self.model(inputs.to(self.dtype))

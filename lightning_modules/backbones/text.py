@@ -17,6 +17,12 @@ from .folders import refuse_code
 from .memory import quantisation
 from .positions import padding_side, usable_positions
 
+PROBE = "The quick brown fox jumps over 13 lazy dogs, doesn't it?"
+"""A sentence whose tokens show that a tokenizer is the one of before."""
+
+UNRELATED = {"transformers_version", "dtype", "torch_dtype", "use_cache", "problem_type", "pad_token_id", "num_labels"}
+"""Entries of a configuration that do not change what the encoder computes."""
+
 
 class MeanPooled(nn.Module):
     """Encoder, mean over the tokens that are not padding, linear head.
@@ -82,6 +88,8 @@ class TextBackbone(Backbone):
             tokenizer = AutoTokenizer.from_pretrained(config.name, trust_remote_code=False)
             if tokenizer.pad_token is None:  # decoders have none, and need it for batches
                 tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+            if len(tokenizer) <= len(tokenizer.all_special_ids) + 1:
+                raise ValueError("its folder has no vocabulary: every token would be unknown")
             model, head, is_fresh = _load_with_head(config, task.outputs, tokenizer.pad_token_id)
         except (OSError, ValueError, UnpicklingError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -117,6 +125,15 @@ class TextBackbone(Backbone):
         if "attention_mask" in tokens and bool(tokens["attention_mask"].all()):
             del tokens["attention_mask"]
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in tokens.items()}
+
+    def input_settings(self) -> dict[str, Any]:
+        """Return the tokens of a sentence, the size of the vocabulary, and the plain values of the configuration."""
+        model = self.plain_model
+        config = (model.encoder if isinstance(model, MeanPooled) else model).config.to_dict()
+        plain = {name: value for name, value in config.items() if type(value) in (int, float, bool, str)}
+        kept = {name: value for name, value in plain.items() if not name.startswith("_") and name not in UNRELATED}
+        tokens = self.tokenizer(PROBE)["input_ids"]
+        return {**kept, "tokens": [int(token) for token in tokens], "vocabulary": len(self.tokenizer)}
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the outputs (B, m) of tokens (B, L)."""

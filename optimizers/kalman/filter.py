@@ -50,6 +50,7 @@ class KalmanOptimizer(FilterState):
     def _filter(self, observation: Observation) -> Observation:
         """Apply the equations of the class docstring, in the filter's own dtype, to the samples of all ranks."""
         self._keep_on_host()
+        self._untouched = False
         sharding, covariance, state = self._sharding, self._covariance, self.filter
         joint, sizes = sharding.join(observation)
         innovation = self._observe(joint)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ..base import OnlineOptimizer, check_arguments
+from ..base import RECENT, OnlineOptimizer, check_arguments
 from ..layer_hooks import head_parameters, last_layer
 from ..likelihoods.base import OBSERVATIONS
 from ..parts import Choice, Spec, choose, default_arguments, distribute
@@ -118,6 +118,7 @@ class FilterState(OnlineOptimizer):
             raise ValueError(f"{type(self).__name__}: {error}") from None
         self._sharding = Sharding([p.numel() for p in self._params], self._covariance.by_columns)
         self._last: LastStep | None = None
+        self._untouched = True  # no step was taken and no state loaded
         self._noise_started = False
 
     def _build_parts(self) -> None:
@@ -249,6 +250,9 @@ class FilterState(OnlineOptimizer):
         self._build.attach(model)
         self._kwargs["head"] = head_parameters(model, self._params)
         self._set_head(self._kwargs["head"])
+        if self._untouched:  # the monitors' part of the prior is that of the head
+            for monitor in self._monitors:
+                monitor.set_prior(self.filter, self._sharding.whole(self._variance()))
         return self
 
     def _set_head(self, head: list[int] | None) -> None:
@@ -285,8 +289,8 @@ class FilterState(OnlineOptimizer):
         return self._sharding.whole(self._covariance.variance(self._covariance.select(self.filter)))
 
     def replicated(self) -> Iterator[Tensor]:
-        """Yield the parameters, and all state but the covariance."""
-        kept = self._covariance.names()
+        """Yield the parameters, and all state but the covariance and the scores, which a process may ask for alone."""
+        kept = {*self._covariance.names(), RECENT}
         return chain(self.trained(), (tensor for name, tensor in self.filter.items() if name not in kept))
 
     def state_dict(self) -> dict[str, Any]:
@@ -301,6 +305,7 @@ class FilterState(OnlineOptimizer):
         Raises:
             ValueError: If it was saved for another covariance, a state of another size, or another floating type.
         """
+        self._untouched = False
         found = {OLD_NAMES.get(key, key): value for key, value in state_dict["state"].get(FILTER, {}).items()}
         saved = self._covariance.upgrade(found)
         for key, own in self._covariance.select(self.filter).items():

@@ -153,13 +153,14 @@ def test_numbers_are_compared_with_their_mean() -> None:
     for _ in range(600):
         x = torch.randn(1, 3)
         optimizer.step(lambda x=x: Gaussian(model(x)).observe(x.sum(1, keepdim=True)))
-    assert optimizer.check_divergence() is not None
+    assert optimizer.check_divergence() is None  # an error that lags behind a drift, or falls slowly, is no divergence
+    assert "far worse than guessing" in str(optimizer.diagnose())
     with torch.no_grad():
         model.weight.fill_(1.0)
     for _ in range(600):
         x = torch.randn(1, 3)
         optimizer.step(lambda x=x: Gaussian(model(x)).observe(x.sum(1, keepdim=True)))
-    assert optimizer.check_divergence() is None
+    assert optimizer.diagnose() is None
 
 
 def reference(outputs: list[np.ndarray], targets: list[np.ndarray]) -> tuple[float, float, np.ndarray]:

@@ -71,7 +71,7 @@ class NIS(Monitor):
         assert self._observation is not None
         W = innovation_inverse(innovation, HPH)
         value = normalised_innovation_squared(innovation, HPH, W)
-        expected = null_cumulants(self._observation, innovation, HPH, value, W)
+        value, expected = judge(self._observation, innovation, HPH, value, W)
         self._observation = None
         state["nis"] = remember(state["nis"], state["steps"], value)
         position = (state["steps"] % self.window).view(1)
@@ -117,7 +117,17 @@ def normalised_innovation_squared(innovation: Innovation, A: Tensor, W: Tensor |
 def null_cumulants(
     observation: Observation, innovation: Innovation, A: Tensor, value: Tensor, W: Tensor | None = None
 ) -> Tensor:
-    """Return mean, variance and third cumulant of a step's NIS where the filter is consistent, (3,).
+    """Return mean, variance and third cumulant of a step's NIS where the filter is consistent, (3,)."""
+    return judge(observation, innovation, A, value, W)[1]
+
+
+def judge(
+    observation: Observation, innovation: Innovation, A: Tensor, value: Tensor, W: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return a step's NIS as it enters the average, (), and its cumulants where the filter is consistent, (3,).
+
+    Of classes, the NIS is the mean of the samples' own, each at most ``MOST``, for which the cumulants are: one class
+    predicted as impossible in a batch would otherwise exceed every interval.
 
     The samples of a batch, and the labels of a sample that occur together, count as independent.
 
@@ -130,7 +140,8 @@ def null_cumulants(
     """
     count = coordinates(innovation)
     if not observation.likelihood.is_softmax:
-        return _unclassified_cumulants(observation, innovation, A) / A.new_tensor([count, count**2, count**3]).double()
+        cumulants = _unclassified_cumulants(observation, innovation, A)
+        return value, cumulants / A.new_tensor([count, count**2, count**3]).double()
     p = observation.likelihood.mean().double()
     B, m = p.shape
     if innovation.is_projected:  # the coordinates depend on the label, which is among them: e'F^-1 e is 1/p - 1
@@ -144,7 +155,8 @@ def null_cumulants(
         values = ((e @ own_blocks(W.mT @ W, e.shape[-1])) * e).sum(-1)
         C = output_covariance(A.double(), innovation.cotangents.double())
         q = observation.likelihood.predictive(C).double()
-    return _cumulants((values / count).clamp_max(MOST / B), q)
+    values = (values / count).clamp_max(MOST / B)
+    return values.gather(1, observation.target.unsqueeze(1)).sum(), _cumulants(values, q)
 
 
 def _cumulants(values: Tensor, q: Tensor) -> Tensor:
