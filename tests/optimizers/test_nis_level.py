@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from filtune.optimizers.kalman.monitors.nis import (
     LIMIT,
     NIS,
     interval,
+    judge,
     normalised_innovation_squared,
     null_cumulants,
 )
@@ -129,3 +131,25 @@ def test_the_monitor_itself_raises_no_false_alarms(top_k: int) -> None:
     torch.manual_seed(0)
     count, _ = alarms(top_k)
     assert count <= 1
+
+
+@pytest.mark.parametrize("B", [1, 4, 16])
+@pytest.mark.parametrize("confidence", [0.7, 0.99, 0.999])
+def test_batches_of_classes_raise_no_alarm(B: int, confidence: float) -> None:
+    """What enters the average and what is expected of it are cut at the same size, sample by sample."""
+    torch.manual_seed(0)
+    z = torch.tensor([[math.log(confidence / (1 - confidence)), 0.0]], dtype=torch.float64).expand(B, -1)
+    likelihood, none = Categorical(z), torch.zeros(B, B, dtype=torch.float64)
+    values, cumulants = [], []
+    for _ in range(20 * WINDOW):
+        observation = likelihood.observe((torch.rand(B) > confidence).long())
+        innovation = observation.natural()
+        value = normalised_innovation_squared(innovation, none)
+        value, expected = judge(observation, innovation, none, value)
+        values.append(float(value.clamp_max(25)))
+        cumulants.append(expected)
+    high = float(interval(torch.stack(cumulants[:WINDOW], 1))[1])
+    alarms = (np.array(values).reshape(20, WINDOW).mean(1) > high).sum()
+    assert alarms <= 1  # at 0.0005 a window, two of twenty have a probability of 5e-5
+    mean, variance, _ = torch.stack(cumulants).mean(0).tolist()
+    assert abs(np.mean(values) - mean) <= 4 * math.sqrt(variance / len(values))  # four standard errors
