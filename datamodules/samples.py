@@ -104,7 +104,7 @@ class SplitRef:
         """Return the error that names the first bad row, counts the others, and names the remedy."""
         first = min(bad_rows, key=lambda bad: bad.row)
         others = len({bad.row for bad in bad_rows}) - 1
-        detail = f": {first.detail[:100]}" if first.detail else ""
+        detail = f": {first.detail[:1000]}" if first.detail else ""
         more = f" (and {others} more bad row{'s' if others > 1 else ''})" if others else ""
         line = f", line {self.lines[first.row]} of the file" if self.lines is not None else ""
         return DataError(

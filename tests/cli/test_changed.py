@@ -106,7 +106,7 @@ def test_a_checkpoint_of_an_earlier_release_goes_on(copied: Path) -> None:
     "change",
     [
         "--seed_everything=4", "--model.backbone.head=own", "--optimizer.weight_decay=0.5", "--data.batch_size=2",
-        "--trainer.limit_train_batches=4", "--model.on_divergence=rewind", "--optimizer=sgd",
+        "--trainer.limit_train_batches=4", "--optimizer=sgd",
     ],
 )  # fmt: skip
 def test_a_changed_setting_is_refused(copied: Path, change: str) -> None:

@@ -94,12 +94,16 @@ def flat(module: OnlineModule) -> Tensor:
 
 def between_logs(waits: Waits, but: set[int] | None = None) -> dict[int, list[str]]:
     """Return the waits of the steps that write no log, by step, once the run has started."""
-    steps = {step: found for step, found in enumerate(waits.found, 2) if step > 3 and step % EVERY}
+    # Newton's method is asked once a step whether it has converged
+    asked = [[wait for wait in found if "posterior_mode.py" not in wait] for found in waits.found]
+    steps = {step: found for step, found in enumerate(asked, 2) if step > 3 and step % EVERY}
     assert len(steps) > 5
     return {step: found for step, found in steps.items() if found and step not in (but or set())}
 
 
-@pytest.mark.parametrize("name", list(RULES))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "Filtune" else pytest.mark.slow) for name in RULES]
+)
 def test_no_step_waits_between_two_logs(name: str, tmp_path: Path) -> None:
     """The step, the metrics and the mean of the weights leave the device alone; factors are inverted at step nine."""
     waits, module = Waits(), build(name)
