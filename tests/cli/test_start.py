@@ -77,6 +77,7 @@ def test_files_of_the_user_are_not_executed(foreign: Path) -> None:
     assert "LoKO" in text
 
 
+@pytest.mark.slow  # workers of an installed filtune are in test_installed
 def test_workers_of_a_clone_that_is_not_installed(foreign: Path) -> None:
     grid = ["--grid", "optimizer.lr=1e-3"]
     run(foreign, str(ROOT / "cli.py"), "sweep", *DIGITS, "--config", "adamw", *grid)
