@@ -111,7 +111,7 @@ class OnlineModule(Evaluation):
         self.validation.metrics.persistent(False)
         self.validation_loss = MeanMetric()
         self.average = WeightAverage(self.backbone, self.weight_averaging)
-        self.fingerprint = frozen_fingerprint(self.backbone)
+        self.fingerprint, self.input_settings = frozen_fingerprint(self.backbone), self.backbone.input_settings()
         data = getattr(self.trainer, "datamodule", None)
         fingerprint = getattr(data, "fingerprint", None) if stage == "fit" else None
         self.data_fingerprint: dict[str, Any] | None = fingerprint() if fingerprint is not None else None
@@ -309,7 +309,7 @@ class OnlineModule(Evaluation):
             "config": self.run_config,
             "ranks": self.trainer.world_size,
             "fingerprint": self.fingerprint,
-            "inputs": self.backbone.input_settings(),
+            "inputs": self.input_settings,
             "validation": self.last_validation,
             "rewinds": self.watch.rewinds,
             "weight_averaging": self.average.state_dict(),
@@ -351,7 +351,7 @@ class OnlineModule(Evaluation):
                 f"ckpt_path: the frozen weights of {self.backbone_config.name!r} are not those the checkpoint was "
                 f"trained on ({saved['backbone']!r}); load the same backbone, with the same seed where it is random"
             )
-        check_inputs(saved.get("inputs") or {}, self.backbone.input_settings(), self.backbone_config.name)
+        check_inputs(saved.get("inputs") or {}, self.input_settings, self.backbone_config.name)
         self.last_validation = dict(saved["validation"])
         self.watch.rewinds = saved["rewinds"]
         if saved.get("weight_averaging"):

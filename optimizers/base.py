@@ -12,15 +12,12 @@ from typing_extensions import Self
 
 from .distributed import Ranks
 from .likelihoods.base import Observation
-from .performance import Follower, Recent, read_recent
+from .performance import RECENT, Follower, Recent, read_recent
 
 Closure = Callable[[], Observation]
 
 SETTINGS = "settings"
 """Key of a state dict under which the options stand that its state belongs to."""
-
-RECENT = "recent"
-"""Key of a state with the scores of the last samples."""
 
 
 class OnlineOptimizer(torch.optim.Optimizer):
@@ -90,7 +87,7 @@ class OnlineOptimizer(torch.optim.Optimizer):
     def recent(self) -> Recent | None:
         """Return how well the last samples were predicted; None before the first. Waits for the device."""
         self.follower.settle(self.memory())
-        return read_recent(self.memory().get("recent"))
+        return read_recent(self.memory().get(RECENT))
 
     def settings(self) -> dict[str, Any]:
         """Return the options that a saved state belongs to: plain values by name."""

@@ -23,6 +23,9 @@ from torch import Tensor
 
 from .likelihoods.base import Likelihood, Observation
 
+RECENT = "recent"
+"""Key under which a state keeps the averages."""
+
 WINDOW = 100
 """W, samples over which the averages fade."""
 
@@ -187,7 +190,7 @@ class Follower:
         """Average what was collected, into ``memory["recent"]``."""
         samples, self._samples = self._samples, []
         if samples:
-            memory["recent"] = update_recent(memory.get("recent"), samples)
+            memory[RECENT] = update_recent(memory.get(RECENT), samples)
 
 
 @torch.no_grad()

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ..base import RECENT, OnlineOptimizer, check_arguments
+from ..base import OnlineOptimizer, check_arguments
 from ..layer_hooks import head_parameters, last_layer
 from ..likelihoods.base import OBSERVATIONS
 from ..parts import Choice, Spec, choose, default_arguments, distribute
+from ..performance import RECENT
 from .covariance.base import Covariance, check_size
 from .diagnostics import COUNTERS, LastStep
 from .jacobian import JacobianBuilder
@@ -235,9 +236,14 @@ class FilterState(OnlineOptimizer):
         """Return the filter's state, which keeps the recent scores."""
         return self.filter
 
+    @property
+    def _host_names(self) -> frozenset[str]:
+        """Names of the tensors that the host must know, wherever the parameters are."""
+        return self._covariance.on_host | {"prior_initialized"}
+
     def _keep_on_host(self) -> None:
         """Bring back what the host must know: a trainer moves all of an optimizer's state to the device."""
-        for name in (*self._covariance.on_host, "prior_initialized"):
+        for name in self._host_names:
             found = self.filter.get(name)
             if found is not None and found.device.type != "cpu":
                 self.filter[name] = found.cpu()
@@ -312,20 +318,19 @@ class FilterState(OnlineOptimizer):
             self._check_saved(key, own, saved)
             saved[key] = self._sharding.part(saved[key])
         self._check_remembered(saved)
-        kept = {key: own for key, own in self.filter.items() if key not in saved and key != "recent"}
+        kept = {key: own for key, own in self.filter.items() if key not in saved and key != RECENT}
         saved = {**kept, **saved}  # of other releases
         super().load_state_dict({**state_dict, "state": {**state_dict["state"], FILTER: saved}})
 
     def place(self, tree: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         """Return copies of the filter's tensors on the device, but those that the host must know."""
-        host = {"prior_initialized", *self._covariance.on_host}
-        return {key: tensor.to("cpu" if key in host else device, copy=True) for key, tensor in tree.items()}
+        return {key: tensor.to("cpu" if key in self._host_names else device, copy=True) for key, tensor in tree.items()}
 
     def _check_remembered(self, saved: dict[str, Tensor]) -> None:
         """Check that a saved filter remembers what this one does, once it has taken steps, and nothing else."""
         needed = set() if self._noise is None else set(self._noise.start(1, torch.zeros(1, 1)))
         missing = needed - saved.keys() if int(saved.get("steps", 0)) else set()
-        foreign = saved.keys() - self.filter.keys() - needed - {"recent", "alarm"}
+        foreign = saved.keys() - self.filter.keys() - needed - {RECENT, "alarm"}
         if missing or foreign:
             differs = f"lacks {', '.join(sorted(missing))}" if missing else f"has {', '.join(sorted(foreign))}"
             raise ValueError(

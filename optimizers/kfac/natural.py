@@ -264,12 +264,12 @@ class NaturalOptimizer(OnlineOptimizer):
         """
         state, settings = self.natural, self.options
         rates = [float(group.param_group["lr"]) for group in self._groups]
-        dots = [lr**2 * torch.dot(d.flatten(), own.flatten()) for lr, d, own in zip(rates, D, G, strict=True)]
-        kl = 0.5 * torch.stack(dots).sum()
+        dots = [torch.dot(d.flatten(), own.flatten()) for d, own in zip(D, G, strict=True)]
+        kl = 0.5 * torch.stack([lr**2 * dot for lr, dot in zip(rates, dots, strict=True)]).sum()
         finite = (kl + norm).isfinite()
         scale = clip_scale(kl, settings.kl_clip) if settings.kl_clip else torch.ones_like(kl)
         if settings.kl_clip and loss is not None:
-            slopes = [lr * torch.dot(d.flatten(), own.flatten()) for lr, d, own in zip(rates, D, G, strict=True)]
+            slopes = [lr * dot for lr, dot in zip(rates, dots, strict=True)]
             scale = scale * reachable_scale(scale * torch.stack(slopes).sum(), loss)
         if settings.per_layer:
             scale = scale / len(state["active_layers"])

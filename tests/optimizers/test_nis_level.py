@@ -15,7 +15,6 @@ from filtune.optimizers.kalman.monitors.nis import (
     interval,
     judge,
     normalised_innovation_squared,
-    null_cumulants,
 )
 from filtune.optimizers.likelihoods.base import Likelihood
 from scipy.stats import chi2, norm
@@ -57,7 +56,7 @@ def test_the_level_of_classes(m: int, confidence: float, uncertain: float) -> No
         basis = observed[0].natural().cotangents[0].double()
         probabilities.append(likelihood.predictive((basis.T @ A @ basis).unsqueeze(0))[0].numpy())
         value = normalised_innovation_squared(observed[0].natural(), A)
-        cumulants.append(null_cumulants(observed[0], observed[0].natural(), A, value))
+        cumulants.append(judge(observed[0], observed[0].natural(), A, value)[1])
     high = float(interval(torch.stack(cumulants, 1))[1])
     q = np.array(probabilities)
     found = exceedance(np.array(values), q / q.sum(1, keepdims=True), high)
@@ -76,7 +75,7 @@ def test_the_level_of_labels_that_occur_together_and_of_counts(kind: Any, output
         total += ((target - likelihood.mean()).square() / likelihood.covariance()[0].diagonal()).mean(1)
     observation = likelihood.observe(likelihood.sample())
     innovation = observation.natural()
-    cumulants = null_cumulants(observation, innovation, none, normalised_innovation_squared(innovation, none))
+    cumulants = judge(observation, innovation, none, normalised_innovation_squared(innovation, none))[1]
     high = float(interval(cumulants.unsqueeze(1).expand(3, WINDOW))[1])
     deviation = (LEVEL / runs) ** 0.5
     assert float((total / WINDOW > high).double().mean()) <= 3 * LEVEL + 3 * deviation
@@ -86,7 +85,7 @@ def test_the_level_of_labels_that_occur_together_and_of_counts(kind: Any, output
 def test_for_values_it_is_chi_square(d: int) -> None:
     observation = Gaussian(torch.zeros(1, d).double()).observe(torch.ones(1, d).double())
     A = torch.eye(d, dtype=torch.float64)
-    cumulants = null_cumulants(observation, observation.natural(), A, torch.ones(()))
+    cumulants = judge(observation, observation.natural(), A, torch.ones(()))[1]
     low, high = interval(cumulants.unsqueeze(1).expand(3, WINDOW))
     n = WINDOW * d
     exact = [chi2.ppf(q, n) / n for q in (LEVEL, 1 - LEVEL)]

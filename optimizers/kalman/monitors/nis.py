@@ -114,13 +114,6 @@ def normalised_innovation_squared(innovation: Innovation, A: Tensor, W: Tensor |
     return (W @ innovation.residual.flatten().double()).square().sum() / coordinates(innovation)
 
 
-def null_cumulants(
-    observation: Observation, innovation: Innovation, A: Tensor, value: Tensor, W: Tensor | None = None
-) -> Tensor:
-    """Return mean, variance and third cumulant of a step's NIS where the filter is consistent, (3,)."""
-    return judge(observation, innovation, A, value, W)[1]
-
-
 def judge(
     observation: Observation, innovation: Innovation, A: Tensor, value: Tensor, W: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -140,7 +133,7 @@ def judge(
     """
     count = coordinates(innovation)
     if not observation.likelihood.is_softmax:
-        cumulants = _unclassified_cumulants(observation, innovation, A)
+        cumulants = _unclassified_cumulants(observation, innovation)
         return value, cumulants / A.new_tensor([count, count**2, count**3]).double()
     p = observation.likelihood.mean().double()
     B, m = p.shape
@@ -166,13 +159,13 @@ def _cumulants(values: Tensor, q: Tensor) -> Tensor:
     return torch.stack([mean.sum(), (q * apart**2).sum(), (q * apart**3).sum()])
 
 
-def _unclassified_cumulants(observation: Observation, innovation: Innovation, A: Tensor) -> Tensor:
+def _unclassified_cumulants(observation: Observation, innovation: Innovation) -> Tensor:
     """Return the cumulants of e'S^-1 e of independent coordinates, (3,)."""
     L = block_diagonal(innovation.factor.double())  # type: ignore[union-attr]
-    F, S = (L @ L.mT).diagonal(), (L @ L.mT + L @ (L.mT @ A.double() @ L) @ L.mT).diagonal()
+    F = (L @ L.mT).diagonal()
     own = observation.likelihood.square_cumulants()
     if own is None:  # e is normal
-        return torch.tensor([1.0, 2.0, 8.0], dtype=torch.float64, device=S.device) * len(S)
+        return torch.tensor([1.0, 2.0, 8.0], dtype=torch.float64, device=F.device) * len(F)
     return (own.double().flatten(1) / F ** torch.arange(1, 4, device=F.device).unsqueeze(1)).sum(1)
 
 
