@@ -16,7 +16,7 @@ from .diagnostics import REMEDIES, LastStep, check_divergence, diagnose, statist
 from .equations import own_blocks
 from .posterior_mode import PosteriorModeUpdate
 from .predictive import output_covariance, tempered_predictive, update_log_weights
-from .prior import sensitivity_factor
+from .prior import probed_output_layer, sensitivity_factor
 from .state import FilterState
 from .step_cost import announce_cost
 from .update import GaussianUpdate, MeasurementUpdate, NaturalParameterUpdate
@@ -42,6 +42,9 @@ class KalmanOptimizer(FilterState):
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]
         """Observe, update theta and P, and return the observation made before the update."""
         self.follow_device()
+        self._keep_on_host()
+        if not self.filter.get("prior_initialized", True):
+            self._probe_prior(closure)
         with torch.enable_grad():
             observation = closure()
         with torch.autocast(observation.outputs.device.type, enabled=False):
@@ -49,16 +52,10 @@ class KalmanOptimizer(FilterState):
 
     def _filter(self, observation: Observation) -> Observation:
         """Apply the equations of the class docstring, in the filter's own dtype, to the samples of all ranks."""
-        self._keep_on_host()
         self._untouched = False
         sharding, covariance, state = self._sharding, self._covariance, self.filter
-        joint, sizes = sharding.join(observation)
-        innovation = self._observe(joint)
+        joint, innovation, H = self._linearize(observation)
         e = innovation.residual.to(self.dtype)
-        if self._last is None:
-            announce_cost(type(self).__name__, e.numel(), e.shape[1], self._covariance, e, self._fewer_rows())
-        own = innovation.cotangents[sharding.ranks.own(sizes)]
-        H = sharding.exchange(self._build(observation.outputs, own), sizes)
 
         if not state.get("prior_initialized", True):
             self._initialize_prior(H)
@@ -87,6 +84,16 @@ class KalmanOptimizer(FilterState):
         self._weigh_scales(joint, finite)
         return joint
 
+    def _linearize(self, observation: Observation) -> tuple[Observation, Innovation, BlockJacobian]:
+        """Return the observation of all ranks, its residuals and cotangents, and this rank's part of H."""
+        joint, sizes = self._sharding.join(observation)
+        innovation = self._observe(joint)
+        e = innovation.residual
+        if self._last is None:
+            announce_cost(type(self).__name__, e.numel(), e.shape[1], self._covariance, e, self._fewer_rows())
+        own = innovation.cotangents[self._sharding.ranks.own(sizes)]
+        return joint, innovation, self._sharding.exchange(self._build(observation.outputs, own), sizes)
+
     def _fewer_rows(self) -> str:
         """Return how the rows of the Jacobian become fewer."""
         if self._has("top_k"):
@@ -98,6 +105,20 @@ class KalmanOptimizer(FilterState):
         if self._natural:
             return self._rows(observation, observation.natural())
         return observation.innovation(self._kwargs["observation"])
+
+    def _probe_prior(self, closure: Closure) -> None:
+        """Set the prior by the rows of H under a random output layer, where that layer starts at zero.
+
+        No tensor before a layer of zeros has a derivative; one pass with random weights in it shows those that the
+        tensors will have.
+        """
+        with probed_output_layer([self._params[i] for i in self._head]) as is_probed:
+            if not is_probed:
+                return
+            with torch.enable_grad():
+                observation = closure()
+            with torch.autocast(observation.outputs.device.type, enabled=False):
+                self._initialize_prior(self._linearize(observation)[2])
 
     def _initialize_prior(self, H: BlockJacobian) -> None:
         """Set the prior by the first rows of H that are finite."""

@@ -5,6 +5,8 @@ Shapes: ``n`` state, ``T`` parameter tensors.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +22,10 @@ WIDEST = 10.0
 
 IDLE = 0.5
 """Multiple of p0 for a tensor that does not move the outputs at all."""
+
+
+PROBE_SEED = 0
+"""Seed of the random weights that stand in for an output layer of zeros."""
 
 
 def check_prior(name: str, group: dict[str, Any]) -> None:
@@ -49,6 +55,35 @@ def initial_variance(group: dict[str, Any], dtype: torch.dtype) -> Tensor:
         return torch.full((n,), group["p0"], dtype=dtype, device=device)
     uniform = 1 - torch.rand(n, dtype=dtype)
     return (group["p0"] * uniform).to(device)
+
+
+@contextmanager
+def probed_output_layer(head: Sequence[Tensor]) -> Iterator[bool]:
+    r"""Fill the head's matrices that are zero with random weights for a while; yield whether there are any.
+
+    The weights are those of a fresh :class:`torch.nn.Linear`, U(-a, a) with a = 1 / sqrt(fan-in), from a seed of their
+    own, so that they are the same on all ranks and no other random number changes. With W such a layer and z its input,
+
+    .. math:: \mathbb E\,(\partial f_c / \partial\theta)^2 = \tfrac{a^2}{3} \lVert\partial z/\partial\theta\rVert^2
+
+    whatever the coordinate c: the derivatives that a random head shows are an estimate of how much an entry moves the
+    features, and its prior does not depend on whether the head itself starts at random or at zero.
+
+    Args:
+        head: The trained parameters of the model's head.
+    """
+    matrices = [param for param in head if param.dim() > 1 and not param.any()]
+    generator = torch.Generator().manual_seed(PROBE_SEED)
+    with torch.no_grad():
+        for matrix in matrices:
+            uniform = 2 * torch.rand(matrix.shape, generator=generator) - 1
+            matrix.copy_(uniform / matrix[0].numel() ** 0.5)
+    try:
+        yield bool(matrices)
+    finally:
+        with torch.no_grad():
+            for matrix in matrices:
+                matrix.zero_()
 
 
 def sensitivity_factor(squares: Tensor, groups: list[dict[str, Any]]) -> Tensor:

@@ -69,7 +69,7 @@ class FilterState(OnlineOptimizer):
     abstract: ClassVar[bool] = True
     transient = frozenset(
         {"_params", "device", "dtype", "_noise", "_covariance", "_monitors", "_natural", "_rows", "_build", "_settings"}
-        | {"_sharding", "_last", "_noise_started"}
+        | {"_sharding", "_last", "_noise_started", "_head"}
     )
 
     def __init__(
@@ -262,13 +262,14 @@ class FilterState(OnlineOptimizer):
         return self
 
     def _set_head(self, head: list[int] | None) -> None:
-        """Tell the monitors which columns of the state are those of the model's head.
+        """Remember which parameters are the model's head, and tell the monitors which columns of the state they are.
 
         Args:
             head: Indices of its parameters; None where no model was seen: the last layer in the order of the state.
         """
         ends = list(accumulate(p.numel() for p in self._params))
         chosen = last_layer([p.shape for p in self._params]) if head is None else head
+        self._head = chosen
         columns = [slice(ends[i] - self._params[i].numel(), ends[i]) for i in chosen]
         for monitor in self._monitors:
             monitor.head = columns

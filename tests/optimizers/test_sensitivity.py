@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from filtune.optimizers import EKF, Categorical, Filtune, Gaussian
-from filtune.optimizers.kalman.prior import sensitivity_factor
+from filtune.optimizers.kalman.prior import PROBE_SEED, sensitivity_factor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import jacrev
@@ -97,3 +97,40 @@ def test_a_first_batch_that_is_not_finite_does_not_set_it() -> None:
     drive(reference, other, Categorical, stream)
     assert torch.equal(flat(model), flat(other))
     assert int(optimizer.filter["nonfinite_steps"]) == 1
+
+
+def test_the_prior_does_not_depend_on_a_head_that_starts_at_zero() -> None:
+    """It is that of the same network with the probe as its head, and the head itself is zero again for the step."""
+    model = mlp(3)
+    head = model[-1]
+    probe = torch.rand(head.weight.shape, generator=torch.Generator().manual_seed(PROBE_SEED))
+    with torch.no_grad():
+        head.bias.zero_()
+        head.weight.copy_((2 * probe - 1) / head.in_features**0.5)
+    options = {"noise": "identity", "r0": 1e30, "p0": 0.3, "p0_init": "sensitivity", "dtype": "float64"}
+    random = EKF(model.parameters(), "diagonal", **options).attach(model)
+    zeroed = copy.deepcopy(model)
+    with torch.no_grad():
+        zeroed[-1].weight.zero_()
+    zero = EKF(zeroed.parameters(), "diagonal", **options).attach(zeroed)
+    stream, state = values(1, 4, 3), torch.get_rng_state()
+    drive(random, model, Gaussian, stream)
+    drive(zero, zeroed, Gaussian, stream)
+    assert torch.equal(state, torch.get_rng_state())
+    assert [torch.equal(a, b) for a, b in zip(zero.variance(), random.variance(), strict=True)] == [True] * 4
+    assert len({float(v.mean()) for v in zero.variance()}) == 4
+    assert zeroed[-1].weight.abs().max() < 1e-20  # noise so large that nothing is learnt
+
+
+def test_the_probe_is_taken_back_when_the_closure_fails() -> None:
+    model = mlp(3)
+    torch.nn.init.zeros_(model[-1].weight)
+    optimizer = Filtune(model.parameters()).attach(model)
+
+    def fail() -> None:
+        assert model[-1].weight.any()
+        raise RuntimeError("no sample")
+
+    with pytest.raises(RuntimeError, match="no sample"):
+        optimizer.step(fail)
+    assert not model[-1].weight.any()
