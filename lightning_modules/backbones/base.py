@@ -38,7 +38,8 @@ class BackboneConfig:
         head: ``own``, the architecture's classification head, or ``mean``, a linear layer on the mean of the
             token states (transformers).
         head_init: Initialisation of a fresh head: ``random``, as the library does it, or ``zero`` for its last layer,
-            which gives all classes the same probability before the first sample. A head that comes with the
+            which gives all classes the same probability before the first sample; ``auto`` takes ``zero`` on
+            pre-trained weights and ``random`` where the whole network is random. A head that comes with the
             pre-trained weights is kept.
         max_length: Most tokens of a text; longer ones are cut, and so is what the model has no positions for.
         image_size: Side of the image the backbone sees; null takes the backbone's own.
@@ -57,7 +58,7 @@ class BackboneConfig:
     targets: list[str] = field(default_factory=lambda: ["query"])
     adapter_args: dict[str, Any] = field(default_factory=dict)
     head: Literal["own", "mean"] = "own"
-    head_init: Literal["random", "zero"] = "random"
+    head_init: Literal["auto", "zero", "random"] = "auto"
     max_length: int = 128
     image_size: int | None = None
     frozen: Literal["float32", "bfloat16", "4bit"] = "float32"
@@ -81,6 +82,7 @@ class Backbone(nn.Module):
 
     Attributes:
         has_fresh_head: Whether the head's weights are random; False where they come with the pre-trained weights.
+        is_pretrained: Whether the weights before the head are pre-trained; ``build`` sets it.
         modality: The input, ``text`` or ``image``: the key of a batch that ``preprocess`` reads.
         library: The value of ``--model.backbone.library`` that selects the class.
         names: The values of ``--model.backbone.name`` the class takes, unless ``accepts`` is overridden.
@@ -99,7 +101,7 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module, head: tuple[str, ...]) -> None:
         super().__init__()
         self.model, self.head = model, head
-        self.has_fresh_head = True
+        self.has_fresh_head, self.is_pretrained = True, False
 
     @classmethod
     def accepts(cls, name: str) -> bool:

@@ -123,8 +123,13 @@ def build_backbone(config: BackboneConfig, task: Task, own: OwnClasses = None) -
         backbone = found.build(config, task)
     except SafetensorError as error:
         raise ValueError(f"model.backbone.name: {_damaged_file(config.name)}: {error}; copy it again") from error
-    if config.head_init == "zero" and backbone.has_fresh_head:
-        zero_output_layer(backbone, task.outputs)
+    if backbone.has_fresh_head and starts_at_zero(config, backbone):
+        done = zero_output_layer(backbone, task.outputs)
+        if config.head_init == "zero" and not done:
+            raise ValueError(
+                f"model.backbone.head_init: the head of this backbone has no layer of {task.outputs} outputs that "
+                "could start at zero; take random"
+            )
     adapt(backbone, config)
     shrink_frozen(backbone, config)
     if config.gradient_checkpointing:
@@ -135,11 +140,16 @@ def build_backbone(config: BackboneConfig, task: Task, own: OwnClasses = None) -
     return backbone
 
 
-def zero_output_layer(backbone: Backbone, outputs: int) -> None:
+def starts_at_zero(config: BackboneConfig, backbone: Backbone) -> bool:
+    """Return whether a fresh head starts at zero: by default on pre-trained weights."""
+    return config.head_init == "zero" or (config.head_init == "auto" and backbone.is_pretrained)
+
+
+def zero_output_layer(backbone: Backbone, outputs: int) -> bool:
     """Set the last layer of the head to zero, so that all classes are equally probable before the first sample.
 
-    Raises:
-        ValueError: If the head has no layer with that many outputs.
+    Returns:
+        Whether the head has a layer with that many outputs.
     """
     # the head proper comes first, further modules that are trained with it after it
     fitting = (
@@ -152,12 +162,10 @@ def zero_output_layer(backbone: Backbone, outputs: int) -> None:
     )
     layers: list[torch.nn.Module] = next(filter(None, fitting), [])
     if not layers:
-        raise ValueError(
-            f"model.backbone.head_init: the head of this backbone has no layer of {outputs} outputs that could start "
-            "at zero; take random"
-        )
+        return False
     for param in layers[-1].parameters(recurse=False):
         torch.nn.init.zeros_(param)
+    return True
 
 
 def _damaged_file(name: str) -> str:

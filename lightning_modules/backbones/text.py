@@ -105,7 +105,7 @@ class TextBackbone(Backbone):
         else:
             model = model.float()
         backbone = cls(model, head, tokenizer, min(length for length in lengths if length is not None))
-        backbone.has_fresh_head = is_fresh
+        backbone.has_fresh_head, backbone.is_pretrained = is_fresh, config.pretrained
         return backbone
 
     def preprocess(self, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -73,6 +73,7 @@ model = timm.create_model({name!r}, num_classes={outputs}, checkpoint_path={file
         kind = "bilinear" if settings["interpolation"] == "bilinear" else "bicubic"
         size = config.image_size or size
         backbone = cls(model, names, size, channels, settings["mean"], settings["std"], interpolation=kind)
+        backbone.is_pretrained = config.pretrained
         backbone.has_fresh_head = not config.pretrained or model.default_cfg["num_classes"] != task.outputs
         return backbone
 

@@ -83,14 +83,15 @@ def test_a_folder_that_is_not_there_is_not_looked_up_by_timm(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("adapter", [None, "head"])
-def test_a_fresh_head_starts_at_zero_where_it_is_asked_for(folder: Path, adapter: str | None) -> None:
-    backbone = build(folder, head_init="zero", adapter=adapter)
+def test_a_fresh_head_starts_at_zero_on_pre_trained_weights(folder: Path, adapter: str | None) -> None:
+    backbone = build(folder, adapter=adapter)
     assert not backbone(backbone.preprocess(PIXELS)).any()
-    assert build(folder, adapter=adapter)(backbone.preprocess(PIXELS)).any()
+    assert build(folder, adapter=adapter, head_init="random")(backbone.preprocess(PIXELS)).any()
+    assert build(folder, adapter=adapter, pretrained=False)(backbone.preprocess(PIXELS)).any()
 
 
 def test_a_head_that_comes_with_the_weights_is_kept(folder: Path) -> None:
-    backbone = build(folder, outputs=7, head_init="zero")
+    backbone = build(folder, outputs=7)
     assert not backbone.has_fresh_head
     stored = load_file(folder / "model.safetensors")["classifier.weight"]
     torch.testing.assert_close(backbone.model.classifier.weight, stored, rtol=0, atol=0)
