@@ -104,6 +104,7 @@ def train(study: CurveStudy, optimizer: str, seed: int, root: Path, options: lis
     if finished:
         return finished[-1]
     configs = [argument for part in ("trainer/cpu", *study.parts) for argument in ("--config", part)]
+    configs.append("--model.backbone.head_init=random")  # as the results on record were made
     command = ["fit", *configs, *study.optimizers[optimizer], f"--data.max_samples={study.samples}", *options]
     command += [f"--seed_everything={seed}", f"--run.root={folder}"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}

@@ -97,7 +97,8 @@ def prepare(problem: Problem, seed: int) -> tuple[Backbone, Pairs, Pairs]:
     config = yaml.safe_load((CONFIGS / "backbone" / f"{BACKBONES[problem.task]}.yaml").read_text())["model"]["backbone"]
     torch.manual_seed(seed)
     name = {"name": problem.backbone} if problem.backbone else {}
-    backbone = build_backbone(BackboneConfig(**{**config, **name, **problem.backbone_args}), task)
+    fixed = {"head_init": "random"}  # as in the papers
+    backbone = build_backbone(BackboneConfig(**{**config, **fixed, **name, **problem.backbone_args}), task)
     if problem.weights:
         initialise(backbone, problem.weights)
     return backbone, pairs(backbone, stream), pairs(backbone, test)
