@@ -46,9 +46,9 @@ class OutputCovariance:
         """Return how many samples with m outputs a batch may have."""
         return max(1, MOST_ELEMENTS // (outputs * self._parameters))
 
-    def __call__(self, outputs: Tensor) -> Tensor:
-        """Return C, (B, m, m), of outputs with their graph, (B, m)."""
-        return self._optimizer.output_covariance(outputs)
+    def __call__(self, likelihood: Likelihood) -> Tensor:
+        """Return C, (B, m, m), given the likelihood of outputs with their graph, (B, m)."""
+        return self._optimizer.output_covariance(likelihood)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Predictor:
         kernel = sdpa_kernel(SDPBackend.MATH) if self.covariance else nullcontext()
         with kernel, torch.set_grad_enabled(self.covariance is not None):
             outputs = self.backbone(self.backbone.preprocess(batch))
-            covariance = self.covariance(outputs) if self.covariance else None
+            covariance = self.covariance(self.run.likelihood(outputs)) if self.covariance else None
         covariance = None if covariance is None else covariance.float().cpu()
         return Prediction(self.run.likelihood(outputs.detach().float().cpu()), covariance, self.tempering_log_weights)
 

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from ..base import Closure
-from ..likelihoods.base import Innovation, Observation
+from ..likelihoods.base import Innovation, Likelihood, Observation
 from ..parts import State
 from .blocks import BlockJacobian
 from .diagnostics import REMEDIES, LastStep, check_divergence, diagnose, statistics
-from .equations import own_blocks
 from .posterior_mode import PosteriorModeUpdate
 from .predictive import output_covariance, tempered_predictive, update_log_weights
 from .prior import probed_output_layer, sensitivity_factor
@@ -201,28 +200,35 @@ class KalmanOptimizer(FilterState):
         return log_weights if log_weights is not None and bool(log_weights.any()) else None
 
     @torch.no_grad()
-    def output_covariance(self, outputs: Tensor) -> Tensor:
+    def output_covariance(self, likelihood: Likelihood) -> Tensor:
         """Return the covariance C = JPJ' of each sample's outputs under the filter, (B, m, m).
 
+        With ``top_k`` it is that of the k most probable classes and of the rest as one, as in training.
+
         Args:
-            outputs: Model outputs with their graph attached, (B, m); it is used up.
+            likelihood: Of model outputs with their graph attached, (B, m); it is used up.
 
         Raises:
             ValueError: If several processes share the state.
         """
         if self._sharding.divided:
             raise ValueError(f"{type(self).__name__}: the covariance of the outputs needs the whole state; one process")
+        outputs, k = likelihood.outputs, self._kwargs["rows"][0]
         B, m = outputs.shape
-        identity = torch.eye(m, dtype=outputs.dtype, device=outputs.device).expand(B, m, m)
-        gram, _ = self._covariance.project(self._covariance.select(self.filter), self._build(outputs, identity))
-        return own_blocks(gram, m)
+        directions = likelihood.contrasts(k) if k else None
+        if directions is None:
+            directions = torch.eye(m, dtype=outputs.dtype, device=outputs.device).expand(B, m, m)
+        gram, _ = self._covariance.project(self._covariance.select(self.filter), self._build(outputs, directions))
+        return output_covariance(gram, directions.to(gram.dtype))
 
     def _outputs(self) -> tuple[Tensor, Tensor] | None:
         """Return mean and covariance of the last batch's outputs before the update, where they are known."""
         last = self._last
-        if last is None or not self._observes_outputs or last.innovation.is_projected or last.outputs.shape[1] < 2:
+        if last is None or not self._observes_outputs or last.outputs.shape[1] < 2:
             return None
-        C = output_covariance(last.HPH, last.innovation.cotangents)
+        if last.innovation.has_residual_probe:
+            return None
+        C = output_covariance(last.HPH, last.innovation.cotangents, last.innovation.foreseen)
         return last.outputs.to(C.dtype), C
 
     def _weigh_scales(self, observation: Observation, finite: Tensor) -> None:

@@ -35,9 +35,8 @@ class Filtune(KalmanOptimizer):
             forgets.
         head_reset_scale: How many times its first variance the last layer gets, its information so far being dropped,
             when Page's test detects drift (:mod:`optimizers.kalman.monitors.page_test`); 0 never resets.
-        top_k: How many classes of a sample are distinguished, the label and the most probable others; the rest is
-            merged, so that the Jacobian has k rows per sample; 0 for all. Then there are no posterior predictive
-            probabilities.
+        top_k: How many classes of a sample are distinguished, the most probable ones and the label where it is another;
+            the rest is merged, so that the Jacobian has k rows for a sample, or k + 1; 0 for all.
         divergence_threshold: Size of an innovation, relative to what is observed, from which on the filter counts as
             diverged.
         dtype: Floating type of the state and the algebra, whatever the model's own.

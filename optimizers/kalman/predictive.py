@@ -23,15 +23,21 @@ DISCOUNT = 0.999
 """Per-sample discount of the accumulated log evidence."""
 
 
-def output_covariance(HPH: Tensor, cotangents: Tensor) -> Tensor:
+def output_covariance(HPH: Tensor, cotangents: Tensor, foreseen: Tensor | None = None) -> Tensor:
     """Return C of every sample, (B, m, m), given that of all samples' coordinates, which are orthogonal.
 
     Args:
         HPH: (B*d, B*d).
         cotangents: The coordinates' derivatives with respect to the outputs, (B, d, m).
+        foreseen: Orthonormal directions of the coordinates, (B, j, d), in which alone C is to be known: a prediction
+            must not see which coordinates the target has chosen. All by default.
     """
+    own = own_blocks(HPH, cotangents.shape[1]).to(cotangents.dtype)
+    if foreseen is not None:
+        M = foreseen.to(cotangents.dtype)
+        own, cotangents = M @ own @ M.mT, M @ cotangents
     back = cotangents / cotangents.square().sum(-1, keepdim=True)
-    return back.mT @ own_blocks(HPH, cotangents.shape[1]).to(back.dtype) @ back
+    return back.mT @ own @ back
 
 
 def scaled_predictive(mean: Tensor, covariance: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 r"""Row selection: fewer rows of the Jacobian where the likelihood's precision says that they matter little.
 
 Both methods act on an observation through the natural parameters, whose precision is F = LL'. ``top_k`` distinguishes
-the label and the k - 1 most probable other classes and merges the rest; ``rank_tolerance`` cuts F to its leading
-directions.
+the k most probable classes, and the label where it is another one, and merges the rest; ``rank_tolerance`` cuts F to
+its leading directions.
 
 Shapes: ``B`` batch, ``m`` outputs, ``d`` observation coordinates, ``k`` directions kept.
 """
@@ -21,7 +21,7 @@ class RowSelection:
     """Which rows of the Jacobian are computed.
 
     Args:
-        top_k: How many classes of a sample are distinguished, the label among them; 0 for all.
+        top_k: How many classes of a sample are distinguished, and the label beside them; 0 for all.
         rank_tolerance: Trace of F that may be left out in every sample; 0 for none.
 
     Raises:
@@ -65,8 +65,11 @@ class RowSelection:
             innovation: The batch, observed in all coordinates through the natural parameters.
         """
         if self.top_k:
-            contrasts = observation.likelihood.contrasts(observation.target, self.top_k)
-            return innovation if contrasts is None else innovation.project(contrasts)
+            foreseen = observation.likelihood.contrasts(self.top_k)
+            seen = observation.likelihood.contrasts(self.top_k, observation.target)
+            if foreseen is None or seen is None:
+                return innovation
+            return innovation.project(seen @ innovation.cotangents.mT)._replace(foreseen=foreseen @ seen.mT)
         return leading_directions(innovation, self.rank_tolerance) if self.rank_tolerance else innovation
 
 

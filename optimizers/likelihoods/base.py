@@ -36,6 +36,7 @@ class Innovation(NamedTuple):
         has_residual_probe: Whether the last coordinate is a random probe of the directions that were left out.
         projection: T, (B, k, d), TT' = I, where k directions of a sample's d coordinates are observed; None where all
             are.
+        foreseen: M, (B, j, k): the directions among them, orthonormal, that do not depend on the target.
     """
 
     residual: Tensor
@@ -44,6 +45,7 @@ class Innovation(NamedTuple):
     factor: Tensor | None = None
     has_residual_probe: bool = False
     projection: Tensor | None = None
+    foreseen: Tensor | None = None
 
     @property
     def left_out(self) -> int:
@@ -150,12 +152,15 @@ class Likelihood(ABC):
         The residual is the gradient of the log-likelihood with respect to eta, F its expected square.
         """
 
-    def contrasts(self, target: Tensor, k: int) -> Tensor | None:
-        """Return k orthonormal directions that hold the residual, (B, k, d); None where they would save nothing.
+    def contrasts(self, k: int, target: Tensor | None = None) -> Tensor | None:
+        """Return orthonormal directions of the outputs that tell the k most probable classes apart, and from the rest.
 
         Args:
-            target: The target.
-            k: How many classes are distinguished, the label among them, from each other and from the rest.
+            k: How many classes are told apart.
+            target: The target, which is told apart too, so that the directions hold the residual.
+
+        Returns:
+            (B, k, m), or (B, k + 1, m) where a target is not among the k most probable; None where they save nothing.
         """
         return None
 

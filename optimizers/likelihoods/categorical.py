@@ -96,10 +96,19 @@ class Categorical(Likelihood):
             factor = factor.norm(dim=-1, keepdim=True)
         return Innovation(observed - p @ basis, basis.mT.expand(len(p), -1, -1), observed, factor)
 
-    def contrasts(self, target: Tensor, k: int) -> Tensor | None:
-        """Return the directions of :func:`top_k_contrasts` in the m - 1 coordinates, (B, k, m - 1)."""
-        basis = self._basis()
-        return top_k_contrasts(self.mean(), target, k).mT @ basis if 0 < k < basis.shape[1] else None
+    def contrasts(self, k: int, target: Tensor | None = None) -> Tensor | None:
+        """Return the directions of :func:`contrasts_between`, (B, k or k + 1, m)."""
+        p = self.mean().nan_to_num(0)
+        if not 0 < k < p.shape[1] - 1:
+            return None
+        first, further = p.topk(k + 1, dim=1).indices.split([k, 1], 1)
+        kept = first
+        if target is not None:
+            label = target.unsqueeze(1)
+            is_among = (first == label).any(1, keepdim=True)
+            if label.device.type != "cpu" or not bool(is_among.all()):  # a GPU takes a row more sooner than it is read
+                kept = torch.cat([first, torch.where(is_among, further, label)], 1)
+        return contrasts_between(p, kept).mT
 
     def self_concordance_bound(self, direction: Tensor) -> Tensor:
         """Return the widest range of the direction over one sample's classes.
@@ -245,24 +254,21 @@ def by_class(name: str, values: Tensor, classes: Sequence[str]) -> dict[str, lis
     return {f"{name}_{label}": values[:, i].tolist() for i, label in enumerate(classes)}
 
 
-def top_k_contrasts(p: Tensor, target: Tensor, k: int) -> Tensor:
+def contrasts_between(p: Tensor, kept: Tensor) -> Tensor:
     r"""Return orthonormal directions of the logits that distinguish k classes and merge all others.
 
-    The k classes, S, are the label and the most probable of the others. Where the rest moves along its own
-    probabilities, w = p_j / sum p over the classes j outside S, the gradient y - p is among these directions, which sum
-    to zero: {a : a_j = b w_j outside S, 1'a = 0}. They are the complement of 1 in the span of the e_s and w / |w|, by
-    Householder's reflection.
+    Where the classes outside of the k, S, move along their own probabilities, w_j = p_j / sum p, these directions,
+    which sum to zero, are {a : a_j = b w_j outside S, 1'a = 0}: the complement of 1 in the span of the e_s and w / |w|,
+    by Householder's reflection. The gradient y - p is among them where y is in S, and those of a part of S are among
+    those of S.
 
     Args:
         p: Probabilities, (B, m).
-        target: Classes, (B,).
-        k: Size of S, fewer than m - 1.
+        kept: The classes S, (B, k), k < m.
 
     Returns:
         Directions C, (B, m, k), C'C = I.
     """
-    ranked = p.nan_to_num(0).scatter(1, target.unsqueeze(1), 2)  # above any probability
-    kept = ranked.topk(k, dim=1).indices
     rest = torch.ones_like(p).scatter(1, kept, 0)
     w = rest * p.clamp_min(torch.finfo(p.dtype).tiny)
     w = w / w.amax(1, keepdim=True)  # first, so that squares do not underflow

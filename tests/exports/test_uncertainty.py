@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from filtune.exports.prediction import OutputCovariance
-from filtune.optimizers import EKF, Categorical, LoKO
+from filtune.optimizers import EKF, Categorical, Gaussian, LoKO
 from filtune.optimizers.kalman.filter import KalmanOptimizer
 from torch import Tensor, nn
 
@@ -45,7 +45,7 @@ def test_output_covariance(name: str, outputs: int) -> None:
             x, y = torch.randn(3, 4).double(), torch.randint(0, outputs, (3,))
             optimizer.step(lambda x=x, y=y: Categorical(model(x)).observe(y))
     x = torch.randn(6, 4).double()
-    found = OutputCovariance(optimizer, model)(model(x))
+    found = OutputCovariance(optimizer, model)((Categorical if outputs > 1 else Gaussian)(model(x)))
     params = dict(model.named_parameters())
     jacobian = torch.func.jacrev(lambda p: torch.func.functional_call(model, p, (x,)))(params)
     J = torch.cat([jacobian[key].flatten(2) for key in params], dim=2).detach()
@@ -61,7 +61,7 @@ def test_covariance_is_that_of_draws(m: int) -> None:
     model = nn.Linear(4, m).double()
     optimizer = LoKO(model.parameters(), dtype="float64").attach(model)
     x = torch.randn(1, 4).double()
-    (C,) = OutputCovariance(optimizer, model)(model(x))
+    (C,) = OutputCovariance(optimizer, model)(Categorical(model(x)))
     N = 20_000
     (weight, bias), (vw, vb) = (p.detach() for p in model.parameters()), optimizer.variance()
     weights, biases = weight + vw.sqrt() * torch.randn(N, m, 4), bias + vb.sqrt() * torch.randn(N, m)

@@ -9,13 +9,13 @@ from filtune.optimizers.kalman.filter import KalmanOptimizer
 from filtune.optimizers.kalman.monitors.nis import normalised_innovation_squared
 from filtune.optimizers.kalman.rows import RowSelection
 from filtune.optimizers.likelihoods.base import Innovation
-from filtune.optimizers.likelihoods.categorical import top_k_contrasts
+from filtune.optimizers.likelihoods.categorical import contrasts_between
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.optimizers.models import drive, labels, linear, relative, values
-from tests.optimizers.reference import flat, one_hot
+from tests.optimizers.reference import flat, one_hot, outputs_of
 
 SIZES = {"m": st.integers(4, 30), "B": st.integers(1, 4), "seed": st.integers(0, 10**6), "size": st.floats(0, 60)}
 
@@ -36,29 +36,32 @@ def selected(z: Tensor, y: Tensor, k: int) -> Innovation:
 @settings(max_examples=80)
 @given(**SIZES)
 def test_the_directions_are_orthonormal_and_hold_the_gradient(m: int, B: int, seed: int, size: float) -> None:
-    """C'C = I, 1'C = 0, CC'(y - p) = y - p; the label's probability moves by itself."""
+    """C'C = I, 1'C = 0, CC'(y - p) = y - p, and those that do not see the label are among them."""
     z, y = drawn(m, B, seed, size)
-    for likely in range(1, m - 1):
-        p = z.softmax(1)
-        C = top_k_contrasts(p, y, likely)
-        assert C.shape == (B, m, likely)
+    for k in range(1, m - 1):
+        p, likelihood = z.softmax(1), Categorical(z)
+        seen, foreseen = likelihood.contrasts(k, y), likelihood.contrasts(k)
+        assert seen is not None
+        assert foreseen is not None
+        assert foreseen.shape == (B, k, m)
+        is_foreseen = bool((p.topk(k, dim=1).indices == y.unsqueeze(1)).any(1).all())
+        assert seen.shape == (B, k if is_foreseen else k + 1, m)
         rounding = 8 * m * 2**-52
-        assert float((C.mT @ C - torch.eye(likely, dtype=C.dtype)).abs().max()) <= rounding
-        assert float(C.sum(1).abs().max()) <= rounding
-        e = (one_hot(y, m) - p).unsqueeze(-1)
-        assert float((C @ (C.mT @ e) - e).abs().max()) <= rounding
-        axis = one_hot(y, m).unsqueeze(-1) - 1 / m
-        assert likely == 1 or bool((C.mT @ axis).norm(dim=1).gt(0).all())
+        for C in (seen.mT, foreseen.mT):
+            assert float((C.mT @ C - torch.eye(C.shape[2], dtype=C.dtype)).abs().max()) <= rounding
+            assert float(C.sum(1).abs().max()) <= rounding
+        for held in ((one_hot(y, m) - p).unsqueeze(-1), foreseen.mT):
+            assert float((seen.mT @ (seen @ held) - held).abs().max()) <= rounding
 
 
 @settings(max_examples=60)
 @given(**SIZES)
 def test_the_precision_is_that_of_the_softmax_in_these_directions(m: int, B: int, seed: int, size: float) -> None:
     z, y = drawn(m, B, seed, size)
-    p, found = z.softmax(1), selected(z, y, 2)
+    p, found = z.softmax(1), selected(z, y, 1)
     F = torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
     assert found.factor is not None
-    assert found.left_out == m - 3
+    assert found.left_out == m - 1 - found.residual.shape[1]
     assert float((found.factor @ found.factor.mT - found.cotangents @ F @ found.cotangents.mT).abs().max()) <= 1e-14
     assert (
         float((found.residual - (found.cotangents @ (one_hot(y, m) - p).unsqueeze(-1)).squeeze(-1)).abs().max())
@@ -69,10 +72,13 @@ def test_the_precision_is_that_of_the_softmax_in_these_directions(m: int, B: int
 def test_a_class_held_impossible_is_distinguished_where_it_occurs() -> None:
     """Probabilities that underflow leave the directions finite."""
     z = torch.tensor([[0.0, -2000.0, -3000.0, -4000.0, -5000.0]])
-    C = top_k_contrasts(z.softmax(1), torch.tensor([3]), 2)
+    C = Categorical(z).contrasts(1, torch.tensor([3]))
+    assert C is not None
     assert bool(C.isfinite().all())
-    assert relative(C.mT @ C, torch.eye(2).expand(1, 2, 2)) <= 1e-6
-    assert not bool(top_k_contrasts(torch.full((1, 5), float("nan")), torch.tensor([0]), 2).isinf().any())
+    assert relative(C @ C.mT, torch.eye(2).expand(1, 2, 2)) <= 1e-6
+    unknown = Categorical(torch.full((1, 5), float("nan"))).contrasts(1, torch.tensor([0]))
+    assert unknown is not None
+    assert not bool(unknown.isinf().any())
 
 
 @pytest.mark.parametrize("likely", [3, 9])
@@ -96,7 +102,7 @@ def test_the_step_is_to_the_mode_within_these_directions(m: int, likely: int) ->
     optimizer = KalmanOptimizer(model.parameters(), 0.5, top_k=likely, **options)
     (x, y), before = labels(1, 1, m)[0], flat(model)
     z = model(x).detach()
-    C = top_k_contrasts(z.softmax(1), y, likely)[0]
+    (C,) = Categorical(z).contrasts(likely, y).mT
     drive(optimizer, model, Categorical, [(x, y)])
     moved = model(x).detach() - z
     # the model is linear in x and its biases, so that JPJ' = 0.5 (|x|^2 + 1) I
@@ -124,12 +130,36 @@ def test_the_innovation_is_no_larger_than_expected_on_average(rest: float) -> No
     assert 0 < means[0] < means[1] < means[2] < 1 + 1e-9
 
 
-def test_what_is_not_observed_is_not_predicted() -> None:
-    model = linear(6)
-    optimizer = Filtune(model.parameters(), top_k=2)
-    drive(optimizer, model, Categorical, labels(5, 1, 6))
-    assert optimizer.predictive() is None
-    assert not bool(optimizer.filter["tempering_log_weights"].any())
+def test_a_prediction_does_not_depend_on_the_label() -> None:
+    """Neither its probabilities nor its covariance, though the label decides which rows the update has."""
+    found, m = set(), 6
+    for label in range(m):
+        model = linear(m)
+        optimizer = Filtune(model.parameters(), top_k=2, dtype="float64")
+        drive(optimizer, model, Categorical, labels(5, 1, m))
+        x = torch.ones(1, model.in_features, dtype=torch.float64)
+        optimizer.step(lambda model=model, x=x, y=label: Categorical(model(x)).observe(torch.tensor([y])))
+        predicted = optimizer.predictive()
+        assert predicted is not None
+        found.add(tuple((predicted[0] * 1e9).round().tolist()))
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_the_covariance_of_the_outputs_is_that_of_the_classes_told_apart(k: int) -> None:
+    """CC'JPJ'CC' by the whole covariance, for the k most probable classes."""
+    m, model = 6, linear(6)
+    optimizer = KalmanOptimizer(
+        model.parameters(), 0.5, top_k=k, covariance="full", update="posterior_mode", dtype="float64"
+    )
+    drive(optimizer, model, Categorical, labels(5, 1, m))
+    x = torch.randn(3, model.in_features, dtype=torch.float64)
+    found = optimizer.output_covariance(Categorical(model(x)))
+    J = torch.func.jacrev(outputs_of(model, x))(flat(model))
+    z = model(x).detach()
+    C = contrasts_between(z.softmax(1), z.topk(k).indices)
+    expected = C @ C.mT @ J @ optimizer.filter["P0"] @ J.mT @ C @ C.mT
+    assert relative(found, expected) <= 1e-12
 
 
 def test_values_have_no_classes() -> None:
