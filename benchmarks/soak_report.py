@@ -18,7 +18,10 @@ SLACK = 8 * 2**20
 """Bytes by which the memory of a process varies in any case: what its allocator keeps for later."""
 
 SLOWER = 1.25
-"""Largest ratio of the last third's median step time to the first third's, in processor time."""
+"""Largest ratio of the last third's step time to the first third's, in processor time.
+
+Of a third it is the median of its fastest window: other programs can only make a window slower, and a step that takes
+longer as a run goes on does so in all of them."""
 
 QUANTILE = 3.09
 """Standard normal quantile of 0.999: accuracy this far above chance is no chance."""
@@ -80,9 +83,9 @@ def theil_sen(points: list[tuple[float, float]]) -> float:
 
 
 def thirds(values: list[float]) -> tuple[float, float]:
-    """Return the medians of the first and the last third."""
+    """Return the least of the first and of the last third."""
     k = max(len(values) // 3, 1)
-    return statistics.median(values[:k]), statistics.median(values[-k:])
+    return min(values[:k]), min(values[-k:])
 
 
 def print_soak(result: dict[str, Any]) -> None:
