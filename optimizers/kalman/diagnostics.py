@@ -31,8 +31,8 @@ class LastStep(NamedTuple):
         update: The measurement update.
         HPH: HPH' before the batch, (B*d, B*d).
         innovation: Residuals and coordinates of the batch.
-        outputs: The model's, (B, m).
-        log_weights: Log weights of the scales of the outputs' covariance before the batch, (K,); None without one.
+        scaled: Predictive probabilities for each scale of the outputs' covariance, (K, B, m); None without one.
+        log_weights: Log weights of these scales before the batch, (K,).
     """
 
     e: Tensor
@@ -40,7 +40,7 @@ class LastStep(NamedTuple):
     update: MeasurementUpdate
     HPH: Tensor
     innovation: Innovation
-    outputs: Tensor
+    scaled: Tensor | None
     log_weights: Tensor | None
 
 

@@ -14,7 +14,14 @@ from ..parts import State
 from .blocks import BlockJacobian
 from .diagnostics import REMEDIES, LastStep, check_divergence, diagnose, statistics
 from .posterior_mode import PosteriorModeUpdate
-from .predictive import output_covariance, tempered_predictive, update_log_weights
+from .predictive import (
+    cubature_predictive,
+    output_covariance,
+    output_factor,
+    scaled_predictive,
+    tempered_predictive,
+    update_log_weights,
+)
 from .prior import probed_output_layer, sensitivity_factor
 from .state import FilterState
 from .step_cost import announce_cost
@@ -78,9 +85,11 @@ class KalmanOptimizer(FilterState):
         self._count(e, innovation.observed, finite, level, torch.where(finite, clamped, 0))
         self._move(delta)
         self.follow(joint, finite, residual=e, remaining=remaining)
-        log_weights = state.get("tempering_log_weights") if joint.likelihood.is_softmax else None
-        self._last = LastStep(e, delta, update, HPH, innovation, joint.outputs.detach(), log_weights)
-        self._weigh_scales(joint, finite)
+        scaled, log_weights = self._scaled_predictive(joint, innovation, HPH), state.get("tempering_log_weights")
+        self._last = LastStep(e, delta, update, HPH, innovation, scaled, log_weights)
+        if scaled is not None and log_weights is not None:
+            learnt = update_log_weights(log_weights, scaled, joint.target)
+            state["tempering_log_weights"] = torch.where(finite, learnt, log_weights)
         return joint
 
     def _linearize(self, observation: Observation) -> tuple[Observation, Innovation, BlockJacobian]:
@@ -102,7 +111,7 @@ class KalmanOptimizer(FilterState):
     def _observe(self, observation: Observation) -> Innovation:
         """Return the residuals and cotangents in the coordinates observed."""
         if self._natural:
-            return self._rows(observation, observation.natural())
+            return self._rows(observation)
         return observation.innovation(self._kwargs["observation"])
 
     def _probe_prior(self, closure: Closure) -> None:
@@ -191,8 +200,10 @@ class KalmanOptimizer(FilterState):
         The scale of the covariance is weighted by the batches before. None before the first step, and where the
         coordinates observed are not those of the outputs.
         """
-        found, log_weights = self._outputs(), self._last and self._last.log_weights
-        return None if found is None or log_weights is None else tempered_predictive(*found, log_weights)
+        last = self._last
+        if last is None or last.scaled is None or last.log_weights is None:
+            return None
+        return tempered_predictive(last.scaled, last.log_weights)
 
     def tempering_log_weights(self) -> Tensor | None:
         """Return the log weights of the scales of the outputs' covariance, (K,); None where no label was seen."""
@@ -221,23 +232,14 @@ class KalmanOptimizer(FilterState):
         gram, _ = self._covariance.project(self._covariance.select(self.filter), self._build(outputs, directions))
         return output_covariance(gram, directions.to(gram.dtype))
 
-    def _outputs(self) -> tuple[Tensor, Tensor] | None:
-        """Return mean and covariance of the last batch's outputs before the update, where they are known."""
-        last = self._last
-        if last is None or not self._observes_outputs or last.outputs.shape[1] < 2:
+    def _scaled_predictive(self, observation: Observation, innovation: Innovation, HPH: Tensor) -> Tensor | None:
+        """Return the predictive probabilities for each scale of the outputs' covariance, (K, B, m), if it is known."""
+        if not (observation.likelihood.is_softmax and self._observes_outputs) or innovation.has_residual_probe:
             return None
-        if last.innovation.has_residual_probe:
-            return None
-        C = output_covariance(last.HPH, last.innovation.cotangents, last.innovation.foreseen)
-        return last.outputs.to(C.dtype), C
-
-    def _weigh_scales(self, observation: Observation, finite: Tensor) -> None:
-        """Weigh the scales of the outputs' covariance by the batch's labels."""
-        found = self._outputs()
-        if found is not None and observation.likelihood.is_softmax:
-            before = self.filter["tempering_log_weights"]
-            after = update_log_weights(before, *found, observation.target)
-            self.filter["tempering_log_weights"] = torch.where(finite, after, before)
+        mean = observation.outputs.detach().to(innovation.cotangents.dtype)
+        if innovation.foreseen is not None:
+            return cubature_predictive(mean, output_factor(HPH, innovation.cotangents, innovation.foreseen))
+        return scaled_predictive(mean, output_covariance(HPH, innovation.cotangents))
 
     def check_divergence(self) -> str | None:
         """Return what went wrong so far, naming the step, and the remedy; waits for the device."""

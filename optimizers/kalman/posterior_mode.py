@@ -53,7 +53,7 @@ class PosteriorModeUpdate:
         self.outputs = observation.outputs.detach().double()
         self.cotangents = innovation.cotangents.double()
         self.shape = innovation.residual.shape
-        self.projection = None if innovation.projection is None else innovation.projection.double()
+        self.is_projected = innovation.is_projected
 
     def solve(self, A: Tensor) -> Solution:
         """Return the gain at the mode."""
@@ -91,9 +91,9 @@ class PosteriorModeUpdate:
 
     def _at(self, eta: Tensor) -> tuple[Tensor, Tensor]:
         """Return residual, (rows,), and factor of F, (rows, B*k), where the coordinates are shifted by eta, (rows,)."""
-        innovation = self.observation.at(self.outputs + self._shift(eta)).natural()
-        if self.projection is not None:
-            innovation = innovation.project(self.projection)
+        moved = self.observation.at(self.outputs + self._shift(eta))
+        along = self.is_projected
+        innovation = moved.likelihood.natural_along(moved.target, self.cotangents) if along else moved.natural()
         assert innovation.factor is not None
         return innovation.residual.flatten(), block_diagonal(innovation.factor)
 

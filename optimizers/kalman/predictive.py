@@ -23,21 +23,33 @@ DISCOUNT = 0.999
 """Per-sample discount of the accumulated log evidence."""
 
 
-def output_covariance(HPH: Tensor, cotangents: Tensor, foreseen: Tensor | None = None) -> Tensor:
+def output_covariance(HPH: Tensor, cotangents: Tensor) -> Tensor:
     """Return C of every sample, (B, m, m), given that of all samples' coordinates, which are orthogonal.
 
     Args:
         HPH: (B*d, B*d).
         cotangents: The coordinates' derivatives with respect to the outputs, (B, d, m).
-        foreseen: Orthonormal directions of the coordinates, (B, j, d), in which alone C is to be known: a prediction
-            must not see which coordinates the target has chosen. All by default.
     """
-    own = own_blocks(HPH, cotangents.shape[1]).to(cotangents.dtype)
-    if foreseen is not None:
-        M = foreseen.to(cotangents.dtype)
-        own, cotangents = M @ own @ M.mT, M @ cotangents
     back = cotangents / cotangents.square().sum(-1, keepdim=True)
-    return back.mT @ own @ back
+    return back.mT @ own_blocks(HPH, cotangents.shape[1]).to(back.dtype) @ back
+
+
+def output_factor(HPH: Tensor, cotangents: Tensor, foreseen: Tensor) -> Tensor:
+    """Return G with C = GG', (B, m, j), where C is known in j directions alone.
+
+    A prediction must not see which coordinates the target has chosen, only those that it has not.
+
+    Args:
+        HPH: (B*d, B*d).
+        cotangents: Orthonormal directions of the outputs that are observed, (B, d, m).
+        foreseen: Orthonormal directions of these coordinates that do not depend on the target, (B, j, d).
+    """
+    M = foreseen.double()
+    own = M @ own_blocks(HPH, cotangents.shape[1]).double() @ M.mT
+    rounding = torch.finfo(torch.float64).eps * own.diagonal(dim1=1, dim2=2).sum(1) + torch.finfo(torch.float64).tiny
+    identity = torch.eye(own.shape[1], dtype=own.dtype, device=own.device)
+    root = torch.linalg.cholesky_ex(0.5 * (own + own.mT) + rounding.view(-1, 1, 1) * identity).L
+    return (M @ cotangents.double()).mT.to(cotangents.dtype) @ root.to(cotangents.dtype)
 
 
 def scaled_predictive(mean: Tensor, covariance: Tensor) -> Tensor:
@@ -48,21 +60,35 @@ def scaled_predictive(mean: Tensor, covariance: Tensor) -> Tensor:
     return every.view(K, *shape[:2])
 
 
-def tempered_predictive(mean: Tensor, covariance: Tensor, log_weights: Tensor) -> Tensor:
-    """Return the mixture over the scales of C, (B, m).
+def cubature_predictive(mean: Tensor, factor: Tensor) -> Tensor:
+    r"""Return the posterior predictive probabilities for C = GG' times each of ``SCALES``, (K, B, m).
+
+    By the spherical-radial rule of the third degree (Arasaratnam & Haykin 2009, eq. 34), which takes O(jm):
+
+    .. math:: \mathbb E\,\mathrm{softmax}(z) \approx \frac{1}{2j} \sum_{i=1}^{j} \sum_\pm
+        \mathrm{softmax}(\mu \pm \sqrt{j a}\, G_i)
 
     Args:
         mean: Logits mu, (B, m).
-        covariance: C, (B, m, m).
+        factor: G, (B, m, j).
+    """
+    scales = constant(SCALES, factor.dtype, factor.device).view(-1, 1, 1, 1)
+    offsets = (scales * factor.shape[2]).sqrt() * factor.mT
+    points = torch.cat([mean.unsqueeze(1) + offsets, mean.unsqueeze(1) - offsets], 2)
+    return points.softmax(-1).mean(2)
+
+
+def tempered_predictive(scaled: Tensor, log_weights: Tensor) -> Tensor:
+    """Return the mixture over the scales of C, (B, m).
+
+    Args:
+        scaled: Probabilities under each scale, (K, B, m).
         log_weights: Logarithms of the scales' weights, up to a constant, (K,).
     """
-    weights = log_weights.softmax(0).to(covariance.dtype)
-    return torch.einsum("k,kbm->bm", weights, scaled_predictive(mean, covariance))
+    return torch.einsum("k,kbm->bm", log_weights.softmax(0).to(scaled.dtype), scaled)
 
 
-def update_log_weights(
-    log_weights: Tensor, mean: Tensor, covariance: Tensor, classes: Tensor, discount: float = DISCOUNT
-) -> Tensor:
+def update_log_weights(log_weights: Tensor, scaled: Tensor, classes: Tensor, discount: float = DISCOUNT) -> Tensor:
     r"""Return the scales' log weights after a batch, (K,): each gains the log-probability it gave to the labels.
 
     .. math:: w_k \leftarrow \gamma^B w_k + \sum_b \ln p_k(y_b)
@@ -72,12 +98,11 @@ def update_log_weights(
 
     Args:
         log_weights: Those before, (K,).
-        mean: Logits mu, (B, m).
-        covariance: C, (B, m, m).
+        scaled: Probabilities under each scale, (K, B, m).
         classes: Labels, (B,).
         discount: gamma.
     """
     rows = torch.arange(len(classes), device=classes.device)
-    predicted = scaled_predictive(mean, covariance)[:, rows, classes].to(log_weights.dtype)
+    predicted = scaled[:, rows, classes].to(log_weights.dtype)
     least = torch.finfo(torch.float32).tiny
     return discount ** len(classes) * log_weights + predicted.nan_to_num(0).clamp_min(least).log().sum(1)

@@ -57,20 +57,19 @@ class RowSelection:
                 f"got {noise.name if noise else None}"
             )
 
-    def __call__(self, observation: Observation, innovation: Innovation) -> Innovation:
-        """Return the innovation in the selected directions; itself where nothing can be left out.
+    def __call__(self, observation: Observation) -> Innovation:
+        """Return the batch, observed through the natural parameters, in the selected directions.
 
         Args:
             observation: The batch.
-            innovation: The batch, observed in all coordinates through the natural parameters.
         """
-        if self.top_k:
-            foreseen = observation.likelihood.contrasts(self.top_k)
-            seen = observation.likelihood.contrasts(self.top_k, observation.target)
-            if foreseen is None or seen is None:
-                return innovation
-            return innovation.project(seen @ innovation.cotangents.mT)._replace(foreseen=foreseen @ seen.mT)
-        return leading_directions(innovation, self.rank_tolerance) if self.rank_tolerance else innovation
+        likelihood, target = observation.likelihood, observation.target
+        foreseen = likelihood.contrasts(self.top_k) if self.top_k else None
+        seen = likelihood.contrasts(self.top_k, target) if self.top_k else None
+        if foreseen is not None and seen is not None:
+            return likelihood.natural_along(target, seen)._replace(foreseen=foreseen @ seen.mT)
+        full = observation.natural()
+        return leading_directions(full, self.rank_tolerance) if self.rank_tolerance else full
 
 
 def leading_directions(full: Innovation, tolerance: float) -> Innovation:

@@ -34,8 +34,7 @@ class Innovation(NamedTuple):
         factor: L with LL' = F, the likelihood's own precision of the natural parameters, (B, d, k); None where
             something else is observed.
         has_residual_probe: Whether the last coordinate is a random probe of the directions that were left out.
-        projection: T, (B, k, d), TT' = I, where k directions of a sample's d coordinates are observed; None where all
-            are.
+        left_out: Number of a sample's coordinates that are neither observed nor probed.
         foreseen: M, (B, j, k): the directions among them, orthonormal, that do not depend on the target.
     """
 
@@ -44,25 +43,13 @@ class Innovation(NamedTuple):
     observed: Tensor
     factor: Tensor | None = None
     has_residual_probe: bool = False
-    projection: Tensor | None = None
+    left_out: int = 0
     foreseen: Tensor | None = None
 
     @property
-    def left_out(self) -> int:
-        """Number of a sample's coordinates that are neither observed nor probed."""
-        return 0 if self.projection is None else self.projection.shape[2] - self.projection.shape[1]
-
-    @property
     def is_projected(self) -> bool:
-        """Whether the observation is a projection of the outputs."""
-        return self.has_residual_probe or self.projection is not None
-
-    def project(self, T: Tensor) -> Innovation:
-        """Return the innovation in the directions T, (B, k, d), with at most k columns in the factor."""
-        assert self.factor is not None
-        residual, observed = ((T @ vector.unsqueeze(-1)).squeeze(-1) for vector in (self.residual, self.observed))
-        factor = torch.linalg.qr((T @ self.factor).mT, mode="r").R.mT
-        return Innovation(residual, T @ self.cotangents, observed, factor, projection=T)
+        """Whether some directions of the outputs are observed, not all."""
+        return self.has_residual_probe or self.foreseen is not None
 
 
 class Likelihood(ABC):
@@ -163,6 +150,10 @@ class Likelihood(ABC):
             (B, k, m), or (B, k + 1, m) where a target is not among the k most probable; None where they save nothing.
         """
         return None
+
+    def natural_along(self, target: Tensor, directions: Tensor) -> Innovation:
+        """Return :meth:`natural` in orthonormal directions of the outputs, such as :meth:`contrasts`, (B, k, m)."""
+        raise NotImplementedError(f"{type(self).__name__} has no contrasts")
 
     @abstractmethod
     def self_concordance_bound(self, direction: Tensor) -> Tensor:

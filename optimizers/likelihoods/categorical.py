@@ -96,6 +96,16 @@ class Categorical(Likelihood):
             factor = factor.norm(dim=-1, keepdim=True)
         return Innovation(observed - p @ basis, basis.mT.expand(len(p), -1, -1), observed, factor)
 
+    def natural_along(self, target: Tensor, directions: Tensor) -> Innovation:
+        """Return :meth:`natural` in a few directions: C'F C = LL' by a QR factorisation of (I - qq')DC, O(m k^2)."""
+        p, C = self.mean(), directions.to(self.outputs.device)
+        observed = C.gather(2, target.view(-1, 1, 1).expand(-1, C.shape[1], 1)).squeeze(2)
+        q = p.sqrt().unsqueeze(1)
+        scaled = q * C
+        factor = torch.linalg.qr((scaled - (scaled @ q.mT) * q).mT, mode="r").R.mT
+        residual = observed - (C @ p.unsqueeze(2)).squeeze(2)
+        return Innovation(residual, C, observed, factor, left_out=p.shape[1] - 1 - C.shape[1])
+
     def contrasts(self, k: int, target: Tensor | None = None) -> Tensor | None:
         """Return the directions of :func:`contrasts_between`, (B, k or k + 1, m)."""
         p = self.mean().nan_to_num(0)

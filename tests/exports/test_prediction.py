@@ -12,7 +12,7 @@ from filtune.exports.predict import predict
 from filtune.exports.prediction import Prediction, Predictor
 from filtune.lightning_modules.backbones import BackboneConfig
 from filtune.optimizers import Categorical, Gaussian
-from filtune.optimizers.kalman.predictive import SCALES, tempered_predictive
+from filtune.optimizers.kalman.predictive import SCALES, scaled_predictive, tempered_predictive
 from filtune.optimizers.likelihoods.categorical import predictive_probabilities
 from filtune.optimizers.likelihoods.gaussian import Scaling
 from filtune.optimizers.likelihoods.tasks import Coding
@@ -56,7 +56,7 @@ def test_the_stream_decides_how_wide_the_covariance_is_taken() -> None:
         torch.testing.assert_close(found, expected)
     log_weights = torch.arange(len(SCALES)).float()
     found = Prediction(Categorical(outputs), C, log_weights).predictive
-    torch.testing.assert_close(found, tempered_predictive(outputs, C, log_weights))
+    torch.testing.assert_close(found, tempered_predictive(scaled_predictive(outputs, C), log_weights))
 
 
 def test_batches_are_joined_in_order() -> None:

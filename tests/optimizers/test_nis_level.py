@@ -115,7 +115,7 @@ def alarms(top_k: int) -> tuple[int, int]:
     for step in range(20 * windows):
         likelihood = Categorical(z)
         observation = likelihood.observe(likelihood.sample())
-        innovation = select(observation, observation.natural())
+        innovation = select(observation)
         monitor.before(state, None, observation)  # type: ignore[arg-type]
         d = innovation.residual.shape[1]
         monitor.after(state, innovation, torch.zeros(d, d, dtype=torch.float64))

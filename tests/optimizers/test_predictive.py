@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from filtune.optimizers import AdamW, Categorical, Filtune, Gaussian, LoKO
 from filtune.optimizers.kalman.predictive import (
     SCALES,
+    cubature_predictive,
+    output_factor,
     scaled_predictive,
     tempered_predictive,
     update_log_weights,
@@ -103,8 +106,10 @@ def test_the_filters_prediction_is_of_the_outputs_covariance_before_the_update(m
     drive(optimizer, model, Categorical, [(x, y)])
     p = optimizer.predictive()
     assert p is not None
-    assert relative(p, tempered_predictive(z, J @ P @ J.mT, evidence)) <= rounding(2000, condition=100)
-    learnt = update_log_weights(evidence, z, J @ P @ J.mT, y)
+    assert relative(p, tempered_predictive(scaled_predictive(z, J @ P @ J.mT), evidence)) <= rounding(
+        2000, condition=100
+    )
+    learnt = update_log_weights(evidence, scaled_predictive(z, J @ P @ J.mT), y)
     assert relative(optimizer.filter["tempering_log_weights"], learnt) <= rounding(2000, condition=100)
 
 
@@ -121,10 +126,11 @@ def test_the_mixture_cannot_lose_to_the_softmax_by_more_than_the_logarithm_of_th
         mean = 3 * torch.randn(B, m, generator=generator, dtype=torch.float64)
         root = torch.randn(B, m, m, generator=generator, dtype=torch.float64)
         classes = torch.randint(m, (B,), generator=generator)
-        every = scaled_predictive(mean, root @ root.mT)[:, torch.arange(B), classes]
+        scaled = scaled_predictive(mean, root @ root.mT)
+        every = scaled[:, torch.arange(B), classes]
         loss -= float((evidence.softmax(0) @ every.prod(1)).log())
         each -= every.log().sum(1)
-        evidence = update_log_weights(evidence, mean, root @ root.mT, classes, discount=1.0)
+        evidence = update_log_weights(evidence, scaled, classes, discount=1.0)
     assert relative(-evidence, each) <= rounding(2000, condition=100)
     assert loss <= float(each.min()) + math.log(len(SCALES)) + 1e-9
     assert loss <= float(each[0]) + math.log(len(SCALES)) + 1e-9  # the softmax
@@ -138,13 +144,13 @@ def test_factors_of_the_covariance() -> None:
     torch.testing.assert_close(every[0], mean.softmax(1))
     sure = torch.full((len(SCALES),), -1e3).double()
     sure[3] = 0
-    torch.testing.assert_close(tempered_predictive(mean, C, sure), every[3])
+    torch.testing.assert_close(tempered_predictive(every, sure), every[3])
 
 
 def test_the_past_is_discounted_and_what_was_impossible_stays_finite() -> None:
-    mean, C = torch.tensor([[0.0, 300.0]]), torch.zeros(1, 2, 2)
+    scaled = scaled_predictive(torch.tensor([[0.0, 300.0]]), torch.zeros(1, 2, 2))
     before = torch.arange(len(SCALES)).double()
-    after = update_log_weights(before, mean, C, torch.tensor([0]), discount=0.5)
+    after = update_log_weights(before, scaled, torch.tensor([0]), discount=0.5)
     assert after.isfinite().all()
     torch.testing.assert_close(after - after[0], 0.5 * before)
 
@@ -169,3 +175,51 @@ def test_integer_targets_that_are_no_classes_are_not_tempered() -> None:
     assert optimizer.predictive() is None
     assert optimizer.tempering_log_weights() is None
     assert int(optimizer.filter["changes"]) == 0
+
+
+@pytest.mark.parametrize("j", [1, 2, 4])
+def test_the_cubature_is_exact_for_cubic_functions_of_the_outputs(j: int) -> None:
+    """The rule's own promise, on its points; and what it gives are probabilities, the softmax where C is zero."""
+    generator = torch.Generator().manual_seed(j)
+    mean = torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    G = torch.randn(2, 6, j, generator=generator, dtype=torch.float64)
+    every = cubature_predictive(mean, G)
+    torch.testing.assert_close(every[0], mean.softmax(1))
+    torch.testing.assert_close(every.sum(2), torch.ones(len(SCALES), 2, dtype=torch.float64))
+    points = torch.cat([mean.unsqueeze(1) + j**0.5 * G.mT, mean.unsqueeze(1) - j**0.5 * G.mT], 1)
+    torch.testing.assert_close(every[-1], points.softmax(2).mean(1))
+    apart = points - mean.unsqueeze(1)
+    torch.testing.assert_close(torch.einsum("bpm,bpn->bmn", apart, apart) / (2 * j), G @ G.mT)
+    assert float(torch.einsum("bpm,bpn,bpk->bmnk", apart, apart, apart).abs().max()) <= 1e-12
+
+
+def test_the_cubature_agrees_with_a_draw_where_the_outputs_are_rather_certain() -> None:
+    """The error is of the fourth order in G: a tenth of it gives a ten-thousandth."""
+    generator = torch.Generator().manual_seed(0)
+    mean, G = torch.randn(1, 5, generator=generator), 0.1 * torch.randn(1, 5, 2, generator=generator)
+    mean, G = mean.double(), G.double()
+    nodes, weights = (torch.tensor(values) for values in np.polynomial.hermite_e.hermegauss(20))
+    weights = weights / weights.sum()
+    exact = torch.zeros(5, dtype=torch.float64)
+    for a, wa in zip(nodes, weights, strict=True):
+        for b, wb in zip(nodes, weights, strict=True):
+            exact += wa * wb * (mean[0] + G[0] @ torch.stack([a, b])).softmax(0)
+    error = (cubature_predictive(mean, G)[-1, 0] - exact).abs().max()
+    halved = cubature_predictive(mean, G / 2)[-1, 0]
+    exact_halved = torch.zeros(5, dtype=torch.float64)
+    for a, wa in zip(nodes, weights, strict=True):
+        for b, wb in zip(nodes, weights, strict=True):
+            exact_halved += wa * wb * (mean[0] + G[0] @ torch.stack([a, b]) / 2).softmax(0)
+    assert float((halved - exact_halved).abs().max()) <= float(error) / 12  # 16 in the limit
+
+
+def test_the_factor_is_that_of_the_covariance_in_the_directions_foreseen() -> None:
+    generator = torch.Generator().manual_seed(3)
+    root = torch.randn(2 * 3, 9, generator=generator, dtype=torch.float64)
+    C = torch.linalg.qr(torch.randn(2, 7, 3, generator=generator, dtype=torch.float64)).Q
+    M = torch.linalg.qr(torch.randn(2, 3, 2, generator=generator, dtype=torch.float64)).Q.mT
+    G = output_factor(root @ root.mT, C.mT, M)
+    for b in range(2):
+        own = (root @ root.mT)[3 * b : 3 * b + 3, 3 * b : 3 * b + 3]
+        D = C[b] @ M[b].mT
+        assert relative(G[b] @ G[b].mT, D @ M[b] @ own @ M[b].mT @ D.mT) <= 1e-12

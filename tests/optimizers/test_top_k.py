@@ -30,7 +30,7 @@ def drawn(m: int, B: int, seed: int, size: float) -> tuple[Tensor, Tensor]:
 def selected(z: Tensor, y: Tensor, k: int) -> Innovation:
     """The batch observed with k classes distinguished."""
     observation = Categorical(z).observe(y)
-    return RowSelection(top_k=k)(observation, observation.natural())
+    return RowSelection(top_k=k)(observation)
 
 
 @settings(max_examples=80)
