@@ -193,7 +193,7 @@ def test_the_cubature_is_exact_for_cubic_functions_of_the_outputs(j: int) -> Non
     assert float(torch.einsum("bpm,bpn,bpk->bmnk", apart, apart, apart).abs().max()) <= 1e-12
 
 
-def test_the_cubature_agrees_with_a_draw_where_the_outputs_are_rather_certain() -> None:
+def test_the_cubature_agrees_with_quadrature_where_the_outputs_are_rather_certain() -> None:
     """The error is of the fourth order in G: a tenth of it gives a ten-thousandth."""
     generator = torch.Generator().manual_seed(0)
     mean, G = torch.randn(1, 5, generator=generator), 0.1 * torch.randn(1, 5, 2, generator=generator)
