@@ -48,7 +48,7 @@ def import_rule(name: str) -> type[torch.optim.Optimizer]:
     package, _, cls = name.rpartition(".") if isinstance(name, str) else ("", "", "")
     if not package or not all(part.isidentifier() for part in name.split(".")):
         raise ValueError(
-            f"TorchOptimizer: name must be a class path such as torch.optim.NAdam or pytorch_optimizer.SOAP; got {name!r}"
+            f"TorchOptimizer: name must be a class path such as torch.optim.NAdam, pytorch_optimizer.SOAP; got {name!r}"
         )
     if package not in PACKAGES and name not in _allowed:
         raise ValueError(
@@ -78,21 +78,31 @@ def check_rule_arguments(name: str, cls: type, arguments: Mapping[str, Any]) -> 
     Raises:
         ValueError: Naming an argument that it does not have, that it needs, or whose value is of another type.
     """
-    known = dict(constructor_parameters(cls))
-    first = next(iter(known), "")
+    first = next(iter(constructor_parameters(cls)), "")
     if first != "params":
         raise ValueError(f"TorchOptimizer: name: {name} is built from {first or 'nothing'}, not from parameters alone")
-    for own in ("params", "defaults"):
-        known.pop(own, None)
+    known = _parameters(cls)
     for key in arguments:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"TorchOptimizer: arguments: {name} has no argument {key!r}; {hint}it has {', '.join(known)}")
-    for key, parameter in known.items():
-        if parameter.default is parameter.empty and key not in arguments:
+            raise ValueError(
+                f"TorchOptimizer: arguments: {name} has no argument {key!r}; {hint}it has {', '.join(known)}"
+            )
+    for key in required_arguments(cls):
+        if key not in arguments:
             raise ValueError(f"TorchOptimizer: arguments: {name} needs {key}; set --optimizer.arguments.{key}")
     return {key: _checked(key, value, known[key]) for key, value in arguments.items()}
+
+
+def required_arguments(cls: type) -> list[str]:
+    """Return the arguments of a class that have no default, besides the parameters."""
+    return [key for key, parameter in _parameters(cls).items() if parameter.default is parameter.empty]
+
+
+def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """Return the arguments of a class besides the parameters; ``defaults`` is that of torch's base class."""
+    return {key: found for key, found in constructor_parameters(cls).items() if key not in ("params", "defaults")}
 
 
 def _checked(key: str, value: Any, parameter: inspect.Parameter) -> Any:

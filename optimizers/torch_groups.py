@@ -7,6 +7,7 @@ where it contains an AdamW, else one beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -27,7 +28,9 @@ def arrange(cls: type, params: Iterable[Any]) -> Arranged:
         ValueError: If the class would have none of them.
     """
     given = list(params)
-    groups: list[Group] = [dict(each) for each in given] if given and isinstance(given[0], dict) else [{"params": given}]
+    groups: list[Group] = (
+        [dict(each) for each in given] if given and isinstance(given[0], dict) else [{"params": given}]
+    )
     for base in cls.__mro__:
         if split := _SPLITS.get(f"{base.__module__.partition('.')[0]}.{base.__name__}"):
             found, rest = _joined(split(group) for group in groups)
@@ -55,7 +58,7 @@ def _pairs(group: Group) -> Arranged:
     """It takes pairs of LoRA matrices A (r, n) and B (m, r, ...), which follow each other in one group."""
     params = list(group["params"])
     pairs: list[Tensor] = []
-    for a, b in zip(params, params[1:], strict=False):
+    for a, b in pairwise(params):
         is_product = a.ndim >= 2 and b.ndim >= 2 and a.shape[0] == b.shape[1] and b[0, 0].numel() == 1
         if is_product and a.shape[0] <= min(a[0].numel(), b.shape[0]) and not any(a is used for used in pairs):
             pairs += [a, b]

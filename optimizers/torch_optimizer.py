@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from .base import Closure, OnlineOptimizer, check_arguments, tensors, to_device, torch_attributes, unhooked_step
 from .distributed import Ranks
 from .likelihoods.base import Observation
-from .torch_classes import check_rule_arguments, import_rule
+from .torch_classes import check_rule_arguments, import_rule, required_arguments
 from .torch_groups import arrange, fallback
 
 ATTRIBUTES = "attributes"
-"""Key of the state dict under which the plain attributes of the classes are, for some keep a part of their state there."""
+"""Key of a state dict under which the plain attributes of the classes are: some keep a part of their state there."""
 
 _KEPT_BY_TORCH = frozenset({"state", "param_groups", "defaults"})
 
@@ -258,14 +258,14 @@ def _build(name: str, cls: type, groups: list[dict[str, Any]], given: dict[str, 
         return cls(groups, **given)
     except Exception as error:  # of another package, which may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        needed = {key: given[key] for key in ("lr", "ess") if key in given}
-        odd = next((key for key in given if _refuses(cls, {**needed, key: given[key]}, key)), None)
+        needed = dict.fromkeys(required_arguments(cls), 1.0)
+        odd = next((key for key in given if _refuses(cls, {**needed, key: given[key]})), None)
         place = f"arguments.{odd}: {given[odd]!r}: " if odd else ""
         raise ValueError(f"TorchOptimizer: {place}{name}: {reason}") from error
 
 
-def _refuses(cls: type, given: dict[str, Any], key: str) -> bool:
-    """Return whether a class refuses an argument, on parameters of its own."""
+def _refuses(cls: type, given: dict[str, Any]) -> bool:
+    """Return whether a class refuses arguments, on parameters of its own."""
     groups, _ = arrange(cls, [nn.Parameter(torch.zeros(2, 4)), nn.Parameter(torch.zeros(4, 2))])
     try:
         cls(groups, **given)
@@ -274,7 +274,7 @@ def _refuses(cls: type, given: dict[str, Any], key: str) -> bool:
     return False
 
 
-def _rebuilt(cls: type, own: dict[str, Any]) -> torch.optim.Optimizer:
+def _rebuilt(cls: type[torch.optim.Optimizer], own: dict[str, Any]) -> torch.optim.Optimizer:
     """Return an instance with these attributes."""
     rule = cls.__new__(cls)
     rule.__setstate__(own)
