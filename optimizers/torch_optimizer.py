@@ -52,6 +52,7 @@ class TorchOptimizer(OnlineOptimizer):
     """
 
     class_option: ClassVar[str] = "name"
+    remedy: ClassVar[str] = "take a smaller --optimizer.arguments.lr"
 
     def __init__(
         self,
@@ -75,8 +76,8 @@ class TorchOptimizer(OnlineOptimizer):
         self.name = name
         self._rules = [_build(name, cls, groups, given), *fallback(rest, fallback_lr)]
         super().__init__([group for rule in self._rules for group in rule.param_groups], self._rules[0].defaults)
-        self.defaults = {**{key: value for group in self.param_groups for key, value in group.items()}, **self.defaults}
-        del self.defaults["params"]
+        options = {key: value for group in self.param_groups for key, value in group.items() if key != "params"}
+        self.defaults |= {key: value for key, value in options.items() if not isinstance(value, Tensor)}
         for rule in self._rules:
             self.state.update(rule.state)
         self.stats = {}

@@ -270,7 +270,7 @@ class Queued(torch.optim.SGD):
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no class path": ({"name": "NAdam"}, "name must be a class path such as torch.optim.NAdam .*; got 'NAdam'"),
+    "no class path": ({"name": "NAdam"}, "name must be a class path such as torch.optim.NAdam.*; got 'NAdam'"),
     "no text": ({"name": 3}, "name must be a class path .*; got 3"),
     "another module": ({"name": "os.system"}, "os.system is not of torch.optim, pytorch_optimizer, ivon, and nothing"),
     "a module below": ({"name": "torch.optim.swa_utils.SWALR"}, "swa_utils.SWALR is not of torch.optim"),
