@@ -220,7 +220,7 @@ def test_muon_takes_matrices_and_its_adamw_the_rest() -> None:
     model, optimizer = built("muon")
     assert [group["use_muon"] for group in optimizer.param_groups] == [True, False]
     assert all(p.ndim >= 2 for p in optimizer.param_groups[0]["params"])
-    assert [group["lr"] for group in optimizer.param_groups] == [0.02, 1e-3]
+    assert [group["lr"] for group in optimizer.param_groups] == [5e-3, 1e-3]
     chosen = [{"params": model.head.parameters(), "use_muon": False}, {"params": [model.a, model.b]}]
     found = TorchOptimizer(chosen, **options("muon")).param_groups
     assert [(group["use_muon"], len(group["params"])) for group in found] == [(False, 2), (True, 2)]
