@@ -102,6 +102,9 @@ class TorchOptimizer(OnlineOptimizer):
                 unhooked_step(rule.step)()
         finally:
             self._average(True)
+            torch.clear_autocast_cache()
+        if not calls:
+            raise ValueError(f"TorchOptimizer: name: {self.name} did not evaluate its closure; take another class")
         self._check_state()
         joint = calls[0][0] if predicted is None else predicted
         finite = torch.stack([norm.isfinite() for _, norm in calls]).all()
@@ -135,6 +138,7 @@ class TorchOptimizer(OnlineOptimizer):
     def _gradient(self, closure: Closure) -> tuple[Observation, Tensor]:
         """Compute the gradient in ``grad``, zero where it is not finite; return the observation and the norm, ()."""
         with self._sampled():
+            torch.clear_autocast_cache()  # it holds the parameters of the pass before
             joint, norm = self.differentiate(closure)
             for p in self.trained():
                 if p.grad is not None:

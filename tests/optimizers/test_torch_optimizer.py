@@ -197,6 +197,20 @@ def test_ivon_predicts_with_the_mean_and_learns_from_a_sample() -> None:
         assert torch.equal(parameters_to_vector(model.parameters()), parameters_to_vector(other.parameters()))
 
 
+@pytest.mark.parametrize("stem", ["schedule_free", "ivon", "lbfgs"])
+def test_autocast_keeps_no_weights_of_the_point_before(stem: str) -> None:
+    """Its cache holds weights in half precision, those of the prediction while the gradient is taken elsewhere."""
+    ends = []
+    for cached in (False, True):
+        model, optimizer = built(stem) if stem != "lbfgs" else (Net(), None)
+        optimizer = optimizer or TorchOptimizer(model.parameters(), "torch.optim.LBFGS", {"lr": 0.1, "max_iter": 3})
+        for k in range(5):
+            with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+                learn(optimizer, model, range(k, k + 1))
+        ends.append(parameters_to_vector(model.parameters()))
+    assert torch.equal(*ends)
+
+
 @pytest.mark.parametrize("stem", ["schedule_free", "ivon", "nadamw"])
 def test_an_error_in_the_closure_leaves_the_point_of_the_predictions(stem: str) -> None:
     model, optimizer = built(stem)
@@ -261,10 +275,18 @@ def test_a_class_that_evaluates_its_closure_several_times() -> None:
     assert bool(Categorical(model(x)).observe(y).nll() < seen.nll())
 
 
+class Idle(torch.optim.SGD):
+    """Takes no gradient."""
+
+    def step(self, closure: Any = None) -> None:
+        pass
+
+
 class Queued(torch.optim.SGD):
     """Keeps what a checkpoint cannot hold."""
 
     def step(self, closure: Any = None) -> None:
+        closure()
         for p in self.param_groups[0]["params"]:
             self.state[p]["queue"] = deque([1])
 
@@ -339,11 +361,14 @@ def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_class_of_ones_own_is_imported_once_it_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     """And its errors in a step, and a state that no checkpoint holds, are reported in one line."""
+    monkeypatch.setattr(torch_classes, "_allowed", set())
     path = f"{__name__}.Queued"
     with pytest.raises(ValueError, match=f"unless you name it yourself: .* --own_class {path}"):
         TorchOptimizer(Net().parameters(), path)
-    monkeypatch.setattr(torch_classes, "_allowed", {path})
+    torch_classes.allow_rules([path, f"{__name__}.Idle"])
     model = Net()
+    with pytest.raises(ValueError, match="Idle did not evaluate its closure"):
+        learn(TorchOptimizer(model.parameters(), f"{__name__}.Idle", {"lr": 0.1}), model, range(1))
     with pytest.raises(ValueError, match=r"Queued keeps queue \(deque\) in its state, which a checkpoint cannot hold"):
         learn(TorchOptimizer(model.parameters(), path, {"lr": 0.1}), model, range(1))
     with pytest.raises(ValueError, match="SparseAdam fails in its step .*dense gradients.*; take another class"):
