@@ -92,7 +92,19 @@ def check_rule_arguments(name: str, cls: type, arguments: Mapping[str, Any]) -> 
     for key in required_arguments(cls):
         if key not in arguments:
             raise ValueError(f"TorchOptimizer: arguments: {name} needs {key}; set --optimizer.arguments.{key}")
-    return {key: _checked(key, value, known[key]) for key, value in arguments.items()}
+    return {key: _checked(f"arguments.{key}", value, known[key]) for key, value in arguments.items()}
+
+
+def checked_group(cls: type, group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a parameter group whose own options of a class are of the types that its constructor takes.
+
+    Raises:
+        ValueError: Naming an option that is not.
+    """
+    known = _parameters(cls)
+    return {
+        key: _checked(f"{key} of a group", found, known[key]) if key in known else found for key, found in group.items()
+    }
 
 
 def required_arguments(cls: type) -> list[str]:
@@ -105,7 +117,7 @@ def _parameters(cls: type) -> dict[str, inspect.Parameter]:
     return {key: found for key, found in constructor_parameters(cls).items() if key not in ("params", "defaults")}
 
 
-def _checked(key: str, value: Any, parameter: inspect.Parameter) -> Any:
+def _checked(label: str, value: Any, parameter: inspect.Parameter) -> Any:
     """Return the value of an argument if it is of the type of its default, or of its annotation where it has none.
 
     Raises:
@@ -120,14 +132,16 @@ def _checked(key: str, value: Any, parameter: inspect.Parameter) -> Any:
     elif isinstance(default, (tuple, list)):
         numbers = isinstance(value, (tuple, list)) and all(_is_a(item, {float}) for item in value)
         if not numbers or len(value) != len(default):
-            raise _refusal(key, f"a list of {len(default)} numbers", value)
+            raise _refusal(label, f"a list of {len(default)} numbers", value)
         return tuple(value)
     else:
         expected = {type(default)}
+    if parameter.annotation is int and (isinstance(value, bool) or not isinstance(value, int)):
+        raise _refusal(label, "a whole number", value)
     if expected <= _KINDS.keys() and not _is_a(value, expected):
-        raise _refusal(key, " or ".join(sorted({_KINDS[kind] for kind in expected})), value)
+        raise _refusal(label, " or ".join(sorted({_KINDS[kind] for kind in expected})), value)
     if isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and default != value)):
-        raise _refusal(key, "finite", value)
+        raise _refusal(label, "finite", value)
     return value
 
 
@@ -138,8 +152,8 @@ def _is_a(value: Any, kinds: set[type]) -> bool:
     return isinstance(value, tuple(kinds - {bool}) + ((int, float) if kinds & {int, float} else ()))
 
 
-def _refusal(key: str, requirement: str, value: Any) -> ValueError:
-    return ValueError(f"TorchOptimizer: arguments.{key} must be {requirement}; got {value!r}")
+def _refusal(label: str, requirement: str, value: Any) -> ValueError:
+    return ValueError(f"TorchOptimizer: {label} must be {requirement}; got {value!r}")
 
 
 def _import(package: str, name: str) -> ModuleType:

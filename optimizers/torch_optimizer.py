@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .base import Closure, OnlineOptimizer, check_arguments, tensors, to_device, torch_attributes, unhooked_step
 from .distributed import Ranks
 from .likelihoods.base import Observation
-from .torch_classes import check_rule_arguments, import_rule, required_arguments
+from .torch_classes import check_rule_arguments, checked_group, import_rule, required_arguments
 from .torch_groups import arrange, fallback
 
 ATTRIBUTES = "attributes"
@@ -74,6 +74,7 @@ class TorchOptimizer(OnlineOptimizer):
         given = check_rule_arguments(name, cls, arguments or {})
         groups, rest = arrange(cls, params)
         self.name = name
+        groups = [checked_group(cls, group) for group in groups]
         self._rules = [_build(name, cls, groups, given), *fallback(rest, fallback_lr)]
         super().__init__([group for rule in self._rules for group in rule.param_groups], self._rules[0].defaults)
         options = {key: value for group in self.param_groups for key, value in group.items() if key != "params"}

@@ -336,6 +336,10 @@ PACKAGED: dict[str, tuple[dict[str, Any], str]] = {
         "is built from optimizer, not from parameters alone",
     ),
     "a function": ({"name": "pytorch_optimizer.load_optimizer"}, "is not a subclass of torch.optim.Optimizer"),
+    "half a step": (
+        {"name": "pytorch_optimizer.SOAP", "arguments": {"precondition_frequency": 2.5}},
+        "arguments.precondition_frequency must be a whole number; got 2.5",
+    ),
     "a wrong value": (
         {"name": "pytorch_optimizer.SOAP", "arguments": {"lr": 1e-3, "weight_decay": -1.0}},
         "arguments.weight_decay: -1.0: pytorch_optimizer.SOAP: weight_decay must be non-negative",
@@ -349,6 +353,16 @@ def test_what_is_wrong_with_a_class_of_a_package(case: str) -> None:
     pytest.importorskip(given["name"].partition(".")[0])
     with pytest.raises(ValueError, match=f"^TorchOptimizer: .*{said}"):
         TorchOptimizer(Net().parameters(), **given)
+
+
+def test_an_option_of_a_group_is_checked_as_an_argument_is() -> None:
+    model = Net()
+    for option, said in (
+        ({"lr": "fast"}, "lr of a group must be a number"),
+        ({"betas": 1}, "betas of a group must be"),
+    ):
+        with pytest.raises(ValueError, match=f"^TorchOptimizer: {said}"):
+            TorchOptimizer([{"params": model.conv.parameters(), **option}, {"params": model.head.parameters()}])
 
 
 def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
