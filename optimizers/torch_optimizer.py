@@ -13,11 +13,15 @@ from torch import Tensor, nn
 from .base import Closure, OnlineOptimizer, check_arguments, tensors, to_device, torch_attributes, unhooked_step
 from .distributed import Ranks
 from .likelihoods.base import Observation
+from .other_generators import seeded
 from .torch_classes import check_rule_arguments, checked_group, import_rule, required_arguments
 from .torch_groups import arrange, fallback
 
 ATTRIBUTES = "attributes"
 """Key of a state dict under which the plain attributes of the classes are: some keep a part of their state there."""
+
+STEPS = "steps"
+"""Key of a state dict under which the number of steps is."""
 
 _KEPT_BY_TORCH = frozenset({"state", "param_groups", "defaults"})
 
@@ -82,7 +86,7 @@ class TorchOptimizer(OnlineOptimizer):
         for rule in self._rules:
             self.state.update(rule.state)
         self.stats = {}
-        self._is_checked = False
+        self._is_checked, self._steps = False, 0
         self._share()
 
     @torch.no_grad()
@@ -129,7 +133,9 @@ class TorchOptimizer(OnlineOptimizer):
                 raise
 
         try:
-            unhooked_step(rule.step)(watched)
+            with seeded(type(rule), torch.initial_seed() + self._steps):
+                unhooked_step(rule.step)(watched)
+            self._steps += 1
         except Exception as error:
             if failed or isinstance(error, (torch.OutOfMemoryError, MemoryError, OSError)):
                 raise
@@ -206,7 +212,8 @@ class TorchOptimizer(OnlineOptimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, with the plain attributes of the classes."""
-        return {**super().state_dict(), ATTRIBUTES: [_attributes(rule) for rule in self._rules]}
+        kept = [_attributes(rule) for rule in self._rules]
+        return {**super().state_dict(), ATTRIBUTES: kept, STEPS: self._steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state bit for bit: torch would cast it to the type of the parameters.
@@ -215,7 +222,7 @@ class TorchOptimizer(OnlineOptimizer):
             ValueError: If it was saved with another class, or does not fit.
         """
         saved = copy.deepcopy(dict(state_dict))
-        attributes = saved.pop(ATTRIBUTES, [])
+        attributes, self._steps = saved.pop(ATTRIBUTES, []), saved.pop(STEPS, 0)
         super().load_state_dict(saved)
         indices = [index for group in saved["param_groups"] for index in group["params"]]
         for index, p in zip(indices, list(self.trained()), strict=True):

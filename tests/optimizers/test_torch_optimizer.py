@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -103,6 +104,28 @@ def test_a_resumed_run_and_a_copy_go_on_to_the_bit(stem: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(outputs, ends[0][0], strict=True))
         assert recent == ends[0][2] is not None
     assert optimizer.state_bytes() > 0
+
+
+def test_a_class_that_draws_from_another_generator_resumes_too() -> None:
+    """Kron draws from NumPy's, which then goes on as if nothing had been drawn."""
+    pytest.importorskip("pytorch_optimizer")
+    arguments = {"lr": 0.01, "balance_prob": 0.5}
+    model = Net()
+    optimizer = TorchOptimizer(model.parameters(), "pytorch_optimizer.Kron", arguments)
+    before = np.random.get_state()[1].copy()
+    learn(optimizer, model, range(10))
+    assert (np.random.get_state()[1] == before).all()
+    twin, second = copy.deepcopy((model, optimizer))
+    saved = through_a_file({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    other = Net()
+    other.load_state_dict(saved["model"])
+    third = TorchOptimizer(other.parameters(), "pytorch_optimizer.Kron", arguments)
+    third.load_state_dict(saved["optimizer"])
+    for rule, net in ((optimizer, model), (second, twin), (third, other)):
+        np.random.seed(id(net) % 2**32)
+        learn(rule, net, range(10, 60))
+    assert torch.equal(parameters_to_vector(model.parameters()), parameters_to_vector(twin.parameters()))
+    assert torch.equal(parameters_to_vector(model.parameters()), parameters_to_vector(other.parameters()))
 
 
 @pytest.mark.parametrize("stem", CONFIGS)
