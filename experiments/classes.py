@@ -10,7 +10,7 @@ import importlib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -85,6 +85,17 @@ def public_path(cls: type) -> str:
     if getattr(filtune, cls.__name__, None) is cls:
         return f"filtune.{cls.__name__}"
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def optimizer_label(section: Mapping[str, Any]) -> str:
+    """Return the name under which an optimizer is shown: its class's, or that of the class which it wraps.
+
+    Args:
+        section: ``class_path`` and ``init_args`` of a configuration; the class is not imported.
+    """
+    arguments = section.get("init_args")
+    wrapped = arguments.get("name") if isinstance(arguments, Mapping) else None
+    return str(wrapped or section.get("class_path", "?")).rpartition(".")[2]
 
 
 def find_class(section: str, path: str, option: str = "", own: OwnClasses = None) -> type:

@@ -18,6 +18,7 @@ from filtune.lightning_modules.signals import STOPPING
 
 import filtune
 
+from .classes import optimizer_label
 from .composition import Config, assign, lookup
 from .keys import complete
 from .records import FORMAT, Record, Store
@@ -160,7 +161,7 @@ def _record(job: Job, folder: Path, reason: str | None, threads: int) -> dict[st
         "seed": job.seed,
         "task": job.task,
         "backbone": job.backbone,
-        "optimizer": lookup(job.config, "optimizer.class_path", "?").rpartition(".")[2],
+        "optimizer": optimizer_label(lookup(job.config, "optimizer") or {}),
         "config": complete(job.config),
         **{name: summary.get(name) for name in ("samples", "steps", "train_rows", "val_rows")},
         "metrics": {**online, **{f"val_{k}": v for k, v in summary.get("val", {}).items()}},

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from filtune.datamodules import StreamDataModule, Task
-from filtune.experiments.classes import find_class
+from filtune.experiments.classes import find_class, optimizer_label
 from filtune.lightning_modules import Backbone, BackboneConfig, build_backbone
 from filtune.lightning_modules.backbones.adapters import one_line
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, check_inputs, compare_names, frozen_fingerprint
@@ -18,7 +18,7 @@ from filtune.lightning_modules.integrity import read_json, read_yaml
 from filtune.lightning_modules.legacy import translate
 from filtune.lightning_modules.optimization import group_parameters
 from filtune.lightning_modules.runs import CheckpointError, find_checkpoint, unreadable
-from filtune.lightning_modules.trust import ForeignClassError, OwnClasses, check_plain
+from filtune.lightning_modules.trust import ForeignClassError, OwnClasses, allow_optimizer, check_plain
 from filtune.optimizers import OnlineOptimizer
 from filtune.optimizers.likelihoods import Likelihood, likelihood_of
 from filtune.optimizers.likelihoods.tasks import Coding, StreamState
@@ -82,7 +82,7 @@ class Restored:
     @property
     def optimizer_name(self) -> str:
         """The name of the run's optimizer, which is not imported for that."""
-        return str(self.config["optimizer"].get("class_path")).rpartition(".")[2]
+        return optimizer_label(self.config["optimizer"])
 
     @property
     def optimizer_class(self) -> type[OnlineOptimizer]:
@@ -96,7 +96,9 @@ class Restored:
     def optimizer(self) -> OnlineOptimizer:
         """Return the run's optimizer over the backbone's parameters, with its state."""
         groups = group_parameters(self.backbone, self.config["model"].get("param_groups") or {})
-        optimizer = self.optimizer_class(groups, **(self.config["optimizer"].get("init_args") or {}))
+        cls, arguments = self.optimizer_class, self.config["optimizer"].get("init_args") or {}
+        allow_optimizer(cls, arguments, "--config: optimizer", self.own)
+        optimizer = cls(groups, **arguments)
         try:
             optimizer.load_state_dict(self.checkpoint["optimizer_states"][0])
         except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:

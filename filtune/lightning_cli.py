@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from filtune.datamodules import StreamDataModule
-from filtune.experiments.classes import classes
+from filtune.experiments.classes import classes, optimizer_label
 from filtune.experiments.composition import notice
 from filtune.lightning_modules import OnlineModule, Schedule, check_precision
 from filtune.lightning_modules.atomic import atomic_write, reason_full, sweep_folder
@@ -255,7 +255,7 @@ class FiltuneCLI(LightningCLI):
         return RunName(
             task=self.datamodule.label,
             backbone=self.model.backbone_config.name,
-            optimizer=self._get(self.config, "optimizer")["class_path"].rpartition(".")[2],
+            optimizer=optimizer_label(self._get(self.config, "optimizer").as_dict()),
             seed=self._get(self.config, "seed_everything"),
         )
 

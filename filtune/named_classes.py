@@ -18,7 +18,15 @@ from typing import Any, get_args
 
 from filtune.experiments.classes import find_class
 from filtune.experiments.composition import Config, lookup, notice
-from filtune.lightning_modules.trust import SWITCH, ForeignClassError, OwnClasses, check_own, check_plain, named_classes
+from filtune.lightning_modules.trust import (
+    SWITCH,
+    ForeignClassError,
+    OwnClasses,
+    allow_optimizer,
+    check_own,
+    check_plain,
+    named_classes,
+)
 
 from .arguments import FOLDERS, CommandLine
 from .explain import Schema
@@ -149,6 +157,8 @@ def check_classes(config: Any, own: OwnClasses) -> None:
             name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}"
             raise ForeignClassError(f"{place}: names {name}, and a configuration may name no function; leave it out")
         _check_class(place, str(value["class_path"]), own)
+        if place == "optimizer":
+            allow_optimizer(_imported(str(value["class_path"])), value.get("init_args") or {}, place, own)
 
 
 def _values(tree: Any, place: str = "") -> Iterator[tuple[str, Any]]:

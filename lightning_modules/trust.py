@@ -8,7 +8,7 @@ docs/security.md says what each kind of file may do.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 OwnClasses = Collection[str] | None
@@ -38,6 +38,27 @@ def check_own(path: str, label: str, own: OwnClasses) -> None:
             f"{label}: {path} is not a class of filtune, and nothing else is imported for a run's files; if it is your "
             f"own, name it on the command line: {SWITCH} {path}"
         )
+
+
+def allow_optimizer(cls: type, arguments: Mapping[str, Any], label: str, own: OwnClasses) -> None:
+    """Let an optimizer import the class that its options name, where the user has named that class.
+
+    Args:
+        cls: The optimizer's class.
+        arguments: Its options.
+        label: Where they stand, for the message.
+        own: What the user has named.
+
+    Raises:
+        ForeignClassError: If a file names a class of another package than the optimizers', and the user has not.
+    """
+    from filtune.optimizers.torch_classes import PACKAGES, allow_rules
+
+    option = getattr(cls, "class_option", "")
+    path = arguments.get(option) if option else None
+    if isinstance(path, str) and path.rpartition(".")[0] not in PACKAGES:
+        check_own(path, f"{label}.{option}", own)
+        allow_rules([path])
 
 
 def check_plain(config: Any, label: str, allowed: Collection[str] = ()) -> None:

@@ -35,12 +35,14 @@ class OnlineOptimizer(torch.optim.Optimizer):
         abstract: Whether the class is a base of others and no public name; it is not inherited.
         relative_cost: Time of a step in forward and backward passes of the batch, for estimates of a run's duration.
         row_cost: Time of each further row of a Jacobian, in the same unit; 0 for a rule that forms none.
+        class_option: The option that names a class to import; empty in all that import none.
     """
 
     stats: dict[str, Tensor]
     abstract: ClassVar[bool] = True
     relative_cost: ClassVar[float] = 1.0
     row_cost: ClassVar[float] = 0.0
+    class_option: ClassVar[str] = ""
     remedy: ClassVar[str] = "take a smaller --optimizer.lr"
     transient: ClassVar[frozenset[str]] = frozenset()
 
@@ -139,7 +141,7 @@ class OnlineOptimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy keeps: all but what torch and the class build anew, with the scores up to now."""
         self.follower.settle(self.memory())
-        left_out = self.transient | _torch_attributes() | {"_follower"}
+        left_out = self.transient | torch_attributes() | {"_follower"}
         return {**{key: value for key, value in vars(self).items() if key not in left_out}, **super().__getstate__()}
 
     def predictive(self) -> Tensor | None:
@@ -237,7 +239,7 @@ def check_arguments(name: str, arguments: Iterable[tuple[str, Any, bool, str]]) 
 
 
 @cache
-def _torch_attributes() -> frozenset[str]:
+def torch_attributes() -> frozenset[str]:
     """Return the names of what torch sets beside groups and state: its hooks, and what a schedule puts on it."""
     plain = torch.optim.SGD([torch.zeros(1)])
     return (frozenset(vars(plain)) | {"step", "_opt_called"}) - {"defaults", "state", "param_groups"}
@@ -261,7 +263,7 @@ def to_device(tree: Any, device: torch.device) -> Any:
         return tree.to(device)
     if isinstance(tree, dict):
         return {key: value if key == "step" else to_device(value, device) for key, value in tree.items()}
-    return [to_device(value, device) for value in tree] if isinstance(tree, list) else tree
+    return type(tree)(to_device(value, device) for value in tree) if isinstance(tree, list | tuple) else tree
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from filtune.experiments.classes import optimizer_label
 from filtune.experiments.escaping import plain
 from filtune.experiments.run_folder import RunFolder, find_runs, read_run
 from filtune.lightning_modules.atomic import atomic_path
@@ -18,7 +19,7 @@ def run_labels(runs: list[RunFolder]) -> list[str]:
     described = []
     for run in runs:
         chosen = run.config.get("optimizer") or {}
-        described.append((str(chosen.get("class_path", "?")).rpartition(".")[2], chosen.get("init_args") or {}, run))
+        described.append((optimizer_label(chosen), chosen.get("init_args") or {}, run))
     names = []
     for optimizer, arguments, run in described:
         peers = [other for name, other, _ in described if name == optimizer]

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from filtune.experiments.archive import Archive
+from filtune.experiments.classes import optimizer_label
 from filtune.experiments.records import Record, lower_is_better, metric_of
 from filtune.experiments.run_folder import RunFolder, find_runs, read_run
 
@@ -136,7 +137,7 @@ def run_listings(paths: Sequence[Path], left_out: list[str]) -> list[Listing]:
 
 def _of_runs(title: str, runs: list[RunFolder]) -> Listing:
     options = [_options(run.config) for run in runs]
-    names = [str((run.config.get("optimizer") or {}).get("class_path", "?")).rpartition(".")[2] for run in runs]
+    names = [optimizer_label(run.config.get("optimizer") or {}) for run in runs]
     rows: dict[str, dict[int, Record]] = {}
     optimizers = {}
     for name, own, run in zip(names, options, runs, strict=True):
