@@ -230,10 +230,11 @@ def _current_optimizer_options(options: list[Given]) -> list[Given]:
         if option.key.startswith("optimizer.") and re.fullmatch(r"\w+", name)
     }
     new = translate_optimizer(own)
-    gone = [name for name in own if name not in new or new[name] != own[name]]
+    changed = {name: value for name, value in new.items() if repr(own.get(name)) != repr(value)}  # NaN is not itself
+    gone = [name for name in own if name not in new or name in changed]
     if not gone:
         return options
-    added = [Given(f"optimizer.{name}", _text(value)) for name, value in new.items() if own.get(name) != value]
+    added = [Given(f"optimizer.{name}", _text(value)) for name, value in changed.items()]
     before = " ".join(f"--optimizer.{name}={own[name]}" for name in gone)
     notice(f"{before} is renamed to {' '.join(option.argument for option in added)}")
     kept = [o for o, name in zip(options, names, strict=True) if not (o.key.startswith("optimizer.") and name in gone)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any, ClassVar
 
@@ -13,6 +13,8 @@ from typing_extensions import Self
 from .distributed import Ranks
 from .likelihoods.base import Observation
 from .performance import RECENT, Follower, Recent, read_recent
+from .ranges import FIRST_ORDER, Range, check_ranges
+from .ranges import check_arguments as check_arguments
 
 Closure = Callable[[], Observation]
 
@@ -202,9 +204,29 @@ class FirstOrder(OnlineOptimizer):
     """Base of torch's own rules, driven by a closure: backward of the mean negative log-likelihood, then the rule.
 
     Mix it in before the torch class: ``class AdamW(FirstOrder, torch.optim.AdamW)``.
+
+    Attributes:
+        ranges: Ranges of the rule's options by name; those of a group are checked as well.
+
+    Raises:
+        ValueError: If an option is out of range.
     """
 
     abstract: ClassVar[bool] = True
+    ranges: ClassVar[Mapping[str, Range]] = FIRST_ORDER
+
+    def __init__(self, params: torch.optim.optimizer.ParamsT, *arguments: Any, **options: Any) -> None:
+        check_ranges(type(self).__name__, options, self.ranges)  # torch's own messages do not name the option
+        super().__init__(params, *arguments, **options)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters.
+
+        Raises:
+            ValueError: If one of its options is out of range.
+        """
+        check_ranges(type(self).__name__, param_group, self.ranges)
+        super().add_param_group(param_group)
 
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]
         """Take one step and return the observation made before it."""
@@ -218,22 +240,6 @@ class FirstOrder(OnlineOptimizer):
         """Restore the rule's state; the diagnostics restart."""
         super().load_state_dict(state_dict)
         self.stats = {}
-
-
-def check_arguments(name: str, arguments: Iterable[tuple[str, Any, bool, str]]) -> None:
-    """Check that arguments are valid.
-
-    Args:
-        name: The optimizer's name; empty in a part of an optimizer, which puts its name before the message itself.
-        arguments: Tuples (name, value, is_valid, requirement).
-
-    Raises:
-        ValueError: Naming the first that is not.
-    """
-    for argument, value, is_valid, requirement in arguments:
-        if not is_valid:
-            owner = f"{name}: " if name else ""
-            raise ValueError(f"{owner}{argument} must {requirement}; got {value!r}")
 
 
 @cache

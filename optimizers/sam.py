@@ -7,9 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .base import SETTINGS, Closure, FirstOrder, OnlineOptimizer, check_arguments, unhooked_step
+from .base import SETTINGS, Closure, FirstOrder, OnlineOptimizer, unhooked_step
 from .likelihoods.base import Observation
 from .parts import default_arguments
+from .ranges import FIRST_ORDER, NOT_NEGATIVE, check_ranges
+
+RANGES = {**FIRST_ORDER, "rho": NOT_NEGATIVE}
+"""Ranges of the options."""
 
 
 def base_rules() -> dict[str, type[FirstOrder]]:
@@ -58,7 +62,7 @@ class SAM(OnlineOptimizer):
         if base not in rules:
             raise ValueError(f"SAM: base must be one of {', '.join(rules)}; got {base!r}")
         options = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        self._check({**options, "rho": rho})
+        check_ranges("SAM", {**options, "rho": rho}, RANGES)
         known = default_arguments(rules[base])
         # the class of torch itself, which takes no closure here
         rule = next(cls for cls in rules[base].__mro__ if not issubclass(cls, OnlineOptimizer))
@@ -66,7 +70,7 @@ class SAM(OnlineOptimizer):
         super().__init__(self._base.param_groups, {**self._base.defaults, "rho": rho})
         self.state.update(self._base.state)
         for group in self.param_groups:
-            self._check(group)
+            check_ranges("SAM", group, RANGES)
         self.stats = {}
         self._share()
 
@@ -131,17 +135,3 @@ class SAM(OnlineOptimizer):
             self.stats = {}
             self.memory().clear()
         self._share()
-
-    def _check(self, options: dict[str, Any]) -> None:
-        infinity = float("inf")
-        given = {"momentum": 0.0, "betas": (0.0, 0.0), "eps": 0.0, **options}
-        for name in ("lr", "rho", "eps", "weight_decay"):
-            holds = 0 <= given[name] < infinity
-            check_arguments("SAM", [(name, given[name], holds, "be zero or positive, and finite")])
-        check_arguments(
-            "SAM",
-            [
-                ("momentum", given["momentum"], 0 <= given["momentum"] < 1, "lie in [0, 1)"),
-                ("betas", given["betas"], all(0 <= beta < 1 for beta in given["betas"]), "lie in [0, 1)"),
-            ],
-        )

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..base import check_arguments
 from ..layer_hooks import LayerHooks, LayerIO, gradients
+from ..ranges import COUNT, check_arguments
 from .blocks import Block, BlockJacobian, DenseBlock, OuterProduct
 from .layer_rows import layer_rows, rows_match_autograd
 
@@ -92,7 +92,7 @@ class JacobianBuilder:
             "",
             [
                 ("vectorize", vectorize, isinstance(vectorize, bool), "be true or false"),
-                ("chunk_size", chunk_size, chunk_size >= 1, "be at least 1"),
+                ("chunk_size", chunk_size, *COUNT.judge(chunk_size)),
             ],
         )
         self.params, self.dtype, self.vectorize, self.chunk_size = list(params), dtype, vectorize, chunk_size

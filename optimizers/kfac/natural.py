@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ..base import Closure, OnlineOptimizer, check_arguments, tensors, to_device
+from ..base import Closure, OnlineOptimizer, tensors, to_device
 from ..distributed import Ranks
 from ..likelihoods.base import Observation
 from ..parts import Choice, Part, choose
+from ..ranges import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 from .curvature import CurvatureCollector, Gradients
 from .damping import DampingSchedule, clip_scale, least_trace, predicted_change, reachable_scale
 from .factors import Factor
@@ -42,6 +43,14 @@ OLD_STATE_KEYS = {
     "wide": "low_rank",
 }
 """Keys of the state in checkpoints of earlier releases, and what they are called now."""
+
+RANGES = {
+    **dict.fromkeys(("lr", "grad_penalty"), NOT_NEGATIVE),
+    **dict.fromkeys(("factor_decay", "momentum"), BELOW_ONE),
+    "skip": COUNT,
+    "kl_clip": Range(NOT_NEGATIVE.holds, f"{POSITIVE.requirement}, or 0 for none"),
+}
+"""Ranges of the options that every natural gradient has; parts check their own."""
 
 Scales = tuple[list[Tensor], list[Tensor]]
 
@@ -105,7 +114,7 @@ class NaturalOptimizer(OnlineOptimizer):
 
     def __init__(self, params: torch.optim.optimizer.ParamsT, lr: float, settings: Settings) -> None:
         self.name, self.options = type(self).__name__, settings
-        self._check(lr, settings)
+        check_ranges(self.name, {"lr": lr, **vars(settings)}, RANGES)
         self.schedule: DampingSchedule = self._choose(DampingSchedule).build(self.name, settings.rho)
         self.inverse_method: InverseMethod = self._choose(InverseMethod).build()
         self.fisher_type: type[OutputGradients] = self._choose(OutputGradients).part
@@ -331,26 +340,6 @@ class NaturalOptimizer(OnlineOptimizer):
         for option in choice.part.options().keys() & given.keys():
             choice.options.setdefault(option, given[option])
         return choice
-
-    def _check(self, lr: float, settings: Settings) -> None:
-        infinity = float("inf")
-        decay, momentum, penalty = settings.factor_decay, settings.momentum, settings.grad_penalty
-        check_arguments(
-            self.name,
-            [
-                ("lr", lr, 0 <= lr < infinity, "be zero or positive, and finite"),
-                ("skip", settings.skip, settings.skip >= 1, "be at least 1"),
-                ("factor_decay", decay, 0 <= decay < 1, "lie in [0, 1)"),
-                ("momentum", momentum, 0 <= momentum < 1, "lie in [0, 1)"),
-                (
-                    "kl_clip",
-                    settings.kl_clip,
-                    0 <= settings.kl_clip < infinity,
-                    "be positive and finite, or 0 for none",
-                ),
-                ("grad_penalty", penalty, 0 <= penalty < infinity, "be zero or positive, and finite"),
-            ],
-        )
 
 
 def translate_state(tree: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..base import check_arguments
+from ..ranges import check_arguments
 from .damping import relative_damping
 from .factors import Factor
 from .natural import NaturalOptimizer, Scales, Settings
