@@ -72,7 +72,7 @@ def _subclasses(base: type) -> Iterator[type]:
 def _is_part(cls: type, package: str) -> bool:
     """Return whether a class can be chosen, rather than being a base of others.
 
-    Bases are abstract or say so, or take torch's ``defaults``, or have subclasses and are not public names of the package.
+    Bases are abstract or say so, or take torch's ``defaults``, or have subclasses and are no public names.
     """
     base = inspect.isabstract(cls) or vars(cls).get("abstract", False)
     base = base or "defaults" in inspect.signature(cls).parameters

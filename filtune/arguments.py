@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from filtune.experiments.classes import classes, find_class, public_path
-from filtune.experiments.composition import CONFIGS, Config, add_part, find_config, lookup, merge_over, notice
+from filtune.experiments.composition import CONFIGS, Config, add_part, find_config, lookup, merge_over, nested, notice
 from filtune.experiments.suggestions import suggest
 from filtune.lightning_modules.legacy import has_renamed_options, translate_key, translate_optimizer
 from filtune.lightning_modules.runs import CONFIG, find_checkpoint
@@ -177,7 +177,7 @@ def choose_class(config: Config, section: str, name: str, option: str = "") -> C
         except yaml.YAMLError as error:
             problem = error.problem if isinstance(error, DuplicateKeyError) else "is not YAML; write {class_path: NAME}"
             raise ValueError(f"{option or f'--{section}'} {name}: {problem}") from None
-        return merge_over(config, {section: content}) if isinstance(content, dict) else config
+        return merge_over(config, nested({section: content})) if isinstance(content, dict) else config
     if name not in classes(section) and (path := _configuration(section, name)):
         return add_part(config, path, kind=FOLDERS[section])
     return merge_over(config, {section: {"class_path": public_path(_class(section, name, option or f"--{section}"))}})

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import filtune
 from filtune.experiments.classes import Option, classes, find_class, options
-from filtune.experiments.composition import Config, assign, lookup, read_part
+from filtune.experiments.composition import Config, assign, lookup, nested, read_part
 from filtune.experiments.suggestions import nearest, suggest
 
 from .arguments import FOLDERS, CommandLine
@@ -158,6 +158,9 @@ def check(line: CommandLine, schema: Schema) -> None:
     sections = {name.partition(".")[0] for name in schema.hints} | {*FOLDERS, "model", "trainer"}
     sections -= {"config", "help", "print_config"}  # of the command line alone
     for key in line.config:
+        if key not in sections and key.partition(".")[0] in sections:
+            section, _, name = key.partition(".")
+            raise ValueError(f"{key}: no such option{origin(line, key)}; write {section}: {{{name}: ...}}")
         if key not in sections:
             raise ValueError(f"{key}: no such option{origin(line, key)}; {suggest(key, sections, help_of)}")
     for section in FOLDERS:
@@ -211,7 +214,8 @@ def origin(line: CommandLine, key: str) -> str:
     """Return the file that sets an option of the merged configuration, in brackets."""
     missing = object()
     for part in reversed(line.parts):
-        if lookup(read_part(part)[0], key, missing) is not missing:
+        content = nested(copy.deepcopy(read_part(part)[0]))
+        if key in content or lookup(content, key, missing) is not missing:
             return f" (in {part})"
     return ""
 
