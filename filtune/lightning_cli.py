@@ -62,6 +62,7 @@ from .trainer_options import (
     refusals_of_lightning,
     trainer_arguments,
 )
+from .validation import Validation
 from .value_checks import check_optimizer, check_root, check_seed
 
 ABOUT = {
@@ -142,7 +143,15 @@ class FiltuneCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the trainer's method that is run; the parser of the other need not be built."""
-        skipped = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
+        skipped = {
+            "model",
+            "train_dataloaders",
+            "val_dataloaders",
+            "dataloaders",
+            "datamodule",
+            "weights_only",
+            "verbose",
+        }
         return {self.command: skipped}
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -196,7 +205,9 @@ class FiltuneCLI(LightningCLI):
         check_optimizer(config, lambda key: written(line, key))
         for name in config.run.baselines:
             others = {key: value for key, value in line.config.items() if key != "optimizer"}
-            baseline = replace(line, config=choose_class(others, "optimizer", name, "--run.baselines"), options=[])
+            options = [option for option in line.options if option.key.partition(".")[0] != "optimizer"]
+            chosen = choose_class(others, "optimizer", name, "--run.baselines")
+            baseline = replace(line, config=chosen, options=options)
             label = f"{written(line, 'run.baselines')} {name}"
             try:
                 found = self._parsed(parser, baseline, schema)[self.command]
@@ -255,6 +266,7 @@ class FiltuneCLI(LightningCLI):
                 kwargs["callbacks"].append(StreamCheckpoint(self.folder / "checkpoints", interval))
         else:
             self.save_config_callback = None
+            kwargs["callbacks"].append(Validation())
         with refusals_of_lightning(given):
             trainer = super().instantiate_trainer(**kwargs)
         check_trainer(trainer, training=self.subcommand == "fit")
@@ -335,6 +347,8 @@ class FiltuneCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        if subcommand == "validate":
+            kwargs["verbose"] = False  # Lightning's table; see Validation
         if subcommand == "fit" and self.is_resumed and self.folder is not None:
             saved = self.folder / "checkpoints" / LAST
             kwargs["ckpt_path"] = str(saved) if saved.is_file() else None
