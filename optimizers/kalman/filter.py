@@ -12,7 +12,7 @@ from ..base import Closure
 from ..likelihoods.base import Innovation, Observation
 from ..parts import State
 from .blocks import BlockJacobian
-from .diagnostics import REMEDIES, LastStep, check_divergence, diagnose, statistics
+from .diagnostics import REMEDIES, LastStep, check_divergence, diagnose, diagnose_mode, statistics
 from .equations import own_blocks
 from .posterior_mode import PosteriorModeUpdate
 from .predictive import output_covariance, tempered_predictive, update_log_weights
@@ -219,7 +219,7 @@ class KalmanOptimizer(FilterState):
     def diagnose(self) -> str | None:
         """Return a warning that the filter is saturated or fails, where it does; waits for the device."""
         found = diagnose(self.filter, self.recent(), self._kwargs["observation"], self._options())
-        return found or super().diagnose()
+        return found or diagnose_mode(self._last) or super().diagnose()
 
     def _options(self) -> dict[str, Any]:
         """Return the options against saturation that this optimizer has, with their values."""
