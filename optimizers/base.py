@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any, ClassVar
@@ -93,7 +94,7 @@ class OnlineOptimizer(torch.optim.Optimizer):
 
     def settings(self) -> dict[str, Any]:
         """Return the options that a saved state belongs to: plain values by name."""
-        return {"optimizer": type(self).__name__}
+        return {"optimizer": rule_name(type(self))}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, with the scores up to now and the options that it belongs to."""
@@ -240,6 +241,26 @@ class FirstOrder(OnlineOptimizer):
         """Restore the rule's state; the diagnostics restart."""
         super().load_state_dict(state_dict)
         self.stats = {}
+
+
+def rule_name(cls: type) -> str:
+    """Return the name of the rule whose state an optimizer has.
+
+    A subclass that declares nothing but a constructor has the state of its base, and each loads the other's.
+
+    Args:
+        cls: Its class.
+    """
+    base = cls.__bases__[0]
+    is_variant = len(cls.__bases__) == 1 and issubclass(base, OnlineOptimizer) and not vars(base).get("abstract")
+    return rule_name(base) if is_variant and not _declares_methods(cls) else cls.__name__
+
+
+def _declares_methods(cls: type) -> bool:
+    """Return whether a class has methods beside its constructor; a ``step`` that torch wraps is an inherited one."""
+    own = {name: getattr(value, "__qualname__", None) for name, value in vars(cls).items() if inspect.isroutine(value)}
+    properties = any(isinstance(value, property) for value in vars(cls).values())
+    return properties or any(path == f"{cls.__qualname__}.{name}" for name, path in own.items() if name != "__init__")
 
 
 @cache

@@ -36,9 +36,9 @@ class SAM(OnlineOptimizer):
         base: The base rule of torch: ``sgd``, ``adamw`` or another of the first-order rules, in lower case.
         lr: Learning rate of the base rule.
         rho: Radius of the neighbourhood; 0 gives the base rule.
-        momentum: Momentum of ``sgd``; unused by ``adamw``.
-        betas: Decay of the first and second moment of ``adamw``; unused by ``sgd``.
-        eps: Added to the root of the second moment of ``adamw``; unused by ``sgd``.
+        momentum: Momentum of ``sgd``; ``adamw`` has none.
+        betas: Decay of the first and second moment of ``adamw``; ``sgd`` has none.
+        eps: Added to the root of the second moment of ``adamw``; ``sgd`` has none.
         weight_decay: L2 penalty of ``sgd``, decoupled weight decay of ``adamw``.
 
     Raises:
@@ -63,7 +63,10 @@ class SAM(OnlineOptimizer):
             raise ValueError(f"SAM: base must be one of {', '.join(rules)}; got {base!r}")
         options = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         check_ranges("SAM", {**options, "rho": rho}, RANGES)
-        known = default_arguments(rules[base])
+        known, own = default_arguments(rules[base]), default_arguments(type(self))
+        for name, value in options.items():
+            if name not in known and value not in (own[name], 0):
+                raise ValueError(f"SAM: {name} is no option of base {base}; got {name} {value!r}")
         # the class of torch itself, which takes no closure here
         rule = next(cls for cls in rules[base].__mro__ if not issubclass(cls, OnlineOptimizer))
         self._base: torch.optim.Optimizer = rule(params, **{k: v for k, v in options.items() if k in known})  # type: ignore

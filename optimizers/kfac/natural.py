@@ -16,7 +16,7 @@ from typing_extensions import Self
 from ..base import Closure, OnlineOptimizer, tensors, to_device
 from ..distributed import Ranks
 from ..likelihoods.base import Observation
-from ..parts import Choice, Part, choose
+from ..parts import Choice, Part, choose, default_arguments, distribute, part_options
 from ..ranges import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 from .curvature import CurvatureCollector, Gradients
 from .damping import DampingSchedule, clip_scale, least_trace, predicted_change, reachable_scale
@@ -104,17 +104,22 @@ class NaturalOptimizer(OnlineOptimizer):
         params: Parameters or parameter groups.
         lr: Learning rate, alpha.
         settings: The other options.
+        paper_exact: Use the options of the paper's algorithm instead.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or has no effect beside the others.
     """
 
     abstract: ClassVar[bool] = True
     transient = frozenset({"_collector", "_groups", "_params", "unsupported", "stats"})
 
-    def __init__(self, params: torch.optim.optimizer.ParamsT, lr: float, settings: Settings) -> None:
-        self.name, self.options = type(self).__name__, settings
+    def __init__(
+        self, params: torch.optim.optimizer.ParamsT, lr: float, settings: Settings, paper_exact: bool = False
+    ) -> None:
+        self.name = type(self).__name__
         check_ranges(self.name, {"lr": lr, **vars(settings)}, RANGES)
+        self.options = settings.as_in_paper() if paper_exact else settings
+        self._check_used(settings)
         self.schedule: DampingSchedule = self._choose(DampingSchedule).build(self.name, settings.rho)
         self.inverse_method: InverseMethod = self._choose(InverseMethod).build()
         self.fisher_type: type[OutputGradients] = self._choose(OutputGradients).part
@@ -330,6 +335,25 @@ class NaturalOptimizer(OnlineOptimizer):
         super().load_state_dict(translate_state(copy.deepcopy(state_dict)))
         self.stats, self._groups = {}, []
 
+    def _check_used(self, given: Settings) -> None:
+        """Check that no option was given that has no effect: of a part that is not chosen, or not in the paper.
+
+        Raises:
+            ValueError: Naming the first.
+        """
+        defaults = default_arguments(type(self))
+        for option in vars(given).keys() & defaults.keys():
+            check_paper(self.name, option, vars(given)[option], defaults[option], vars(self.options)[option])
+        families = (DampingSchedule, InverseMethod, OutputGradients, UnsupportedParams)
+        choices = [self._choose(family) for family in families]
+        offered = {name: vars(given)[name] for name in part_options(families) & vars(given).keys()}
+        for choice in choices:
+            choice.options.clear()
+        try:
+            distribute(choices, offered, defaults)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
+
     def _choose(self, family: type[Part]) -> Choice:
         """Return the part that the settings name, with those of its options that are settings too."""
         given = vars(self.options)
@@ -340,6 +364,23 @@ class NaturalOptimizer(OnlineOptimizer):
         for option in choice.part.options().keys() & given.keys():
             choice.options.setdefault(option, given[option])
         return choice
+
+
+def check_paper(name: str, option: str, value: Any, default: Any, used: Any) -> None:
+    """Check that an option was not given whose value ``paper_exact`` replaces.
+
+    Args:
+        name: The optimizer's name.
+        option: The option.
+        value: Its value.
+        default: Its default.
+        used: The value that is used.
+
+    Raises:
+        ValueError: If it was.
+    """
+    if value not in (used, default):
+        raise ValueError(f"{name}: {option} must be left out, or be {used!r}, with paper_exact; got {value!r}")
 
 
 def translate_state(tree: Any) -> Any:
