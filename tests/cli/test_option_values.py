@@ -60,11 +60,10 @@ def test_a_value_is_refused_by_the_name_of_its_option_or_allowed(name: str) -> N
             Trial(cls, {option: value}).run(lambda each: f"--optimizer.{each}")
         except ValueError as error:
             said = str(error)
-            assert said.startswith(f"--optimizer.{option}: must ") or "rank_tolerance: needs" in said, (
-                f"{where}: {said}"
-            )
+            known = rf"--optimizer\.{option}: (must |needs noise softmax|is no option of base sgd)"
+            assert re.match(known, said), f"{where}: {said}"
+            assert said.endswith(f"{value!r}") or "needs" in said, f"{where}: {said}"
             assert "\n" not in said
-            assert said.endswith(f"got {value!r}") or "needs" in said, f"{where}: {said}"
             continue
         edge = value in (LEAST, LARGEST, MOST, 1)
         assert edge or (value in ALLOWED.get(option, ()) and (name, option) not in POSITIVE), f"{where} is accepted"
