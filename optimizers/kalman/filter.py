@@ -3,6 +3,7 @@ r"""The filter that all Kalman optimizers share: observe, solve in the space of 
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -55,10 +56,9 @@ class KalmanOptimizer(FilterState):
         joint, sizes = sharding.join(observation)
         innovation = self._observe(joint)
         e = innovation.residual.to(self.dtype)
-        if self._last is None:
-            announce_cost(type(self).__name__, e.numel(), e.shape[1], self._covariance, e, self._fewer_rows())
         own = innovation.cotangents[sharding.ranks.own(sizes)]
-        H = sharding.exchange(self._build(observation.outputs, own), sizes)
+        announce = partial(self._announce, e) if self._last is None else None
+        H = sharding.exchange(self._build(observation.outputs, own, announce), sizes)
 
         if not state.get("prior_initialized", True):
             self._initialize_prior(H)
@@ -86,6 +86,11 @@ class KalmanOptimizer(FilterState):
         self._last = LastStep(e, delta, update, HPH, innovation, joint.outputs.detach(), log_weights)
         self._weigh_scales(joint, finite)
         return joint
+
+    def _announce(self, e: Tensor, elements: int) -> None:
+        """Warn what the first step costs, given the residuals, (B, d), and the elements of the Jacobian's blocks."""
+        name, remedy = type(self).__name__, self._fewer_rows()
+        announce_cost(name, e.numel(), e.shape[1], elements, self._covariance, e, remedy)
 
     def _fewer_rows(self) -> str:
         """Return how the rows of the Jacobian become fewer."""
