@@ -22,7 +22,7 @@ class DataReport:
         classes: Names of the classes.
         range: Least and greatest target, where targets are numbers.
         validation_rows: Samples for validation.
-        validation: Where these are from, or why there are none.
+        validation: Where these are from, or why there are none; empty where nothing is trained.
         notes: What else is to be said, such as files that were not read.
     """
 
@@ -58,9 +58,11 @@ class DataReport:
         skipped = f"{sum(self.skipped.values())} skipped ({reasons})" if self.skipped else "none skipped"
         if self.range:
             labels = f"{self.kind}, values from {self.range[0]:g} to {self.range[1]:g}"
+        elif not self.classes:
+            labels = self.kind
         else:
             more = " ..." if len(self.classes) > _SHOWN else ""
             labels = f"{self.kind}, {len(self.classes)} classes ({', '.join(self.classes[:_SHOWN])}{more})"
-        held_out = f"{self.validation_rows} rows for validation ({self.validation})"
-        parts = [f"{self.rows} rows, {self.used} used, {skipped}", labels, held_out, *self.notes]
+        held_out = [f"{self.validation_rows} rows for validation ({self.validation})"] if self.validation else []
+        parts = [f"{self.rows} rows, {self.used} used, {skipped}", labels, *held_out, *self.notes]
         return " ".join(f"data {self.source}: {'; '.join(parts)}".split())

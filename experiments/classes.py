@@ -72,9 +72,10 @@ def _subclasses(base: type) -> Iterator[type]:
 def _is_part(cls: type, package: str) -> bool:
     """Return whether a class can be chosen, rather than being a base of others.
 
-    Bases are abstract, or take torch's ``defaults``, or have subclasses and are not public names of the package.
+    Bases are abstract or say so, or take torch's ``defaults``, or have subclasses and are no public names.
     """
-    base = inspect.isabstract(cls) or "defaults" in inspect.signature(cls).parameters
+    base = inspect.isabstract(cls) or vars(cls).get("abstract", False)
+    base = base or "defaults" in inspect.signature(cls).parameters
     base = base or bool(cls.__subclasses__() and cls.__name__ not in importlib.import_module(package).__all__)
     here = cls.__module__.startswith(f"{package}.") and cls.__module__ in sys.modules  # not of a file that is gone
     return here and not cls.__name__.startswith("_") and not base

@@ -27,6 +27,8 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 Config = dict[str, Any]
 
 _WITH_CLASS = ("data", "optimizer")
+_OF_CLASS = ("class_path", "init_args", "dict_kwargs")
+_SECTIONS = ("data", "optimizer", "model", "trainer", "run")
 _CHOICES = {
     "optimizer": ("optimizer", "class_path"),
     "task": ("data", "class_path"),
@@ -221,10 +223,8 @@ def _with_current_names(content: Config, merged: Config, path: Path, by_hand: bo
     """
     from filtune.lightning_modules.legacy import has_renamed_options, translate, translate_class_path
 
-    label, content = f"--config {path}", copy.deepcopy(content)
+    label, content = f"--config {path}", nested(copy.deepcopy(content), f"--config {path}: ")
     for section in _WITH_CLASS:
-        if isinstance(content.get(section), str):
-            content[section] = {"class_path": content[section]}
         name = lookup(content, f"{section}.class_path")
         if isinstance(name, str) and "." not in name:
             content[section]["class_path"] = class_path(section, name, f"{path}: {section}.class_path")
@@ -243,6 +243,37 @@ def _with_current_names(content: Config, merged: Config, path: Path, by_hand: bo
     if by_hand:
         _report_renames(content, new, path)
     return new
+
+
+def nested(content: Config, label: str = "") -> Config:
+    """Return a part whose options of classes are all in ``init_args``, without the sections that say nothing.
+
+    ``data: digits`` names a class, ``data: {max_samples: 20}`` sets an option of the class that another part names.
+
+    Args:
+        content: The part, changed in place.
+        label: What a message begins with.
+
+    Raises:
+        ValueError: If an option is given both ways.
+    """
+    for section in _SECTIONS:
+        if section in content and content[section] is None:  # all of it is commented out
+            del content[section]
+    for section in _WITH_CLASS:
+        if isinstance(content.get(section), str):
+            content[section] = {"class_path": content[section]}
+        given = content.get(section)
+        if not isinstance(given, dict) or not isinstance(given.get("init_args") or {}, dict):
+            continue
+        inside = dict(given.get("init_args") or {})
+        for name in [name for name in given if name not in _OF_CLASS]:
+            if name in inside:
+                raise ValueError(f"{label}{section}.{name}: is given twice, in init_args as well; leave one out")
+            inside[name] = given.pop(name)
+        if inside:
+            given["init_args"] = inside
+    return content
 
 
 def class_path(section: str, name: str, option: str) -> str:

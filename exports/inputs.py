@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from filtune.datamodules import DataError, ImageDataModule, TextDataModule
 from filtune.datamodules.columns import with_columns
+from filtune.datamodules.report import DataReport
 from filtune.datamodules.source import PLAIN, TextOptions, read_source, source_stem
 
 from .restore import Restored
@@ -41,7 +42,7 @@ class Rows:
     Attributes:
         table: All rows and columns of the source.
         file: The text file that the source is; none where it is something else.
-        notes: What was found besides and not read.
+        report: What was read, in one line.
         kept: Which rows can be predicted, (N,).
 
     Raises:
@@ -72,7 +73,7 @@ class Rows:
         learned = (run.config.get("data") or {}).get("init_args") or {}
         name = learned.get("name") if source == learned.get("source") else None
         read = read_source(source, name, options, run.task.modality, labelled=False)
-        splits, self.file, self.notes = read.splits, read.file, read.notes
+        splits, self.file = read.splits, read.file
         if split is None and len(splits) > 1:
             raise ValueError(f"--split: {source} has several; choose of {', '.join(splits)}")
         split = split or next(iter(splits))
@@ -95,10 +96,13 @@ class Rows:
         bad_rows = module.input_faults(table)
         if self.key == "image":
             bad_rows = [bad for bad in map(self._reader.fault, range(len(table))) if bad]  # type: ignore
-        self.bad = len(module.reject(place, bad_rows))
+        module.reject(place, bad_rows)
         self.kept = np.setdiff1d(np.arange(len(table)), [bad.row for bad in bad_rows]).astype(np.int64)
         if not len(self.kept):
             raise ValueError(f"--input: {source} has no row that can be read; correct it")
+        counts, task = (len(table), len(self.kept), module.skipped_rows), run.task
+        notes = [f"not read: {note}" for note in read.notes]
+        self.report = DataReport(source, *counts, task.kind, task.classes, None, 0, "", notes)
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         """Return the inputs of some rows, as a backbone takes them."""

@@ -33,15 +33,14 @@ def main(options: argparse.Namespace) -> None:
     chosen = options.text_columns if run.task.modality == "text" else options.image_column and [options.image_column]
     texts_as = TextOptions(options.encoding, options.quoting)
     rows = Rows(run, options.input, options.split, chosen, options.on_bad_row, texts_as)
+    print(plain(str(rows.report)), flush=True)
     prediction = predict(predictor, rows, options.batch_size)
     predicted = columns(prediction, run)
     check_names(rows, predicted)
     with atomic_path(output) as temporary:
         write_table(rows, predicted, temporary, output.suffix.lower(), options.escape_formulas)
     formulas = note_formulas(rows.columns(), predicted, output.suffix.lower(), options.escape_formulas)
-    left = f"; {rows.bad} bad rows left out" if rows.bad else ""
-    left += "".join(f"; not read: {note}" for note in rows.notes)
-    print(f"{output}: {plain(prediction.likelihood.summary(run.coding))}{left}{formulas}")
+    print(f"{output}: {plain(prediction.likelihood.summary(run.coding))}{formulas}")
 
 
 def predict(predictor: Predictor, rows: Rows, batch_size: int) -> Prediction:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from filtune.experiments.classes import classes, find_class, public_path
-from filtune.experiments.composition import CONFIGS, Config, add_part, find_config, lookup, merge_over, notice
+from filtune.experiments.composition import CONFIGS, Config, add_part, find_config, lookup, merge_over, nested, notice
 from filtune.experiments.suggestions import suggest
 from filtune.lightning_modules.legacy import has_renamed_options, translate_key, translate_optimizer
 from filtune.lightning_modules.runs import CONFIG, find_checkpoint
@@ -177,7 +177,7 @@ def choose_class(config: Config, section: str, name: str, option: str = "") -> C
         except yaml.YAMLError as error:
             problem = error.problem if isinstance(error, DuplicateKeyError) else "is not YAML; write {class_path: NAME}"
             raise ValueError(f"{option or f'--{section}'} {name}: {problem}") from None
-        return merge_over(config, {section: content}) if isinstance(content, dict) else config
+        return merge_over(config, nested({section: content})) if isinstance(content, dict) else config
     if name not in classes(section) and (path := _configuration(section, name)):
         return add_part(config, path, kind=FOLDERS[section])
     return merge_over(config, {section: {"class_path": public_path(_class(section, name, option or f"--{section}"))}})
@@ -230,10 +230,11 @@ def _current_optimizer_options(options: list[Given]) -> list[Given]:
         if option.key.startswith("optimizer.") and re.fullmatch(r"\w+", name)
     }
     new = translate_optimizer(own)
-    gone = [name for name in own if name not in new or new[name] != own[name]]
+    changed = {name: value for name, value in new.items() if repr(own.get(name)) != repr(value)}  # NaN is not itself
+    gone = [name for name in own if name not in new or name in changed]
     if not gone:
         return options
-    added = [Given(f"optimizer.{name}", _text(value)) for name, value in new.items() if own.get(name) != value]
+    added = [Given(f"optimizer.{name}", _text(value)) for name, value in changed.items()]
     before = " ".join(f"--optimizer.{name}={own[name]}" for name in gone)
     notice(f"{before} is renamed to {' '.join(option.argument for option in added)}")
     kept = [o for o, name in zip(options, names, strict=True) if not (o.key.startswith("optimizer.") and name in gone)]

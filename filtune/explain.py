@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import filtune
 from filtune.experiments.classes import Option, classes, find_class, options
-from filtune.experiments.composition import Config, assign, lookup, read_part
+from filtune.experiments.composition import Config, assign, lookup, nested, read_part
 from filtune.experiments.suggestions import nearest, suggest
 
 from .arguments import FOLDERS, CommandLine
@@ -38,6 +38,7 @@ class Schema:
                 key = name.removeprefix("--")
                 if name.startswith("--") and not key.endswith((".help", "+")):
                     self.hints[key] = hint if hint is not None else action.type
+        self.hints["seed_everything"] = int  # Lightning's true and false are refused
 
     def known(self, line: CommandLine, key: str) -> list[str] | None:
         """Return the candidates for a key that does not exist, or None if it exists."""
@@ -157,8 +158,11 @@ def check(line: CommandLine, schema: Schema) -> None:
     sections = {name.partition(".")[0] for name in schema.hints} | {*FOLDERS, "model", "trainer"}
     sections -= {"config", "help", "print_config"}  # of the command line alone
     for key in line.config:
+        if key not in sections and key.partition(".")[0] in sections:
+            section, _, name = key.partition(".")
+            raise ValueError(f"{key}: no such option{origin(line, key)}; write {section}: {{{name}: ...}}")
         if key not in sections:
-            raise ValueError(f"{key}: no such option{_origin(line, key)}; {suggest(key, sections, help_of)}")
+            raise ValueError(f"{key}: no such option{origin(line, key)}; {suggest(key, sections, help_of)}")
     for section in FOLDERS:
         if isinstance(line.config.get(section) or {}, dict):
             class_options(line.config, section)
@@ -170,10 +174,10 @@ def check(line: CommandLine, schema: Schema) -> None:
             raise ValueError(f"--{option.key}: no such option; {_suggest(option.key, known, help_of, '--')}")
     for key, value in leaves(line.config, schema):
         if (schema.is_group(key) or key in FOLDERS) and value is not None:
-            raise ValueError(f"{key}: is a group of options{_origin(line, key)}; {_first_below(schema, key)}")
+            raise ValueError(f"{key}: is a group of options{origin(line, key)}; {_first_below(schema, key)}")
         known = schema.known(line, key)
         if known is not None:
-            raise ValueError(f"{key}: no such option{_origin(line, key)}; {_suggest(key, known, help_of)}")
+            raise ValueError(f"{key}: no such option{origin(line, key)}; {_suggest(key, known, help_of)}")
     given = {option.key for option in line.options}
     for section in FOLDERS:
         if not line.config.get(section):
@@ -206,13 +210,19 @@ def _suggest(key: str, known: list[str], help_of: str, dashes: str = "") -> str:
     return suggest(name, beside, help_of) if beside else help_of
 
 
-def _origin(line: CommandLine, key: str) -> str:
+def origin(line: CommandLine, key: str) -> str:
     """Return the file that sets an option of the merged configuration, in brackets."""
     missing = object()
     for part in reversed(line.parts):
-        if lookup(read_part(part)[0], key, missing) is not missing:
+        content = nested(copy.deepcopy(read_part(part)[0]))
+        if key in content or lookup(content, key, missing) is not missing:
             return f" (in {part})"
     return ""
+
+
+def written(line: CommandLine, key: str) -> str:
+    """Return an option as its user wrote it: ``--optimizer.lr``, or ``optimizer.lr (in own.yaml)``."""
+    return f"--{key}" if any(option.key == key for option in line.options) else f"{key}{origin(line, key)}"
 
 
 def explain(error: Exception, line: CommandLine, schema: Schema) -> str:
@@ -226,11 +236,11 @@ def explain(error: Exception, line: CommandLine, schema: Schema) -> str:
     if found := explain_class(str(error)):
         return found
     said = [(f"--{option.key}", option.key, option.value, True, "") for option in line.options]
-    said += [(key, key, value, False, _origin(line, key)) for key, value in leaves(line.config, schema)]
-    for label, key, value, text, origin in said:
+    said += [(key, key, value, False, origin(line, key)) for key, value in leaves(line.config, schema)]
+    for label, key, value, text, place in said:
         hint = schema.hint(line, key)
         if hint is not None and value is not None and (failure := _refusal(hint, value, text)):
-            return f"{label}: {_innermost(failure, hint, value)}{origin}"
+            return f"{label}: {_innermost(failure, hint, value)}{place}"
     return condensed(str(error))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,8 +50,8 @@ from filtune.lightning_modules.trainer_checks import check_trainer
 from filtune.lightning_modules.trust import SWITCH
 from filtune.optimizers import OnlineOptimizer
 
-from .arguments import choose_class, read_line, with_run_config
-from .explain import Schema, check, condensed, explain, take_texts
+from .arguments import CommandLine, choose_class, read_line, with_run_config
+from .explain import Schema, check, condensed, explain, take_texts, written
 from .named_classes import check_classes, own_classes, restricted
 from .trainer_options import (
     check_checkpoint_name,
@@ -62,6 +62,8 @@ from .trainer_options import (
     refusals_of_lightning,
     trainer_arguments,
 )
+from .validation import Validation
+from .value_checks import check_optimizer, check_root, check_seed
 
 ABOUT = {
     "fit": "Learn from a stream of samples, one at a time, and score every prediction before it is learned from.",
@@ -141,7 +143,15 @@ class FiltuneCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the trainer's method that is run; the parser of the other need not be built."""
-        skipped = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
+        skipped = {
+            "model",
+            "train_dataloaders",
+            "val_dataloaders",
+            "dataloaders",
+            "datamodule",
+            "weights_only",
+            "verbose",
+        }
         return {self.command: skipped}
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -162,13 +172,48 @@ class FiltuneCLI(LightningCLI):
             for part in line.parts:
                 read_yaml(part)  # refuses the configuration of a run that is damaged
         check(line, schema)
-        line = take_texts(restricted(line, schema), schema)
+        line = restricted(line, schema)
+        self.config = self._parsed(parser, line, schema)
+        check_classes(self.config[self.command], line.own)
+        self._check_values(parser, line, schema)
+
+    def _parsed(self, parser: LightningArgumentParser, line: CommandLine, schema: Schema) -> Any:
+        """Return what the parser makes of a command line.
+
+        Raises:
+            ValueError: Naming the option that has no value of its type.
+        """
+        line = take_texts(line, schema)
         given = ["--config", json.dumps(line.config, default=str)] if line.config else []
         try:
-            self.config = parser.parse_args([self.command, *given, *(option.argument for option in line.options)])
+            return parser.parse_args([self.command, *given, *(option.argument for option in line.options)])
         except (ArgumentError, TypeError, ValueError) as error:
             raise ValueError(explain(error, line, schema)) from error
-        check_classes(self.config[self.command], line.own)
+
+    def _check_values(self, parser: LightningArgumentParser, line: CommandLine, schema: Schema) -> None:
+        """Check the seed, the folder of runs, the optimizer and its baselines before anything is read.
+
+        Raises:
+            ValueError: Naming the option and what it must be.
+        """
+        config = self.config[self.command]
+        if self.command != "fit":
+            return
+        check_seed(config.seed_everything, written(line, "seed_everything"))
+        if not config.trainer.fast_dev_run:
+            check_root(config.run.root, written(line, "run.root"))
+        check_optimizer(config, lambda key: written(line, key))
+        for name in config.run.baselines:
+            others = {key: value for key, value in line.config.items() if key != "optimizer"}
+            options = [option for option in line.options if option.key.partition(".")[0] != "optimizer"]
+            chosen = choose_class(others, "optimizer", name, "--run.baselines")
+            baseline = replace(line, config=chosen, options=options)
+            label = f"{written(line, 'run.baselines')} {name}"
+            try:
+                found = self._parsed(parser, baseline, schema)[self.command]
+            except ValueError as error:
+                raise ValueError(f"{label}: {error}") from error
+            check_optimizer(found, lambda key, label=label: f"{label}: {key}", is_baseline=True)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add ``--optimizer`` and ``--run``."""
@@ -186,8 +231,6 @@ class FiltuneCLI(LightningCLI):
         check_precision(trainer.get("precision"))
         check_options(trainer, self._get(self.config, "model").get("on_divergence"))
         check_checkpoint_name(self._get(self.config, "ckpt_path"), trainer, self.command)
-        for baseline in self._get(self.config, "run").baselines:
-            choose_class({}, "optimizer", baseline, "--run.baselines")
 
     def instantiate_classes(self) -> None:
         """Build model, data module and trainer; an error of theirs is reported without the frame of the parser."""
@@ -223,6 +266,7 @@ class FiltuneCLI(LightningCLI):
                 kwargs["callbacks"].append(StreamCheckpoint(self.folder / "checkpoints", interval))
         else:
             self.save_config_callback = None
+            kwargs["callbacks"].append(Validation())
         with refusals_of_lightning(given):
             trainer = super().instantiate_trainer(**kwargs)
         check_trainer(trainer, training=self.subcommand == "fit")
@@ -303,6 +347,8 @@ class FiltuneCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        if subcommand == "validate":
+            kwargs["verbose"] = False  # Lightning's table; see Validation
         if subcommand == "fit" and self.is_resumed and self.folder is not None:
             saved = self.folder / "checkpoints" / LAST
             kwargs["ckpt_path"] = str(saved) if saved.is_file() else None

@@ -72,16 +72,24 @@ class Schedule:
         Raises:
             ValueError: If the optimizer has no learning rate, or the warm-up is negative or outlasts the run.
         """
-        if "lr" not in optimizer.param_groups[0]:
-            raise ValueError(
-                f"model.schedule: {type(optimizer).__name__} has no learning rate; set --model.schedule.decay none "
-                "and --model.schedule.warmup 0"
-            )
+        self.check(optimizer)
         if not 0 <= self.warmup < total_steps:
             raise ValueError(
                 f"model.schedule.warmup: must lie in [0, {total_steps}), the steps of this run; got {self.warmup}"
             )
         return LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
+
+    def check(self, optimizer: torch.optim.Optimizer) -> None:
+        """Check that the optimizer has a learning rate.
+
+        Raises:
+            ValueError: If it has none.
+        """
+        if "lr" not in optimizer.param_groups[0]:
+            raise ValueError(
+                f"model.schedule: {type(optimizer).__name__} has no learning rate; set --model.schedule.decay none "
+                "and --model.schedule.warmup 0"
+            )
 
     def factor(self, step: int, total_steps: int) -> float:
         """Return the multiplier of the learning rate at a step, counted from 0."""

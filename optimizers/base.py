@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any, ClassVar
 
@@ -13,6 +14,8 @@ from typing_extensions import Self
 from .distributed import Ranks
 from .likelihoods.base import Observation
 from .performance import RECENT, Follower, Recent, read_recent
+from .ranges import FIRST_ORDER, Range, check_ranges
+from .ranges import check_arguments as check_arguments
 
 Closure = Callable[[], Observation]
 
@@ -93,7 +96,7 @@ class OnlineOptimizer(torch.optim.Optimizer):
 
     def settings(self) -> dict[str, Any]:
         """Return the options that a saved state belongs to: plain values by name."""
-        return {"optimizer": type(self).__name__}
+        return {"optimizer": rule_name(type(self))}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, with the scores up to now and the options that it belongs to."""
@@ -204,9 +207,29 @@ class FirstOrder(OnlineOptimizer):
     """Base of torch's own rules, driven by a closure: backward of the mean negative log-likelihood, then the rule.
 
     Mix it in before the torch class: ``class AdamW(FirstOrder, torch.optim.AdamW)``.
+
+    Attributes:
+        ranges: Ranges of the rule's options by name; those of a group are checked as well.
+
+    Raises:
+        ValueError: If an option is out of range.
     """
 
     abstract: ClassVar[bool] = True
+    ranges: ClassVar[Mapping[str, Range]] = FIRST_ORDER
+
+    def __init__(self, params: torch.optim.optimizer.ParamsT, *arguments: Any, **options: Any) -> None:
+        check_ranges(type(self).__name__, options, self.ranges)  # torch's own messages do not name the option
+        super().__init__(params, *arguments, **options)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters.
+
+        Raises:
+            ValueError: If one of its options is out of range.
+        """
+        check_ranges(type(self).__name__, param_group, self.ranges)
+        super().add_param_group(param_group)
 
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]
         """Take one step and return the observation made before it."""
@@ -222,20 +245,24 @@ class FirstOrder(OnlineOptimizer):
         self.stats = {}
 
 
-def check_arguments(name: str, arguments: Iterable[tuple[str, Any, bool, str]]) -> None:
-    """Check that arguments are valid.
+def rule_name(cls: type) -> str:
+    """Return the name of the rule whose state an optimizer has.
+
+    A subclass that declares nothing but a constructor has the state of its base, and each loads the other's.
 
     Args:
-        name: The optimizer's name; empty in a part of an optimizer, which puts its name before the message itself.
-        arguments: Tuples (name, value, is_valid, requirement).
-
-    Raises:
-        ValueError: Naming the first that is not.
+        cls: Its class.
     """
-    for argument, value, is_valid, requirement in arguments:
-        if not is_valid:
-            owner = f"{name}: " if name else ""
-            raise ValueError(f"{owner}{argument} must {requirement}; got {value!r}")
+    base = cls.__bases__[0]
+    is_variant = len(cls.__bases__) == 1 and issubclass(base, OnlineOptimizer) and not vars(base).get("abstract")
+    return rule_name(base) if is_variant and not _declares_methods(cls) else cls.__name__
+
+
+def _declares_methods(cls: type) -> bool:
+    """Return whether a class has methods beside its constructor; a ``step`` that torch wraps is an inherited one."""
+    own = {name: getattr(value, "__qualname__", None) for name, value in vars(cls).items() if inspect.isroutine(value)}
+    properties = any(isinstance(value, property) for value in vars(cls).values())
+    return properties or any(path == f"{cls.__qualname__}.{name}" for name, path in own.items() if name != "__init__")
 
 
 @cache

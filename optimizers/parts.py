@@ -8,7 +8,7 @@ also checks them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -121,6 +121,11 @@ def _check_unused(option: str, value: Any, choices: Sequence[Choice]) -> None:
         names = ", ".join(owner.name for owner in owners)
         chosen = next((choice.part.name for choice in choices if choice.part.kind == kind), "none")
         raise ValueError(f"{option} is an option of {kind} {names}, and {kind} is {chosen}; got {option} {value!r}")
+
+
+def part_options(families: Iterable[type[Part]]) -> set[str]:
+    """Return the names of the options of all parts of some families."""
+    return {option for family in families for part in family.registry.values() for option in part.options()}
 
 
 def default_arguments(cls: type) -> dict[str, Any]:

@@ -7,9 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .base import SETTINGS, Closure, FirstOrder, OnlineOptimizer, check_arguments, unhooked_step
+from .base import SETTINGS, Closure, FirstOrder, OnlineOptimizer, unhooked_step
 from .likelihoods.base import Observation
 from .parts import default_arguments
+from .ranges import FIRST_ORDER, NOT_NEGATIVE, check_ranges
+
+RANGES = {**FIRST_ORDER, "rho": NOT_NEGATIVE}
+"""Ranges of the options."""
 
 
 def base_rules() -> dict[str, type[FirstOrder]]:
@@ -32,9 +36,9 @@ class SAM(OnlineOptimizer):
         base: The base rule of torch: ``sgd``, ``adamw`` or another of the first-order rules, in lower case.
         lr: Learning rate of the base rule.
         rho: Radius of the neighbourhood; 0 gives the base rule.
-        momentum: Momentum of ``sgd``; unused by ``adamw``.
-        betas: Decay of the first and second moment of ``adamw``; unused by ``sgd``.
-        eps: Added to the root of the second moment of ``adamw``; unused by ``sgd``.
+        momentum: Momentum of ``sgd``; ``adamw`` has none.
+        betas: Decay of the first and second moment of ``adamw``; ``sgd`` has none.
+        eps: Added to the root of the second moment of ``adamw``; ``sgd`` has none.
         weight_decay: L2 penalty of ``sgd``, decoupled weight decay of ``adamw``.
 
     Raises:
@@ -58,15 +62,18 @@ class SAM(OnlineOptimizer):
         if base not in rules:
             raise ValueError(f"SAM: base must be one of {', '.join(rules)}; got {base!r}")
         options = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        self._check({**options, "rho": rho})
-        known = default_arguments(rules[base])
+        check_ranges("SAM", {**options, "rho": rho}, RANGES)
+        known, own = default_arguments(rules[base]), default_arguments(type(self))
+        for name, value in options.items():
+            if name not in known and value not in (own[name], 0):
+                raise ValueError(f"SAM: {name} is no option of base {base}; got {name} {value!r}")
         # the class of torch itself, which takes no closure here
         rule = next(cls for cls in rules[base].__mro__ if not issubclass(cls, OnlineOptimizer))
         self._base: torch.optim.Optimizer = rule(params, **{k: v for k, v in options.items() if k in known})  # type: ignore
         super().__init__(self._base.param_groups, {**self._base.defaults, "rho": rho})
         self.state.update(self._base.state)
         for group in self.param_groups:
-            self._check(group)
+            check_ranges("SAM", group, RANGES)
         self.stats = {}
         self._share()
 
@@ -131,17 +138,3 @@ class SAM(OnlineOptimizer):
             self.stats = {}
             self.memory().clear()
         self._share()
-
-    def _check(self, options: dict[str, Any]) -> None:
-        infinity = float("inf")
-        given = {"momentum": 0.0, "betas": (0.0, 0.0), "eps": 0.0, **options}
-        for name in ("lr", "rho", "eps", "weight_decay"):
-            holds = 0 <= given[name] < infinity
-            check_arguments("SAM", [(name, given[name], holds, "be zero or positive, and finite")])
-        check_arguments(
-            "SAM",
-            [
-                ("momentum", given["momentum"], 0 <= given["momentum"] < 1, "lie in [0, 1)"),
-                ("betas", given["betas"], all(0 <= beta < 1 for beta in given["betas"]), "lie in [0, 1)"),
-            ],
-        )

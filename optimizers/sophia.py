@@ -10,12 +10,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .base import Closure, OnlineOptimizer, check_arguments
+from .base import Closure, OnlineOptimizer
 from .distributed import Ranks
 from .likelihoods.base import Observation
+from .ranges import COUNT, FIRST_ORDER, POSITIVE, check_ranges
 
 SOPHIA = "sophia"
 """Key of the step counter in the state."""
+
+
+RANGES = {**FIRST_ORDER, "gamma": POSITIVE, "eps": POSITIVE, "hessian_every": COUNT}
+"""Ranges of the options."""
 
 
 class Sophia(OnlineOptimizer):
@@ -57,11 +62,10 @@ class Sophia(OnlineOptimizer):
         hessian_every: int = 10,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "gamma": gamma, "eps": eps, "weight_decay": weight_decay}
-        self._check(defaults)
-        check_arguments("Sophia", [("hessian_every", hessian_every, hessian_every >= 1, "be at least 1")])
+        check_ranges("Sophia", {**defaults, "hessian_every": hessian_every}, RANGES)
         super().__init__(params, defaults)
         for group in self.param_groups:
-            self._check(group)
+            check_ranges("Sophia", group, RANGES)
         self.hessian_every = hessian_every
         self.state[SOPHIA] = {"steps": 0}  # type: ignore[index]
         self.stats = {}
@@ -152,14 +156,3 @@ class Sophia(OnlineOptimizer):
             raise ValueError("Sophia: the checkpoint holds no state of Sophia; it is another optimizer's")
         super().load_state_dict(copy.deepcopy(state_dict))
         self.stats = {}
-
-    def _check(self, options: dict[str, Any]) -> None:
-        infinity = float("inf")
-        for name in ("lr", "weight_decay"):
-            value = options[name]
-            check_arguments("Sophia", [(name, value, 0 <= value < infinity, "be zero or positive, and finite")])
-        for name in ("gamma", "eps"):
-            value = options[name]
-            check_arguments("Sophia", [(name, value, 0 < value < infinity, "be positive and finite")])
-        betas = options["betas"]
-        check_arguments("Sophia", [("betas", betas, all(0 <= beta < 1 for beta in betas), "lie in [0, 1)")])

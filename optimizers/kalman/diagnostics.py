@@ -15,6 +15,9 @@ from .update import MeasurementUpdate
 SATURATED = 1e-10
 """Trace of the observation noise below which the filter treats its predictions as certain."""
 
+INEXACT = 1e-3
+"""Residual at the mode of a posterior, relative to the batch's residuals or 1, above which a warning says so."""
+
 REMEDIES = {"process_noise": 1e-4, "head_reset_scale": 1.0}
 """Options that keep a filter from saturating, with a value that does."""
 
@@ -86,6 +89,24 @@ def check_divergence(state: State, neumann: bool) -> str | None:
     return (
         f"the filter diverged at step {step}: {what} ({exploded} exploding innovations, {nonfinite} non-finite updates "
         f"so far); {remedy}"
+    )
+
+
+def diagnose_mode(last: LastStep | None) -> str | None:
+    """Return a warning that the last update is far from the mode of its posterior, where it is; waits for the device.
+
+    Args:
+        last: The last step; None before the first.
+    """
+    figures = {} if last is None else last.update.figures()
+    if last is None or "newton_residual" not in figures:
+        return None
+    residual, size, steps = float(figures["newton_residual"]), float(last.e.abs().amax()), figures["newton_iterations"]
+    if residual <= INEXACT * max(1.0, size):
+        return None
+    return (
+        f"the mode of the posterior was not found in {int(steps)} Newton steps: max |e - lambda| is {residual:.1e}, of "
+        f"residuals up to {size:.1e}; the prior is too wide for float64: take a smaller --optimizer.p0"
     )
 
 

@@ -3,6 +3,7 @@ r"""The filter that all Kalman optimizers share: observe, solve in the space of 
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from ..base import Closure
 from ..likelihoods.base import Innovation, Likelihood, Observation
 from ..parts import State
 from .blocks import BlockJacobian
-from .diagnostics import REMEDIES, LastStep, check_divergence, diagnose, statistics
+from .diagnostics import REMEDIES, LastStep, check_divergence, diagnose, diagnose_mode, statistics
 from .posterior_mode import PosteriorModeUpdate
 from .predictive import (
     cubature_predictive,
@@ -96,17 +97,20 @@ class KalmanOptimizer(FilterState):
         """Return the observation of all ranks, its residuals and cotangents, and this rank's part of H."""
         joint, sizes = self._sharding.join(observation)
         innovation = self._observe(joint)
-        e = innovation.residual
-        if self._last is None:
-            announce_cost(type(self).__name__, e.numel(), e.shape[1], self._covariance, e, self._fewer_rows())
         own = innovation.cotangents[self._sharding.ranks.own(sizes)]
-        return joint, innovation, self._sharding.exchange(self._build(observation.outputs, own), sizes)
+        announce = partial(self._announce, innovation.residual.to(self.dtype)) if self._last is None else None
+        return joint, innovation, self._sharding.exchange(self._build(observation.outputs, own, announce), sizes)
+
+    def _announce(self, e: Tensor, elements: int) -> None:
+        """Warn what the first step costs, given the residuals, (B, d), and the elements of the Jacobian's blocks."""
+        name, remedy = type(self).__name__, self._fewer_rows()
+        announce_cost(name, e.numel(), e.shape[1], elements, self._covariance, e, remedy)
 
     def _fewer_rows(self) -> str:
         """Return how the rows of the Jacobian become fewer."""
         if self._has("top_k"):
-            return "--optimizer.top_k 3 keeps the label and the two most probable others: three rows per sample"
-        return "take fewer classes or a smaller batch, or Filtune with --optimizer.top_k 3: three rows per sample"
+            return "--optimizer.top_k 1 tells the most probable class and the label from the rest: one or two rows per sample"
+        return "take fewer classes or a smaller batch, or Filtune with --optimizer.top_k 1: one or two rows per sample"
 
     def _observe(self, observation: Observation) -> Innovation:
         """Return the residuals and cotangents in the coordinates observed."""
@@ -248,7 +252,7 @@ class KalmanOptimizer(FilterState):
     def diagnose(self) -> str | None:
         """Return a warning that the filter is saturated or fails, where it does; waits for the device."""
         found = diagnose(self.filter, self.recent(), self._kwargs["observation"], self._options())
-        return found or super().diagnose()
+        return found or diagnose_mode(self._last) or super().diagnose()
 
     def _options(self) -> dict[str, Any]:
         """Return the options against saturation that this optimizer has, with their values."""

@@ -6,13 +6,13 @@ Shapes: ``B`` batch, ``m`` outputs, ``d`` observation coordinates, ``rows`` = B*
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..base import check_arguments
 from ..layer_hooks import LayerHooks, LayerIO, gradients
+from ..ranges import COUNT, check_arguments
 from .blocks import Block, BlockJacobian, DenseBlock, OuterProduct
 from .layer_rows import layer_rows, rows_match_autograd
 
@@ -92,7 +92,7 @@ class JacobianBuilder:
             "",
             [
                 ("vectorize", vectorize, isinstance(vectorize, bool), "be true or false"),
-                ("chunk_size", chunk_size, chunk_size >= 1, "be at least 1"),
+                ("chunk_size", chunk_size, *COUNT.judge(chunk_size)),
             ],
         )
         self.params, self.dtype, self.vectorize, self.chunk_size = list(params), dtype, vectorize, chunk_size
@@ -106,7 +106,9 @@ class JacobianBuilder:
             self._hooks.remove()
         self._hooks, self._verified = LayerHooks(model, self.params, always_on=True), {}
 
-    def __call__(self, outputs: Tensor, cotangents: Tensor) -> BlockJacobian:
+    def __call__(
+        self, outputs: Tensor, cotangents: Tensor, announce: Callable[[int], None] | None = None
+    ) -> BlockJacobian:
         """Return the Jacobian of the observation coordinates.
 
         A parameter's gradient is a sum over the samples, that of a layer's output is not: where layers account for the
@@ -116,11 +118,14 @@ class JacobianBuilder:
         Args:
             outputs: Model outputs with their graph, (B, m).
             cotangents: Derivatives of the coordinates with respect to the outputs, (B, d, m).
+            announce: Called with the number of elements of the blocks before they are computed.
         """
         cotangents = cotangents.to(outputs.dtype)
         layers = self._layers(outputs)
         explained = {id(p) for io in layers for p in io.layer.params.values()}
         others = [p for p in self.params if id(p) not in explained]
+        if announce is not None:
+            announce(self._elements(layers, others, *cotangents.shape[:2]))
         shared = not others or len(cotangents) == 1
         rows = cotangents.transpose(0, 1) if shared else stack_rows(cotangents)
         limit = max(1, self.chunk_size // (len(cotangents) if shared else 1))
@@ -134,6 +139,15 @@ class JacobianBuilder:
         if self._hooks is not None:
             self._hooks.take()  # calls of checkpointed layers that the backward pass ran again
         return self._assemble([parts[id(p)] for p in self.params])
+
+    def _elements(self, layers: list[LayerIO], others: list[Tensor], B: int, d: int) -> int:
+        """Return the number of elements of the blocks; a large layer with a single position is kept in two factors."""
+        total = B * d * sum(p.numel() for p in others)
+        for io in layers:
+            for name, p in io.layer.params.items():
+                is_factored = io.positions == 1 and name == "weight" and p.numel() > FACTORED_PARAMETERS
+                total += B * (d * len(p) + p.numel() // len(p)) if is_factored else B * d * p.numel()
+        return total
 
     def _vjp(self, outputs: Tensor, inputs: Inputs, turns: Sequence[Tensor]) -> list[Tensor]:
         rows = sum(len(turn) for turn in turns)

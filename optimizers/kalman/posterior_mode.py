@@ -14,13 +14,19 @@ from .equations import block_diagonal, robust_cholesky
 from .update import Solution
 
 ITERATIONS = 200
-"""Most Newton steps; three to five are usual. Confident wrong logits with a wide prior need up to sixty."""
+"""Most Newton steps; three to five are usual. Confident wrong logits with a wide prior need up to seventy."""
 
 UNREAD = 12
 """Newton steps after which a GPU is first waited for; before, reading would take longer than going on."""
 
 CONVERGED = 1e-9
 """Relative change of lambda at which the iteration stops: the next one would be its square."""
+
+SHORT = 0.5
+"""Guaranteed length of a step below which a longer one is looked for."""
+
+DOUBLINGS = 64
+"""Most doublings of a step."""
 
 STALLED = 1e-6
 """Relative change below which the iteration also stops once it no longer falls: rounding is all that is left."""
@@ -39,7 +45,9 @@ class PosteriorModeUpdate:
     Newton's method works on lambda, where A may be singular: lambda <- lambda + s (I + FA)^-1 (e - lambda), with
     F = LL' and e = y - E y taken at eta. The step length s = ln(1 + b)/b, where b is the likelihood's self-concordance
     bound along the step, makes every step a descent (Sun & Tran-Dinh 2019, theorem 2): the objective is convex, and the
-    iteration goes on until it has converged. ``stats`` has the number of steps, and what is left of max |e - lambda|,
+    iteration goes on until it has converged. Such a step changes a logit by no more than about ln(1 + b), however far
+    the mode is: from logits wrong by 300 it would take hundreds. A short step is therefore doubled for as long as the
+    objective falls. ``stats`` has the number of steps, and what is left of max |e - lambda|,
     which is zero at the mode (``newton_iterations``, ``newton_residual``). The information that the batch
     adds is J'FJ at the mode: Laplace's approximation. For a Gaussian likelihood it is the Kalman filter itself.
 
@@ -64,13 +72,19 @@ class PosteriorModeUpdate:
             gap = e - dual
             inner = torch.linalg.cholesky_ex(_inner(A, L)).L
             step = gap - L @ torch.cholesky_solve((L.mT @ (A @ gap)).unsqueeze(1), inner).squeeze(1)
-            step = _length(self.observation.likelihood.self_concordance_bound(self._shift(A @ step))) * step
-            dual = dual + step
-            if A.device.type == "cpu" or (iteration >= UNREAD and iteration % 4 == 0):
-                size = float(step.abs().amax() / dual.abs().amax())
+            ahead = A @ step
+            length = _length(self.observation.likelihood.self_concordance_bound(self._shift(ahead)))
+            moved = dual + length * step
+            if A.device.type == "cpu" or iteration >= UNREAD:
+                # the whole step counts, for a short one is small wherever it is
+                size, taken = torch.stack([step.abs().amax() / moved.abs().amax(), length.to(step)]).tolist()
                 if not size > CONVERGED or last <= size < STALLED:
+                    dual = moved
                     break
                 last = size
+                if taken < SHORT:
+                    moved = dual + self._lengthened(A @ dual, ahead, dual, step, taken) * step
+            dual = moved
         e, self.L = self._at(A @ dual)
         self.iterations, self.residual = iteration, (e - dual).abs().amax()
         factor = robust_cholesky(_inner(A, self.L))
@@ -88,6 +102,26 @@ class PosteriorModeUpdate:
     def figures(self) -> dict[str, Tensor]:
         """Return the number of Newton steps and the residual at the end; call it after ``solve``."""
         return {"newton_iterations": torch.tensor(self.iterations), "newton_residual": self.residual}
+
+    def _lengthened(self, eta: Tensor, ahead: Tensor, dual: Tensor, step: Tensor, length: float) -> float:
+        """Return the step length, doubled for as long as the objective still falls at the end of the step.
+
+        It is convex along the step, so that this is at least half of the best length and gains at least half of what
+        that would gain.
+
+        Args:
+            eta: A lambda, (rows,).
+            ahead: A times the step.
+            dual: lambda.
+            step: The step.
+            length: A length at which the objective still falls.
+        """
+        for _ in range(DOUBLINGS):
+            e, _ = self._at(eta + 2 * length * ahead)
+            if not bool(ahead @ (dual + 2 * length * step - e) <= 0):  # the derivative by the length
+                break
+            length = 2 * length
+        return length
 
     def _at(self, eta: Tensor) -> tuple[Tensor, Tensor]:
         """Return residual, (rows,), and factor of F, (rows, B*k), where the coordinates are shifted by eta, (rows,)."""

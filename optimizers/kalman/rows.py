@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..base import check_arguments
 from ..likelihoods.base import Innovation, Observation
+from ..ranges import BELOW_ONE, COUNT_OR_NONE, check_arguments
 from .noise.base import ObservationNoise
 
 
@@ -32,8 +32,8 @@ class RowSelection:
         check_arguments(
             "",
             [
-                ("top_k", top_k, top_k >= 0, "be zero or positive"),
-                ("rank_tolerance", rank_tolerance, 0 <= rank_tolerance < 1, "lie in [0, 1)"),
+                ("top_k", top_k, *COUNT_OR_NONE.judge(top_k)),
+                ("rank_tolerance", rank_tolerance, *BELOW_ONE.judge(rank_tolerance)),
             ],
         )
         self.top_k, self.rank_tolerance = top_k, rank_tolerance

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ..base import OnlineOptimizer, check_arguments
+from ..base import OnlineOptimizer
 from ..layer_hooks import head_parameters, last_layer
 from ..likelihoods.base import OBSERVATIONS
 from ..parts import Choice, Spec, choose, default_arguments, distribute
 from ..performance import RECENT
+from ..ranges import NOT_NEGATIVE, POSITIVE, check_arguments, check_ranges
 from .covariance.base import Covariance, check_size
 from .diagnostics import COUNTERS, LastStep
 from .jacobian import JacobianBuilder
@@ -152,7 +153,7 @@ class FilterState(OnlineOptimizer):
         self._check_parts()
 
     def _check_arguments(self) -> None:
-        given, infinity = self._kwargs, float("inf")
+        given = self._kwargs
         threshold, q = given["divergence_threshold"], given["process_noise"]
         default = default_arguments(type(self)).get("noise")
         check_update(given["update"], given["noise"] if given["noise"] != default else None, given["rho"])
@@ -166,7 +167,7 @@ class FilterState(OnlineOptimizer):
         check_arguments(
             "",
             [
-                ("process_noise", q, 0 <= q < infinity, "be zero or positive, and finite"),
+                ("process_noise", q, *NOT_NEGATIVE.judge(q)),
                 ("divergence_threshold", threshold, threshold > 1, "be above 1"),
             ],
         )
@@ -285,6 +286,7 @@ class FilterState(OnlineOptimizer):
         if FILTER in self.state:
             raise ValueError(f"{name}: parameters cannot join a filter that has been created")
         super().add_param_group(param_group)
+        check_ranges(name, self.param_groups[-1], {"p0": POSITIVE})
         check_prior(name, self.param_groups[-1])
 
     def variance(self) -> list[Tensor]:

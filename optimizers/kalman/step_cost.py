@@ -16,27 +16,47 @@ from .covariance.base import GIB, Covariance, available_memory
 MANY = 256
 """Rows of a step from which on its cost is said."""
 
+MATRICES = 6
+"""Matrices in float64 of the size of HPH' that every update holds at once, its factor and inverse among them."""
+
 SAMPLE = 256
 """Rows of the factorisation that is timed."""
 
 
-def announce_cost(name: str, rows: int, d: int, covariance: Covariance, like: torch.Tensor, remedy: str) -> None:
+def step_bytes(rows: int, elements: int, covariance: Covariance, element_size: int) -> int:
+    """Return the least memory that a step takes: the Jacobian as it is kept, its copies, and the algebra on the rows.
+
+    Args:
+        rows: Rows of a batch, B*d.
+        elements: Elements of the Jacobian's blocks, of which those of large dense layers are kept in factors.
+        covariance: The filter's covariance.
+        element_size: Bytes of an element of the Jacobian.
+    """
+    copies = covariance.jacobian_copies * rows * covariance.n
+    return (elements + copies) * element_size + MATRICES * rows**2 * torch.float64.itemsize
+
+
+def announce_cost(
+    name: str, rows: int, d: int, elements: int, covariance: Covariance, like: torch.Tensor, remedy: str
+) -> None:
     """Warn what a step will cost, where its rows are many; refuse it where they do not fit into memory.
 
     Args:
         name: Name of the optimizer.
         rows: Rows of a batch, B*d.
         d: Rows of a sample.
+        elements: Elements of the Jacobian's blocks.
         covariance: The filter's covariance.
         like: A tensor of the Jacobian's floating type, on its device.
         remedy: What reduces the number of rows.
 
     Raises:
-        ValueError: If the Jacobian alone is larger than the memory.
+        ValueError: If they are larger than the memory.
     """
     if rows < MANY:
         return
-    size, available = rows * covariance.n * like.element_size(), available_memory(like.device)
+    size = step_bytes(rows, elements, covariance, like.element_size())
+    available = available_memory(like.device)
     what = f"{name}: {rows:,} rows of the Jacobian per step ({d:,} per sample) over {covariance.n:,} parameters"
     if size > available:
         raise ValueError(f"{what} take {size / GIB:,.1f} GiB of {available / GIB:,.1f} GiB of memory; {remedy}")

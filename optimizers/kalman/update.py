@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..base import check_arguments
+from ..ranges import NOT_NEGATIVE, check_arguments
 from .blocks import Gain
 from .equations import block_diagonal, innovation_covariance, neumann_noise, regularised_noise, robust_cholesky
 
@@ -169,7 +169,7 @@ def check_update(update: str, noise: str | None, rho: float) -> None:
         "",
         [
             ("update", update, update in UPDATES, f"be one of {', '.join(UPDATES)}"),
-            ("rho", rho, 0 <= rho < float("inf"), "be zero or positive, and finite"),
+            ("rho", rho, *NOT_NEGATIVE.judge(rho)),
         ],
     )
     if update == "posterior_mode":

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..base import check_arguments
 from ..parts import Part
+from ..ranges import POSITIVE, check_arguments
 from .factors import Factor
 
 MIN_RHO, MAX_RHO = 1e-10, 1e4
@@ -44,9 +44,8 @@ class DampingSchedule(Part, ABC):
     uses_ratio: ClassVar[bool] = False
 
     def __init__(self, optimizer: str, rho: float) -> None:
-        positive = 0 < rho < float("inf")
-        requirement = "be positive and finite: it is the damping of the factors"
-        check_arguments(optimizer, [("rho", rho, positive, requirement)])
+        requirement = f"{POSITIVE.requirement}: it is the damping of the factors"
+        check_arguments(optimizer, [("rho", rho, POSITIVE.holds(rho), requirement)])
         self.rho = rho
 
     def before_step(self, state: dict[str, Any], loss: Tensor) -> None:

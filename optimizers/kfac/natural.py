@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ..base import Closure, OnlineOptimizer, check_arguments, tensors, to_device
+from ..base import Closure, OnlineOptimizer, tensors, to_device
 from ..distributed import Ranks
 from ..likelihoods.base import Observation
-from ..parts import Choice, Part, choose
+from ..parts import Choice, Part, choose, default_arguments, distribute, part_options
+from ..ranges import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 from .curvature import CurvatureCollector, Gradients
 from .damping import DampingSchedule, clip_scale, least_trace, predicted_change, reachable_scale
 from .factors import Factor
@@ -42,6 +43,14 @@ OLD_STATE_KEYS = {
     "wide": "low_rank",
 }
 """Keys of the state in checkpoints of earlier releases, and what they are called now."""
+
+RANGES = {
+    **dict.fromkeys(("lr", "grad_penalty"), NOT_NEGATIVE),
+    **dict.fromkeys(("factor_decay", "momentum"), BELOW_ONE),
+    "skip": COUNT,
+    "kl_clip": Range(NOT_NEGATIVE.holds, f"{POSITIVE.requirement}, or 0 for none"),
+}
+"""Ranges of the options that every natural gradient has; parts check their own."""
 
 Scales = tuple[list[Tensor], list[Tensor]]
 
@@ -95,17 +104,22 @@ class NaturalOptimizer(OnlineOptimizer):
         params: Parameters or parameter groups.
         lr: Learning rate, alpha.
         settings: The other options.
+        paper_exact: Use the options of the paper's algorithm instead.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or has no effect beside the others.
     """
 
     abstract: ClassVar[bool] = True
     transient = frozenset({"_collector", "_groups", "_params", "unsupported", "stats"})
 
-    def __init__(self, params: torch.optim.optimizer.ParamsT, lr: float, settings: Settings) -> None:
-        self.name, self.options = type(self).__name__, settings
-        self._check(lr, settings)
+    def __init__(
+        self, params: torch.optim.optimizer.ParamsT, lr: float, settings: Settings, paper_exact: bool = False
+    ) -> None:
+        self.name = type(self).__name__
+        check_ranges(self.name, {"lr": lr, **vars(settings)}, RANGES)
+        self.options = settings.as_in_paper() if paper_exact else settings
+        self._check_used(settings)
         self.schedule: DampingSchedule = self._choose(DampingSchedule).build(self.name, settings.rho)
         self.inverse_method: InverseMethod = self._choose(InverseMethod).build()
         self.fisher_type: type[OutputGradients] = self._choose(OutputGradients).part
@@ -321,6 +335,25 @@ class NaturalOptimizer(OnlineOptimizer):
         super().load_state_dict(translate_state(copy.deepcopy(state_dict)))
         self.stats, self._groups = {}, []
 
+    def _check_used(self, given: Settings) -> None:
+        """Check that no option was given that has no effect: of a part that is not chosen, or not in the paper.
+
+        Raises:
+            ValueError: Naming the first.
+        """
+        defaults = default_arguments(type(self))
+        for option in vars(given).keys() & defaults.keys():
+            check_paper(self.name, option, vars(given)[option], defaults[option], vars(self.options)[option])
+        families = (DampingSchedule, InverseMethod, OutputGradients, UnsupportedParams)
+        choices = [self._choose(family) for family in families]
+        offered = {name: vars(given)[name] for name in part_options(families) & vars(given).keys()}
+        for choice in choices:
+            choice.options.clear()
+        try:
+            distribute(choices, offered, defaults)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
+
     def _choose(self, family: type[Part]) -> Choice:
         """Return the part that the settings name, with those of its options that are settings too."""
         given = vars(self.options)
@@ -332,25 +365,22 @@ class NaturalOptimizer(OnlineOptimizer):
             choice.options.setdefault(option, given[option])
         return choice
 
-    def _check(self, lr: float, settings: Settings) -> None:
-        infinity = float("inf")
-        decay, momentum, penalty = settings.factor_decay, settings.momentum, settings.grad_penalty
-        check_arguments(
-            self.name,
-            [
-                ("lr", lr, 0 <= lr < infinity, "be zero or positive, and finite"),
-                ("skip", settings.skip, settings.skip >= 1, "be at least 1"),
-                ("factor_decay", decay, 0 <= decay < 1, "lie in [0, 1)"),
-                ("momentum", momentum, 0 <= momentum < 1, "lie in [0, 1)"),
-                (
-                    "kl_clip",
-                    settings.kl_clip,
-                    0 <= settings.kl_clip < infinity,
-                    "be positive and finite, or 0 for none",
-                ),
-                ("grad_penalty", penalty, 0 <= penalty < infinity, "be zero or positive, and finite"),
-            ],
-        )
+
+def check_paper(name: str, option: str, value: Any, default: Any, used: Any) -> None:
+    """Check that an option was not given whose value ``paper_exact`` replaces.
+
+    Args:
+        name: The optimizer's name.
+        option: The option.
+        value: Its value.
+        default: Its default.
+        used: The value that is used.
+
+    Raises:
+        ValueError: If it was.
+    """
+    if value not in (used, default):
+        raise ValueError(f"{name}: {option} must be left out, or be {used!r}, with paper_exact; got {value!r}")
 
 
 def translate_state(tree: Any) -> Any:

@@ -75,7 +75,7 @@ class NGD(NaturalOptimizer):
             unsupported_params=unsupported_params,
             fallback_lr=fallback_lr,
         )
-        super().__init__(params, lr, settings.as_in_paper() if paper_exact else settings)
+        super().__init__(params, lr, settings, paper_exact)
 
     def scales(self, a_factors: list[Factor], g_factors: list[Factor], least: list[Tensor]) -> Scales:
         """Return c = pi for the ``a_factors`` and 1 / pi for the ``g_factors``."""

@@ -84,7 +84,7 @@ class RENG(NaturalOptimizer):
             fallback_lr=fallback_lr,
             grad_penalty=grad_penalty,
         )
-        super().__init__(params, lr, settings.as_in_paper() if paper_exact else settings)
+        super().__init__(params, lr, settings, paper_exact)
 
     def attach(self, model: nn.Module) -> Self:
         """Watch the model's layers, and warn where another attention will be used.

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..base import check_arguments
+from ..parts import default_arguments
+from ..ranges import check_arguments
 from .damping import relative_damping
 from .factors import Factor
-from .natural import NaturalOptimizer, Scales, Settings
+from .natural import NaturalOptimizer, Scales, Settings, check_paper
 
 
 class RING(NaturalOptimizer):
@@ -90,7 +91,9 @@ class RING(NaturalOptimizer):
             fallback_lr=fallback_lr,
         )
         self.min_relative_damping = 0.0 if paper_exact else min_relative_damping
-        super().__init__(params, lr, settings.as_in_paper() if paper_exact else settings)
+        default = default_arguments(type(self))["min_relative_damping"]
+        check_paper("RING", "min_relative_damping", min_relative_damping, default, self.min_relative_damping)
+        super().__init__(params, lr, settings, paper_exact)
 
     def settings(self) -> dict[str, Any]:
         """Return the options, with the smallest relative damping."""

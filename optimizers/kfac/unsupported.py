@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..base import check_arguments, unhooked_step
+from ..base import unhooked_step
 from ..parts import Part
+from ..ranges import NOT_NEGATIVE, check_ranges
 
 
 class UnsupportedParams(Part, ABC):
@@ -97,8 +98,7 @@ class UpdateByAdamW(UnsupportedParams):
 
     def __init__(self, optimizer: str, *, fallback_lr: float = 1e-3) -> None:
         super().__init__(optimizer)
-        holds = 0 <= fallback_lr < float("inf")
-        check_arguments(optimizer, [("fallback_lr", fallback_lr, holds, "be zero or positive")])
+        check_ranges(optimizer, {"fallback_lr": fallback_lr}, {"fallback_lr": NOT_NEGATIVE})
         self.lr = fallback_lr
 
     def fate(self) -> str:

@@ -19,19 +19,22 @@ TEXT = ["--config", "trainer/cpu", "--config", "task/own_text", "--config", "bac
 # what parsing alone finds is in test_messages, and every argument of the optimizers in tests/optimizers
 DIGIT_MISTAKES = {
     "unknown key": (["--trainer.nonsense=1"], "nonsense"),
-    "p0 zero": (["--optimizer.p0=0"], "p0 must be positive"),
+    "p0 zero": (["--optimizer.p0=0"], "--optimizer.p0: must be positive"),
     "half precision by scaling": (["--trainer.precision=16-mixed"], "bf16-mixed"),
     "batch of none": (["--data.batch_size=0"], "batch_size"),
     "a schedule for a filter": (["--model.schedule.decay=linear"], "LoKO has no learning rate"),
     "a group of nothing": (["--model.param_groups={nowhere: {p0: 1.0}}"], "'nowhere' matches no trainable parameter"),
-    "an option no optimizer has": (["--model.param_groups={fc1: {p0: -1.0}}"], "p0 must be positive"),
+    "an option no optimizer has": (["--model.param_groups={fc1: {p0: -1.0}}"], "fc1: p0: must be positive"),
     "a checkpoint that is not there": (["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt"),
     "checkpoints never": (["--run.save_interval=0"], "run.save_interval"),
     "texts for an image backbone": (["--model.backbone.library=transformers"], "images"),
     "an adapter on nothing": (["--model.backbone.adapter=lora", "--model.backbone.targets=[nowhere]"], "'nowhere'"),
     "no such timm model": (["--model.backbone.name=resnet1"], "resnet1"),
-    "no damping": (["--optimizer=RING", "--optimizer.rho=0"], "RING: rho must be positive"),
-    "an unknown inverse": (["--optimizer=RENG", "--optimizer.inverse_method=lu"], "inverse_method must be one of"),
+    "no damping": (["--optimizer=RING", "--optimizer.rho=0"], "--optimizer.rho: must be positive"),
+    "an unknown inverse": (
+        ["--optimizer=RENG", "--optimizer.inverse_method=lu"],
+        "--optimizer.inverse_method: must be one of",
+    ),
 }
 
 

@@ -124,9 +124,11 @@ def test_validate_reports_the_tasks_own_metric(digits_run: Path, tmp_path: Path)
     code, text = run(["validate", "--config", str(digits_run / "config.yaml"), f"--ckpt_path={checkpoint}"], tmp_path)
     assert code == 0, text
     accuracy = json.loads((digits_run / "summary.json").read_text())["val"]["accuracy"]
-    printed = re.search(r"val/accuracy\s*│\s*(\S+)", text)
+    printed = re.search(r"^val accuracy (\S+), val loss \S+$", text, re.MULTILINE)
     assert printed, text
-    assert float(printed[1]) == pytest.approx(accuracy, rel=1e-5)
+    assert float(printed[1]) == pytest.approx(accuracy, rel=5e-5)  # five digits
+    assert text.count("data digits: 1797 rows, ") == 1
+    assert "Validate metric" not in text
     assert not list(tmp_path.iterdir())
 
 

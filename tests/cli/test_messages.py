@@ -65,6 +65,45 @@ LINES = {
     "no optimizer": (["fit", "--data=digits"], "--optimizer: none given"),
     "no data": (["fit", "--optimizer=loko"], "--data: none given"),
     "no source": (["fit", "--config", "task/own_text", "--optimizer=loko"], "--data.source: required"),
+    "out of range, in torch's words": (
+        [*QUICK, "--optimizer=AdamW", "--optimizer.lr=-1"],
+        "error: --optimizer.lr: must be zero or positive, and at most 1e+30; got -1.0",
+    ),
+    "out of range, of a part": ([*QUICK, "--optimizer=RING", "--optimizer.phi=3"], "--optimizer.phi: must lie in"),
+    "no number": ([*QUICK, "--optimizer.p0=.nan"], "--optimizer.p0: must be positive and finite, from 1e-30"),
+    "options that contradict": (
+        [*QUICK, "--optimizer=Filtune", "--optimizer.forgetting_factor=0.5", "--optimizer.nis_window=0"],
+        "--optimizer.forgetting_factor: below 1 needs a positive nis_window",
+    ),
+    "an option of another noise": (
+        [*QUICK, "--optimizer.noise=identity", "--optimizer.beta=0.5"],
+        "--optimizer.beta: is an option of noise ema-1",
+    ),
+    "of a group": (
+        [*QUICK, "--model.param_groups={weight: {p0: -1}}"],
+        "--model.param_groups: weight: p0: must be positive",
+    ),
+    "of a baseline": (
+        [*QUICK, "--run.baselines=[bad.yaml]"],
+        "--run.baselines bad.yaml: optimizer.lr: must be zero or positive",
+    ),
+    "a type in a baseline": ([*QUICK, "--run.baselines=[odd.yaml]"], "--run.baselines odd.yaml: optimizer.lr"),
+    "a negative warm-up": (
+        [*QUICK, "--optimizer=AdamW", "--model.schedule.warmup=-1"],
+        "--model.schedule.warmup: must be zero or positive, got -1",
+    ),
+    "a rate that is not there": ([*QUICK, "--model.schedule.decay=linear"], "LoKO has no learning rate"),
+    "a negative seed": (
+        [*QUICK, "--seed_everything=-1"],
+        "--seed_everything: must be a whole number from 0 to 4294967295",
+    ),
+    "a seed too large": ([*QUICK, "--seed_everything=1099511627776"], "--seed_everything: must be a whole number"),
+    "any seed": ([*QUICK, "--seed_everything=true"], "--seed_everything: must be a whole number"),
+    "no seed": ([*QUICK, "--seed_everything=null"], "--seed_everything: must be a whole number, got 'null'"),
+    "a file for the folder": (
+        [*QUICK, "--run.root=run/config.yaml"],
+        "--run.root 'run/config.yaml': cannot be written (not a directory)",
+    ),
     "an option of another command": (["compare", "--outptu", "x"], "did you mean --output?"),
     "a wrong value of another command": (
         ["sweep", "--config=quickstart", "--seeds=x"],
@@ -91,6 +130,12 @@ FILES = {
         "data: {init_args: {batch_size: many}}\n",
         "data.batch_size: must be a whole number, got 'many' (in own.yaml)",
     ),
+    "a value out of range": (
+        "optimizer: {class_path: AdamW, init_args: {lr: -1}}\n",
+        "optimizer.lr (in own.yaml): must be zero or positive",
+    ),
+    "a seed": ("seed_everything: -1\n", "seed_everything (in own.yaml): must be a whole number"),
+    "a folder of runs": ("run: {root: folder/../run/config.yaml}\n", "run.root (in own.yaml) 'folder/../run/config.y"),
     "no options": ("trainer: 3\n", "trainer: is a group of options (in own.yaml)"),
     "a class": (
         "optimizer: {class_path: AdmW}\n",
@@ -120,6 +165,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("folder", "run"):
         (tmp_path / name).mkdir()
     (tmp_path / "run/config.yaml").write_text("seed_everything: 1\n")
+    (tmp_path / "bad.yaml").write_text("optimizer: {class_path: AdamW, init_args: {lr: -1}}\n")
+    (tmp_path / "odd.yaml").write_text("optimizer: {class_path: AdamW, init_args: {lr: [a]}}\n")
     (tmp_path / "run/config.yaml.csv").write_text("text,label\n")
 
 

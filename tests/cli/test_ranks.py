@@ -148,7 +148,7 @@ def test_ranks_that_disagree_stop_with_the_checksum(tmp_path: Path) -> None:
 
 
 MISTAKES = {
-    "an argument": (["--optimizer.p0=0"], "p0 must be positive"),
+    "an argument": (["--optimizer.p0=0"], "--optimizer.p0: must be positive"),
     "one rank alone": ([harness("FailAt", step=2, rank=1)], "rank 1 alone cannot go on"),
     "fewer samples than processes": (["--data.max_samples=1"], "1 samples cannot be shared out over 2 processes"),
     "processes of another kind": (["--trainer.strategy=ddp_spawn"], "take ddp"),

@@ -164,7 +164,7 @@ def test_bad_rows_are_left_out(text_run: Any, tmp_path: Path, capsys: pytest.Cap
     run_predict(["--ckpt_path", "x", "--input", str(tmp_path / "new.csv"), "--on_bad_row", "skip"])
     assert pd.read_csv(tmp_path / "new.predictions.csv", dtype=str)["n"].tolist()[0] == "1"
     assert "2 rows" in (said := capsys.readouterr().out)
-    assert "1 bad rows left out" in said
+    assert "new.csv: 3 rows, 2 used, 1 skipped (" in said
 
 
 def test_bad_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

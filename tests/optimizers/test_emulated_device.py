@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 WAITS = {
     "loko, noise ema_innovation": ["_linalg_eigh"],
     "loko, rank_tolerance": ["_linalg_eigh", "_local_scalar_dense"],
-    "loko, posterior_mode": ["_local_scalar_dense"],  # whether Newton's method has converged, read once a step
+    "loko, posterior_mode": ["tolist"],  # whether Newton's method has converged, read once a step
 }
 """Optimizers that need eigenvalues at every step, and what makes the host wait for them."""
 

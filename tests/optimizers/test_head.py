@@ -96,13 +96,18 @@ def test_a_copy_that_an_adapter_trains_in_its_place_counts() -> None:
 
 
 def test_the_state_of_an_earlier_release_gets_variances_for_the_right_head() -> None:
-    """Its ``tail`` was that of the last tensors."""
+    """Its ``tail`` was that of the last tensors: their mean, 0.3, is what the head's covariance is reset to."""
     model = Adapted()
-    optimizer = Filtune(groups(model), head_reset_scale=1.0, dtype="float64").attach(model)
+    optimizer = Filtune(groups(model), head_reset_scale=2.0, dtype="float64").attach(model)
     x = torch.ones(1, 5, dtype=torch.float64)
     optimizer.step(lambda: Categorical(model(x)).observe(torch.tensor([0])))
     saved = optimizer.state_dict()
-    saved["state"]["filter"]["tail"] = torch.full((12,), 0.3, dtype=torch.float64)
+    saved["state"]["filter"]["tail"] = torch.linspace(0.1, 0.5, 12, dtype=torch.float64)
     optimizer.load_state_dict(saved)
     learn_until_drift(optimizer, model)
-    assert torch.allclose(optimizer.filter["tail"], torch.full((21,), 0.3, dtype=torch.float64))
+    precision, V = optimizer.filter["precision"], optimizer.filter["V"]
+    for name, columns in stretches(optimizer, model).items():
+        is_head = name.startswith("classifier")
+        reset = torch.full_like(precision[columns], 1 / (2.0 * 0.3))
+        assert bool(torch.isclose(precision[columns], reset).all()) == is_head, name
+        assert bool((V[: int(optimizer.filter["filled"]) - 3, columns] == 0).all()) == is_head, name

@@ -134,9 +134,9 @@ def test_a_gradient_that_is_not_finite_is_counted_and_spoils_nothing(base: str) 
 
 
 def test_nor_does_one_of_the_second_pass_alone() -> None:
-    model = mlp(3)
-    optimizer = SAM(model.parameters(), rho=1e308)  # its products overflow
-    drive(optimizer, model, Gaussian, values(2, 2, 3))
+    model = mlp(3).float()
+    optimizer = SAM(model.parameters(), rho=1e30)  # its squares overflow
+    drive(optimizer, model, Gaussian, [(x.float(), y.float()) for x, y in values(2, 2, 3)])
     assert flat(model).isfinite().all()
     assert int(optimizer.stats["nonfinite_steps"]) == 2
 

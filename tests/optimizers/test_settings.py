@@ -10,7 +10,7 @@ import pytest
 from filtune.optimizers import EKF, NGD, RENG, RING, SAM, SGD, AdamW, Filtune, LoKO, RKalman, Sophia
 from filtune.optimizers.base import SETTINGS
 
-from tests.optimizers.rules import NATURAL, RULES, Scaled, take_steps
+from tests.optimizers.rules import NATURAL, PUBLIC, RULES, Scaled, take_steps
 
 DIFFER: list[tuple[Any, dict[str, Any], Any, dict[str, Any]]] = [
     *[
@@ -87,6 +87,37 @@ def test_filters_of_the_same_settings_are_the_same_filter() -> None:
     saved = trained(LoKO, {}).state_dict()
     model = Scaled()
     EKF(model.parameters(), covariance="diagonal", p0_init="uniform").load_state_dict(saved)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_subclass_with_another_constructor_has_the_state_of_its_base(name: str) -> None:
+    base = PUBLIC[name]
+
+    class Variant(base):
+        """Declares nothing but a constructor."""
+
+        def __init__(self, params: Any) -> None:
+            super().__init__(params)
+
+    for one, other in ((base, Variant), (Variant, base)):
+        saved, model = copy.deepcopy(trained(one, {}).state_dict()), Scaled()
+        optimizer = other(model.parameters()).attach(model)
+        optimizer.load_state_dict(saved)
+        take_steps(optimizer, model, 1)
+
+
+@pytest.mark.parametrize("base", [AdamW, Sophia, SAM])
+def test_one_with_methods_of_its_own_is_another_rule(base: Any) -> None:
+    class Other(base):
+        """A step of its own, and so perhaps a state."""
+
+        def step(self, closure: Any) -> Any:
+            return super().step(closure)
+
+    saved, model = copy.deepcopy(trained(base, {}).state_dict()), Scaled()
+    with pytest.raises(ValueError, match=f"^Other: the checkpoint was saved with optimizer {base.__name__}, this .*"):
+        Other(model.parameters()).load_state_dict(saved)
 
 
 def test_options_that_only_say_how_to_compute_may_differ() -> None:

@@ -52,6 +52,7 @@ class Covariance(Part, ABC):
         can_reset: Whether ``reset`` is implemented.
         uses_alarm: Whether it needs the alarm of a monitor.
         convertible: Options in which a saved state may differ, for ``upgrade`` converts it.
+        jacobian_copies: Matrices of the size of the whole Jacobian that an update holds beside its blocks.
         factorisations: About how many Cholesky factorisations, in the space of the rows, an update takes as long as.
         on_host: Names of its tensors that stay on the host, wherever the parameters are, for they
             decide on shapes.
@@ -63,6 +64,7 @@ class Covariance(Part, ABC):
     uses_alarm: bool = False
     on_host: ClassVar[frozenset[str]] = frozenset()
     convertible: ClassVar[frozenset[str]] = frozenset()
+    jacobian_copies: ClassVar[int] = 0
     factorisations: ClassVar[int] = 40
 
     def __init__(self, shapes: Sequence[torch.Size]) -> None:

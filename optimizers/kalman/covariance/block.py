@@ -34,6 +34,8 @@ class BlockDiagonal(Covariance):
     The classical decoupled filter (Puskorius & Feldkamp 1991); with a single block, the full extended Kalman filter.
     """
 
+    jacobian_copies = 2  # as a matrix, and PH'
+
     @abstractmethod
     def layout(self) -> list[tuple[int, int]]:
         """Return the number and size of the blocks of every stretch, in the order of the state."""

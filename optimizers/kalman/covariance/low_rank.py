@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...base import check_arguments
 from ...parts import State
+from ...ranges import COUNT_OR_NONE, check_arguments, count
 from ..blocks import BlockJacobian, Gain
 from ..monitors.nis import acknowledge
 from ..update import MeasurementUpdate
@@ -17,6 +17,10 @@ from .base import Correction, Covariance
 
 CHUNK = 8192
 """Columns of V that are compressed at once on a CPU."""
+
+
+MAX_ROWS = 10_000
+"""Most rows of V: matrices of that size are decomposed."""
 
 
 class Projection(NamedTuple):
@@ -70,6 +74,7 @@ class LowRank(Covariance):
     can_reset = True
     on_host = frozenset({"filled"})
     convertible = frozenset({"rows_per_sample"})
+    jacobian_copies = 3  # as a matrix, times the prior, and rotated
     factorisations = 300  # an eigendecomposition of the batch's information
 
     def __init__(
@@ -85,9 +90,9 @@ class LowRank(Covariance):
         check_arguments(
             "",
             [
-                ("rank", rank, rank >= 1, "be at least 1"),
-                ("buffer_size", buffer_size, buffer_size >= 0, "be zero or positive"),
-                ("rows_per_sample", rows_per_sample, rows_per_sample >= 0, "be zero or positive"),
+                ("rank", rank, *count(1, MAX_ROWS).judge(rank)),
+                ("buffer_size", buffer_size, *count(0, MAX_ROWS).judge(buffer_size)),
+                ("rows_per_sample", rows_per_sample, *COUNT_OR_NONE.judge(rows_per_sample)),
                 ("forgetting_factor", forgetting_factor, 0 <= forgetting_factor <= 1, "lie in [0, 1]"),
             ],
         )

@@ -20,9 +20,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...base import check_arguments
 from ...likelihoods.base import Innovation, Observation
 from ...parts import State
+from ...ranges import check_arguments, count
 from ..covariance.base import Covariance
 from ..equations import block_diagonal, own_blocks, robust_cholesky
 from ..predictive import output_covariance
@@ -33,6 +33,10 @@ MOST = 25.0
 
 LIMIT = 3.29
 """Standard normal quantile of the interval's bounds: a consistent filter is outside it one time in a thousand."""
+
+
+LONGEST = 1_000_000
+"""Most steps of the window, whose values are kept."""
 
 
 class NIS(Monitor):
@@ -53,7 +57,7 @@ class NIS(Monitor):
     needs_precision = True
 
     def __init__(self, *, nis_window: int = 0) -> None:
-        check_arguments("", [("nis_window", nis_window, nis_window >= 0, "be zero or positive")])
+        check_arguments("", [("nis_window", nis_window, *count(0, LONGEST).judge(nis_window))])
         self.window = nis_window
         self._observation: Observation | None = None
 

@@ -18,9 +18,9 @@ import math
 import torch
 from torch import Tensor
 
-from ...base import check_arguments
 from ...likelihoods.base import Innovation, Observation
 from ...parts import State
+from ...ranges import NOT_NEGATIVE, check_arguments
 from ..covariance.base import Covariance
 from .base import Monitor
 
@@ -54,8 +54,7 @@ class HeadReset(Monitor):
     needs_reset = True
 
     def __init__(self, *, head_reset_scale: float = 0.0) -> None:
-        holds = 0 <= head_reset_scale < float("inf")
-        check_arguments("", [("head_reset_scale", head_reset_scale, holds, "be zero or positive, and finite")])
+        check_arguments("", [("head_reset_scale", head_reset_scale, *NOT_NEGATIVE.judge(head_reset_scale))])
         self.scale = head_reset_scale
 
     def start(self, prior: Tensor, shapes: list[torch.Size]) -> State:

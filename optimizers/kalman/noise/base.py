@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...base import check_arguments
 from ...parts import Part, State
+from ...ranges import NOT_NEGATIVE, POSITIVE, check_arguments
 
 
 class ObservationNoise(Part, ABC):
@@ -43,11 +43,11 @@ class ObservationNoise(Part, ABC):
         """
 
 
-def check_r0(r0: float, noise: str, least: float) -> None:
-    """Check that r0 lies in [least, inf).
+def check_r0(r0: float, noise: str, can_be_zero: bool) -> None:
+    """Check that r0 is positive, or zero where it can be.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If it is not.
     """
-    sign = "positive" if least else "zero or positive"
-    check_arguments("", [("r0", r0, least <= r0 < float("inf"), f"be {sign} and finite with noise {noise}")])
+    needed = NOT_NEGATIVE if can_be_zero else POSITIVE
+    check_arguments("", [("r0", r0, needed.holds(r0), f"{needed.requirement}, with noise {noise}")])

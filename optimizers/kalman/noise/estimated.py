@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...base import check_arguments
 from ...parts import State
+from ...ranges import BELOW_ONE, check_arguments
 from ..equations import mean_outer, own_blocks
 from .base import ObservationNoise, check_r0
 
@@ -26,8 +26,8 @@ class MovingAverage(ObservationNoise):
     """
 
     def __init__(self, *, r0: float = 1.0, beta: float = 0.95) -> None:
-        check_arguments("", [("beta", beta, 0 <= beta < 1, "lie in [0, 1)")])
-        check_r0(r0, self.name, 0)
+        check_arguments("", [("beta", beta, *BELOW_ONE.judge(beta))])
+        check_r0(r0, self.name, can_be_zero=True)
         self.r0, self.beta = r0, beta
 
     def start(self, d: int, like: Tensor) -> State:

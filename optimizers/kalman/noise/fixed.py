@@ -20,7 +20,7 @@ class ScaledIdentity(ObservationNoise):
     """
 
     def __init__(self, *, r0: float = 1.0) -> None:
-        check_r0(r0, self.name, 1e-300)
+        check_r0(r0, self.name, can_be_zero=False)
         self.r0 = r0
 
     def start(self, d: int, like: Tensor) -> State:

@@ -104,9 +104,9 @@ def test_weight_and_bias_belong_together() -> None:
 def test_parameters_without_factors_follow_the_declared_rule(rule: str) -> None:
     """AdamW's own steps to the bit, or none; the others move as if they were alone."""
     model = with_norm(3)
-    norm = [p.detach().clone() for p in model[1].parameters()]
+    norm, lr = [p.detach().clone() for p in model[1].parameters()], {"fallback_lr": 0.01} if rule == "adamw" else {}
     with pytest.warns(UserWarning, match=r"RING: no Kronecker factors for 1.weight \(LayerNorm\), 1.bias"):
-        optimizer = RING(model.parameters(), unsupported_params=rule, fallback_lr=0.01).attach(model)
+        optimizer = RING(model.parameters(), unsupported_params=rule, **lr).attach(model)
     twin = copy.deepcopy(norm)
     adamw = torch.optim.AdamW(twin, lr=0.01, weight_decay=0.0)
     for x, y in labels(3, 4, 3):
