@@ -8,16 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .atomic import atomic_write
-from .checkpoints import config_differences
+from .atomic import atomic_write, sweep_folder
+from .checkpoints import AtomicCheckpointIO, config_differences
 from .integrity import DamagedFile, read_json, read_yaml, sealed
-from .runs import CONFIG
-
-BASELINES = "baselines.json"
-"""File in a run's folder that names the folders of its baselines."""
-
-JOB = "slurm_job"
-"""File in a run's folder with the number of the SLURM job that runs it."""
+from .locks import FolderLock
+from .run_files import BASELINES, check_files, check_links, read_job, write_job
+from .runs import CONFIG, LAST, CheckpointError
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,8 @@ class Baseline:
 def has_config(folder: Path, config: dict[str, Any], model: type) -> bool:
     """Return whether a run's folder is of this configuration.
 
-    Where it cannot be read and there is a checkpoint, that decides later.
+    Where ``config.yaml`` is damaged or missing, that in the checkpoint counts. Where neither can be read the answer is
+    yes, for the folder is then refused with the name of the damaged file.
 
     Args:
         folder: The folder.
@@ -44,10 +41,43 @@ def has_config(folder: Path, config: dict[str, Any], model: type) -> bool:
         model: The class whose options ``model`` are.
     """
     try:
+        saved = _config_of(folder)
+        return saved is None or not config_differences(saved, config, model=model)
+    except (TypeError, AttributeError, KeyError, ValueError):  # no configuration of a run
+        return True
+
+
+def _config_of(folder: Path) -> dict[str, Any] | None:
+    """Return the configuration of the run in a folder; None where nothing in it can be read."""
+    try:
         saved = read_yaml(folder / CONFIG)
-        return isinstance(saved, dict) and not config_differences(saved, config, model=model)
-    except (DamagedFile, OSError, TypeError, AttributeError, KeyError):
-        return (folder / "checkpoints").is_dir()
+        if isinstance(saved, dict):
+            return saved
+    except (DamagedFile, OSError):
+        pass
+    try:
+        return AtomicCheckpointIO().load_checkpoint(folder / "checkpoints" / LAST)["filtune"]["config"]
+    except CheckpointError:
+        return None
+
+
+def open_begun(folder: Path, lock: FolderLock) -> None:
+    """Lock the folder of a run that is resumed, and check it before anything in it is overwritten.
+
+    Args:
+        folder: The folder.
+        lock: Its lock, which is acquired.
+
+    Raises:
+        LinkedFolder: If a link leads out of it.
+        FolderInUse: If another command writes into it.
+        DamagedFile: If one of its files is damaged.
+    """
+    check_links(folder)
+    lock.acquire()
+    for place in (folder, folder / "checkpoints"):
+        sweep_folder(place)
+    check_files(folder)
 
 
 def keep_baseline(folder: Path, baseline: str, place: Path) -> None:
@@ -101,13 +131,13 @@ def keep_job(folder: Path) -> None:
     """Keep the number of the SLURM job in the run's folder, if there is a job."""
     job = slurm_job()
     if job is not None:
-        with atomic_write(folder / JOB) as file:
-            file.write(job)
+        write_job(folder, job)
 
 
 def is_of_job(folder: Path) -> bool:
-    """Return whether the present SLURM job wrote a run's folder, before it was requeued."""
-    try:
-        return (folder / JOB).read_text() == slurm_job()
-    except (OSError, ValueError):
-        return False
+    """Return whether the present SLURM job wrote a run's folder, before it was requeued.
+
+    Raises:
+        DamagedFile: If the file that says so is damaged.
+    """
+    return read_job(folder) == slurm_job()

@@ -1,0 +1,153 @@
+"""The files in a run's folder, checked before a command writes into it again.
+
+The folder may be damaged, and it may come from a stranger. Nothing in it is repaired or replaced silently: a damaged
+file is refused with its name and what happens when it is deleted, and a link that leads out of the folder is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from .atomic import atomic_write
+from .event_files import EVENTS, check_sizes, records
+from .integrity import DamagedFile, check_archive, read_json, read_yaml, sealed
+from .locks import NAME as LOCK
+from .runs import CONFIG, LAST, SUMMARY
+
+BASELINES = "baselines.json"
+"""File in a run's folder that names the folders of its baselines."""
+
+JOB = "slurm_job"
+"""File in a run's folder with the number of the SLURM job that runs it."""
+
+
+class LinkedFolder(ValueError):
+    """A link in a run's folder leads out of it, so that a command would write elsewhere."""
+
+
+def check_links(folder: Path) -> None:
+    """Check that what a command writes into a run's folder stays there; the folders above may be links.
+
+    Raises:
+        LinkedFolder: If the folder or something in it is a link that leads out of it, or no regular file; names it.
+    """
+    if folder.is_symlink():
+        raise LinkedFolder(
+            f"{folder}: is a symbolic link, and a run is not written through one; put the run's folder itself there, "
+            "or make --run.root the link"
+        )
+    home = os.path.realpath(folder)
+    for path in _entries(folder):
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode) and os.path.commonpath([home, os.path.realpath(path)]) != home:
+            raise LinkedFolder(
+                f"{path}: is a symbolic link that leads out of the run's folder, to {os.path.realpath(path)}; remove "
+                "it, or put there what it stands for"
+            )
+        if not (stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise LinkedFolder(f"{path}: is neither a file nor a folder; remove it")
+
+
+def check_files(folder: Path) -> None:
+    """Check all files that filtune has written into a run's folder, but the checkpoint that is loaded next.
+
+    Raises:
+        DamagedFile: If one is damaged; names it, and what happens when it is deleted.
+        OSError: If one cannot be read.
+    """
+    for path in _entries(folder):
+        name = path.relative_to(folder).as_posix()
+        for pattern, check, remedy in _KINDS:
+            if fnmatchcase(name, pattern) and name != f"checkpoints/{LAST}" and path.is_file():
+                try:
+                    check(path)
+                except DamagedFile as error:
+                    text = str(error) if str(path) in str(error) else f"{path}: {error}"
+                    raise DamagedFile(f"{text}. To resume, {remedy}") from error
+
+
+def check_event_sizes(folder: Path, sizes: dict[str, int]) -> None:
+    """Check that event files have at least the sizes that they once had; warn of those that are missing.
+
+    Raises:
+        DamagedFile: If one was cut short.
+    """
+    try:
+        missing = check_sizes(folder, sizes)
+    except DamagedFile as error:
+        raise DamagedFile(f"{error}. To resume, {_EVENTS_REMEDY}") from error
+    if missing:
+        rank_zero_warn(f"{folder / missing[0]}: is missing, and so are the curves that were in it")
+
+
+def created_files(folder: Path) -> list[Path]:
+    """Return the files beside the checkpoints that filtune and its TensorBoard logger write into a run's folder."""
+    names = (CONFIG, SUMMARY, BASELINES, JOB, EVENTS, LOCK, "hparams.yaml")
+    return [path for name in names for path in folder.glob(name)]
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """Yield all files, folders and links below a folder, in order; no link is followed."""
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        yield from (Path(place) / name for name in sorted([*folders, *files]))
+
+
+def _check_config(path: Path) -> None:
+    if not isinstance(read_yaml(path), dict):
+        raise DamagedFile(f"{path}: damaged, or no configuration of a run")
+
+
+def _check_summary(path: Path) -> None:
+    check_event_sizes(path.parent, read_json(path).get("event_bytes") or {})
+
+
+def _check_events(path: Path) -> None:
+    for _ in records(path):
+        pass
+
+
+_EVENTS_REMEDY = "move it away: the run goes on without the curves that are in it"
+
+_KINDS: tuple[tuple[str, Callable[[Path], Any], str], ...] = (
+    (CONFIG, _check_config, "delete it: it is written anew from the options of the command"),
+    (SUMMARY, _check_summary, "delete it: it is written anew when the run ends"),
+    (BASELINES, read_json, "delete it: the runs of the baselines are then found by their configuration"),
+    (JOB, lambda path: read_job(path.parent), "delete it, and resume with --ckpt_path last"),
+    (EVENTS, _check_events, _EVENTS_REMEDY),
+    ("checkpoints/*.ckpt", check_archive, f"delete it: the run goes on from checkpoints/{LAST}"),
+)
+"""By the pattern of a file's path in the folder: how it is checked, and what can be done where it is damaged."""
+
+
+def write_job(folder: Path, job: str) -> None:
+    """Write the number of the SLURM job that runs in a folder."""
+    with atomic_write(folder / JOB) as file:
+        file.write(json.dumps(sealed({"job": job})) + "\n")
+
+
+def read_job(folder: Path) -> str | None:
+    """Return the number of the SLURM job that ran in a folder; None where there was none.
+
+    Raises:
+        DamagedFile: If the file that says so is damaged.
+    """
+    path = folder / JOB
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if text.replace(b"_", b"").isdigit():  # as an earlier release wrote it
+        return text.decode()
+    job = read_json(path).get("job")
+    if not isinstance(job, str):
+        raise DamagedFile(f"{path}: damaged: it has no number of a job")
+    return job
