@@ -348,7 +348,8 @@ class OnlineModule(Evaluation):
             state = self.likelihood.build_state(self.task.outputs) if scaled else None
             self.target_state = None if state is None else state.to(self.device)
         own = self.state_dict()
-        compare_names(checkpoint["state_dict"], {name: own[name] for name in self._saved_names()})
+        expected = {name: own[name] for name in self._saved_names()}
+        compare_names(checkpoint["state_dict"], expected, earlier="format" not in saved)
         if saved["fingerprint"] != self.fingerprint:
             raise CheckpointError(
                 f"ckpt_path: the frozen weights of {self.backbone_config.name!r} are not those the checkpoint was "
