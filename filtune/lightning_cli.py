@@ -36,7 +36,9 @@ from filtune.lightning_modules.resume import (
     open_begun,
     slurm_job,
 )
+from filtune.lightning_modules.run_files import remove_created
 from filtune.lightning_modules.runs import (
+    CONFIG,
     LAST,
     RunConfig,
     RunName,
@@ -134,17 +136,26 @@ class FiltuneCLI(LightningCLI):
         self._is_begun = False
         for section in ("optimizer", "data"):
             classes(section)  # imported, so that the parser finds their names
-        super().__init__(
-            OnlineModule,
-            StreamDataModule,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            trainer_defaults={"max_epochs": 1, "precision": "32-true"},
-            save_config_callback=SaveConfig,
-            parser_kwargs={"exit_on_error": False, "prog": "filtune", self.command: {"exit_on_error": False}},
-            args=args,
-        )
+        try:
+            super().__init__(
+                OnlineModule,
+                StreamDataModule,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                trainer_defaults={"max_epochs": 1, "precision": "32-true"},
+                save_config_callback=SaveConfig,
+                parser_kwargs={"exit_on_error": False, "prog": "filtune", self.command: {"exit_on_error": False}},
+                args=args,
+            )
+        except Exception:
+            self._leave_nothing()
+            raise
+
+    def _leave_nothing(self) -> None:
+        """Remove the folder of a run that was refused before it began."""
+        if self.folder is not None and is_first() and not self._is_begun and not (self.folder / CONFIG).exists():
+            remove_created(self.folder)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the trainer's method that is run; the parser of the other need not be built."""
@@ -290,7 +301,7 @@ class FiltuneCLI(LightningCLI):
         Raises:
             CheckpointError: If a run is to be resumed and none was begun.
             FolderInUse: If another command writes into the folder.
-            LinkedFolder: If the folder is of a run that is resumed, and a link leads out of it.
+            MisplacedFile: If the folder is of a run that is resumed, and a link leads out of it.
             DamagedFile: If the folder is of a run that is resumed, and a file in it is damaged.
         """
         root = self._root

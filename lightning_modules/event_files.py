@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .integrity import DamagedFile
 
@@ -18,9 +19,19 @@ EVENTS = "events.out.tfevents.*"
 """Pattern of the names of event files."""
 
 
+SIZES = "event_bytes"
+"""Entry of a summary and of a checkpoint with the sizes of the event files in the run's folder."""
+
+
 def sizes_of(folder: Path) -> dict[str, int]:
     """Return the bytes of each event file in a folder, by name."""
     return {path.name: path.stat().st_size for path in sorted(folder.glob(EVENTS))}
+
+
+def stated_sizes(content: dict[str, Any]) -> dict[str, int]:
+    """Return the sizes that a summary or a checkpoint states; none of an earlier release's, or where they are none."""
+    sizes = content.get(SIZES)
+    return {str(k): v for k, v in sizes.items() if isinstance(v, int)} if isinstance(sizes, dict) else {}
 
 
 def sync(folder: Path) -> None:

@@ -69,7 +69,7 @@ class FolderLock:
 
         Raises:
             FolderInUse: If another process holds the lock; names it.
-            ValueError: If the file to be locked is a link to another one.
+            ValueError: If the file to be locked is a link to another one, or cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor = self._open(self.folder / NAME)
@@ -95,9 +95,8 @@ class FolderLock:
         try:
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except OSError as error:
-            if not path.is_symlink():
-                raise
-            raise ValueError(f"{path}: is a symbolic link, and would be written through; remove it") from error
+            reason = "is a symbolic link, and would be written through" if path.is_symlink() else error.strerror
+            raise ValueError(f"{path}: {reason}; it is locked while a command writes into its folder") from error
 
     def _wait(self, descriptor: int, until: float) -> None:
         while (locked := try_lock(descriptor)) is False:

@@ -13,7 +13,7 @@ from .checkpoints import AtomicCheckpointIO, config_differences
 from .integrity import DamagedFile, read_json, read_yaml, sealed
 from .locks import FolderLock
 from .run_files import BASELINES, check_files, check_links, read_job, write_job
-from .runs import CONFIG, LAST, CheckpointError
+from .runs import CONFIG, LAST, SUMMARY, CheckpointError
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def open_begun(folder: Path, lock: FolderLock) -> None:
         lock: Its lock, which is acquired.
 
     Raises:
-        LinkedFolder: If a link leads out of it.
+        MisplacedFile: If a link leads out of it, or a file is none.
         FolderInUse: If another command writes into it.
         DamagedFile: If one of its files is damaged.
     """
@@ -77,6 +77,11 @@ def open_begun(folder: Path, lock: FolderLock) -> None:
     lock.acquire()
     for place in (folder, folder / "checkpoints"):
         sweep_folder(place)
+    if (folder / SUMMARY).is_file() and not (folder / "checkpoints" / LAST).is_file():
+        raise DamagedFile(
+            f"{folder / 'checkpoints' / LAST}: is missing, and the run has ended; put it back, or leave out --ckpt_path "
+            "to make the run again in a new folder"
+        )
     check_files(folder)
 
 
@@ -104,7 +109,7 @@ def kept_baseline(folder: Path, baseline: str) -> Path | None:
     if not isinstance(name, str):
         return None
     place = Path(os.path.normpath(folder / name))
-    if place.resolve().parents[1] != folder.resolve().parents[1]:
+    if place.resolve().parent.parent != folder.resolve().parent.parent:
         raise DamagedFile(f"{folder / BASELINES}: {baseline} is not in a folder beside the run's, but in {place}")
     return place if place.is_dir() else None
 

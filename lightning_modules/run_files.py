@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from .atomic import atomic_write
-from .event_files import EVENTS, check_sizes, records
+from .event_files import EVENTS, check_sizes, records, stated_sizes
 from .integrity import DamagedFile, check_archive, read_json, read_yaml, sealed
+from .legacy import translate
 from .locks import NAME as LOCK
 from .runs import CONFIG, LAST, SUMMARY
 
@@ -29,18 +31,18 @@ JOB = "slurm_job"
 """File in a run's folder with the number of the SLURM job that runs it."""
 
 
-class LinkedFolder(ValueError):
-    """A link in a run's folder leads out of it, so that a command would write elsewhere."""
+class MisplacedFile(ValueError):
+    """In a run's folder is what a command must not write to: a link that leads out of it, or another kind of file."""
 
 
 def check_links(folder: Path) -> None:
     """Check that what a command writes into a run's folder stays there; the folders above may be links.
 
     Raises:
-        LinkedFolder: If the folder or something in it is a link that leads out of it, or no regular file; names it.
+        MisplacedFile: If the folder or something in it is a link that leads out of it, or no regular file; names it.
     """
     if folder.is_symlink():
-        raise LinkedFolder(
+        raise MisplacedFile(
             f"{folder}: is a symbolic link, and a run is not written through one; put the run's folder itself there, "
             "or make --run.root the link"
         )
@@ -48,12 +50,18 @@ def check_links(folder: Path) -> None:
     for path in _entries(folder):
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode) and os.path.commonpath([home, os.path.realpath(path)]) != home:
-            raise LinkedFolder(
+            raise MisplacedFile(
                 f"{path}: is a symbolic link that leads out of the run's folder, to {os.path.realpath(path)}; remove "
                 "it, or put there what it stands for"
             )
         if not (stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise LinkedFolder(f"{path}: is neither a file nor a folder; remove it")
+            raise MisplacedFile(f"{path}: is neither a file nor a folder; remove it")
+    checkpoints = folder / "checkpoints"
+    for path in [*created_files(folder), checkpoints / LAST]:
+        if path.is_dir():
+            raise MisplacedFile(f"{path}: is a folder, where there should be a file; remove it")
+    if checkpoints.is_file():
+        raise MisplacedFile(f"{checkpoints}: is a file, where there should be a folder; remove it")
 
 
 def check_files(folder: Path) -> None:
@@ -66,7 +74,7 @@ def check_files(folder: Path) -> None:
     for path in _entries(folder):
         name = path.relative_to(folder).as_posix()
         for pattern, check, remedy in _KINDS:
-            if fnmatchcase(name, pattern) and name != f"checkpoints/{LAST}" and path.is_file():
+            if fnmatchcase(name, pattern) and name != f"checkpoints/{LAST}" and path.name[0] != "." and path.is_file():
                 try:
                     check(path)
                 except DamagedFile as error:
@@ -94,6 +102,19 @@ def created_files(folder: Path) -> list[Path]:
     return [path for name in names for path in folder.glob(name)]
 
 
+def remove_created(folder: Path, found: Collection[Path] = ()) -> None:
+    """Remove what filtune has written into the folder of a run that failed, and the folder if that leaves it empty.
+
+    Args:
+        folder: The folder.
+        found: Files that were there before.
+    """
+    for path in set(created_files(folder)) - set(found):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # it is not empty, or gone
+        folder.rmdir()
+
+
 def _entries(folder: Path) -> Iterator[Path]:
     """Yield all files, folders and links below a folder, in order; no link is followed."""
     for place, folders, files in os.walk(folder):
@@ -102,12 +123,16 @@ def _entries(folder: Path) -> Iterator[Path]:
 
 
 def _check_config(path: Path) -> None:
-    if not isinstance(read_yaml(path), dict):
-        raise DamagedFile(f"{path}: damaged, or no configuration of a run")
+    try:
+        config = translate(read_yaml(path))
+        if not all(isinstance(config[section], dict) for section in ("model", "data", "optimizer")):
+            raise TypeError(path)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise DamagedFile(f"{path}: damaged, or no configuration of a run") from error
 
 
 def _check_summary(path: Path) -> None:
-    check_event_sizes(path.parent, read_json(path).get("event_bytes") or {})
+    check_event_sizes(path.parent, stated_sizes(read_json(path)))
 
 
 def _check_events(path: Path) -> None:

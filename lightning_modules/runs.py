@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,15 +98,22 @@ class RunName:
 
 
 def new_folder(root: Path, name: RunName) -> Path:
-    """Create the run's folder: the first free ``version_k``; safe when runs start at the same time."""
+    """Create the run's folder: the first free ``version_k``; safe when runs start at the same time.
+
+    Raises:
+        ValueError: If it cannot be created.
+    """
     parent = name.folder(root)
-    parent.mkdir(parents=True, exist_ok=True)
-    for k in itertools.count():
-        try:
-            (parent / f"version_{k}").mkdir()
-        except FileExistsError:
-            continue
-        return parent / f"version_{k}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for k in itertools.count():
+            with suppress(FileExistsError):
+                (parent / f"version_{k}").mkdir()
+                return parent / f"version_{k}"
+    except OSError as error:
+        raise ValueError(
+            f"run.root: the folder {parent} cannot be created ({error.strerror}: {error.filename}); take another one"
+        ) from error
     raise AssertionError
 
 
@@ -159,7 +167,7 @@ def _has_checkpoint(folder: Path) -> bool:
 
 def _versions(root: Path, name: RunName) -> list[Path]:
     """Return the folders of all runs of a name, the newest first."""
-    found = [path for path in name.folder(root).glob("version_*") if path.name[8:].isdigit()]
+    found = [path for path in name.folder(root).glob("version_*") if re.fullmatch("[0-9]+", path.name[8:])]
     return sorted(found, key=lambda folder: int(folder.name[8:]), reverse=True)
 
 

@@ -8,7 +8,6 @@ import resource
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ..atomic import atomic_write
-from ..event_files import sizes_of
+from ..event_files import SIZES, sizes_of
 from ..integrity import DamagedFile, read_json, sealed
 from ..online import OnlineModule
-from ..run_files import created_files
+from ..run_files import created_files, remove_created
 from ..runs import SUMMARY
 
 PACKAGES = ("filtune", "torch", "lightning", "peft", "transformers", "timm", "datasets", "torchmetrics")
@@ -56,11 +55,14 @@ class RunSummary(pl.Callback):
 
         What was in the folder before, and what is not of filtune, stays, and with it the folder.
         """
-        if trainer.is_global_zero and trainer.global_step <= 1 and not (self.folder / "checkpoints").exists():
-            for path in set(created_files(self.folder)) - self._found:
-                path.unlink(missing_ok=True)
-            with suppress(OSError):  # it is not empty
-                self.folder.rmdir()
+        failed = isinstance(exception, Exception)  # one that a signal has stopped begins again in its folder
+        if (
+            failed
+            and trainer.is_global_zero
+            and trainer.global_step <= 1
+            and not (self.folder / "checkpoints").exists()
+        ):
+            remove_created(self.folder, self._found)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the summary and the hyper-parameters."""
@@ -94,7 +96,7 @@ class RunSummary(pl.Callback):
             else:
                 logger.log_metrics(results, step=trainer.global_step)
             logger.save()
-        summary["event_bytes"] = sizes_of(self.folder)
+        summary[SIZES] = sizes_of(self.folder)
         with atomic_write(self.folder / SUMMARY) as file:
             file.write(json.dumps(sealed(summary), indent=2) + "\n")
 

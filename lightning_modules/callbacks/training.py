@@ -12,7 +12,7 @@ import yaml
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from ..event_files import sizes_of, sync
+from ..event_files import SIZES, sizes_of, stated_sizes, sync
 from ..integrity import DamagedFile
 from ..launch import refused_together
 from ..online import OnlineModule
@@ -38,10 +38,6 @@ LAYOUT = {
     "first order": {"gradient": ["Multiline", ["stats/grad_norm"]], "learning rate": ["Multiline", ["lr"]]},
 }
 """Charts under CUSTOM SCALARS; each overlays all runs that are selected."""
-
-
-SIZES = "event_bytes"
-"""Entry of a checkpoint with the sizes of the event files in the run's folder."""
 
 
 class StreamCheckpoint(Checkpoint):
@@ -135,7 +131,7 @@ class StreamCheckpoint(Checkpoint):
         resumed = Path(trainer.ckpt_path or "").parent.resolve() == self.path.parent.resolve()
         with refused_together(DamagedFile):
             if resumed and trainer.is_global_zero:
-                check_event_sizes(self.path.parents[1], checkpoint.get(SIZES) or {})
+                check_event_sizes(self.path.parents[1], stated_sizes(checkpoint))
 
 
 class OnlineProgressBar(TQDMProgressBar):
