@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -154,7 +155,7 @@ class FiltuneCLI(LightningCLI):
 
     def _leave_nothing(self) -> None:
         """Remove the folder of a run that was refused before it began."""
-        if self.folder is not None and is_first() and not self._is_begun and not (self.folder / CONFIG).exists():
+        if self.folder is not None and is_first() and not self._is_begun and not os.path.exists(self.folder / CONFIG):
             remove_created(self.folder)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]

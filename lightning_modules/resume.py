@@ -77,10 +77,11 @@ def open_begun(folder: Path, lock: FolderLock) -> None:
     lock.acquire()
     for place in (folder, folder / "checkpoints"):
         sweep_folder(place)
-    if (folder / SUMMARY).is_file() and not (folder / "checkpoints" / LAST).is_file():
+    last = folder / "checkpoints" / LAST
+    if (folder / SUMMARY).is_file() and not last.is_file():
         raise DamagedFile(
-            f"{folder / 'checkpoints' / LAST}: is missing, and the run has ended; put it back, or leave out --ckpt_path "
-            "to make the run again in a new folder"
+            f"{last}: is missing, and the run has ended; put it back, or leave out --ckpt_path to make the run again "
+            "in a new folder"
         )
     check_files(folder)
 

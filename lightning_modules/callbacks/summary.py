@@ -56,12 +56,8 @@ class RunSummary(pl.Callback):
         What was in the folder before, and what is not of filtune, stays, and with it the folder.
         """
         failed = isinstance(exception, Exception)  # one that a signal has stopped begins again in its folder
-        if (
-            failed
-            and trainer.is_global_zero
-            and trainer.global_step <= 1
-            and not (self.folder / "checkpoints").exists()
-        ):
+        begun = trainer.global_step > 1 or (self.folder / "checkpoints").exists()
+        if failed and trainer.is_global_zero and not begun:
             remove_created(self.folder, self._found)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
