@@ -10,9 +10,9 @@ from typing import Any
 
 from .atomic import atomic_write, sweep_folder
 from .checkpoints import AtomicCheckpointIO, config_differences
-from .integrity import DamagedFile, read_json, read_yaml, sealed
+from .integrity import DamagedFile, read_yaml, sealed
 from .locks import FolderLock
-from .run_files import BASELINES, check_files, check_links, read_job, write_job
+from .run_files import BASELINES, check_files, check_links, read_baselines, read_job, write_job
 from .runs import CONFIG, LAST, SUMMARY, CheckpointError
 
 
@@ -94,10 +94,10 @@ def keep_baseline(folder: Path, baseline: str, place: Path) -> None:
         baseline: The baseline's name in ``run.baselines``.
         place: The folder of the baseline.
     """
-    known = _read_baselines(folder)
-    known[baseline] = os.path.relpath(place, folder)
+    known = {**read_baselines(folder), baseline: place}
+    content = {name: os.path.relpath(path, folder) for name, path in known.items()}
     with atomic_write(folder / BASELINES) as file:
-        file.write(json.dumps(sealed(known), indent=1) + "\n")
+        file.write(json.dumps(sealed(content), indent=1) + "\n")
 
 
 def kept_baseline(folder: Path, baseline: str) -> Path | None:
@@ -106,20 +106,8 @@ def kept_baseline(folder: Path, baseline: str) -> Path | None:
     Raises:
         DamagedFile: If the file that names it is damaged.
     """
-    name = _read_baselines(folder).get(baseline)
-    if not isinstance(name, str):
-        return None
-    place = Path(os.path.normpath(folder / name))
-    if place.resolve().parent.parent != folder.resolve().parent.parent:
-        raise DamagedFile(f"{folder / BASELINES}: {baseline} is not in a folder beside the run's, but in {place}")
-    return place if place.is_dir() else None
-
-
-def _read_baselines(folder: Path) -> dict[str, Any]:
-    try:
-        return read_json(folder / BASELINES)
-    except FileNotFoundError:
-        return {}
+    place = read_baselines(folder).get(baseline)
+    return place if place is not None and place.is_dir() else None
 
 
 def slurm_job() -> str | None:

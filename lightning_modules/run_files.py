@@ -99,7 +99,7 @@ def check_event_sizes(folder: Path, sizes: dict[str, int]) -> None:
 def created_files(folder: Path) -> list[Path]:
     """Return the files beside the checkpoints that filtune and its TensorBoard logger write into a run's folder."""
     names = (CONFIG, SUMMARY, BASELINES, JOB, EVENTS, LOCK, "hparams.yaml")
-    return [path for name in names for path in folder.glob(name)]
+    return [path for name in names for path in folder.glob(name)] if os.path.isdir(folder) else []
 
 
 def remove_created(folder: Path, found: Collection[Path] = ()) -> None:
@@ -145,12 +145,33 @@ _EVENTS_REMEDY = "move it away: the run goes on without the curves that are in i
 _KINDS: tuple[tuple[str, Callable[[Path], Any], str], ...] = (
     (CONFIG, _check_config, "delete it: it is written anew from the options of the command"),
     (SUMMARY, _check_summary, "delete it: it is written anew when the run ends"),
-    (BASELINES, read_json, "delete it: the runs of the baselines are then found by their configuration"),
+    (
+        BASELINES,
+        lambda path: read_baselines(path.parent),
+        "delete it: the runs of the baselines are then found by their configuration",
+    ),
     (JOB, lambda path: read_job(path.parent), "delete it, and resume with --ckpt_path last"),
     (EVENTS, _check_events, _EVENTS_REMEDY),
     ("checkpoints/*.ckpt", check_archive, f"delete it: the run goes on from checkpoints/{LAST}"),
 )
 """By the pattern of a file's path in the folder: how it is checked, and what can be done where it is damaged."""
+
+
+def read_baselines(folder: Path) -> dict[str, Path]:
+    """Return the folders of a run's baselines, by name; empty where none was begun.
+
+    Raises:
+        DamagedFile: If the file that names them is damaged, or names a folder that is not beside the run's.
+    """
+    try:
+        names = read_json(folder / BASELINES)
+    except FileNotFoundError:
+        return {}
+    places = {baseline: Path(os.path.normpath(folder / str(name))) for baseline, name in names.items()}
+    for baseline, place in places.items():
+        if place.resolve().parent.parent != folder.resolve().parent.parent:
+            raise DamagedFile(f"{folder / BASELINES}: {baseline} is not in a folder beside the run's, but in {place}")
+    return places
 
 
 def write_job(folder: Path, job: str) -> None:

@@ -167,6 +167,17 @@ def test_a_mistake_is_told_once(mistake: str, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("summary.json"))
 
 
+@pytest.mark.parametrize(("step", "rank", "epochs"), [(7, 1, 2), (23, 0, 2)])
+def test_a_signal_to_one_process_stops_all(tmp_path: Path, step: int, rank: int, epochs: int) -> None:
+    """In the middle of an epoch, and in the last step of the run, after which a baseline would begin."""
+    command = [*COMMON, *MANY, f"--trainer.max_epochs={epochs}", "--run.baselines=[sgd]"]
+    answers = run_ranks([*command, harness("StopAt", step=step, rank=rank)], tmp_path, 2)
+    assert [code for code, _ in answers] == [143, 143], answers
+    assert not list(tmp_path.glob("runs/*/SGD*"))
+    assert [code for code, _ in run_ranks([*command, "--ckpt_path=last"], tmp_path, 2)] == [0, 0]
+    assert [result(path.parent)[0]["samples"] for path in tmp_path.rglob("config.yaml")] == [48, 48]
+
+
 def test_a_folder_in_use_stops_all_processes(tmp_path: Path) -> None:
     """The first process alone opens the folder, before there is a group; the others would wait for it."""
     folder = tmp_path / "runs" / "digits-lenet5" / "LoKO-seed3" / "version_0"
