@@ -146,7 +146,7 @@ def _restore(ckpt_path: Path, checkpoint: dict[str, Any], config_path: Path, own
         raise ValueError(f"{error}; a copy of {config_path} that says otherwise can be given by --config") from error
     saved = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith(PREFIX)}
     trained = {f"{PREFIX}{name}": param for name, param in backbone.named_parameters() if param.requires_grad}
-    compare_names(saved, trained)
+    compare_names(saved, trained, earlier="format" not in checkpoint["filtune"])
     if checkpoint["filtune"]["fingerprint"] != frozen_fingerprint(backbone):
         raise ValueError(
             f"ckpt_path: {ckpt_path} was trained on other frozen weights than those of {architecture.name!r}; name the "

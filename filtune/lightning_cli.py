@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -20,10 +21,10 @@ from filtune.datamodules import StreamDataModule
 from filtune.experiments.classes import classes, optimizer_label
 from filtune.experiments.composition import notice
 from filtune.lightning_modules import OnlineModule, Schedule, check_precision
-from filtune.lightning_modules.atomic import atomic_write, reason_full, sweep_folder
+from filtune.lightning_modules.atomic import atomic_write, reason_full
 from filtune.lightning_modules.callbacks import RunPage, RunSummary, StreamCheckpoint
-from filtune.lightning_modules.integrity import read_yaml, sealed_yaml
-from filtune.lightning_modules.launch import is_first, other_process_lost
+from filtune.lightning_modules.integrity import DamagedFile, read_yaml, sealed_yaml
+from filtune.lightning_modules.launch import is_first, other_process_lost, refused_together
 from filtune.lightning_modules.locks import FolderLock
 from filtune.lightning_modules.resume import (
     Baseline,
@@ -33,9 +34,12 @@ from filtune.lightning_modules.resume import (
     keep_baseline,
     keep_job,
     kept_baseline,
+    open_begun,
     slurm_job,
 )
+from filtune.lightning_modules.run_files import remove_created
 from filtune.lightning_modules.runs import (
+    CONFIG,
     LAST,
     RunConfig,
     RunName,
@@ -56,6 +60,7 @@ from .named_classes import check_classes, own_classes, restricted
 from .trainer_options import (
     check_checkpoint_name,
     check_options,
+    has_launched_processes,
     has_own_logger,
     is_checkpointing,
     named_loggers,
@@ -85,16 +90,20 @@ class SaveConfig(SaveConfigCallback):
 
     Args:
         folder: The run's folder, whatever the loggers have.
+        refusal: Why this process cannot have the folder; then all processes of the run stop.
         arguments: Those of Lightning's callback.
         options: Its options.
     """
 
-    def __init__(self, *arguments: Any, folder: Path, **options: Any) -> None:
+    def __init__(self, *arguments: Any, folder: Path, refusal: Exception | None = None, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.path = folder / self.config_filename
+        self.path, self._refusal = folder / self.config_filename, refusal
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file of a new run."""
+        """Write the file of a new run, unless a process was refused its folder."""
+        with refused_together():
+            if self._refusal is not None:
+                raise self._refusal
         if not trainer.strategy.broadcast(self.path.exists()):
             self._write(trainer)
 
@@ -127,19 +136,29 @@ class FiltuneCLI(LightningCLI):
         self.command, self._place = args[0], place
         self._locks = locks if locks is not None else ExitStack()
         self.scratch: TemporaryDirectory | None = None
+        self._is_begun = False
         for section in ("optimizer", "data"):
             classes(section)  # imported, so that the parser finds their names
-        super().__init__(
-            OnlineModule,
-            StreamDataModule,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            trainer_defaults={"max_epochs": 1, "precision": "32-true"},
-            save_config_callback=SaveConfig,
-            parser_kwargs={"exit_on_error": False, "prog": "filtune", self.command: {"exit_on_error": False}},
-            args=args,
-        )
+        try:
+            super().__init__(
+                OnlineModule,
+                StreamDataModule,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                trainer_defaults={"max_epochs": 1, "precision": "32-true"},
+                save_config_callback=SaveConfig,
+                parser_kwargs={"exit_on_error": False, "prog": "filtune", self.command: {"exit_on_error": False}},
+                args=args,
+            )
+        except Exception:
+            self._leave_nothing()
+            raise
+
+    def _leave_nothing(self) -> None:
+        """Remove the folder of a run that was refused before it began."""
+        if self.folder is not None and is_first() and not self._is_begun and not os.path.exists(self.folder / CONFIG):
+            remove_created(self.folder)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the trainer's method that is run; the parser of the other need not be built."""
@@ -247,19 +266,22 @@ class FiltuneCLI(LightningCLI):
         kwargs |= trainer_arguments(given, training=self.subcommand == "fit")
         if self.subcommand == "fit":
             name = self._name()
-            self.folder = self._open_folder(name)
+            refusal = self._open(name)
+            assert self.folder is not None
             # where Lightning puts what has no folder of its own, as its checkpoint when SLURM requeues the job
             is_slurm = SLURMEnvironment.detect()
-            self.save_config_kwargs = {"folder": self.folder}
+            self.save_config_kwargs = {"folder": self.folder, "refusal": refusal}
             kwargs["default_root_dir"] = str(self.folder / "checkpoints" if is_slurm else self.folder)
-            if has_own_logger(given):
+            if refusal is not None:
+                kwargs["logger"] = False
+            elif has_own_logger(given):
                 own = TensorBoardLogger(
                     self.folder.parents[1], "", f"{name.stem}/{self.folder.name}", default_hp_metric=False
                 )
                 kwargs["logger"] = [own, *named_loggers(given)]
             kwargs["callbacks"] += [
                 RunPage(self.model.run_config, given.get("enable_autolog_hparams", True)),
-                RunSummary(self.folder, name.optimizer, self.model.run_config),
+                RunSummary(self.folder, name.optimizer, self.model.run_config, not self._is_begun),
             ]
             if is_checkpointing(given):
                 interval = self._get(self.config_init, "run").save_interval
@@ -270,6 +292,8 @@ class FiltuneCLI(LightningCLI):
         with refusals_of_lightning(given):
             trainer = super().instantiate_trainer(**kwargs)
         check_trainer(trainer, training=self.subcommand == "fit")
+        if self.subcommand == "fit" and refusal is not None and not has_launched_processes(trainer):
+            raise refusal
         return trainer
 
     @property
@@ -303,24 +327,42 @@ class FiltuneCLI(LightningCLI):
             seed=self._get(self.config, "seed_everything"),
         )
 
+    def _open(self, name: RunName) -> Exception | None:
+        """Open the run's folder; return why that is refused, for other processes may wait for this one."""
+        try:
+            self.folder = self._open_folder(name)
+        except (ValueError, OSError) as error:
+            self.folder = name.folder(self._root) / "refused"
+            return error
+        return None
+
+    @property
+    def _root(self) -> Path:
+        return Path(self._get(self.config_init, "run").root)
+
     def _open_folder(self, name: RunName) -> Path:
         """Return the run's folder, locked by the first process of the run until the command ends.
 
         Raises:
             CheckpointError: If a run is to be resumed and none was begun.
             FolderInUse: If another command writes into the folder.
+            MisplacedFile: If the folder is of a run that is resumed, and a link leads out of it.
+            DamagedFile: If the folder is of a run that is resumed, and a file in it is damaged.
         """
-        root = Path(self._get(self.config_init, "run").root)
+        root = self._root
         if self.is_dev_run:
             self.scratch = TemporaryDirectory()
             return new_folder(Path(self.scratch.name), name)
         folder = self._begun_folder(root, name) if self.is_resumed else None
         if not is_first():
-            return folder or root / name.experiment / name.stem / "of_the_first_process"
-        folder = folder or new_folder(root, name)
-        self._locks.enter_context(FolderLock(folder, remedy="start a new run without --ckpt_path"))
-        for place in (folder, folder / "checkpoints"):
-            sweep_folder(place)
+            return folder or name.folder(root) / "of_the_first_process"
+        self._is_begun, folder = folder is not None, folder or new_folder(root, name)
+        lock = FolderLock(folder, remedy="start a new run without --ckpt_path")
+        self._locks.callback(lock.release)
+        if self._is_begun:
+            open_begun(folder, lock)
+        else:
+            lock.acquire()
         keep_job(folder)
         if self._place is not None:
             keep_baseline(self._place.run, self._place.name, folder)
@@ -328,8 +370,8 @@ class FiltuneCLI(LightningCLI):
 
     def _begun_folder(self, root: Path, name: RunName) -> Path | None:
         def matches(folder: Path) -> bool:
-            own = self._get(self.config, "ckpt_path") == "last" or is_of_job(folder)
-            return own and has_config(folder, self.model.run_config, type(self.model))
+            is_last = self._get(self.config, "ckpt_path") == "last"
+            return has_config(folder, self.model.run_config, type(self.model)) and (is_last or is_of_job(folder))
 
         if self._place is not None:
             return kept_baseline(self._place.run, self._place.name) or find_run(root, name, matches)
@@ -353,7 +395,7 @@ class FiltuneCLI(LightningCLI):
             saved = self.folder / "checkpoints" / LAST
             kwargs["ckpt_path"] = str(saved) if saved.is_file() else None
         elif kwargs.get("ckpt_path") == "last":
-            folder = last_folder(Path(self._get(self.config_init, "run").root), self._name())
+            folder = last_folder(self._root, self._name())
             kwargs["ckpt_path"] = str(folder / "checkpoints" / LAST)
         elif kwargs.get("ckpt_path"):
             kwargs["ckpt_path"] = str(find_checkpoint(Path(kwargs["ckpt_path"])))
@@ -373,7 +415,9 @@ class FiltuneCLI(LightningCLI):
                 super()._run_subcommand(subcommand)
         except (KeyError, IndexError, TypeError, AttributeError, AssertionError, RuntimeError, ValueError) as error:
             restoring = self.model.restoring
-            foreign = restoring == "" or other_process_lost(error) or reason_full(error)
+            foreign = (
+                restoring == "" or isinstance(error, DamagedFile) or other_process_lost(error) or reason_full(error)
+            )
             if foreign or (restoring == "used" and isinstance(error, RuntimeError | ValueError)):
                 raise
             raise unreadable(error, str(self._ckpt_path)) from error

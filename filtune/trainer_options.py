@@ -136,6 +136,12 @@ def has_own_logger(given: Mapping[str, Any]) -> bool:
     return given.get("logger") is not False and not given.get("barebones")
 
 
+def has_launched_processes(trainer: Trainer) -> bool:
+    """Return whether other processes of the run were started beside this one, as by torchrun, and wait for it."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return trainer.world_size > 1 and environment is not None and environment.creates_processes_externally
+
+
 def finish_loggers(loggers: list[Logger]) -> None:
     """End the runs of loggers that allow one at a time in a process, so that a baseline begins its own."""
     for logger in loggers:

@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser
 
 from filtune.lightning_modules import signals
+from filtune.lightning_modules.callbacks.stopping import agreed_signal
 from filtune.lightning_modules.launch import is_first, quiet
 from filtune.lightning_modules.resume import Baseline
 from filtune.lightning_modules.runs import CONFIG
@@ -36,7 +37,7 @@ def fit(args: list[str]) -> None:
     quiet()
     with ExitStack() as locks:
         cli = FiltuneCLI(["fit", *args], locks)
-        _stop_if_asked()
+        _stop_if_asked(cli)
         assert cli.folder is not None
         if cli.is_dev_run:
             _dev_run_baselines(cli)
@@ -47,7 +48,7 @@ def fit(args: list[str]) -> None:
             finish_loggers(named_loggers(cli.config_init["fit"]["trainer"]))
             same = ["--config", str(cli.folder / CONFIG), f"--optimizer={name}", "--run.baselines=[]"]
             baseline = FiltuneCLI(["fit", *same, f"--ckpt_path={resumed}"], locks, Baseline(cli.folder, name))
-            _stop_if_asked()
+            _stop_if_asked(baseline)
             assert baseline.folder is not None
             folders.append(baseline.folder)
             finish_loggers(named_loggers(baseline.config_init["fit"]["trainer"]))
@@ -55,14 +56,14 @@ def fit(args: list[str]) -> None:
         compare.print_runs(folders)
 
 
-def _stop_if_asked() -> None:
-    """Stop after a run in whose last step a signal came.
+def _stop_if_asked(cli: FiltuneCLI) -> None:
+    """Stop after a run in whose last step a signal came to one of its processes.
 
     Raises:
-        Stopped: If one came.
+        Stopped: If one came, on all of them.
     """
-    if signals.pending():
-        raise signals.Stopped(signals.pending())
+    if number := agreed_signal(cli.trainer):
+        raise signals.Stopped(number)
 
 
 def _dev_run_baselines(cli: FiltuneCLI) -> None:

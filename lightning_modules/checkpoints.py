@@ -203,8 +203,14 @@ def refuse_changes(settings: list[str], data: list[str], allowed: bool) -> None:
         )
 
 
-def compare_names(saved: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def compare_names(saved: dict[str, Tensor], expected: dict[str, Tensor], earlier: bool = False) -> None:
     """Refuse a checkpoint of another model.
+
+    Args:
+        saved: The checkpoint's tensors.
+        expected: Those of the model at hand.
+        earlier: Whether an earlier release wrote the checkpoint. Those left a module frozen at random for which the
+            backbone has no weights, such as a pooler, and did not save it; now it is trained.
 
     Raises:
         CheckpointError: Naming the first tensors that are missing, unexpected or of another shape.
@@ -214,9 +220,13 @@ def compare_names(saved: dict[str, Tensor], expected: dict[str, Tensor]) -> None
     for what, names in [("lacks", missing), ("has the unexpected", unexpected), ("has another shape of", shapes)]:
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise CheckpointError(
-                f"ckpt_path: the checkpoint {what} {names[0]}{more}; it belongs to another backbone, adapter or task"
-            )
+            reason = "it belongs to another backbone, adapter or task"
+            if earlier and names == missing and not unexpected:
+                reason += (
+                    ", or to an earlier release, which neither trained nor saved what the backbone has no weights of; "
+                    "then start a new run without --ckpt_path, or go on with that release"
+                )
+            raise CheckpointError(f"ckpt_path: the checkpoint {what} {names[0]}{more}; {reason}")
 
 
 def frozen_fingerprint(model: nn.Module) -> int:

@@ -4,6 +4,9 @@ A checkpoint is a ZIP archive, whose comment holds the SHA-256 of all bytes befo
 its content in the field ``checksum``, a YAML file in a comment, its first line. Each file is thus checked by itself: no
 second file can be missing or of another moment. A file of an earlier release has no checksum; of an archive the CRC-32
 of each member is then checked, which torch does not do.
+
+That a file has a checksum is stated a second time, elsewhere in the file, so that damage of the checksum itself does
+not end the check: a YAML file ends with a comment, a summary has a field of the same age.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any
 
+from .runs import SUMMARY
 from .yaml_loader import load_yaml, parse_yaml
 
 CHECKSUM = "checksum"
@@ -26,6 +30,10 @@ _COMMENT = len(_MARK) + 64
 _END_OF_DIRECTORY = b"PK\x05\x06"
 _YAML_WORDS = "sha256 of the content"
 _YAML_MARK = f"# {_YAML_WORDS}: "
+_YAML_END = "# the first line has the checksum of these settings"
+
+_YOUNGER = {SUMMARY: "event_bytes"}
+"""By name of a JSON file, a field that no release wrote without the checksum."""
 
 
 class DamagedFile(ValueError):
@@ -84,12 +92,22 @@ def _digest(file: IO[bytes], size: int) -> bytes:
 
 def content_checksum(content: Any) -> str:
     """Return the SHA-256 of a tree of plain values, whatever the order of its keys."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    try:
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    except TypeError:  # keys of several types have no order, and some are none of JSON's
+        text = repr(_ordered(content))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _ordered(tree: Any) -> Any:
+    """Return a tree whose mappings are lists of pairs, in the order of the keys' type and text."""
+    if isinstance(tree, dict):
+        return sorted(((type(key).__name__, repr(key), _ordered(value)) for key, value in tree.items()), key=repr)
+    return [_ordered(value) for value in tree] if isinstance(tree, list | tuple) else repr(tree)
+
+
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a JSON file with its checksum."""
+    """Return the content of a JSON file with its checksum, the last field."""
     plain = {name: value for name, value in content.items() if name != CHECKSUM}
     # the checksum is that of what a reader will see: NaN, tuples and keys that are no strings read back as others
     return {**plain, CHECKSUM: content_checksum(json.loads(json.dumps(plain)))}
@@ -108,24 +126,28 @@ def read_json(path: Path) -> dict[str, Any]:
         raise DamagedFile(f"{path}: damaged or cut short, no JSON ({_first_line(error)})") from error
     if not isinstance(content, dict):
         raise DamagedFile(f"{path}: damaged, or no file of filtune: its content is not an object")
-    name = next((name for name, value in content.items() if name == CHECKSUM or _is_digest(value)), None)
-    checksum = content.pop(name, None)  # a digest under another name is a checksum whose name is damaged
-    if name not in (CHECKSUM, None) or (name and checksum != content_checksum(content)):
+    checksum = content.pop(CHECKSUM, None)
+    is_sealed = checksum is not None or _YOUNGER.get(path.name) in content or _ends_with_checksum(content)
+    if is_sealed and checksum != content_checksum(content):
         raise DamagedFile(f"{path}: damaged, or changed after it was written: its checksum does not match")
     return content
 
 
-def _is_digest(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+def _ends_with_checksum(content: dict[str, Any]) -> bool:
+    """Return whether the last field is the checksum of the others, under a damaged name."""
+    *others, last = content.items() or [("", None)]
+    is_digest = isinstance(last[1], str) and re.fullmatch("[0-9a-f]{64}", last[1]) is not None
+    return is_digest and last[1] == content_checksum(dict(others))
 
 
 def sealed_yaml(text: str) -> str:
     """Return the text of a YAML file with the checksum of its content in the first line."""
-    return f"{_YAML_MARK}{content_checksum(parse_yaml(text))}\n{text}"
+    end = "" if text.endswith("\n") else "\n"
+    return f"{_YAML_MARK}{content_checksum(parse_yaml(text))}\n{text}{end}{_YAML_END}\n"
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file, and check it by the checksum in its first line, if it has one.
+    """Read a YAML file, and check it by the checksum in its first line, if it was written with one.
 
     Raises:
         DamagedFile: If it is cut short, damaged, changed, or no YAML; names it.
@@ -138,11 +160,12 @@ def read_yaml(path: Path) -> Any:
     if isinstance(content, dict) and not all(isinstance(key, str) for key in content):
         key = next(key for key in content if not isinstance(key, str))
         raise DamagedFile(f"{path}: damaged, or no configuration of a run: it has the key {key!r}")
-    first = text.partition("\n")[0]
-    if _YAML_WORDS in first and first.rstrip() != _YAML_MARK + content_checksum(content):
+    first, last = text.partition("\n")[0], text.rstrip("\n").rpartition("\n")[2]
+    is_sealed = _YAML_WORDS in first or last.rstrip() == _YAML_END
+    if is_sealed and first.rstrip() != _YAML_MARK + content_checksum(content):
         raise DamagedFile(
             f"{path}: damaged, or changed after it was written: its checksum does not match; to change a "
-            "configuration, change a copy of it without its first line"
+            "configuration, change a copy of it without its first and last line"
         )
     return content
 

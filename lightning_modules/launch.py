@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch.distributed as dist
@@ -29,6 +31,34 @@ def is_first_to_report() -> bool:
         return _get_default_store().add("filtune/reported", 1) == 1
     except RuntimeError:  # the store ended with the first process, which had reported
         return False
+
+
+@contextmanager
+def refused_together(kind: type[Exception] = ValueError) -> Iterator[None]:
+    """Stop all processes of a run where a block that all of them run is refused by one of them.
+
+    What is refused may be of one machine alone: its copy of the data, its memory, a folder's lock. The others would
+    wait for that process until the time limit of the group. There must be no collective within the block.
+
+    Args:
+        kind: The error on the other processes.
+
+    Raises:
+        Exception: The block's own error, or ``kind`` with the message of the first process that has one.
+    """
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        own = error
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        messages: list[str | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(messages, None if own is None else str(own) or type(own).__name__)
+        others = next((message for message in messages if message), None)
+        if own is None and others is not None:
+            own = kind(others)
+    if own is not None:
+        raise own
 
 
 def other_process_lost(error: BaseException) -> str | None:

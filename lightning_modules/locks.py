@@ -69,9 +69,10 @@ class FolderLock:
 
         Raises:
             FolderInUse: If another process holds the lock; names it.
+            ValueError: If the file to be locked is a link to another one, or cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = self._open(self.folder / NAME)
         try:
             self._wait(descriptor, time.monotonic() + patience)
             with suppress(OSError):  # it only tells another who holds the lock
@@ -88,6 +89,14 @@ class FolderLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    @staticmethod
+    def _open(path: Path) -> int:
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            reason = "is a symbolic link, and would be written through" if path.is_symlink() else error.strerror
+            raise ValueError(f"{path}: {reason}; it is locked while a command writes into its folder") from error
 
     def _wait(self, descriptor: int, until: float) -> None:
         while (locked := try_lock(descriptor)) is False:

@@ -32,6 +32,7 @@ from .checkpoints import (
     refuse_changes,
 )
 from .evaluation import Evaluation, check_loaders, task_of
+from .launch import refused_together
 from .legacy import translate_checkpoint
 from .metrics import MetricSet, Prequential
 from .monitoring import StepTimer, Watch
@@ -127,6 +128,7 @@ class OnlineModule(Evaluation):
         check_loaders(self.trainer)
         return []
 
+    @refused_together()
     def configure_optimizers(self) -> Any:
         """Return the optimizer over the trainable parameters, and its schedule if it has one.
 
@@ -319,6 +321,7 @@ class OnlineModule(Evaluation):
             "data": self.data_fingerprint,
         }
 
+    @refused_together(CheckpointError)
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that this run does not continue.
 
@@ -345,7 +348,8 @@ class OnlineModule(Evaluation):
             state = self.likelihood.build_state(self.task.outputs) if scaled else None
             self.target_state = None if state is None else state.to(self.device)
         own = self.state_dict()
-        compare_names(checkpoint["state_dict"], {name: own[name] for name in self._saved_names()})
+        expected = {name: own[name] for name in self._saved_names()}
+        compare_names(checkpoint["state_dict"], expected, earlier="format" not in saved)
         if saved["fingerprint"] != self.fingerprint:
             raise CheckpointError(
                 f"ckpt_path: the frozen weights of {self.backbone_config.name!r} are not those the checkpoint was "

@@ -8,16 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .atomic import atomic_write
-from .checkpoints import config_differences
-from .integrity import DamagedFile, read_json, read_yaml, sealed
-from .runs import CONFIG
-
-BASELINES = "baselines.json"
-"""File in a run's folder that names the folders of its baselines."""
-
-JOB = "slurm_job"
-"""File in a run's folder with the number of the SLURM job that runs it."""
+from .atomic import atomic_write, sweep_folder
+from .checkpoints import AtomicCheckpointIO, config_differences
+from .integrity import DamagedFile, read_yaml, sealed
+from .locks import FolderLock
+from .run_files import BASELINES, check_files, check_links, read_baselines, read_job, write_job
+from .runs import CONFIG, LAST, SUMMARY, CheckpointError
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,8 @@ class Baseline:
 def has_config(folder: Path, config: dict[str, Any], model: type) -> bool:
     """Return whether a run's folder is of this configuration.
 
-    Where it cannot be read and there is a checkpoint, that decides later.
+    Where ``config.yaml`` is damaged or missing, that in the checkpoint counts. Where neither can be read the answer is
+    yes, for the folder is then refused with the name of the damaged file.
 
     Args:
         folder: The folder.
@@ -44,10 +41,49 @@ def has_config(folder: Path, config: dict[str, Any], model: type) -> bool:
         model: The class whose options ``model`` are.
     """
     try:
+        saved = _config_of(folder)
+        return saved is None or not config_differences(saved, config, model=model)
+    except (TypeError, AttributeError, KeyError, ValueError):  # no configuration of a run
+        return True
+
+
+def _config_of(folder: Path) -> dict[str, Any] | None:
+    """Return the configuration of the run in a folder; None where nothing in it can be read."""
+    try:
         saved = read_yaml(folder / CONFIG)
-        return isinstance(saved, dict) and not config_differences(saved, config, model=model)
-    except (DamagedFile, OSError, TypeError, AttributeError, KeyError):
-        return (folder / "checkpoints").is_dir()
+        if isinstance(saved, dict):
+            return saved
+    except (DamagedFile, OSError):
+        pass
+    try:
+        return AtomicCheckpointIO().load_checkpoint(folder / "checkpoints" / LAST)["filtune"]["config"]
+    except CheckpointError:
+        return None
+
+
+def open_begun(folder: Path, lock: FolderLock) -> None:
+    """Lock the folder of a run that is resumed, and check it before anything in it is overwritten.
+
+    Args:
+        folder: The folder.
+        lock: Its lock, which is acquired.
+
+    Raises:
+        MisplacedFile: If a link leads out of it, or a file is none.
+        FolderInUse: If another command writes into it.
+        DamagedFile: If one of its files is damaged.
+    """
+    check_links(folder)
+    lock.acquire()
+    for place in (folder, folder / "checkpoints"):
+        sweep_folder(place)
+    last = folder / "checkpoints" / LAST
+    if (folder / SUMMARY).is_file() and not last.is_file():
+        raise DamagedFile(
+            f"{last}: is missing, and the run has ended; put it back, or leave out --ckpt_path to make the run again "
+            "in a new folder"
+        )
+    check_files(folder)
 
 
 def keep_baseline(folder: Path, baseline: str, place: Path) -> None:
@@ -58,10 +94,10 @@ def keep_baseline(folder: Path, baseline: str, place: Path) -> None:
         baseline: The baseline's name in ``run.baselines``.
         place: The folder of the baseline.
     """
-    known = _read_baselines(folder)
-    known[baseline] = os.path.relpath(place, folder)
+    known = {**read_baselines(folder), baseline: place}
+    content = {name: os.path.relpath(path, folder) for name, path in known.items()}
     with atomic_write(folder / BASELINES) as file:
-        file.write(json.dumps(sealed(known), indent=1) + "\n")
+        file.write(json.dumps(sealed(content), indent=1) + "\n")
 
 
 def kept_baseline(folder: Path, baseline: str) -> Path | None:
@@ -70,20 +106,8 @@ def kept_baseline(folder: Path, baseline: str) -> Path | None:
     Raises:
         DamagedFile: If the file that names it is damaged.
     """
-    name = _read_baselines(folder).get(baseline)
-    if not isinstance(name, str):
-        return None
-    place = Path(os.path.normpath(folder / name))
-    if place.resolve().parents[1] != folder.resolve().parents[1]:
-        raise DamagedFile(f"{folder / BASELINES}: {baseline} is not in a folder beside the run's, but in {place}")
-    return place if place.is_dir() else None
-
-
-def _read_baselines(folder: Path) -> dict[str, Any]:
-    try:
-        return read_json(folder / BASELINES)
-    except FileNotFoundError:
-        return {}
+    place = read_baselines(folder).get(baseline)
+    return place if place is not None and place.is_dir() else None
 
 
 def slurm_job() -> str | None:
@@ -101,13 +125,13 @@ def keep_job(folder: Path) -> None:
     """Keep the number of the SLURM job in the run's folder, if there is a job."""
     job = slurm_job()
     if job is not None:
-        with atomic_write(folder / JOB) as file:
-            file.write(job)
+        write_job(folder, job)
 
 
 def is_of_job(folder: Path) -> bool:
-    """Return whether the present SLURM job wrote a run's folder, before it was requeued."""
-    try:
-        return (folder / JOB).read_text() == slurm_job()
-    except (OSError, ValueError):
-        return False
+    """Return whether the present SLURM job wrote a run's folder, before it was requeued.
+
+    Raises:
+        DamagedFile: If the file that says so is damaged.
+    """
+    return read_job(folder) == slurm_job()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,9 @@ LAST = "last.ckpt"
 
 CONFIG = "config.yaml"
 """Name of a run's configuration, in its folder."""
+
+SUMMARY = "summary.json"
+"""Name of a run's result, in its folder."""
 
 
 class CheckpointError(ValueError):
@@ -83,6 +87,10 @@ class RunName:
         """Name of the folder of all runs on the same task and backbone."""
         return f"{_slug(self.task)}-{_slug(Path(self.backbone).name)}"
 
+    def folder(self, root: Path) -> Path:
+        """Return the folder of all runs of this name below that of all runs."""
+        return root / self.experiment / self.stem
+
     @property
     def stem(self) -> str:
         """Name of the folder of all runs of the same optimizer and seed."""
@@ -90,15 +98,22 @@ class RunName:
 
 
 def new_folder(root: Path, name: RunName) -> Path:
-    """Create the run's folder: the first free ``version_k``; safe when runs start at the same time."""
-    parent = root / name.experiment / name.stem
-    parent.mkdir(parents=True, exist_ok=True)
-    for k in itertools.count():
-        try:
-            (parent / f"version_{k}").mkdir()
-        except FileExistsError:
-            continue
-        return parent / f"version_{k}"
+    """Create the run's folder: the first free ``version_k``; safe when runs start at the same time.
+
+    Raises:
+        ValueError: If it cannot be created.
+    """
+    parent = name.folder(root)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for k in itertools.count():
+            with suppress(FileExistsError):
+                (parent / f"version_{k}").mkdir()
+                return parent / f"version_{k}"
+    except OSError as error:
+        raise ValueError(
+            f"run.root: the folder {parent} cannot be created ({error.strerror}: {error.filename}); take another one"
+        ) from error
     raise AssertionError
 
 
@@ -109,24 +124,24 @@ def last_folder(root: Path, name: RunName) -> Path:
         CheckpointError: If there is none.
     """
     for folder in _versions(root, name):
-        if (folder / "checkpoints" / LAST).is_file():
+        if _has_checkpoint(folder):
             return folder
-    parent = root / name.experiment / name.stem
+    parent = name.folder(root)
     raise CheckpointError(f"ckpt_path: there is no checkpoint to continue under {parent}; start without --ckpt_path")
 
 
 def find_run(root: Path, name: RunName, matches: Callable[[Path], bool]) -> Path | None:
     """Return the newest run of this name whose configuration is that of the command; None where there is none.
 
-    A run that was killed before its first checkpoint is such a run too.
+    A run that was killed before its first checkpoint is such a run too, and one whose configuration was deleted.
 
     Args:
         root: Folder that holds all runs.
         name: The run's name.
         matches: Whether the configuration in a run's folder is that of the command.
     """
-    configured = (folder for folder in _versions(root, name) if (folder / CONFIG).is_file())
-    return next(filter(matches, configured), None)
+    begun = (folder for folder in _versions(root, name) if (folder / CONFIG).is_file() or _has_checkpoint(folder))
+    return next(filter(matches, begun), None)
 
 
 def resumed_folder(root: Path, name: RunName, matches: Callable[[Path], bool]) -> Path:
@@ -146,9 +161,13 @@ def resumed_folder(root: Path, name: RunName, matches: Callable[[Path], bool]) -
     return last_folder(root, name)
 
 
+def _has_checkpoint(folder: Path) -> bool:
+    return (folder / "checkpoints" / LAST).is_file()
+
+
 def _versions(root: Path, name: RunName) -> list[Path]:
     """Return the folders of all runs of a name, the newest first."""
-    found = [path for path in (root / name.experiment / name.stem).glob("version_*") if path.name[8:].isdigit()]
+    found = [path for path in name.folder(root).glob("version_*") if re.fullmatch("[0-9]+", path.name[8:])]
     return sorted(found, key=lambda folder: int(folder.name[8:]), reverse=True)
 
 

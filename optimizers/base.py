@@ -19,6 +19,9 @@ from .ranges import check_arguments as check_arguments
 
 Closure = Callable[[], Observation]
 
+NONFINITE = "nonfinite_steps"
+"""Key of the count of non-finite steps among the diagnostics, and in a state dict."""
+
 SETTINGS = "settings"
 """Key of a state dict under which the options stand that its state belongs to."""
 
@@ -99,10 +102,10 @@ class OnlineOptimizer(torch.optim.Optimizer):
         return {"optimizer": rule_name(type(self))}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, with the scores up to now and the options that it belongs to."""
+        """Return the state, with the scores and the count up to now and the options that it belongs to."""
         self.follower.settle(self.memory())
         own = vars(self).get("_memory", {})  # of a rule whose state does not keep it
-        kept = {RECENT: own[RECENT]} if RECENT in own else {}
+        kept = {key: own[key] for key in (RECENT, NONFINITE) if key in own}
         return {**super().state_dict(), **kept, SETTINGS: self.settings()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -114,10 +117,12 @@ class OnlineOptimizer(torch.optim.Optimizer):
         self.check_settings(state_dict)
         for own in ("_follower", "_memory"):  # the scores of the state that is replaced
             vars(self).pop(own, None)
-        super().load_state_dict({key: value for key, value in state_dict.items() if key not in (SETTINGS, RECENT)})
+        apart = (SETTINGS, RECENT, NONFINITE)
+        super().load_state_dict({key: value for key, value in state_dict.items() if key not in apart})
         device = next(self.trained()).device
-        if RECENT in state_dict:
-            self.memory()[RECENT] = to_device(state_dict[RECENT], device)
+        for name in (RECENT, NONFINITE):
+            if name in state_dict:
+                self.memory()[name] = to_device(state_dict[name], device)
         for key, value in self.state.items():  # torch moves only what it keeps by parameter
             if not isinstance(key, Tensor):
                 self.state[key] = self.place(value, device)
@@ -181,10 +186,9 @@ class OnlineOptimizer(torch.optim.Optimizer):
         Args:
             nonfinite: Whether the present step is one, () bool.
         """
-        return (
-            getattr(self, "stats", {}).get("nonfinite_steps", torch.zeros_like(nonfinite, dtype=torch.int64))
-            + nonfinite
-        )
+        before = self.memory().get(NONFINITE, torch.zeros_like(nonfinite, dtype=torch.int64))
+        self.memory()[NONFINITE] = before + nonfinite
+        return self.memory()[NONFINITE]
 
     def check_ranks(self) -> None:
         """Check that all processes hold the same parameters, bit for bit.
@@ -240,7 +244,7 @@ class FirstOrder(OnlineOptimizer):
         return joint
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the rule's state; the diagnostics restart."""
+        """Restore the rule's state; the diagnostics restart, but not the count of non-finite steps."""
         super().load_state_dict(state_dict)
         self.stats = {}
 

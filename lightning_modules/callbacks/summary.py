@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -18,8 +17,11 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ..atomic import atomic_write
+from ..event_files import SIZES, sizes_of
 from ..integrity import DamagedFile, read_json, sealed
 from ..online import OnlineModule
+from ..run_files import created_files, remove_created
+from ..runs import SUMMARY
 
 PACKAGES = ("filtune", "torch", "lightning", "peft", "transformers", "timm", "datasets", "torchmetrics")
 
@@ -31,10 +33,12 @@ class RunSummary(pl.Callback):
         folder: The run's folder.
         optimizer: Name of the optimizer.
         config: The composed configuration.
+        is_new: Whether the folder was created for this run, so that all files of filtune in it are this run's.
     """
 
-    def __init__(self, folder: Path, optimizer: str, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, optimizer: str, config: dict[str, Any], is_new: bool = False) -> None:
         self.folder, self.optimizer, self.config = folder, optimizer, config
+        self._found = set() if is_new else set(created_files(folder))
         self._start = 0.0
         self._first_step = 0
 
@@ -47,9 +51,14 @@ class RunSummary(pl.Callback):
         pl_module.clock = lambda: time.perf_counter() - self._start
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave nothing behind of a run that failed before its second step; its first tells which metrics there are."""
-        if trainer.is_global_zero and trainer.global_step <= 1 and not (self.folder / "checkpoints").exists():
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Leave nothing behind of a run that failed before its second step; its first tells which metrics there are.
+
+        What was in the folder before, and what is not of filtune, stays, and with it the folder.
+        """
+        failed = isinstance(exception, Exception)  # one that a signal has stopped begins again in its folder
+        begun = trainer.global_step > 1 or (self.folder / "checkpoints").exists()
+        if failed and trainer.is_global_zero and not begun:
+            remove_created(self.folder, self._found)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the summary and the hyper-parameters."""
@@ -67,7 +76,7 @@ class RunSummary(pl.Callback):
     def _last_summary(self) -> int | None:
         """Return the steps that the summary in the folder is of."""
         try:
-            return read_json(self.folder / "summary.json").get("steps")
+            return read_json(self.folder / SUMMARY).get("steps")
         except (DamagedFile, OSError):
             return None
 
@@ -83,10 +92,8 @@ class RunSummary(pl.Callback):
             else:
                 logger.log_metrics(results, step=trainer.global_step)
             logger.save()
-        summary["event_bytes"] = {
-            path.name: path.stat().st_size for path in sorted(self.folder.glob("events.out.tfevents.*"))
-        }
-        with atomic_write(self.folder / "summary.json") as file:
+        summary[SIZES] = sizes_of(self.folder)
+        with atomic_write(self.folder / SUMMARY) as file:
             file.write(json.dumps(sealed(summary), indent=2) + "\n")
 
     def _summary(self, trainer: pl.Trainer, module: OnlineModule, seconds: float) -> dict[str, Any]:

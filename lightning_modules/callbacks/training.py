@@ -12,7 +12,11 @@ import yaml
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from ..event_files import SIZES, sizes_of, stated_sizes, sync
+from ..integrity import DamagedFile
+from ..launch import refused_together
 from ..online import OnlineModule
+from ..run_files import check_event_sizes
 from ..runs import LAST
 from .stopping import StopRequest
 
@@ -63,8 +67,9 @@ class StreamCheckpoint(Checkpoint):
         The trainer does not make up for a validation that a kill has cut off after the batch was counted. The
         checkpoint is then made after the next batch, or at the end of the epoch.
         """
-        stop = self._stop.has_come(trainer)
-        self._due = self._due or stop or trainer.global_step % self.every == 0
+        regular = trainer.global_step % self.every == 0
+        stop = self._stop.has_come(trainer, ask=regular)
+        self._due = self._due or stop or regular
         of_epoch = trainer.check_val_every_n_epoch is not None  # otherwise the batches of all epochs are counted
         batches = 1 + (batch_idx if of_epoch else trainer.fit_loop.total_batch_idx)
         if self._due and not trainer.is_last_batch and batches % (trainer.val_check_batch or math.inf) != 0:
@@ -78,7 +83,7 @@ class StreamCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save at the end of an epoch, after its validation."""
-        self._stop.has_come(trainer)
+        self._stop.has_come(trainer, ask=True)
         self._save(trainer, pl_module)
         self._stop.act()
 
@@ -105,7 +110,28 @@ class StreamCheckpoint(Checkpoint):
                 logger.experiment.flush()  # its save() writes hyper-parameters as well, which are not complete
             else:
                 logger.save()
+        if trainer.is_global_zero:
+            sync(self.path.parents[1])
         trainer.save_checkpoint(self.path)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the sizes of the event files, by which one that is cut short is detected."""
+        checkpoint[SIZES] = sizes_of(self.path.parents[1])
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Check the sizes of the event files, where the run goes on in its own folder.
+
+        Raises:
+            DamagedFile: If one was cut short.
+        """
+        resumed = Path(trainer.ckpt_path or "").parent.resolve() == self.path.parent.resolve()
+        with refused_together(DamagedFile):
+            if resumed and trainer.is_global_zero:
+                check_event_sizes(self.path.parents[1], stated_sizes(checkpoint))
 
 
 class OnlineProgressBar(TQDMProgressBar):

@@ -11,6 +11,7 @@ import warnings
 
 import torch
 
+from ..distributed import Ranks
 from .covariance.base import GIB, Covariance, available_memory
 
 MANY = 256
@@ -41,6 +42,8 @@ def announce_cost(
 ) -> None:
     """Warn what a step will cost, where its rows are many; refuse it where they do not fit into memory.
 
+    Where several processes learn together, the one with the least memory for its part decides for all of them.
+
     Args:
         name: Name of the optimizer.
         rows: Rows of a batch, B*d.
@@ -55,8 +58,9 @@ def announce_cost(
     """
     if rows < MANY:
         return
-    size = step_bytes(rows, elements, covariance, like.element_size())
-    available = available_memory(like.device)
+    ranks, size = Ranks.current(), step_bytes(rows, elements, covariance, like.element_size())
+    sizes, limits = (ranks.integers(value, like.device) for value in (size, available_memory(like.device)))
+    size, available = min(zip(sizes, limits, strict=True), key=lambda pair: pair[1] - pair[0])
     what = f"{name}: {rows:,} rows of the Jacobian per step ({d:,} per sample) over {covariance.n:,} parameters"
     if size > available:
         raise ValueError(f"{what} take {size / GIB:,.1f} GiB of {available / GIB:,.1f} GiB of memory; {remedy}")

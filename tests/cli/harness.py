@@ -107,6 +107,17 @@ class FailAt(ChangeAParameter):
             raise ValueError(f"rank {self.rank} alone cannot go on")
 
 
+class StopAt(ChangeAParameter):
+    """Sends SIGTERM to one rank, within a step."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Leave the parameters alone."""
+
+
 def _run_rank(args: list[str], folder: str, output: Any, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     rank_zero_only.rank = int(environment["RANK"])  # read when the server imported it

@@ -98,8 +98,11 @@ def one_line(text: str, name: str) -> None:
     assert "Traceback" not in text
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("damage", DAMAGES)
+# one kind each for all commands: of the archive, of its content, of the optimizer's state
+@pytest.mark.parametrize(
+    ("damage", "command"),
+    [(d, c) for d in DAMAGES for c in COMMANDS if c == "fit" or d in ("flipped", "no metrics", "no moments")],
+)
 def test_a_damaged_checkpoint_is_refused(copied: Path, damage: str, command: str) -> None:
     name, change = DAMAGES[damage]
     folder = only_run(copied)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filtune.lightning_modules.locks import FolderLock
 
 from tests.cli.harness import PATIENCE, identical, only_run, result, run, run_ranks
 from tests.conftest import WORDS
@@ -164,3 +165,25 @@ def test_a_mistake_is_told_once(mistake: str, tmp_path: Path) -> None:
     (told,) = [line for _, text in answers for line in text.splitlines() if line.startswith("filtune: error")]
     assert culprit in told
     assert not list(tmp_path.rglob("summary.json"))
+
+
+@pytest.mark.parametrize(("step", "rank"), [pytest.param(7, 1, marks=pytest.mark.slow), (23, 0)])
+def test_a_signal_to_one_process_stops_all(tmp_path: Path, step: int, rank: int) -> None:
+    """In the middle of an epoch, and in the last step of the run, after which a baseline would begin."""
+    command = [*COMMON, *MANY, "--run.baselines=[sgd]"]
+    answers = run_ranks([*command, harness("StopAt", step=step, rank=rank)], tmp_path, 2)
+    assert [code for code, _ in answers] == [143, 143], answers
+    assert not list(tmp_path.glob("runs/*/SGD*"))
+    assert [code for code, _ in run_ranks([*command, "--ckpt_path=last"], tmp_path, 2)] == [0, 0]
+    assert [result(path.parent)[0]["samples"] for path in tmp_path.rglob("config.yaml")] == [48, 48]
+
+
+def test_a_folder_in_use_stops_all_processes(tmp_path: Path) -> None:
+    """The first process alone opens the folder, before there is a group; the others would wait for it."""
+    folder = tmp_path / "runs" / "digits-lenet5" / "LoKO-seed3" / "version_0"
+    with FolderLock(folder):
+        answers = run_ranks([*COMMON, *MANY, "--ckpt_path=last"], tmp_path, 2)
+    assert [code for code, _ in answers] == [2, 2]
+    (line,) = [line for _, text in answers for line in text.splitlines() if line.startswith("filtune: error")]
+    assert "writes into this folder" in line
+    assert [path.name for path in folder.parent.rglob("*")] == ["version_0", ".lock"]

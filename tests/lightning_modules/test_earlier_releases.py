@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from filtune.exports.restore import restore
 from filtune.lightning_modules import CheckpointError, OnlineModule, legacy
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, compare_configs
 from filtune.lightning_modules.defaults import with_defaults
+from safetensors.torch import load_file, save_file
 
-from tests.cli.harness import only_run, run
+from filtune.cli import main
+from tests.cli.harness import as_earlier, only_run, run
 
 OLD: dict[str, Any] = {
     "seed_everything": 0,
@@ -135,3 +138,36 @@ def test_a_run_of_an_earlier_release_is_resumed_validated_and_exported(tmp_path:
     code, text = run(["fit", *arguments, "--optimizer.p0=0.3", f"--ckpt_path={path}"], tmp_path)
     assert code == 2
     assert "optimizer.init_args.p0 (checkpoint 0.2, now 0.3)" in text
+
+
+def test_a_module_that_an_earlier_release_left_frozen_at_random(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pooler of ``head: own`` was neither trained nor saved; now it is, and that is the reason of the refusal."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_bert, "encoder")
+    weights = load_file("encoder/model.safetensors")
+    save_file({k: v for k, v in weights.items() if "pooler" not in k}, "encoder/model.safetensors", {"format": "pt"})
+    Path("reviews.csv").write_text("text,label\n" + "good film,p\nbad film,n\n" * 6)
+    command = [
+        "fit", "--config=trainer/cpu", "--config=task/own_text", "--config=backbone/minilm", "--config=optimizer/sgd",
+        "--data.source=reviews.csv", "--data.val_fraction=0.2", "--model.backbone.name=encoder",
+        "--model.backbone.head=own", "--trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+    main(command)
+    path = only_run(tmp_path) / "checkpoints" / "last.ckpt"
+    checkpoint = as_earlier(torch.load(path, weights_only=True))
+    pooler = [name for name in checkpoint["state_dict"] if "pooler" in name]
+    assert len(pooler) == 2
+    for name in pooler:
+        del checkpoint["state_dict"][name]
+    torch.save(checkpoint, path)
+    for args in ([*command, "--ckpt_path=last", "--trainer.max_epochs=2"], ["export", f"--ckpt_path={path}", "--to=m"]):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            main(args)
+        (line,) = [text for text in capsys.readouterr().err.splitlines() if "filtune: error" in text]
+        assert "pooler.dense" in line
+        assert "and 1 more" in line
+        assert "an earlier release, which neither trained nor saved what the backbone has no weights of" in line
+        assert "start a new run" in line

@@ -1,0 +1,58 @@
+"""A kill at each moment at which a file of a run is written: --ckpt_path last completes the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.harness import _finish, _run, _start, identical, only_run, result, run
+
+FIT = [
+    "fit", "--config=trainer/cpu", "--config=task/digits", "--config=backbone/lenet5", "--config=optimizer/loko",
+    "--data.max_samples=12", "--data.max_val_samples=6", "--run.save_interval=5", "--trainer.log_every_n_steps=2",
+    "--trainer.enable_progress_bar=false",
+]  # fmt: skip
+
+
+def _killed(args: list[str], folder: str, output: Any, name: str, count: int) -> None:
+    """Run a command that is killed in its ``count``-th call of a function of ``os``, before what that does."""
+    calls, function = iter(range(count)), getattr(os, name)
+
+    def last(*given: Any) -> Any:
+        if next(calls, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*given)
+
+    setattr(os, name, last)
+    _run(args, folder, output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["replace", "fsync"])
+def test_killed_at_each_write(tmp_path: Path, name: str) -> None:
+    """Before each rename of a whole file, and before each sync of one that may be half written."""
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert run(FIT, whole)[0] == 0
+    expected, killed = result(only_run(whole)), 0
+    for count in range(40):
+        folder = tmp_path / f"{count}"
+        folder.mkdir()
+        code, text = _finish(*_start(_killed, FIT, folder, name, count))
+        if code == 0:
+            break
+        assert code == -9, text
+        killed += 1
+        code, text = run([*FIT, "--ckpt_path=last"], folder)
+        assert code == 0, (count, text)
+        summary, checkpoint = result(only_run(folder))
+        assert summary == expected[0], count
+        for part in ("state_dict", "optimizer_states", "global_step"):
+            assert identical(checkpoint[part], expected[1][part]), (count, part)
+        left = {path.name for path in only_run(folder).rglob("*") if path.is_file() and "tfevents" not in path.name}
+        assert left == {"config.yaml", "summary.json", "last.ckpt", ".lock", "hparams.yaml"}, count
+    assert killed >= 5  # the configuration, three checkpoints and the summary
