@@ -14,6 +14,9 @@ LAST = "last.ckpt"
 CONFIG = "config.yaml"
 """Name of a run's configuration, in its folder."""
 
+STREAM = "FILTUNE_STREAM"
+"""Environment variable with the fingerprint of the stream, as JSON: sweep and reproduce set it for their runs."""
+
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, corrupt, foreign, or contradicts the run that continues it."""
