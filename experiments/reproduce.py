@@ -53,7 +53,7 @@ def main(args: list[str]) -> int:
         return 0
     for name, need in missing.items():
         console.print(f"[yellow]{name}[/] left out: {need.kind} {need.name}: {need.reason}", highlight=False)
-    outcome, runner = Outcome(), Runner(store, workers, threads, console)
+    outcome, runner = Outcome(), Runner(store, workers, threads, console, options.resume_changed == "true")
     with store.lock():
         for plan_round in (first_round, second_round):
             plans = {t.name: plan_round(t, chosen[t.name], seeds[t.name], outcome.records) for t in tables}

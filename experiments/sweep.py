@@ -128,7 +128,7 @@ def main(args: list[str]) -> int:
     for key in grid:
         check_option(config, key, "--grid")
     sweep = Sweep(options.name, config, parts, grid, seeds, options.metric, options.halving, folders)
-    runner = Runner(Store(options.root), workers, threads, Console())
+    runner = Runner(Store(options.root), workers, threads, Console(), options.resume_changed == "true")
     if options.dry_run:
         _show_plan(runner, sweep)
         return 0
