@@ -57,7 +57,7 @@ class Estimator:
 
     def learn(self, record: dict[str, Any]) -> None:
         """Take a finished run into account."""
-        wall, steps = record["times"]["wall_seconds"], record["steps"]
+        wall, steps = record["times"].get("wall_seconds"), record.get("steps")
         if wall and steps:
             for kind in _kinds(record["config"], record["task"], record["backbone"]):
                 self._measured.setdefault(kind, []).append(wall / steps)

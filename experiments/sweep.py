@@ -90,7 +90,7 @@ class Sweep:
             jobs = self.jobs(points, rung)
             for name, found in jobs.items():
                 label = f"{name or 'as it is'}{f', {rung.samples} samples' if rung.samples else ''}"
-                cells[label] = {str(job.seed): job.key for job in found}
+                cells[label] = {str(job.seed): runner.store.kept_as(job.key) for job in found}
             runner.store.write_manifest(self.name, self.manifest(cells))
             outcome = runner.execute([*chain(*jobs.values())])
             whole = whole and not outcome.failures
