@@ -21,7 +21,7 @@ from .escaping import plain
 from .estimate import Estimator, format_duration
 from .records import Store
 from .runs import Job, RunError, run
-from .streams import Streams, check_finished
+from .streams import Streams, UnreadableData, check_finished
 
 GRACE = 10.0
 """Seconds that runs have to save a checkpoint when the command is stopped."""
@@ -89,8 +89,14 @@ class Runner:
         notes += check_finished(finished, self._streams, self.store)
         for note in notes:
             self.console.print(plain(note), markup=False, highlight=False, soft_wrap=True)
-        if missing:
-            self._run_all([self._streams.prepared(job) for job in missing], outcome)
+        ready = []
+        for job in missing:
+            try:
+                ready.append(self._streams.prepared(job))
+            except UnreadableData as error:
+                self._fail(job, error, outcome)
+        if ready:
+            self._run_all(ready, outcome)
         return outcome
 
     def _with_switch(self, job: Job) -> Job:
@@ -138,15 +144,18 @@ class Runner:
                     f"--root {self.store.root}: the disk is full ({reason}); nothing that was finished is lost: make "
                     "room and repeat the command"
                 ) from error
-            outcome.failures[job.key] = str(error)
-            said = plain(f"{job.label}: {error}")
-            self.console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
+            self._fail(job, error, outcome)
             return
         outcome.records[job.key] = record
         self.estimator.learn(record)
         if record["status"] == "diverged":
             said = plain(f"{job.label}: diverged ({record['reason']})")
             self.console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+    def _fail(self, job: Job, error: Exception, outcome: Outcome) -> None:
+        outcome.failures[job.key] = str(error)
+        said = plain(f"{job.label}: {error}")
+        self.console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
 
     def _show(self, bar: Progress, task: Any, left: list[Job], started: dict[str, float], total: int) -> None:
         """Update the bar with the time that unfinished runs take, spread over the workers."""

@@ -25,6 +25,10 @@ Stream = dict[str, Any]
 """Fingerprint of a stream."""
 
 
+class UnreadableData(ValueError):
+    """The data of a run cannot be read, and ``filtune fit`` would say the same."""
+
+
 class Streams:
     """Fingerprints of the streams of runs, each computed once."""
 
@@ -42,6 +46,8 @@ class Streams:
         if share not in self._known:
             try:
                 self._known[share] = read_stream(data, job.seed)
+            except UnreadableData as error:
+                self._known[share] = error
             except (ValueError, TypeError, OSError) as error:
                 self._known[share] = ValueError(" ".join(str(error).split()))
         found = self._known[share]
@@ -50,9 +56,15 @@ class Streams:
         return found
 
     def prepared(self, job: Job) -> Job:
-        """Return a run with the stream that it is to learn from; as it is where the data cannot be read: it says so."""
+        """Return a run with the stream that it is to learn from; as it is where that is not known, so that it says why.
+
+        Raises:
+            UnreadableData: If the data cannot be read.
+        """
         try:
             return replace(job, stream=self.of(job))
+        except UnreadableData:
+            raise
         except ValueError:
             return job
 
@@ -65,10 +77,11 @@ def read_stream(data: Any, seed: int) -> Stream:
         seed: The run's seed.
 
     Raises:
-        ValueError: If the data cannot be read, or an option is wrong.
+        UnreadableData: If the data cannot be read.
+        ValueError: If an option is wrong.
         OSError: If a file cannot be read.
     """
-    from filtune.datamodules import StreamDataModule
+    from filtune.datamodules import DataError, StreamDataModule
     from jsonargparse import ArgumentParser
 
     from .classes import classes
@@ -78,8 +91,11 @@ def read_stream(data: Any, seed: int) -> Stream:
     parser.add_subclass_arguments(StreamDataModule, "data", fail_untyped=False, required=True)
     with _seeded(seed):
         module = parser.instantiate_classes(parser.parse_object({"data": data})).data
-        module.setup("fit")
-        return module.fingerprint()
+        try:
+            module.setup("fit")
+            return module.fingerprint()
+        except DataError as error:
+            raise UnreadableData(str(error)) from error
 
 
 @contextmanager

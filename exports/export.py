@@ -10,14 +10,14 @@ from filtune.lightning_modules.backbones.base import Backbone
 
 from .card import write_card
 from .restore import Restored, example_outputs, restore
-from .target import check_target, locked, resolved, whole_folder
+from .target import check_target, locked, named, whole_folder
 from .units import fold_units
 from .weights import read_adapter, read_model, write_adapter, write_model
 
 
 def main(options: argparse.Namespace) -> None:
     """Export a checkpoint, by the options of ``filtune export``."""
-    target = resolved(options.to)
+    target = named(options.to)
     with locked(target):
         check_target(target, options.overwrite)
         print(_export(restore(options.ckpt_path, options.config, options.own_class), target, options.merge))
@@ -37,7 +37,7 @@ def export(run: Restored, target: Path, merge: bool = False) -> str:
     Raises:
         ValueError: If the model cannot be written so that it gives the same outputs, or another process writes there.
     """
-    target = resolved(target)
+    target = named(target)
     with locked(target):
         return _export(run, target, merge)
 

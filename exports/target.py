@@ -21,16 +21,16 @@ WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.
 _REMEDY = "name another folder"
 
 
-def resolved(target: Path) -> Path:
-    """Return the folder that is replaced: where it is a link, the folder that the link leads to.
+def named(target: Path) -> Path:
+    """Return a folder by a path that ends in its name; a link stays a link, for it is the link that is replaced.
 
     Raises:
         ValueError: If it is the current folder, which would be replaced under the user.
     """
-    found = target.resolve()
+    found = target.parent.resolve() / target.name if target.name not in ("", "..") else target.resolve()
     if found == Path.cwd() or not found.name:
         raise ValueError(f"--to: {target} is the current folder; name a folder in it")
-    return found if target.is_symlink() or target.name in ("", "..") else target
+    return found if target.name in ("", "..") else target
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def locked(target: Path, patience: float = PATIENCE) -> Iterator[None]:
     with ExitStack() as own:
         own.callback(os.close, descriptor)
         own.callback(path.unlink, missing_ok=True)  # before it is released: who waits for it finds that it is gone
-        if (target / NAME).is_file():
+        if (target / NAME).is_file() and not target.is_symlink():
             lock = FolderLock(target, f"--to {target}", _REMEDY)
             lock.acquire(patience)
             own.callback(lock.release)
@@ -115,10 +115,10 @@ def whole_folder(target: Path) -> Iterator[Path]:
         try:
             yield temporary
             moved = _moved(target)
-            if target.exists():
+            if os.path.lexists(target):
                 os.rename(target, moved)
             os.rename(temporary, target)
-            shutil.rmtree(moved, ignore_errors=True)
+            _remove(moved)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -129,9 +129,17 @@ def whole_folder(target: Path) -> Iterator[Path]:
 def _restore_moved(target: Path) -> None:
     """Put an earlier export back that a killed one had moved aside, or remove it where the new one had arrived."""
     moved = _moved(target)
-    if moved.is_dir() and not target.exists():
+    if os.path.lexists(moved) and not os.path.lexists(target):
         os.rename(moved, target)
-    shutil.rmtree(moved, ignore_errors=True)
+    _remove(moved)
+
+
+def _remove(moved: Path) -> None:
+    """Remove what was moved aside: of a link the link alone."""
+    if moved.is_symlink():
+        moved.unlink()
+    else:
+        shutil.rmtree(moved, ignore_errors=True)
 
 
 def _moved(target: Path) -> Path:

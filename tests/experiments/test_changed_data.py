@@ -84,6 +84,15 @@ def test_a_finished_run_whose_data_is_gone_is_refused(again: Path) -> None:
         sweep.main(line(again))
 
 
+def test_no_run_is_started_where_the_data_cannot_be_read(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (again / "reviews.csv").write_text("text,label\n")
+    with pytest.raises(ValueError, match="no point has this figure"):
+        sweep.main(line(again, "--data.seed=3"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "lr=0.001 seed 0: --data.source: " in said
+    assert "reviews.csv" in said
+
+
 def test_it_is_kept_where_that_is_asked_for(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(again / "reviews.csv", swapped(ROWS))
     assert sweep.main(line(again, "--run.resume_changed", "true")) == 0

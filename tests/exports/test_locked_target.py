@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from filtune.exports import target as targets
-from filtune.exports.target import check_target, locked, resolved, whole_folder
+from filtune.exports.target import check_target, locked, named, whole_folder
 from filtune.lightning_modules.locks import FolderInUse, FolderLock
 
 FORK = multiprocessing.get_context("fork")
@@ -86,15 +86,27 @@ def test_an_earlier_export_that_was_moved_aside_is_put_back_before_it_is_looked_
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_the_folder_of_a_link_is_replaced_and_not_the_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    target = resolved(tmp_path / "link")
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_replaced_and_nothing_behind_it(tmp_path: Path, there: bool) -> None:
+    behind = tmp_path / "behind"
+    if there:
+        behind.mkdir()
+        (behind / ".lock").write_text("")
+    (tmp_path / "link").symlink_to(behind)
+    target = named(tmp_path / "link")
     with locked(target), whole_folder(target) as new:
         (new / "file").write_text("x")
-    assert (tmp_path / "link").is_symlink()
     assert os.listdir(tmp_path / "link") == ["file"]
-    monkeypatch.chdir(tmp_path / "real")
-    for name in (".", "", str(tmp_path / "real"), "../link"):
+    assert not (tmp_path / "link").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == (["behind", "link"] if there else ["link"])
+    assert not there or (behind / ".lock").read_text() == ""
+
+
+def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in (".", "", str(tmp_path / "here"), "../here"):
         with pytest.raises(ValueError, match="is the current folder; name a folder in it"):
-            resolved(Path(name))
+            named(Path(name))
+    assert named(Path("..")) == tmp_path
+    assert named(Path("a")) == Path("a")
