@@ -22,6 +22,10 @@ LARGEST = 1e100
 """The greatest number that is taken for a result; squares of larger ones overflow."""
 
 
+TIMES = ("wall_seconds", "seconds_per_step", "mean_seconds_per_step")
+"""Seconds of a run, and of its steps."""
+
+
 class Kind(NamedTuple):
     """A kind of value.
 
@@ -89,7 +93,7 @@ _KNOWN: Fields = {
     **dict.fromkeys(("environment", "data_fingerprint"), MAPPING.or_none()),
 }
 _TIMES: Fields = {
-    **dict.fromkeys(("wall_seconds", "seconds_per_step", "mean_seconds_per_step"), FINITE.or_none()),
+    **dict.fromkeys(TIMES, FINITE.or_none()),
     "finished_at": TEXT.or_none(),
 }
 _SCALE: Fields = {"max_samples": COUNT.or_none(), "backbone": TEXT.or_none(), "set": MAPPING.or_none()}
@@ -97,7 +101,7 @@ _SWEEP: Fields = {"grid": MAPPING.or_none(), "metric": TEXT.or_none(), "halving"
 _SUMMARY: Fields = {"optimizer": TEXT, "task": TEXT, "backbone": TEXT, "samples": COUNT, "val": MAPPING}
 _OF_SUMMARY: Fields = {
     **dict.fromkeys(("steps", "train_rows", "val_rows", "seed"), COUNT.or_none()),
-    **dict.fromkeys(_TIMES, FINITE.or_none()),
+    **dict.fromkeys(TIMES, FINITE.or_none()),
     **dict.fromkeys(("score", "commit"), TEXT.or_none()),
     **dict.fromkeys(("versions", "event_bytes", "data_fingerprint"), MAPPING.or_none()),
 }

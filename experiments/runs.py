@@ -131,7 +131,8 @@ def _fit(job: Job, folder: Path, config: Path, threads: int, started: Started) -
         str(config),
         f"--seed_everything={job.seed}",
     ]
-    command += [f"--run.root={folder}", "--trainer.enable_progress_bar=false"]
+    # a baseline of the configuration would be a second run in the folder
+    command += [f"--run.root={folder}", "--run.baselines=[]", "--trainer.enable_progress_bar=false"]
     if any(folder.rglob("last.ckpt")):
         command += ["--ckpt_path=last"]
     if job.resume_changed:

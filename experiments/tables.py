@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -110,11 +111,13 @@ def load_table(name: str) -> Table:
     """
     own = name.endswith((".yaml", ".yml"))
     path = Path(name) if own else PAPERS / f"{name.replace('.', '/')}.yaml"
-    if not own and not path.is_file():
+    if not own and not os.path.isfile(path):  # whatever the name is
         path = STUDIES / f"{name}.yaml"
-    if not path.is_file():
+    if "\0" in name or len(path.name) > 200 or not path.is_file():
         raise ValueError(f"no table or figure {name!r}; {suggest(name, [*table_names(), *study_names()])}")
     raw = _todays_names(load_yaml(path, str(path))[1])
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: not the description of a table, but {'empty' if raw is None else 'no mapping'}")
     label = path.stem if own else name
     try:
         return _read(label, raw)

@@ -14,6 +14,9 @@ from filtune.lightning_modules.atomic import atomic_path
 from rich.console import Console
 from rich.table import Table
 
+FORMATS = (".png", ".svg", ".pdf", ".jpg")
+"""Ends of the names of plots."""
+
 
 def run_labels(runs: list[RunFolder]) -> list[str]:
     """Return a name for each run: its optimizer, and the arguments in which it differs from others of that name."""
@@ -114,6 +117,8 @@ def main(args: list[str]) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or of several runs")
     parser.add_argument("--output", type=Path, default=Path("compare.png"), help="the plot (default: compare.png)")
     options = parser.parse_args(args)
+    if options.output.suffix.lower() not in FORMATS or options.output.is_dir():
+        raise ValueError(f"--output: {options.output}: name a file that ends in one of {', '.join(FORMATS)}")
     runs, left_out = _read_runs(options.runs)
     _report(left_out)
     console = Console(markup=False, emoji=False)

@@ -119,9 +119,22 @@ def assemble(roots: Sequence[Path], wanted: Sequence[str]) -> Document:
         raise ValueError(f"--tables {' '.join(wanted)}: no run of it under {_names(roots)}; of what was run {there}")
     shown = [record for listing in listings for entry in listing.entries for record in entry.records.values()]
     records = {id(record): record for record in [*archive.read_records(), *shown]}
-    if not (sections or listings) or (archive.left_out and not records):
-        raise ValueError(f"report: nothing to show under {_names(roots)}: {'; '.join(archive.left_out)}")
+    explained = sections and not archive.left_out  # tables say of each cell why it was not run
+    if not records and not explained:
+        reason = "; ".join(archive.left_out) or "no run is finished"
+        raise ValueError(f"report: nothing to show under {_names(roots)}: {reason}")
+    _distinguish([*sections, *listings])
     return Document(sections, listings, list(records.values()), archive.left_out)
+
+
+def _distinguish(parts: Sequence[Section | Listing]) -> None:
+    """Number the listings whose pages would have one name, such as sweeps of one name in several roots."""
+    taken: set[str] = set()
+    for part in parts:
+        if isinstance(part, Listing):
+            names = (part.slug, *(f"{part.slug}-{number}" for number in range(2, len(parts) + 2)))
+            part.slug = next(name for name in names if name not in taken)
+        taken.add(part.slug)
 
 
 def _names(roots: Sequence[Path]) -> str:

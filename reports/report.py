@@ -69,7 +69,10 @@ def write_report(roots: list[Path], tables: list[str], output: Path, formats: li
     from .figures import draw_figure
 
     document = assemble(roots, tables)
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output: {output} cannot be made a folder ({error.strerror}); name another") from error
     plans = [*figure_plans(document.sections), *((listing, listing.plan()) for listing in document.listings)]
     for place, plan in track(plans, "figures", console=console, transient=True):
         figure = draw_figure(plan, output)

@@ -266,3 +266,33 @@ def test_a_record_of_another_seed_is_not_shown(own: Path) -> None:
 
 def made_of(root: Path) -> tuple[str, str, dict[str, str]]:
     return made(root.parent, root.name)
+
+
+def test_sweeps_of_one_name_have_a_page_each(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        manifest(tmp_path / name, None, {"lr=1": runs(name, [1.0])}, sweep={"metric": "online_accuracy"})
+    error, _, pages = made(tmp_path, "a", "b")
+    assert error == ""
+    assert {"sweep-sweep.md", "sweep-sweep-2.md", "sweep-sweep.tex", "sweep-sweep-2.tex"} <= set(pages)
+
+
+def test_where_no_run_is_finished_there_is_nothing_to_report(tmp_path: Path) -> None:
+    manifest(tmp_path / "a", None, {"lr=1": runs("a", [1.0])})
+    shutil.rmtree(tmp_path / "a" / "records")
+    error, _, _ = made(tmp_path, "a")
+    assert error == f"report: nothing to show under {tmp_path / 'a'}: no run is finished"
+
+
+@pytest.mark.parametrize("name", ["x.nosuch", "x", "folder.png"])
+def test_a_plot_has_a_known_format(tmp_path: Path, name: str) -> None:
+    make_run(tmp_path / "a")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ValueError, match=r"--output: .*: name a file that ends in one of \.png"):
+        compare.main([str(tmp_path / "a"), "--output", str(tmp_path / name)])
+
+
+def test_a_page_needs_a_folder(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="--output: .*file cannot be made a folder"):
+        report.main([str(tmp_path / "a"), "--output", str(tmp_path / "file")])
