@@ -309,7 +309,9 @@ def _read_root(root: Path) -> tuple[dict[str, Manifest], list[Record]]:
         except ValueError as error:
             raise ValueError(f"--pack: {path} cannot be read; delete it, or repeat its run") from error
     manifests = {path.stem: found for path, found in content.items() if path.parent.name == "manifests"}
-    return manifests, [found for path, found in content.items() if path.parent.name == "records"]
+    # manifests name a record by its file, which is not its key where an older record has that name
+    records = [{**found, "key": path.stem} for path, found in content.items() if path.parent.name == "records"]
+    return manifests, records
 
 
 _LEAVES = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")

@@ -75,6 +75,8 @@ class Runner:
             ValueError: If the data of a finished run has changed; names what differs.
             DiskFull: If there is no space left; the other runs are stopped.
         """
+        if jobs:
+            self._streams.check_unchanged()
         outcome, missing, finished = Outcome(), [], []
         for job in {job.key: self._with_switch(job) for job in jobs}.values():
             record = self.store.read(job.key)

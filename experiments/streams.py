@@ -34,6 +34,7 @@ class Streams:
 
     def __init__(self) -> None:
         self._known: dict[str, Stream | ValueError] = {}
+        self._last: tuple[Any, int, Stream] | None = None
 
     def of(self, job: Job) -> Stream:
         """Return the fingerprint of the stream that a run learns from, or would today.
@@ -45,7 +46,8 @@ class Streams:
         share = json.dumps([data, job.seed], sort_keys=True, default=repr)
         if share not in self._known:
             try:
-                self._known[share] = read_stream(data, job.seed)
+                stream = self._known[share] = read_stream(data, job.seed)
+                self._last = data, job.seed, stream
             except UnreadableData as error:
                 self._known[share] = error
             except (ValueError, TypeError, OSError) as error:
@@ -54,6 +56,23 @@ class Streams:
         if isinstance(found, ValueError):
             raise found
         return found
+
+    def check_unchanged(self) -> None:
+        """Read the last stream again, before a further round of runs that are compared with those before.
+
+        Raises:
+            ValueError: If it has changed since, naming what differs.
+        """
+        from filtune.lightning_modules.checkpoints import data_differences  # for which torch is imported
+
+        if self._last is None:
+            return
+        data, seed, before = self._last
+        if found := data_differences(before, read_stream(data, seed), "first run"):
+            raise ValueError(
+                f"data: it has changed since the command began, and its runs are to learn from one stream: it differs "
+                f"in {'; '.join(found)}; restore the data and repeat the command"
+            )
 
     def prepared(self, job: Job) -> Job:
         """Return a run with the stream that it is to learn from; as it is where that is not known, so that it says why.

@@ -11,7 +11,7 @@ import pytest
 from filtune.experiments import runner, runs, streams, sweep
 from filtune.experiments.records import Store, write_json
 from filtune.experiments.runs import Job, RunError
-from filtune.experiments.streams import read_stream
+from filtune.experiments.streams import Streams, read_stream
 
 from tests.cli.harness import forked_workers, run
 from tests.cli.test_changed import CHANGES, ROWS, swapped, write
@@ -183,3 +183,20 @@ def test_data_that_changes_between_a_run_and_its_baseline_is_refused(
     assert error.startswith("filtune: error: data: it has changed since the command began")
     assert "pairs (first run " in error
     assert "Traceback" not in text
+
+
+def test_data_that_changes_between_two_rounds_is_refused(again: Path) -> None:
+    (job,) = sweep_jobs(again)
+    known = Streams()
+    known.check_unchanged()  # nothing has been read yet
+    assert known.of(job)["rows"] == 32
+    known.check_unchanged()
+    write(again / "reviews.csv", ROWS[::-1])
+    with pytest.raises(ValueError, match=r"^data: it has changed since the command began.* order \(first run \w+, now"):
+        known.check_unchanged()
+
+
+def sweep_jobs(folder: Path) -> list[Job]:
+    """The first run of the sweep."""
+    record = json.loads(next((folder / "root" / "records").iterdir()).read_text())
+    return [Job(record["key"], record["config"], 0, "own_text", "minilm", "a run")]
