@@ -107,6 +107,26 @@ _OF_SUMMARY: Fields = {
 }
 
 
+def each(content: Any, fields: Fields, place: str = "", needed: bool = True) -> Iterator[str]:
+    """Yield what is wrong with fields, each with its name.
+
+    Args:
+        content: What has the fields.
+        fields: The kind of each.
+        place: What comes before their names.
+        needed: Whether one that is missing is a fault.
+    """
+    if not isinstance(content, dict):
+        yield "it is not a mapping"
+        return
+    for name, kind in fields.items():
+        if name not in content:
+            if needed:
+                yield f"it has no {place}{name}"
+        elif not kind.accepts(content[name]):
+            yield f"{place}{name} is {_shown(content[name])}, not {kind.name}"
+
+
 def record_fault(record: Any, of_store: bool = True) -> str:
     """Return what is wrong with a record.
 
@@ -120,12 +140,12 @@ def record_fault(record: Any, of_store: bool = True) -> str:
 def _record_faults(record: Any, of_store: bool) -> Iterator[str]:
     if of_store:
         yield from _head(record, "record", {"key": KEY})
-    yield from _each(record, _NEEDED if of_store else {**_NEEDED, "seed": COUNT.or_none()})
-    yield from _each(record, _KNOWN, needed=False)
-    yield from _each(record["metrics"], dict.fromkeys(record["metrics"], NUMBER.or_none()), "metrics.")
-    yield from _each(record["curves"], dict.fromkeys(record["curves"], CURVE), "curves.")
-    yield from _each(record["times"], _TIMES, "times.", needed=False)
-    yield from _each(record.get("environment") or {}, {"versions": MAPPING.or_none()}, "environment.", needed=False)
+    yield from each(record, _NEEDED if of_store else {**_NEEDED, "seed": COUNT.or_none()})
+    yield from each(record, _KNOWN, needed=False)
+    yield from each(record["metrics"], dict.fromkeys(record["metrics"], NUMBER.or_none()), "metrics.")
+    yield from each(record["curves"], dict.fromkeys(record["curves"], CURVE), "curves.")
+    yield from each(record["times"], _TIMES, "times.", needed=False)
+    yield from each(record.get("environment") or {}, {"versions": MAPPING.or_none()}, "environment.", needed=False)
 
 
 def manifest_fault(manifest: Any) -> str:
@@ -135,19 +155,19 @@ def manifest_fault(manifest: Any) -> str:
 
 def _manifest_faults(manifest: Any) -> Iterator[str]:
     yield from _head(manifest, "manifest", {"cells": MAPPING, "seeds": LIST})
-    yield from _each(manifest, dict.fromkeys(("scale", "missing", "sweep"), MAPPING.or_none()), needed=False)
-    yield from _each(manifest, {"table": TABLE.or_none()}, needed=False)
+    yield from each(manifest, dict.fromkeys(("scale", "missing", "sweep"), MAPPING.or_none()), needed=False)
+    yield from each(manifest, {"table": TABLE.or_none()}, needed=False)
     for seed in manifest["seeds"]:
-        yield from _each({"seeds": seed}, {"seeds": COUNT})
+        yield from each({"seeds": seed}, {"seeds": COUNT})
     for cell, keys in manifest["cells"].items():
-        yield from _each({cell: keys}, {cell: MAPPING}, "cells.")
+        yield from each({cell: keys}, {cell: MAPPING}, "cells.")
         yield from (f"cells.{cell} has {_shown(seed)}, not a seed" for seed in keys if not SEED.accepts(seed))
-        yield from _each(keys, dict.fromkeys(keys, KEY), f"cells.{cell}.")
+        yield from each(keys, dict.fromkeys(keys, KEY), f"cells.{cell}.")
     missing, sweep = manifest.get("missing") or {}, manifest.get("sweep") or {}
-    yield from _each(missing, dict.fromkeys(missing, TEXT), "missing.")
-    yield from _each(manifest.get("scale") or {}, _SCALE, "scale.", needed=False)
-    yield from _each(sweep, _SWEEP, "sweep.", needed=False)
-    yield from _each(sweep.get("grid") or {}, dict.fromkeys(sweep.get("grid") or {}, LIST), "sweep.grid.")
+    yield from each(missing, dict.fromkeys(missing, TEXT), "missing.")
+    yield from each(manifest.get("scale") or {}, _SCALE, "scale.", needed=False)
+    yield from each(sweep, _SWEEP, "sweep.", needed=False)
+    yield from each(sweep.get("grid") or {}, dict.fromkeys(sweep.get("grid") or {}, LIST), "sweep.grid.")
 
 
 def summary_fault(summary: Any) -> str:
@@ -156,13 +176,13 @@ def summary_fault(summary: Any) -> str:
 
 
 def _summary_faults(summary: Any) -> Iterator[str]:
-    yield from _each(summary, _SUMMARY)
-    yield from _each(summary, _OF_SUMMARY, needed=False)
+    yield from each(summary, _SUMMARY)
+    yield from each(summary, _OF_SUMMARY, needed=False)
     online = [name for name in summary if translate_figure(name).startswith("online_")]
-    yield from _each(summary, dict.fromkeys(online, NUMBER.or_none()))
-    yield from _each(summary["val"], dict.fromkeys(summary["val"], NUMBER.or_none()), "val.")
+    yield from each(summary, dict.fromkeys(online, NUMBER.or_none()))
+    yield from each(summary["val"], dict.fromkeys(summary["val"], NUMBER.or_none()), "val.")
     sizes = summary.get("event_bytes") or {}
-    yield from _each(sizes, dict.fromkeys(sizes, COUNT), "event_bytes.")
+    yield from each(sizes, dict.fromkeys(sizes, COUNT), "event_bytes.")
     yield from (f"event_bytes has {_shown(name)}, not a file of the run" for name in sizes if "/" in name)
 
 
@@ -172,8 +192,8 @@ def config_fault(config: Any) -> str:
         return "it is not a mapping"
     optimizer = config.get("optimizer") or {}
     checks = (
-        _each(config, {"optimizer": MAPPING.or_none(), "seed_everything": Kind("a seed", _is_seed)}, needed=False),
-        _each(optimizer, {"class_path": TEXT.or_none(), "init_args": MAPPING.or_none()}, "optimizer.", needed=False)
+        each(config, {"optimizer": MAPPING.or_none(), "seed_everything": Kind("a seed", _is_seed)}, needed=False),
+        each(optimizer, {"class_path": TEXT.or_none(), "init_args": MAPPING.or_none()}, "optimizer.", needed=False)
         if isinstance(optimizer, dict)
         else iter(()),
     )
@@ -194,20 +214,7 @@ def _head(content: Any, kind: str, fields: Fields) -> Iterator[str]:
         yield f"it is a {kind} of format {version}, this filtune reads {FORMAT}; update filtune"
     if version != FORMAT or isinstance(version, bool):
         yield f"it is no {kind}: it has no format"
-    yield from _each(content, fields)
-
-
-def _each(content: Any, fields: Fields, place: str = "", needed: bool = True) -> Iterator[str]:
-    """What is wrong with fields, each with its name."""
-    if not isinstance(content, dict):
-        yield "it is not a mapping"
-        return
-    for name, kind in fields.items():
-        if name not in content:
-            if needed:
-                yield f"it has no {place}{name}"
-        elif not kind.accepts(content[name]):
-            yield f"{place}{name} is {_shown(content[name])}, not {kind.name}"
+    yield from each(content, fields)
 
 
 def _shown(value: Any) -> str:

@@ -5,12 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from filtune.experiments import runs, sweep
+from filtune.experiments.cells import cells
 from filtune.experiments.estimate import run_size
 from filtune.experiments.records import Store
-from filtune.experiments.search import read_grid
+from filtune.experiments.search import first_round, read_grid
 from filtune.experiments.tables import load_table
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.experiments.conftest import TABLE
+from tests.odd_values import ODD, structural
+
+YAML = [value for value in ODD if value != "\ud800"]  # which YAML cannot write
 COMMON = ["--config=task/digits", "--config=backbone/lenet5", "--config=optimizer/adamw_1e-3", "--dry-run"]
 
 
@@ -62,7 +70,9 @@ def test_the_size_of_a_run_with_odd_options_is_not_known(section: str, value: ob
     assert run_size(config, "own_text") is None
 
 
-@pytest.mark.parametrize(("content", "said"), [("", "empty"), ("- 1", "no mapping"), ("5", "no mapping"), ("{}", "'c")])
+@pytest.mark.parametrize(
+    ("content", "said"), [("", "empty"), ("- 1", "no mapping"), ("5", "no mapping"), ("{}", "it has no title")]
+)
 def test_a_file_that_describes_no_table_is_refused(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "own.yaml").write_text(content)
     with pytest.raises(ValueError, match=rf"own\.yaml: not the description of a table.*{said}"):
@@ -88,3 +98,27 @@ def test_a_run_of_a_study_has_no_baselines(tmp_path: Path, monkeypatch: pytest.M
 class _Ended:
     def wait(self) -> int:
         return 0
+
+
+@given(data=st.data())
+@settings(max_examples=150)
+def test_a_table_with_odd_values(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    recovery = {"changes": [1], "level": 1, "last": 1}
+    comparison = {"method": "loko", "baselines": {"AdamW": ["tuned"]}, "recovery": recovery}
+    tree = data.draw(structural({**TABLE, "comparison": comparison, "tuning_seeds": [0]}, YAML))
+    path = tmp_path_factory.getbasetemp() / "odd.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    try:
+        table = load_table(str(path))
+        found = cells(table)
+        assert [cell.key(0) for cell in found]
+        assert first_round(table, found, table.seeds, {})
+    except (ValueError, OSError) as error:
+        assert str(error)  # noqa: PT017
+
+
+def test_a_table_over_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"title": "t", "of": str(path)}))
+    with pytest.raises(ValueError, match=r"own\.yaml: not the description of a table: it is over itself"):
+        load_table(str(path))
