@@ -12,17 +12,9 @@ from typing import Any
 from filtune.lightning_modules.integrity import read_json
 
 from . import tables
-from .records import FORMAT, PACKED, Manifest, Record, translate_record, unpack
+from .fields import manifest_fault, record_fault
+from .records import PACKED, Manifest, Record, translate_record, unpack
 from .tables import Table
-
-_NEEDED: dict[str, dict[str, type]] = {
-    "manifest": {"cells": dict, "seeds": list},
-    "record": {
-        **dict.fromkeys(("key", "status", "task", "backbone", "optimizer"), str),
-        **dict.fromkeys(("metrics", "curves", "times", "config"), dict),
-        "seed": int,
-    },
-}
 
 
 @dataclass
@@ -80,22 +72,32 @@ class Archive:
         return self._records[key]
 
     def records(self, cells: dict[int, str]) -> dict[int, Record]:
-        """Return the records there are of a cell, by seed."""
-        found = {seed: self.record(key) for seed, key in sorted(cells.items())}
-        return {seed: record for seed, record in found.items() if record is not None}
+        """Return the records there are of a cell, by seed; one that is of another seed is left out."""
+        found = {seed: record for seed, key in sorted(cells.items()) if (record := self.record(key)) is not None}
+        for seed, record in found.items():
+            if record["seed"] != seed:
+                self.leave_out(f"record {cells[seed]}: it is of seed {record['seed']}, the manifest has seed {seed}")
+        return {seed: record for seed, record in found.items() if record["seed"] == seed}
 
     def read_records(self) -> list[Record]:
         """Return all records that were asked for so far, each once."""
         return [record for record in self._records.values() if record is not None]
 
+    def leave_out(self, reason: object) -> None:
+        """Say, once, what is left out and why."""
+        if (line := f"{reason}: left out") not in self.left_out:
+            self.left_out.append(line)
+
     def _unpack(self, path: Path) -> None:
+        faults: list[str] = []
         try:
-            manifests, records = unpack(path)
+            manifests, records = unpack(path, faults)
         except (ValueError, OSError) as error:
-            self.left_out.append(f"{error}: left out")
+            self.leave_out(error)
             return
-        whole = (record for place, record in enumerate(records) if self._check(record, "record", f"{path}, {place}"))
-        self._packed.update({record["key"]: record for record in whole})
+        for fault in faults:
+            self.leave_out(fault)
+        self._packed.update({record["key"]: record for record in records})
         for name, manifest in manifests.items():
             self._add(path, manifest, name)
 
@@ -103,22 +105,14 @@ class Archive:
         try:
             content = read_json(path)
         except (ValueError, OSError) as error:
-            self.left_out.append(f"{error}: left out")
+            self.leave_out(error)
             return None
-        return content if self._check(content, kind, str(path)) else None
-
-    def _check(self, content: Any, kind: str, name: str) -> bool:
-        version = content.get("format") if isinstance(content, dict) else None
-        if isinstance(version, int) and version > FORMAT:
-            self.left_out.append(
-                f"{name} is a {kind} of format {version}, this filtune reads {FORMAT}: left out; update filtune"
-            )
-            return False
-        known = content if isinstance(version, int) else {}
-        lacking = [name for name, of in _NEEDED[kind].items() if not isinstance(known.get(name), of)]
-        if lacking:
-            self.left_out.append(f"{name} is no {kind} (it lacks {', '.join(lacking)}): left out")
-        return not lacking
+        fault = (record_fault if kind == "record" else manifest_fault)(content)
+        if not fault and kind == "record" and content["key"] != path.stem.partition("~")[0]:
+            fault = f"it is the record of {content['key']}"
+        if fault:
+            self.leave_out(f"{path}: damaged, or no {kind}: {fault}")
+        return None if fault else content
 
     def _add(self, path: Path, manifest: Manifest, name: str = "") -> None:
         if manifest.get("table") is None:
@@ -126,7 +120,7 @@ class Archive:
             return
         try:
             table = self.own.get(manifest["table"]) or shipped_table(manifest["table"])
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             self.left_out.append(f"{path}: {error}: left out; --tables FILE names a table of your own")
             return
         scale, of = manifest.get("scale") or {}, source_tables(table)
@@ -136,12 +130,12 @@ class Archive:
                 if _has(source, cell):
                     pool.cells.setdefault(cell, {}).update({int(seed): key for seed, key in keys.items()})
                     pool.seeds.update(int(seed) for seed in keys)
-            for cell, reason in manifest.get("missing", {}).items():
+            for cell, reason in (manifest.get("missing") or {}).items():
                 if _has(source, cell):
                     pool.missing[cell] = reason
         unknown = sorted(cell for cell in manifest["cells"] if not any(_has(source, cell) for source in of))
         if unknown:
-            self.left_out.append(f"{path}: {table.name} has no cells {', '.join(unknown)}: left out")
+            self.leave_out(f"{path}: {table.name} has no cells {', '.join(unknown)}")
 
 
 def find_roots(paths: Sequence[Path]) -> list[Path]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters, which a terminal obeys, and those that reverse the direction of writing."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, which a terminal obeys, those that reverse the direction of writing, and lone surrogates."""
 
 _MARKDOWN = re.compile(r"([\\`*_|<\[\]])")
 _HTML = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)")

@@ -33,12 +33,16 @@ class RunSize:
 def run_size(config: Config, task: str) -> RunSize | None:
     """Return samples and steps of a run; None where they are not known."""
     rows = metadata("task", task).get("train_samples")
-    limit = lookup(config, "data.max_samples")
+    names = ("data.max_samples", "data.batch_size", "trainer.max_epochs", "trainer.max_steps")
+    values = [lookup(config, name) for name in names]
+    if not all(value is None or isinstance(value, int) for value in values):
+        return None  # the run refuses it
+    limit, batch, epochs, most = values
     if rows is None and limit is None:
         return None
     samples = min(n for n in (rows, limit) if n is not None)
-    per_epoch = math.ceil(samples / (lookup(config, "data.batch_size") or 1))
-    epochs, most = lookup(config, "trainer.max_epochs") or 1, lookup(config, "trainer.max_steps") or -1
+    per_epoch = math.ceil(samples / max(1, batch or 1))
+    epochs, most = epochs or 1, most or -1
     limits = [limit for limit in (per_epoch * epochs, most) if limit >= 0]  # -1: until the other one ends it
     return RunSize(samples, min(limits)) if limits else None
 
@@ -57,7 +61,7 @@ class Estimator:
 
     def learn(self, record: dict[str, Any]) -> None:
         """Take a finished run into account."""
-        wall, steps = record["times"]["wall_seconds"], record["steps"]
+        wall, steps = record["times"].get("wall_seconds"), record.get("steps")
         if wall and steps:
             for kind in _kinds(record["config"], record["task"], record["backbone"]):
                 self._measured.setdefault(kind, []).append(wall / steps)
@@ -73,7 +77,7 @@ class Estimator:
         gflops = metadata("backbone", backbone).get("gflops")
         if gflops is None:
             return None
-        batch = lookup(config, "data.batch_size") or 1
+        batch = max(1, lookup(config, "data.batch_size") or 1)
         passes = 3 * gflops * batch / self.speed
         return START + found.steps * max(passes, 0.003) * _cost(config, task)
 

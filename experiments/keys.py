@@ -208,11 +208,11 @@ def _canonical(value: Any, holds: type | None = None) -> Any:
     if isinstance(value, list | tuple):
         return [_canonical(item, holds) for item in value]
     value = parse_number(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, float):
         if not math.isfinite(value):
             return str(float(value))
-        return int(value) if float(value).is_integer() else float(value)
-    return value if isinstance(value, str | bool | None) else repr(value)
+        return int(value) if value.is_integer() else value
+    return value if isinstance(value, str | bool | int | None) else repr(value)
 
 
 def _canonical_class(value: Config) -> Config:

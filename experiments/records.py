@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,11 +30,10 @@ from filtune.lightning_modules.integrity import read_json, sealed
 from filtune.lightning_modules.legacy import translate, translate_figure
 from filtune.lightning_modules.locks import FolderLock
 
+from .fields import FORMAT, manifest_fault, record_fault
+
 Record = dict[str, Any]
 Manifest = dict[str, Any]
-
-FORMAT = 1
-"""Format of records, manifests and packed studies."""
 
 PACKED = ".jsonl.xz"
 """End of the name of a packed study."""
@@ -52,7 +52,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.broken: list[Path] = []
-        self._older: dict[str, Record] | None = None
+        self._older: dict[str, tuple[Record, str]] | None = None
 
     def path(self, key: str) -> Path:
         """Return the path of the record with a key."""
@@ -81,34 +81,35 @@ class Store:
         were. Thus a record is not taken for that of a run with another default, and those of earlier releases and of
         packed studies in the root are found. ``record["key"]`` is the key that the record was written with.
         """
-        return self._read_file(self.path(key)) or self._read_older().get(key)
+        return self._read_file(self.path(key)) or self._read_older().get(key, (None, ""))[0]
+
+    def kept_as(self, key: str) -> str:
+        """Return the name of the record of a run, by which manifests name it: its key, but for older records."""
+        path = self.path(key)
+        return path.stem if path.is_file() else self._read_older().get(key, (None, path.stem))[1]
 
     def _read_file(self, path: Path) -> Record | None:
         try:
             record = read_json(path)
-            if (
-                record["format"] == FORMAT
-                and record["key"] == path.stem.partition("~")[0]
-                and {"config", "seed"} <= record.keys()
-            ):
+            if not record_fault(record) and record["key"] == path.stem.partition("~")[0]:
                 return translate_record(record)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             pass
         if path not in self.broken:
             self.broken.append(path)
         return None
 
-    def _read_older(self) -> dict[str, Record]:
-        """Records kept under another name than today's key, by that key; of equal keys the last that finished."""
+    def _read_older(self) -> dict[str, tuple[Record, str]]:
+        """Records kept under another name than today's key, with it, by that key; of equal keys the last finished."""
         if self._older is None:
             paths = (self.root / "records").glob("*.json")
             packed = [unpack(path)[1] for path in sorted(self.root.glob(f"*{PACKED}"))]
-            found = [record for path in sorted(paths) if (record := self._read_file(path)) is not None]
-            found += [translate_record(record) for records in packed for record in records]
-            found.sort(key=lambda record: record["times"].get("finished_at") or "")
-            self._older = {_key_today(record): record for record in found}
+            found = [(record, path.stem) for path in sorted(paths) if (record := self._read_file(path)) is not None]
+            found += [(translate_record(record), record["key"]) for records in packed for record in records]
+            found.sort(key=lambda pair: pair[0]["times"].get("finished_at") or "")
+            self._older = {_key_today(record): (record, name) for record, name in found}
         return self._older
 
     def write(self, record: Record) -> None:
@@ -116,11 +117,19 @@ class Store:
         write_json(self.path(record["key"]), record)
 
     def read_manifest(self, name: str) -> Manifest | None:
-        """Return a manifest; None where there is none that can be read."""
+        """Return a manifest; None where there is none.
+
+        Raises:
+            ValueError: If it cannot be read: written anew it would lose the cells of earlier commands.
+        """
+        path = self.root / "manifests" / f"{name}.json"
         try:
-            return read_json(self.root / "manifests" / f"{name}.json")
-        except (FileNotFoundError, ValueError):
+            manifest = read_json(path)
+        except FileNotFoundError:
             return None
+        if fault := manifest_fault(manifest):
+            raise ValueError(f"{path}: damaged, or no manifest: {fault}; delete it: records are found without it")
+        return manifest
 
     def write_manifest(self, name: str, manifest: Manifest) -> Path:
         """Write a manifest and return its path."""
@@ -159,10 +168,10 @@ def translate_record(record: Record) -> Record:
 
 
 def metric_of(record: Record, name: str) -> float | None:
-    """Return a metric or a time of a record by its name; None where it has none, or no number."""
+    """Return a metric or a time of a record by its name; None where it has none, or no finite number."""
     found = {**record["metrics"], **record["times"], "steps_to_convergence": record.get("steps_to_convergence")}
     number = found.get(translate_figure(name))
-    return float(number) if isinstance(number, int | float) and number == number else None
+    return float(number) if isinstance(number, int | float) and math.isfinite(number) else None
 
 
 def lower_is_better(metric: str) -> bool:
@@ -227,25 +236,61 @@ def write_packed(target: Path, manifests: dict[str, Manifest], records: list[Rec
         file.write(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
 
 
-def unpack(path: Path) -> tuple[dict[str, Manifest], list[Record]]:
+def unpack(path: Path, left_out: list[str] | None = None) -> tuple[dict[str, Manifest], list[Record]]:
     """Return the manifests by name and the records of a packed study, as they were written.
 
+    Args:
+        path: The file.
+        left_out: Where to say what cannot be read, one line each: the other manifests and records are returned.
+
     Raises:
-        ValueError: If the file is no packed study, or one of a newer format.
+        ValueError: If the file is no packed study, or one of a newer format; without ``left_out`` also if a manifest
+            or record in it cannot be read.
     """
+    faults: list[str] = []
     try:
         with lzma.open(path, "rt", encoding="utf-8") as file:
             head, *rows = [json.loads(line) for line in file]
-        manifests = {name: {**m, "cells": {cell: {} for cell in m["cells"]}} for name, m in head["manifests"].items()}
-    except (lzma.LZMAError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        given = head["manifests"]
+        heads = {name: {**given[name], "cells": dict.fromkeys(given[name]["cells"])} for name in given}
+    except (lzma.LZMAError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a packed study, or damaged") from error
     if head.get("format") != FORMAT:
         raise ValueError(f"{path}: a study of format {head.get('format')}, this filtune reads {FORMAT}; update filtune")
-    for row in rows:
+    manifests, records = {}, []
+    for name, manifest in heads.items():
+        manifest["cells"] = {cell: {} for cell in manifest["cells"]}
+        if fault := manifest_fault(manifest):
+            faults.append(f"{path}, manifest {name}: {fault}")
+        else:
+            manifests[name] = manifest
+    for number, row in enumerate(rows, 2):
+        if fault := record_fault(row) or _place(row, manifests, heads):
+            faults.append(f"{path}, line {number}: {fault}")
+        else:
+            records.append(row)
+    if faults and left_out is None:
+        raise ValueError(faults[0])
+    if left_out is not None:
+        left_out.extend(faults)
+    return manifests, records
+
+
+def _place(row: Record, manifests: dict[str, Manifest], heads: dict[str, Any]) -> str:
+    """Enter a packed record into the cells that it names; what is wrong with these, if anything."""
+    found = []
+    try:
         for place in row["cells"]:
             cell = "/".join(filter(None, (place["row"], place["column"], place["point"])))
-            manifests[place["study"]]["cells"][cell][str(row["seed"])] = row["key"]
-    return manifests, rows
+            if place["study"] in manifests:
+                found.append(manifests[place["study"]]["cells"][cell])
+            elif place["study"] not in heads:
+                return f"cells names the study {place['study']!r}, which the file does not have"
+    except (KeyError, TypeError) as error:
+        return f"cells is no list of cells of the file's studies ({type(error).__name__}: {error})"
+    for cell in found:
+        cell[str(row["seed"])] = row["key"]
+    return ""
 
 
 def _read_root(root: Path) -> tuple[dict[str, Manifest], list[Record]]:
@@ -258,10 +303,15 @@ def _read_root(root: Path) -> tuple[dict[str, Manifest], list[Record]]:
     for path in [*sorted((root / "manifests").glob("*.json")), *sorted((root / "records").glob("*.json"))]:
         try:
             content[path] = read_json(path)
+            check = manifest_fault if path.parent.name == "manifests" else record_fault
+            if fault := check(content[path]):
+                raise ValueError(fault)
         except ValueError as error:
             raise ValueError(f"--pack: {path} cannot be read; delete it, or repeat its run") from error
     manifests = {path.stem: found for path, found in content.items() if path.parent.name == "manifests"}
-    return manifests, [found for path, found in content.items() if path.parent.name == "records"]
+    # manifests name a record by its file, which is not its key where an older record has that name
+    records = [{**found, "key": path.stem} for path, found in content.items() if path.parent.name == "records"]
+    return manifests, records
 
 
 _LEAVES = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")

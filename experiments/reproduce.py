@@ -53,7 +53,7 @@ def main(args: list[str]) -> int:
         return 0
     for name, need in missing.items():
         console.print(f"[yellow]{name}[/] left out: {need.kind} {need.name}: {need.reason}", highlight=False)
-    outcome, runner = Outcome(), Runner(store, workers, threads, console)
+    outcome, runner = Outcome(), Runner(store, workers, threads, console, options.resume_changed == "true")
     with store.lock():
         for plan_round in (first_round, second_round):
             plans = {t.name: plan_round(t, chosen[t.name], seeds[t.name], outcome.records) for t in tables}
@@ -121,7 +121,7 @@ def keep_manifest(
     before = store.read_manifest(name) or {}
     found = dict(before.get("cells", {}))
     for cell in (cell for cell in chosen if cell.name in plan):
-        keys = {str(seed): _kept_as(store, cell.key(seed)) for seed in plan[cell.name]}
+        keys = {str(seed): store.kept_as(cell.key(seed)) for seed in plan[cell.name]}
         found[cell.name] = {**found.get(cell.name, {}), **keys}
     names = {cell.name for cell in chosen}
     left = {cell: why for cell, why in before.get("missing", {}).items() if cell not in names}
@@ -138,12 +138,6 @@ def keep_manifest(
 
 def _reason(why: Need | str) -> str:
     return why if isinstance(why, str) else f"{why.kind} {why.name}: {why.reason}"
-
-
-def _kept_as(store: Store, key: str) -> str:
-    """The name of a run's record, which is the run's key but for records of earlier releases."""
-    record = store.read(key)
-    return record["key"] if record else key
 
 
 def _conclude(console: Console, outcome: Outcome, missing: dict[str, Need], root: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,13 @@ from filtune.lightning_modules.integrity import DamagedFile, read_json, read_yam
 from filtune.lightning_modules.legacy import translate, translate_figure
 
 from .events import read_scalars
+from .fields import config_fault, summary_fault
 
 Scalars = tuple[list[int], list[float]]
 """Steps and values of a logged scalar."""
 
 CONVERGED = 0.01
 """A loss that has converged falls by less than this share of the first loss."""
-
-
-_SUMMARY: dict[str, type] = {"optimizer": str, "task": str, "backbone": str, "samples": int, "val": dict}
-"""Fields that a summary of any release has, and their types."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,11 @@ class RunFolder:
         Raises:
             DamagedFile: If an event file is damaged, cut short or missing; names it.
         """
-        sizes = self.summary.get("event_bytes") or {}
-        found = read_scalars(self.folder, sizes)
+        return dict(self._curves)
+
+    @cached_property
+    def _curves(self) -> dict[str, Scalars]:
+        found = read_scalars(self.folder, self.summary.get("event_bytes") or {})
         return {tag: (sorted(points), [points[step] for step in sorted(points)]) for tag, points in found.items()}
 
 
@@ -64,17 +65,35 @@ def read_run(folder: Path) -> RunFolder:
     if not config.is_file():
         raise ValueError(f"{folder} is not a run's folder (it has no config.yaml)")
     found = read_json(summary) if summary.is_file() else {}
-    lacking = [name for name, kind in _SUMMARY.items() if found and not isinstance(found.get(name), kind)]
-    if lacking:
-        raise DamagedFile(f"{summary}: damaged, or of no run: it has no {lacking[0]}, or one of another kind")
+    if fault := summary_fault(found) if summary.is_file() else "":
+        raise DamagedFile(f"{summary}: damaged, or of no run: {fault}")
     options = read_yaml(config)
-    if not isinstance(options, dict):
-        raise DamagedFile(f"{config}: damaged, or no configuration of a run")
     try:
-        translated = translate(options)
+        translated = translate(options) if isinstance(options, dict) else {}
+        fault = config_fault(options) or config_fault(translated)
     except (TypeError, AttributeError, KeyError) as error:
         raise DamagedFile(f"{config}: damaged, or no configuration of a run") from error
+    if fault:
+        raise DamagedFile(f"{config}: damaged, or no configuration of a run: {fault}")
     return RunFolder(folder, {translate_figure(name): value for name, value in found.items()}, translated)
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[list[RunFolder], list[str]]:
+    """Read run folders with their curves; those that cannot be read are left out.
+
+    Returns:
+        The runs, and one line about each folder that was left out.
+    """
+    runs, left_out = [], []
+    for folder in folders:
+        try:
+            run = read_run(folder)
+            run.curves()
+        except (ValueError, OSError) as error:
+            left_out.append(f"{' '.join(str(error).split())}: run left out")
+        else:
+            runs.append(run)
+    return runs, left_out
 
 
 def find_runs(path: Path) -> list[Path]:

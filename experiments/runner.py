@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from filtune.lightning_modules.signals import Stopped
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from .composition import lookup
 from .escaping import plain
 from .estimate import Estimator, format_duration
 from .records import Store
 from .runs import Job, RunError, run
+from .streams import Streams, UnreadableData, check_finished
 
 GRACE = 10.0
 """Seconds that runs have to save a checkpoint when the command is stopped."""
@@ -54,34 +56,54 @@ class Runner:
         workers: Runs at a time.
         threads: Threads of each.
         console: Where progress is printed.
+        resume_changed: Whether to keep or resume runs although data or settings have changed since.
     """
 
-    def __init__(self, store: Store, workers: int, threads: int, console: Console) -> None:
+    def __init__(
+        self, store: Store, workers: int, threads: int, console: Console, resume_changed: bool = False
+    ) -> None:
         self.store, self.workers, self.threads, self.console = store, workers, threads, console
+        self.resume_changed, self._streams = resume_changed, Streams()
         self.estimator = Estimator()
         self._processes: dict[str, subprocess.Popen] = {}
         self._stopped = False
 
     def execute(self, jobs: list[Job]) -> Outcome:
-        """Run what has no record yet.
+        """Run what has no record yet, after a check that the data of what has one is still the same.
 
         Raises:
+            ValueError: If the data of a finished run has changed; names what differs.
             DiskFull: If there is no space left; the other runs are stopped.
         """
-        outcome, missing = Outcome(), []
-        for job in {job.key: job for job in jobs}.values():
+        if jobs:
+            self._streams.check_unchanged()
+        outcome, missing, finished = Outcome(), [], []
+        for job in {job.key: self._with_switch(job) for job in jobs}.values():
             record = self.store.read(job.key)
             if record is None:
                 missing.append(job)
             else:
+                finished.append((job, record))
                 outcome.records[job.key] = record
                 self.estimator.learn(record)
         outcome.found = len(outcome.records)
-        for path in self.store.broken:
-            self.console.print(f"{path} is half written: its run is made again", highlight=False, soft_wrap=True)
-        if missing:
-            self._run_all(missing, outcome)
+        notes = [f"{path} is half written: its run is made again" for path in self.store.broken]
+        notes += check_finished(finished, self._streams, self.store)
+        for note in notes:
+            self.console.print(plain(note), markup=False, highlight=False, soft_wrap=True)
+        ready = []
+        for job in missing:
+            try:
+                ready.append(self._streams.prepared(job))
+            except UnreadableData as error:
+                self._fail(job, error, outcome)
+        if ready:
+            self._run_all(ready, outcome)
         return outcome
+
+    def _with_switch(self, job: Job) -> Job:
+        allowed = self.resume_changed or lookup(job.config, "run.resume_changed") is True
+        return replace(job, resume_changed=allowed)
 
     def _run_all(self, jobs: list[Job], outcome: Outcome) -> None:
         columns = (BarColumn(), TextColumn("{task.description}"))
@@ -124,15 +146,18 @@ class Runner:
                     f"--root {self.store.root}: the disk is full ({reason}); nothing that was finished is lost: make "
                     "room and repeat the command"
                 ) from error
-            outcome.failures[job.key] = str(error)
-            said = plain(f"{job.label}: {error}")
-            self.console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
+            self._fail(job, error, outcome)
             return
         outcome.records[job.key] = record
         self.estimator.learn(record)
         if record["status"] == "diverged":
             said = plain(f"{job.label}: diverged ({record['reason']})")
             self.console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+    def _fail(self, job: Job, error: Exception, outcome: Outcome) -> None:
+        outcome.failures[job.key] = str(error)
+        said = plain(f"{job.label}: {error}")
+        self.console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
 
     def _show(self, bar: Progress, task: Any, left: list[Job], started: dict[str, float], total: int) -> None:
         """Update the bar with the time that unfinished runs take, spread over the workers."""
@@ -177,6 +202,15 @@ def add_run_options(parser: argparse.ArgumentParser, root: str) -> None:
     parser.add_argument("--root", type=Path, default=Path(root), help=f"where runs are kept (default: {root})")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--threads", type=int, help="threads of each run (default: all cores, shared out)")
+    parser.add_argument(
+        "--run.resume_changed",
+        dest="resume_changed",
+        choices=("true", "false"),
+        nargs="?",
+        const="true",
+        default="false",
+        help="keep finished runs and resume interrupted ones although their data has changed since",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would be run, and run nothing")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 
 import yaml
 from filtune.lightning_modules.atomic import atomic_write
+from filtune.lightning_modules.integrity import DamagedFile
+from filtune.lightning_modules.runs import STREAM
 from filtune.lightning_modules.signals import STOPPING
 
 import filtune
@@ -54,6 +57,8 @@ class Job:
         backbone: Name of a file of configs/backbone.
         label: Its name in messages.
         folders: Folders of hub ids on this machine.
+        stream: Fingerprint of the data that it is to learn from; None to learn from any.
+        resume_changed: Whether to resume or keep it although data or settings have changed since it was begun.
     """
 
     key: str
@@ -63,6 +68,13 @@ class Job:
     backbone: str
     label: str
     folders: dict[str, str] = field(default_factory=dict)
+    stream: dict[str, Any] | None = None
+    resume_changed: bool = False
+
+    @property
+    def local_config(self) -> Config:
+        """The configuration with local folders in place of hub ids."""
+        return localise(self.config, self.folders)
 
 
 def localise(config: Config, folders: dict[str, str]) -> Config:
@@ -85,8 +97,10 @@ def run(job: Job, store: Store, threads: int, started: Started = lambda process:
         started: Is handed the process.
 
     Raises:
-        RunError: If it fails for another reason than divergence.
+        RunError: If it fails for another reason than divergence, or it finished earlier on other data.
     """
+    from filtune.lightning_modules.checkpoints import data_differences  # for which torch is imported
+
     folder = store.runs(job.key)
     done = sorted(folder.rglob("summary.json"), key=lambda path: path.stat().st_mtime)
     reason = None
@@ -94,9 +108,15 @@ def run(job: Job, store: Store, threads: int, started: Started = lambda process:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "cell.yaml"
         with atomic_write(config) as file:
-            yaml.safe_dump(localise(job.config, job.folders), file, sort_keys=False)
+            yaml.safe_dump(job.local_config, file, sort_keys=False)
         reason = _fit(job, folder, config, threads, started)
-    record = _record(job, folder, reason, threads)
+    try:
+        record = _record(job, folder, reason, threads)
+    except DamagedFile as error:
+        raise RunError(f"{error}; delete {folder} to make the run again") from error
+    changed = data_differences(record["data_fingerprint"], job.stream, "then")
+    if changed and not job.resume_changed:
+        raise RunError(f"it finished on other data, which differs in {'; '.join(changed)}; delete {folder}")
     store.write(record)
     return record
 
@@ -112,13 +132,19 @@ def _fit(job: Job, folder: Path, config: Path, threads: int, started: Started) -
         str(config),
         f"--seed_everything={job.seed}",
     ]
-    command += [f"--run.root={folder}", "--trainer.enable_progress_bar=false"]
+    # a baseline of the configuration would be a second run in the folder
+    command += [f"--run.root={folder}", "--run.baselines=[]", "--trainer.enable_progress_bar=false"]
     if any(folder.rglob("last.ckpt")):
         command += ["--ckpt_path=last"]
+    if job.resume_changed:
+        command += ["--run.resume_changed=true"]
+    environment = {**worker_environment(), "OMP_NUM_THREADS": str(threads)}
+    if job.stream is not None:
+        environment[STREAM] = json.dumps(job.stream)
     with open(folder / "output.txt", "ab") as output:
         process = subprocess.Popen(
             command,
-            env={**worker_environment(), "OMP_NUM_THREADS": str(threads)},
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -163,6 +189,7 @@ def _record(job: Job, folder: Path, reason: str | None, threads: int) -> dict[st
         "backbone": job.backbone,
         "optimizer": optimizer_label(lookup(job.config, "optimizer") or {}),
         "config": complete(job.config),
+        "data_fingerprint": summary.get("data_fingerprint", job.stream if reason else None),
         **{name: summary.get(name) for name in ("samples", "steps", "train_rows", "val_rows")},
         "metrics": {**online, **{f"val_{k}": v for k, v in summary.get("val", {}).items()}},
         "curves": curves,

@@ -19,6 +19,9 @@ from .tables import Table
 Records = Mapping[str, Record]
 """Records by key."""
 
+SECTIONS = ("data", "model", "optimizer", "trainer")
+"""Sections of a configuration whose options a grid may have."""
+
 GridPoint = dict[str, Any]
 """Options by dotted key."""
 
@@ -40,15 +43,39 @@ def read_grid(pairs: list[str]) -> dict[str, list[Any]]:
     """Return values by dotted key, from ``KEY=VALUE,VALUE``.
 
     Raises:
-        ValueError: If one is not of that form.
+        ValueError: If one is not of that form, names what is no option of a run, or has a key or a value twice.
     """
-    grid = {}
+    grid: dict[str, list[Any]] = {}
     for pair in pairs:
         key, _, values = pair.partition("=")
-        if not key or not values:
+        found = [parse_value(value) for value in _split(values)]
+        if not key or not values or "" in found:
             raise ValueError(f"--grid {pair}: is to be KEY=VALUE,VALUE such as --grid optimizer.lr=1e-4,1e-3")
-        grid[key] = [parse_value(value) for value in values.split(",")]
+        section, *names = key.split(".")
+        if section not in SECTIONS or not all(names) or not names:
+            more = "; --seeds says how many seeds each point has" if section == "seed_everything" else ""
+            raise ValueError(f"--grid {key}: is to be an option of {', '.join(SECTIONS)}, such as optimizer.lr{more}")
+        twice = [value for place, value in enumerate(found) if _among(value, found[:place])]
+        if key in grid or twice:
+            raise ValueError(f"--grid {key}: {twice[0] if twice else 'it'} is there twice; leave one out")
+        grid[key] = found
     return grid
+
+
+def _split(values: str) -> list[str]:
+    """Return the values between commas that are not within brackets."""
+    parts, depth = [""], 0
+    for character in values:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+def _among(value: Any, others: list[Any]) -> bool:
+    return any(type(value) is type(other) and value == other for other in others)
 
 
 def rungs(points: int, samples: int | None, rate: int | None) -> list[Rung]:
@@ -63,7 +90,7 @@ def rungs(points: int, samples: int | None, rate: int | None) -> list[Rung]:
         ValueError: If the rate is too small, or the number of samples unknown.
     """
     last = Rung(None, 1)
-    if not rate:
+    if rate is None:
         return [last]
     if rate < 2:
         raise ValueError(f"--halving {rate}: must be at least 2: one point of so many is kept in each round")

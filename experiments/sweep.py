@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import statistics
 from dataclasses import dataclass
 from itertools import chain
@@ -12,19 +13,21 @@ from typing import Any
 
 import yaml
 from filtune.lightning_modules.atomic import atomic_write
-from filtune.lightning_modules.legacy import has_renamed_options, translate_key
+from filtune.lightning_modules.legacy import has_renamed_options, translate_figure, translate_key
 from rich.console import Console
 from rich.table import Table as Grid
 
 from .availability import needs
 from .classes import check_option
-from .composition import Config, compose, grid_points, lookup, parse_options, point_name
+from .composition import Config, compose, grid_points, lookup, notice, parse_options, point_name
 from .estimate import format_duration, run_size
+from .fields import TIMES
 from .keys import run_key
 from .records import FORMAT, Store
 from .runner import Runner, add_run_options, read_folders, read_workers
 from .runs import Job, localise
 from .search import GridPoint, Rung, config_at, point_values, rank, read_grid, rungs
+from .suggestions import suggest
 
 EXAMPLES = """examples:
   filtune sweep --config task/digits --config backbone/lenet5 --config optimizer/adamw_1e-3 \\
@@ -90,7 +93,7 @@ class Sweep:
             jobs = self.jobs(points, rung)
             for name, found in jobs.items():
                 label = f"{name or 'as it is'}{f', {rung.samples} samples' if rung.samples else ''}"
-                cells[label] = {str(job.seed): job.key for job in found}
+                cells[label] = {str(job.seed): runner.store.kept_as(job.key) for job in found}
             runner.store.write_manifest(self.name, self.manifest(cells))
             outcome = runner.execute([*chain(*jobs.values())])
             whole = whole and not outcome.failures
@@ -111,12 +114,15 @@ def main(args: list[str]) -> int:
     options, rest = _parser().parse_known_args(args)
     if options.seeds < 1:
         raise ValueError(f"--seeds {options.seeds}: must be at least 1")
+    _check_names(options.name, options.metric)
     config = compose(["trainer/auto", *options.config], _read_rest(rest))
     for key in ("data", "model", "optimizer"):
         if not config.get(key):
             raise ValueError(f"--config: nothing says what {key} is; name a task, a backbone and an optimizer")
     if lookup(config, "trainer.fast_dev_run"):
         raise ValueError("trainer.fast_dev_run: leaves no result to compare; try the configuration with filtune fit")
+    if lookup(config, "run.baselines"):
+        notice("run.baselines is left out: a sweep compares the points of its grid")
     folders, (workers, threads) = read_folders(options.local), read_workers(options)
     for need in needs(config, folders):
         if need.where == "missing":
@@ -128,7 +134,7 @@ def main(args: list[str]) -> int:
     for key in grid:
         check_option(config, key, "--grid")
     sweep = Sweep(options.name, config, parts, grid, seeds, options.metric, options.halving, folders)
-    runner = Runner(Store(options.root), workers, threads, Console())
+    runner = Runner(Store(options.root), workers, threads, Console(), options.resume_changed == "true")
     if options.dry_run:
         _show_plan(runner, sweep)
         return 0
@@ -143,6 +149,20 @@ def main(args: list[str]) -> int:
     return 0 if whole else 1
 
 
+def _check_names(name: str, metric: str) -> None:
+    """Check the name of the sweep, which is that of files, and the name of its metric.
+
+    Raises:
+        ValueError: If one cannot be right.
+    """
+    if not re.fullmatch(r"[^\W_][\w.,=@ -]{0,99}", name):
+        raise ValueError(f"--name {name[:100]!r}: is to be a short name of letters and digits, for it names files")
+    known = ("steps_to_convergence", *TIMES)
+    if not translate_figure(metric).startswith(("online_", "val_")) and metric not in known:
+        near = suggest(metric, ["online_accuracy", "online_loss", "val_accuracy", "val_loss", *known])
+        raise ValueError(f"--metric {metric}: no run has this figure; {near}")
+
+
 def _read_rest(rest: list[str]) -> GridPoint:
     """Options of the run: ``--data.max_samples 1000``, or with an equals sign."""
     pairs: list[str] = []
@@ -151,6 +171,8 @@ def _read_rest(rest: list[str]) -> GridPoint:
         if waiting:
             pairs.append(f"{waiting}={word}")
             waiting = None
+        elif word.partition("=")[0] == "--run.root":
+            raise ValueError("--run.root: the runs of a sweep are kept below its root; say --root")
         elif not word.startswith("--") or "." not in word.partition("=")[0]:
             raise ValueError(f"{word}: not an option; see filtune sweep --help")
         elif "=" in word:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from filtune.lightning_modules.yaml_loader import load_yaml
 
 from .composition import CONFIGS
 from .suggestions import suggest
+from .table_fields import table_fault
 
 PAPERS = CONFIGS / "papers"
 """One file a table or figure, one folder a paper."""
@@ -108,17 +110,27 @@ def load_table(name: str) -> Table:
     Raises:
         ValueError: If there is no such table, naming near ones, or its file is wrong, naming what is.
     """
+    return _load(name, ())
+
+
+def _load(name: str, above: tuple[Path, ...]) -> Table:
+    """Read a table that those above are over."""
     own = name.endswith((".yaml", ".yml"))
     path = Path(name) if own else PAPERS / f"{name.replace('.', '/')}.yaml"
-    if not own and not path.is_file():
+    if not own and not os.path.isfile(path):  # whatever the name is
         path = STUDIES / f"{name}.yaml"
-    if not path.is_file():
+    if "\0" in name or len(path.name) > 200 or not path.is_file():
         raise ValueError(f"no table or figure {name!r}; {suggest(name, [*table_names(), *study_names()])}")
     raw = _todays_names(load_yaml(path, str(path))[1])
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: not the description of a table, but {'empty' if raw is None else 'no mapping'}")
+    fault = "it is over itself" if path.resolve() in above else "" if "of" in raw else table_fault(raw)
+    if fault:
+        raise ValueError(f"{path}: not the description of a table: {fault}")
     label = path.stem if own else name
     try:
-        return _read(label, raw)
-    except (KeyError, TypeError) as error:
+        return _read(label, raw, (*above, path.resolve()))
+    except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
         raise ValueError(f"{path}: not the description of a table ({type(error).__name__}: {error})") from error
 
 
@@ -131,9 +143,9 @@ def _todays_names(raw: Any) -> Any:
     return {key: value for key, value in raw.items() if key != "contest"} | {"comparison": comparison}
 
 
-def _read(name: str, raw: dict[str, Any]) -> Table:
+def _read(name: str, raw: dict[str, Any], above: tuple[Path, ...]) -> Table:
     if "of" in raw:
-        return _over(name, raw)
+        return _over(name, raw, above)
     columns, rows = [Column(**c) for c in raw["columns"]], [Row(**r) for r in raw["rows"]]
     _check(name, columns, rows)
     tuning = raw.get("tuning_seeds") or []
@@ -154,9 +166,9 @@ def _check(name: str, columns: list[Column], rows: list[Row]) -> None:
                 raise ValueError(f"{name}, row {row.name}: no column {column!r}; {suggest(column, known)}")
 
 
-def _over(name: str, raw: dict[str, Any]) -> Table:
+def _over(name: str, raw: dict[str, Any], above: tuple[Path, ...]) -> Table:
     """A table over the cells of others, or some of them, with what it publishes itself."""
-    sources = [load_table(source) for source in ([raw["of"]] if isinstance(raw["of"], str) else raw["of"])]
+    sources = [_load(source, above) for source in ([raw["of"]] if isinstance(raw["of"], str) else raw["of"])]
     columns = [
         replace(column, set={**table.set, **column.set}, metric=column.metric or table.metric)
         for table in sources

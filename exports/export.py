@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from filtune.lightning_modules.atomic import explained_if_full, sweep, temporary_name
 from filtune.lightning_modules.backbones.base import Backbone
-from filtune.lightning_modules.locks import try_lock
 
 from .card import write_card
 from .restore import Restored, example_outputs, restore
+from .target import check_target, locked, named, whole_folder
 from .units import fold_units
 from .weights import read_adapter, read_model, write_adapter, write_model
-
-MARK = "README.md"
-"""File by which an export is recognised, together with one of ``WEIGHTS``."""
-
-WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 
 
 def main(options: argparse.Namespace) -> None:
     """Export a checkpoint, by the options of ``filtune export``."""
-    check_target(options.to, options.overwrite)
-    print(export(restore(options.ckpt_path, options.config, options.own_class), options.to, options.merge))
+    target = named(options.to)
+    with locked(target):
+        check_target(target, options.overwrite)
+        print(_export(restore(options.ckpt_path, options.config, options.own_class), target, options.merge))
 
 
 def export(run: Restored, target: Path, merge: bool = False) -> str:
@@ -43,8 +35,14 @@ def export(run: Restored, target: Path, merge: bool = False) -> str:
         One line about what was written.
 
     Raises:
-        ValueError: If the model cannot be written so that it gives the same outputs.
+        ValueError: If the model cannot be written so that it gives the same outputs, or another process writes there.
     """
+    target = named(target)
+    with locked(target):
+        return _export(run, target, merge)
+
+
+def _export(run: Restored, target: Path, merge: bool) -> str:
     whole, base, note = merge or not run.architecture.uses_peft, None, fold_units(run)
     with whole_folder(target) as folder:
         if whole:
@@ -73,63 +71,3 @@ def _tolerance(run: Restored) -> float:
     """Return half the digits of the coarsest type of the model's weights; what is not loaded at all is off by more."""
     eps = max(torch.finfo(p.dtype).eps for p in run.backbone.parameters() if p.is_floating_point())
     return eps**0.5 * max(1.0, float(example_outputs(run.backbone, run).abs().max()))
-
-
-def check_target(target: Path, overwrite: bool) -> None:
-    """Check that an export may be written there; an earlier one that a killed export had moved aside is put back.
-
-    Raises:
-        ValueError: If something is there already.
-    """
-    restore_moved(target)
-    if target.is_dir() and any(target.iterdir()):
-        if not overwrite:
-            raise ValueError(f"--to: {target} is not empty; name another folder, or replace it with --overwrite")
-        if not ((target / MARK).is_file() and any((target / name).is_file() for name in WEIGHTS)):
-            raise ValueError(f"--overwrite: {target} is not an earlier export, and is left alone; name another folder")
-    elif target.exists() and not target.is_dir():
-        raise ValueError(f"--to: {target} is a file; name a folder")
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Return a temporary folder beside ``target`` that takes its place in the end, or is removed on an error.
-
-    What killed exports of the same target have left is removed, after an earlier export that one had moved aside is
-    put back.
-
-    Raises:
-        DiskFull: If there is no space left; what was there before is still there.
-    """
-    with explained_if_full(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        restore_moved(target)
-        sweep(target)
-        temporary = temporary_name(target)
-        temporary.mkdir()
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try_lock(descriptor)
-        try:
-            yield temporary
-            moved = _moved(target)
-            if target.exists():
-                os.rename(target, moved)
-            os.rename(temporary, target)
-            shutil.rmtree(moved, ignore_errors=True)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        finally:
-            os.close(descriptor)
-
-
-def restore_moved(target: Path) -> None:
-    """Put an earlier export back that a killed one had moved aside, or remove it where the new one had arrived."""
-    moved = _moved(target)
-    if moved.is_dir() and not target.exists():
-        os.rename(moved, target)
-    shutil.rmtree(moved, ignore_errors=True)
-
-
-def _moved(target: Path) -> Path:
-    return target.with_name(f".{target.name}.replaced")

@@ -22,7 +22,7 @@ from filtune.experiments.classes import classes, optimizer_label
 from filtune.experiments.composition import notice
 from filtune.lightning_modules import OnlineModule, Schedule, check_precision
 from filtune.lightning_modules.atomic import atomic_write, reason_full
-from filtune.lightning_modules.callbacks import RunPage, RunSummary, StreamCheckpoint
+from filtune.lightning_modules.callbacks import RunPage, RunSummary, SameStream, StreamCheckpoint
 from filtune.lightning_modules.integrity import DamagedFile, read_yaml, sealed_yaml
 from filtune.lightning_modules.launch import is_first, other_process_lost, refused_together
 from filtune.lightning_modules.locks import FolderLock
@@ -282,6 +282,7 @@ class FiltuneCLI(LightningCLI):
             kwargs["callbacks"] += [
                 RunPage(self.model.run_config, given.get("enable_autolog_hparams", True)),
                 RunSummary(self.folder, name.optimizer, self.model.run_config, not self._is_begun),
+                SameStream(self._place.stream if self._place else None),
             ]
             if is_checkpointing(given):
                 interval = self._get(self.config_init, "run").save_interval

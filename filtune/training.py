@@ -47,7 +47,8 @@ def fit(args: list[str]) -> None:
         for name in cli.baselines:
             finish_loggers(named_loggers(cli.config_init["fit"]["trainer"]))
             same = ["--config", str(cli.folder / CONFIG), f"--optimizer={name}", "--run.baselines=[]"]
-            baseline = FiltuneCLI(["fit", *same, f"--ckpt_path={resumed}"], locks, Baseline(cli.folder, name))
+            place = Baseline(cli.folder, name, cli.model.data_fingerprint)
+            baseline = FiltuneCLI(["fit", *same, f"--ckpt_path={resumed}"], locks, place)
             _stop_if_asked(baseline)
             assert baseline.folder is not None
             folders.append(baseline.folder)

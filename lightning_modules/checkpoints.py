@@ -165,17 +165,20 @@ def compare_configs(
     refuse_changes(config_differences(saved, current, ranks, model), [], allowed=False)
 
 
-def data_differences(saved: dict[str, Any] | None, current: dict[str, Any] | None) -> list[str]:
+def data_differences(
+    saved: dict[str, Any] | None, current: dict[str, Any] | None, what: str = "checkpoint"
+) -> list[str]:
     """Return each entry of the data's fingerprint in which a run differs from the checkpoint.
 
     Args:
         saved: The fingerprint in the checkpoint; None in one of an earlier release.
         current: That of the run; None of a data module without one.
+        what: What the first is of, for the messages.
     """
     if saved is None or current is None:
         return []
     return [
-        f"{name} (checkpoint {_short(saved.get(name))}, now {_short(current.get(name))})"
+        f"{name} ({what} {_short(saved.get(name))}, now {_short(current.get(name))})"
         for name in [*current, *(saved.keys() - current.keys())]
         if saved.get(name) != current.get(name)
     ]

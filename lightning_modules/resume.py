@@ -23,10 +23,12 @@ class Baseline:
     Attributes:
         run: The folder of the command's first run.
         name: The baseline's name in ``run.baselines``.
+        stream: Fingerprint of the data that the first run has learned from.
     """
 
     run: Path
     name: str
+    stream: dict[str, Any] | None = None
 
 
 def has_config(folder: Path, config: dict[str, Any], model: type) -> bool:

@@ -18,6 +18,9 @@ CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 """Name of a run's result, in its folder."""
 
+STREAM = "FILTUNE_STREAM"
+"""Environment variable with the fingerprint of the stream, as JSON: sweep and reproduce set it for their runs."""
+
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, corrupt, foreign, or contradicts the run that continues it."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from filtune.experiments.classes import optimizer_label
 from filtune.experiments.escaping import plain
-from filtune.experiments.run_folder import RunFolder, find_runs, read_run
+from filtune.experiments.run_folder import RunFolder, find_runs, read_runs
 from filtune.lightning_modules.atomic import atomic_path
 from rich.console import Console
 from rich.table import Table
+
+FORMATS = (".png", ".svg", ".pdf", ".jpg")
+"""Ends of the names of plots."""
 
 
 def run_labels(runs: list[RunFolder]) -> list[str]:
@@ -31,8 +36,8 @@ def run_labels(runs: list[RunFolder]) -> list[str]:
     return names
 
 
-def results_table(runs: list[RunFolder]) -> Table:
-    """Return the results of runs as a table, one row each."""
+def results_table(runs: list[RunFolder], left_out: Sequence[str] = ()) -> Table:
+    """Return the results of runs as a table, one row each, and a row for each that is left out."""
     scores = sorted({name for run in runs for name in run.summary.get("val", {})})
     online = sorted({name for run in runs if (name := online_score(run.summary))})
     result = Table(title=_title(runs))
@@ -54,6 +59,8 @@ def results_table(runs: list[RunFolder]) -> Table:
             *(_figure(s.get("val", {}).get(name), 4 if name == "loss" else 2) for name in scores),
             _figure(seconds and 1000 * seconds, 2),
         )
+    for reason in left_out:
+        result.add_row(plain(reason), "left out")
     return result
 
 
@@ -70,12 +77,13 @@ def online_score(summary: dict[str, Any]) -> str | None:
 def print_runs(folders: list[Path]) -> None:
     """Print the results, the paths of the logs, and the command that shows them."""
     console = Console(markup=False, emoji=False)
-    runs = [read_run(folder) for folder in folders]
-    console.print(results_table(runs))
-    for run in runs:
-        console.print(f"log  {run.folder}", highlight=False, soft_wrap=True)
+    runs, left_out = read_runs(folders)
+    _report(left_out)
+    console.print(results_table(runs, left_out))
+    for folder in folders:
+        console.print(f"log  {plain(folder)}", highlight=False, soft_wrap=True)
     if any(path for folder in folders for path in folder.glob("events.out.tfevents.*")):
-        console.print(f"see  tensorboard --logdir {folders[0].parents[1]}", highlight=False, soft_wrap=True)
+        console.print(f"see  tensorboard --logdir {plain(folders[0].parents[1])}", highlight=False, soft_wrap=True)
 
 
 def plot_runs(runs: list[RunFolder], target: Path) -> None:
@@ -110,11 +118,14 @@ def main(args: list[str]) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or of several runs")
     parser.add_argument("--output", type=Path, default=Path("compare.png"), help="the plot (default: compare.png)")
     options = parser.parse_args(args)
-    runs = _read_runs(options.runs)
+    if options.output.suffix.lower() not in FORMATS or options.output.is_dir():
+        raise ValueError(f"--output: {options.output}: name a file that ends in one of {', '.join(FORMATS)}")
+    runs, left_out = _read_runs(options.runs)
+    _report(left_out)
     console = Console(markup=False, emoji=False)
-    console.print(results_table(runs))
+    console.print(results_table(runs, left_out))
     plot_runs(runs, options.output)
-    console.print(f"plot {options.output}", highlight=False)
+    console.print(f"plot {plain(options.output)}", highlight=False)
 
 
 def _title(runs: list[RunFolder]) -> str:
@@ -125,8 +136,22 @@ def _figure(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _read_runs(paths: list[Path]) -> list[RunFolder]:
+def _read_runs(paths: list[Path]) -> tuple[list[RunFolder], list[str]]:
+    """Read runs; those that cannot be read are left out.
+
+    Raises:
+        ValueError: If there is none, or none that can be read.
+    """
     try:
-        return [read_run(folder) for path in paths for folder in find_runs(path)]
+        folders = [folder for path in paths for folder in find_runs(path)]
     except ValueError as error:
         raise ValueError(f"compare: {error}") from error
+    runs, left_out = read_runs(list(dict.fromkeys(folders)))
+    if not runs:
+        raise ValueError(f"compare: no run can be read: {'; '.join(left_out)}")
+    return runs, left_out
+
+
+def _report(left_out: Sequence[str]) -> None:
+    for reason in left_out:
+        print(f"filtune: warning: {plain(reason)}", file=sys.stderr)

@@ -16,6 +16,7 @@ from filtune.experiments.estimate import format_duration
 from filtune.experiments.records import Record
 from filtune.experiments.suggestions import suggest
 from filtune.experiments.tables import Table, table_names
+from filtune.lightning_modules.atomic import atomic_write
 
 from . import formatting
 from .agreement import Agreement
@@ -99,7 +100,7 @@ def assemble(roots: Sequence[Path], wanted: Sequence[str]) -> Document:
     chosen = [shipped_table(name) for name in wanted]
     roots = find_roots(roots)
     kept = [root for root in roots if (root / "manifests").is_dir() or packed_studies(root)]
-    plain = []
+    folders = []
     for root in (root for root in roots if root not in kept):
         runs = [file.parent for file in sorted(root.rglob("config.yaml"))]
         others = [other for other in kept if other.is_relative_to(root)]
@@ -108,19 +109,32 @@ def assemble(roots: Sequence[Path], wanted: Sequence[str]) -> Document:
                 f"report: no manifest and no run under {root}; `filtune reproduce` and `filtune sweep` leave the one, "
                 "`filtune fit` the other"
             )
-        plain += [run for run in runs if not any(run.is_relative_to(other) for other in others)]
+        folders += [run for run in runs if not any(run.is_relative_to(other) for other in others)]
     archive = Archive(kept, chosen)
     sections = [build_section(table, pool, archive) for table, pool in _tables(archive, chosen)]
     listings = [] if chosen else [sweep_listing(manifest, archive) for manifest in archive.sweeps]
-    listings += run_listings(plain, archive.left_out) if plain and not chosen else []
+    listings += run_listings(folders, archive.left_out) if folders and not chosen else []
     if chosen and not sections:
         there = suggest("", archive.pools) if archive.pools else "there are none"
         raise ValueError(f"--tables {' '.join(wanted)}: no run of it under {_names(roots)}; of what was run {there}")
-    if not sections and not listings:
-        raise ValueError(f"report: nothing to show under {_names(roots)}. {' '.join(archive.left_out)}")
     shown = [record for listing in listings for entry in listing.entries for record in entry.records.values()]
     records = {id(record): record for record in [*archive.read_records(), *shown]}
+    explained = sections and not archive.left_out  # tables say of each cell why it was not run
+    if not records and not explained:
+        reason = "; ".join(archive.left_out) or "no run is finished"
+        raise ValueError(f"report: nothing to show under {_names(roots)}: {reason}")
+    _distinguish([*sections, *listings])
     return Document(sections, listings, list(records.values()), archive.left_out)
+
+
+def _distinguish(parts: Sequence[Section | Listing]) -> None:
+    """Number the listings whose pages would have one name, such as sweeps of one name in several roots."""
+    taken: set[str] = set()
+    for part in parts:
+        if isinstance(part, Listing):
+            names = (part.slug, *(f"{part.slug}-{number}" for number in range(2, len(parts) + 2)))
+            part.slug = next(name for name in names if name not in taken)
+        taken.add(part.slug)
 
 
 def _names(roots: Sequence[Path]) -> str:
@@ -211,14 +225,14 @@ def render_html(document: Document, folder: Path) -> Path:
     return _write(folder / "index.html", "index.html.j2", document=document)
 
 
-def render_markdown(part: Section | Listing, folder: Path) -> Path:
-    """Write a table as Markdown and return its path."""
-    return _write(folder / f"{part.slug}.md", f"{_kind(part)}.md.j2", part=part)
+def render_markdown(part: Section | Listing, folder: Path, left_out: Sequence[str] = ()) -> Path:
+    """Write a table as Markdown, with what was left out of the report, and return its path."""
+    return _write(folder / f"{part.slug}.md", f"{_kind(part)}.md.j2", part=part, left_out=left_out)
 
 
-def render_latex(part: Section | Listing, folder: Path) -> Path:
-    """Write a table as LaTeX, for a document with booktabs, and return its path."""
-    return _write(folder / f"{part.slug}.tex", f"{_kind(part)}.tex.j2", part=part)
+def render_latex(part: Section | Listing, folder: Path, left_out: Sequence[str] = ()) -> Path:
+    """Write a table as LaTeX, for a document with booktabs, and return its path; what was left out is a comment."""
+    return _write(folder / f"{part.slug}.tex", f"{_kind(part)}.tex.j2", part=part, left_out=left_out)
 
 
 def escape_tex(text: Any) -> str:
@@ -232,7 +246,8 @@ def _kind(part: Section | Listing) -> str:
 
 def _write(path: Path, template: str, **values: Any) -> Path:
     text = _environment(template.split(".")[1]).get_template(template).render(**values)
-    path.write_text(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
+    with atomic_write(path, "wb") as file:
+        file.write((re.sub(r"\n{3,}", "\n\n", text).strip() + "\n").encode("utf-8", "replace"))
     return path
 
 

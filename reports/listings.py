@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filtune.experiments.archive import Archive
 from filtune.experiments.classes import optimizer_label
+from filtune.experiments.fields import record_fault
 from filtune.experiments.records import Record, lower_is_better, metric_of
-from filtune.experiments.run_folder import RunFolder, find_runs, read_run
+from filtune.experiments.run_folder import RunFolder, read_runs
 
 from .figures import Figure, FigurePlan, Line
 from .formatting import Look, distinct_looks, looks
@@ -112,23 +112,22 @@ def sweep_listing(manifest: dict[str, Any], archive: Archive) -> Listing:
     return _listing(f"sweep-{_slug(manifest['name'])}", title, grid, sweep.get("metric"), rows, halved)
 
 
-def run_listings(paths: Sequence[Path], left_out: list[str]) -> list[Listing]:
+def run_listings(folders: Sequence[Path], left_out: list[str]) -> list[Listing]:
     """Return the listings of folders of ``filtune fit``, one per task and model; seeds of a configuration share a row.
 
-    Raises:
-        ValueError: If a folder has no run.
+    Args:
+        folders: The runs' folders.
+        left_out: Where to say which of them are left out, one line each.
     """
-    runs: list[RunFolder] = []
-    for folder in (folder for path in paths for folder in find_runs(path)):
-        try:
-            run = read_run(folder)
-        except (ValueError, yaml.YAMLError):
-            left_out.append(f"{folder} has a summary or configuration that is half written: left out")
-            continue
-        if run.summary:
-            runs.append(run)
+    found, faults = read_runs(folders)
+    left_out += faults
+    left_out += [f"{run.folder} is not finished: left out" for run in found if not run.summary]
+    runs = []
+    for run in (run for run in found if run.summary):
+        if fault := record_fault(_record(run), of_store=False):
+            left_out.append(f"{run.folder}: {fault}: run left out")
         else:
-            left_out.append(f"{folder} is not finished: left out")
+            runs.append(run)
     groups: dict[str, list[RunFolder]] = {}
     for run in runs:
         groups.setdefault(f"{run.summary['task']} / {run.summary['backbone']}", []).append(run)

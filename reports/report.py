@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from filtune.experiments.escaping import plain
@@ -35,15 +37,17 @@ def main(args: list[str]) -> None:
         from filtune.experiments.records import pack
 
         count = pack(find_roots(roots), options.pack)
-        console.print(f"{count} records  {options.pack}", highlight=False, soft_wrap=True)
+        console.print(f"{count} records  {plain(options.pack)}", highlight=False, soft_wrap=True)
     elif options.study:
         from filtune.experiments.archive import find_roots
 
         from .study_page import write_study_page
 
         output = options.output or Path("study.md")
-        for path in write_study_page(options.study, find_roots(roots), output, options.title, options.posterior):
-            console.print(f"see  {path}", highlight=False, soft_wrap=True)
+        written, left_out = write_study_page(options.study, find_roots(roots), output, options.title, options.posterior)
+        warn_of(left_out)
+        for path in written:
+            console.print(f"see  {plain(path)}", highlight=False, soft_wrap=True)
     else:
         write_report(roots, options.tables, options.output or Path("report"), options.formats, console)
 
@@ -65,7 +69,10 @@ def write_report(roots: list[Path], tables: list[str], output: Path, formats: li
     from .figures import draw_figure
 
     document = assemble(roots, tables)
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output: {output} cannot be made a folder ({error.strerror}); name another") from error
     plans = [*figure_plans(document.sections), *((listing, listing.plan()) for listing in document.listings)]
     for place, plan in track(plans, "figures", console=console, transient=True):
         figure = draw_figure(plan, output)
@@ -75,12 +82,17 @@ def write_report(roots: list[Path], tables: list[str], output: Path, formats: li
     if "html" in formats:
         written.append(render_html(document, output))
     for part in [*document.sections, *document.listings]:
-        written += [render_markdown(part, output)] if "md" in formats else []
-        written += [render_latex(part, output)] if "tex" in formats else []
-    for message in document.left_out:
-        console.print(plain(message), style="yellow", highlight=False, soft_wrap=True)
+        written += [render_markdown(part, output, document.left_out)] if "md" in formats else []
+        written += [render_latex(part, output, document.left_out)] if "tex" in formats else []
+    warn_of(document.left_out)
     for path in written:
-        console.print(f"see  {path}", highlight=False, soft_wrap=True)
+        console.print(f"see  {plain(path)}", highlight=False, soft_wrap=True)
+
+
+def warn_of(left_out: Sequence[str]) -> None:
+    """Say on standard error what was left out, one line each."""
+    for message in left_out:
+        print(f"filtune: warning: {plain(message)}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -46,11 +46,9 @@ class Method:
         """Return samples and the metric after them; an ``online_`` metric is the average up to there.
 
         Raises:
-            ValueError: If the record has no such curve.
+            KeyError: If the record has no such curve; :func:`compare_streams` leaves it out.
         """
         record, tag = self.records[seed], metric.replace("_", "/", 1)
-        if tag not in record["curves"]:
-            raise ValueError(f"{self.name}: its record has no curve of {tag}")
         steps, scores = map(np.asarray, record["curves"][tag])
         return steps * (record["samples"] / record["steps"]), scores
 
@@ -130,7 +128,8 @@ def compare_streams(table: Table, archive: Archive, seeds: Collection[int] | Non
         raise ValueError(f"{table.name}: nothing of it was run; see `filtune reproduce`")
     streams = []
     for column in table.columns:
-        methods = {row.name: _methods(archive, pool, f"{row.name}/{column.name}", seeds) for row in table.rows}
+        needed = [column.metric or table.metric, *(["online_accuracy"] if options.get("recovery") else [])]
+        methods = {row.name: _methods(archive, pool, f"{row.name}/{column.name}", seeds, needed) for row in table.rows}
         method = next((point for point in methods[options["method"]] if point.records), None)
         if method is None:
             continue
@@ -165,13 +164,31 @@ def samples_to(curve: Curve, score: float, for_good: bool) -> float:
     return float(samples[reached.argmax()]) if reached.any() else float("inf")
 
 
-def _methods(archive: Archive, pool: Pool, name: str, seeds: Collection[int] | None) -> list[Method]:
+def _methods(
+    archive: Archive, pool: Pool, name: str, seeds: Collection[int] | None, metrics: Collection[str]
+) -> list[Method]:
+    """The points of a cell with their finished records; a record without a needed curve is left out."""
     found = []
     for full, keys in pool.cells.items():
         if full == name or full.startswith(f"{name}/"):
             records = archive.records({s: key for s, key in keys.items() if seeds is None or s in seeds})
-            found.append(Method(full, {s: r for s, r in records.items() if r["status"] == "finished"}))
+            finished = {s: r for s, r in records.items() if r["status"] == "finished"}
+            for seed, record in finished.items():
+                if lacking := _lacking(record, metrics):
+                    archive.leave_out(f"{full} seed {seed}, record {record.get('key')}: {lacking}")
+            found.append(Method(full, {s: r for s, r in finished.items() if not _lacking(r, metrics)}))
     return found
+
+
+def _lacking(record: Record, metrics: Collection[str]) -> str:
+    """What a record lacks to be compared; empty if nothing."""
+    if not (record.get("samples") and record.get("steps")):
+        return "it has no number of samples and steps"
+    for metric in metrics:
+        steps, values = record["curves"].get(metric.replace("_", "/", 1)) or ([], [])
+        if metric_of(record, metric) is None or not steps or not np.isfinite(values).all():
+            return f"it has no {metric}, or no curve of it"
+    return ""
 
 
 def _best(methods: list[Method], metric: str) -> Method | None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from filtune.experiments.archive import Archive
+from filtune.experiments.escaping import escape_markdown
+from filtune.experiments.fields import NUMBER
 from filtune.experiments.tables import Table, load_table
 from filtune.lightning_modules.atomic import atomic_write
 
@@ -44,7 +46,7 @@ POSTERIOR = {
 
 def write_study_page(
     studies: Sequence[str], roots: Sequence[Path], output: Path, title: str | None = None, posterior: Path | None = None
-) -> list[Path]:
+) -> tuple[list[Path], list[str]]:
     """Write a page of Markdown, and a figure of each study beside it.
 
     Args:
@@ -55,7 +57,7 @@ def write_study_page(
         posterior: JSON of ``python -m benchmarks.uncertainty``, which becomes a section.
 
     Returns:
-        The paths of the page and the figures.
+        The paths of the page and the figures, and one line about each file or run that was left out.
 
     Raises:
         ValueError: If there is nothing to compare.
@@ -67,7 +69,9 @@ def write_study_page(
     for study, table in zip(studies, found, strict=True):
         streams = compare_streams(table, archive)
         if not streams:
-            raise ValueError(f"{table.name}: its method was not run; see `filtune reproduce {study}`")
+            raise ValueError(
+                "; ".join([f"{table.name}: its method was not run; see `filtune reproduce {study}`", *archive.left_out])
+            )
         written.append(output.with_name(f"{output.stem}_{table.name}.png"))
         draw_study(streams, table, written[-1])
         targets = Targets(table, streams)
@@ -79,10 +83,12 @@ def write_study_page(
     if summaries:
         parts = ["Targets reached:", "\n".join(summaries), *parts]
     commands = _commands(studies, roots, output, title, posterior)
+    left_out = [f"* {escape_markdown(message)}" for message in archive.left_out]
+    parts += ["## Left out", "\n".join(left_out)] if left_out else []
     text = [f"# {title or found[0].title}", *parts, "## The commands", commands]
     with atomic_write(output) as file:
         file.write("\n\n".join(part for part in text if part) + "\n")
-    return written
+    return written, archive.left_out
 
 
 def _anchor(title: str) -> str:
@@ -205,8 +211,8 @@ def posterior_section(path: Path) -> list[str]:
         ValueError: If the file is not what the benchmark writes.
     """
     try:
-        columns: dict[str, Any] = json.loads(path.read_text())["columns"]
-    except (OSError, ValueError, KeyError) as error:
+        columns = _posterior_columns(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"--posterior {path}: is not what `python -m benchmarks.uncertainty` writes") from error
     parts = [
         "## Calibration and out-of-distribution detection with the posterior",
@@ -229,6 +235,21 @@ def posterior_section(path: Path) -> list[str]:
         ]
         parts += [f"### {name}", "\n".join("| " + " | ".join(line) + " |" for line in lines)]
     return parts
+
+
+def _posterior_columns(content: Any) -> dict[str, Any]:
+    """Values of each seed, by column, view and metric.
+
+    Raises:
+        ValueError: If there is anything else.
+    """
+    columns: dict[str, Any] = content["columns"]
+    for name, views in columns.items():
+        for view, metrics in views.items():
+            for metric, found in metrics.items():
+                if not found["seeds"] or not all(NUMBER.accepts(value) for value in found["seeds"]):
+                    raise ValueError(f"{name}, {view}, {metric}: its seeds are no numbers")
+    return columns
 
 
 def _view_title(view: str) -> str:

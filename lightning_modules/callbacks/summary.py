@@ -113,6 +113,7 @@ class RunSummary(pl.Callback):
             "val": {name.removeprefix("val/"): value for name, value in module.last_validation.items()},
             **trainer.datamodule.sizes,
             "data": trainer.datamodule.report().to_dict(),
+            "data_fingerprint": module.data_fingerprint,
             "total_parameters": sum(p.numel() for p in module.backbone.parameters()),
             "trainable_parameters": sum(p.numel() for p in module.backbone.parameters() if p.requires_grad),
             "skipped_rows": dict(getattr(trainer.datamodule, "skipped_rows", {})),

@@ -124,6 +124,11 @@ def _run_rank(args: list[str], folder: str, output: Any, environment: dict[str, 
     _run(args, folder, output)
 
 
+def _run_with(args: list[str], folder: str, output: Any, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    _run(args, folder, output)
+
+
 def run(args: Sequence[str], folder: Path) -> tuple[int, str]:
     """Run ``filtune args`` in a folder: exit code (-9 if it was killed) and what it printed."""
     return _finish(*_start(_run, args, folder))
@@ -168,9 +173,10 @@ def _finish(process: Any, receiver: Any) -> tuple[int, str]:
 class Worker:
     """A run of a study or a sweep, in place of ``subprocess.Popen``: forked from the server, not started anew."""
 
-    def __init__(self, command: Sequence[str], *, stdout: Any, **_: Any) -> None:
+    def __init__(self, command: Sequence[str], *, stdout: Any, env: dict[str, str], **_: Any) -> None:
         args = command[command.index("filtune.experiments.worker") + 1 :]
-        self._process, self._receiver = _start(_run, args, Path.cwd())
+        own = {name: value for name, value in env.items() if name.startswith("FILTUNE_")}
+        self._process, self._receiver = _start(_run_with, args, Path.cwd(), own)
         self._stdout = stdout
 
     def wait(self) -> int:

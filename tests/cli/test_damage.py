@@ -179,7 +179,10 @@ def test_half_a_summary_is_refused(copied: Path, content: str) -> None:
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_damaged_record_is_no_record(tmp_path_factory: pytest.TempPathFactory, place: float, bit: int) -> None:
     store = Store(tmp_path_factory.mktemp("root"))
-    record = {"format": 1, "key": "abc", "config": {}, "seed": 0, "metrics": {"online_accuracy": 91.5}, "times": {}}
+    record = {
+        "format": 1, "key": "abc", "status": "finished", "config": {}, "seed": 0, "task": "t", "backbone": "b",
+        "optimizer": "o", "metrics": {"online_accuracy": 91.5}, "curves": {}, "times": {},
+    }  # fmt: skip
     path = store.root / "records" / "abc.json"
     write_json(path, record)
     whole = store._read_file(path)

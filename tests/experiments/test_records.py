@@ -104,6 +104,14 @@ def test_a_cell_is_run_again_after_a_default_has_changed(copied, capsys) -> None
     assert (root / "runs" / cell.key(0)).is_dir()
     assert store.read(cell.key(0))["config"]["optimizer"]["init_args"]["p0"] != 0.7
     assert any(store.runs(cell.key(0)).rglob("summary.json"))
+    for kept in (root, root.parent / "p.jsonl.xz"):  # manifests name the new record, not the old one of its key
+        if kept.suffix:
+            pack([root], kept)
+        archive = Archive([kept], [load_table(table)])
+        names = archive.pools["digits"]["{}"].cells["loko/digits"]
+        assert names == {0: f"{cell.key(0)}~2"}
+        assert archive.records(names)[0]["config"] == store.read(cell.key(0))["config"]
+    assert Store(root).kept_as(was) == cell.key(0)
 
 
 def test_a_record_in_todays_names_is_found_by_its_name(copied) -> None:

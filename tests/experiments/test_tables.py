@@ -139,7 +139,7 @@ def test_an_unknown_table_or_cell_suggests_near_ones():
 def test_a_wrong_table_is_named(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("title: nothing")
-    with pytest.raises(ValueError, match=r"mine.yaml: not the description of a table \(KeyError: 'columns'\)"):
+    with pytest.raises(ValueError, match=r"mine.yaml: not the description of a table: it has no metric"):
         load_table(str(file))
     raw = yaml.safe_load((CONFIGS / "papers" / "loko" / "table2.yaml").read_text())
     raw["rows"][0]["published"].pop()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from filtune.exports.export import whole_folder
+from filtune.exports.target import whole_folder
 from filtune.lightning_modules.atomic import DiskFull, atomic_path, atomic_write
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
 

@@ -20,12 +20,13 @@ def test_the_command_says_what_it_wrote_and_left_out(own: Path, capsys: pytest.C
     manifest(own, "own.table", {"loko/a": runs("loko/a", [80.0, 81.0, 82.0])})
     (own / "manifests" / "half.json").write_text("{")
     main([str(own), "--output", str(own.parent / "out")])
-    said = capsys.readouterr().out
-    assert "half.json: damaged" in said
+    said, warned = capsys.readouterr()
+    assert "half.json: damaged" in warned
     for name in ("index.html", "own.table.md", "own.table.tex"):
         assert name in said
         assert (own.parent / "out" / name).is_file()
-    assert "half.json: damaged" in (own.parent / "out" / "index.html").read_text()
+    for name in ("index.html", "own.table.md", "own.table.tex"):
+        assert "half.json: damaged" in (own.parent / "out" / name).read_text()
 
 
 def test_a_cell_run_at_two_scales_counts_once_as_published(own: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from filtune.datamodules import Task
 from filtune.experiments import tables
 from filtune.experiments.escaping import escape_markdown, markdown_code, plain
+from filtune.experiments.run_folder import read_run
 from filtune.exports.card import write_card
 from filtune.exports.spreadsheet import is_formula, note_formulas
 from filtune.lightning_modules.backbones import BackboneConfig
@@ -102,7 +103,7 @@ def test_a_terminal_shows_names_as_text(name: str, tmp_path: Path) -> None:
     make_run(tmp_path / "b", **{"x": "other"})
     out = io.StringIO()
     Console(file=out, width=300, markup=False).print(
-        compare.results_table([compare.read_run(folder), compare.read_run(tmp_path / "b")])
+        compare.results_table([read_run(folder), read_run(tmp_path / "b")])
     )
     assert plain(name) in " ".join(out.getvalue().replace("│", " ").split())
     assert "\x1b]0" not in out.getvalue()

@@ -1,0 +1,94 @@
+"""The fields of the file of a table or study, checked when it is read: such a file may be a user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from .fields import COUNT, FINITE, LIST, MAPPING, TEXT, Fields, Kind, each
+
+NAME = Kind(
+    "a short name without a slash", lambda value: TEXT.accepts(value) and 0 < len(value) < 120 and "/" not in value
+)
+PART = Kind("a configuration's name", lambda value: TEXT.accepts(value) and 0 < len(value) < 120)
+VALUES = Kind("a list of values", lambda value: isinstance(value, list) and len(value) > 0)
+
+
+def _list_of(kind: Kind) -> Kind:
+    return Kind(f"a list, each {kind.name}", lambda value: LIST.accepts(value) and all(map(kind.accepts, value)))
+
+
+def _mapping_to(kind: Kind) -> Kind:
+    accepts = lambda value: MAPPING.accepts(value) and all(map(kind.accepts, value.values()))  # noqa: E731
+    return Kind(f"a mapping, each value {kind.name}", accepts)
+
+
+def _is_published(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_published(part) for part in value)
+    return value is None or FINITE.accepts(value)
+
+
+SEEDS, ROWS = _list_of(COUNT), _list_of(MAPPING)
+PUBLISHED = Kind(
+    "published results: means, or means and deviations", lambda value: isinstance(value, list) and _is_published(value)
+)
+
+_TABLE: Fields = {"title": TEXT, "metric": TEXT, "seeds": SEEDS, "columns": ROWS, "rows": ROWS}
+_MORE: Fields = {
+    "set": MAPPING.or_none(), "tuning_seeds": SEEDS.or_none(), "comparison": MAPPING.or_none(),
+    "metrics": _list_of(TEXT), "published_seeds": COUNT.or_none(), "kind": TEXT, "notes": TEXT.or_none(),
+}  # fmt: skip
+_COLUMN: Fields = {"name": NAME, "title": TEXT, "task": PART, "backbone": PART}
+_ROW: Fields = {"name": NAME, "title": TEXT, "optimizer": PART}
+_OF_COLUMN: Fields = {"set": MAPPING, "metric": TEXT.or_none()}
+_OF_ROW: Fields = {
+    "set": MAPPING, "by_column": _mapping_to(VALUES), "grid": _mapping_to(VALUES),
+    "columns": _list_of(TEXT).or_none(), "published": PUBLISHED.or_none(),
+}  # fmt: skip
+_COMPARISON: Fields = {"method": TEXT, "baselines": _mapping_to(_list_of(TEXT))}
+_OF_COMPARISON: Fields = {
+    "targets": _mapping_to(_mapping_to(FINITE)).or_none(), "recovery": MAPPING.or_none(), "reserved": MAPPING.or_none(),
+    "discussion": TEXT.or_none(),
+}  # fmt: skip
+_RESERVED: Fields = {"columns": _list_of(TEXT), "seeds": SEEDS}
+_CHANGES = Kind(
+    "sample numbers, or those of each column",
+    lambda value: SEEDS.accepts(value) or _mapping_to(SEEDS).accepts(value),
+)
+_RECOVERY: Fields = {"changes": _CHANGES, "level": FINITE, "last": COUNT}
+
+
+def table_fault(raw: dict[str, Any]) -> str:
+    """Return what is wrong with the description of a table that has cells of its own; empty if nothing."""
+    return next(_faults(raw), "")
+
+
+def _faults(raw: dict[str, Any]) -> Iterator[str]:
+    yield from each(raw, _TABLE)
+    yield from each(raw, _MORE, needed=False)
+    for kind, needed, more in (("columns", _COLUMN, _OF_COLUMN), ("rows", _ROW, _OF_ROW)):
+        names: list[str] = []
+        for number, part in enumerate(raw[kind], 1):
+            yield from each(part, needed, f"{kind}, number {number}: ")
+            yield from each(part, more, f"{kind}, {part['name']}: ", needed=False)
+            if part["name"] in names:
+                yield f"{kind}: {part['name']} is there twice"
+            names.append(part["name"])
+        if not names:
+            yield f"it has no {kind}"
+    yield from _comparison_faults(raw.get("comparison") or {}, [row["name"] for row in raw["rows"]])
+
+
+def _comparison_faults(comparison: dict[str, Any], rows: list[str]) -> Iterator[str]:
+    if not comparison:
+        return
+    yield from each(comparison, _COMPARISON, "comparison.")
+    yield from each(comparison, _OF_COMPARISON, "comparison.", needed=False)
+    yield from each(comparison.get("reserved") or {}, _RESERVED, "comparison.reserved.", needed=False)
+    if comparison.get("recovery"):
+        yield from each(comparison["recovery"], _RECOVERY, "comparison.recovery.")
+    for name in chain([comparison["method"]], *comparison["baselines"].values()):
+        if name not in rows:
+            yield f"comparison names {name!r}, which is none of its rows"
