@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from filtune.datamodules import Task
-from safetensors import SafetensorError, safe_open
 
 from ..trust import OwnClasses, check_own
-from .adapters import adapt, one_line, try_adapter
+from .adapters import adapt, try_adapter
 from .base import Backbone, BackboneConfig
+from .errors import library_errors, one_line
 from .memory import check_memory_options, checkpoint_layers, shrink_frozen
+
+RUN_REMEDY = "name another model or another --model.backbone.image_size, or correct its configuration or weights"
 
 CLASS_PATH = re.compile(r"([A-Za-z_]\w*\.)+[A-Z]\w*")
 """A dotted path whose last part is capitalised; timm's tags are not, and the hub's ids have a slash."""
@@ -119,10 +121,14 @@ def build_backbone(config: BackboneConfig, task: Task, own: OwnClasses = None) -
     """
     found = find_backbone(config, task, own)
     check_memory_options(config, found.library)
-    try:
+    if found.library == "builtin":  # a user's own, too: its errors are not those of a folder
         backbone = found.build(config, task)
-    except SafetensorError as error:
-        raise ValueError(f"model.backbone.name: {_damaged_file(config.name)}: {error}; copy it again") from error
+    else:
+        with library_errors(config.name):
+            backbone = found.build(config, task).eval()
+        if config.frozen != "4bit":  # which runs when the trained layers are wrapped
+            with library_errors(config.name, "it does not run on this task's data", RUN_REMEDY):
+                _try_model(backbone, task)
     if config.head_init == "zero" and backbone.has_fresh_head:
         zero_output_layer(backbone, task.outputs)
     adapt(backbone, config)
@@ -160,15 +166,18 @@ def zero_output_layer(backbone: Backbone, outputs: int) -> None:
         torch.nn.init.zeros_(param)
 
 
-def _damaged_file(name: str) -> str:
-    """Return which file of weights of a backbone is damaged, or that one is."""
-    for path in sorted(Path(name).glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                file.keys()
-        except SafetensorError:
-            return f"{path} is damaged or cut short"
-    return f"a file of the weights of {name!r} is damaged or cut short"
+def _try_model(backbone: Backbone, task: Task) -> None:
+    """Check that the model runs on a sample of the task's kind, as it was loaded.
+
+    Raises:
+        ValueError: If its outputs are of another shape, or not finite.
+    """
+    with torch.no_grad():
+        outputs = backbone(backbone.preprocess(_example(task)))
+    if outputs.shape != (1, task.outputs):
+        raise ValueError(f"its outputs are of the shape {tuple(outputs.shape)}, not (1, {task.outputs})")
+    if not outputs.isfinite().all():
+        raise ValueError("its outputs are not finite: a weight or a setting of its configuration is wrong")
 
 
 def _example(task: Task) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .errors import BackboneError
+
 CODE = {"auto_map": "code of its own", "auto_mapping": "a class to import", "megatron_config": "a module to import"}
 """Entries of configurations by which transformers or PEFT import what they name."""
 
@@ -20,7 +22,7 @@ def refuse_code(name: str) -> None:
         name: A local folder; a hub id is let through.
 
     Raises:
-        ValueError: Naming the file, the entry and the remedy.
+        BackboneError: Naming the file, the entry and the remedy.
     """
     folder = Path(name)
     for file in sorted(folder.glob("*.json")) if folder.is_dir() else ():
@@ -31,7 +33,7 @@ def refuse_code(name: str) -> None:
         except (ValueError, OSError, RecursionError):  # of which the library that reads it says what is wrong
             continue
         for entry, what in _code(content):
-            raise ValueError(
+            raise BackboneError(
                 f"model.backbone.name: {file} names {what} ({entry}), which is never executed; where the library knows "
                 f"the architecture, remove the entry {entry}, else name another model"
             )
