@@ -93,7 +93,7 @@ class TextBackbone(Backbone):
             _read_config(config)
         with library_errors(config.name, "its tokenizer", remedy):
             tokenizer = _load_tokenizer(config.name)
-        with library_errors(config.name, "its weights and config.json", remedy):
+        with library_errors(config.name, "the model", remedy):
             model, head, is_fresh = _load_with_head(config, task.outputs, tokenizer.pad_token_id)
             encoder = model.encoder if isinstance(model, MeanPooled) else model
             _check_vocabulary(tokenizer, encoder)
