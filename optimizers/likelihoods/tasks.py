@@ -127,8 +127,9 @@ def read_numbers(values: Sequence[Any]) -> Encoded:
 
 
 def short_list(names: Sequence[str]) -> str:
-    """Return at most ten names, for a message."""
-    return ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
+    """Return at most ten names, of at most sixty characters each, for a message."""
+    short = [name if len(name) <= 60 else f"{name[:40]}...{name[-17:]}" for name in names[:10]]
+    return ", ".join(short) + (" ..." if len(names) > 10 else "")
 
 
 def _number(value: Any) -> float:
