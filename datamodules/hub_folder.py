@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,10 @@ from datasets import Dataset, DatasetBuilder, Features
 
 from .cache import content_cache, writable_cache
 from .samples import DataError
+from .shown import shown_list
+
+_PART = re.compile(r"\d+-of-\d+|\d+")
+"""Numbers of the parts of a table."""
 
 _FREE = {"name", "version", "data_dir", "data_files", "description", "sep", "features"}
 """Options of a builder that do not change how a row is read by ours."""
@@ -88,6 +93,16 @@ class HubFolder:
         more = " ..." if len(left) > 5 else ""
         said = f"{len(left)} files of no split ({', '.join(left[:5])}{more}): their names decide that"
         return (said,) if left else ()
+
+    def joined_files(self) -> tuple[str, ...]:
+        """Return a remark on the files that are read as one table, unless they are the numbered parts of one."""
+        said = []
+        for split, files in self._files().items():
+            stems = {_PART.sub("", file.name) for file in files}
+            if len(stems) > 1:
+                names = shown_list(sorted(file.name for file in files), 5)
+                said.append(f"{len(files)} files read as one split {split!r} ({names})")
+        return tuple(said)
 
     def _files(self) -> dict[str, list[Path]]:
         assert self._builder is not None

@@ -86,7 +86,7 @@ class ImageDataModule(TableDataModule):
         bad_rows: list[BadRow] = []
         silent = min(wanted, len(order)) < _MANY or self._ranks[1] > 0
         for row in tqdm(order.tolist(), "checking images", leave=False, disable=silent):
-            bad = reader.fault(row)
+            bad = reader.find_bad_row(row)
             if bad is None:
                 good.append(row)
             else:
@@ -154,8 +154,8 @@ class ImageReader:
         """Yield what is stored of the images of some rows: the bytes of files, or nested lists."""
         return (stored(value, self.folder) for value in self.table[rows][self.column])
 
-    def fault(self, row: int) -> BadRow | None:
-        """Return the bad row, where the image of a row cannot be read; None where it can."""
+    def find_bad_row(self, row: int) -> BadRow | None:
+        """Return why the image of a row cannot be read; None where it can."""
         try:
             self._read(row)
         except ImageError as error:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-_SHOWN = 10
+from .shown import printable, shown_list
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ class DataReport:
         if self.range:
             labels = f"{self.kind}, values from {self.range[0]:g} to {self.range[1]:g}"
         else:
-            more = " ..." if len(self.classes) > _SHOWN else ""
-            labels = f"{self.kind}, {len(self.classes)} classes ({', '.join(self.classes[:_SHOWN])}{more})"
+            labels = f"{self.kind}, {len(self.classes)} classes ({shown_list(self.classes)})"
         held_out = f"{self.validation_rows} rows for validation ({self.validation})"
         parts = [f"{self.rows} rows, {self.used} used, {skipped}", labels, held_out, *self.notes]
-        return " ".join(f"data {self.source}: {'; '.join(parts)}".split())
+        return printable(" ".join(f"data {self.source}: {'; '.join(parts)}".split()))

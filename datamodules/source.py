@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +17,10 @@ from .cache import cache_errors, content_cache, quiet_reading
 from .delimited import DELIMITERS, DelimitedFile, Quoting
 from .hub_folder import HubFolder
 from .image_folder import Tree, describe_rest, list_files, read_images
-from .image_metadata import metadata_files, read_metadata
+from .image_metadata import describe_images, metadata_files, read_metadata
 from .json_file import JsonFile
 from .samples import DataError
+from .shown import shown_list
 from .textfile import COMPRESSED
 
 JSON = (".json", ".jsonl", ".ndjson")
@@ -54,6 +55,8 @@ class Source:
         file: The text file; none where the source is no file, or no text.
         notes: What was found besides and not read.
         files: Names of the files, where they are several.
+        remarks: What was read in a way that is to be said.
+        is_image_folder: Whether the classes are the names of folders.
     """
 
     splits: dict[str, Dataset]
@@ -62,11 +65,17 @@ class Source:
     file: DelimitedFile | JsonFile | None = None
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    is_image_folder: bool = False
 
     @property
     def lines(self) -> Sequence[int] | None:
         """Number of the line that each row begins in, where the source is a text file with a row on each."""
         return self.file.lines or None if self.file is not None else None
+
+    def is_untyped(self, column: str) -> bool:
+        """Return whether a column is text because nothing says otherwise; blanks around its name do not count."""
+        return column.strip() in {name.strip() for name in self.untyped}
 
 
 def read_source(
@@ -156,15 +165,20 @@ def _read_folder(
     many = bool(tree.images) and (bool(metadata_files(tree)) or len(tree.images) >= len(tables))
     if many and not is_stored and may_be_images and name is None:
         return _read_image_folder(tree, options, labelled)
+    if tree.outputs and not _declares(path):
+        raise DataError(
+            f"--data.source: in {source} are files that runs wrote ({shown_list(tree.outputs, 3)}), which are no data; "
+            "name the file or the folder of the data alone, or move them out of it (--run.root)"
+        )
     with quiet_reading(local=True), cache_errors(source):
         folder = HubFolder(os.path.abspath(path), name)
         texts = folder.text_files(ENDINGS, file_ending)
         notes = folder.files_left(path / file for file in tables)
         if texts is None and not (folder.kind == "imagefolder" and may_be_images):
-            return Source(folder.load(), notes=notes)
+            return Source(folder.load(), notes=notes, remarks=folder.joined_files())
     if texts is None:
         return _read_image_folder(tree, options, labelled)
-    return _read_texts(texts, folder.features, options, notes)
+    return replace(_read_texts(texts, folder.features, options, notes), remarks=folder.joined_files())
 
 
 def _read_image_folder(tree: Tree, options: TextOptions, labelled: bool) -> Source:
@@ -172,10 +186,15 @@ def _read_image_folder(tree: Tree, options: TextOptions, labelled: bool) -> Sour
     metadata = metadata_files(tree)
     notes = describe_rest(tree, metadata.values())
     if not metadata:
-        return Source(read_images(tree, labelled), notes=notes)
+        return Source(read_images(tree, labelled), notes=notes, is_image_folder=True)
     found = {split: read_file(tree.root / file, options) for split, file in metadata.items()}
-    tables = {split: read_metadata(each.splits["train"], tree.root / metadata[split]) for split, each in found.items()}
-    return Source(tables, _untyped(found.values()), next(iter(found.values())).delimiter, notes=notes)
+    tables = {
+        split: read_metadata(each.splits["train"], tree.root / metadata[split], tree.root, each.lines)
+        for split, each in found.items()
+    }
+    remarks, left = describe_images(tables.values(), tree)
+    first = next(iter(found.values()))
+    return Source(tables, _untyped(found.values()), first.delimiter, notes=notes + left, remarks=remarks)
 
 
 def _read_texts(

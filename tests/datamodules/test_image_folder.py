@@ -173,3 +173,63 @@ def test_kinds_of_pixels(tmp_path: Path, mode: str) -> None:
     module = module_of(tmp_path)
     channels = 1 if mode in ("1", "L", "LA", "I;16", "F") else 3
     assert module.task.image_shape == (channels, 4, 5)
+
+
+def test_links_that_are_read_already_are_counted(draw_images: Callable[..., Path]) -> None:
+    """A link to a class is no second class; one to a folder above would have no end."""
+    folder = draw_images("cat/0.png", "dog/1.png")
+    (folder / "a_cat").symlink_to(folder / "cat")
+    (folder / "dog" / "up").symlink_to(folder.parent)
+    (folder / "owl").symlink_to(folder / "nowhere")
+    module = module_of(folder)
+    assert (module.report().rows, module.task.classes) == (2, ("cat", "dog"))
+    said = str(module.report())
+    assert "not read: 2 folders that are links to what is read already (a_cat, dog/up)" in said
+    assert "not read: 1 broken links (owl)" in said
+
+
+def test_class_folders_that_differ_in_case(draw_images: Callable[..., Path]) -> None:
+    folder = draw_images("Cat/0.png", "cat/1.png", "dog/2.png")
+    with pytest.raises(DataError, match="the classes 'Cat' and 'cat', which differ in case, blanks or encoding alone"):
+        module_of(folder)
+    assert module_of(folder, classes=["Cat", "cat", "dog"]).task.classes == ("Cat", "cat", "dog")
+
+
+def test_what_a_run_wrote_is_no_image(draw_images: Callable[..., Path]) -> None:
+    """Plots of a run whose folder is within that of the images are neither classes nor two folders deep."""
+    folder = draw_images("cat/0.png", "dog/1.png", "runs/digits/seed0/plot.png")
+    for name in ("config.yaml", "summary.json"):
+        (folder / "runs/digits/seed0" / name).write_text("{}")
+    module = module_of(folder)
+    assert (module.report().rows, module.task.classes) == (2, ("cat", "dog"))
+    assert "not read: 1 files and folders that runs wrote (runs/digits/seed0)" in str(module.report())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("../photos2/0.png", "line 3: file_name '../photos2/0.png' leads out of the folder"),
+        ("/etc/hostname", "line 3: file_name '/etc/hostname' leads out of the folder"),
+        ("", "missing image"),
+        ("b", "image is a folder: "),
+    ],
+)
+def test_a_table_of_metadata_stays_in_its_folder(draw_images: Callable[..., Path], name: str, said: str) -> None:
+    folder = draw_images("a/0.png", "b/1.png")
+    (folder / "metadata.csv").write_text(f"file_name,label\na/0.png,x\n{name},y\n")
+    with pytest.raises(DataError) as error:
+        module_of(folder)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_images_that_metadata_names_twice_or_never(draw_images: Callable[..., Path]) -> None:
+    folder = draw_images("a/0.png", "b/1.png", "b/2.png")
+    table = f"file_name,label\na/0.png,x\n{folder / 'b/1.png'},y\nb/../a/0.png,x\n"
+    (folder / "metadata.csv").write_text(table)
+    said = str(module_of(folder).report())
+    assert "; 1 images are in several rows (a/0.png)" in said
+    assert "; not read: 1 images that no row names (b/2.png)" in said
+    (folder / "metadata.jsonl").write_text('{"file_name": "a/0.png", "label": "x"}\n')
+    with pytest.raises(DataError, match=r"metadata.csv and metadata.jsonl both describe the images"):
+        module_of(folder)
