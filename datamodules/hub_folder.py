@@ -11,7 +11,7 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, DatasetBuilder, Features
 
-from .cache import content_cache, writable_cache
+from .cache import check_parquet, content_cache, writable_cache
 from .samples import DataError
 from .shown import shown_list
 
@@ -64,6 +64,9 @@ class HubFolder:
                 self._explain_name(error)
                 raise
         files = sorted(file for found in self._files().values() for file in found)
+        for file in files:
+            if file.suffix.lower() == ".parquet":
+                check_parquet(file)
         return dict(datasets.load_dataset(self.location, self.name, cache_dir=str(content_cache(files))))
 
     def text_files(self, endings: Sequence[str], ending: Callable[[Path], str]) -> dict[str, list[Path]] | None:

@@ -131,7 +131,7 @@ def read_images(tree: Tree, labelled: bool = True) -> dict[str, Dataset]:
     Raises:
         DataError: If images need a class, and one is not in a sub-folder, or below one; or if a name is no text.
     """
-    splits = _splits(tree)
+    splits = _splits(tree, labelled)
     if not labelled:
         parts = {"train": tree.images} if splits is None else splits
         return {split: _unlabelled(tree, paths, int(splits is not None)) for split, paths in parts.items()}
@@ -178,14 +178,21 @@ def _counts(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in LEFT_BEHIND
 
 
-def _splits(tree: Tree) -> dict[str, list[PurePosixPath]] | None:
-    """Return the images of every split; None where the sub-folders are classes."""
+def _splits(tree: Tree, labelled: bool) -> dict[str, list[PurePosixPath]] | None:
+    """Return the images of every split; None where the sub-folders are classes.
+
+    Raises:
+        DataError: If images need a class, and one of a split has none.
+    """
     tops = {path.parts[0] for path in tree.images}
     known = {top: SPLITS.get(top.lower()) for top in tops}
     if None in known.values() or "train" not in known.values():
         return None
-    if not all(len(path.parts) > 2 for path in tree.images):
+    shallow = [path for path in tree.images if len(path.parts) <= 2]
+    if len(shallow) == len(tree.images) or (shallow and not labelled):
         return None
+    if shallow:
+        raise _misplaced(tree, shallow[0], len(shallow[0].parts) - 1)
     splits: dict[str, list[PurePosixPath]] = {split: [] for split in ("train", "validation", "test")}
     for path in tree.images:
         splits[str(known[path.parts[0]])].append(path)

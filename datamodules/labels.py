@@ -68,7 +68,7 @@ class LabelCodec:
         Raises:
             DataError: If the column has no labels, or contradicts what is given.
         """
-        labels = table.data.column(column).combine_chunks()
+        labels = _plain(table.data.column(column))
         kind = task
         if task == "auto":
             kind = "regression" if pa.types.is_floating(labels.type) and not classes else "classification"
@@ -99,7 +99,7 @@ class LabelCodec:
     def encode(self, table: Dataset) -> tuple[Tensor, list[BadRow]]:
         """Return the targets of all rows, (rows,) or (rows, m), and the rows that have none."""
         likelihood = likelihood_for(self.kind)
-        values, codes = _distinct(table.data.column(self.column).combine_chunks())
+        values, codes = _distinct(_plain(table.data.column(self.column)))
         names = declared_classes(table, self.column) if likelihood.has_classes else []
         encoded = likelihood.encode([_named(value, names) for value in values], self.coding)
         bad = np.zeros(len(values), dtype=bool)
@@ -166,6 +166,14 @@ def _check_type(table: Dataset, column: str, kind: pa.DataType, likelihood: type
         f"--data.label_column: column {column!r} holds neither numbers nor strings alone but "
         f"{table.features[column]}; {remedy}"
     )
+
+
+def _plain(labels: pa.ChunkedArray) -> pa.Array:
+    """Return labels in one piece, decimals as floats and views as strings."""
+    array = labels.combine_chunks()
+    if pa.types.is_decimal(array.type):
+        return array.cast(pa.float64())
+    return array.cast(pa.string()) if pa.types.is_string_view(array.type) else array
 
 
 def _distinct(labels: pa.Array) -> tuple[list[Any], np.ndarray]:

@@ -13,7 +13,7 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from .cache import cache_errors, content_cache, quiet_reading
+from .cache import cache_errors, check_parquet, content_cache, quiet_reading
 from .delimited import DELIMITERS, DelimitedFile, Quoting
 from .hub_folder import HubFolder
 from .image_folder import Tree, describe_rest, list_files, read_images
@@ -141,9 +141,12 @@ def read_file(path: Path, options: TextOptions = PLAIN) -> Source:
         return Source({"train": table}, frozenset(table.column_names), delimited.dialect.delimiter, delimited)
     if ending in JSON:
         objects = JsonFile(path, options.encoding)
-        return Source({"train": Dataset(objects.table)}, frozenset(objects.mixed), file=objects)
+        mixed = sorted(objects.mixed)
+        said = (f"values of several types in {shown_list(mixed)}, taken as they are written",) if mixed else ()
+        return Source({"train": Dataset(objects.table)}, frozenset(mixed), file=objects, remarks=said)
     if path.suffix.lower() == ".parquet":
         with quiet_reading(local=True), cache_errors(str(path)):
+            check_parquet(path)
             cache = str(content_cache([path]))
             table = datasets.load_dataset("parquet", data_files=str(path), split="train", cache_dir=cache)
         return Source({"train": table})
@@ -157,6 +160,8 @@ def _read_folder(
     path: Path, source: str, name: str | None, options: TextOptions, modality: str, labelled: bool
 ) -> Source:
     """Return a folder of images, or one laid out like the hub's."""
+    if any((path / file).is_file() for file in ("state.json", "dataset_dict.json")) and name is None:
+        return _load_saved(path, source)
     tree = list_files(path)
     tables = [file for file in tree.others if file_ending(Path(file)) in (*ENDINGS, ".arrow")]
     is_stored = any(file.suffix.lower() in (".parquet", ".arrow") for file in tables)
@@ -165,6 +170,12 @@ def _read_folder(
     many = bool(tree.images) and (bool(metadata_files(tree)) or len(tree.images) >= len(tables))
     if many and not is_stored and may_be_images and name is None:
         return _read_image_folder(tree, options, labelled)
+    if modality == "image" and not tree.images and not tables:
+        rest = "; ".join(describe_rest(tree)) or "it is empty"
+        raise DataError(
+            f"--data.source: {source} has no images ({rest}); a file is an image by its ending, such as .png, .jpg or "
+            ".tif: rename or convert others"
+        )
     if tree.outputs and not _declares(path):
         raise DataError(
             f"--data.source: in {source} are files that runs wrote ({shown_list(tree.outputs, 3)}), which are no data; "
@@ -178,7 +189,16 @@ def _read_folder(
             return Source(folder.load(), notes=notes, remarks=folder.joined_files())
     if texts is None:
         return _read_image_folder(tree, options, labelled)
-    return replace(_read_texts(texts, folder.features, options, notes), remarks=folder.joined_files())
+    read = _read_texts(texts, folder.features, options, notes)
+    return replace(read, remarks=read.remarks + folder.joined_files())
+
+
+def _load_saved(path: Path, source: str) -> Source:
+    """Return a folder that ``save_to_disk`` of the ``datasets`` library wrote."""
+    with quiet_reading(local=True), cache_errors(source):
+        saved = datasets.load_from_disk(str(path))
+        splits = saved if isinstance(saved, dict) else {"train": saved}
+        return Source({str(split): table.with_format(None) for split, table in splits.items()})
 
 
 def _read_image_folder(tree: Tree, options: TextOptions, labelled: bool) -> Source:
@@ -208,7 +228,8 @@ def _read_texts(
             return Source({split: table.cast(features) for split, table in splits.items()}, notes=notes)
     flat = [each for found in files.values() for each in found]
     names = tuple(file.name for found in texts.values() for file in found)
-    return Source(splits, _untyped(flat), flat[0].delimiter, notes=notes, files=names)
+    remarks = tuple(dict.fromkeys(said for each in flat for said in each.remarks))
+    return Source(splits, _untyped(flat), flat[0].delimiter, notes=notes, files=names, remarks=remarks)
 
 
 def _untyped(sources: Iterable[Source]) -> frozenset[str]:

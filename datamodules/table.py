@@ -183,6 +183,11 @@ class TableDataModule(StreamDataModule):
         declared = self.classes is not None or self.kind != "auto"
         apart = not declared and len(task.classes) >= _APART and 2 * len(task.classes) > len(self.part.rows)
         advice = ["nearly every row has a class of its own: for numbers set --data.task regression"] if apart else []
+        values = self.part.samples.labels
+        if self.kind == "auto" and task.kind == "regression" and not declared:
+            whole = values[values.isfinite()].unique()
+            if len(whole) <= _APART and bool((whole == whole.round()).all()):
+                advice = ["all values are whole, and few: for classes set --data.task classification"]
         padded = 0 if self._label_text is None else self._label_text.padded
         blanks = [f"blanks around {padded} labels left out"] if padded else []
         return [*self.read.remarks, *blanks, *(f"not read: {note}" for note in self.read.notes), *advice]
@@ -293,9 +298,10 @@ class TableDataModule(StreamDataModule):
             raise DataError(f"--data.{argument}: {self._title()} has no split {split!r}; choose of {', '.join(splits)}")
         text = "text_columns" if self.modality == "text" else "image_column"
         wanted = {**dict.fromkeys(self.inputs, text), self.label_column: "label_column"}
-        files = self.read.files
+        files = self.read.files if split == self.split else ()
         more = " ..." if len(files) > _SHOWN else ""
         title = f"{self._title()} ({', '.join(files[:_SHOWN])}{more})" if files else self._title()
+        title = title if split == self.split else f"{title}, split {split!r}"
         table = with_columns(splits[split], wanted, title)
         if not len(table):
             raise DataError(f"--data.source: {self._title()}, split {split!r} has no rows")

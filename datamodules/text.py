@@ -53,7 +53,7 @@ class TextDataModule(TableDataModule):
         bad_rows = super().find_bad_rows(table)
         for column in self.text_columns:
             texts = table.data.column(column)
-            if pa.types.is_null(texts.type):
+            if pa.types.is_null(texts.type) or pa.types.is_string_view(texts.type):
                 texts = texts.cast(pa.string())
             if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
                 raise DataError(f"--data.text_columns: column {column!r} holds {texts.type}, not text")

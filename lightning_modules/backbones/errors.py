@@ -43,9 +43,9 @@ def library_errors(name: str, part: str = "", remedy: str = REMEDY) -> Iterator[
     except (BackboneError, ForeignClassError):
         raise
     except Exception as error:
-        cause = damaged_file(Path(name).expanduser())
-        if cause is None:
-            cause = f"{part}: {_reason(error)}" if part else _reason(error)
+        if damage := damaged_file(Path(name).expanduser()):
+            raise BackboneError(f"model.backbone.name: {damage}; copy it again, or name another model") from error
+        cause = f"{part}: {_reason(error)}" if part else _reason(error)
         raise BackboneError(f"model.backbone.name: {name!r} cannot be loaded ({cause}); {remedy}") from error
 
 

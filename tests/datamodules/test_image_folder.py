@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from filtune.datamodules import DataError, ImageDataModule, TextDataModule
 from filtune.datamodules.image_folder import list_files, read_images
@@ -74,6 +75,7 @@ def test_classes_may_be_called_like_splits(draw_images: Callable[..., Path]) -> 
         (["0.png", "1.png"], "0.png is in no sub-folder"),
         (["train/cat/in/0.png", "train/dog/1.png", "test/cat/2.png"], "its class may be 'cat' or 'in'"),
         (["cat/0.png"], "two different classes at least"),
+        (["train/cat/0.png", "train/dog/1.png", "val/2.png"], "val/2.png is in no sub-folder, and has no class"),
     ],
 )
 def test_other_trees_are_refused(draw_images: Callable[..., Path], paths: list[str], message: str) -> None:
@@ -233,3 +235,32 @@ def test_images_that_metadata_names_twice_or_never(draw_images: Callable[..., Pa
     (folder / "metadata.jsonl").write_text('{"file_name": "a/0.png", "label": "x"}\n')
     with pytest.raises(DataError, match=r"metadata.csv and metadata.jsonl both describe the images"):
         module_of(folder)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "WEBP"])
+def test_several_frames_are_counted(tmp_path: Path, kind: str) -> None:
+    frames = [Image.new("L", (4, 4), grey) for grey in (0, 100, 200)]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        frames[0].save(tmp_path / name / f"0.{kind.lower()}", kind, save_all=True, append_images=frames[1:])
+        frames[1].save(tmp_path / name / f"1.{kind.lower()}", kind)
+    module = module_of(tmp_path)
+    assert "2 images have several frames, of which the first is taken" in str(module.report())
+    assert int(module.part.samples.read(0).max()) <= 1
+
+
+@pytest.mark.parametrize(("endings", "said"), [((".svg", ".heic"), "2 files that are no images"), ((), "it is empty")])
+def test_a_folder_without_images(tmp_path: Path, endings: tuple[str, ...], said: str) -> None:
+    for ending in endings:
+        (tmp_path / f"0{ending}").write_text("x")
+    with pytest.raises(DataError, match=f"has no images .{said}.*rename or convert others"):
+        module_of(tmp_path)
+
+
+def test_integers_beyond_sixteen_bits(tmp_path: Path) -> None:
+    """16 bits are 0..1; more would be brightness beyond any image's."""
+    for name, value in (("a", 65535), ("b", 400_000)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((4, 4), value, np.int32)).save(tmp_path / name / "0.tif")
+    with pytest.raises(DataError, match=r"b/0.tif \(pixels beyond 16 bits\)"):
+        module_of(tmp_path)

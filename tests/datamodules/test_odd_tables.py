@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from filtune.datamodules import DataError, TextDataModule
+from filtune.datamodules.beginnings import BEGINNINGS
 
 from tests.datamodules.conftest import rows
 
@@ -27,7 +32,7 @@ def refusal(source: str | Path, **options: Any) -> str:
     with pytest.raises(DataError) as error:
         read(source, **options)
     assert "\n" not in str(error.value)
-    assert ";" in str(error.value)
+    assert re.search("[;:] [a-z]", str(error.value))
     return str(error.value)
 
 
@@ -172,3 +177,47 @@ def test_names_of_classes_are_shown_short_and_escaped(tmp_path: Path, kind: str)
     for line in said:
         assert line.isprintable()
         assert len(line) < 500 + 2 * len(str(tmp_path))
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_a_file_that_is_not_what_its_name_says(tmp_path: Path, beginning: bytes) -> None:
+    for name in ("a.csv", "a.jsonl", "a.parquet"):
+        path = tmp_path / name
+        path.write_bytes(beginning + b"\0\xff" * 99)
+        if beginning != b"par1" or path.suffix != ".parquet":
+            assert refusal(path) == f"--data.source: {path} is {BEGINNINGS[beginning]}"
+
+
+def test_odd_tables_of_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts, labels = pa.array(["x", "y"]), pa.array([1, 0])
+    twice = pa.Table.from_arrays([texts, labels, labels], names=["text", "label", "label"])
+    for table, said in ((twice, "has the column 'label' twice"), (twice.select([0, 1])[:0], "has no rows")):
+        pq.write_table(table, path)
+        assert said in refusal(path)
+    decimals = pa.array([Decimal("1.50"), Decimal("2.25")])
+    pq.write_table(pa.table({"text": texts.cast(pa.string_view()), "label": decimals}), path)
+    assert read(path).part.samples.labels.tolist() == [1.5, 2.25]
+
+
+@pytest.mark.parametrize("splits", [False, True])
+def test_a_folder_of_save_to_disk(tmp_path: Path, splits: bool) -> None:
+    table = Dataset.from_dict({"text": ["x", "y", "z"], "label": ["b", "a", "a"]})
+    (DatasetDict(train=table, validation=table) if splits else table).save_to_disk(str(tmp_path / "saved"))
+    module = read(tmp_path / "saved")
+    assert module.part.samples.labels.tolist() == [1, 0, 0]
+    assert ("(split 'validation')" in str(module.report())) == splits
+
+
+def test_a_key_that_is_there_twice(write: Write) -> None:
+    source = write("a.jsonl", '{"text": "x", "label": "a"}\n{"text": "y", "label": "b", "label": "a"}\n')
+    assert "line 2: no JSON object (the key 'label' is there twice)" in refusal(source)
+
+
+def test_what_may_be_meant_otherwise_is_said(write: Write) -> None:
+    source = write("a.jsonl", '{"text": "x", "label": 1}\n{"text": "y", "label": "1"}\n{"text": "z", "label": null}\n'
+                   '{"text": "u", "label": "no"}\n')  # fmt: skip
+    said = str(read(source, on_bad_row="skip").report())
+    assert "values of several types in label, taken as they are written" in said
+    source = write("b.csv", table(["1.0", "0.0", "1.0"]))
+    assert "all values are whole, and few: for classes set --data.task classification" in str(read(source).report())
