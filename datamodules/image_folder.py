@@ -38,7 +38,7 @@ class Tree:
         images: Files that are images by their ending.
         others: The other files.
         empty: Folders without images.
-        outputs: Folders and files that runs wrote, whose content is listed nowhere.
+        outputs: Folders and files of runs and models, whose content is not listed.
         repeats: Folders that are links to a folder that is listed, or to one above all.
         broken: Links to what is not there.
     """
@@ -156,7 +156,7 @@ def describe_rest(tree: Tree, read: Iterable[PurePosixPath] = ()) -> tuple[str, 
         said.append(f"{len(others)} files that are no images ({kinds})")
     for count, what in (
         (tree.empty, "folders without images"),
-        (tree.outputs, "files and folders that runs wrote"),
+        (tree.outputs, "files and folders of runs or models"),
         (tree.repeats, "folders that are links to what is read already"),
         (tree.broken, "broken links"),
     ):

@@ -178,8 +178,8 @@ def _read_folder(
         )
     if tree.outputs and not _declares(path):
         raise DataError(
-            f"--data.source: in {source} are files that runs wrote ({shown_list(tree.outputs, 3)}), which are no data; "
-            "name the file or the folder of the data alone, or move them out of it (--run.root)"
+            f"--data.source: in {source} are files of runs or models ({shown_list(tree.outputs, 3)}), which are no "
+            "data; name the file or the folder of the data alone, or move them out of it (--run.root)"
         )
     with quiet_reading(local=True), cache_errors(source):
         folder = HubFolder(os.path.abspath(path), name)

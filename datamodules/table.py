@@ -22,6 +22,7 @@ from .labels import LabelCodec, declared_classes, likelihood_for, refuse_similar
 from .loader import permutation
 from .report import DataReport
 from .samples import BadRow, DataError, Samples, SplitRef, Subset
+from .shown import shown
 from .source import TextOptions, read_source, source_stem
 from .task import Task
 
@@ -93,7 +94,7 @@ class TableDataModule(StreamDataModule):
         shuffle: bool = True,
         val_fraction: float = 0.1,
         task: str = "auto",
-        classes: list[str | int] | None = None,
+        classes: list[Any] | None = None,
         target_scaling: Literal["auto", "none", "running"] = "auto",
         metrics: list[str] | None = None,
         on_bad_row: Literal["error", "skip"] = "error",
@@ -116,7 +117,7 @@ class TableDataModule(StreamDataModule):
         self.source, self.name, self.split, self.val_split = source, name, split, val_split
         self.label_column, self.val_fraction, self.on_bad_row = label_column, val_fraction, on_bad_row
         self.kind, self.metrics = task, metrics
-        self.classes = None if classes is None else [str(name) for name in classes]
+        self.classes = None if classes is None else [_class_name(name) for name in classes]
         self.target_scaling = target_scaling
         self.text_options = TextOptions(encoding, quoting)
 
@@ -309,3 +310,17 @@ class TableDataModule(StreamDataModule):
 
     def _title(self) -> str:
         return f"{self.source} ({self.name})" if self.name else self.source
+
+
+def _class_name(value: Any) -> str:
+    """Return the name of a class as it was given; a whole number, as YAML reads 1, is the text of it.
+
+    Raises:
+        DataError: If it is anything else, whose text YAML has changed.
+    """
+    if isinstance(value, str) or type(value) is int:
+        return str(value)
+    raise DataError(
+        f"--data.classes: {shown(repr(value))} is no text but a {type(value).__name__}; write it in quotes, as in "
+        """'["true", "1.0"]'"""
+    )

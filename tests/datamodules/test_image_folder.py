@@ -204,7 +204,7 @@ def test_what_a_run_wrote_is_no_image(draw_images: Callable[..., Path]) -> None:
         (folder / "runs/digits/seed0" / name).write_text("{}")
     module = module_of(folder)
     assert (module.report().rows, module.task.classes) == (2, ("cat", "dog"))
-    assert "not read: 1 files and folders that runs wrote (runs/digits/seed0)" in str(module.report())
+    assert "not read: 1 files and folders of runs or models (runs/digits/seed0)" in str(module.report())
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,10 @@ def test_choices_that_teach_nothing(reviews: str, options: dict[str, Any], said:
 
 
 def test_classes_may_be_written_as_numbers(write: Write) -> None:
-    assert read(write("a.csv", table(["2", "1", "2"])), classes=[2, 1]).part.samples.labels.tolist() == [0, 1, 0]
+    source = write("a.csv", table(["2", "1", "2"]))
+    assert read(source, classes=[2, 1]).part.samples.labels.tolist() == [0, 1, 0]
+    for value in (True, 1.0, None, ["a"]):
+        assert refusal(source, classes=[value, "b"]).startswith(f"--data.classes: {value!r} is no text but a ")
 
 
 def test_files_that_are_joined_are_named(write: Write, tmp_path: Path) -> None:
@@ -152,7 +155,7 @@ def test_what_a_run_wrote_is_no_data(write: Write, tmp_path: Path, file: str) ->
     target.write_text("text,label\nmore,x\n")
     (target.parent / "summary.json").write_text('{"text": "more", "label": "x"}') if target.suffix == ".yaml" else None
     (tmp_path / "manifests").mkdir()
-    assert "files that runs wrote (" in refusal(tmp_path)
+    assert "files of runs or models (" in refusal(tmp_path)
     assert read(tmp_path / "films.csv").report().rows == 2
 
 
