@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from typing_extensions import Self
 
 from .base import Backbone, BackboneConfig, check_weights_available
-from .errors import library_errors
+from .errors import BackboneError, library_errors
 from .folders import refuse_code
 from .memory import quantisation
 from .positions import padding_side, usable_positions
@@ -89,6 +90,12 @@ class TextBackbone(Backbone):
         remedy = "name a hub id (with a network), or a local folder with config.json, weights and tokenizer files"
         check_weights_available(config.name, remedy)
         refuse_code(config.name)
+        folder = Path(config.name)
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            raise BackboneError(
+                f"model.backbone.name: {config.name!r} is an adapter of PEFT without its model; name the model, or the "
+                "folder of both together (filtune export --merge)"
+            )
         with library_errors(config.name, "config.json", remedy):
             _read_config(config)
         with library_errors(config.name, "its tokenizer", remedy):

@@ -197,3 +197,9 @@ def test_weights_that_are_not_finite(text: Path) -> None:
         assert "its outputs are not finite" in outcome(text, TEXT)
     finally:
         file.write_bytes(before)
+
+
+def test_an_adapter_without_its_model(text: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(text, tmp_path / "adapter", ignore=shutil.ignore_patterns("config.json")))
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    assert "is an adapter of PEFT without its model" in outcome(folder, TEXT)
