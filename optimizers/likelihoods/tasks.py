@@ -114,6 +114,8 @@ def read_numbers(values: Sequence[Any]) -> Encoded:
     Bad are missing labels (None, NaN, blank text) and what is no finite float32.
     """
     try:
+        if any(isinstance(value, str) for value in values):  # of empty ones, torch makes a tensor without elements
+            raise TypeError
         found = torch.tensor(values, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):  # text or a missing value among them, or an integer beyond 64 bits
         found = torch.tensor([_number(value) for value in values], dtype=torch.float64)
