@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -69,8 +70,8 @@ class ImageDataModule(TableDataModule):
 
     def reader(self, table: datasets.Dataset, place: SplitRef) -> ImageReader:
         """Return the reader of the images."""
-        source = Path(self.source).expanduser()
-        folder = source.parent if source.is_file() else source
+        source = Path(os.path.expanduser(self.source))
+        folder = source.parent if os.path.isfile(source) else source
         return ImageReader(table, self.image_column, place, folder, self.resize, self.cache == "memory")
 
     def notes(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import suppress
 from io import BytesIO
@@ -47,7 +48,7 @@ def stored(value: Any, folder: Path) -> Any:
     if not isinstance(value, str) or not value:
         return value
     path = folder / value
-    return path.read_bytes() if path.is_file() else None
+    return path.read_bytes() if os.path.isfile(path) else None
 
 
 def decode(value: Any, folder: Path, side: int | None = None) -> Tensor:
@@ -77,8 +78,11 @@ def decode_first(value: Any, folder: Path, side: int | None = None) -> tuple[Ten
         raise ImageError("missing image")
     if isinstance(value, str) and _ADDRESS.match(value):
         raise ImageError("image is an address, which is not fetched", shown(value))
-    if isinstance(value, str) and not (folder / value).is_file():
-        raise ImageError("image is a folder" if (folder / value).is_dir() else "image not found", str(folder / value))
+    # unlike those of pathlib, these tests are False of what no file can be called
+    if isinstance(value, str) and not os.path.isfile(folder / value):
+        raise ImageError(
+            "image is a folder" if os.path.isdir(folder / value) else "image not found", str(folder / value)
+        )
     frames = 1
     try:
         if isinstance(value, list):

@@ -101,16 +101,22 @@ class JsonFile:
         )
 
     def _column(self, name: str, values: list[Any]) -> pa.Array:
-        """Return a column with the type of its values, as strings where they are of several types."""
+        """Return a column with the type of its values, as strings where they are of several types.
+
+        Raises:
+            DataError: If a string is no text.
+        """
         try:
-            return pa.array(values)
+            try:
+                return pa.array(values)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+                self.mixed.add(name)
+                return pa.array([None if value is None else _as_text(value) for value in values], pa.string())
         except UnicodeEncodeError:
             raise DataError(
-                f"--data.source: {self.path}, column {name!r} has half of a surrogate pair, which is no text"
+                f"--data.source: {self.path}, column {name!r} has half of a surrogate pair, which is no "
+                "text; correct it"
             ) from None
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            self.mixed.add(name)
-            return pa.array([None if value is None else _as_text(value) for value in values], pa.string())
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def refuse_similar(classes: Sequence[str], column: str, title: str) -> None:
 def _check_type(table: Dataset, column: str, kind: pa.DataType, likelihood: type[Likelihood]) -> None:
     if any(is_known(kind) for is_known in _SCALARS):
         return
-    if any(is_known(kind) for is_known in _LISTS):
+    if any(is_known(kind) for is_known in _LISTS) and any(is_known(kind.value_type) for is_known in _SCALARS):
         if likelihood.takes_lists:
             return
         remedy = "set --data.task multilabel where a row has several labels, or choose another column"

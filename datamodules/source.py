@@ -99,12 +99,12 @@ def read_source(
     """
     if not source.strip():
         raise DataError("--data.source: it is empty; name a file, a folder or a hub id")
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(source))
+    if os.path.isfile(path):
         if name is not None:
             raise DataError(f"--data.name: {source} is a file and has no configuration {name!r}; leave the name out")
         return read_file(path, options)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _read_folder(path, source, name, options, modality, labelled)
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or file_ending(path) in ENDINGS:
         kind = "file" if file_ending(path) in ENDINGS else "folder"
@@ -117,7 +117,7 @@ def read_source(
 def source_stem(source: str) -> str:
     """Return the short name of a source: of the file or folder without its endings, or of the hub id."""
     path = Path(source.rstrip("/") or "/")
-    name = path.name if path.name not in ("", ".", "..") else path.expanduser().resolve().name
+    name = path.name if path.name not in ("", ".", "..") else Path(os.path.expanduser(path)).resolve().name
     path = Path(name)
     return Path(path.stem).stem if path.suffix.lower() in COMPRESSED else path.stem or "data"
 
@@ -270,7 +270,7 @@ def _look_up(source: str) -> None:
     except RepositoryNotFoundError as error:
         raise DataError(f"--data.source: the hub has no data set {source!r}, or it is not public") from error
     except Exception as error:  # of the HTTP library, whichever it is
-        if not cached.is_dir():
+        if not os.path.isdir(cached):
             raise DataError(
                 f"--data.source: the hub could not be reached for {source!r}; name a local folder laid out like the "
                 "hub's instead, as in --data.source path/to/folder"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -172,7 +172,7 @@ def check_weights_available(name: str, remedy: str) -> None:
     Raises:
         BackboneError: If it is neither here nor there.
     """
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise BackboneError(f"model.backbone.name: there is no folder {name!r}; {remedy}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import re
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,7 +92,7 @@ def import_backbone(path: str, own: OwnClasses = None) -> type[Backbone] | None:
         ForeignClassError: If it may not be imported.
         ValueError: If it cannot be imported, or is not a backbone.
     """
-    if not CLASS_PATH.fullmatch(path) or Path(path).exists():
+    if not CLASS_PATH.fullmatch(path) or os.path.exists(path):
         return None
     check_own(path, "model.backbone.name", own)
     module, _, name = path.rpartition(".")

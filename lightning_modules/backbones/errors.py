@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +44,7 @@ def library_errors(name: str, part: str = "", remedy: str = REMEDY) -> Iterator[
     except (BackboneError, ForeignClassError):
         raise
     except Exception as error:
-        if damage := damaged_file(Path(name).expanduser()):
+        if damage := damaged_file(Path(os.path.expanduser(name))):
             raise BackboneError(f"model.backbone.name: {damage}; copy it again, or name another model") from error
         cause = f"{part}: {_reason(error)}" if part else _reason(error)
         raise BackboneError(f"model.backbone.name: {name!r} cannot be loaded ({cause}); {remedy}") from error
@@ -61,8 +62,8 @@ def damaged_file(path: Path) -> str | None:
     Args:
         path: The folder, or a file in it.
     """
-    folder = path.parent if path.is_file() else path
-    for file in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+    folder = path.parent if os.path.isfile(path) else path
+    for file in sorted(folder.glob("*.json")) if os.path.isdir(folder) else ():
         if "config" not in file.name and file.name not in ("tokenizer.json", "special_tokens_map.json"):
             continue
         try:
@@ -71,7 +72,7 @@ def damaged_file(path: Path) -> str | None:
             return f"{file} is damaged: {one_line(error)[:_LONGEST]}"
         if not isinstance(content, dict):
             return f"{file} is damaged: it must hold an object, not a {type(content).__name__}"
-    for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
+    for file in sorted(folder.glob("*.safetensors")) if os.path.isdir(folder) else ():
         try:
             with safe_open(file, framework="pt") as weights:
                 weights.keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def refuse_code(name: str) -> None:
         BackboneError: Naming the file, the entry and the remedy.
     """
     folder = Path(name)
-    for file in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+    for file in sorted(folder.glob("*.json")) if os.path.isdir(folder) else ():
         if "config" not in file.name:
             continue
         try:

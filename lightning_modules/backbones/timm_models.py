@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,8 @@ model = timm.create_model({name!r}, num_classes={outputs}, checkpoint_path={file
         Raises:
             ValueError: If timm does not know the name, or the weights are not available or of another model.
         """
-        folder = Path(config.name).expanduser()
-        is_local = folder.exists() or config.name.startswith((".", "/", "~"))
+        folder = Path(os.path.expanduser(config.name))
+        is_local = os.path.exists(folder) or config.name.startswith((".", "/", "~"))
         model = _from_folder(folder, config, task.outputs) if is_local else _by_name(config, task.outputs)
         settings = timm.data.resolve_data_config({}, model=model)
         channels, size, _ = settings["input_size"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Callable
@@ -13,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
-from filtune.datamodules import DataError, TextDataModule
+from filtune.datamodules import DataError, ImageDataModule, TextDataModule
 from filtune.datamodules.beginnings import BEGINNINGS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.datamodules.conftest import rows
 
@@ -224,3 +227,42 @@ def test_what_may_be_meant_otherwise_is_said(write: Write) -> None:
     assert "values of several types in label, taken as they are written" in said
     source = write("b.csv", table(["1.0", "0.0", "1.0"]))
     assert "all values are whole, and few: for classes set --data.task classification" in str(read(source).report())
+
+
+VALUES = st.sampled_from(
+    [None, "", " ", "a", "A", "1", "1.5", "1,5", "nan", "e\u0301", "\u202e", "x\ny", "a;b", '["a"]', 0, 1, -1, 2**70,
+     0.5, 1e308, float("nan"), float("inf"), True, [], ["a"], [1, 2], [[1]], {}, {"a": 1}, "\ud800", "\0", "x" * 300]
+)  # fmt: skip
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.fixed_dictionaries({}, optional={"text": VALUES, "label": VALUES}), min_size=1, max_size=5),
+    task=st.sampled_from(["auto", "classification", "regression", "count", "multilabel"]),
+    skip=st.booleans(),
+    kind=st.sampled_from([TextDataModule, ImageDataModule]),
+)
+def test_any_json_is_read_or_refused(
+    tmp_path: Path, rows: list[dict[str, Any]], task: str, skip: bool, kind: Callable[..., Any]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    module = kind(str(path), ["text"] if kind is TextDataModule else "text", task=task, val_fraction=0,
+                  on_bad_row="skip" if skip else "error")  # fmt: skip
+    said = ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            module.setup()
+            list(module.train_dataloader())
+        except DataError as error:
+            said = str(error)
+    assert (said or str(module.report())).isprintable()
+
+
+@pytest.mark.parametrize(
+    "source", ["x" * 5000, "a\0b.csv", "~nobody_here/x.csv", "/dev/null", "x" * 300 + ".csv"]
+)
+def test_a_source_that_cannot_be_a_file(source: str) -> None:
+    with pytest.raises(DataError, match=r"^--data.source: "):
+        TextDataModule(source, ["text"]).setup()

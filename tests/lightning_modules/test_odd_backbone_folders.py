@@ -203,3 +203,10 @@ def test_an_adapter_without_its_model(text: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(text, tmp_path / "adapter", ignore=shutil.ignore_patterns("config.json")))
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     assert "is an adapter of PEFT without its model" in outcome(folder, TEXT)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~nobody_of_this_name/x", "/dev/null", "X." * 2000 + "X"])
+@pytest.mark.parametrize("task", [TEXT, IMAGE])
+def test_a_name_that_cannot_be_a_folder(name: str, task: Task) -> None:
+    with pytest.raises(ValueError, match=r"^model.backbone.name: "):
+        build_backbone(BackboneConfig(name), task)
