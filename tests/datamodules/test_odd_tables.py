@@ -260,9 +260,7 @@ def test_any_json_is_read_or_refused(
     assert (said or str(module.report())).isprintable()
 
 
-@pytest.mark.parametrize(
-    "source", ["x" * 5000, "a\0b.csv", "~nobody_here/x.csv", "/dev/null", "x" * 300 + ".csv"]
-)
+@pytest.mark.parametrize("source", ["x" * 5000, "a\0b.csv", "~nobody_here/x.csv", "/dev/null", "x" * 300 + ".csv"])
 def test_a_source_that_cannot_be_a_file(source: str) -> None:
     with pytest.raises(DataError, match=r"^--data.source: "):
         TextDataModule(source, ["text"]).setup()
