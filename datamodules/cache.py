@@ -14,8 +14,11 @@ from hashlib import blake2b
 from pathlib import Path
 
 import datasets
+import pyarrow.parquet as pq
 
+from .beginnings import LENGTH, known_beginning
 from .samples import DataError
+from .shown import shown
 
 _BLOCK = 1 << 20
 
@@ -61,8 +64,28 @@ def cache_errors(source: str) -> Iterator[None]:
         for cause in _causes(error):
             if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise _not_writable(cause) from error
-        said = str(error.__cause__ or error) or type(error).__name__
-        raise DataError(f"--data.source: {source} cannot be read: {said[:300]}") from error
+        said = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+        raise DataError(
+            f"--data.source: {source} cannot be read: {said[:300].rstrip('.')}; correct it, or name another"
+        ) from error
+
+
+def check_parquet(path: Path) -> None:
+    """Check what the library says nothing clear about: a file of another kind, no rows, or a column twice.
+
+    Raises:
+        DataError: If so.
+    """
+    with path.open("rb") as file:
+        kind = known_beginning(file.read(LENGTH), "parquet")
+    if kind:
+        raise DataError(f"--data.source: {path} is {kind}")
+    found = pq.read_metadata(path)
+    names = found.schema.to_arrow_schema().names
+    twice = [name for name in names if names.count(name) > 1]
+    if twice or (found.num_row_groups and not found.num_rows):
+        wrong = f"has the column {shown(repr(twice[0]))} twice; rename one" if twice else "has no rows; name another"
+        raise DataError(f"--data.source: {path} {wrong}")
 
 
 @contextmanager

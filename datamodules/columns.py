@@ -1,12 +1,15 @@
-"""Columns by their names, also where the header has blanks around them."""
+"""Columns by their names, also where the header has blanks around them, and rows that are the header once more."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from .samples import DataError
+from .shown import shown, shown_list
 
 
 def with_columns(table: Dataset, wanted: Mapping[str, str], title: str) -> Dataset:
@@ -27,9 +30,23 @@ def with_columns(table: Dataset, wanted: Mapping[str, str], title: str) -> Datas
             continue
         similar = [name for name in table.column_names if name.strip() == column.strip()]
         if len(similar) != 1:
-            names = ", ".join(repr(name) if name != name.strip() or not name else name for name in table.column_names)
+            known = [repr(name) if name != name.strip() or not name else name for name in table.column_names]
             twice = [name for name in table.column_names if name.startswith(f"{column} (column ")]
-            wrong = f"has the column {column!r} more than once" if twice else f"has no column {column!r}"
-            raise DataError(f"--data.{option}: {title} {wrong}; choose of {names}")
+            name = shown(repr(column))
+            wrong = f"has the column {name} more than once" if twice else f"has no column {name}"
+            raise DataError(f"--data.{option}: {title} {wrong}; choose of {shown_list(known, 30)}")
         table = table.rename_column(similar[0], column)
     return table
+
+
+def repeated_headers(table: Dataset) -> np.ndarray:
+    """Return the rows of a delimited file that are its header once more, as in files that were joined, (N,).
+
+    Of a single column nothing is: its name may be a value.
+    """
+    found = np.full(len(table), len(table.column_names) > 1)
+    for name in table.column_names:
+        if found.any():
+            cells = pc.utf8_trim_whitespace(table.data.column(name))
+            found &= pc.equal(cells, name.strip()).fill_null(False).to_numpy()
+    return np.flatnonzero(found)

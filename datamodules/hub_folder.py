@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,8 +11,12 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, DatasetBuilder, Features
 
-from .cache import content_cache, writable_cache
+from .cache import check_parquet, content_cache, writable_cache
 from .samples import DataError
+from .shown import shown_list
+
+_PART = re.compile(r"\d+-of-\d+|\d+")
+"""Numbers of the parts of a table."""
 
 _FREE = {"name", "version", "data_dir", "data_files", "description", "sep", "features"}
 """Options of a builder that do not change how a row is read by ours."""
@@ -59,6 +64,9 @@ class HubFolder:
                 self._explain_name(error)
                 raise
         files = sorted(file for found in self._files().values() for file in found)
+        for file in files:
+            if file.suffix.lower() == ".parquet":
+                check_parquet(file)
         return dict(datasets.load_dataset(self.location, self.name, cache_dir=str(content_cache(files))))
 
     def text_files(self, endings: Sequence[str], ending: Callable[[Path], str]) -> dict[str, list[Path]] | None:
@@ -88,6 +96,16 @@ class HubFolder:
         more = " ..." if len(left) > 5 else ""
         said = f"{len(left)} files of no split ({', '.join(left[:5])}{more}): their names decide that"
         return (said,) if left else ()
+
+    def joined_files(self) -> tuple[str, ...]:
+        """Return a remark on the files that are read as one table, unless they are the numbered parts of one."""
+        said = []
+        for split, files in self._files().items():
+            stems = {_PART.sub("", file.name) for file in files}
+            if len(stems) > 1:
+                names = shown_list(sorted(file.name for file in files), 5)
+                said.append(f"{len(files)} files read as one split {split!r} ({names})")
+        return tuple(said)
 
     def _files(self) -> dict[str, list[Path]]:
         assert self._builder is not None

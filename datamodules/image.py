@@ -1,21 +1,19 @@
-"""Images with labels: the data module, the reader of a column of images, and how stored images become tensors."""
+"""Images with labels: the data module, and the reader of a column of images."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import datasets
 import numpy as np
-import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
 from .base import at_least
-from .image_folder import image_formats
+from .image_decoding import ImageError, decode_first, stored
 from .samples import BadRow, SplitRef, Subset
 from .table import TableDataModule
 
@@ -72,9 +70,16 @@ class ImageDataModule(TableDataModule):
 
     def reader(self, table: datasets.Dataset, place: SplitRef) -> ImageReader:
         """Return the reader of the images."""
-        source = Path(self.source).expanduser()
-        folder = source.parent if source.is_file() else source
+        source = Path(os.path.expanduser(self.source))
+        folder = source.parent if os.path.isfile(source) else source
         return ImageReader(table, self.image_column, place, folder, self.resize, self.cache == "memory")
+
+    def notes(self) -> list[str]:
+        """Return what is to be said of tables, and how many images have more frames than the one that is taken."""
+        parts = (part for part in (self._train, self._val) if part is not None)
+        readers = {id(part.samples.read): part.samples.read for part in parts}.values()
+        count = sum(len(reader.animated) for reader in readers if isinstance(reader, ImageReader))
+        return super().notes() + ([f"{count} images have several frames, of which the first is taken"] if count else [])
 
     def usable(self, part: Subset, order: np.ndarray, limit: int | None) -> np.ndarray:
         """Return the first ``limit`` rows of an order whose images can be read, (N,)."""
@@ -86,7 +91,7 @@ class ImageDataModule(TableDataModule):
         bad_rows: list[BadRow] = []
         silent = min(wanted, len(order)) < _MANY or self._ranks[1] > 0
         for row in tqdm(order.tolist(), "checking images", leave=False, disable=silent):
-            bad = reader.fault(row)
+            bad = reader.find_bad_row(row)
             if bad is None:
                 good.append(row)
             else:
@@ -99,19 +104,6 @@ class ImageDataModule(TableDataModule):
         return rows
 
 
-class ImageError(ValueError):
-    """An image that cannot be read.
-
-    Args:
-        reason: What is wrong, in words that other images may share.
-        detail: Its path, if it has one.
-    """
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail = reason, detail
-
-
 class ImageReader:
     """Reads images out of a column.
 
@@ -122,6 +114,9 @@ class ImageReader:
         folder: What paths in the column are relative to.
         side: Side of the squares that larger images are brought to; none leaves them as they are.
         keep: Whether decoded images are kept.
+
+    Attributes:
+        animated: Rows decoded so far whose images have several frames, of which the first is taken.
     """
 
     def __init__(
@@ -138,6 +133,7 @@ class ImageReader:
             table = table.cast_column(column, datasets.Image(decode=False))
         self.table, self.column, self.place, self.folder, self.side = table, column, place, folder, side
         self.kept: dict[int, Tensor] | None = {} if keep else None
+        self.animated: set[int] = set()
 
     def __call__(self, row: int) -> Tensor:
         """Return the image of a row, (C, H, W).
@@ -154,8 +150,8 @@ class ImageReader:
         """Yield what is stored of the images of some rows: the bytes of files, or nested lists."""
         return (stored(value, self.folder) for value in self.table[rows][self.column])
 
-    def fault(self, row: int) -> BadRow | None:
-        """Return the bad row, where the image of a row cannot be read; None where it can."""
+    def find_bad_row(self, row: int) -> BadRow | None:
+        """Return why the image of a row cannot be read; None where it can."""
         try:
             self._read(row)
         except ImageError as error:
@@ -165,94 +161,9 @@ class ImageReader:
     def _read(self, row: int) -> Tensor:
         if self.kept is not None and row in self.kept:
             return self.kept[row]
-        image = decode(self.table[row][self.column], self.folder, self.side)
+        image, frames = decode_first(self.table[row][self.column], self.folder, self.side)
+        if frames > 1:
+            self.animated.add(row)
         if self.kept is not None:
             self.kept[row] = image
         return image
-
-
-def stored(value: Any, folder: Path) -> Any:
-    """Return the bytes of an image file, undecoded; nested lists as they are, and None where there is no image.
-
-    Args:
-        value: Bytes, path, dict of the two, or nested lists.
-        folder: What a path is relative to.
-    """
-    if isinstance(value, dict):
-        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
-    if not isinstance(value, str) or not value:
-        return value
-    path = folder / value
-    return path.read_bytes() if path.is_file() else None
-
-
-def decode(value: Any, folder: Path, side: int | None = None) -> Tensor:
-    """Return the pixels of an image, (C, H, W): uint8 in 0..255, or float32.
-
-    Grey images have one channel; colours, with or without palette, three; transparency is dropped. 16-bit images
-    become floats in 0..1, and float images stay as they are. Nested lists may be (H, W), (C, H, W) or (H, W, C),
-    with fewer channels than rows.
-
-    Args:
-        value: Bytes, path, dict of the two, or nested lists.
-        folder: What a path is relative to.
-        side: Where the shorter side of an image file is longer than this, it is brought to it, and the middle of the
-            longer side is kept; none leaves images as they are.
-
-    Raises:
-        ImageError: If there is no image, it cannot be decoded, or a pixel is not a finite number.
-    """
-    if isinstance(value, dict):
-        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
-    if value is None or value == "":
-        raise ImageError("missing image")
-    if isinstance(value, str) and not (folder / value).is_file():
-        raise ImageError("image is a folder" if (folder / value).is_dir() else "image not found", str(folder / value))
-    try:
-        if isinstance(value, list):
-            pixels = _from_lists(value)
-        else:
-            file = BytesIO(value) if isinstance(value, bytes) else folder / value
-            with Image.open(file, formats=image_formats()) as image:
-                pixels = _from_file(image if side is None else _reduced(image, side))
-    except Exception as error:  # the decoders raise errors of every kind on corrupt data
-        raise ImageError("undecodable image", str(folder / value) if isinstance(value, str) else "") from error
-    if pixels.is_floating_point() and not pixels.isfinite().all():
-        raise ImageError("NaN or infinite pixel")
-    return pixels
-
-
-def _reduced(image: Image.Image, side: int) -> Image.Image:
-    """Return a centred square, antialiased; a JPEG is decoded at no more than twice the size needed."""
-    if min(image.size) <= side:
-        return image
-    image.draft(None, (side, side))
-    return ImageOps.fit(_plain(ImageOps.exif_transpose(image)), (side, side), Image.Resampling.BICUBIC)
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """Return the image in grey or three colours, which can be averaged, unlike palettes, and without transparency."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        return image
-    return image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
-
-
-def _from_file(image: Image.Image) -> Tensor:
-    image = _plain(ImageOps.exif_transpose(image))
-    pixels = np.array(image)
-    if image.mode.startswith("I"):
-        pixels = pixels.astype(np.float32) / 65535
-    return torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1).contiguous()
-
-
-def _from_lists(value: list) -> Tensor:
-    pixels = np.array(value)
-    if not np.issubdtype(pixels.dtype, np.number) or pixels.ndim not in (2, 3):
-        raise ValueError
-    integer = np.issubdtype(pixels.dtype, np.integer)
-    if integer and (pixels.min() < 0 or pixels.max() > 255):
-        raise ValueError
-    tensor = torch.from_numpy(np.atleast_3d(pixels).astype(np.uint8 if integer else np.float32))
-    # the axis of the channels is the shorter one; (H, W) has got its single channel as the last
-    last = tensor.shape[2] < tensor.shape[0] or pixels.ndim == 2
-    return (tensor.permute(2, 0, 1) if last else tensor).contiguous()

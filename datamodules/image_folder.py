@@ -16,6 +16,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from PIL import Image
 
 from .samples import DataError
+from .shown import shown_list
 
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -37,12 +38,18 @@ class Tree:
         images: Files that are images by their ending.
         others: The other files.
         empty: Folders without images.
+        outputs: Folders and files of runs and models, whose content is not listed.
+        repeats: Folders that are links to a folder that is listed, or to one above all.
+        broken: Links to what is not there.
     """
 
     root: Path
     images: tuple[PurePosixPath, ...]
     others: tuple[PurePosixPath, ...]
-    empty: tuple[PurePosixPath, ...]
+    empty: tuple[PurePosixPath, ...] = ()
+    outputs: tuple[PurePosixPath, ...] = ()
+    repeats: tuple[PurePosixPath, ...] = ()
+    broken: tuple[PurePosixPath, ...] = ()
 
 
 @cache
@@ -65,24 +72,51 @@ def list_files(root: Path) -> Tree:
     Raises:
         DataError: If a folder cannot be read.
     """
-    images: list[PurePosixPath] = []
-    others: list[PurePosixPath] = []
-    empty: list[PurePosixPath] = []
+    kinds = ("images", "others", "empty", "outputs", "repeats", "broken")
+    found: dict[str, list[PurePosixPath]] = {kind: [] for kind in kinds}
+    top = os.path.realpath(root)
     seen: set[str] = set()
     for folder, folders, names in os.walk(root, onerror=_unreadable, followlinks=True):
-        real = os.path.realpath(folder)
-        folders[:] = [] if real in seen else sorted(name for name in folders if _counts(name))
-        if real in seen:
+        here, real = PurePosixPath(Path(folder).relative_to(root).as_posix()), os.path.realpath(folder)
+        if real in seen or (real != top and Path(top).is_relative_to(real)):
+            found["repeats"].append(here)
+            folders.clear()
+            continue
+        if real != top and is_output(names, folders):
+            found["outputs"].append(here)
+            folders.clear()
             continue
         seen.add(real)
-        here = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        found = [here / name for name in names if _counts(name)]
-        pictures = [path for path in found if path.suffix.lower() in image_endings()]
-        images += pictures
-        others += [path for path in found if path.suffix.lower() not in image_endings()]
-        if not pictures and not folders and folder != str(root):
-            empty.append(here)
-    return Tree(root, *(tuple(sorted(paths, key=str)) for paths in (images, others, empty)))
+        if {"records", "manifests"} <= {*folders}:  # of a study
+            found["outputs"] += [here / folders.pop(folders.index(name)) for name in ("records", "manifests")]
+        # a folder before the links to it
+        links = {name for name in folders if os.path.islink(os.path.join(folder, name))}
+        folders[:] = sorted(filter(_counts, folders), key=lambda name: (name in links, name))
+        files = [here / name for name in names if _counts(name)]
+        for path in files:
+            found[_kind(root, path)].append(path)
+        if not folders and folder != str(root) and not any(_is_image(path) for path in files):
+            found["empty"].append(here)
+    return Tree(root, **{kind: tuple(sorted(paths, key=str)) for kind, paths in found.items()})
+
+
+def is_output(files: list[str], folders: list[str]) -> bool:
+    """Return whether a folder with these files and folders in it is that of a run, or of a model."""
+    is_run = "config.yaml" in files and not {"summary.json", "hparams.yaml", "checkpoints"}.isdisjoint(files + folders)
+    return is_run or any(name.endswith((".safetensors", ".ckpt")) for name in files)
+
+
+def _is_image(path: PurePosixPath) -> bool:
+    return path.suffix.lower() in image_endings()
+
+
+def _kind(root: Path, path: PurePosixPath) -> str:
+    """Return the kind of a file: an image, whether it is there or not, a broken link, an output, or another."""
+    if _is_image(path):
+        return "images"
+    if not (root / path).exists():
+        return "broken"
+    return "outputs" if ".predictions" in [suffix.lower() for suffix in path.suffixes[:-1]] else "others"
 
 
 def read_images(tree: Tree, labelled: bool = True) -> dict[str, Dataset]:
@@ -97,7 +131,7 @@ def read_images(tree: Tree, labelled: bool = True) -> dict[str, Dataset]:
     Raises:
         DataError: If images need a class, and one is not in a sub-folder, or below one; or if a name is no text.
     """
-    splits = _splits(tree)
+    splits = _splits(tree, labelled)
     if not labelled:
         parts = {"train": tree.images} if splits is None else splits
         return {split: _unlabelled(tree, paths, int(splits is not None)) for split, paths in parts.items()}
@@ -120,8 +154,14 @@ def describe_rest(tree: Tree, read: Iterable[PurePosixPath] = ()) -> tuple[str, 
         endings = Counter(path.suffix.lower() or path.name for path in others)
         kinds = ", ".join(ending for ending, _ in sorted(endings.items(), key=lambda pair: (-pair[1], pair[0]))[:5])
         said.append(f"{len(others)} files that are no images ({kinds})")
-    if tree.empty:
-        said.append(f"{len(tree.empty)} folders without images ({_some([str(path) for path in tree.empty])})")
+    for count, what in (
+        (tree.empty, "folders without images"),
+        (tree.outputs, "files and folders of runs or models"),
+        (tree.repeats, "folders that are links to what is read already"),
+        (tree.broken, "broken links"),
+    ):
+        if count:
+            said.append(f"{len(count)} {what} ({shown_list(count, 5)})")
     return tuple(said)
 
 
@@ -138,14 +178,21 @@ def _counts(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in LEFT_BEHIND
 
 
-def _splits(tree: Tree) -> dict[str, list[PurePosixPath]] | None:
-    """Return the images of every split; None where the sub-folders are classes."""
+def _splits(tree: Tree, labelled: bool) -> dict[str, list[PurePosixPath]] | None:
+    """Return the images of every split; None where the sub-folders are classes.
+
+    Raises:
+        DataError: If images need a class, and one of a split has none.
+    """
     tops = {path.parts[0] for path in tree.images}
     known = {top: SPLITS.get(top.lower()) for top in tops}
     if None in known.values() or "train" not in known.values():
         return None
-    if not all(len(path.parts) > 2 for path in tree.images):
+    shallow = [path for path in tree.images if len(path.parts) <= 2]
+    if len(shallow) == len(tree.images) or (shallow and not labelled):
         return None
+    if shallow:
+        raise _misplaced(tree, shallow[0], len(shallow[0].parts) - 1)
     splits: dict[str, list[PurePosixPath]] = {split: [] for split in ("train", "validation", "test")}
     for path in tree.images:
         splits[str(known[path.parts[0]])].append(path)
@@ -193,7 +240,3 @@ def _absolute(tree: Tree, path: PurePosixPath) -> Path:
     if _has_surrogates(str(path)):
         raise DataError(f"--data.source: the name of {str(tree.root / path)!a} is not UTF-8; rename it")
     return Path(os.path.abspath(tree.root / path))
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")

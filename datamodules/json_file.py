@@ -61,14 +61,18 @@ class JsonFile:
         with self.file.open() as file:
             text = file.read()
         try:
-            content = json.loads(text)
+            content = json.loads(text, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             if text.lstrip().startswith("["):
                 raise self._bad(getattr(error, "lineno", 1), error) from error
             return None
         content = [content] if isinstance(content, dict) else content
         if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-            raise DataError(f"--data.source: {self.path} cannot be read: it is no list of objects, one for each row")
+            raise DataError(
+                f"--data.source: {self.path} cannot be read: it is no list of objects; write one object for each row"
+            )
+        if not content:
+            raise DataError(f"--data.source: {self.path} cannot be read: it is empty; rows are needed")
         return content
 
     def _read_lines(self) -> list[dict[str, Any]]:
@@ -79,7 +83,7 @@ class JsonFile:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = json.loads(line, object_pairs_hook=_once)
                 except (ValueError, RecursionError) as error:  # of numbers too long and nesting too deep as well
                     raise self._bad(number, error) from error
                 if not isinstance(row, dict):
@@ -97,16 +101,35 @@ class JsonFile:
         )
 
     def _column(self, name: str, values: list[Any]) -> pa.Array:
-        """Return a column with the type of its values, as strings where they are of several types."""
+        """Return a column with the type of its values, as strings where they are of several types.
+
+        Raises:
+            DataError: If a string is no text.
+        """
         try:
-            return pa.array(values)
+            try:
+                return pa.array(values)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+                self.mixed.add(name)
+                return pa.array([None if value is None else _as_text(value) for value in values], pa.string())
         except UnicodeEncodeError:
             raise DataError(
-                f"--data.source: {self.path}, column {name!r} has half of a surrogate pair, which is no text"
+                f"--data.source: {self.path}, column {name!r} has half of a surrogate pair, which is no "
+                "text; correct it"
             ) from None
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            self.mixed.add(name)
-            return pa.array([None if value is None else _as_text(value) for value in values], pa.string())
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object whose keys are all different.
+
+    Raises:
+        ValueError: If one is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return found
 
 
 def _as_text(value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from filtune.optimizers.likelihoods.tasks import Coding
 from torch import Tensor
 
 from .samples import BadRow, DataError
+from .shown import shown, shown_list
 
 _SCALARS = (
     pa.types.is_integer,
@@ -66,7 +68,7 @@ class LabelCodec:
         Raises:
             DataError: If the column has no labels, or contradicts what is given.
         """
-        labels = table.data.column(column).combine_chunks()
+        labels = _plain(table.data.column(column))
         kind = task
         if task == "auto":
             kind = "regression" if pa.types.is_floating(labels.type) and not classes else "classification"
@@ -76,16 +78,16 @@ class LabelCodec:
             if classes:
                 raise DataError(f"--data.classes: a {kind} task has none; leave them out, or set another --data.task")
             return cls(kind, likelihood.infer([]), column)
-        names = list(classes) if classes is not None else _declared(table, column) or None
+        names = list(classes) if classes is not None else declared_classes(table, column) or None
         values = [] if names is not None and not likelihood.takes_lists else _distinct(labels)[0]
         try:
             return cls(kind, likelihood.infer(values, names), column)
         except ValueError as error:
             if classes is not None:
-                raise DataError(f"--data.classes: {error}; got {', '.join(names or []) or 'none'}") from None
+                raise DataError(f"--data.classes: {error}; got {shown_list(names or []) or 'none'}") from None
             found = names if names is not None else [str(value) for value in values if value not in (None, "")]
             raise DataError(
-                f"--data.label_column: {error}, column {column!r} has {', '.join(found[:10]) or 'none'}; choose "
+                f"--data.label_column: {error}, column {column!r} has {shown_list(found) or 'none'}; choose "
                 "another column, or set --data.task or --data.classes"
             ) from None
 
@@ -97,15 +99,15 @@ class LabelCodec:
     def encode(self, table: Dataset) -> tuple[Tensor, list[BadRow]]:
         """Return the targets of all rows, (rows,) or (rows, m), and the rows that have none."""
         likelihood = likelihood_for(self.kind)
-        values, codes = _distinct(table.data.column(self.column).combine_chunks())
-        names = _declared(table, self.column) if likelihood.has_classes else []
+        values, codes = _distinct(_plain(table.data.column(self.column)))
+        names = declared_classes(table, self.column) if likelihood.has_classes else []
         encoded = likelihood.encode([_named(value, names) for value in values], self.coding)
         bad = np.zeros(len(values), dtype=bool)
         bad[list(encoded.bad)] = True
         bad_rows = []
         for row in np.flatnonzero(bad[codes]).tolist():
             reason, detail = encoded.bad[int(codes[row])]
-            bad_rows.append(BadRow(row, self.column, reason, detail))
+            bad_rows.append(BadRow(row, self.column, reason, shown(detail)))
         return encoded.targets[torch.from_numpy(codes)], bad_rows
 
     def scales_targets(self, targets: Tensor, choice: str) -> bool:
@@ -134,10 +136,27 @@ class LabelCodec:
         return tuple(asked or likelihood.validation_metrics)
 
 
+def refuse_similar(classes: Sequence[str], column: str, title: str) -> None:
+    """Refuse classes that differ in case, in blanks around them, or in the way their accents are encoded alone.
+
+    Raises:
+        DataError: Naming the first two.
+    """
+    seen: dict[str, str] = {}
+    for name in classes:
+        other = seen.setdefault(normalize("NFKC", name).casefold().strip(), name)
+        if other != name:
+            raise DataError(
+                f"--data.label_column: {title}: column {column!r} has the classes {shown(repr(other))} and "
+                f"{shown(repr(name))}, which differ in case, blanks or encoding alone; make them one in the data, or "
+                "name all classes with --data.classes to keep both"
+            )
+
+
 def _check_type(table: Dataset, column: str, kind: pa.DataType, likelihood: type[Likelihood]) -> None:
     if any(is_known(kind) for is_known in _SCALARS):
         return
-    if any(is_known(kind) for is_known in _LISTS):
+    if any(is_known(kind) for is_known in _LISTS) and any(is_known(kind.value_type) for is_known in _SCALARS):
         if likelihood.takes_lists:
             return
         remedy = "set --data.task multilabel where a row has several labels, or choose another column"
@@ -147,6 +166,14 @@ def _check_type(table: Dataset, column: str, kind: pa.DataType, likelihood: type
         f"--data.label_column: column {column!r} holds neither numbers nor strings alone but "
         f"{table.features[column]}; {remedy}"
     )
+
+
+def _plain(labels: pa.ChunkedArray) -> pa.Array:
+    """Return labels in one piece, decimals as floats and views as strings."""
+    array = labels.combine_chunks()
+    if pa.types.is_decimal(array.type):
+        return array.cast(pa.float64())
+    return array.cast(pa.string()) if pa.types.is_string_view(array.type) else array
 
 
 def _distinct(labels: pa.Array) -> tuple[list[Any], np.ndarray]:
@@ -163,7 +190,7 @@ def _distinct(labels: pa.Array) -> tuple[list[Any], np.ndarray]:
     return [*values, None], encoded.indices.fill_null(len(values)).to_numpy().astype(np.int64)
 
 
-def _declared(table: Dataset, column: str) -> list[str]:
+def declared_classes(table: Dataset, column: str) -> list[str]:
     """Return the names of classes that the data declares, also those of the entries of lists."""
     feature = table.features[column]
     inner = feature if isinstance(feature, ClassLabel) else getattr(feature, "feature", None)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-_SHOWN = 10
+from .shown import printable, shown_list
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ class DataReport:
         elif not self.classes:
             labels = self.kind
         else:
-            more = " ..." if len(self.classes) > _SHOWN else ""
-            labels = f"{self.kind}, {len(self.classes)} classes ({', '.join(self.classes[:_SHOWN])}{more})"
+            labels = f"{self.kind}, {len(self.classes)} classes ({shown_list(self.classes)})"
         held_out = [f"{self.validation_rows} rows for validation ({self.validation})"] if self.validation else []
         parts = [f"{self.rows} rows, {self.used} used, {skipped}", labels, *held_out, *self.notes]
-        return " ".join(f"data {self.source}: {'; '.join(parts)}".split())
+        return printable(" ".join(f"data {self.source}: {'; '.join(parts)}".split()))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .shown import printable
+
 
 class Samples(Dataset):
     """Rows of a split, as dicts of the raw input, the label and the row.
@@ -64,7 +66,7 @@ class DataError(ValueError):
     """The data, or an argument about it, is wrong; the message is one line that names the culprit and the remedy."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,13 +13,14 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from .cache import cache_errors, content_cache, quiet_reading
+from .cache import cache_errors, check_parquet, content_cache, quiet_reading
 from .delimited import DELIMITERS, DelimitedFile, Quoting
 from .hub_folder import HubFolder
 from .image_folder import Tree, describe_rest, list_files, read_images
-from .image_metadata import metadata_files, read_metadata
+from .image_metadata import describe_images, metadata_files, read_metadata
 from .json_file import JsonFile
 from .samples import DataError
+from .shown import shown_list
 from .textfile import COMPRESSED
 
 JSON = (".json", ".jsonl", ".ndjson")
@@ -54,6 +55,8 @@ class Source:
         file: The text file; none where the source is no file, or no text.
         notes: What was found besides and not read.
         files: Names of the files, where they are several.
+        remarks: What was read in a way that is to be said.
+        is_image_folder: Whether the classes are the names of folders.
     """
 
     splits: dict[str, Dataset]
@@ -62,11 +65,17 @@ class Source:
     file: DelimitedFile | JsonFile | None = None
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    is_image_folder: bool = False
 
     @property
     def lines(self) -> Sequence[int] | None:
         """Number of the line that each row begins in, where the source is a text file with a row on each."""
         return self.file.lines or None if self.file is not None else None
+
+    def is_untyped(self, column: str) -> bool:
+        """Return whether a column is text because nothing says otherwise; blanks around its name do not count."""
+        return column.strip() in {name.strip() for name in self.untyped}
 
 
 def read_source(
@@ -90,12 +99,12 @@ def read_source(
     """
     if not source.strip():
         raise DataError("--data.source: it is empty; name a file, a folder or a hub id")
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(source))
+    if os.path.isfile(path):
         if name is not None:
             raise DataError(f"--data.name: {source} is a file and has no configuration {name!r}; leave the name out")
         return read_file(path, options)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _read_folder(path, source, name, options, modality, labelled)
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or file_ending(path) in ENDINGS:
         kind = "file" if file_ending(path) in ENDINGS else "folder"
@@ -108,7 +117,7 @@ def read_source(
 def source_stem(source: str) -> str:
     """Return the short name of a source: of the file or folder without its endings, or of the hub id."""
     path = Path(source.rstrip("/") or "/")
-    name = path.name if path.name not in ("", ".", "..") else path.expanduser().resolve().name
+    name = path.name if path.name not in ("", ".", "..") else Path(os.path.expanduser(path)).resolve().name
     path = Path(name)
     return Path(path.stem).stem if path.suffix.lower() in COMPRESSED else path.stem or "data"
 
@@ -132,9 +141,12 @@ def read_file(path: Path, options: TextOptions = PLAIN) -> Source:
         return Source({"train": table}, frozenset(table.column_names), delimited.dialect.delimiter, delimited)
     if ending in JSON:
         objects = JsonFile(path, options.encoding)
-        return Source({"train": Dataset(objects.table)}, frozenset(objects.mixed), file=objects)
+        mixed = sorted(objects.mixed)
+        said = (f"values of several types in {shown_list(mixed)}, taken as they are written",) if mixed else ()
+        return Source({"train": Dataset(objects.table)}, frozenset(mixed), file=objects, remarks=said)
     if path.suffix.lower() == ".parquet":
         with quiet_reading(local=True), cache_errors(str(path)):
+            check_parquet(path)
             cache = str(content_cache([path]))
             table = datasets.load_dataset("parquet", data_files=str(path), split="train", cache_dir=cache)
         return Source({"train": table})
@@ -148,6 +160,8 @@ def _read_folder(
     path: Path, source: str, name: str | None, options: TextOptions, modality: str, labelled: bool
 ) -> Source:
     """Return a folder of images, or one laid out like the hub's."""
+    if any((path / file).is_file() for file in ("state.json", "dataset_dict.json")) and name is None:
+        return _load_saved(path, source)
     tree = list_files(path)
     tables = [file for file in tree.others if file_ending(Path(file)) in (*ENDINGS, ".arrow")]
     is_stored = any(file.suffix.lower() in (".parquet", ".arrow") for file in tables)
@@ -156,15 +170,35 @@ def _read_folder(
     many = bool(tree.images) and (bool(metadata_files(tree)) or len(tree.images) >= len(tables))
     if many and not is_stored and may_be_images and name is None:
         return _read_image_folder(tree, options, labelled)
+    if modality == "image" and not tree.images and not tables:
+        rest = "; ".join(describe_rest(tree)) or "it is empty"
+        raise DataError(
+            f"--data.source: {source} has no images ({rest}); a file is an image by its ending, such as .png, .jpg or "
+            ".tif: rename or convert others"
+        )
+    if tree.outputs and not _declares(path):
+        raise DataError(
+            f"--data.source: in {source} are files of runs or models ({shown_list(tree.outputs, 3)}), which are no "
+            "data; name the file or the folder of the data alone, or move them out of it (--run.root)"
+        )
     with quiet_reading(local=True), cache_errors(source):
         folder = HubFolder(os.path.abspath(path), name)
         texts = folder.text_files(ENDINGS, file_ending)
         notes = folder.files_left(path / file for file in tables)
         if texts is None and not (folder.kind == "imagefolder" and may_be_images):
-            return Source(folder.load(), notes=notes)
+            return Source(folder.load(), notes=notes, remarks=folder.joined_files())
     if texts is None:
         return _read_image_folder(tree, options, labelled)
-    return _read_texts(texts, folder.features, options, notes)
+    read = _read_texts(texts, folder.features, options, notes)
+    return replace(read, remarks=read.remarks + folder.joined_files())
+
+
+def _load_saved(path: Path, source: str) -> Source:
+    """Return a folder that ``save_to_disk`` of the ``datasets`` library wrote."""
+    with quiet_reading(local=True), cache_errors(source):
+        saved = datasets.load_from_disk(str(path))
+        splits = saved if isinstance(saved, dict) else {"train": saved}
+        return Source({str(split): table.with_format(None) for split, table in splits.items()})
 
 
 def _read_image_folder(tree: Tree, options: TextOptions, labelled: bool) -> Source:
@@ -172,10 +206,15 @@ def _read_image_folder(tree: Tree, options: TextOptions, labelled: bool) -> Sour
     metadata = metadata_files(tree)
     notes = describe_rest(tree, metadata.values())
     if not metadata:
-        return Source(read_images(tree, labelled), notes=notes)
+        return Source(read_images(tree, labelled), notes=notes, is_image_folder=True)
     found = {split: read_file(tree.root / file, options) for split, file in metadata.items()}
-    tables = {split: read_metadata(each.splits["train"], tree.root / metadata[split]) for split, each in found.items()}
-    return Source(tables, _untyped(found.values()), next(iter(found.values())).delimiter, notes=notes)
+    tables = {
+        split: read_metadata(each.splits["train"], tree.root / metadata[split], tree.root, each.lines)
+        for split, each in found.items()
+    }
+    remarks, left = describe_images(tables.values(), tree)
+    first = next(iter(found.values()))
+    return Source(tables, _untyped(found.values()), first.delimiter, notes=notes + left, remarks=remarks)
 
 
 def _read_texts(
@@ -189,7 +228,8 @@ def _read_texts(
             return Source({split: table.cast(features) for split, table in splits.items()}, notes=notes)
     flat = [each for found in files.values() for each in found]
     names = tuple(file.name for found in texts.values() for file in found)
-    return Source(splits, _untyped(flat), flat[0].delimiter, notes=notes, files=names)
+    remarks = tuple(dict.fromkeys(said for each in flat for said in each.remarks))
+    return Source(splits, _untyped(flat), flat[0].delimiter, notes=notes, files=names, remarks=remarks)
 
 
 def _untyped(sources: Iterable[Source]) -> frozenset[str]:
@@ -230,7 +270,7 @@ def _look_up(source: str) -> None:
     except RepositoryNotFoundError as error:
         raise DataError(f"--data.source: the hub has no data set {source!r}, or it is not public") from error
     except Exception as error:  # of the HTTP library, whichever it is
-        if not cached.is_dir():
+        if not os.path.isdir(cached):
             raise DataError(
                 f"--data.source: the hub could not be reached for {source!r}; name a local folder laid out like the "
                 "hub's instead, as in --data.source path/to/folder"

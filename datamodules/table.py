@@ -10,23 +10,26 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from .base import StreamDataModule
-from .columns import with_columns
+from .columns import repeated_headers, with_columns
 from .delimited import QUOTINGS
 from .label_text import LabelText
-from .labels import LabelCodec, likelihood_for
+from .labels import LabelCodec, declared_classes, likelihood_for, refuse_similar
 from .loader import permutation
 from .report import DataReport
 from .samples import BadRow, DataError, Samples, SplitRef, Subset
+from .shown import shown
 from .source import TextOptions, read_source, source_stem
 from .task import Task
 
 _HELD_OUT = (0, 1)
 _USUAL_VALIDATION = "validation"
 _APART = 10
+_REPEATED = "the row repeats the header"
 _SHOWN = 5
 
 
@@ -54,7 +57,7 @@ class TableDataModule(StreamDataModule):
         task: Kind of task: ``classification``, ``regression``, ``count``, ``multilabel`` (several labels per row), or
             that of a likelihood of one's own; ``auto`` takes floats for values, all else for classes.
         classes: Names of the classes, in the order of the model's outputs; by default as the data declares them,
-            else all labels found, sorted.
+            else all labels found, sorted. Labels that differ in case or blanks alone are refused without it.
         target_scaling: Units in which numbers are learned: ``running`` subtracts the mean of the targets seen so far,
             divides by their standard deviation and estimates the noise variance (for counts, the logarithm of their
             mean is the offset of the rate); ``none`` learns them as they are, with unit variance; ``auto`` takes
@@ -91,7 +94,7 @@ class TableDataModule(StreamDataModule):
         shuffle: bool = True,
         val_fraction: float = 0.1,
         task: str = "auto",
-        classes: list[str] | None = None,
+        classes: list[Any] | None = None,
         target_scaling: Literal["auto", "none", "running"] = "auto",
         metrics: list[str] | None = None,
         on_bad_row: Literal["error", "skip"] = "error",
@@ -113,7 +116,8 @@ class TableDataModule(StreamDataModule):
             likelihood_for(task)
         self.source, self.name, self.split, self.val_split = source, name, split, val_split
         self.label_column, self.val_fraction, self.on_bad_row = label_column, val_fraction, on_bad_row
-        self.kind, self.classes, self.metrics = task, classes, metrics
+        self.kind, self.metrics = task, metrics
+        self.classes = None if classes is None else [_class_name(name) for name in classes]
         self.target_scaling = target_scaling
         self.text_options = TextOptions(encoding, quoting)
 
@@ -131,13 +135,17 @@ class TableDataModule(StreamDataModule):
     def reader(self, table: Dataset, place: SplitRef) -> Callable[[int], Any]:
         """Return a function that gives the input of a row."""
 
-    def input_faults(self, table: Dataset) -> list[BadRow]:
+    def find_bad_rows(self, table: Dataset) -> list[BadRow]:
         """Return the rows whose input is bad, as far as the whole column shows it."""
-        return []
+        column = self.inputs[0]
+        if not self.read.delimiter or not all(map(self.read.is_untyped, table.column_names)):
+            return []
+        return [BadRow(row, column, _REPEATED) for row in repeated_headers(table).tolist()]
 
     def prepare(self) -> tuple[Subset, Subset | None]:
         """Return the training and the validation samples: read the splits and check their columns."""
         self.read = read_source(self.source, self.name, self.text_options, self.modality)
+        self._check_choices()
         train_table = self._pick(self.split, "split")
         self._infer(train_table)
         train = self._part(train_table, self.split)
@@ -150,13 +158,40 @@ class TableDataModule(StreamDataModule):
         """Return where the validation samples are from, or why there are none."""
         return self._validation_source
 
+    def _check_choices(self) -> None:
+        """Check that the labels are no input, and that no row is both learned from and validated on.
+
+        Raises:
+            DataError: If so.
+        """
+        option = "text_columns" if self.modality == "text" else "image_column"
+        if self.label_column in self.inputs:
+            raise DataError(
+                f"--data.{option}: {self.label_column!r} is the column of the labels; an input that holds the answer "
+                "teaches nothing: choose another column, or another --data.label_column"
+            )
+        if len(set(self.inputs)) < len(self.inputs):
+            raise DataError(f"--data.{option}: {self.inputs[0]!r} is named twice; choose two different columns, or one")
+        if self.val_split == self.split:
+            raise DataError(
+                f"--data.val_split: {self.split!r} is the split that is learned from; choose another, or leave it out: "
+                f"--data.val_fraction holds rows of it out"
+            )
+
     def notes(self) -> list[str]:
-        """Return what was not read, and that labels look like numbers, where they do."""
+        """Return what was read in a way of its own, what was not read, and that labels look like numbers."""
         task = self.task
         declared = self.classes is not None or self.kind != "auto"
         apart = not declared and len(task.classes) >= _APART and 2 * len(task.classes) > len(self.part.rows)
         advice = ["nearly every row has a class of its own: for numbers set --data.task regression"] if apart else []
-        return [*(f"not read: {note}" for note in self.read.notes), *advice]
+        values = self.part.samples.labels
+        if self.kind == "auto" and task.kind == "regression" and not declared:
+            whole = values[values.isfinite()].unique()
+            if len(whole) <= _APART and bool((whole == whole.round()).all()):
+                advice = ["all values are whole, and few: for classes set --data.task classification"]
+        padded = 0 if self._label_text is None else self._label_text.padded
+        blanks = [f"blanks around {padded} labels left out"] if padded else []
+        return [*self.read.remarks, *blanks, *(f"not read: {note}" for note in self.read.notes), *advice]
 
     def report(self) -> DataReport:
         """Return what was read, after ``setup()``."""
@@ -206,10 +241,10 @@ class TableDataModule(StreamDataModule):
         return set(reasons)
 
     def _part(self, table: Dataset, split: str) -> Subset:
-        place = self.place(split)
+        place, bad_inputs = self.place(split), self.find_bad_rows(table)
         table = table if self._label_text is None else self._label_text.apply(table, self.label_column)
         labels, bad_rows = self.codec.encode(table)
-        bad = self.reject(place, bad_rows + self.input_faults(table))
+        bad = self.reject(place, sorted(bad_rows + bad_inputs, key=lambda bad: bad.reason != _REPEATED))
         rows = np.setdiff1d(np.arange(len(table)), np.fromiter(bad, dtype=np.int64))
         self.some(rows, split)
         return Subset(Samples(self.modality, self.reader(table, place), labels), rows)
@@ -242,8 +277,12 @@ class TableDataModule(StreamDataModule):
     def _infer(self, table: Dataset) -> None:
         """Find out what the labels of the training split are."""
         kind, classes = self.kind, self.classes
+        headers = {bad.row for bad in TableDataModule.find_bad_rows(self, table)}
+        if headers:
+            kept = np.setdiff1d(np.arange(len(table)), list(headers))
+            table = Dataset(table.data.table.take(pa.array(kept)))
         self._label_text: LabelText | None = None
-        if self.label_column in self.read.untyped:
+        if self.read.is_untyped(self.label_column):
             self._label_text = LabelText.infer(
                 table, self.label_column, kind, classes, self.read.delimiter, self._title()
             )
@@ -251,6 +290,8 @@ class TableDataModule(StreamDataModule):
             kind = self._label_text.task
             classes = None if self._label_text.classes is None else list(self._label_text.classes)
         self.codec = LabelCodec.infer(table, self.label_column, kind, classes)
+        if self.classes is None and (self.read.is_image_folder or not declared_classes(table, self.label_column)):
+            refuse_similar(self.codec.coding.classes, self.label_column, self._title())
 
     def _pick(self, split: str, argument: str) -> Dataset:
         splits = self.read.splits
@@ -258,9 +299,10 @@ class TableDataModule(StreamDataModule):
             raise DataError(f"--data.{argument}: {self._title()} has no split {split!r}; choose of {', '.join(splits)}")
         text = "text_columns" if self.modality == "text" else "image_column"
         wanted = {**dict.fromkeys(self.inputs, text), self.label_column: "label_column"}
-        files = self.read.files
+        files = self.read.files if split == self.split else ()
         more = " ..." if len(files) > _SHOWN else ""
         title = f"{self._title()} ({', '.join(files[:_SHOWN])}{more})" if files else self._title()
+        title = title if split == self.split else f"{title}, split {split!r}"
         table = with_columns(splits[split], wanted, title)
         if not len(table):
             raise DataError(f"--data.source: {self._title()}, split {split!r} has no rows")
@@ -268,3 +310,17 @@ class TableDataModule(StreamDataModule):
 
     def _title(self) -> str:
         return f"{self.source} ({self.name})" if self.name else self.source
+
+
+def _class_name(value: Any) -> str:
+    """Return the name of a class as it was given; a whole number, as YAML reads 1, is the text of it.
+
+    Raises:
+        DataError: If it is anything else, whose text YAML has changed.
+    """
+    if isinstance(value, str) or type(value) is int:
+        return str(value)
+    raise DataError(
+        f"--data.classes: {shown(repr(value))} is no text but a {type(value).__name__}; write it in quotes, as in "
+        """'["true", "1.0"]'"""
+    )

@@ -44,16 +44,16 @@ class TextDataModule(TableDataModule):
         """Return the reader of the texts."""
         return TextReader(table, self.text_columns)
 
-    def input_faults(self, table: Dataset) -> list[BadRow]:
-        """Return the rows without text.
+    def find_bad_rows(self, table: Dataset) -> list[BadRow]:
+        """Return the rows without text, and those that repeat the header.
 
         Raises:
             DataError: If a column holds no text at all.
         """
-        bad_rows = []
+        bad_rows = super().find_bad_rows(table)
         for column in self.text_columns:
             texts = table.data.column(column)
-            if pa.types.is_null(texts.type):
+            if pa.types.is_null(texts.type) or pa.types.is_string_view(texts.type):
                 texts = texts.cast(pa.string())
             if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
                 raise DataError(f"--data.text_columns: column {column!r} holds {texts.type}, not text")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+from .beginnings import known_beginning
 from .samples import DataError
 
 COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -47,10 +48,12 @@ class TextFile:
         """Return a file with the encoding of its byte order mark, else the one given, else UTF-8.
 
         Raises:
-            DataError: If the file cannot be read, or there is no such encoding.
+            DataError: If the file cannot be read, is no text, or there is no such encoding.
         """
         with _reported(path), open_binary(path) as file:
-            start = file.read(4)
+            start = file.read(64)
+        if kind := known_beginning(start):
+            raise DataError(f"--data.source: {path} is {kind}")
         for mark, found in _MARKS:
             if start.startswith(mark):
                 return cls(path, found, mark)

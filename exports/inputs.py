@@ -93,9 +93,9 @@ class Rows:
             raise ValueError(f"--input: {source} has no rows")
         self.inputs, place = module.inputs, module.place(split)
         self._reader: Callable[[int], Any] = module.reader(table, place)
-        bad_rows = module.input_faults(table)
+        bad_rows = module.find_bad_rows(table)
         if self.key == "image":
-            bad_rows = [bad for bad in map(self._reader.fault, range(len(table))) if bad]  # type: ignore
+            bad_rows += [bad for bad in map(self._reader.find_bad_row, range(len(table))) if bad]  # type: ignore
         module.reject(place, bad_rows)
         self.kept = np.setdiff1d(np.arange(len(table)), [bad.row for bad in bad_rows]).astype(np.int64)
         if not len(self.kept):

@@ -12,7 +12,7 @@ import torch
 from filtune.datamodules import StreamDataModule, Task
 from filtune.experiments.classes import find_class, optimizer_label
 from filtune.lightning_modules import Backbone, BackboneConfig, build_backbone
-from filtune.lightning_modules.backbones.adapters import one_line
+from filtune.lightning_modules.backbones.errors import one_line
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO, check_inputs, compare_names, frozen_fingerprint
 from filtune.lightning_modules.integrity import read_json, read_yaml
 from filtune.lightning_modules.legacy import translate

@@ -12,6 +12,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from torch import Tensor, nn
 
 from .base import HEAD, Backbone, BackboneConfig
+from .errors import one_line
 
 ROLES: dict[str, tuple[str, ...]] = {
     "query": ("query", "q_proj", "q_lin", "query_proj", "q"),
@@ -178,12 +179,6 @@ def _arguments(method: str, config: BackboneConfig) -> dict[str, Any]:
         return {}
     alpha = config.rank if config.alpha is None else config.alpha
     return {"r": config.rank, SCALED[method]: alpha, **({"use_dora": True} if method == "dora" else {})}
-
-
-def one_line(error: Exception) -> str:
-    """Return an exception's message in one line, preceded by its type where it is a single word."""
-    said = " ".join(str(error).split())
-    return said if " " in said else f"{type(error).__name__} {said}".strip()
 
 
 def try_adapter(backbone: Backbone, config: BackboneConfig, batch: dict[str, Any]) -> None:

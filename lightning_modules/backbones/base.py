@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,6 +12,8 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import RepositoryNotFoundError
 from torch import Tensor, nn
 from typing_extensions import Self
+
+from .errors import BackboneError
 
 HEAD = "head"
 """The value of ``--model.backbone.adapter`` that trains the head and nothing else."""
@@ -170,21 +172,21 @@ def check_weights_available(name: str, remedy: str) -> None:
         remedy: What to do about it if not.
 
     Raises:
-        ValueError: If it is neither here nor there.
+        BackboneError: If it is neither here nor there.
     """
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ValueError(f"model.backbone.name: there is no folder {name!r}; {remedy}")
+        raise BackboneError(f"model.backbone.name: there is no folder {name!r}; {remedy}")
     if isinstance(try_to_load_from_cache(name, "config.json"), str):
         return
     try:
         HfApi().model_info(name, timeout=10)
     except RepositoryNotFoundError as error:
-        raise ValueError(
+        raise BackboneError(
             f"model.backbone.name: the hub has no model {name!r}, or it is not public; {remedy}"
         ) from error
     except Exception as error:  # of the HTTP library, whichever it is
-        raise ValueError(
+        raise BackboneError(
             f"model.backbone.name: {name!r} is not a local folder, and the hub could not be reached; {remedy}"
         ) from error

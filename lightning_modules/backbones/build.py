@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import re
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
 from filtune.datamodules import Task
-from safetensors import SafetensorError, safe_open
 
 from ..trust import OwnClasses, check_own
-from .adapters import adapt, one_line, try_adapter
+from .adapters import adapt, try_adapter
 from .base import Backbone, BackboneConfig
+from .errors import library_errors, one_line
 from .memory import check_memory_options, checkpoint_layers, shrink_frozen
+
+RUN_REMEDY = "name another model or another --model.backbone.image_size, or correct its configuration or weights"
 
 CLASS_PATH = re.compile(r"([A-Za-z_]\w*\.)+[A-Z]\w*")
 """A dotted path whose last part is capitalised; timm's tags are not, and the hub's ids have a slash."""
@@ -90,7 +92,7 @@ def import_backbone(path: str, own: OwnClasses = None) -> type[Backbone] | None:
         ForeignClassError: If it may not be imported.
         ValueError: If it cannot be imported, or is not a backbone.
     """
-    if not CLASS_PATH.fullmatch(path) or Path(path).exists():
+    if not CLASS_PATH.fullmatch(path) or os.path.exists(path):
         return None
     check_own(path, "model.backbone.name", own)
     module, _, name = path.rpartition(".")
@@ -119,10 +121,14 @@ def build_backbone(config: BackboneConfig, task: Task, own: OwnClasses = None) -
     """
     found = find_backbone(config, task, own)
     check_memory_options(config, found.library)
-    try:
+    if found.library == "builtin":  # a user's own, too: its errors are not those of a folder
         backbone = found.build(config, task)
-    except SafetensorError as error:
-        raise ValueError(f"model.backbone.name: {_damaged_file(config.name)}: {error}; copy it again") from error
+    else:
+        with library_errors(config.name):
+            backbone = found.build(config, task).eval()
+        if config.frozen != "4bit":  # which runs when the trained layers are wrapped
+            with library_errors(config.name, "it does not run on this task's data", RUN_REMEDY):
+                _try_model(backbone, task)
     if backbone.has_fresh_head and starts_at_zero(config, backbone):
         done = zero_output_layer(backbone, task.outputs)
         if config.head_init == "zero" and not done:
@@ -168,15 +174,18 @@ def zero_output_layer(backbone: Backbone, outputs: int) -> bool:
     return True
 
 
-def _damaged_file(name: str) -> str:
-    """Return which file of weights of a backbone is damaged, or that one is."""
-    for path in sorted(Path(name).glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                file.keys()
-        except SafetensorError:
-            return f"{path} is damaged or cut short"
-    return f"a file of the weights of {name!r} is damaged or cut short"
+def _try_model(backbone: Backbone, task: Task) -> None:
+    """Check that the model runs on a sample of the task's kind, as it was loaded.
+
+    Raises:
+        ValueError: If its outputs are of another shape, or not finite.
+    """
+    with torch.no_grad():
+        outputs = backbone(backbone.preprocess(_example(task)))
+    if outputs.shape != (1, task.outputs):
+        raise ValueError(f"its outputs are of the shape {tuple(outputs.shape)}, not (1, {task.outputs})")
+    if not outputs.isfinite().all():
+        raise ValueError("its outputs are not finite: a weight or a setting of its configuration is wrong")
 
 
 def _example(task: Task) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from .errors import BackboneError
 
 CODE = {"auto_map": "code of its own", "auto_mapping": "a class to import", "megatron_config": "a module to import"}
 """Entries of configurations by which transformers or PEFT import what they name."""
@@ -20,10 +23,10 @@ def refuse_code(name: str) -> None:
         name: A local folder; a hub id is let through.
 
     Raises:
-        ValueError: Naming the file, the entry and the remedy.
+        BackboneError: Naming the file, the entry and the remedy.
     """
     folder = Path(name)
-    for file in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+    for file in sorted(folder.glob("*.json")) if os.path.isdir(folder) else ():
         if "config" not in file.name:
             continue
         try:
@@ -31,7 +34,7 @@ def refuse_code(name: str) -> None:
         except (ValueError, OSError, RecursionError):  # of which the library that reads it says what is wrong
             continue
         for entry, what in _code(content):
-            raise ValueError(
+            raise BackboneError(
                 f"model.backbone.name: {file} names {what} ({entry}), which is never executed; where the library knows "
                 f"the architecture, remove the entry {entry}, else name another model"
             )

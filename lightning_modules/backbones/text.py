@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pickle import UnpicklingError
+import re
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from typing_extensions import Self
 
 from .base import Backbone, BackboneConfig, check_weights_available
+from .errors import BackboneError, library_errors
 from .folders import refuse_code
 from .memory import quantisation
 from .positions import padding_side, usable_positions
@@ -22,6 +25,9 @@ PROBE = "The quick brown fox jumps over 13 lazy dogs, doesn't it?"
 
 UNRELATED = {"transformers_version", "dtype", "torch_dtype", "use_cache", "problem_type", "pad_token_id", "num_labels"}
 """Entries of a configuration that do not change what the encoder computes."""
+
+
+_NUMBER = re.compile(r"\d+")
 
 
 class MeanPooled(nn.Module):
@@ -79,32 +85,33 @@ class TextBackbone(Backbone):
         """Return a transformers model by hub id or local folder, with its tokenizer.
 
         Raises:
-            ValueError: If it cannot be found or loaded.
+            BackboneError: If it cannot be found or loaded.
         """
         remedy = "name a hub id (with a network), or a local folder with config.json, weights and tokenizer files"
         check_weights_available(config.name, remedy)
         refuse_code(config.name)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(config.name, trust_remote_code=False)
-            if tokenizer.pad_token is None:  # decoders have none, and need it for batches
-                tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-            if len(tokenizer) <= len(tokenizer.all_special_ids) + 1:
-                raise ValueError("its folder has no vocabulary: every token would be unknown")
+        folder = Path(config.name)
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            raise BackboneError(
+                f"model.backbone.name: {config.name!r} is an adapter of PEFT without its model; name the model, or the "
+                "folder of both together (filtune export --merge)"
+            )
+        with library_errors(config.name, "config.json", remedy):
+            _read_config(config)
+        with library_errors(config.name, "its tokenizer", remedy):
+            tokenizer = _load_tokenizer(config.name)
+        with library_errors(config.name, "the model", remedy):
             model, head, is_fresh = _load_with_head(config, task.outputs, tokenizer.pad_token_id)
-        except (OSError, ValueError, UnpicklingError) as error:
-            reason = str(error).strip().splitlines()[0]
-            if isinstance(error, UnpicklingError):
-                reason = "its weights are a pickle of more than tensors, which is not loaded; take safetensors"
-            raise ValueError(f"model.backbone.name: {config.name!r} cannot be loaded ({reason}); {remedy}") from error
-        encoder = model.encoder if isinstance(model, MeanPooled) else model
-        lengths = [config.max_length, usable_positions(encoder), tokenizer.model_max_length]
-        tokenizer.padding_side = padding_side(encoder)
-        if config.frozen == "4bit":
-            for name in head:
-                model.get_submodule(name).to(encoder.device, torch.float32)
-        else:
-            model = model.float()
-        backbone = cls(model, head, tokenizer, min(length for length in lengths if length is not None))
+            encoder = model.encoder if isinstance(model, MeanPooled) else model
+            _check_vocabulary(tokenizer, encoder)
+            lengths = [config.max_length, usable_positions(encoder), tokenizer.model_max_length]
+            tokenizer.padding_side = padding_side(encoder)
+            if config.frozen == "4bit":
+                for name in head:
+                    model.get_submodule(name).to(encoder.device, torch.float32)
+            else:
+                model = model.float()
+            backbone = cls(model, head, tokenizer, min(length for length in lengths if length is not None))
         backbone.has_fresh_head, backbone.is_pretrained = is_fresh, config.pretrained
         return backbone
 
@@ -139,6 +146,35 @@ class TextBackbone(Backbone):
         """Return the outputs (B, m) of tokens (B, L)."""
         outputs = self.model(**inputs)
         return outputs if isinstance(outputs, Tensor) else outputs.logits
+
+
+def _load_tokenizer(name: str) -> Any:
+    """Return the tokenizer, with a token for padding.
+
+    Raises:
+        ValueError: If it has no vocabulary.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    if tokenizer.pad_token is None:  # decoders have none, and need it for batches
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if len(tokenizer) <= len(tokenizer.all_special_ids) + 1:
+        raise ValueError("its folder has no vocabulary: every token would be unknown")
+    return tokenizer
+
+
+def _check_vocabulary(tokenizer: Any, encoder: Any) -> None:
+    """Check that the model has an embedding for every token.
+
+    Raises:
+        ValueError: If it has fewer.
+    """
+    try:
+        weight = getattr(encoder.get_input_embeddings(), "weight", None)
+    except NotImplementedError:  # of models that compute embeddings otherwise
+        return
+    tokens = 1 + max(tokenizer.get_vocab().values())
+    if isinstance(weight, Tensor) and tokens > len(weight):
+        raise ValueError(f"the tokenizer has {tokens} tokens, and the model embeddings of {len(weight)} alone")
 
 
 def _load_with_head(
@@ -189,12 +225,28 @@ def _load_pretrained(
         raise ValueError(f"its weights are of other sizes than its config.json says, {others[0]} among them")
     if found["mismatched_keys"]:
         rank_zero_warn(f"model.backbone.name: the head of {config.name!r} is of another task; a fresh one is trained")
+    _warn_of_unused(config.name, model, found["unexpected_keys"])
     lacking = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
     is_fresh = any(name.startswith(own) for name in lacking)
     fresh = _fresh_modules(config.name, model, [name for name in found["missing_keys"] if not name.startswith(own)])
     if fresh and config.frozen == "4bit":  # what is trained keeps its bits
         model = auto.from_pretrained(config.name, **arguments, **quantisation(config, (*head, *fresh)))
     return model, fresh, is_fresh
+
+
+def _warn_of_unused(name: str, model: nn.Module, unused: Collection[str]) -> None:
+    """Warn of weights that are not loaded, where they are layers like the model's own, or more than it has.
+
+    The head of another task is none of these.
+    """
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    own = {_NUMBER.sub("#", key.removeprefix(prefix)) for key in model.state_dict()}
+    layers = sorted(key for key in unused if _NUMBER.sub("#", key.removeprefix(prefix)) in own)
+    if layers or len(unused) > len(own):
+        rank_zero_warn(
+            f"model.backbone.name: {name!r} has weights of {len(unused)} tensors that the model of its config.json "
+            f"lacks, such as {(layers or sorted(unused))[0]}; they are not loaded"
+        )
 
 
 def _read_config(config: BackboneConfig, **arguments: Any) -> Any:

@@ -114,6 +114,8 @@ def read_numbers(values: Sequence[Any]) -> Encoded:
     Bad are missing labels (None, NaN, blank text) and what is no finite float32.
     """
     try:
+        if any(isinstance(value, str) for value in values):  # of empty ones, torch makes a tensor without elements
+            raise TypeError
         found = torch.tensor(values, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):  # text or a missing value among them, or an integer beyond 64 bits
         found = torch.tensor([_number(value) for value in values], dtype=torch.float64)
@@ -127,8 +129,9 @@ def read_numbers(values: Sequence[Any]) -> Encoded:
 
 
 def short_list(names: Sequence[str]) -> str:
-    """Return at most ten names, for a message."""
-    return ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
+    """Return at most ten names, of at most sixty characters each, for a message."""
+    short = [name if len(name) <= 60 else f"{name[:40]}...{name[-17:]}" for name in names[:10]]
+    return ", ".join(short) + (" ..." if len(names) > 10 else "")
 
 
 def _number(value: Any) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from filtune.datamodules import DataError, ImageDataModule, TextDataModule
 from filtune.datamodules.image_folder import list_files, read_images
@@ -74,6 +75,7 @@ def test_classes_may_be_called_like_splits(draw_images: Callable[..., Path]) -> 
         (["0.png", "1.png"], "0.png is in no sub-folder"),
         (["train/cat/in/0.png", "train/dog/1.png", "test/cat/2.png"], "its class may be 'cat' or 'in'"),
         (["cat/0.png"], "two different classes at least"),
+        (["train/cat/0.png", "train/dog/1.png", "val/2.png"], "val/2.png is in no sub-folder, and has no class"),
     ],
 )
 def test_other_trees_are_refused(draw_images: Callable[..., Path], paths: list[str], message: str) -> None:
@@ -173,3 +175,92 @@ def test_kinds_of_pixels(tmp_path: Path, mode: str) -> None:
     module = module_of(tmp_path)
     channels = 1 if mode in ("1", "L", "LA", "I;16", "F") else 3
     assert module.task.image_shape == (channels, 4, 5)
+
+
+def test_links_that_are_read_already_are_counted(draw_images: Callable[..., Path]) -> None:
+    """A link to a class is no second class; one to a folder above would have no end."""
+    folder = draw_images("cat/0.png", "dog/1.png")
+    (folder / "a_cat").symlink_to(folder / "cat")
+    (folder / "dog" / "up").symlink_to(folder.parent)
+    (folder / "owl").symlink_to(folder / "nowhere")
+    module = module_of(folder)
+    assert (module.report().rows, module.task.classes) == (2, ("cat", "dog"))
+    said = str(module.report())
+    assert "not read: 2 folders that are links to what is read already (a_cat, dog/up)" in said
+    assert "not read: 1 broken links (owl)" in said
+
+
+def test_class_folders_that_differ_in_case(draw_images: Callable[..., Path]) -> None:
+    folder = draw_images("Cat/0.png", "cat/1.png", "dog/2.png")
+    with pytest.raises(DataError, match="the classes 'Cat' and 'cat', which differ in case, blanks or encoding alone"):
+        module_of(folder)
+    assert module_of(folder, classes=["Cat", "cat", "dog"]).task.classes == ("Cat", "cat", "dog")
+
+
+def test_what_a_run_wrote_is_no_image(draw_images: Callable[..., Path]) -> None:
+    """Plots of a run whose folder is within that of the images are neither classes nor two folders deep."""
+    folder = draw_images("cat/0.png", "dog/1.png", "runs/digits/seed0/plot.png")
+    for name in ("config.yaml", "summary.json"):
+        (folder / "runs/digits/seed0" / name).write_text("{}")
+    module = module_of(folder)
+    assert (module.report().rows, module.task.classes) == (2, ("cat", "dog"))
+    assert "not read: 1 files and folders of runs or models (runs/digits/seed0)" in str(module.report())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("../photos2/0.png", "line 3: file_name '../photos2/0.png' leads out of the folder"),
+        ("/etc/hostname", "line 3: file_name '/etc/hostname' leads out of the folder"),
+        ("", "missing image"),
+        ("b", "image is a folder: "),
+    ],
+)
+def test_a_table_of_metadata_stays_in_its_folder(draw_images: Callable[..., Path], name: str, said: str) -> None:
+    folder = draw_images("a/0.png", "b/1.png")
+    (folder / "metadata.csv").write_text(f"file_name,label\na/0.png,x\n{name},y\n")
+    with pytest.raises(DataError) as error:
+        module_of(folder)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_images_that_metadata_names_twice_or_never(draw_images: Callable[..., Path]) -> None:
+    folder = draw_images("a/0.png", "b/1.png", "b/2.png")
+    table = f"file_name,label\na/0.png,x\n{folder / 'b/1.png'},y\nb/../a/0.png,x\n"
+    (folder / "metadata.csv").write_text(table)
+    said = str(module_of(folder).report())
+    assert "; 1 images are in several rows (a/0.png)" in said
+    assert "; not read: 1 images that no row names (b/2.png)" in said
+    (folder / "metadata.jsonl").write_text('{"file_name": "a/0.png", "label": "x"}\n')
+    with pytest.raises(DataError, match=r"metadata.csv and metadata.jsonl both describe the images"):
+        module_of(folder)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "WEBP"])
+def test_several_frames_are_counted(tmp_path: Path, kind: str) -> None:
+    frames = [Image.new("L", (4, 4), grey) for grey in (0, 100, 200)]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        frames[0].save(tmp_path / name / f"0.{kind.lower()}", kind, save_all=True, append_images=frames[1:])
+        frames[1].save(tmp_path / name / f"1.{kind.lower()}", kind)
+    module = module_of(tmp_path)
+    assert "2 images have several frames, of which the first is taken" in str(module.report())
+    assert int(module.part.samples.read(0).max()) <= 1
+
+
+@pytest.mark.parametrize(("endings", "said"), [((".svg", ".heic"), "2 files that are no images"), ((), "it is empty")])
+def test_a_folder_without_images(tmp_path: Path, endings: tuple[str, ...], said: str) -> None:
+    for ending in endings:
+        (tmp_path / f"0{ending}").write_text("x")
+    with pytest.raises(DataError, match=f"has no images .{said}.*rename or convert others"):
+        module_of(tmp_path)
+
+
+def test_integers_beyond_sixteen_bits(tmp_path: Path) -> None:
+    """16 bits are 0..1; more would be brightness beyond any image's."""
+    for name, value in (("a", 65535), ("b", 400_000)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((4, 4), value, np.int32)).save(tmp_path / name / "0.tif")
+    with pytest.raises(DataError, match=r"b/0.tif \(pixels beyond 16 bits\)"):
+        module_of(tmp_path)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from filtune.datamodules import DataError, ImageDataModule
-from filtune.datamodules.image import decode
+from filtune.datamodules.image_decoding import decode, decode_first
 from PIL import Image
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
@@ -75,11 +75,13 @@ def test_nested_lists(shape: tuple[int, ...]) -> None:
     [
         (None, "missing image"),
         ({"bytes": None, "path": None}, "missing image"),
-        ({"bytes": b"", "path": None}, "undecodable image"),
+        ({"bytes": b"", "path": None}, "undecodable image: it is empty"),
+        ({"bytes": b"<!DOCTYPE html>", "path": None}, "undecodable image: it is a web page, .*"),
+        ("https://example.org/a.png", "image is an address, which is not fetched: https://example.org/a.png"),
         ("nowhere.png", "image not found: nowhere.png"),
-        ([[1, 2], [3]], "undecodable image"),
-        ([[1, 300]], "undecodable image"),
-        ([["a"]], "undecodable image"),
+        ([[1, 2], [3]], "undecodable image: .*"),
+        ([[1, 300]], "undecodable image: integers beyond 0..255"),
+        ([["a"]], "undecodable image: neither .* numbers"),
         ([[0.5, float("nan")]], "NaN or infinite pixel"),
         ([[0.5, float("inf")]], "NaN or infinite pixel"),
     ],
@@ -165,11 +167,11 @@ def test_small_images_stay_as_they_are(tmp_path: Path) -> None:
 def test_kept_images_are_decoded_once(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[object] = []
 
-    def counted(*args: object) -> torch.Tensor:
+    def counted(*args: object) -> tuple[torch.Tensor, int]:
         decoded.append(args[0])
-        return decode(*args)  # type: ignore[arg-type]
+        return decode_first(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("filtune.datamodules.image.decode", counted)
+    monkeypatch.setattr("filtune.datamodules.image.decode_first", counted)
     streams = {}
     for cache in ("none", "memory"):
         decoded.clear()

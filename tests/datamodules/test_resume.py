@@ -70,7 +70,7 @@ def counted(step: int) -> int:
 
 @pytest.mark.parametrize(
     ("step", "schedule"),
-    [*((step, False) for step in (1, 3, 4, 5, 8, 11)), *((step, True) for step in (2, 4, 7))],
+    [(1, False), (4, False), (11, False), (3, True), (4, True)],
 )
 def test_resumes_after_any_batch(tmp_path: Path, step: int, schedule: bool) -> None:
     whole = fit(tmp_path, Keep(step, tmp_path / "step.ckpt"), schedule=schedule)
@@ -86,14 +86,14 @@ def test_resumes_after_an_epoch(tmp_path: Path, on_train_epoch_end: bool, schedu
     assert fit(tmp_path, ckpt_path=tmp_path / "epoch=1.ckpt", schedule=schedule) == whole[14:]
 
 
-@pytest.mark.parametrize("step", [3, 4, 6])
+@pytest.mark.parametrize("step", [4, 6])
 def test_resumes_a_run_of_so_many_steps(tmp_path: Path, step: int) -> None:
     whole = fit(tmp_path, Keep(step, tmp_path / "step.ckpt"), max_steps=10)
     assert len(whole) == counted(10)
     assert fit(tmp_path, ckpt_path=tmp_path / "step.ckpt", max_steps=10) == whole[counted(step) :]
 
 
-@pytest.mark.parametrize("step", [2, 3])
+@pytest.mark.parametrize("step", [3])
 def test_resumes_with_validation_within_the_epoch(tmp_path: Path, step: int) -> None:
     whole = fit(tmp_path, Keep(step, tmp_path / "step.ckpt"), val_check_interval=2)
     assert fit(tmp_path, ckpt_path=tmp_path / "step.ckpt", val_check_interval=2) == whole[counted(step) :]

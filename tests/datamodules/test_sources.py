@@ -164,8 +164,8 @@ def test_files_that_cannot_be_read(write: Any, file: str, content: str, message:
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read: The directory .* doesn't contain any data files"):
-        ImageDataModule(str(tmp_path)).setup()
+    with pytest.raises(DataError, match="cannot be read: The directory .* doesn.t contain any data files"):
+        TextDataModule(str(tmp_path), ["text"]).setup()
 
 
 def test_configurations_are_named(hub: Path) -> None:
