@@ -142,8 +142,12 @@ class Store:
         """Keep other commands from writing into the root.
 
         Raises:
-            ValueError: If another command is doing so.
+            ValueError: If another command is doing so, or there is something else than a folder.
         """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--root: {self.root} cannot be made a folder ({error.strerror}); name another") from error
         with FolderLock(self.root, f"--root {self.root}", "name another folder"):
             for folder in (self.root, self.root / "records", self.root / "manifests"):
                 sweep_folder(folder)

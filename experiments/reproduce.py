@@ -13,11 +13,12 @@ from rich.console import Console
 from .availability import Need, needs
 from .cells import Cell, Scale, SeedPlan, cells, select
 from .composition import parse_options
+from .escaping import plain
 from .plan import print_plan, print_results, print_tables
 from .records import FORMAT, Store
-from .runner import Outcome, Runner, add_run_options, read_folders, read_workers
+from .runner import Outcome, Runner, add_run_options, read_folders, read_workers, shown_command
 from .runs import Job
-from .search import first_round, second_round
+from .search import SECTIONS, first_round, second_round
 from .tables import Table, load_table, table_names
 
 EXAMPLES = """examples:
@@ -31,7 +32,7 @@ EXAMPLES = """examples:
 def main(args: list[str]) -> int:
     """Run the command ``filtune reproduce``; return 1 where a run could not be made."""
     options = _parser().parse_args(args)
-    console = Console()
+    console = Console(markup=False, emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, 130)  # files and pipes have no edge
     if not options.tables:
@@ -41,7 +42,7 @@ def main(args: list[str]) -> int:
         if value is not None and value < 1:
             raise ValueError(f"{name} {value}: must be at least 1")
     folders, (workers, threads) = read_folders(options.local), read_workers(options)
-    scale = Scale(options.max_samples, options.backbone, parse_options(options.set, "--set"))
+    scale = Scale(options.max_samples, options.backbone, _read_set(options.set))
     tables = [load_table(name) for name in _names(options.tables)]
     chosen = {table.name: select(cells(table, scale), options.cells) for table in tables}
     seeds = {table.name: list(range(options.seeds)) if options.seeds else table.seeds for table in tables}
@@ -52,7 +53,8 @@ def main(args: list[str]) -> int:
         print_plan(console, tables, chosen, first, store, folders, workers)
         return 0
     for name, need in missing.items():
-        console.print(f"[yellow]{name}[/] left out: {need.kind} {need.name}: {need.reason}", highlight=False)
+        said = plain(f"{name} left out: {need.kind} {need.name}: {need.reason}")
+        console.print(said, style="yellow", highlight=False, soft_wrap=True)
     outcome, runner = Outcome(), Runner(store, workers, threads, console, options.resume_changed == "true")
     with store.lock():
         for plan_round in (first_round, second_round):
@@ -67,6 +69,19 @@ def main(args: list[str]) -> int:
         print_results(console, table, chosen[table.name], seeds[table.name], outcome.records)
     _conclude(console, outcome, missing, options.root)
     return 1 if missing or outcome.failures else 0
+
+
+def _read_set(pairs: list[str]) -> dict[str, Any]:
+    """Return the options of all cells.
+
+    Raises:
+        ValueError: If one is no option that a table may have.
+    """
+    found = parse_options(pairs, "--set")
+    for key in found.keys() - {"run.save_interval"}:
+        if key.partition(".")[0] not in SECTIONS or not all(key.split(".")[1:]) or "." not in key:
+            raise ValueError(f"--set {key}: is to be an option of {', '.join(SECTIONS)}, such as data.max_samples")
+    return found
 
 
 def _missing(chosen: dict[str, list[Cell]], folders: dict[str, str]) -> dict[str, Need]:
@@ -147,7 +162,7 @@ def _conclude(console: Console, outcome: Outcome, missing: dict[str, Need], root
     words += f", {len(outcome.failures)} failed" if outcome.failures else ""
     words += f"; {len(missing)} cells left out" if missing else ""
     console.print(words, highlight=False)
-    console.print(f"see  filtune report {root}", highlight=False, soft_wrap=True)
+    console.print(f"see  {shown_command('filtune report', root)}", highlight=False, soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:

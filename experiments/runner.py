@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -106,7 +107,7 @@ class Runner:
         return replace(job, resume_changed=allowed)
 
     def _run_all(self, jobs: list[Job], outcome: Outcome) -> None:
-        columns = (BarColumn(), TextColumn("{task.description}"))
+        columns = (BarColumn(), TextColumn("{task.description}", markup=False))
         progress = Progress(*columns, console=self.console, refresh_per_second=2)
         with ThreadPoolExecutor(self.workers) as pool, progress as bar:
             task = bar.add_task("", total=1.0)
@@ -188,6 +189,11 @@ class Runner:
                 process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def shown_command(name: str, path: Path) -> str:
+    """Return a command as it can be typed, in one line."""
+    return plain(f"{name} {shlex.quote(str(path))}")
 
 
 def add_run_options(parser: argparse.ArgumentParser, root: str) -> None:

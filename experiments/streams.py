@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -50,7 +51,7 @@ class Streams:
                 self._last = data, job.seed, stream
             except UnreadableData as error:
                 self._known[share] = error
-            except (ValueError, TypeError, OSError) as error:
+            except (ValueError, TypeError, OSError, ArgumentError) as error:
                 self._known[share] = ValueError(" ".join(str(error).split()))
         found = self._known[share]
         if isinstance(found, ValueError):
@@ -97,7 +98,7 @@ def read_stream(data: Any, seed: int) -> Stream:
 
     Raises:
         UnreadableData: If the data cannot be read.
-        ValueError: If an option is wrong.
+        ValueError, TypeError, ArgumentError: If an option is wrong.
         OSError: If a file cannot be read.
     """
     from filtune.datamodules import DataError, StreamDataModule

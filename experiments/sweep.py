@@ -20,11 +20,12 @@ from rich.table import Table as Grid
 from .availability import needs
 from .classes import check_option
 from .composition import Config, compose, grid_points, lookup, notice, parse_options, point_name
+from .escaping import plain
 from .estimate import format_duration, run_size
 from .fields import TIMES
 from .keys import run_key
 from .records import FORMAT, Store
-from .runner import Runner, add_run_options, read_folders, read_workers
+from .runner import Runner, add_run_options, read_folders, read_workers, shown_command
 from .runs import Job, localise
 from .search import GridPoint, Rung, config_at, point_values, rank, read_grid, rungs
 from .suggestions import suggest
@@ -134,7 +135,9 @@ def main(args: list[str]) -> int:
     for key in grid:
         check_option(config, key, "--grid")
     sweep = Sweep(options.name, config, parts, grid, seeds, options.metric, options.halving, folders)
-    runner = Runner(Store(options.root), workers, threads, Console(), options.resume_changed == "true")
+    runner = Runner(
+        Store(options.root), workers, threads, Console(markup=False, emoji=False), options.resume_changed == "true"
+    )
     if options.dry_run:
         _show_plan(runner, sweep)
         return 0
@@ -143,9 +146,9 @@ def main(args: list[str]) -> int:
         best = options.root / f"{options.name}.yaml"
         with atomic_write(best) as file:
             yaml.safe_dump(localise(config_at(config, point, None), folders), file, sort_keys=False)
-    words = f"best: {point_name(point) or 'the only one'}; filtune fit --config {best}"
+    words = f"best: {plain(point_name(point)) or 'the only one'}; {shown_command('filtune fit --config', best)}"
     runner.console.print(words, highlight=False, soft_wrap=True)
-    runner.console.print(f"see  filtune report {options.root}", highlight=False, soft_wrap=True)
+    runner.console.print(f"see  {shown_command('filtune report', options.root)}", highlight=False, soft_wrap=True)
     return 0 if whole else 1
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from filtune.experiments import runs, sweep
+from filtune.experiments import reproduce, runs, sweep
 from filtune.experiments.cells import cells
 from filtune.experiments.estimate import run_size
 from filtune.experiments.records import Store
+from filtune.experiments.runner import shown_command
 from filtune.experiments.search import first_round, read_grid
+from filtune.experiments.streams import Streams
 from filtune.experiments.tables import load_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -122,3 +124,26 @@ def test_a_table_over_itself_is_refused(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({"title": "t", "of": str(path)}))
     with pytest.raises(ValueError, match=r"own\.yaml: not the description of a table: it is over itself"):
         load_table(str(path))
+
+
+@pytest.mark.parametrize("option", ["run.resume_changed=true", "x=1", "optimizer=adamw", "optimizer.=1", ".=1"])
+def test_a_table_has_options_of_runs_alone(option: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^--set .*: is to be an option of data, model, optimizer, trainer, such as"):
+        reproduce.main(["loko.table1", "--set", option, f"--root={tmp_path / 'root'}", "--dry-run"])
+
+
+def test_a_root_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=r"^--root: .* cannot be made a folder"), Store(root).lock():
+            pytest.fail("it is locked")
+
+
+def test_a_command_is_shown_so_that_it_can_be_typed() -> None:
+    assert shown_command("filtune report", Path("a [b]'q\n")) == """filtune report 'a [b]'"'"'q '"""
+
+
+def test_the_data_of_a_wrong_option_is_not_known_and_the_run_says_why() -> None:
+    config = {"data": {"class_path": "filtune.DigitsDataModule", "init_args": {"batch_size": "x"}}}
+    job = runs.Job("key", config, 0, "digits", "lenet5", "a run")
+    assert Streams().prepared(job) is job
