@@ -286,3 +286,11 @@ def test_files_of_several_kinds(write: Write, tmp_path: Path) -> None:
     write("a.jsonl", "null\n")
     write("b.zip", "PK")
     assert f"has files of several kinds, such as {tmp_path / 'b.zip'}" in refusal(tmp_path)
+
+
+def test_classes_that_are_never_learned_are_said(write: Write) -> None:
+    source = write("a.csv", table(["a", "b", "a"]))
+    said = "; 2 classes have no sample in the stream (c, d)"
+    assert said in str(read(source, classes=["a", "c", "b", "d"]).report())
+    assert "no sample" not in str(read(source).report())
+    assert "no sample" not in str(read(source, max_samples=1).report())
