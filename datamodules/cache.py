@@ -64,7 +64,9 @@ def cache_errors(source: str) -> Iterator[None]:
         for cause in _causes(error):
             if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise _not_writable(cause) from error
-        said = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+        cause = error.__cause__ or error
+        said = " ".join(str(cause).split())
+        said = said if " " in said else f"{type(cause).__name__} {said}".strip()
         raise DataError(
             f"--data.source: {source} cannot be read: {said[:300].rstrip('.')}; correct it, or name another"
         ) from error

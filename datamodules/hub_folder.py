@@ -75,6 +75,9 @@ class HubFolder:
         Args:
             endings: The endings of files that can be read.
             ending: Gives the ending of a file.
+
+        Raises:
+            DataError: If some can be read so and others cannot.
         """
         builder = self._builder
         if builder is None or self.kind not in ("csv", "json"):
@@ -85,7 +88,13 @@ class HubFolder:
         if not usual or any(getattr(config, option) != getattr(plain, option) for option in options):
             return None
         files = self._files()
-        return files if all(ending(file) in endings for found in files.values() for file in found) else None
+        found = [file for listed in files.values() for file in listed]
+        others = [file for file in found if ending(file) not in endings]
+        if 0 < len(others) < len(found):
+            raise DataError(
+                f"--data.source: {self.location} has files of several kinds, such as {others[0]}; name one of them"
+            )
+        return None if others else files
 
     def files_left(self, tables: Iterable[Path]) -> tuple[str, ...]:
         """Return a note on the tables of the folder that are of no split; the names of files decide that."""
@@ -108,8 +117,21 @@ class HubFolder:
         return tuple(said)
 
     def _files(self) -> dict[str, list[Path]]:
+        """Return the files of every split.
+
+        Raises:
+            DataError: If a split has none.
+        """
         assert self._builder is not None
-        return {str(split): [Path(file) for file in found] for split, found in self._builder.config.data_files.items()}
+        named = self._builder.config.data_files or {}
+        files = {str(split): [Path(file) for file in found] for split, found in named.items()}
+        if not files or not all(files.values()):
+            lacking = next((split for split, found in files.items() if not found), "train")
+            raise DataError(
+                f"--data.source: {self.location} has no files of the split {lacking!r}; correct what its README.md "
+                "says of data_files, or name a file"
+            )
+        return files
 
     def _explain_name(self, error: Exception) -> None:
         try:

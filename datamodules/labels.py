@@ -136,6 +136,20 @@ class LabelCodec:
         return tuple(asked or likelihood.validation_metrics)
 
 
+def class_name(value: Any) -> str:
+    """Return the name of a class as it was given; a whole number, as YAML reads 1, is the text of it.
+
+    Raises:
+        DataError: If it is anything else, whose text YAML has changed.
+    """
+    if isinstance(value, str) or type(value) is int:
+        return str(value)
+    raise DataError(
+        f"--data.classes: {shown(repr(value))} is no text but a {type(value).__name__}; write it in quotes, as in "
+        """'["true", "1.0"]'"""
+    )
+
+
 def refuse_similar(classes: Sequence[str], column: str, title: str) -> None:
     """Refuse classes that differ in case, in blanks around them, or in the way their accents are encoded alone.
 

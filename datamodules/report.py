@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+from .samples import Subset
 from .shown import printable, shown_list
+from .task import Task
+
+_APART = 10
 
 
 @dataclass(frozen=True)
@@ -65,3 +71,29 @@ class DataReport:
         held_out = [f"{self.validation_rows} rows for validation ({self.validation})"] if self.validation else []
         parts = [f"{self.rows} rows, {self.used} used, {skipped}", labels, *held_out, *self.notes]
         return printable(" ".join(f"data {self.source}: {'; '.join(parts)}".split()))
+
+
+def describe_labels(task: Task, stream: Subset, inferred: bool, whole: bool) -> list[str]:
+    """Return what is odd about the labels of a stream, in words.
+
+    Args:
+        task: The task.
+        stream: The samples of the stream.
+        inferred: Whether kind and classes were found out from the labels.
+        whole: Whether the stream is all of the training rows.
+    """
+    values = stream.samples.labels[torch.from_numpy(stream.rows)]
+    if values.dim() != 1:
+        return []
+    if not task.classes:
+        kinds = values.unique()
+        few = inferred and task.kind == "regression" and len(kinds) <= _APART and bool((kinds == kinds.round()).all())
+        return ["all values are whole, and few: for classes set --data.task classification"] if few else []
+    said = []
+    if inferred and len(task.classes) >= _APART and 2 * len(task.classes) > len(stream.rows):
+        said.append("nearly every row has a class of its own: for numbers set --data.task regression")
+    seen = set(values.tolist())
+    absent = [name for target, name in enumerate(task.classes) if target not in seen]
+    if absent and whole:
+        said.append(f"{len(absent)} classes have no sample in the stream ({shown_list(absent, 5)})")
+    return said

@@ -160,7 +160,8 @@ def _read_folder(
     path: Path, source: str, name: str | None, options: TextOptions, modality: str, labelled: bool
 ) -> Source:
     """Return a folder of images, or one laid out like the hub's."""
-    if any((path / file).is_file() for file in ("state.json", "dataset_dict.json")) and name is None:
+    marks = {file for file in ("state.json", "dataset_info.json", "dataset_dict.json") if (path / file).is_file()}
+    if name is None and ("dataset_dict.json" in marks or len(marks) > 1):
         return _load_saved(path, source)
     tree = list_files(path)
     tables = [file for file in tree.others if file_ending(Path(file)) in (*ENDINGS, ".arrow")]

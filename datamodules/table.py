@@ -18,17 +18,15 @@ from .base import StreamDataModule
 from .columns import repeated_headers, with_columns
 from .delimited import QUOTINGS
 from .label_text import LabelText
-from .labels import LabelCodec, declared_classes, likelihood_for, refuse_similar
+from .labels import LabelCodec, class_name, declared_classes, likelihood_for, refuse_similar
 from .loader import permutation
-from .report import DataReport
+from .report import DataReport, describe_labels
 from .samples import BadRow, DataError, Samples, SplitRef, Subset
-from .shown import shown
 from .source import TextOptions, read_source, source_stem
 from .task import Task
 
 _HELD_OUT = (0, 1)
 _USUAL_VALIDATION = "validation"
-_APART = 10
 _REPEATED = "the row repeats the header"
 _SHOWN = 5
 
@@ -117,7 +115,7 @@ class TableDataModule(StreamDataModule):
         self.source, self.name, self.split, self.val_split = source, name, split, val_split
         self.label_column, self.val_fraction, self.on_bad_row = label_column, val_fraction, on_bad_row
         self.kind, self.metrics = task, metrics
-        self.classes = None if classes is None else [_class_name(name) for name in classes]
+        self.classes = None if classes is None else [class_name(name) for name in classes]
         self.target_scaling = target_scaling
         self.text_options = TextOptions(encoding, quoting)
 
@@ -179,16 +177,9 @@ class TableDataModule(StreamDataModule):
             )
 
     def notes(self) -> list[str]:
-        """Return what was read in a way of its own, what was not read, and that labels look like numbers."""
-        task = self.task
-        declared = self.classes is not None or self.kind != "auto"
-        apart = not declared and len(task.classes) >= _APART and 2 * len(task.classes) > len(self.part.rows)
-        advice = ["nearly every row has a class of its own: for numbers set --data.task regression"] if apart else []
-        values = self.part.samples.labels
-        if self.kind == "auto" and task.kind == "regression" and not declared:
-            whole = values[values.isfinite()].unique()
-            if len(whole) <= _APART and bool((whole == whole.round()).all()):
-                advice = ["all values are whole, and few: for classes set --data.task classification"]
+        """Return what was read in a way of its own, what was not read, and what the labels look like."""
+        inferred = self.classes is None and self.kind == "auto"
+        advice = describe_labels(self.task, self.part, inferred, whole=self.max_samples is None)
         padded = 0 if self._label_text is None else self._label_text.padded
         blanks = [f"blanks around {padded} labels left out"] if padded else []
         return [*self.read.remarks, *blanks, *(f"not read: {note}" for note in self.read.notes), *advice]
@@ -310,17 +301,3 @@ class TableDataModule(StreamDataModule):
 
     def _title(self) -> str:
         return f"{self.source} ({self.name})" if self.name else self.source
-
-
-def _class_name(value: Any) -> str:
-    """Return the name of a class as it was given; a whole number, as YAML reads 1, is the text of it.
-
-    Raises:
-        DataError: If it is anything else, whose text YAML has changed.
-    """
-    if isinstance(value, str) or type(value) is int:
-        return str(value)
-    raise DataError(
-        f"--data.classes: {shown(repr(value))} is no text but a {type(value).__name__}; write it in quotes, as in "
-        """'["true", "1.0"]'"""
-    )

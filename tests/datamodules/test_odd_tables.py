@@ -264,3 +264,33 @@ def test_any_json_is_read_or_refused(
 def test_a_source_that_cannot_be_a_file(source: str) -> None:
     with pytest.raises(DataError, match=r"^--data.source: "):
         TextDataModule(source, ["text"]).setup()
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        ("configs: [", "cannot be read: "),
+        ("configs: 3", "cannot be read: "),
+        ("configs:\n- config_name: default\n  data_files: [1]", "cannot be read: "),
+        ("configs:\n- config_name: default\n  data_files: [{split: train, path: none.csv}]", "cannot be read: "),
+    ],
+)
+def test_a_readme_that_declares_what_is_not_there(write: Write, tmp_path: Path, head: str, said: str) -> None:
+    write("README.md", f"---\n{head}\n---\n")
+    write("a.csv", table(["x", "y"]))
+    assert said in refusal(tmp_path)
+
+
+def test_files_of_several_kinds(write: Write, tmp_path: Path) -> None:
+    """The library's own parser of JSON crashes on null."""
+    write("a.jsonl", "null\n")
+    write("b.zip", "PK")
+    assert f"has files of several kinds, such as {tmp_path / 'b.zip'}" in refusal(tmp_path)
+
+
+def test_classes_that_are_never_learned_are_said(write: Write) -> None:
+    source = write("a.csv", table(["a", "b", "a"]))
+    said = "; 2 classes have no sample in the stream (c, d)"
+    assert said in str(read(source, classes=["a", "c", "b", "d"]).report())
+    assert "no sample" not in str(read(source).report())
+    assert "no sample" not in str(read(source, max_samples=1).report())
