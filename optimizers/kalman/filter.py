@@ -228,7 +228,7 @@ class KalmanOptimizer(FilterState):
         """
         if self._sharding.divided:
             raise ValueError(f"{type(self).__name__}: the covariance of the outputs needs the whole state; one process")
-        outputs, k = likelihood.outputs, self._kwargs["rows"][0]
+        outputs, k = likelihood.outputs, self._rows.top_k
         B, m = outputs.shape
         directions = likelihood.contrasts(k) if k else None
         if directions is None:

@@ -36,7 +36,8 @@ class Filtune(KalmanOptimizer):
         head_reset_scale: How many times its first variance the last layer gets, its information so far being dropped,
             when Page's test detects drift (:mod:`optimizers.kalman.monitors.page_test`); 0 never resets.
         top_k: How many classes of a sample are distinguished, the most probable ones and the label where it is another;
-            the rest is merged, so that the Jacobian has k rows for a sample, or k + 1; 0 for all.
+            the rest is merged, so that the Jacobian has k rows for a sample, or k + 1; 0 for all. By default 1 where
+            weights of the attached model are frozen, 9 where all are trained, and all without a model.
         divergence_threshold: Size of an innovation, relative to what is observed, from which on the filter counts as
             diverged.
         dtype: Floating type of the state and the algebra, whatever the model's own.
@@ -58,7 +59,7 @@ class Filtune(KalmanOptimizer):
         nis_window: int = 100,
         forgetting_factor: float = 1.0,
         head_reset_scale: float = 0.0,
-        top_k: int = 0,
+        top_k: int | None = None,
         divergence_threshold: float = 100.0,
         dtype: Literal["float32", "float64"] = "float32",
         vectorize: bool = True,

@@ -10,33 +10,50 @@ Shapes: ``B`` batch, ``m`` outputs, ``d`` observation coordinates, ``k`` directi
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..likelihoods.base import Innovation, Observation
 from ..ranges import BELOW_ONE, COUNT_OR_NONE, check_arguments
 from .noise.base import ObservationNoise
+
+ADAPTED = 1
+"""Classes told apart in a pre-trained model of which a part is trained."""
+
+WHOLE = 9
+"""Classes told apart in a network that is trained whole: all of ten."""
 
 
 class RowSelection:
     """Which rows of the Jacobian are computed.
 
     Args:
-        top_k: How many classes of a sample are distinguished, and the label beside them; 0 for all.
+        top_k: How many classes of a sample are distinguished, and the label beside them; 0 for all; None for what
+            :meth:`suit` takes, and all before.
         rank_tolerance: Trace of F that may be left out in every sample; 0 for none.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, top_k: int = 0, rank_tolerance: float = 0.0) -> None:
+    def __init__(self, top_k: int | None = 0, rank_tolerance: float = 0.0) -> None:
         check_arguments(
             "",
             [
-                ("top_k", top_k, *COUNT_OR_NONE.judge(top_k)),
+                ("top_k", top_k, *COUNT_OR_NONE.judge(top_k or 0)),
                 ("rank_tolerance", rank_tolerance, *BELOW_ONE.judge(rank_tolerance)),
             ],
         )
-        self.top_k, self.rank_tolerance = top_k, rank_tolerance
+        self.top_k, self.rank_tolerance = top_k or 0, rank_tolerance
+        self.is_open = top_k is None
+
+    def suit(self, model: nn.Module) -> None:
+        """Take ``ADAPTED`` classes for a model of which some weights are frozen, else ``WHOLE``, unless it was said.
+
+        In a network that learns from scratch, the differences between improbable classes teach the layers what there
+        is to see; pre-trained layers know it, and one row does as well as all (docs/research/filtune.md).
+        """
+        if self.is_open:
+            self.top_k = WHOLE if all(param.requires_grad for param in model.parameters()) else ADAPTED
 
     def check(self, update: str, noise: ObservationNoise | None) -> None:
         """Check that the update can leave out rows.

@@ -55,7 +55,7 @@ class FilterState(OnlineOptimizer):
         rho: Regularisation of R-Kalman.
         neumann: Whether it has the first-order form.
         process_noise: q of the prediction.
-        top_k: How many classes are distinguished; 0 for all.
+        top_k: How many classes are distinguished; 0 for all; None for what suits the model.
         rank_tolerance: Trace of the precision that may be left out.
         divergence_threshold: Size of an innovation that counts as divergence, relative to what is observed.
         dtype: Floating type of the state and the algebra.
@@ -86,7 +86,7 @@ class FilterState(OnlineOptimizer):
         rho: float = 0.0,
         neumann: bool = False,
         process_noise: float = 0.0,
-        top_k: int = 0,
+        top_k: int | None = 0,
         rank_tolerance: float = 0.0,
         divergence_threshold: float = 100.0,
         dtype: str = "float32",
@@ -255,6 +255,7 @@ class FilterState(OnlineOptimizer):
         The model also shows which parameters are its head (:func:`optimizers.layer_hooks.head_parameters`).
         """
         self._build.attach(model)
+        self._rows.suit(model)
         self._kwargs["head"] = head_parameters(model, self._params)
         self._set_head(self._kwargs["head"])
         if self._untouched:  # the monitors' part of the prior is that of the head

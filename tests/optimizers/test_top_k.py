@@ -169,3 +169,46 @@ def test_values_have_no_classes() -> None:
         drive(Filtune(model.parameters(), top_k=likely), model, Gaussian, values(6, 2, 4))
         states.append(flat(model))
     assert torch.equal(*states)
+
+
+def rows_of_a_step(model: torch.nn.Module, m: int) -> int:
+    """Rows of the Jacobian for one sample whose label is the most probable class."""
+    optimizer = Filtune([p for p in model.parameters() if p.requires_grad]).attach(model)
+    x = torch.ones(1, 5, dtype=torch.float64)
+    label = model(x).argmax(1)
+    optimizer.step(lambda: Categorical(model(x)).observe(label))
+    assert optimizer._last is not None
+    return optimizer._last.e.shape[1]
+
+
+@pytest.mark.parametrize(("m", "whole"), [(3, 2), (10, 9), (30, 9)])
+def test_by_default_one_class_is_told_apart_where_weights_are_frozen_and_nine_elsewhere(m: int, whole: int) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, m)).double()
+    assert rows_of_a_step(model, m) == whole
+    model[0].requires_grad_(False)
+    assert rows_of_a_step(model, m) == 1
+
+
+def test_without_a_model_all_classes_are_told_apart() -> None:
+    model = linear(12)
+    optimizer = Filtune(model.parameters())
+    drive(optimizer, model, Categorical, labels(1, 1, 12))
+    assert optimizer._last is not None
+    assert optimizer._last.e.shape[1] == 11
+
+
+def test_two_thousand_classes_run() -> None:
+    """What is kept and what is worked out has no more than one row or column for a class."""
+    m, model = 2000, torch.nn.Linear(8, 2000)
+    torch.nn.init.zeros_(model.weight)
+    optimizer = Filtune(model.parameters(), top_k=1, rank=2, buffer_size=2)
+    x, y = torch.randn(4, 8), torch.tensor([3, 1999, 3, 3])
+    for i in range(4):
+        before = torch.nn.functional.cross_entropy(model(x[i : i + 1]), y[i : i + 1])
+        optimizer.step(lambda i=i: Categorical(model(x[i : i + 1])).observe(y[i : i + 1]))
+        assert torch.nn.functional.cross_entropy(model(x[i : i + 1]), y[i : i + 1]) < before
+    predicted = optimizer.predictive()
+    assert predicted is not None
+    assert predicted.shape == (1, m)
+    assert float(predicted.sum()) == pytest.approx(1, abs=1e-5)
