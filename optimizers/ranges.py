@@ -19,7 +19,10 @@ class Range(NamedTuple):
 
     def judge(self, value: Any) -> tuple[bool, str]:
         """Return whether a value does, and what it must do: the end of an entry of :func:`check_arguments`."""
-        return bool(self.holds(value)), self.requirement
+        try:
+            return bool(self.holds(value)), self.requirement
+        except TypeError:  # of another type
+            return False, self.requirement
 
 
 LEAST, LARGEST = 1e-30, 1e30
