@@ -39,7 +39,7 @@ def check_seed(seed: Any, label: str) -> None:
     Raises:
         ValueError: Naming the option.
     """
-    if isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
         raise ValueError(f"{label}: must be a whole number from 0 to {MAX_SEED}, got {str(seed).lower()}")
 
 
@@ -102,7 +102,7 @@ def check_optimizer(config: Any, label: Label, is_baseline: bool = False) -> Non
     for pattern, own in (config.model.param_groups or {}).items():
         _check_group(pattern, own, optimizer, label("model.param_groups"))
         trial.run_group(own, lambda name, pattern=pattern: f"{label('model.param_groups')}: {pattern}: {name}")
-    schedule = Schedule(config.model.schedule.decay, config.model.schedule.warmup)
+    schedule = Schedule(**config.model.schedule.as_dict()) if config.model.schedule else Schedule()
     if schedule.warmup < 0:
         raise ValueError(f"{label('model.schedule.warmup')}: must be zero or positive, got {schedule.warmup}")
     if optimizer is not None and not schedule.constant:
