@@ -264,15 +264,17 @@ def nested(content: Config, label: str = "") -> Config:
         if isinstance(content.get(section), str):
             content[section] = {"class_path": content[section]}
         given = content.get(section)
-        if not isinstance(given, dict) or not isinstance(given.get("init_args") or {}, dict):
+        if not isinstance(given, dict):
             continue
-        inside = dict(given.get("init_args") or {})
+        inside = given.pop("init_args", None) or {}
+        if not isinstance(inside, dict):
+            raise ValueError(f"{label}{section}.init_args: must be a mapping such as {{name: value}}, got {inside!r}")
         for name in [name for name in given if name not in _OF_CLASS]:
             if name in inside:
                 raise ValueError(f"{label}{section}.{name}: is given twice, in init_args as well; leave one out")
             inside[name] = given.pop(name)
         if inside:
-            given["init_args"] = inside
+            given["init_args"] = dict(inside)
     return content
 
 

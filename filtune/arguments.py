@@ -200,9 +200,11 @@ def _class(section: str, name: str, option: str) -> type:
         raise ValueError(f"--data {name}: not a data module; use --config task/own_text --data.source {name}")
     known = {*classes(section), *(path.stem for path in (CONFIGS / FOLDERS[section]).glob("*.yaml"))}
     same = [found for found in classes(section) if found.lower() == name.lower()]
+    if Path(name).suffix in (".yaml", ".yml"):
+        raise ValueError(f"{option} {name}: no such file; {suggest(Path(name).stem, known)}")
     if not same and "." not in name:
         raise ValueError(f"{option} {name}: no such class or configuration; {suggest(name, known)}")
-    return find_class(section, name)
+    return find_class(section, name, option)
 
 
 def _current_options(options: list[Given], config: Config) -> list[Given]:

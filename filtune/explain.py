@@ -178,6 +178,8 @@ def check(line: CommandLine, schema: Schema) -> None:
         known = schema.known(line, key)
         if known is not None:
             raise ValueError(f"{key}: no such option{origin(line, key)}; {_suggest(key, known, help_of)}")
+        if value is None and not _takes_null(schema, line, key):
+            raise ValueError(f"{key}: has no value{origin(line, key)}; give one, or leave it out for the default")
     given = {option.key for option in line.options}
     for section in FOLDERS:
         if not line.config.get(section):
@@ -187,6 +189,12 @@ def check(line: CommandLine, schema: Schema) -> None:
             if option.required and name not in inside and f"{section}.{name}" not in given:
                 what = option.help.partition(" (required")[0].partition(". ")[0].rstrip(".")
                 raise ValueError(f"--{section}.{name}: required: {what}")
+
+
+def _takes_null(schema: Schema, line: CommandLine, key: str) -> bool:
+    """Return whether an option may be null, which the parser accepts for every type."""
+    hint = schema.hint(line, key)
+    return not schema.is_group(key) and (hint in (None, Any, type(None)) or type(None) in get_args(hint))
 
 
 def _is_file(name: str | None) -> bool:

@@ -39,7 +39,7 @@ def check_seed(seed: Any, label: str) -> None:
     Raises:
         ValueError: Naming the option.
     """
-    if isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
         raise ValueError(f"{label}: must be a whole number from 0 to {MAX_SEED}, got {str(seed).lower()}")
 
 
@@ -100,12 +100,27 @@ def check_optimizer(config: Any, label: Label, is_baseline: bool = False) -> Non
     if is_baseline:
         return
     for pattern, own in (config.model.param_groups or {}).items():
+        _check_group(pattern, own, optimizer, label("model.param_groups"))
         trial.run_group(own, lambda name, pattern=pattern: f"{label('model.param_groups')}: {pattern}: {name}")
-    schedule = Schedule(config.model.schedule.decay, config.model.schedule.warmup)
+    schedule = Schedule(**config.model.schedule.as_dict()) if config.model.schedule else Schedule()
     if schedule.warmup < 0:
         raise ValueError(f"{label('model.schedule.warmup')}: must be zero or positive, got {schedule.warmup}")
     if optimizer is not None and not schedule.constant:
         schedule.check(optimizer)
+
+
+def _check_group(pattern: str, own: Mapping[str, Any], optimizer: torch.optim.Optimizer | None, label: str) -> None:
+    """Check that the pattern of a group is a regular expression, and its options those that a group has."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{label}: {pattern!r} is no regular expression: {error}") from None
+    for name in own:
+        if optimizer is not None and name not in optimizer.defaults:
+            known = ", ".join(sorted(optimizer.defaults))
+            raise ValueError(
+                f"{label}: {pattern}: {type(optimizer).__name__} has no {name} for a group; it has {known}"
+            )
 
 
 class Trial:

@@ -19,7 +19,10 @@ class Range(NamedTuple):
 
     def judge(self, value: Any) -> tuple[bool, str]:
         """Return whether a value does, and what it must do: the end of an entry of :func:`check_arguments`."""
-        return bool(self.holds(value)), self.requirement
+        try:
+            return bool(self.holds(value)), self.requirement
+        except TypeError:  # of another type
+            return False, self.requirement
 
 
 LEAST, LARGEST = 1e-30, 1e30
@@ -30,6 +33,8 @@ MOST = 10**9
 
 NOT_NEGATIVE = Range(lambda value: 0 <= value <= LARGEST, f"be zero or positive, and at most {LARGEST:g}")
 POSITIVE = Range(lambda value: LEAST <= value <= LARGEST, f"be positive and finite, from {LEAST:g} to {LARGEST:g}")
+ABOVE_ONE = Range(lambda value: value > 1, "be above 1")
+UP_TO_ONE = Range(lambda value: 0 <= value <= 1, "lie in [0, 1]")
 BELOW_ONE = Range(lambda value: 0 <= value < 1, "lie in [0, 1)")
 ALL_BELOW_ONE = Range(lambda values: all(0 <= value < 1 for value in values), "lie in [0, 1)")
 
@@ -77,5 +82,5 @@ def check_ranges(name: str, options: Mapping[str, Any], ranges: Mapping[str, Ran
     Raises:
         ValueError: Naming the first that is out of range.
     """
-    known = {option: ranges[option] for option in options if option in ranges and options[option] is not None}
+    known = {option: ranges[option] for option in options if option in ranges}
     check_arguments(name, [(o, options[o], *r.judge(options[o])) for o, r in known.items()])

@@ -15,7 +15,7 @@ from ..layer_hooks import head_parameters, last_layer
 from ..likelihoods.base import OBSERVATIONS
 from ..parts import Choice, Spec, choose, default_arguments, distribute
 from ..performance import RECENT
-from ..ranges import NOT_NEGATIVE, POSITIVE, check_arguments, check_ranges
+from ..ranges import ABOVE_ONE, NOT_NEGATIVE, POSITIVE, check_arguments, check_ranges
 from .covariance.base import Covariance, check_size
 from .diagnostics import COUNTERS, LastStep
 from .jacobian import JacobianBuilder
@@ -168,7 +168,7 @@ class FilterState(OnlineOptimizer):
             "",
             [
                 ("process_noise", q, *NOT_NEGATIVE.judge(q)),
-                ("divergence_threshold", threshold, threshold > 1, "be above 1"),
+                ("divergence_threshold", threshold, *ABOVE_ONE.judge(threshold)),
             ],
         )
 

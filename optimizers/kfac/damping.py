@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 
 from ..parts import Part
-from ..ranges import POSITIVE, check_arguments
+from ..ranges import POSITIVE, Range, check_arguments
 from .factors import Factor
 
 MIN_RHO, MAX_RHO = 1e-10, 1e4
+
+PHI = Range(lambda value: 0 < value <= 1, "lie in (0, 1]")
+"""Range of the factor by which rho changes."""
 
 
 class DampingSchedule(Part, ABC):
@@ -45,7 +48,7 @@ class DampingSchedule(Part, ABC):
 
     def __init__(self, optimizer: str, rho: float) -> None:
         requirement = f"{POSITIVE.requirement}: it is the damping of the factors"
-        check_arguments(optimizer, [("rho", rho, POSITIVE.holds(rho), requirement)])
+        check_arguments(optimizer, [("rho", rho, POSITIVE.judge(rho)[0], requirement)])
         self.rho = rho
 
     def before_step(self, state: dict[str, Any], loss: Tensor) -> None:
@@ -75,7 +78,7 @@ class AdaptiveDamping(DampingSchedule):
 
     def __init__(self, optimizer: str, rho: float, *, phi: float = 0.99) -> None:
         super().__init__(optimizer, rho)
-        check_arguments(optimizer, [("phi", phi, 0 < phi <= 1, "lie in (0, 1]")])
+        check_arguments(optimizer, [("phi", phi, *PHI.judge(phi))])
         self.phi = phi
 
 

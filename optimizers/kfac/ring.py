@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..parts import default_arguments
-from ..ranges import check_arguments
+from ..ranges import UP_TO_ONE, check_ranges
 from .damping import relative_damping
 from .factors import Factor
 from .natural import NaturalOptimizer, Scales, Settings, check_paper
@@ -75,8 +75,7 @@ class RING(NaturalOptimizer):
         fallback_lr: float = 1e-3,
         paper_exact: bool = False,
     ) -> None:
-        in_range = 0 <= min_relative_damping <= 1
-        check_arguments("RING", [("min_relative_damping", min_relative_damping, in_range, "lie in [0, 1]")])
+        check_ranges("RING", {"min_relative_damping": min_relative_damping}, {"min_relative_damping": UP_TO_ONE})
         settings = Settings(
             rho=rho,
             phi=phi,

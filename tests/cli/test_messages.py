@@ -83,6 +83,20 @@ LINES = {
         [*QUICK, "--model.param_groups={weight: {p0: -1}}"],
         "--model.param_groups: weight: p0: must be positive",
     ),
+    "no number for a group": (
+        [*QUICK, "--model.param_groups={weight: {p0: abc}}"],
+        "--model.param_groups: weight: p0: must be positive and finite, from 1e-30 to 1e+30; got 'abc'",
+    ),
+    "no option of a group": (
+        [*QUICK, "--model.param_groups={weight: {lr: 1}}"],
+        "--model.param_groups: weight: LoKO has no lr for a group; it has p0, p0_init",
+    ),
+    "no pattern": ([*QUICK, "--model.param_groups={'[': {p0: 1}}"], "'[' is no regular expression: unterminated"),
+    "no number for a noise": (
+        [*QUICK, "--optimizer.noise={name: ema-2, beta: abc}"],
+        "--optimizer.noise: beta must lie in [0, 1); got 'abc'",
+    ),
+    "no file for a baseline": ([*QUICK, "--run.baselines=[no.yaml]"], "--run.baselines no.yaml: no such file"),
     "of a baseline": (
         [*QUICK, "--run.baselines=[bad.yaml]"],
         "--run.baselines bad.yaml: optimizer.lr: must be zero or positive",

@@ -21,6 +21,9 @@ PARTIAL = {
     "trainer: {max_epochs: 2}": ("trainer.max_epochs", 2),
     "run: {save_interval: 7}": ("run.save_interval", 7),
     "seed_everything: 5": ("seed_everything", 5),
+    "model: {schedule: }": ("model.schedule", None),
+    "optimizer: {init_args: }": ("optimizer.init_args.p0", 0.2),
+    "trainer: {max_epochs: }": ("trainer.max_epochs", None),
     "data:\noptimizer:\nmodel:\ntrainer:\nrun:": ("model.backbone.name", "lenet5"),
 }
 BASE = ("task/digits", "optimizer/loko", "backbone/lenet5")
@@ -98,6 +101,12 @@ def test_another_task_keeps_what_was_said_by_hand() -> None:
         ),
         ("data: {max_sample: 2}", "data.max_sample: no such option (in part.yaml); did you mean data.max_samples?"),
         ("data: {max_samples: x}", "data.max_samples: must be a whole number or null, got 'x' (in part.yaml)"),
+        ("optimizer: {p0: }", "optimizer.p0: has no value (in part.yaml); give one, or leave it out for the default"),
+        ("model: {backbone: }", "model.backbone: has no value (in part.yaml)"),
+        ("run: {baselines: }", "run.baselines: has no value (in part.yaml)"),
+        ("seed_everything:", "seed_everything: has no value (in part.yaml)"),
+        ("data: {batch_size: }", "data.batch_size: has no value (in part.yaml)"),
+        ("optimizer: {init_args: 3}", "part.yaml: optimizer.init_args: must be a mapping such as {name: value}, got 3"),
         ("optimizer.p0: 0.3", "optimizer.p0: no such option (in part.yaml); write optimizer: {p0: ...}"),
     ],
 )

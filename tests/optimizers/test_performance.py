@@ -222,3 +222,19 @@ def test_the_scores_are_part_of_a_checkpoint_and_of_a_copy() -> None:
     other = LoKO(copy.deepcopy(model).parameters())
     other.load_state_dict(optimizer.state_dict())
     assert other.recent() == optimizer.recent() == copy.deepcopy(optimizer).recent() is not None
+
+
+@pytest.mark.parametrize("shares", [(0.25, 0.25, 0.25, 0.25), (0.97, 0.01, 0.01, 0.01), (0.5, 0.5, 0.0, 0.0)])
+def test_far_worse_than_chance_is_twice_the_entropy_of_the_labels_and_ln_k_at_least(shares: Any) -> None:
+    """Of rare classes the entropy is small: a loss above ln k is then no better than not looking."""
+    follower, memory = Follower(), dict[str, Any]()
+    stream = torch.multinomial(torch.tensor(shares), 1000, True, generator=torch.Generator().manual_seed(0))
+    weights = FADE ** torch.arange(999, -1, -1, dtype=torch.float64)
+    own = torch.stack([weights[stream == k].sum() for k in range(4)]) / weights.sum()
+    for y in stream.view(-1, 1):
+        follower.add(memory, Categorical(torch.zeros(1, 4)).observe(y))
+    follower.settle(memory)
+    recent = read_recent(memory["recent"])
+    assert recent is not None
+    entropy = float(-torch.special.xlogy(own, own).sum())
+    assert recent.baseline == pytest.approx(max(2.0 * entropy, math.log(4)), rel=1e-6)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...parts import State
-from ...ranges import COUNT_OR_NONE, check_arguments, count
+from ...ranges import COUNT_OR_NONE, UP_TO_ONE, check_arguments, count
 from ..blocks import BlockJacobian, Gain
 from ..monitors.nis import acknowledge
 from ..update import MeasurementUpdate
@@ -93,7 +93,7 @@ class LowRank(Covariance):
                 ("rank", rank, *count(1, MAX_ROWS).judge(rank)),
                 ("buffer_size", buffer_size, *count(0, MAX_ROWS).judge(buffer_size)),
                 ("rows_per_sample", rows_per_sample, *COUNT_OR_NONE.judge(rows_per_sample)),
-                ("forgetting_factor", forgetting_factor, 0 <= forgetting_factor <= 1, "lie in [0, 1]"),
+                ("forgetting_factor", forgetting_factor, *UP_TO_ONE.judge(forgetting_factor)),
             ],
         )
         self.rank, self.buffer_size, self.rows_per_sample = rank, buffer_size, rows_per_sample

@@ -50,4 +50,4 @@ def check_r0(r0: float, noise: str, can_be_zero: bool) -> None:
         ValueError: If it is not.
     """
     needed = NOT_NEGATIVE if can_be_zero else POSITIVE
-    check_arguments("", [("r0", r0, needed.holds(r0), f"{needed.requirement}, with noise {noise}")])
+    check_arguments("", [("r0", r0, needed.judge(r0)[0], f"{needed.requirement}, with noise {noise}")])
