@@ -62,5 +62,5 @@ def test_stopped_at_each_write(tmp_path: Path, name: str, numbers: list[int], st
         for part in ("state_dict", "optimizer_states", "global_step"):
             assert identical(checkpoint[part], expected[1][part]), (count, part)
         left = {path.name for path in only_run(folder).rglob("*") if path.is_file() and "tfevents" not in path.name}
-        assert left == {"config.yaml", "summary.json", "last.ckpt", ".lock", "hparams.yaml"}, count
+        assert left == {"config.yaml", "summary.json", "events.json", "last.ckpt", ".lock", "hparams.yaml"}, count
     assert killed >= 5  # the configuration, three checkpoints and the summary
