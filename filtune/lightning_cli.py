@@ -264,6 +264,7 @@ class FiltuneCLI(LightningCLI):
         self._dump_config()
         self.model.run_config = {k: v for k, v in self.config_dump.items() if k != "ckpt_path"}
         kwargs |= trainer_arguments(given, training=self.subcommand == "fit")
+        refusal: Exception | None = None
         if self.subcommand == "fit":
             name = self._name()
             refusal = self._open(name)
@@ -272,9 +273,7 @@ class FiltuneCLI(LightningCLI):
             is_slurm = SLURMEnvironment.detect()
             self.save_config_kwargs = {"folder": self.folder, "refusal": refusal}
             kwargs["default_root_dir"] = str(self.folder / "checkpoints" if is_slurm else self.folder)
-            if refusal is not None:
-                kwargs["logger"] = False
-            elif has_own_logger(given):
+            if has_own_logger(given):
                 own = TensorBoardLogger(
                     self.folder.parents[1], "", f"{name.stem}/{self.folder.name}", default_hp_metric=False
                 )
@@ -290,10 +289,12 @@ class FiltuneCLI(LightningCLI):
         else:
             self.save_config_callback = None
             kwargs["callbacks"].append(Validation())
+        if refusal is not None:  # only to tell the other processes
+            kwargs |= {"logger": False, "callbacks": []}
         with refusals_of_lightning(given):
             trainer = super().instantiate_trainer(**kwargs)
         check_trainer(trainer, training=self.subcommand == "fit")
-        if self.subcommand == "fit" and refusal is not None and not has_launched_processes(trainer):
+        if refusal is not None and (self.is_dev_run or not has_launched_processes(trainer)):
             raise refusal
         return trainer
 

@@ -2,7 +2,7 @@
 
 A file is a sequence of records: length (uint64), CRC of the length, data, CRC of the data (uint32 each, masked). Of a
 process that was killed the last record may be incomplete; everything else that does not match is damage. A file that
-was cut between two records is detected by the size it once had, which summaries and checkpoints state.
+was cut between two records is detected by the size it once had, which ``events.json`` and ``summary.json`` state.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EVENTS = "events.out.tfevents.*"
 
 
 SIZES = "event_bytes"
-"""Entry of a summary and of a checkpoint with the sizes of the event files in the run's folder."""
+"""Field of ``summary.json`` and of ``events.json`` with the sizes of the event files in the run's folder."""
 
 
 def sizes_of(folder: Path) -> dict[str, int]:
@@ -29,16 +29,18 @@ def sizes_of(folder: Path) -> dict[str, int]:
 
 
 def stated_sizes(content: dict[str, Any]) -> dict[str, int]:
-    """Return the sizes that a summary or a checkpoint states; none of an earlier release's, or where they are none."""
+    """Return the sizes that a file states; none where it is of an earlier release, or where they are none."""
     sizes = content.get(SIZES)
     return {str(k): v for k, v in sizes.items() if isinstance(v, int)} if isinstance(sizes, dict) else {}
 
 
-def sync(folder: Path) -> None:
-    """Write the event files of a folder to disk, so that they survive a power failure as a checkpoint does."""
-    for path in folder.glob(EVENTS):
-        with open(path, "rb") as file:
+def sync(folder: Path) -> dict[str, int]:
+    """Write the event files of a folder to disk, to survive a power failure, and return their sizes before that."""
+    sizes = sizes_of(folder)
+    for name in sizes:
+        with open(folder / name, "rb") as file:
             os.fsync(file.fileno())
+    return sizes
 
 
 def check_sizes(folder: Path, sizes: dict[str, int]) -> list[str]:

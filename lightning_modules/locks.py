@@ -90,13 +90,14 @@ class FolderLock:
             os.close(self._descriptor)
             self._descriptor = None
 
-    @staticmethod
-    def _open(path: Path) -> int:
+    def _open(self, path: Path) -> int:
         try:
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except OSError as error:
-            reason = "is a symbolic link, and would be written through" if path.is_symlink() else error.strerror
-            raise ValueError(f"{path}: {reason}; it is locked while a command writes into its folder") from error
+            if path.is_symlink():
+                raise ValueError(f"{path}: is a symbolic link, and would be written through; remove it") from error
+            other = f", or {self.remedy}" if self.remedy else ""
+            raise ValueError(f"{path}: {error.strerror}; let this folder be written{other}") from error
 
     def _wait(self, descriptor: int, until: float) -> None:
         while (locked := try_lock(descriptor)) is False:

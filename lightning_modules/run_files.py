@@ -18,11 +18,11 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from .atomic import atomic_write
-from .event_files import EVENTS, check_sizes, records, stated_sizes
+from .event_files import EVENTS, SIZES, check_sizes, records, stated_sizes, sync
 from .integrity import DamagedFile, check_archive, read_json, read_yaml, sealed
 from .legacy import translate
 from .locks import NAME as LOCK
-from .runs import CONFIG, LAST, SUMMARY
+from .runs import CONFIG, EVENT_SIZES, LAST, SUMMARY
 
 BASELINES = "baselines.json"
 """File in a run's folder that names the folders of its baselines."""
@@ -33,6 +33,10 @@ JOB = "slurm_job"
 
 class MisplacedFile(ValueError):
     """In a run's folder is what a command must not write to: a link that leads out of it, or another kind of file."""
+
+
+class _CutEvents(DamagedFile):
+    """An event file is shorter than another file states."""
 
 
 def check_links(folder: Path) -> None:
@@ -77,12 +81,25 @@ def check_files(folder: Path) -> None:
             if fnmatchcase(name, pattern) and name != f"checkpoints/{LAST}" and path.name[0] != "." and path.is_file():
                 try:
                     check(path)
+                except _CutEvents:  # names another file, and what to do with that
+                    raise
                 except DamagedFile as error:
                     text = str(error) if str(path) in str(error) else f"{path}: {error}"
                     raise DamagedFile(f"{text}. To resume, {remedy}") from error
 
 
-def check_event_sizes(folder: Path, sizes: dict[str, int]) -> None:
+def keep_event_sizes(folder: Path) -> None:
+    """Write the event files of a folder to disk, and keep their sizes, before a checkpoint that counts on them.
+
+    They are not part of the checkpoint, for they differ where a run was resumed: its event files are others.
+    """
+    sizes = sync(folder)
+    if sizes:
+        with atomic_write(folder / EVENT_SIZES) as file:
+            file.write(json.dumps(sealed({SIZES: sizes})) + "\n")
+
+
+def _check_event_sizes(folder: Path, sizes: dict[str, int]) -> None:
     """Check that event files have at least the sizes that they once had; warn of those that are missing.
 
     Raises:
@@ -91,14 +108,14 @@ def check_event_sizes(folder: Path, sizes: dict[str, int]) -> None:
     try:
         missing = check_sizes(folder, sizes)
     except DamagedFile as error:
-        raise DamagedFile(f"{error}. To resume, {_EVENTS_REMEDY}") from error
+        raise _CutEvents(f"{error}. To resume, {_EVENTS_REMEDY}") from error
     if missing:
         rank_zero_warn(f"{folder / missing[0]}: is missing, and so are the curves that were in it")
 
 
 def created_files(folder: Path) -> list[Path]:
     """Return the files beside the checkpoints that filtune and its TensorBoard logger write into a run's folder."""
-    names = (CONFIG, SUMMARY, BASELINES, JOB, EVENTS, LOCK, "hparams.yaml")
+    names = (CONFIG, EVENT_SIZES, SUMMARY, BASELINES, JOB, EVENTS, LOCK, "hparams.yaml")
     return [path for name in names for path in folder.glob(name)] if os.path.isdir(folder) else []
 
 
@@ -131,8 +148,8 @@ def _check_config(path: Path) -> None:
         raise DamagedFile(f"{path}: damaged, or no configuration of a run") from error
 
 
-def _check_summary(path: Path) -> None:
-    check_event_sizes(path.parent, stated_sizes(read_json(path)))
+def _check_sizes(path: Path) -> None:
+    _check_event_sizes(path.parent, stated_sizes(read_json(path)))
 
 
 def _check_events(path: Path) -> None:
@@ -144,7 +161,8 @@ _EVENTS_REMEDY = "move it away: the run goes on without the curves that are in i
 
 _KINDS: tuple[tuple[str, Callable[[Path], Any], str], ...] = (
     (CONFIG, _check_config, "delete it: it is written anew from the options of the command"),
-    (SUMMARY, _check_summary, "delete it: it is written anew when the run ends"),
+    (EVENT_SIZES, _check_sizes, "delete it: each event file is then checked by itself"),
+    (SUMMARY, _check_sizes, "delete it: it is written anew when the run ends"),
     (
         BASELINES,
         lambda path: read_baselines(path.parent),

@@ -15,6 +15,9 @@ LAST = "last.ckpt"
 CONFIG = "config.yaml"
 """Name of a run's configuration, in its folder."""
 
+EVENT_SIZES = "events.json"
+"""Name of the file with the sizes of a run's event files at its last checkpoint, in its folder."""
+
 SUMMARY = "summary.json"
 """Name of a run's result, in its folder."""
 

@@ -12,11 +12,8 @@ import yaml
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from ..event_files import SIZES, sizes_of, stated_sizes, sync
-from ..integrity import DamagedFile
-from ..launch import refused_together
 from ..online import OnlineModule
-from ..run_files import check_event_sizes
+from ..run_files import keep_event_sizes
 from ..runs import LAST
 from .stopping import StopRequest
 
@@ -111,27 +108,8 @@ class StreamCheckpoint(Checkpoint):
             else:
                 logger.save()
         if trainer.is_global_zero:
-            sync(self.path.parents[1])
+            keep_event_sizes(self.path.parents[1])
         trainer.save_checkpoint(self.path)
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep the sizes of the event files, by which one that is cut short is detected."""
-        checkpoint[SIZES] = sizes_of(self.path.parents[1])
-
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Check the sizes of the event files, where the run goes on in its own folder.
-
-        Raises:
-            DamagedFile: If one was cut short.
-        """
-        resumed = Path(trainer.ckpt_path or "").parent.resolve() == self.path.parent.resolve()
-        with refused_together(DamagedFile):
-            if resumed and trainer.is_global_zero:
-                check_event_sizes(self.path.parents[1], stated_sizes(checkpoint))
 
 
 class OnlineProgressBar(TQDMProgressBar):

@@ -18,13 +18,13 @@ FIT = [
 ]  # fmt: skip
 
 
-def _killed(args: list[str], folder: str, output: Any, name: str, count: int) -> None:
-    """Run a command that is killed in its ``count``-th call of a function of ``os``, before what that does."""
+def _killed(args: list[str], folder: str, output: Any, name: str, count: int, numbers: list[int]) -> None:
+    """Run a command that gets signals in its ``count``-th call of a function of ``os``, before what that does."""
     calls, function = iter(range(count)), getattr(os, name)
 
     def last(*given: Any) -> Any:
-        if next(calls, None) is None:
-            os.kill(os.getpid(), signal.SIGKILL)
+        while next(calls, None) is None and numbers:
+            os.kill(os.getpid(), numbers.pop())
         return function(*given)
 
     setattr(os, name, last)
@@ -32,8 +32,16 @@ def _killed(args: list[str], folder: str, output: Any, name: str, count: int) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["replace", "fsync"])
-def test_killed_at_each_write(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "numbers", "status"),
+    [
+        ("replace", [signal.SIGKILL], -9),
+        ("fsync", [signal.SIGKILL], -9),
+        ("replace", [signal.SIGTERM], 143),
+        ("replace", [signal.SIGHUP, signal.SIGHUP], 129),
+    ],
+)
+def test_stopped_at_each_write(tmp_path: Path, name: str, numbers: list[int], status: int) -> None:
     """Before each rename of a whole file, and before each sync of one that may be half written."""
     whole = tmp_path / "whole"
     whole.mkdir()
@@ -42,10 +50,10 @@ def test_killed_at_each_write(tmp_path: Path, name: str) -> None:
     for count in range(40):
         folder = tmp_path / f"{count}"
         folder.mkdir()
-        code, text = _finish(*_start(_killed, FIT, folder, name, count))
+        code, text = _finish(*_start(_killed, FIT, folder, name, count, numbers))
         if code == 0:
             break
-        assert code == -9, text
+        assert code == status, text
         killed += 1
         code, text = run([*FIT, "--ckpt_path=last"], folder)
         assert code == 0, (count, text)
@@ -54,5 +62,5 @@ def test_killed_at_each_write(tmp_path: Path, name: str) -> None:
         for part in ("state_dict", "optimizer_states", "global_step"):
             assert identical(checkpoint[part], expected[1][part]), (count, part)
         left = {path.name for path in only_run(folder).rglob("*") if path.is_file() and "tfevents" not in path.name}
-        assert left == {"config.yaml", "summary.json", "last.ckpt", ".lock", "hparams.yaml"}, count
+        assert left == {"config.yaml", "summary.json", "events.json", "last.ckpt", ".lock", "hparams.yaml"}, count
     assert killed >= 5  # the configuration, three checkpoints and the summary

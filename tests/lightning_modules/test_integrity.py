@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,14 @@ import torch
 import yaml
 from filtune.lightning_modules import CheckpointError
 from filtune.lightning_modules.checkpoints import CONTENTS, AtomicCheckpointIO
-from filtune.lightning_modules.integrity import DamagedFile, read_json, read_yaml, sealed, sealed_yaml
+from filtune.lightning_modules.integrity import (
+    DamagedFile,
+    content_checksum,
+    read_json,
+    read_yaml,
+    sealed,
+    sealed_yaml,
+)
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -182,3 +191,59 @@ def test_files_of_earlier_releases_have_no_checksum(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"samples": 3}')
     (tmp_path / "a.yaml").write_text("samples: 3\n")
     assert read_json(tmp_path / "a.json") == read_yaml(tmp_path / "a.yaml") == {"samples": 3}
+
+
+def test_a_digest_among_the_fields_is_no_checksum(tmp_path: Path) -> None:
+    path, digest = tmp_path / "a.json", 64 * "a"
+    for content in ({"digest": digest, "samples": 3}, {"samples": 3, "digest": digest}, {"digest": digest}):
+        for text in (sealed(content), content):  # with a checksum, and as an earlier release wrote it
+            path.write_text(json.dumps(text))
+            assert read_json(path) == content
+        path.write_text(json.dumps({"checksun" if k == "checksum" else k: v for k, v in sealed(content).items()}))
+        with pytest.raises(DamagedFile, match=re.escape(f"{path}: damaged")):
+            read_json(path)
+
+
+def test_a_summary_has_a_checksum_since_it_has_the_sizes_of_event_files(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps({"samples": 3}))
+    assert read_json(path) == {"samples": 3}
+    path.write_text(json.dumps({"samples": 3, "event_bytes": {}}))
+    with pytest.raises(DamagedFile, match="checksum does not match"):
+        read_json(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "names: {0: bad, good: 1}\n",
+        "names: {1: {2: a, b: c}, null: 3, 2.5: [1, {x: y, 3: z}]}",
+        "names: {2020-01-01: a, b: c}\n",
+        "a: 1  # without an end",
+    ],
+)
+def test_settings_with_keys_of_any_type_have_a_checksum(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(sealed_yaml(text))
+    assert read_yaml(path) == yaml.safe_load(text)
+    for old, new in (("a", "b"), ("3", "4"), ("1", "7"), ("sha256", "sha257"), ("# sha256", "")):
+        damaged = sealed_yaml(text).replace(old, new, 1) if "sha" in old else sealed_yaml(text.replace(old, new))
+        if "sha" not in old:  # the checksum of one content, the text of the other
+            damaged = sealed_yaml(text).partition("\n")[0] + "\n" + damaged.partition("\n")[2]
+        if damaged != sealed_yaml(text) and (old in text or "sha" in old):
+            path.write_text(damaged)
+            with pytest.raises(DamagedFile, match=re.escape(str(path))):
+                read_yaml(path)
+
+
+def test_the_checksum_of_plain_content_is_that_of_its_canonical_json() -> None:
+    """As every release has written it."""
+    content = {"b": [1, 2.5, None, True], "a": {"y": "größer", "x": 3}}
+    text = '{"a":{"x":3,"y":"gr\\u00f6\\u00dfer"},"b":[1,2.5,null,true]}'
+    assert content_checksum(content) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_without_its_first_and_last_line_a_configuration_may_be_changed(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("\n".join(sealed_yaml("samples: 3\n").replace("3\n", "4\n").splitlines()[1:-1]))
+    assert read_yaml(path) == {"samples": 4}

@@ -126,13 +126,13 @@ def test_it_goes_on_when_what_is_named_is_deleted(run: Path, refused: Refused) -
 def test_an_event_file_that_was_cut_between_two_records_is_noticed_in_an_unfinished_run(
     run: Path, refused: Refused
 ) -> None:
-    """Without a summary, the checkpoint knows how long it was."""
+    """Without a summary, what was kept with the checkpoint says how long it was."""
     (run / "summary.json").unlink()
     events = one(run, EVENTS)
     events.write_bytes(b"")
     line = refused(*RESUME)
     assert f"{events}: cut short" in line
-    assert "move it away" in line
+    assert line.partition("To resume, ")[2] == "move it away: the run goes on without the curves that are in it"
     assert not events.stat().st_size
 
 
