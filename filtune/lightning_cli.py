@@ -13,18 +13,18 @@ from typing import Any
 
 from jsonargparse import ArgumentError
 from lightning.fabric.plugins.environments import SLURMEnvironment
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from filtune.datamodules import StreamDataModule
 from filtune.experiments.classes import classes, optimizer_label
 from filtune.experiments.composition import notice
 from filtune.lightning_modules import OnlineModule, Schedule, check_precision
-from filtune.lightning_modules.atomic import atomic_write, reason_full
+from filtune.lightning_modules.atomic import reason_full
 from filtune.lightning_modules.callbacks import RunPage, RunSummary, SameStream, StreamCheckpoint
-from filtune.lightning_modules.integrity import DamagedFile, read_yaml, sealed_yaml
-from filtune.lightning_modules.launch import is_first, other_process_lost, refused_together
+from filtune.lightning_modules.integrity import DamagedFile, read_yaml
+from filtune.lightning_modules.launch import is_first, other_process_lost
 from filtune.lightning_modules.locks import FolderLock
 from filtune.lightning_modules.resume import (
     Baseline,
@@ -57,6 +57,7 @@ from filtune.optimizers import OnlineOptimizer
 from .arguments import CommandLine, choose_class, read_line, with_run_config
 from .explain import Schema, check, condensed, explain, take_texts, written
 from .named_classes import check_classes, own_classes, restricted
+from .save_config import SaveConfig
 from .trainer_options import (
     check_checkpoint_name,
     check_options,
@@ -83,40 +84,6 @@ OWN = (
     f" {SWITCH} my_module.MyBackbone, which may be repeated, names a class of your own that a run's configuration "
     "names; no other is imported from there."
 )
-
-
-class SaveConfig(SaveConfigCallback):
-    """Writes ``config.yaml``; over that of a run that is resumed only once its checkpoint has been accepted.
-
-    Args:
-        folder: The run's folder, whatever the loggers have.
-        refusal: Why this process cannot have the folder; then all processes of the run stop.
-        arguments: Those of Lightning's callback.
-        options: Its options.
-    """
-
-    def __init__(self, *arguments: Any, folder: Path, refusal: Exception | None = None, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.path, self._refusal = folder / self.config_filename, refusal
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file of a new run, unless a process was refused its folder."""
-        with refused_together():
-            if self._refusal is not None:
-                raise self._refusal
-        if not trainer.strategy.broadcast(self.path.exists()):
-            self._write(trainer)
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file of a resumed run, also of one that is complete: its baselines take theirs from it."""
-        if not self.already_saved:
-            self._write(trainer)
-
-    def _write(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero:
-            with atomic_write(self.path) as file:
-                file.write(sealed_yaml(self.parser.dump(self.config, skip_none=False)))
-        self.already_saved = True
 
 
 class FiltuneCLI(LightningCLI):

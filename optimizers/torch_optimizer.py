@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .base import Closure, OnlineOptimizer, check_arguments, tensors, to_device, torch_attributes, unhooked_step
+from .base import Closure, OnlineOptimizer, tensors, to_device, torch_attributes, unhooked_step
 from .distributed import Ranks
 from .likelihoods.base import Observation
 from .other_generators import seeded
+from .ranges import NOT_NEGATIVE, check_arguments
 from .torch_classes import check_rule_arguments, checked_group, import_rule, required_arguments
 from .torch_groups import arrange, fallback
 
@@ -65,12 +66,11 @@ class TorchOptimizer(OnlineOptimizer):
         arguments: dict[str, Any] | None = None,
         fallback_lr: float = 1e-3,
     ) -> None:
-        holds = isinstance(fallback_lr, (int, float)) and 0 <= fallback_lr < float("inf")
         is_mapping = arguments is None or isinstance(arguments, Mapping)
         check_arguments(
             "TorchOptimizer",
             [
-                ("fallback_lr", fallback_lr, holds, "be zero or positive, and finite"),
+                ("fallback_lr", fallback_lr, *NOT_NEGATIVE.judge(fallback_lr)),
                 ("arguments", arguments, is_mapping, "be a mapping such as {lr: 1e-3}"),
             ],
         )

@@ -53,7 +53,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "arguments.lr: -1.0: torch.optim.NAdam: Invalid learning rate",
     ),
     "a pair that the class refuses": ({"arguments": {"betas": [0.9, 2.0]}}, r"arguments.betas: \(0.9, 2.0\): torch"),
-    "a negative rate": ({"fallback_lr": -1.0}, "fallback_lr must be zero or positive, and finite; got -1.0"),
+    "a negative rate": ({"fallback_lr": -1.0}, r"fallback_lr must be zero or positive, and at most 1e\+30; got -1.0"),
 }
 
 
