@@ -58,6 +58,9 @@ class RunSummary(pl.Callback):
         failed = isinstance(exception, Exception)  # one that a signal has stopped begins again in its folder
         begun = trainer.global_step > 1 or (self.folder / "checkpoints").exists()
         if failed and trainer.is_global_zero and not begun:
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):  # whose thread would write to a file that is gone
+                    logger.experiment.close()
             remove_created(self.folder, self._found)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -127,7 +127,7 @@ def test_a_damaged_checkpoint_is_refused(copied: Path, damage: str, command: str
         ("config.yaml", ["export"]),
         ("config.yaml", ["compare", "runs"]),
         ("summary.json", ["compare", "runs"]),
-        ("events", ["compare", "runs"]),
+        ("events.out", ["compare", "runs"]),
     ],
 )
 def test_other_damaged_files_are_refused(copied: Path, name: str, command: list[str], damage: Callable) -> None:
@@ -143,7 +143,7 @@ def test_other_damaged_files_are_refused(copied: Path, name: str, command: list[
 def test_event_files_of_a_finished_run(finished: Path, place: float, bit: int, cut_off: bool) -> None:
     folder = only_run(finished)
     whole = read_run(folder).curves()
-    path = next(folder.glob("events*"))
+    path = next(folder.glob("events.out*"))
     content = path.read_bytes()
     changed = bytearray(content)
     at = int(place * len(content))
@@ -163,7 +163,7 @@ def test_event_files_of_a_finished_run(finished: Path, place: float, bit: int, c
 def test_a_run_that_was_killed_may_have_an_incomplete_event(copied: Path) -> None:
     folder = only_run(copied)
     (folder / "summary.json").unlink()
-    path = next(folder.glob("events*"))
+    path = next(folder.glob("events.out*"))
     path.write_bytes(path.read_bytes()[:-3])
     assert "online/loss" in read_run(folder).curves()
 

@@ -182,7 +182,10 @@ def test_a_part_with_defaults_alone_is_no_difference() -> None:
     ("old", "new"),
     [
         (("optimizers.Filtune", {"likely": 3}), ("filtune.Filtune", {"top_k": 3})),
-        (("optimizers.Filtune", {"renew": 100.0, "likely": 0}), ("filtune.Filtune", {"head_reset_scale": 100})),
+        (
+            ("optimizers.Filtune", {"renew": 100.0, "likely": 0}),
+            ("filtune.Filtune", {"head_reset_scale": 100, "top_k": 0}),
+        ),
         (("optimizers.EKF", {"covariance": "neuron"}), ("filtune.EKF", {"covariance": "block_per_neuron"})),
         (("optimizers.RENG", {"grad_reg": 0.05}), ("filtune.RENG", {"grad_penalty": 0.05})),
     ],

@@ -15,7 +15,9 @@ from PIL import Image
 def run_of(column: str) -> Any:
     """Return what is read of a run."""
     config = {"data": {"init_args": {"image_column": column, "source": "elsewhere", "name": "plain"}}}
-    return SimpleNamespace(task=SimpleNamespace(modality="image"), config=config)
+    return SimpleNamespace(
+        task=SimpleNamespace(modality="image", kind="classification", classes=("a", "b")), config=config
+    )
 
 
 @pytest.fixture

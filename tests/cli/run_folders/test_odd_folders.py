@@ -59,8 +59,8 @@ ODD: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
         baselines("/etc/ssl"), RESUME, "baselines.json: adamw_1e-3",
     ),
     "a file above": (stem_is_a_file, FIT, "run.root: the folder"),
-    "a root that cannot be": (lambda run: None, [*FIT, "--run.root=/proc/nowhere"], "run.root: the folder"),
-    "a long root": (lambda run: None, [*FIT, f"--run.root={'x' * 300}"], "run.root: the folder"),
+    "a root that cannot be": (lambda run: None, [*FIT, "--run.root=/proc/nowhere"], "'/proc/nowhere': cannot be"),
+    "a long root": (lambda run: None, [*FIT, f"--run.root={'x' * 300}"], "cannot be written (file name too long)"),
     "an option of the trainer": (
         lambda run: None, [*FIT, "--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches",
     ),
