@@ -115,7 +115,7 @@ def plot_soaks(results: list[dict[str, Any]], path: Path) -> None:
         "online accuracy, %": ("accuracy", 1.0),
         "log loss, nats": ("nll", 1.0),
         "memory, MiB": ("memory_bytes", 2.0**-20),
-        "step, ms": ("median_seconds", 1e3),
+        "processor time of a step, ms": ("median_cpu_seconds", 1e3),
         "smallest variance": ("variance_min", 1.0),
         "smallest eigenvalue of P, or of the damped factors": ("eigenvalue_min", 1.0),
     }
