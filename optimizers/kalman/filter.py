@@ -229,11 +229,22 @@ class KalmanOptimizer(FilterState):
         log_weights = self.filter.get("tempering_log_weights")
         return log_weights if log_weights is not None and bool(log_weights.any()) else None
 
-    @torch.no_grad()
     def output_covariance(self, likelihood: Likelihood) -> Tensor:
         """Return the covariance C = JPJ' of each sample's outputs under the filter, (B, m, m).
 
         With ``top_k`` it is that of the k most probable classes and of the rest as one, as in training.
+
+        Args:
+            likelihood: Of model outputs with their graph attached, (B, m); it is used up.
+
+        Raises:
+            ValueError: If several processes share the state.
+        """
+        return self.output_uncertainty(likelihood)[0]
+
+    @torch.no_grad()
+    def output_uncertainty(self, likelihood: Likelihood) -> tuple[Tensor, Tensor | None]:
+        """Return :meth:`output_covariance`, and with ``top_k`` the factor G with C = GG' of the predictive, (B, m, k).
 
         Args:
             likelihood: Of model outputs with their graph attached, (B, m); it is used up.
@@ -246,10 +257,14 @@ class KalmanOptimizer(FilterState):
         outputs, k = likelihood.outputs, self._rows.top_k
         B, m = outputs.shape
         directions = likelihood.contrasts(k) if k else None
+        every = torch.eye(m, dtype=outputs.dtype, device=outputs.device).expand(B, m, m)
+        chosen = every if directions is None else directions
+        gram, _ = self._covariance.project(self._covariance.select(self.filter), self._build(outputs, chosen))
+        chosen = chosen.to(gram.dtype)
         if directions is None:
-            directions = torch.eye(m, dtype=outputs.dtype, device=outputs.device).expand(B, m, m)
-        gram, _ = self._covariance.project(self._covariance.select(self.filter), self._build(outputs, directions))
-        return output_covariance(gram, directions.to(gram.dtype))
+            return output_covariance(gram, chosen), None
+        all_of_them = torch.eye(k, dtype=gram.dtype, device=gram.device).expand(B, k, k)
+        return output_covariance(gram, chosen), output_factor(gram, chosen, all_of_them)
 
     def _scaled_predictive(self, observation: Observation, innovation: Innovation, HPH: Tensor) -> Tensor | None:
         """Return the predictive probabilities for each scale of the outputs' covariance, (K, B, m), if it is known."""
