@@ -16,6 +16,7 @@ from filtune.optimizers.kalman.monitors.nis import (
     judge,
     normalised_innovation_squared,
 )
+from filtune.optimizers.kalman.rows import RowSelection
 from filtune.optimizers.likelihoods.base import Likelihood
 from scipy.stats import chi2, gamma, norm
 from torch import Tensor
@@ -175,3 +176,20 @@ def test_batches_of_classes_raise_no_alarm(B: int, confidence: float) -> None:
     assert alarms <= 1  # at 0.0005 a window, two of twenty have a probability of 5e-5
     mean, variance, _ = torch.stack(cumulants).mean(0).tolist()
     assert abs(np.mean(values) - mean) <= 4 * math.sqrt(variance / len(values))  # four standard errors
+
+
+def test_with_top_k_the_expected_labels_are_those_of_the_predictive() -> None:
+    """Outputs as uncertain as the filter says, over many draws: by the softmax alone, a fifth of what occurs."""
+    torch.manual_seed(0)
+    found = expected = 0.0
+    for _ in range(600):
+        mean = 4 * torch.randn(1, 4, dtype=torch.float64)
+        likelihood = Categorical(mean)
+        target = Categorical(mean + 2 * torch.randn(1, 4, dtype=torch.float64)).sample()
+        observation = likelihood.observe(target)
+        innovation = RowSelection(top_k=1)(observation)
+        A = 4 * torch.eye(innovation.residual.numel(), dtype=torch.float64)
+        value = normalised_innovation_squared(innovation, A)
+        found += float(value.clamp_max(25))
+        expected += float(judge(observation, innovation, A, value)[1][0])
+    assert 0.4 * found < expected < 1.6 * found

@@ -25,7 +25,7 @@ from ...parts import State
 from ...ranges import check_arguments, count
 from ..covariance.base import Covariance
 from ..equations import block_diagonal, own_blocks, robust_cholesky
-from ..predictive import output_covariance
+from ..predictive import cubature_predictive, output_covariance, output_factor
 from .base import Monitor
 
 MOST = 25.0
@@ -149,6 +149,9 @@ def judge(
     B, m = p.shape
     if innovation.is_projected:  # the coordinates depend on the label, which is among them: e'F^-1 e is 1/p - 1
         values, q = (1 / p.clamp_min(torch.finfo(p.dtype).tiny) - 1).clamp_max(MOST * count), p
+        if innovation.foreseen is not None:  # the labels of a consistent filter are those of its predictive
+            factor = output_factor(A, innovation.cotangents, innovation.foreseen)
+            q = cubature_predictive(observation.outputs.detach().double(), factor.double())[-1]
         seen = values.gather(1, observation.target.unsqueeze(1)).sum()
         values = values * (value * count / seen.clamp_min(torch.finfo(p.dtype).tiny)).clamp_max(1)
     else:
