@@ -101,7 +101,7 @@ MEASURED = {
     "diagonal": LoKO,
     "posterior mode": partial(LoKO, update="posterior_mode"),
     "low_rank": partial(EKF, rank=4),
-    "filtune": partial(Filtune, rank=4, buffer_size=4),
+    "filtune": partial(Filtune, rank=4, buffer_size=4, top_k=0),
     "neuron": partial(EKF, covariance="block_per_neuron"),
 }
 
