@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
+import torch
 from filtune.datamodules.source import TextOptions
 from filtune.experiments.escaping import plain
 from filtune.lightning_modules.atomic import atomic_path
+from filtune.optimizers.likelihoods import Likelihood
 from tqdm import tqdm
 
 from .formats import FORMATS
 from .inputs import Rows, file_stem, texts
-from .prediction import Prediction, Predictor, columns
+from .prediction import Predictor, columns
 from .restore import Restored, restore
 from .spreadsheet import note_formulas
 from .tables import check_names, write_table
@@ -34,17 +38,18 @@ def main(options: argparse.Namespace) -> None:
     texts_as = TextOptions(options.encoding, options.quoting)
     rows = Rows(run, options.input, options.split, chosen, options.on_bad_row, texts_as)
     print(plain(str(rows.report)), flush=True)
-    prediction = predict(predictor, rows, options.batch_size)
-    predicted = columns(prediction, run)
+    likelihood, predicted = predict(predictor, rows, options.batch_size)
     check_names(rows, predicted)
     with atomic_path(output) as temporary:
         write_table(rows, predicted, temporary, output.suffix.lower(), options.escape_formulas)
     formulas = note_formulas(rows.columns(), predicted, output.suffix.lower(), options.escape_formulas)
-    print(f"{output}: {plain(prediction.likelihood.summary(run.coding))}{formulas}")
+    print(f"{output}: {plain(likelihood.summary(run.coding))}{formulas}")
 
 
-def predict(predictor: Predictor, rows: Rows, batch_size: int) -> Prediction:
-    """Predict all rows, in their order.
+def predict(predictor: Predictor, rows: Rows, batch_size: int) -> tuple[Likelihood, dict[str, list[Any]]]:
+    """Return the likelihood of all rows, in their order, and the columns of the table.
+
+    Of many classes the covariances, (B, m, m), would not fit into memory for all rows.
 
     Args:
         predictor: The model.
@@ -54,7 +59,13 @@ def predict(predictor: Predictor, rows: Rows, batch_size: int) -> Prediction:
     size, kept = predictor.batch_size(batch_size), rows.kept
     starts = range(0, len(kept), size)
     bar = tqdm(starts, "predicting", unit="batch", leave=False, disable=None if len(starts) > 20 else True)
-    return Prediction.join([predictor(rows.batch(kept[start : start + size])) for start in bar])
+    outputs, found = [], defaultdict[str, list[Any]](list)
+    for start in bar:
+        prediction = predictor(rows.batch(kept[start : start + size]))
+        outputs.append(prediction.outputs)
+        for name, values in columns(prediction, predictor.run).items():
+            found[name] += values
+    return prediction.likelihood.at(torch.cat(outputs)), dict(found)
 
 
 def _print_one(run: Restored, predictor: Predictor, values: list[str]) -> None:

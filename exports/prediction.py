@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from filtune.optimizers.kalman.filter import KalmanOptimizer
-from filtune.optimizers.kalman.predictive import SCALES
+from filtune.optimizers.kalman.predictive import SCALES, cubature_predictive, tempered_predictive
 from filtune.optimizers.likelihoods import Likelihood
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -50,6 +50,10 @@ class OutputCovariance:
         """Return C, (B, m, m), given the likelihood of outputs with their graph, (B, m)."""
         return self._optimizer.output_covariance(likelihood)
 
+    def factorised(self, likelihood: Likelihood) -> tuple[Tensor, Tensor | None]:
+        """Return C, and G with C = GG', (B, m, k), where the filter knows it in a few directions only."""
+        return self._optimizer.output_uncertainty(likelihood)
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -60,11 +64,14 @@ class Prediction:
         covariance: C, (B, m, m).
         tempering_log_weights: Log weights of ``SCALES`` times C by how well each predicted the stream, (K,); None
             where that is not known, and C is taken as it is.
+        factor: G with C = GG', (B, m, k), where the filter knows C in a few directions only: probabilities are then
+            averaged as in training, by cubature.
     """
 
     likelihood: Likelihood
     covariance: Tensor | None = None
     tempering_log_weights: Tensor | None = None
+    factor: Tensor | None = None
 
     @property
     def outputs(self) -> Tensor:
@@ -76,6 +83,10 @@ class Prediction:
         """Posterior predictive mean, such as probabilities, (B, m); None without a covariance."""
         if self.covariance is None:
             return None
+        if self.factor is not None:
+            scaled = cubature_predictive(self.outputs, self.factor)
+            known = self.tempering_log_weights
+            return scaled[-1] if known is None else tempered_predictive(scaled, known)
         if self.tempering_log_weights is None:
             return self.likelihood.predictive(self.covariance)
         weights = self.tempering_log_weights.softmax(0)
@@ -88,7 +99,9 @@ class Prediction:
         parts = list(parts)
         outputs, covariances = zip(*((part.outputs, part.covariance) for part in parts), strict=True)
         covariance = None if covariances[0] is None else torch.cat(covariances)
-        return cls(parts[0].likelihood.at(torch.cat(outputs)), covariance, parts[0].tempering_log_weights)
+        factors = [part.factor for part in parts if part.factor is not None]
+        likelihood = parts[0].likelihood.at(torch.cat(outputs))
+        return cls(likelihood, covariance, parts[0].tempering_log_weights, torch.cat(factors) if factors else None)
 
 
 class Predictor:
@@ -126,9 +139,10 @@ class Predictor:
         kernel = sdpa_kernel(SDPBackend.MATH) if self.covariance else nullcontext()
         with kernel, torch.set_grad_enabled(self.covariance is not None):
             outputs = self.backbone(self.backbone.preprocess(batch))
-            covariance = self.covariance(self.run.likelihood(outputs)) if self.covariance else None
-        covariance = None if covariance is None else covariance.float().cpu()
-        return Prediction(self.run.likelihood(outputs.detach().float().cpu()), covariance, self.tempering_log_weights)
+            found = self.covariance.factorised(self.run.likelihood(outputs)) if self.covariance else (None, None)
+        covariance, factor = (None if each is None else each.float().cpu() for each in found)
+        likelihood = self.run.likelihood(outputs.detach().float().cpu())
+        return Prediction(likelihood, covariance, self.tempering_log_weights, factor)
 
 
 def columns(prediction: Prediction, run: Restored) -> dict[str, list[Any]]:

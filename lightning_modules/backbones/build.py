@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from filtune.datamodules import Task
+from torch import nn
 
 from ..trust import OwnClasses, check_own
 from .adapters import adapt, try_adapter
@@ -130,7 +131,7 @@ def build_backbone(config: BackboneConfig, task: Task, own: OwnClasses = None) -
             with library_errors(config.name, "it does not run on this task's data", RUN_REMEDY):
                 _try_model(backbone, task)
     if backbone.has_fresh_head and starts_at_zero(config, backbone):
-        done = zero_output_layer(backbone, task.outputs)
+        done = zero_output_layer(backbone, task)
         if config.head_init == "zero" and not done:
             raise ValueError(
                 f"model.backbone.head_init: the head of this backbone has no layer of {task.outputs} outputs that "
@@ -151,27 +152,62 @@ def starts_at_zero(config: BackboneConfig, backbone: Backbone) -> bool:
     return config.head_init == "zero" or (config.head_init == "auto" and backbone.is_pretrained)
 
 
-def zero_output_layer(backbone: Backbone, outputs: int) -> bool:
+def zero_output_layer(backbone: Backbone, task: Task) -> bool:
     """Set the last layer of the head to zero, so that all classes are equally probable before the first sample.
+
+    Where several layers of the head have that many outputs, it is the one that is called last, and those before it
+    until the outputs are zero: the outputs of a distilled network are the mean of two heads.
 
     Returns:
         Whether the head has a layer with that many outputs.
     """
     # the head proper comes first, further modules that are trained with it after it
-    fitting = (
+    fitting = [
         [
             layer
             for layer in backbone.model.get_submodule(name).modules()
-            if isinstance(weight := getattr(layer, "weight", None), torch.Tensor) and len(weight) == outputs
+            if isinstance(weight := getattr(layer, "weight", None), torch.Tensor)
+            and weight.dim() > 1
+            and len(weight) == task.outputs
         ]
         for name in backbone.head
-    )
-    layers: list[torch.nn.Module] = next(filter(None, fitting), [])
-    if not layers:
-        return False
-    for param in layers[-1].parameters(recurse=False):
+    ]
+    layers = list(dict.fromkeys(layer for each in fitting for layer in each))
+    if len(layers) > 1:
+        layers = _output_layers(backbone, task, layers) or [next(filter(None, fitting))[-1]]
+    for param in (param for layer in layers for param in layer.parameters(recurse=False)):
         torch.nn.init.zeros_(param)
-    return True
+    return bool(layers)
+
+
+def _output_layers(backbone: Backbone, task: Task, layers: list[nn.Module]) -> list[nn.Module]:
+    """Return those of several layers that must be zero for the outputs to be; none where the model does not tell.
+
+    Their weights are as before afterwards.
+    """
+    calls: list[nn.Module] = []
+    hooks = [layer.register_forward_hook(lambda module, *_: calls.append(module)) for layer in layers]
+    params = [param for layer in layers for param in layer.parameters(recurse=False)]
+    before = [param.detach().clone() for param in params]
+    try:
+        with torch.no_grad():
+            inputs = backbone.eval().preprocess(_example(task))  # batch statistics stay as they are
+            backbone(inputs)
+            order = list(dict.fromkeys(reversed(calls)))
+            for count, layer in enumerate(order, start=1):
+                for param in layer.parameters(recurse=False):
+                    param.zero_()
+                if not backbone(inputs).any():
+                    return order[:count]
+        return order[:1]
+    except Exception:  # of a model that does not run here, such as one in four bits on a CPU
+        return []
+    finally:
+        for hook in hooks:
+            hook.remove()
+        with torch.no_grad():
+            for param, value in zip(params, before, strict=True):
+                param.copy_(value)
 
 
 def _try_model(backbone: Backbone, task: Task) -> None:

@@ -127,7 +127,9 @@ def _from_folder(path: Path, config: BackboneConfig, outputs: int) -> nn.Module:
     """Return the model of a folder that holds timm's ``config.json`` and weights, or of a file of weights in it."""
     folder = path.parent if path.is_file() else path
     settings = _read_settings(folder, path)
-    card = {name: value for name, value in _object(settings, "pretrained_cfg", path).items() if name not in ORIGIN}
+    usual = timm.get_pretrained_cfg(settings["architecture"])  # which layer is the classifier, and what images are
+    known = {**({} if usual is None else usual.to_dict()), **_object(settings, "pretrained_cfg", path)}
+    card = {name: value for name, value in known.items() if name not in ORIGIN}
     _check_card(card)
     card |= {"num_classes": settings["num_classes"]} if "num_classes" in settings else {}
     if config.pretrained:

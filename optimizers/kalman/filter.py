@@ -23,7 +23,7 @@ from .predictive import (
     tempered_predictive,
     update_log_weights,
 )
-from .prior import probed_output_layer, sensitivity_factor
+from .prior import combined_squares, probed_output_layer, sensitivity_factor, zero_matrices
 from .state import FilterState
 from .step_cost import announce_cost
 from .update import GaussianUpdate, MeasurementUpdate, NaturalParameterUpdate
@@ -122,24 +122,39 @@ class KalmanOptimizer(FilterState):
         """Set the prior by the rows of H under a random output layer, where that layer starts at zero.
 
         No tensor before a layer of zeros has a derivative; one pass with random weights in it shows those that the
-        tensors will have.
+        tensors will have. Other matrices that are zero, such as lora_B, hide nothing but their partner: they are no
+        output layer.
         """
-        with probed_output_layer([self._params[i] for i in self._head]) as is_probed:
-            if not is_probed:
-                return
-            with torch.enable_grad():
-                observation = closure()
-            with torch.autocast(observation.outputs.device.type, enabled=False):
-                self._initialize_prior(self._linearize(observation)[2])
+        matrices = zero_matrices([self._params[i] for i in self._head])
+        if not matrices:
+            return
+        squares, m = self._mean_squares(closure)
+        matrices = [matrix for matrix in matrices if len(matrix) == m]
+        if not matrices:
+            return
+        with probed_output_layer(matrices):
+            probed, _ = self._mean_squares(closure)
+        self._set_prior(combined_squares(squares, probed, [param.numel() for param in self._params]))
+
+    def _mean_squares(self, closure: Closure) -> tuple[Tensor, int]:
+        """Return the mean over the rows of H of its squared entries, (n,), and the number of outputs."""
+        with torch.enable_grad():
+            observation = closure()
+        with torch.autocast(observation.outputs.device.type, enabled=False):
+            H = self._linearize(observation)[2]
+        return self._sharding.whole(H.dense().square().mean(0)), observation.outputs.shape[1]
 
     def _initialize_prior(self, H: BlockJacobian) -> None:
         """Set the prior by the first rows of H that are finite."""
-        state, sharding = self.filter, self._sharding
-        rows = H.dense()
-        factor = sensitivity_factor(sharding.whole(rows.square().mean(0)), self.param_groups)
-        if bool(factor.isfinite().all()):
+        self._set_prior(self._sharding.whole(H.dense().square().mean(0)))
+
+    def _set_prior(self, squares: Tensor) -> None:
+        """Set the prior by the mean over the rows of H of its squared entries, (n,), where they are finite."""
+        state = self.filter
+        factor = sensitivity_factor(squares, self.param_groups)
+        if bool((squares + factor).isfinite().all()):  # an infinite derivative would make a variance of zero
             prior = factor * self._variance()
-            state.update(self._covariance.start(sharding.part(prior)))
+            state.update(self._covariance.start(self._sharding.part(prior)))
             for monitor in self._monitors:
                 monitor.set_prior(state, prior)
             state["prior_initialized"].fill_(True)
@@ -214,11 +229,22 @@ class KalmanOptimizer(FilterState):
         log_weights = self.filter.get("tempering_log_weights")
         return log_weights if log_weights is not None and bool(log_weights.any()) else None
 
-    @torch.no_grad()
     def output_covariance(self, likelihood: Likelihood) -> Tensor:
         """Return the covariance C = JPJ' of each sample's outputs under the filter, (B, m, m).
 
         With ``top_k`` it is that of the k most probable classes and of the rest as one, as in training.
+
+        Args:
+            likelihood: Of model outputs with their graph attached, (B, m); it is used up.
+
+        Raises:
+            ValueError: If several processes share the state.
+        """
+        return self.output_uncertainty(likelihood)[0]
+
+    @torch.no_grad()
+    def output_uncertainty(self, likelihood: Likelihood) -> tuple[Tensor, Tensor | None]:
+        """Return :meth:`output_covariance`, and with ``top_k`` the factor G with C = GG' of the predictive, (B, m, k).
 
         Args:
             likelihood: Of model outputs with their graph attached, (B, m); it is used up.
@@ -231,10 +257,14 @@ class KalmanOptimizer(FilterState):
         outputs, k = likelihood.outputs, self._rows.top_k
         B, m = outputs.shape
         directions = likelihood.contrasts(k) if k else None
+        every = torch.eye(m, dtype=outputs.dtype, device=outputs.device).expand(B, m, m)
+        chosen = every if directions is None else directions
+        gram, _ = self._covariance.project(self._covariance.select(self.filter), self._build(outputs, chosen))
+        chosen = chosen.to(gram.dtype)
         if directions is None:
-            directions = torch.eye(m, dtype=outputs.dtype, device=outputs.device).expand(B, m, m)
-        gram, _ = self._covariance.project(self._covariance.select(self.filter), self._build(outputs, directions))
-        return output_covariance(gram, directions.to(gram.dtype))
+            return output_covariance(gram, chosen), None
+        all_of_them = torch.eye(k, dtype=gram.dtype, device=gram.device).expand(B, k, k)
+        return output_covariance(gram, chosen), output_factor(gram, chosen, all_of_them)
 
     def _scaled_predictive(self, observation: Observation, innovation: Innovation, HPH: Tensor) -> Tensor | None:
         """Return the predictive probabilities for each scale of the outputs' covariance, (K, B, m), if it is known."""

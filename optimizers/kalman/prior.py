@@ -57,9 +57,14 @@ def initial_variance(group: dict[str, Any], dtype: torch.dtype) -> Tensor:
     return (group["p0"] * uniform).to(device)
 
 
+def zero_matrices(head: Sequence[Tensor]) -> list[Tensor]:
+    """Return the matrices among the head's trained parameters that are zero."""
+    return [param for param in head if param.dim() > 1 and not bool(param.any())]
+
+
 @contextmanager
-def probed_output_layer(head: Sequence[Tensor]) -> Iterator[bool]:
-    r"""Fill the head's matrices that are zero with random weights for a while; yield whether there are any.
+def probed_output_layer(matrices: Sequence[Tensor]) -> Iterator[None]:
+    r"""Fill matrices that are zero with random weights for a while.
 
     The weights are those of a fresh :class:`torch.nn.Linear`, U(-a, a) with a = 1 / sqrt(fan-in), from a seed of their
     own, so that they are the same on all ranks and no other random number changes. With W such a layer and z its input,
@@ -70,20 +75,33 @@ def probed_output_layer(head: Sequence[Tensor]) -> Iterator[bool]:
     features, and its prior does not depend on whether the head itself starts at random or at zero.
 
     Args:
-        head: The trained parameters of the model's head.
+        matrices: The weights of an output layer that starts at zero.
     """
-    matrices = [param for param in head if param.dim() > 1 and not param.any()]
     generator = torch.Generator().manual_seed(PROBE_SEED)
     with torch.no_grad():
         for matrix in matrices:
             uniform = 2 * torch.rand(matrix.shape, generator=generator) - 1
             matrix.copy_(uniform / matrix[0].numel() ** 0.5)
+    torch.clear_autocast_cache()  # it holds the zeros
     try:
-        yield bool(matrices)
+        yield
     finally:
         with torch.no_grad():
             for matrix in matrices:
                 matrix.zero_()
+        torch.clear_autocast_cache()  # it holds the random weights
+
+
+def combined_squares(squares: Tensor, probed: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return the squared derivatives without the probe, of a tensor that has none those with it, (n,).
+
+    Args:
+        squares: Mean over the rows of H of its squared entries, (n,).
+        probed: The same with the probe.
+        sizes: Number of entries of every tensor.
+    """
+    pairs = zip(squares.split([*sizes]), probed.split([*sizes]), strict=True)
+    return torch.cat([torch.where((own != 0).any(), own, other) for own, other in pairs])
 
 
 def sensitivity_factor(squares: Tensor, groups: list[dict[str, Any]]) -> Tensor:

@@ -79,7 +79,7 @@ def test_pairs_in_batches_are_those_one_by_one(encoder: Path, tmp_path: Path) ->
     pairs = [("good film", "a great film"), ("the plot", "dull"), ("bad", "poor and dull actor")]
     pd.DataFrame(pairs, columns=["first", "second"]).to_parquet(tmp_path / "pairs.parquet")
     rows = Rows(run, str(tmp_path / "pairs.parquet"), columns=["first", "second"])
-    found = predict(Predictor(run), rows, batch_size=2).outputs
+    found = predict(Predictor(run), rows, batch_size=2)[0].outputs
     expected = torch.cat([logits_of(run, {"text": [pair]}) for pair in pairs])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert found.std() > 1e-3

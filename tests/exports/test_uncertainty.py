@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from filtune.exports.prediction import OutputCovariance
-from filtune.optimizers import EKF, Categorical, Gaussian, LoKO
+from filtune.exports.prediction import OutputCovariance, Prediction
+from filtune.optimizers import EKF, Categorical, Filtune, Gaussian, LoKO
 from filtune.optimizers.kalman.filter import KalmanOptimizer
 from torch import Tensor, nn
 
@@ -68,3 +68,23 @@ def test_covariance_is_that_of_draws(m: int) -> None:
     draws = weights @ x[0] + biases
     spread = ((C.diag()[:, None] * C.diag() + C.square()) / N).sqrt()
     assert ((torch.cov(draws.mT) - C).abs() < 5 * spread).all()
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 2])
+def test_what_is_predicted_is_what_was_scored(top_k: int) -> None:
+    """The probabilities of a prediction are those that the next training step scores, with as many directions."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 6)).double()
+    optimizer = Filtune(model.parameters(), top_k=top_k, dtype="float64")
+    for _ in range(6):
+        x, y = 3 * torch.randn(2, 4).double(), torch.randint(6, (2,))
+        outputs = Categorical(model(x).detach())
+        covariance, factor = optimizer.output_uncertainty(Categorical(model(x)))
+        found = Prediction(outputs, covariance, optimizer.tempering_log_weights(), factor).predictive
+        known = optimizer.tempering_log_weights() is not None
+        optimizer.step(lambda x=x, y=y: Categorical(model(x)).observe(y))
+        scored = optimizer.predictive()
+        assert found is not None
+        assert scored is not None
+        if known:  # without a label all scales weigh the same in training, and the posterior is taken as it is after
+            torch.testing.assert_close(found, scored, rtol=1e-6, atol=1e-7)

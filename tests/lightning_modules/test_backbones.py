@@ -12,6 +12,7 @@ from filtune.lightning_modules.backbones.adapters import resolve_targets
 from filtune.lightning_modules.backbones.image import ImageBackbone
 from filtune.lightning_modules.backbones.lenet import LeNet5
 from torch import nn
+from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
 from tests.conftest import Task
 
@@ -74,6 +75,18 @@ def test_texts_and_pairs_are_tokenised(tiny_bert: Path) -> None:
 def test_a_head_at_zero_favours_no_class(tiny_bert: Path) -> None:
     config = BackboneConfig(str(tiny_bert), adapter="lora", head="mean", head_init="zero")
     backbone = build_backbone(config, Task(outputs=3))
+    assert not backbone(backbone.preprocess({"text": ["good film"]})).any()
+
+
+def test_with_as_many_classes_as_features_the_last_layer_starts_at_zero(tiny_bert: Path, tmp_path: Path) -> None:
+    """DistilBERT's head has another layer of that size before it, behind which nothing would be learnt."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    shape = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "max_position_embeddings": 32}
+    DistilBertModel(DistilBertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    backbone = build_backbone(BackboneConfig(str(tmp_path)), Task(outputs=16))
+    assert not backbone.model.classifier.weight.any()
+    assert backbone.model.pre_classifier.weight.any()
     assert not backbone(backbone.preprocess({"text": ["good film"]})).any()
 
 

@@ -88,6 +88,19 @@ def test_a_fresh_head_starts_at_zero_on_pre_trained_weights(folder: Path, adapte
     assert build(folder, adapter=adapter, pretrained=False)(backbone.preprocess(PIXELS)).any()
 
 
+@pytest.mark.parametrize("card", [False, True])
+def test_both_heads_of_a_distilled_network_start_at_zero(tmp_path: Path, card: bool) -> None:
+    """Their mean is predicted; which layers they are is known of the architecture, if config.json does not say it."""
+    torch.manual_seed(0)
+    name = "deit_tiny_distilled_patch16_224"
+    timm.models.save_for_hf(timm.create_model(name, num_classes=7), str(tmp_path), safe_serialization=True)
+    if not card:
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": name, "num_classes": 7}))
+    backbone = build(tmp_path, outputs=5)
+    assert backbone.head == ("head", "head_dist")
+    assert not backbone(backbone.preprocess(PIXELS)).any()
+
+
 def test_a_head_that_comes_with_the_weights_is_kept(folder: Path) -> None:
     backbone = build(folder, outputs=7)
     assert not backbone.has_fresh_head

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from filtune.optimizers import Bernoulli, Categorical, Gaussian, Poisson
+from filtune.optimizers import Bernoulli, Categorical, Filtune, Gaussian, Poisson
 from filtune.optimizers.kalman.monitors.nis import (
     LIMIT,
     NIS,
@@ -16,8 +16,9 @@ from filtune.optimizers.kalman.monitors.nis import (
     judge,
     normalised_innovation_squared,
 )
+from filtune.optimizers.kalman.rows import RowSelection
 from filtune.optimizers.likelihoods.base import Likelihood
-from scipy.stats import chi2, norm
+from scipy.stats import chi2, gamma, norm
 from torch import Tensor
 
 LEVEL = norm.sf(LIMIT)
@@ -36,7 +37,7 @@ def exceedance(values: np.ndarray, probabilities: np.ndarray, high: float, runs:
 
 
 @pytest.mark.parametrize("uncertain", [0.0, 2.0])
-@pytest.mark.parametrize("confidence", [0.6, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("confidence", [0.6, 0.9, 0.95, 0.99, 0.999999])
 @pytest.mark.parametrize("m", [2, 4])
 def test_the_level_of_classes(m: int, confidence: float, uncertain: float) -> None:
     """Windows of samples whose confidence is near this one; labels come from the predictive distribution.
@@ -79,6 +80,29 @@ def test_the_level_of_labels_that_occur_together_and_of_counts(kind: Any, output
     high = float(interval(cumulants.unsqueeze(1).expand(3, WINDOW))[1])
     deviation = (LEVEL / runs) ** 0.5
     assert float((total / WINDOW > high).double().mean()) <= 3 * LEVEL + 3 * deviation
+
+
+@pytest.mark.parametrize("skewness", [0.5, 1, 3, 5, 7, 10, 15, 20, 30, 40, 100, 1000])
+def test_the_upper_bound_is_the_quantile_of_a_gamma_distribution_and_does_not_fall(skewness: float) -> None:
+    """Within five per cent up to a skewness of 40, and above all quantiles from there on."""
+    cumulants = torch.tensor([[3.0], [1.0], [skewness]], dtype=torch.float64)
+    found = float(interval(cumulants)[1]) - 3
+    exact = max(gamma.isf(LEVEL, 4 / g**2) * g / 2 - 2 / g for g in (skewness, min(skewness, 40)))
+    assert exact * 0.95 <= found
+    assert found <= exact * 1.05 or skewness > 40
+
+
+@pytest.mark.parametrize("top_k", [0, 1])
+@pytest.mark.parametrize("gap", [8.0, 14.0, 17.0, 30.0, 300.0])
+def test_a_filter_that_is_sure_and_right_raises_no_alarm(gap: float, top_k: int) -> None:
+    model = torch.nn.Linear(2, 4)
+    with torch.no_grad():
+        model.bias.copy_(torch.tensor([0.0, gap, 0.0, 0.0]))
+    optimizer = Filtune(model.parameters(), nis_window=8, forgetting_factor=0.5, top_k=top_k)
+    for x in torch.randn(12, 1, 2, generator=torch.Generator().manual_seed(0)):
+        optimizer.step(lambda x=x: Categorical(model(x)).observe(torch.tensor([1])))
+        assert not optimizer.filter["alarm"]
+    assert optimizer.stats["nis_high"] >= optimizer.stats["nis"]
 
 
 @pytest.mark.parametrize("d", [1, 3])
@@ -152,3 +176,20 @@ def test_batches_of_classes_raise_no_alarm(B: int, confidence: float) -> None:
     assert alarms <= 1  # at 0.0005 a window, two of twenty have a probability of 5e-5
     mean, variance, _ = torch.stack(cumulants).mean(0).tolist()
     assert abs(np.mean(values) - mean) <= 4 * math.sqrt(variance / len(values))  # four standard errors
+
+
+def test_with_top_k_the_expected_labels_are_those_of_the_predictive() -> None:
+    """Outputs as uncertain as the filter says, over many draws: by the softmax alone, a fifth of what occurs."""
+    torch.manual_seed(0)
+    found = expected = 0.0
+    for _ in range(600):
+        mean = 4 * torch.randn(1, 4, dtype=torch.float64)
+        likelihood = Categorical(mean)
+        target = Categorical(mean + 2 * torch.randn(1, 4, dtype=torch.float64)).sample()
+        observation = likelihood.observe(target)
+        innovation = RowSelection(top_k=1)(observation)
+        A = 4 * torch.eye(innovation.residual.numel(), dtype=torch.float64)
+        value = normalised_innovation_squared(innovation, A)
+        found += float(value.clamp_max(25))
+        expected += float(judge(observation, innovation, A, value)[1][0])
+    assert 0.4 * found < expected < 1.6 * found

@@ -8,8 +8,10 @@ import pytest
 import torch
 from filtune.optimizers import EKF, Categorical, Filtune, Gaussian
 from filtune.optimizers.kalman.prior import PROBE_SEED, sensitivity_factor
+from filtune.optimizers.likelihoods.base import Observation
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.func import jacrev
 
 from tests.optimizers.models import (
@@ -126,11 +128,66 @@ def test_the_probe_is_taken_back_when_the_closure_fails() -> None:
     model = mlp(3)
     torch.nn.init.zeros_(model[-1].weight)
     optimizer = Filtune(model.parameters()).attach(model)
+    ((x, y),) = labels(1, 1, 3)
 
-    def fail() -> None:
-        assert model[-1].weight.any()
-        raise RuntimeError("no sample")
+    def fail() -> Observation:
+        if model[-1].weight.any():
+            raise RuntimeError("no sample")
+        return Categorical(model(x)).observe(y)
 
     with pytest.raises(RuntimeError, match="no sample"):
         optimizer.step(fail)
     assert not model[-1].weight.any()
+
+
+def test_the_probe_leaves_no_copy_to_autocast() -> None:
+    """It keeps copies of parameters for as long as its context lasts, and a step may be within it."""
+    model = mlp(3).float()
+    torch.nn.init.zeros_(model[-1].weight)
+    torch.nn.init.zeros_(model[-1].bias)
+    optimizer = Filtune(model.parameters()).attach(model)
+    ((x, y),) = labels(1, 1, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = optimizer.step(lambda: Categorical(model(x.float())).observe(y))
+    assert not seen.outputs.any()
+
+
+class Adapted(torch.nn.Module):
+    """A frozen layer with LoRA, and a head that is frozen, or has LoRA as well."""
+
+    def __init__(self, adapted_head: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.head = (torch.nn.Linear(*shape).requires_grad_(False) for shape in ((5, 8), (8, 3)))
+        shapes = [(2, 5), (8, 2), (2, 8), (3, 2)][: 4 if adapted_head else 2]
+        self.lora = torch.nn.ParameterList([torch.randn(shape) * (i % 2 == 0) for i, shape in enumerate(shapes)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs (B, 3)."""
+        a, b, *more = self.lora
+        z = torch.tanh(self.first(x) + x @ a.T @ b.T)
+        return self.head(z) + (z @ more[0].T @ more[1].T if more else 0)
+
+
+@pytest.mark.parametrize("adapted_head", [False, True])
+def test_only_what_an_output_layer_hides_has_the_priors_of_the_probe(adapted_head: bool) -> None:
+    """A lora_B that starts at zero is no output layer: the priors of what moves the outputs already are their own."""
+    model = Adapted(adapted_head).double()
+    options = {"noise": "identity", "r0": 1e30, "p0": 0.3, "p0_init": "sensitivity", "dtype": "float64"}
+    optimizer = EKF(model.lora.parameters(), "diagonal", **options).attach(model)
+    x, y = values(1, 4, 3)[0]
+    J = jacrev(lambda b: torch.func.functional_call(model, {"lora.1": b}, x))(model.lora[1].detach())
+    drive(optimizer, model, Gaussian, [(x, y)])
+    first, second, *_ = optimizer.variance()
+    expected = 0.3 * min(0.1 * float(J.detach().square().mean()) ** -0.25, 10)
+    assert relative(second, torch.full_like(second, expected)) <= rounding(1000)
+    assert relative(first, torch.full_like(first, 0.15)) <= rounding(10)
+
+
+def test_derivatives_whose_squares_overflow_do_not_set_it() -> None:
+    model = linear(3).float()
+    optimizer = Filtune(model.parameters())
+    ((x, y), *_) = labels(1, 1, 3)
+    drive(optimizer, model, Categorical, [(1e25 * x.float(), y)])
+    assert not optimizer.filter["prior_initialized"]
+    assert all(bool((v > 0).all()) for v in optimizer.variance())

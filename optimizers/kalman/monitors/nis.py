@@ -25,7 +25,7 @@ from ...parts import State
 from ...ranges import check_arguments, count
 from ..covariance.base import Covariance
 from ..equations import block_diagonal, own_blocks, robust_cholesky
-from ..predictive import output_covariance
+from ..predictive import cubature_predictive, output_covariance, output_factor
 from .base import Monitor
 
 MOST = 25.0
@@ -34,6 +34,12 @@ MOST = 25.0
 LIMIT = 3.29
 """Standard normal quantile of the interval's bounds: a consistent filter is outside it one time in a thousand."""
 
+
+SKEWED = 5.0
+"""Skewness up to which the cube-root approximation of the upper quantile holds; soon after, it falls without bound."""
+
+FURTHER, REACH = 10.4, 8.9
+"""How far the upper quantile of a gamma distribution rises beyond that, in standard deviations, and how soon."""
 
 LONGEST = 1_000_000
 """Most steps of the window, whose values are kept."""
@@ -143,6 +149,9 @@ def judge(
     B, m = p.shape
     if innovation.is_projected:  # the coordinates depend on the label, which is among them: e'F^-1 e is 1/p - 1
         values, q = (1 / p.clamp_min(torch.finfo(p.dtype).tiny) - 1).clamp_max(MOST * count), p
+        if innovation.foreseen is not None:  # the labels of a consistent filter are those of its predictive
+            factor = output_factor(A, innovation.cotangents, innovation.foreseen)
+            q = cubature_predictive(observation.outputs.detach().double(), factor.double())[-1]
         seen = values.gather(1, observation.target.unsqueeze(1)).sum()
         values = values * (value * count / seen.clamp_min(torch.finfo(p.dtype).tiny)).clamp_max(1)
     else:
@@ -193,7 +202,9 @@ def interval(cumulants: Tensor) -> tuple[Tensor, Tensor]:
     """Return bounds of the average NIS of a consistent filter, each ().
 
     The sum has a gamma distribution with its mean, variance and skewness: for normal innovations exactly. Its quantiles
-    are those of the cube-root approximation of Wilson and Hilferty (1931).
+    are those of the cube-root approximation of Wilson and Hilferty (1931). That of a confident filter is very skewed:
+    beyond a skewness of five the upper quantile is an exponential curve, within three per cent of it up to 40. There it
+    stays, though it falls again where a single error is less likely than the level.
 
     Args:
         cumulants: Mean, variance and third cumulant of every step's value, (3, w).
@@ -202,5 +213,10 @@ def interval(cumulants: Tensor) -> tuple[Tensor, Tensor]:
     mean, variance, third = (total / w**k for k, total in enumerate(cumulants.double().sum(1), start=1))
     deviation = variance.clamp_min(0).sqrt()
     g = (third / deviation**3).nan_to_num(0, 0, 0).clamp_min(1e-6)  # 0: a normal distribution, within rounding
-    low, high = (mean + deviation * 2 / g * ((1 + sign * LIMIT * g / 6 - (g / 6) ** 2) ** 3 - 1) for sign in (-1, 1))
-    return low.clamp_min(0), high
+    usual = g.clamp_max(SKEWED)
+    low, high = (
+        2 / each * ((1 + sign * LIMIT * each / 6 - (each / 6) ** 2) ** 3 - 1) for sign, each in ((-1, g), (1, usual))
+    )
+    high = high - FURTHER * torch.expm1((usual - g) / REACH)
+    rounding = torch.finfo(torch.float32).eps * 10  # of a window in float32
+    return (mean + deviation * low).clamp_min(0), mean + deviation * high + rounding * mean
