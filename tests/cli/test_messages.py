@@ -67,6 +67,10 @@ LINES = {
         [*QUICK, "--model.param_groups={fc: 3}"],
         "must be a mapping such as '{name: value}', each value a mapping such as '{name: value}' or null, got",
     ),
+    "a baseline that is there twice": (
+        [*QUICK, "--run.baselines=[adamw, sgd, adamw]"],
+        "--run.baselines: adamw is there twice; leave one out",
+    ),
     "no mapping": ([*QUICK, "--model.param_groups=3"], "must be a mapping such as"),
     "a group with a value": ([*QUICK, "--model=lenet5"], "--model: is a group of options"),
     "no option": ([*QUICK, "quickstart"], "quickstart: not an option; for a configuration write --config"),
