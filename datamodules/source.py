@@ -134,6 +134,8 @@ def read_file(path: Path, options: TextOptions = PLAIN) -> Source:
     Raises:
         DataError: If its type is unknown, or it cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise DataError(f"--data.source: {path} is a folder, a pipe or a device, where a file is needed; name a file")
     ending = file_ending(path)
     if ending in DELIMITERS:
         delimited = DelimitedFile(path, options.encoding, options.quoting)

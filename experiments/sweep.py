@@ -103,8 +103,10 @@ class Sweep:
             points = sorted(points, key=lambda point, of=scores: rank(of[point_name(point)], self.metric))
             _show(runner.console, points, scores, self.metric, rung.samples)
             if not scores[point_name(points[0])]:
+                reason = next(iter(outcome.failures.values()), "")
+                failed = f"; {len(outcome.failures)} runs failed, the first with: {reason}" if reason else ""
                 raise ValueError(
-                    f"--metric {self.metric}: no point has this figure of all seeds; see {runner.store.root}"
+                    f"--metric {self.metric}: no point has this figure of all seeds{failed}; see {runner.store.root}"
                 )
             points = points[: rung.kept]
         return points[0], whole

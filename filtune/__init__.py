@@ -28,6 +28,8 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """Return the public class or function of that name, importing no more than it takes."""
+    if name == "__all__":
+        return __dir__()
     if not name.startswith("_"):
         if find_spec(f"{__name__}.{name}"):  # ``from filtune import cli`` asks here before it imports the module
             return import_module(f"{__name__}.{name}")

@@ -128,11 +128,14 @@ def with_run_config(args: list[str]) -> list[str]:
     path = next((option.value for option in options if option.key == "ckpt_path"), None)
     if configs or path in (None, "", "last"):
         return args
-    config = find_checkpoint(Path(path)).resolve().parents[1] / CONFIG
+    checkpoint = find_checkpoint(Path(path))
+    config = checkpoint.resolve().parents[1] / CONFIG
     if config.is_file():
         return ["--config", str(config), *args]
     if any(option.key.partition(".")[0] in FOLDERS for option in options):
         return args
+    if not checkpoint.is_file():
+        raise ValueError(f"ckpt_path: there is no checkpoint {path}")
     raise ValueError(f"ckpt_path: {config.parent} has no {CONFIG}; name the run's configuration by --config")
 
 

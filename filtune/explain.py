@@ -314,16 +314,26 @@ def describe_type(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(describe_type(kind) for kind in inside))
     if origin in (list, tuple, set) or hint in (list, tuple, set):
-        return "a list such as '[a, b]'"
+        return f"a list such as '[a, b]'{_entries(origin, inside)}"
     if origin is dict or hint is dict:
-        return "a mapping such as '{name: value}'"
+        return f"a mapping such as '{{name: value}}'{_entries(origin, inside)}"
     return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+
+
+def _entries(origin: Any, inside: tuple[Any, ...]) -> str:
+    """Return what the entries of a list or a mapping must be, as the end of a phrase; nothing where all will do."""
+    is_fixed = origin is tuple and ... not in inside
+    kinds = {describe_type(kind) for kind in inside[1 if origin is dict else 0 :] if kind not in (Any, ...)}
+    entry = "value" if origin is dict else "entry"
+    count = f" of {len(inside)} entries" if is_fixed else ""
+    return f"{count}, each {entry} {kinds.pop()}" if len(kinds) == 1 else count
 
 
 def condensed(message: str) -> str:
     """Return a message of jsonargparse without its headers."""
     lines = [re.sub(r"^\s*(- )?", "", line).rstrip() for line in message.splitlines()]
-    frame = ("Does not validate", "Subtypes", "Errors", "Given value")
+    frame = ("Does not validate", "Subtypes", "Errors", "Given value", "Not a valid subclass", "Subclass types expect")
+    frame += ("a class path (str)", "a dict with", "a dict without")
     lines = [line for line in lines if not re.fullmatch(r"Expected an? <class '[\w.]+'>", line)]
     kept = [re.sub(r'^Parser key "([^"]+)":', r"--\1:", line) for line in lines if line and not line.startswith(frame)]
     return " ".join(dict.fromkeys(kept)) or message

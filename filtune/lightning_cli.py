@@ -190,6 +190,8 @@ class FiltuneCLI(LightningCLI):
             check_root(config.run.root, written(line, "run.root"))
         check_optimizer(config, lambda key: written(line, key))
         for name in config.run.baselines:
+            if config.run.baselines.count(name) > 1:
+                raise ValueError(f"{written(line, 'run.baselines')}: {name} is there twice; leave one out")
             others = {key: value for key, value in line.config.items() if key != "optimizer"}
             options = [option for option in line.options if option.key.partition(".")[0] != "optimizer"]
             chosen = choose_class(others, "optimizer", name, "--run.baselines")

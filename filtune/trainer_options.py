@@ -76,6 +76,8 @@ def check_checkpoint_name(name: str | None, given: Mapping[str, Any], command: s
     Raises:
         ValueError: Naming the option and the remedy.
     """
+    if name == "":
+        raise ValueError("ckpt_path: is empty; give the path of a checkpoint, or leave it out")
     if name in ("best", "hpc") or str(name).startswith("registry"):
         last = ", or last for that of the newest run" if command == "fit" else ""
         raise ValueError(f"ckpt_path: {name} is known to no new process; give the path of a checkpoint{last}")

@@ -180,8 +180,11 @@ class Trial:
         if not suspects:
             return None  # it is the parameters that this rule cannot move
         name = min(suspects, key=lambda name: _at(name, said))
-        said = re.sub(rf"^(\w+: )?{name}[: ]+(?=must|is|below|needs|of)", "", said)
-        raise ValueError(f"{label(name)}: {said.removeprefix(f'{self.cls.__name__}: ')}")
+        said = said.removeprefix(f"{self.cls.__name__}: ")
+        if inner := re.match(rf"{name}((?:\.\w+)+):? ", said):
+            raise ValueError(f"{label(name + inner[1])}: {said[inner.end() :]}")
+        said = re.sub(rf"^{name}(: | (?=must|is|below|needs|of))", "", said)
+        raise ValueError(f"{label(name)}: {said}")
 
 
 def _suspects(build: Build, given: dict[str, Any], defaults: Mapping[str, Any], said: str) -> Iterator[str]:

@@ -98,7 +98,9 @@ def explained_if_full(path: Path) -> Iterator[None]:
 
 def reason_full(error: BaseException | None) -> str | None:
     """Return in the system's words that there is no space left, if an error or one of its causes says so."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # an error may be raised from itself
+        seen.add(id(error))
         for number, words in FULL.items():
             if getattr(error, "errno", None) == number or words.lower() in str(error).lower():
                 return words

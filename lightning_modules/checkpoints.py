@@ -108,9 +108,9 @@ def _check_contents(checkpoint: dict[str, Any]) -> None:
         for name, kind in needed.items():
             if not isinstance(entries, dict) or not isinstance(entries.get(name), kind):
                 raise ValueError(f"it has no {place}{name}, or one of another kind")
+    found = _contents(checkpoint)
     if listed is None and "format" not in checkpoint["filtune"]:
         return  # an earlier release's
-    found = _contents(checkpoint)
     differing = sorted(found.symmetric_difference(listed or ()))
     if differing:
         lacks = differing[0] not in found
@@ -118,8 +118,14 @@ def _check_contents(checkpoint: dict[str, Any]) -> None:
 
 
 def _contents(tree: Any, place: str = "") -> set[str]:
-    """Return the places of all tensors and values in a tree, with the shape and type of each tensor."""
+    """Return the places of all tensors and values in a tree, with the shape and type of each tensor.
+
+    Raises:
+        ValueError: If a tensor is sparse, quantized or without values, as none of a run is.
+    """
     if isinstance(tree, Tensor):
+        if tree.layout != torch.strided or tree.is_quantized or tree.is_meta:
+            raise ValueError(f"{place} is no plain tensor")
         return {f"{place} {tuple(tree.shape)} {tree.dtype}"}
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list | tuple) else ()
     found = {leaf for key, value in items for leaf in _contents(value, f"{place}.{key}" if place else str(key))}

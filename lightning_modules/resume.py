@@ -52,7 +52,8 @@ def has_config(folder: Path, config: dict[str, Any], model: type) -> bool:
 def _config_of(folder: Path) -> dict[str, Any] | None:
     """Return the configuration of the run in a folder; None where nothing in it can be read."""
     try:
-        saved = read_yaml(folder / CONFIG)
+        # a pipe or a device, on which reading would not end, is refused by check_links
+        saved = read_yaml(folder / CONFIG) if (folder / CONFIG).is_file() else None
         if isinstance(saved, dict):
             return saved
     except (DamagedFile, OSError):

@@ -6,6 +6,7 @@ file is refused with its name and what happens when it is deleted, and a link th
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -58,6 +59,8 @@ def check_links(folder: Path) -> None:
                 f"{path}: is a symbolic link that leads out of the run's folder, to {os.path.realpath(path)}; remove "
                 "it, or put there what it stands for"
             )
+        if stat.S_ISLNK(mode) and _is_loop(path):
+            raise MisplacedFile(f"{path}: is a symbolic link that leads back to itself; remove it")
         if not (stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise MisplacedFile(f"{path}: is neither a file nor a folder; remove it")
     checkpoints = folder / "checkpoints"
@@ -66,6 +69,15 @@ def check_links(folder: Path) -> None:
             raise MisplacedFile(f"{path}: is a folder, where there should be a file; remove it")
     if checkpoints.is_file():
         raise MisplacedFile(f"{checkpoints}: is a file, where there should be a folder; remove it")
+
+
+def _is_loop(link: Path) -> bool:
+    """Return whether a symbolic link leads back to itself."""
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def check_files(folder: Path) -> None:

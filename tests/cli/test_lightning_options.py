@@ -224,6 +224,8 @@ REFUSED = {
     "--trainer.profiler=simpel": "trainer.profiler: ",
     "--trainer.enable_checkpointing=false --ckpt_path=last": "trainer.enable_checkpointing: false leaves no checkpoint",
     "--ckpt_path=best": "ckpt_path: best is known to no new process",
+    "--trainer.val_check_interval=0": "trainer.val_check_interval: 0: must be at least 1 batch, a share of an epoch",
+    "--ckpt_path=": "ckpt_path: is empty; give the path of a checkpoint, or leave it out",
     "--ckpt_path=hpc": "ckpt_path: hpc is known to no new process",
     "--trainer.logger=CSVLoger": "--trainer.logger: CSVLoger: no such class; did you mean CSVLogger?",
     "--trainer.logger=CSVLogger": "--trainer.logger: CSVLogger needs save_dir; set --trainer.logger.save_dir",

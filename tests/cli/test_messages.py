@@ -55,6 +55,22 @@ LINES = {
         "--model.schedule.decay: must be one of none, linear",
     ),
     "no list": ([*QUICK, "--model.backbone.targets=conv"], "must be a list such as"),
+    "a list of other entries": (
+        [*QUICK, "--run.baselines=[3]"],
+        "--run.baselines: must be a list such as '[a, b]', each entry text, got '[3]'",
+    ),
+    "a list of another length": (
+        [*QUICK, "--optimizer=AdamW", "--optimizer.betas=[0.9]"],
+        "--optimizer.betas: must be a list such as '[a, b]' of 2 entries, each entry a number, got '[0.9]'",
+    ),
+    "a mapping of other values": (
+        [*QUICK, "--model.param_groups={fc: 3}"],
+        "must be a mapping such as '{name: value}', each value a mapping such as '{name: value}' or null, got",
+    ),
+    "a baseline that is there twice": (
+        [*QUICK, "--run.baselines=[adamw, sgd, adamw]"],
+        "--run.baselines: adamw is there twice; leave one out",
+    ),
     "no mapping": ([*QUICK, "--model.param_groups=3"], "must be a mapping such as"),
     "a group with a value": ([*QUICK, "--model=lenet5"], "--model: is a group of options"),
     "no option": ([*QUICK, "quickstart"], "quickstart: not an option; for a configuration write --config"),

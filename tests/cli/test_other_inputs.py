@@ -82,7 +82,7 @@ def test_other_classes_are_refused_by_validate(run, tmp_path: Path, capsys: pyte
         assert "--data.classes" in said
 
 
-def test_weights_that_are_not_finite_are_refused(run, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_refused(run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _, _ = run
     shutil.copytree(folder, tmp_path / "run")
     path, files = tmp_path / "run" / "checkpoints" / "last.ckpt", AtomicCheckpointIO()
@@ -90,8 +90,9 @@ def test_weights_that_are_not_finite_are_refused(run, tmp_path: Path) -> None:
     name = next(name for name in checkpoint["state_dict"] if "head" in name)
     checkpoint["state_dict"][name] = torch.full_like(checkpoint["state_dict"][name], torch.nan)
     files.save_checkpoint({k: v for k, v in checkpoint.items() if k != "filtune_contents"}, path)
-    with pytest.raises(ValueError, match="is not finite, the run has diverged"):
-        restore(tmp_path / "run")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["export", f"--ckpt_path={tmp_path / 'run'}", f"--to={tmp_path / 'model'}"])
+    assert "is not finite, the run has diverged" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_checkpoints_of_earlier_releases_and_other_versions_pass() -> None:

@@ -44,10 +44,16 @@ def test_a_run_is_named_after_the_class(tmp_path: Path) -> None:
 
 REFUSED = {
     "an unknown argument": ("--optimizer.arguments={rate: 1}", "torch.optim.RAdam has no argument 'rate'; it has lr"),
-    "a wrong value": ("--optimizer.arguments={lr: fast}", "arguments.lr must be a number; got 'fast'"),
-    "a value that the class refuses": ("--optimizer.arguments.lr=-1", "arguments.lr: -1: torch.optim.RAdam: Invalid"),
+    "a wrong value": ("--optimizer.arguments={lr: fast}", "optimizer.arguments.lr: must be a number; got 'fast'"),
+    "a value that the class refuses": (
+        "--optimizer.arguments.lr=-1",
+        "--optimizer.arguments.lr: -1: torch.optim.RAdam: Invalid",
+    ),
     "no mapping": ("--optimizer.arguments=3", "--optimizer.arguments: must be a mapping such as '{name: value}'"),
-    "no such class": ("--optimizer.name=torch.optim.RAdm", "has no class RAdm; did you mean torch.optim.RAdam"),
+    "no such class": (
+        "--optimizer.name=torch.optim.RAdm",
+        "--optimizer.name: torch.optim.RAdm: torch.optim has no class RAdm; did you mean torch.optim.RAdam",
+    ),
     "not an optimizer": ("--optimizer.name=os.path.join", "os.path.join: is not a subclass of torch.optim.Optimizer"),
 }
 

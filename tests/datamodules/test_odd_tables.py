@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from filtune.datamodules import DataError, ImageDataModule, TextDataModule
 from filtune.datamodules.beginnings import BEGINNINGS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.datamodules.conftest import rows
 
@@ -192,6 +194,14 @@ def test_a_file_that_is_not_what_its_name_says(tmp_path: Path, beginning: bytes)
         path.write_bytes(beginning + b"\0\xff" * 99)
         if beginning != b"par1" or path.suffix != ".parquet":
             assert refusal(path) == f"--data.source: {path} is {BEGINNINGS[beginning]}"
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_a_pipe_is_no_file(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="is a folder, a pipe or a device, where a file is needed"):
+        ImageDataModule(str(tmp_path)).setup()
 
 
 def test_odd_tables_of_parquet(tmp_path: Path) -> None:

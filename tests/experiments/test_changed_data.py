@@ -86,7 +86,7 @@ def test_a_finished_run_whose_data_is_gone_is_refused(again: Path) -> None:
 
 def test_no_run_is_started_where_the_data_cannot_be_read(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (again / "reviews.csv").write_text("text,label\n")
-    with pytest.raises(ValueError, match="no point has this figure"):
+    with pytest.raises(ValueError, match=r"no point has this figure .* runs failed, the first with: .*reviews\.csv"):
         sweep.main(line(again, "--data.seed=3"))
     said = " ".join(capsys.readouterr().out.split())
     assert "lr=0.001 seed 0: --data.source: " in said

@@ -54,9 +54,15 @@ def pickled(path: Path) -> None:
     torch.save({"filtune": {}, "code": Path("x")}, path)
 
 
+def sparse(path: Path) -> None:
+    place = {**GOOD["state_dict"], "w": torch.eye(3).to_sparse()}
+    torch.save({**GOOD, "state_dict": place}, path)
+
+
 @pytest.mark.parametrize(
     ("make", "culprit"),
     [
+        (sparse, "state_dict.w is no plain tensor"),
         (lambda path: None, "there is no checkpoint"),
         (corrupt, "damaged or not a checkpoint"),
         (lambda path: path.write_text("hello"), "damaged or not a checkpoint"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from filtune.exports.target import whole_folder
-from filtune.lightning_modules.atomic import DiskFull, atomic_path, atomic_write
+from filtune.lightning_modules.atomic import DiskFull, atomic_path, atomic_write, reason_full
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
 
 from tests.lightning_modules.test_integrity import CHECKPOINT
@@ -90,3 +90,9 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
 
     with pytest.raises(KeyError):
         write()
+
+
+def test_an_error_that_is_raised_from_itself() -> None:
+    error = ValueError("something else")
+    error.__cause__ = error
+    assert reason_full(error) is None

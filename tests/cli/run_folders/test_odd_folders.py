@@ -28,9 +28,17 @@ def file_instead(run: Path) -> None:
     (run / "checkpoints").write_text("x")
 
 
-def pipe_instead(run: Path) -> None:
-    (run / "summary.json").unlink()
-    os.mkfifo(run / "summary.json")
+def pipe_instead(name: str) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        (run / name).unlink()
+        os.mkfifo(run / name)
+
+    return change
+
+
+def loop_instead(run: Path) -> None:
+    (run / "baselines.json").unlink(missing_ok=True)
+    (run / "baselines.json").symlink_to("baselines.json")
 
 
 def baselines(place: str) -> Callable[[Path], None]:
@@ -47,7 +55,11 @@ ODD: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "a folder for the checkpoint": (folder_instead("checkpoints/last.ckpt"), RESUME, "last.ckpt: is a folder"),
     "a folder for the lock": (folder_instead(".lock"), RESUME, ".lock: is a folder"),
     "a file for the checkpoints": (file_instead, RESUME, "checkpoints: is a file"),
-    "a pipe": (pipe_instead, RESUME, "summary.json: is neither a file nor a folder"),
+    "a pipe": (pipe_instead("summary.json"), RESUME, "summary.json: is neither a file nor a folder"),
+    "a pipe for the configuration": (
+        pipe_instead("config.yaml"), RESUME, "config.yaml: is neither a file nor a folder",
+    ),
+    "a link to itself": (loop_instead, RESUME, "baselines.json: is a symbolic link that leads back to itself"),
     "no checkpoint of a finished run": (
         lambda run: (run / "checkpoints" / "last.ckpt").unlink(), RESUME, "last.ckpt: is missing",
     ),
@@ -59,7 +71,9 @@ ODD: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
         baselines("/etc/ssl"), RESUME, "baselines.json: adamw_1e-3",
     ),
     "a file above": (stem_is_a_file, FIT, "run.root: the folder"),
-    "a root that cannot be": (lambda run: None, [*FIT, "--run.root=/proc/nowhere"], "'/proc/nowhere': cannot be"),
+    "a root that cannot be": (
+        lambda run: None, [*FIT, "--run.root=/proc/nowhere"], "--run.root '/proc/nowhere': cannot be written",
+    ),
     "a long root": (lambda run: None, [*FIT, f"--run.root={'x' * 300}"], "cannot be written (file name too long)"),
     "an option of the trainer": (
         lambda run: None, [*FIT, "--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches",
