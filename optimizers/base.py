@@ -19,6 +19,19 @@ from .ranges import check_arguments as check_arguments
 
 Closure = Callable[[], Observation]
 
+
+def observe(closure: Closure) -> Observation:
+    """Return the observation of a closure.
+
+    Raises:
+        TypeError: If it returns a loss, as those of torch's own optimizers do.
+    """
+    found: Any = closure()
+    if isinstance(found, Tensor):
+        raise TypeError("the closure returns a tensor: it must return an observation, Categorical(model(x)).observe(y)")
+    return found
+
+
 NONFINITE = "nonfinite_steps"
 """Key of the count of non-finite steps among the diagnostics, and in a state dict."""
 
@@ -170,7 +183,7 @@ class OnlineOptimizer(torch.optim.Optimizer):
             The observation of all ranks' samples, and the norm of the gradient, ().
         """
         with torch.enable_grad():
-            observation = closure()
+            observation = observe(closure)
             loss = observation.nll()
         self.zero_grad()
         loss.backward()

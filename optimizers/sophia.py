@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .base import Closure, OnlineOptimizer
+from .base import Closure, OnlineOptimizer, observe
 from .distributed import Ranks
 from .likelihoods.base import Observation
 from .ranges import COUNT, FIRST_ORDER, POSITIVE, check_ranges
@@ -76,7 +76,7 @@ class Sophia(OnlineOptimizer):
         steps, ranks = self.state[SOPHIA]["steps"], Ranks.current()  # type: ignore[index]
         refresh = steps % self.hessian_every == 0
         with torch.enable_grad():
-            observation = closure()
+            observation = observe(closure)
             loss = observation.nll()
         joint, sizes = ranks.join(observation)
         g, norm = self._gradient(loss, sizes, retain_graph=refresh)

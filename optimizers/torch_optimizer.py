@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .base import Closure, OnlineOptimizer, tensors, to_device, torch_attributes, unhooked_step
+from .base import Closure, OnlineOptimizer, observe, tensors, to_device, torch_attributes, unhooked_step
 from .distributed import Ranks
 from .likelihoods.base import Observation
 from .other_generators import seeded
@@ -94,7 +94,7 @@ class TorchOptimizer(OnlineOptimizer):
         """Take one step and return the observation made before it, at the point of the predictions."""
         main = self._rules[0]
         calls: list[tuple[Observation, Tensor]] = []
-        predicted = Ranks.current().join(closure())[0] if self._is_averaged or self._is_sampled else None
+        predicted = Ranks.current().join(observe(closure))[0] if self._is_averaged or self._is_sampled else None
 
         def evaluate() -> Tensor:
             calls.append(self._gradient(closure))

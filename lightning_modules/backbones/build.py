@@ -17,6 +17,7 @@ from ..trust import OwnClasses, check_own
 from .adapters import adapt, try_adapter
 from .base import Backbone, BackboneConfig
 from .errors import library_errors, one_line
+from .folders import refuse_special_files
 from .memory import check_memory_options, checkpoint_layers, shrink_frozen
 
 RUN_REMEDY = "name another model or another --model.backbone.image_size, or correct its configuration or weights"
@@ -125,6 +126,7 @@ def build_backbone(config: BackboneConfig, task: Task, own: OwnClasses = None) -
     if found.library == "builtin":  # a user's own, too: its errors are not those of a folder
         backbone = found.build(config, task)
     else:
+        refuse_special_files(config.name)
         with library_errors(config.name):
             backbone = found.build(config, task).eval()
         if config.frozen != "4bit":  # which runs when the trained layers are wrapped

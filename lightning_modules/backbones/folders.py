@@ -14,6 +14,17 @@ CODE = {"auto_map": "code of its own", "auto_mapping": "a class to import", "meg
 """Entries of configurations by which transformers or PEFT import what they name."""
 
 
+def refuse_special_files(name: str) -> None:
+    """Refuse a folder with a pipe, a socket or a device in it: whoever reads it may wait for ever.
+
+    Raises:
+        BackboneError: Naming the file.
+    """
+    for file in sorted(Path(name).iterdir()) if os.path.isdir(name) else ():
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise BackboneError(f"model.backbone.name: {file} is no regular file; remove it")
+
+
 def refuse_code(name: str) -> None:
     """Refuse a folder whose configurations name code.
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..base import Closure
+from ..base import Closure, observe
 from ..likelihoods.base import Innovation, Likelihood, Observation
 from ..parts import State
 from .blocks import BlockJacobian
@@ -53,7 +53,7 @@ class KalmanOptimizer(FilterState):
         if not self.filter.get("prior_initialized", True):
             self._probe_prior(closure)
         with torch.enable_grad():
-            observation = closure()
+            observation = observe(closure)
         with torch.autocast(observation.outputs.device.type, enabled=False):
             return self._filter(observation)
 
@@ -139,7 +139,7 @@ class KalmanOptimizer(FilterState):
     def _mean_squares(self, closure: Closure) -> tuple[Tensor, int]:
         """Return the mean over the rows of H of its squared entries, (n,), and the number of outputs."""
         with torch.enable_grad():
-            observation = closure()
+            observation = observe(closure)
         with torch.autocast(observation.outputs.device.type, enabled=False):
             H = self._linearize(observation)[2]
         return self._sharding.whole(H.dense().square().mean(0)), observation.outputs.shape[1]

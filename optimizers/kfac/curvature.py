@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..base import Closure
+from ..base import Closure, observe
 from ..distributed import Ranks
 from ..layer_hooks import LayerHooks, LayerIO
 from ..likelihoods.base import Observation
@@ -87,7 +87,7 @@ class CurvatureCollector:
                 during.enter_context(self.hooks)
             if penalised:  # the fused kernels have no second derivative
                 during.enter_context(sdpa_kernel(SDPBackend.MATH))
-            observation = closure()
+            observation = observe(closure)
             loss = observation.nll()
         with torch.autocast(loss.device.type, enabled=False):
             return self._differentiate(observation, loss, refresh, penalised, ranks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -210,3 +211,14 @@ def test_an_adapter_without_its_model(text: Path, tmp_path: Path) -> None:
 def test_a_name_that_cannot_be_a_folder(name: str, task: Task) -> None:
     with pytest.raises(ValueError, match=r"^model.backbone.name: "):
         build_backbone(BackboneConfig(name), task)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes have no name here")
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_a_pipe_is_not_read(tmp_path: Path, kind: str) -> None:
+    """Whoever opens it waits until somebody writes."""
+    os.mkfifo(tmp_path / "config.json")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    task = Task() if kind == "text" else Task(modality="image", image_shape=(3, 8, 8), outputs=2)
+    with pytest.raises(BackboneError, match=r"config\.json is no regular file; remove it"):
+        build_backbone(BackboneConfig(str(tmp_path)), task)

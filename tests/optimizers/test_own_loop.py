@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
-from filtune.optimizers import AdamW, Categorical, LoKO, OnlineOptimizer
+from filtune.optimizers import RING, AdamW, Categorical, Filtune, LoKO, OnlineOptimizer, Sophia, TorchOptimizer
 from filtune.optimizers.likelihoods.categorical import simplex_basis
 from scipy.stats import binom
 from sklearn.datasets import load_digits
@@ -138,3 +139,13 @@ def test_validation_in_inference_mode_does_no_harm() -> None:
             prequential(optimizer, it, [sample])
         results.append(flat(it))
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize(
+    "rule", [AdamW, LoKO, Filtune, RING, Sophia, partial(TorchOptimizer, name="torch.optim.NAdam")], ids=str
+)
+def test_a_closure_that_returns_a_loss_is_told_what_it_must_return(rule: Callable[..., OnlineOptimizer]) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = rule(model.parameters()).attach(model)
+    with pytest.raises(TypeError, match="closure returns a tensor: it must return an observation"):
+        optimizer.step(lambda: nn.functional.cross_entropy(model(torch.ones(1, 3)), torch.tensor([0])))
