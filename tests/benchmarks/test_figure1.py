@@ -82,6 +82,7 @@ def test_evaluations_do_not_depend_on_their_order(problem: Problem, monkeypatch:
     assert sum(len(label) for _, label in grng_figure1.by_length(backbone, raw, 3)) == 3
 
 
+@pytest.mark.slow
 def test_the_experiment(generated_glue: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"BATCH": 4, "FILTER_BATCH": 2, "EVALUATIONS": 2, "PROBE": 8}.items():
         monkeypatch.setattr(grng_figure1, name, value)

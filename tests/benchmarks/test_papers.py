@@ -180,7 +180,10 @@ def finished(output: Path) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("experiment", [loko_table5, loko_figure5, loko_figure6, loko_figure7])
+@pytest.mark.parametrize(
+    "experiment",
+    [loko_table5, *(pytest.param(each, marks=pytest.mark.slow) for each in (loko_figure5, loko_figure6, loko_figure7))],
+)
 def test_experiments_on_images(experiment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [*IMAGES, "--seeds", "1", "--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]
     experiment.main(command)

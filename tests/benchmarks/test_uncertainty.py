@@ -59,6 +59,7 @@ def test_detection_is_the_chance_that_an_outsider_has_the_larger_number() -> Non
     assert detection(inside, outside) == pytest.approx(100 * sum(pairs) / len(pairs))
 
 
+@pytest.mark.slow
 def test_runs_are_judged_and_the_figures_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,7 +68,7 @@ class KillIn(pl.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-USUAL = [(0, 15), (1, 3), (2, -1), (3, 0)]
+USUAL = [(1, 3), (2, -1)]
 MOMENTS = [(number, step) for number in range(4) for step in (0, 3, 15, -1)]
 
 

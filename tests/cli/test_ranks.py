@@ -73,7 +73,8 @@ LAUNCHERS = {
 
 
 # torchrun's environment is that of run_ranks, by which the other tests run
-@pytest.mark.parametrize("launcher", ["Lightning", pytest.param("torchrun", marks=pytest.mark.slow)])
+@pytest.mark.slow  # a run that is killed and continued is launched by Lightning too
+@pytest.mark.parametrize("launcher", ["Lightning", "torchrun"])
 def test_launched(launcher: str, one_process: dict[str, Any], tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PL_GLOBAL_SEED"):
@@ -114,7 +115,7 @@ def test_another_number_of_processes_goes_on(tmp_path: Path) -> None:
     assert summary_of(tmp_path)["samples"] == 50
 
 
-@pytest.mark.parametrize("kind", ["first order", "own texts"])
+@pytest.mark.parametrize("kind", ["first order", pytest.param("own texts", marks=pytest.mark.slow)])
 def test_three_processes_and_a_rival(kind: str, tmp_path: Path, tiny_bert: Path) -> None:
     command = [*COMMON, "--trainer.max_epochs=1", "--config", "optimizer/adamw_1e-3", "--run.baselines=[sgd]"]
     if kind == "own texts":

@@ -76,11 +76,16 @@ CASES = {
     ("text", "adamw"): ["mid-epoch", "epoch boundary"],
     ("text", "reng"): ["second epoch", "in validation"],
 }
-"""Every moment on images and on texts, and every optimizer within an epoch and between two."""
+"""Every moment on images and on texts, and every optimizer within an epoch and between two; half of them are slow."""
 
 
 @pytest.mark.parametrize(
-    ("task", "optimizer", "moment"), [(*case, moment) for case, moments in CASES.items() for moment in moments]
+    ("task", "optimizer", "moment"),
+    [
+        pytest.param(*case, moment, marks=() if i == 0 or case == ("image", "loko") else pytest.mark.slow)
+        for case, moments in CASES.items()
+        for i, moment in enumerate(moments)
+    ],
 )
 def test_killed_and_continued(
     task: str, optimizer: str, moment: str, tasks: dict, uninterrupted: dict, tmp_path: Path

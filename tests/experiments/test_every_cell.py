@@ -43,7 +43,8 @@ def chosen() -> list[Any]:
             rule = optimizer_of(cell)
             kinds = {cell.task, (rule, cell.name.split("/")[0] in MAY_DIVERGE), (cell.backbone, family(rule))}
             if kinds - seen:
-                found.append(pytest.param(cell, shown_metric(table, cell), id=f"{table}-{cell.name}"))
+                marks = () if len(found) % 4 == 0 else pytest.mark.slow  # each takes a second
+                found.append(pytest.param(cell, shown_metric(table, cell), id=f"{table}-{cell.name}", marks=marks))
             seen |= kinds
     return found
 

@@ -62,7 +62,12 @@ def exported_scores(ckpt: Path, folder: Path, texts: list[str]) -> list[dict[str
 
 @pytest.mark.parametrize(
     ("kind", "optimizer"),
-    [("count", "filtune"), ("multilabel", "filtune"), ("multilabel", "adamw_1e-3"), ("regression", "filtune")],
+    [
+        ("count", "filtune"),
+        ("multilabel", "filtune"),
+        pytest.param("multilabel", "adamw_1e-3", marks=pytest.mark.slow),
+        pytest.param("regression", "filtune", marks=pytest.mark.slow),
+    ],
 )
 def test_fit_validate_predict_export(
     kind: str, optimizer: str, tables: dict[str, Path], encoder: Path, tmp_path: Path
