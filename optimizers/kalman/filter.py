@@ -109,7 +109,7 @@ class KalmanOptimizer(FilterState):
     def _fewer_rows(self) -> str:
         """Return how the rows of the Jacobian become fewer."""
         if self._has("top_k"):
-            return "--optimizer.top_k 1 tells the most probable class and the label apart: a row or two per sample"
+            return "--optimizer.top_k 1 distinguishes the most probable class and the label: a row or two per sample"
         return "take fewer classes or a smaller batch, or Filtune with --optimizer.top_k 1: a row or two per sample"
 
     def _observe(self, observation: Observation) -> Innovation:

@@ -17,10 +17,10 @@ from ..ranges import BELOW_ONE, COUNT_OR_NONE, check_arguments
 from .noise.base import ObservationNoise
 
 ADAPTED = 1
-"""Classes told apart in a pre-trained model of which a part is trained."""
+"""Classes that are distinguished in a pre-trained model of which a part is trained."""
 
 WHOLE = 9
-"""Classes told apart in a network that is trained whole: all of ten."""
+"""Classes that are distinguished in a network whose weights are all trained: of ten classes all."""
 
 
 class RowSelection:

@@ -140,11 +140,11 @@ class Likelihood(ABC):
         """
 
     def contrasts(self, k: int, target: Tensor | None = None) -> Tensor | None:
-        """Return orthonormal directions of the outputs that tell the k most probable classes apart, and from the rest.
+        """Return orthonormal directions of the outputs that distinguish the k most probable classes.
 
         Args:
-            k: How many classes are told apart.
-            target: The target, which is told apart too, so that the directions hold the residual.
+            k: How many classes are distinguished from each other and from the rest.
+            target: The target, which is distinguished too, so that the directions hold the residual.
 
         Returns:
             (B, k, m), or (B, k + 1, m) where a target is not among the k most probable; None where they save nothing.
