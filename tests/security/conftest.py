@@ -173,18 +173,3 @@ def checked(schema: Schema) -> Callable[[Stranger], CommandLine]:
 
 
 Refused = Callable[..., str]
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """A function that runs a command which must be refused in one line, and returns the line."""
-
-    def run(*args: str) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main(list(args))
-        assert stopped.value.code == 2
-        (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("filtune: error: ")]
-        return line
-
-    return run

@@ -42,20 +42,3 @@ def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     shutil.copytree(finished.parents[2], tmp_path / "runs", symlinks=True)
     monkeypatch.chdir(tmp_path)
     return only_run(Path("runs"))
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """A function that runs a command which must be refused in one line, and returns the line."""
-
-    def command(*args: str) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main(list(args))
-        printed = capsys.readouterr().err
-        assert stopped.value.code == 2, printed
-        assert "Traceback" not in printed
-        (line,) = [text for text in printed.splitlines() if text.startswith("filtune: error: ")]
-        return line
-
-    return command
