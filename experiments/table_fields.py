@@ -57,7 +57,9 @@ _CHANGES = Kind(
     "sample numbers, or those of each column",
     lambda value: SEEDS.accepts(value) or _mapping_to(SEEDS).accepts(value),
 )
-_RECOVERY: Fields = {"changes": _CHANGES, "level": FINITE, "last": COUNT}
+_RECOVERY: Fields = {"changes": _CHANGES, "last": COUNT}
+_LEVELS: Fields = {"level": FINITE, "share": FINITE}
+"""Of these a rule has one."""
 
 
 def table_fault(raw: dict[str, Any]) -> str:
@@ -89,6 +91,9 @@ def _comparison_faults(comparison: dict[str, Any], rows: list[str]) -> Iterator[
     yield from each(comparison.get("reserved") or {}, _RESERVED, "comparison.reserved.", needed=False)
     if comparison.get("recovery"):
         yield from each(comparison["recovery"], _RECOVERY, "comparison.recovery.")
+        yield from each(comparison["recovery"], _LEVELS, "comparison.recovery.", needed=False)
+        if len(_LEVELS.keys() & comparison["recovery"].keys()) != 1:
+            yield "comparison.recovery is to have either level or share"
     for name in chain([comparison["method"]], *comparison["baselines"].values()):
         if name not in rows:
             yield f"comparison names {name!r}, which is none of its rows"

@@ -39,6 +39,7 @@ _METRICS = {
     "val_spearman": "Spearman correlation on validation (%)",
     "val_f1": "F1 on validation (%)",
     "val_loss": "validation loss",
+    "val_forgetting": "forgetting on validation (percentage points)",
     "steps_to_convergence": "steps to convergence",
     "seconds_per_step": "seconds per step (median)",
     "mean_seconds_per_step": "seconds per step (mean)",

@@ -32,6 +32,7 @@ VALIDATION = (
     (("val_matthews",), 1),
     (("val_pearson",), 1),
     (("val_loss",), 3),
+    (("val_forgetting",), 1),
 )
 POSTERIOR = {
     "accuracy": "accuracy (%)",
@@ -158,13 +159,15 @@ def _targets(table: Table, targets: Targets) -> list[str]:
 
 
 def _speed_caption(streams: Sequence[StreamResult]) -> str:
-    online = streams[0].online
-    what = "the average online score stays above" if online else "the validation score first reaches"
-    share = "those of the baseline" if online else "the baseline's whole run"
-    return (
-        f"Samples until {what} the baseline's final score, as a share of {share}; the mean over the seeds, and the "
-        "number of seeds that never reach it."
-    )
+    found = {
+        True: "the average online score stays above the baseline's final score, as a share of those of the baseline",
+        False: "the validation score first reaches the baseline's final score, as a share of the baseline's whole run",
+    }
+    kinds = dict.fromkeys(stream.online for stream in streams)
+    if len(kinds) > 1:
+        found[False] += f" ({', '.join(stream.title for stream in streams if not stream.online)})"
+    what = ", or ".join(found[online] for online in kinds)
+    return f"Samples until {what}; the mean over the seeds, and the number of seeds that never reach it."
 
 
 def _averages(streams: Sequence[StreamResult]) -> list[str]:
@@ -186,11 +189,13 @@ def _recoveries(table: Table, streams: Sequence[StreamResult]) -> list[str]:
     if not found:
         return []
     rule = next(iter(found.values()))  # they differ in their changes alone
+    own = f"as many as {rule.level:g} % of those that the method itself predicted correctly before the change"
+    what = own if rule.relative else f"{rule.level:g} %"
     return [
         "### Recovery time after a change",
-        f"Samples until {rule.level:g} % of the last {rule.last}, all after the change, are predicted correctly: "
+        f"Samples until {what} of the last {rule.last}, all after the change, are predicted correctly: "
         "median and quartiles over seeds and changes. If the next change comes first, it counts as never.",
-        tables.recovery_table(streams, found),
+        tables.recovery_table([stream for stream in streams if stream.name in found], found),
     ]
 
 
