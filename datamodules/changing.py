@@ -136,9 +136,10 @@ class ChangingDataModule(StreamDataModule):
             segment.check(f"segments[{index}]", len(streams))
         if validate not in ("last", "all"):
             raise DataError(f"--data.validate: must be last or all; got {validate!r}")
-        if validate == "all" and max_val_samples is not None:
-            at_least(
-                "max_val_samples (validate: all takes one at least of each segment)", max_val_samples, len(segments)
+        if validate == "all" and max_val_samples is not None and max_val_samples < len(segments):
+            raise DataError(
+                f"--data.max_val_samples: {max_val_samples} is too small; validate: all needs one at least of each of "
+                f"the {len(segments)} segments"
             )
         self.validate = validate
         self.streams, self.segments, self.repeat = streams, segments, repeat
@@ -179,9 +180,9 @@ class ChangingDataModule(StreamDataModule):
         return [(number, segment) for number, segment in enumerate(self.segments) if segment.stream == index]
 
     def _choose(self, index: int, regime: np.ndarray, part: Subset, order: np.ndarray) -> np.ndarray:
-        """Return the order of a stream of which segments take some classes, without the bad rows that they would take.
+        """Return the rows that segments take from a stream, in its order, where some take some of the classes alone.
 
-        Only what they take is checked, for which images are decoded.
+        Only these are checked, for which images are decoded; bad ones are replaced by the next.
         """
         stream, order = self.streams[index], order[: self.streams[index].max_samples]
         skipped = dict(stream.skipped_rows)
@@ -193,12 +194,13 @@ class ChangingDataModule(StreamDataModule):
             rest = Subset(part.samples, order)
             allowed = {k: rows_of_classes(each, f"segments[{k}]", rest, task) for k, each in self._segments_of(index)}
             taken = dict.fromkeys(draw_rows(regime, order, allowed, self.seed).tolist())
-            new = [row for row in taken if row not in set(good)]
+            known = set(good)
+            new = [row for row in taken if row not in known]
             # with one that is known to be good, for to have none is an error
             found = stream.usable(part, np.array(good[:1] + new, dtype=np.int64), None)
             bad = np.setdiff1d(new, found)
             if not len(bad):
-                return order
+                return order[np.isin(order, list(taken))]
             good += np.setdiff1d(new, bad).tolist()
             order = order[~np.isin(order, bad)]
 
@@ -245,10 +247,10 @@ class ChangingDataModule(StreamDataModule):
 
         A regime without any is left out.
         """
-        numbers = range(len(self.segments)) if self.validate == "all" else [len(self.segments) - 1]
-        share = (
-            None if self.validate == "last" or self.max_val_samples is None else self.max_val_samples // len(numbers)
-        )
+        count, share = len(self.segments), None
+        numbers = range(count) if self.validate == "all" else [count - 1]
+        if self.validate == "all" and self.max_val_samples is not None:
+            share = self.max_val_samples // count
         parts = [stream.validation or stream.part for stream in self.streams]
         found = []
         for number in numbers:

@@ -109,7 +109,8 @@ def speckle_noise(x: np.ndarray, c: float, rng: np.random.Generator) -> np.ndarr
 def gaussian_blur(x: np.ndarray, c: float, rng: np.random.Generator) -> np.ndarray:
     """Return x convolved with a Gaussian of c pixels of 224, cut at four standard deviations, reflected at the edge."""
     sigma = c * min(x.shape[1:]) / _SIDE
-    return blurred(torch.from_numpy(x), 2 * math.ceil(4 * sigma) + 1, sigma).numpy()
+    radius = min(math.ceil(4 * sigma), min(x.shape[1:]) - 1)  # less than the side, so that there is what to reflect
+    return blurred(torch.from_numpy(x), 2 * radius + 1, sigma).numpy()
 
 
 @corruption(0.4, 0.3, 0.2, 0.1, 0.05)
