@@ -114,6 +114,35 @@ def test_recovery_times() -> None:
     assert recovery_times(curve, RecoveryRule([100], 0, 20)) == [20]
 
 
+def test_recovery_relative_to_the_accuracy_before() -> None:
+    """Four of five right before the change at 100 and three of five after it; nine tenths of four fifths is 72 %."""
+    right = np.array([1, 1, 1, 1, 0] * 20 + [0, 0, 0, 1, 0] * 8 + [1, 1, 1, 0, 0] * 8 + [1, 1, 1, 1, 0] * 4)
+    samples = np.arange(10, 201, 10)
+    curve = (samples.astype(float), np.array([100 * right[:n].mean() for n in samples]))
+    # of the last 20 so many are right: 15 of them 70, ten of 80 per cent, and five of 60
+    assert recovery_times(curve, RecoveryRule([100], 90, 20, relative=True)) == [100]
+    assert recovery_times(curve, RecoveryRule([100], 75, 20, relative=True)) == [60]
+    assert recovery_times(curve, RecoveryRule([100], 60, 20)) == [60]
+    assert recovery_times(curve, RecoveryRule([100], 72, 20)) == [100]
+
+
+def test_a_rule_has_a_level_or_a_share(study: Path) -> None:
+    found = {"changes": {"a": [500], "b": []}, "share": 90, "last": 100}
+    raw = {**STUDY, "comparison": {**STUDY["comparison"], "recovery": found}}
+    study.write_text(yaml.safe_dump(raw, sort_keys=False))
+    assert recovery_rules(load_table(str(study))) == {"a": RecoveryRule([500], 90, 100, relative=True)}
+    report.main(["--study", str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
+    text = (study.parent / "win.md").read_text().partition("### Recovery time after a change")[2]
+    assert "Samples until as many as 90 % of those that the method itself predicted correctly before the change" in text
+    assert "| Stream a | 100 (100 to 100) |" in text
+    assert "| Stream b |" not in text.partition("###")[0]
+    for wrong in ({"level": 80}, {"share": None}):
+        found |= wrong
+        study.write_text(yaml.safe_dump(raw, sort_keys=False))
+        with pytest.raises(ValueError, match="comparison.recovery"):
+            load_table(str(study))
+
+
 def test_the_page_says_recovery_times(study: Path) -> None:
     rules = {"recovery": {"changes": [500], "level": 10, "last": 100}, "targets": {"AdamW": {"recovery": 0.25}}}
     raw = {**STUDY, "comparison": {**STUDY["comparison"], **rules}}
