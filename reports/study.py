@@ -282,5 +282,6 @@ def all_recovery_times(method: Method, rule: RecoveryRule) -> list[float]:
 
 
 def recovery_share(method: Method, baseline: Method, rule: RecoveryRule) -> float:
-    """Return the median recovery time of the method divided by the baseline's."""
-    return float(np.median(all_recovery_times(method, rule)) / np.median(all_recovery_times(baseline, rule)))
+    """Return the median recovery time of the method divided by the baseline's; infinite if the method's is never."""
+    own, theirs = (float(np.median(all_recovery_times(one, rule))) for one in (method, baseline))
+    return own / theirs if np.isfinite(own) else float("inf")

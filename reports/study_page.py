@@ -189,12 +189,16 @@ def _recoveries(table: Table, streams: Sequence[StreamResult]) -> list[str]:
     if not found:
         return []
     rule = next(iter(found.values()))  # they differ in their changes alone
-    own = f"as many as {rule.level:g} % of those that the method itself predicted correctly before the change"
-    what = own if rule.relative else f"{rule.level:g} %"
+    what = f"{rule.level:g} % of the last {rule.last}, all after the change, are predicted correctly"
+    if rule.relative:
+        what = (
+            f"the accuracy over the last {rule.last}, all after the change, is {rule.level:g} % of the method's own "
+            "over as many before the change"
+        )
     return [
         "### Recovery time after a change",
-        f"Samples until {what} of the last {rule.last}, all after the change, are predicted correctly: "
-        "median and quartiles over seeds and changes. If the next change comes first, it counts as never.",
+        f"Samples until {what}: median and quartiles over seeds and changes. If the next change comes first, it counts "
+        "as never.",
         tables.recovery_table([stream for stream in streams if stream.name in found], found),
     ]
 

@@ -90,7 +90,7 @@ def recovery_table(streams: Sequence[StreamResult], rules: Mapping[str, Recovery
         if not theirs:
             return [_until(theirs)]
         share = recovery_share(stream.method, comparison.baseline, rule)
-        return [f"{_until(theirs)}; the method takes {share:.2f} of it"]
+        return [f"{_until(theirs)}; the method takes {share:.2f} of it" if math.isfinite(share) else _until(theirs)]
 
     def own(stream: StreamResult) -> list[str]:
         return [_until(all_recovery_times(stream.method, rules[stream.name]))]

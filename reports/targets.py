@@ -118,7 +118,8 @@ def _recovered(
     if "recovery" not in target or rule is None:
         return None
     share = recovery_share(stream.method, comparison.baseline, rule)
-    return TargetResult(f"recovery in {target['recovery']:g} of the samples", _missed(share - target["recovery"]))
+    missed = _missed(share - target["recovery"]) if math.isfinite(share) else "missed, half of the changes never"
+    return TargetResult(f"recovery in {target['recovery']:g} of the samples", missed)
 
 
 def _missed(short: float) -> str:

@@ -133,7 +133,7 @@ def test_a_rule_has_a_level_or_a_share(study: Path) -> None:
     assert recovery_rules(load_table(str(study))) == {"a": RecoveryRule([500], 90, 100, relative=True)}
     report.main(["--study", str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
     text = (study.parent / "win.md").read_text().partition("### Recovery time after a change")[2]
-    assert "Samples until as many as 90 % of those that the method itself predicted correctly before the change" in text
+    assert "accuracy over the last 100, all after the change, is 90 % of the method's own over as many before" in text
     assert "| Stream a | 100 (100 to 100) |" in text
     assert "| Stream b |" not in text.partition("###")[0]
     for wrong in ({"level": 80}, {"share": None}):
