@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,11 @@ _CURVES = {
     "online/l1": "L1 loss, windowed mean",
     "stats/grad_norm": "gradient norm",
 }
+
+
+def is_of_segment(metric: str) -> bool:
+    """Return whether a metric is the accuracy on one segment of a stream, too many for the columns of a table."""
+    return re.fullmatch(r"(val_)?accuracy_\d+", metric) is not None
 
 
 def metric_title(metric: str) -> str:

@@ -14,12 +14,12 @@ from filtune.experiments.records import Record, lower_is_better, metric_of
 from filtune.experiments.run_folder import RunFolder, read_runs
 
 from .figures import Figure, FigurePlan, Line
-from .formatting import Look, distinct_looks, looks
+from .formatting import Look, distinct_looks, is_of_segment, looks
 from .statistics import MeanStd, summarise
 
 _METRICS = (
-    "val_accuracy", "val_matthews", "val_pearson", "val_spearman", "val_f1", "online_accuracy", "online_pearson",
-    "online_top5", "val_loss", "online_loss", "seconds_per_step",
+    "val_accuracy", "val_matthews", "val_pearson", "val_spearman", "val_f1", "val_forgetting", "online_accuracy",
+    "online_pearson", "online_top5", "val_loss", "online_loss", "seconds_per_step",
 )  # fmt: skip
 """In the order of the columns; the first there is sorts the runs unless a sweep says otherwise."""
 
@@ -158,7 +158,7 @@ def _slug(name: str) -> str:
 def _metrics(entries: list[Entry]) -> list[str]:
     """Names of the metrics that any run has: scores that are not among the known ones come first."""
     found = {name for entry in entries for record in entry.records.values() for name in record["metrics"]}
-    others = [name for name in found if name not in _METRICS and not name.endswith(_LAST)]
+    others = [name for name in found if name not in _METRICS and not name.endswith(_LAST) and not is_of_segment(name)]
     own = sorted(
         (name for name in others if name.startswith(("val_", "online_"))), key=lambda name: (name[0] != "v", name)
     )

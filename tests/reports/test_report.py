@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filtune.experiments.records import lower_is_better
 from filtune.reports.cells import Status
 from filtune.reports.document import assemble
 from filtune.reports.report import main
@@ -78,6 +79,7 @@ def test_runs_of_fit_are_grouped_by_all_that_shapes_them(tmp_path: Path) -> None
         "AdamW lr=0.2": 1,
         "LoKO": 1,
     }
+    assert (listing.metric, lower_is_better("val_forgetting")) == ("val_accuracy", True)
     assert document.left_out == [f"{tmp_path / 'runs' / 'd'} is not finished: left out"]
     main([str(tmp_path / "runs"), "--output", str(tmp_path / "out")])
     text = (tmp_path / "out" / "index.html").read_text()
