@@ -91,7 +91,7 @@ class Forgetting(nn.Module):
             samples: Number of training samples so far; the best accuracies are then updated. None outside of training,
                 when the forgetting is not known.
         """
-        if not self.count:
+        if not self.accuracy.update_called:  # no segments, or validation samples of another data module
             return {}
         accuracy = self.accuracy.compute()
         found = {f"{prefix}accuracy_{number}": accuracy[number] for number in self._scored(accuracy)}

@@ -199,6 +199,17 @@ def test_validation_on_all_segments_that_cannot_be(tmp_path: Path) -> None:
         ready(Segment(5), validate="all", streams=[texts(tmp_path, ["0.5", "1.5"], task="regression")])
 
 
+def test_a_stream_may_be_one_that_changes_itself() -> None:
+    """Its labels are those of its own segments, which no table holds."""
+    inner = ChangingDataModule([DigitsDataModule()], [Segment(60, classes=[1, 2, 3])], validate="all")
+    module = ready(Segment(10, classes=["3"]), Segment(5), streams=[inner], validate="all", max_val_samples=30)
+    labels, rows = labels_and_rows(module)
+    assert labels[:10] == [3] * 10
+    assert len(set(rows)) == 15
+    assert regimes(module) == {0: 15, 1: 15}
+    assert module.task.segments == ((0, 10), (1, 5))
+
+
 def test_options_enter_the_fingerprint() -> None:
     def of(validate: str = "last", **segment: object) -> dict:
         return ready(Segment(10), Segment(10, **segment), validate=validate, max_val_samples=20).fingerprint()
