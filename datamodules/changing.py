@@ -233,6 +233,13 @@ class ChangingDataModule(StreamDataModule):
         numbers = [*range(len(self.segments))] * self.repeat
         return tuple(zip(numbers, lengths, strict=True))
 
+    def notes(self) -> list[str]:
+        """Return how many samples have come before, where streams have too few."""
+        plan, rows = self.part.samples.plan, self.part.rows
+        stream = np.array([segment.stream for segment in self.segments])[plan.regime[rows]]
+        again = len(rows) - np.unique(np.stack([stream, plan.row[rows]]), axis=1).shape[1]
+        return [f"{again} samples have come before, for their stream or classes have no more"] if again else []
+
     def stream_changes(self) -> Iterable[Any]:
         """Return the segments and how often they come, for the fingerprint."""
         validation = [] if self.validate == "last" else [self.validate]

@@ -87,10 +87,15 @@ def test_classes_come_one_after_another_in_the_order_of_the_stream() -> None:
 
 
 def test_too_few_samples_of_a_class_come_again() -> None:
-    labels, rows = labels_and_rows(ready(Segment(400, classes=[7])))
+    module = ready(Segment(400, classes=[7]))
+    labels, rows = labels_and_rows(module)
     assert set(labels) == {7}
     times = Counter(rows).values()
     assert max(times) - min(times) == 1
+    assert f"{400 - len(times)} samples have come before, for their stream or classes have no more" in str(
+        module.report()
+    )
+    assert "before" not in str(ready(Segment(40, classes=[7]), Segment(20)).report())
 
 
 def test_names_go_before_indices_and_labels_are_permuted_afterwards(tmp_path: Path) -> None:
