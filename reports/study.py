@@ -6,14 +6,16 @@ fact, which favours the baseline.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from filtune.experiments.archive import Archive, Pool
-from filtune.experiments.records import Record, metric_of
-from filtune.experiments.tables import Table
+from filtune.experiments.composition import lookup
+from filtune.experiments.records import Record, lower_is_better, metric_of
+from filtune.experiments.tables import Row, Table
 
 from .statistics import MeanStd, TTest, paired, seed_differences, summarise
 
@@ -33,10 +35,26 @@ class Method:
     name: str
     records: dict[int, Record]
 
-    def values(self, metric: str, seeds: Collection[int] | None = None) -> Values:
-        """Return a metric by seed, of some seeds or all."""
+    @property
+    def row(self) -> str:
+        """Name of the row of the study."""
+        return self.name.partition("/")[0]
+
+    @property
+    def point(self) -> str:
+        """Point of the row's grid, such as ``lr=0.001``; empty without a grid."""
+        return self.name.split("/", 2)[2] if self.name.count("/") > 1 else ""
+
+    @property
+    def knows_end(self) -> bool:
+        """Whether its learning rate decays to the end of the run, which it must know."""
+        decays = (lookup(record["config"], "model.schedule.decay", "none") for record in self.records.values())
+        return any(decay not in (None, "none") for decay in decays)
+
+    def values(self, metric: str) -> Values:
+        """Return a metric by seed."""
         found = {seed: metric_of(record, metric) for seed, record in self.records.items()}
-        return {s: v for s, v in found.items() if v is not None and (seeds is None or s in seeds)}
+        return {seed: value for seed, value in found.items() if value is not None}
 
     def averages(self, metric: str) -> Values:
         """Return by seed the mean of all validations of a metric, not of the last alone."""
@@ -58,7 +76,6 @@ class Comparison:
     """The method against one baseline on one stream.
 
     Attributes:
-        name: The baseline's name in the study.
         baseline: Its best point.
         differences: The method's metric minus the baseline's, of the seeds that both have.
         test: Their paired t-test; None for a single seed.
@@ -66,7 +83,6 @@ class Comparison:
             baseline takes to it, or, on validation samples, of the baseline's whole run; infinite if it is not reached.
     """
 
-    name: str
     baseline: Method
     differences: list[float]
     test: TTest | None
@@ -81,8 +97,9 @@ class StreamResult:
         name: Name of the column.
         title: Title of the column.
         metric: Name of the metric that is compared.
-        method: The method.
-        comparisons: By the baseline's name.
+        method: The method; without records where it was not run.
+        rows: By the name of a row of the study, of those that were run.
+        comparisons: By the baseline's name: the best of its rows.
         reserved: Whether nothing was tuned on it.
     """
 
@@ -90,8 +107,21 @@ class StreamResult:
     title: str
     metric: str
     method: Method
+    rows: dict[str, Comparison]
     comparisons: dict[str, Comparison]
     reserved: bool
+
+    def runs(self, row: str) -> Method:
+        """Return the runs of a row, the method or a baseline; without records where it was not run."""
+        if row == self.method.row:
+            return self.method
+        return self.rows[row].baseline if row in self.rows else Method(row, {})
+
+    def best(self, rows: Iterable[str], metric: str | None = None) -> Comparison | None:
+        """Return the best of some rows by a metric, by the one compared by default; None if none was run."""
+        found = {row: self.rows[row] for row in rows if row in self.rows}
+        best = best_method([comparison.baseline for comparison in found.values()], metric or self.metric)
+        return found[best.row] if best else None
 
     @property
     def online(self) -> bool:
@@ -106,7 +136,15 @@ def is_online(metric: str) -> bool:
 
 def baseline_label(name: str, comparison: Comparison) -> str:
     """Return a baseline's name, with ``tuned`` where it is a point of a grid."""
-    return f"{name}, tuned" if comparison.baseline.name.count("/") > 1 else name
+    return f"{name}, tuned" if comparison.baseline.point else name
+
+
+def compared_rows(table: Table) -> list[Row]:
+    """Return the rows of a study that are compared: the method, then those of the baselines in their order."""
+    options = table.raw["comparison"]
+    named = {row for rows in options["baselines"].values() for row in rows} - {options["method"]}
+    method = next(row for row in table.rows if row.name == options["method"])
+    return [method, *(row for row in table.rows if row.name in named)]
 
 
 def compare_streams(table: Table, archive: Archive, seeds: Collection[int] | None = None) -> list[StreamResult]:
@@ -123,25 +161,30 @@ def compare_streams(table: Table, archive: Archive, seeds: Collection[int] | Non
     options: dict[str, Any] = table.raw.get("comparison") or {}
     if not {"method", "baselines"} <= options.keys():
         raise ValueError(f"{table.name}: its file has no comparison with a method and baselines")
-    pool = next((pool for pool in archive.pools.get(table.name, {}).values() if not pool.scale), None)
+    pool = study_pool(table, archive)
     if pool is None:
         raise ValueError(f"{table.name}: nothing of it was run; see `filtune reproduce`")
     streams = []
     for column in table.columns:
-        needed = [column.metric or table.metric, *(["online_accuracy"] if options.get("recovery") else [])]
-        methods = {row.name: _methods(archive, pool, f"{row.name}/{column.name}", seeds, needed) for row in table.rows}
-        method = next((point for point in methods[options["method"]] if point.records), None)
-        if method is None:
-            continue
         metric = column.metric or table.metric
-        comparisons = {}
-        for name, rows in options["baselines"].items():
-            best = _best([point for row in rows for point in methods[row]], metric)
-            if best is not None:
-                comparisons[name] = _compare(name, method, best, metric)
+        needed = [metric, *(["online_accuracy"] if options.get("recovery") else [])]
+        own, *others = (
+            (row, _methods(archive, pool, f"{row.name}/{column.name}", seeds, needed)) for row in compared_rows(table)
+        )
+        method = best_method(own[1], metric) or Method(f"{own[0].name}/{column.name}", {})
+        best = {row.name: best_method(points, metric) for row, points in others}
+        rows = {row: _compare(method, found, metric) for row, found in best.items() if found}
         reserved = column.name in (options.get("reserved") or {}).get("columns", [])
-        streams.append(StreamResult(column.name, column.title, metric, method, comparisons, reserved))
+        stream = StreamResult(column.name, column.title, metric, method, rows, {}, reserved)
+        groups = {name: stream.best(named) for name, named in options["baselines"].items() if method.records}
+        stream.comparisons.update({name: found for name, found in groups.items() if found})
+        streams.append(stream)
     return streams
+
+
+def study_pool(table: Table, archive: Archive) -> Pool | None:
+    """Return the cells of a study that were run at its own scale; None if none was."""
+    return next((pool for pool in archive.pools.get(table.name, {}).values() if not pool.scale), None)
 
 
 def mean_std(values: Mapping[int, float]) -> MeanStd | None:
@@ -191,26 +234,25 @@ def _lacking(record: Record, metrics: Collection[str]) -> str:
     return ""
 
 
-def _best(methods: list[Method], metric: str) -> Method | None:
-    """The best mean among those with the most seeds."""
-    scored = [(method, mean_std(method.values(metric))) for method in methods]
-    known = [(method, s) for method, s in scored if s is not None and s.count]
-    if not known:
-        return None
-    most = max(s.count or 0 for _, s in known)
-    return max((pair for pair in known if pair[1].count == most), key=lambda pair: pair[1].mean)[0]
+def best_method(methods: Iterable[Method], metric: str) -> Method | None:
+    """Return the one of the best mean among those with the most seeds; None if none has the metric."""
+    scored = [(method, values) for method in methods if (values := list(method.values(metric).values()))]
+    most, sign = max((len(values) for _, values in scored), default=0), -1 if lower_is_better(metric) else 1
+    full = [(method, sign * math.fsum(values) / most) for method, values in scored if len(values) == most]
+    return max(full, key=lambda pair: pair[1])[0] if full else None
 
 
-def _compare(name: str, method: Method, baseline: Method, metric: str) -> Comparison:
+def _compare(method: Method, baseline: Method, metric: str) -> Comparison:
     a, b = method.values(metric), baseline.values(metric)
     seeds = sorted(a.keys() & b.keys())
     online = is_online(metric)  # an average is to stay above it; a validation score fluctuates
-    speed = {}
+    sign, speed = -1 if lower_is_better(metric) else 1, {}
     for seed in seeds:
-        own, theirs = method.curve(seed, metric), baseline.curve(seed, metric)
+        curves = (runs.curve(seed, metric) for runs in (method, baseline))
+        own, theirs = ((samples, sign * scores) for samples, scores in curves)
         final = float(theirs[1][-1])
         speed[seed] = samples_to(own, final, online) / (samples_to(theirs, final, True) if online else theirs[0][-1])
-    return Comparison(name, baseline, seed_differences(a, b), paired(a, b), speed)
+    return Comparison(baseline, seed_differences(a, b), paired(a, b), speed)
 
 
 class RecoveryRule(NamedTuple):
