@@ -11,20 +11,30 @@ from filtune.experiments.tables import Row, Table
 
 from .study import StreamResult, compared_rows, study_pool
 
+ALL = "all seeds"
+
 
 def not_run(table: Table, archive: Archive, streams: Sequence[StreamResult]) -> list[str]:
     """Return one line for each row with runs that are wanted and not finished: its streams, points and seeds."""
     pool, lines = study_pool(table, archive) or Pool({}), []
     for row in compared_rows(table):
-        lacking = []
-        for stream in streams:
-            if row.columns is None or stream.name in row.columns:
-                found = (_unfinished(table, archive, pool, row, stream, point) for point in grid_points(row.grid))
-                if absent := [text for text in found if text]:
-                    lacking.append(f"{stream.title} ({'; '.join(absent)})")
-        if lacking:
-            lines.append(f"{row.title}: {', '.join(lacking)}")
+        wanted = [stream for stream in streams if row.columns is None or stream.name in row.columns]
+        lacking = {stream.title: _lacking(table, archive, pool, row, stream) for stream in wanted}
+        texts = [f"{title} ({text})" if text != ALL else title for title, text in lacking.items() if text]
+        if texts:
+            whole = set(lacking.values()) == {ALL}
+            lines.append(f"{row.title}: {'all streams' if whole else '; '.join(texts)}")
     return lines
+
+
+def _lacking(table: Table, archive: Archive, pool: Pool, row: Row, stream: StreamResult) -> str:
+    """The points and seeds of a row on a stream; empty if none."""
+    points = {
+        point_name(point): _unfinished(table, archive, pool, row, stream, point) for point in grid_points(row.grid)
+    }
+    if set(points.values()) == {ALL}:
+        return ALL
+    return ", ".join(f"{name}: {text}" if name else text for name, text in points.items() if text)
 
 
 def _unfinished(
@@ -38,9 +48,8 @@ def _unfinished(
     absent = [str(seed) for seed in seeds if seed not in records]
     failed = [str(seed) for seed in seeds if seed in records and records[seed]["status"] != "finished"]
     texts = [
+        (ALL if len(absent) == len(seeds) else f"seeds {', '.join(absent)}") if absent else "",
+        f"diverged with seeds {', '.join(failed)}" if failed else "",
         pool.missing.get(cell, ""),
-        ("all seeds" if len(absent) == len(seeds) else f"seeds {', '.join(absent)}") if absent else "",
-        f"seeds {', '.join(failed)} diverged" if failed else "",
     ]
-    text = ", ".join(text for text in texts if text)
-    return f"{point_name(point)}: {text}" if point and text else text
+    return ", ".join(text for text in texts if text)

@@ -149,7 +149,7 @@ def reproduce_command(
 
 
 _FAMILIES = (  # colours of the methods that the pages of this project compare; any other takes one of _OTHERS
-    ("filtune", "#111827"),
+    ("filtune", "#18181b"),
     ("r_kalman", "#0891b2"),
     ("rkalman", "#0891b2"),
     ("loko", "#2563eb"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from filtune.experiments.tables import Row, Table
 from filtune.lightning_modules.atomic import atomic_write
 
-from .formatting import Look, looks
+from .formatting import Look, looks, metric_title
 from .study import Curve, Method, StreamResult, compared_rows
 
 PALE = 0.12
@@ -48,7 +49,8 @@ def draw_study(streams: Sequence[StreamResult], table: Table, target: Path) -> l
     for axis in axes[-1]:
         axis.set_xlabel("samples", fontsize=9)
     handles = {title: line for axis in axes.flat for line, title in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, 2 * columns))
+    wide = 0.5 + 0.085 * max(map(len, handles), default=0)  # inches of an entry
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, int(4.2 * columns / wide)))
     _save_png(figure, target, 100)
     plt.close(figure)
     drawn = (table.raw["comparison"].get("figure") or {}).get("columns", [])
@@ -67,11 +69,11 @@ def _draw_panel(streams: Sequence[StreamResult], table: Table, target: Path) -> 
         figure, axes = plt.subplots(1, len(streams), figsize=size, layout="constrained", squeeze=False)
         for axis, stream in zip(axes.flat, streams, strict=True):
             ends = _draw_stream(axis, stream, table, styles)
-            axis.set_title(stream.title, fontsize=10)
+            axis.set_title(f"{stream.title} (dashed: rate tuned on it)", fontsize=9, loc="left")
             axis.set_xlabel("samples")
             axis.spines[["top", "right"]].set_visible(False)
-            _label_ends(figure, axis, ends, {title: styles[title].colour for title in ends}, next(iter(styles)))
-        axes[0, 0].set_ylabel(_score_label(streams[0]))
+            _label_ends(axis, ends, styles, next(iter(styles)))
+        axes[0, 0].set_ylabel(metric_title(streams[0].metric))
         _save_png(figure, paths[0], 200)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
@@ -109,22 +111,22 @@ def _draw_stream(
     return ends
 
 
-def _label_ends(
-    figure: Any, axis: Any, ends: dict[str, tuple[float, float]], colours: dict[str, str], bold: str
-) -> None:
+def _label_ends(axis: Any, ends: dict[str, tuple[float, float]], styles: dict[str, Look], bold: str) -> None:
     """Write the title of each line at its end, moved up or down where two would collide."""
-    if not ends:
-        return
-    low, high = axis.get_ylim()
-    step = (high - low) * 11.5 / (72 * 2.5)  # one line of text on an axis of 2.5 inches
-    places = spread([height for _, height in ends.values()], step)
-    for (title, (end, height)), place in zip(ends.items(), places, strict=True):
+    places, (low, high) = [0.0], axis.get_ylim()
+    for _ in range(3):  # labels may need more room, which makes them larger
+        step = (high - low) * 11.5 / (72 * 2.5)  # one line of text on an axis of 2.5 inches
+        places = spread([height for _, height in ends.values()], step)
+        low, high = min([low, *(place - step / 2 for place in places)]), max([high, *(p + step / 2 for p in places)])
+    axis.set_ylim(low, high)
+    for (title, end), place in zip(ends.items(), places, strict=True):
+        line = {"arrowstyle": "-", "relpos": (0.0, 0.5), "color": styles[title].colour, "lw": 0.6}
         axis.annotate(
-            title, (end, height), (1.03, place), textcoords=axis.get_yaxis_transform(), va="center", fontsize=8.5,
-            color=colours[title], weight="bold" if title == bold else "normal", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colours[title], "lw": 0.6, "shrinkA": 0, "shrinkB": 0},
+            re.sub(r", (tuned|as published|exact)$", "", title), end, (1.05, place),
+            textcoords=axis.get_yaxis_transform(), va="center", fontsize=8.5, color=styles[title].colour,
+            weight="bold" if title == bold else "normal", annotation_clip=False,
+            arrowprops={**line, "shrinkA": 0, "shrinkB": 0},
         )  # fmt: skip
-    axis.set_ylim(min(low, min(places) - step / 2), max(high, max(places) + step / 2))
 
 
 def spread(heights: Sequence[float], step: float) -> list[float]:
@@ -137,7 +139,8 @@ def spread(heights: Sequence[float], step: float) -> list[float]:
     for rank, i in enumerate(order):
         blocks.append([heights[i] - rank * step])
         while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
-            blocks[-2] += blocks.pop()
+            last = blocks.pop()
+            blocks[-1] += last
     level = [float(np.mean(block)) for block in blocks for _ in block]
     places = {i: level[rank] + rank * step for rank, i in enumerate(order)}
     return [places[i] for i in range(len(heights))]
@@ -152,8 +155,8 @@ def _save_png(figure: Any, target: Path, dpi: int) -> None:
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
-    with atomic_write(target, "wb") as file:  # 64 colours are enough for lines, and a quarter of the size
-        Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    with atomic_write(target, "wb") as file:  # 128 colours are enough for lines, and less than half of the size
+        Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
 
 
 def panel_columns(panels: int) -> int:

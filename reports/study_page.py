@@ -61,7 +61,8 @@ def write_study_page(
         written += draw_study(streams, table, figure)
         targets = Targets(table, streams)
         if targets.results:
-            summaries.append(f"* [{table.title}](#{_anchor(table.title)}): {targets.summary()}")
+            summaries.append(f"* [{table.title}](#{_anchor(table.title)})")
+            summaries += [f"    * {result.head}" for result in targets.results]
         parts += [f"## {table.title}", *StudySection(table, archive, streams).parts(targets, figure.name)]
     if posterior:
         parts += posterior_section(posterior)
@@ -120,7 +121,7 @@ class StudySection:
         return [
             " ".join(str(self.table.raw.get("notes", "")).split()),
             *self._answers(scores),
-            *([f"Not run, so that a dash or fewer seeds stand above: {'; '.join(lacking)}."] if lacking else []),
+            "Some runs are lacking, so that a dash or fewer seeds stand here: see the end." * bool(lacking),
             f"![scores of the method and the baselines over the samples]({figure})",
             *self._targets(targets),
             *self._metric("Log loss", "online_nll", 3, True),
@@ -133,6 +134,7 @@ class StudySection:
             *self._averages(),
             *self._seconds(),
             *self._more(),
+            *_details("Not run", "\n".join(f"* {line}" for line in lacking)),
         ]
 
     def _answers(self, scores: ScoreTable) -> list[str]:

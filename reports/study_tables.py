@@ -50,7 +50,7 @@ class HolmTest(NamedTuple):
     @property
     def stars(self) -> str:
         """Marks of the adjusted p-value."""
-        return next((f" {mark}" for level, mark in STARS if self.adjusted < level), "")
+        return next((mark for level, mark in STARS if self.adjusted < level), "")
 
 
 def holm_tests(own: Values, others: Mapping[str, Values]) -> dict[str, HolmTest]:
@@ -121,7 +121,7 @@ class ScoreTable:
         values: Callable[[Method, str], Values] = Method.values,
     ) -> None:
         self.rows, self.metric, self.digits, self._of = rows, metric, digits, values
-        self.streams = [stream for stream in streams if any(self._values(stream, Line(row)) for row in rows)]
+        self.streams = [stream for stream in streams if self._shows(stream)]
         method, *others = rows
         self.tests = {
             stream.name: holm_tests(
@@ -179,6 +179,11 @@ class ScoreTable:
             ]
 
         return method_table(self.streams, [Line(row) for row in self.rows[1:]], cell)
+
+    def _shows(self, stream: StreamResult) -> bool:
+        """Whether a stream has the metric, or nothing was run on it."""
+        runs = [stream.runs(row.name) for row in self.rows]
+        return any(self._values(stream, Line(row)) for row in self.rows) or not any(each.records for each in runs)
 
     def _values(self, stream: StreamResult, line: Line) -> Values:
         return self._of(stream.runs(line.row.name), line.metric or self.metric or stream.metric)

@@ -107,10 +107,6 @@ class Targets:
         self._titles = {row.name: row.title for row in study.rows}
         self.results = [result for name, target in wanted.items() for result in self._judge(name, target)]
 
-    def summary(self) -> str:
-        """Return in words whether each target is reached, and on how many streams; empty without targets."""
-        return "; ".join(result.head for result in self.results)
-
     def _judge(self, name: str, target: Target) -> Iterator[TargetResult]:
         """The results of each kind that a target has."""
         label = name
