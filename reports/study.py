@@ -17,7 +17,7 @@ from filtune.experiments.composition import lookup
 from filtune.experiments.records import Record, lower_is_better, metric_of
 from filtune.experiments.tables import Row, Table
 
-from .statistics import MeanStd, TTest, paired, seed_differences, summarise
+from .statistics import MeanStd, summarise
 
 Values = dict[int, float]
 Curve = tuple[np.ndarray, np.ndarray]
@@ -72,34 +72,16 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The method against one baseline on one stream.
-
-    Attributes:
-        baseline: Its best point.
-        differences: The method's metric minus the baseline's, of the seeds that both have.
-        test: Their paired t-test; None for a single seed.
-        speed: By seed, samples until the method reaches the baseline's final score, as a share of the samples that the
-            baseline takes to it, or, on validation samples, of the baseline's whole run; infinite if it is not reached.
-    """
-
-    baseline: Method
-    differences: list[float]
-    test: TTest | None
-    speed: Values
-
-
-@dataclass(frozen=True)
 class StreamResult:
-    """The comparisons on one column of a study.
+    """The methods on one column of a study.
 
     Attributes:
         name: Name of the column.
         title: Title of the column.
         metric: Name of the metric that is compared.
         method: The method; without records where it was not run.
-        rows: By the name of a row of the study, of those that were run.
-        comparisons: By the baseline's name: the best of its rows.
+        rows: By the name of a row, the method too: its best point, without records where it was not run.
+        baselines: By the baseline's name: the best of its rows, of those that were run beside the method.
         reserved: Whether nothing was tuned on it.
     """
 
@@ -107,21 +89,9 @@ class StreamResult:
     title: str
     metric: str
     method: Method
-    rows: dict[str, Comparison]
-    comparisons: dict[str, Comparison]
+    rows: dict[str, Method]
+    baselines: dict[str, Method]
     reserved: bool
-
-    def runs(self, row: str) -> Method:
-        """Return the runs of a row, the method or a baseline; without records where it was not run."""
-        if row == self.method.row:
-            return self.method
-        return self.rows[row].baseline if row in self.rows else Method(row, {})
-
-    def best(self, rows: Iterable[str], metric: str | None = None) -> Comparison | None:
-        """Return the best of some rows by a metric, by the one compared by default; None if none was run."""
-        found = {row: self.rows[row] for row in rows if row in self.rows}
-        best = best_method([comparison.baseline for comparison in found.values()], metric or self.metric)
-        return found[best.row] if best else None
 
     @property
     def online(self) -> bool:
@@ -134,9 +104,9 @@ def is_online(metric: str) -> bool:
     return metric.startswith("online_")
 
 
-def baseline_label(name: str, comparison: Comparison) -> str:
+def baseline_label(name: str, baseline: Method) -> str:
     """Return a baseline's name, with ``tuned`` where it is a point of a grid."""
-    return f"{name}, tuned" if comparison.baseline.point else name
+    return f"{name}, tuned" if baseline.point else name
 
 
 def compared_rows(table: Table) -> list[Row]:
@@ -168,17 +138,19 @@ def compare_streams(table: Table, archive: Archive, seeds: Collection[int] | Non
     for column in table.columns:
         metric = column.metric or table.metric
         needed = [metric, *(["online_accuracy"] if options.get("recovery") else [])]
-        own, *others = (
-            (row, _methods(archive, pool, f"{row.name}/{column.name}", seeds, needed)) for row in compared_rows(table)
-        )
-        method = best_method(own[1], metric) or Method(f"{own[0].name}/{column.name}", {})
-        best = {row.name: best_method(points, metric) for row, points in others}
-        rows = {row: _compare(method, found, metric) for row, found in best.items() if found}
+        rows = {}
+        for row in compared_rows(table):
+            points = _methods(archive, pool, f"{row.name}/{column.name}", seeds, needed)
+            rows[row.name] = best_method(points, metric) or Method(f"{row.name}/{column.name}", {})
+        method = rows[options["method"]]
+        groups = {
+            name: best_method((rows[row] for row in named), metric)
+            for name, named in options["baselines"].items()
+            if method.records
+        }
+        baselines = {name: found for name, found in groups.items() if found}
         reserved = column.name in (options.get("reserved") or {}).get("columns", [])
-        stream = StreamResult(column.name, column.title, metric, method, rows, {}, reserved)
-        groups = {name: stream.best(named) for name, named in options["baselines"].items() if method.records}
-        stream.comparisons.update({name: found for name, found in groups.items() if found})
-        streams.append(stream)
+        streams.append(StreamResult(column.name, column.title, metric, method, rows, baselines, reserved))
     return streams
 
 
@@ -242,17 +214,20 @@ def best_method(methods: Iterable[Method], metric: str) -> Method | None:
     return max(full, key=lambda pair: pair[1])[0] if full else None
 
 
-def _compare(method: Method, baseline: Method, metric: str) -> Comparison:
-    a, b = method.values(metric), baseline.values(metric)
-    seeds = sorted(a.keys() & b.keys())
+def convergence_shares(method: Method, baseline: Method, metric: str) -> list[float]:
+    """Return by seed the samples until the method reaches the baseline's final score, as a share; infinite if never.
+
+    It is a share of the samples that the baseline takes to it, or, on validation samples, of the baseline's whole run.
+    """
     online = is_online(metric)  # an average is to stay above it; a validation score fluctuates
-    sign, speed = -1 if lower_is_better(metric) else 1, {}
-    for seed in seeds:
+    sign, shares = -1 if lower_is_better(metric) else 1, []
+    for seed in sorted(method.records.keys() & baseline.records.keys()):
         curves = (runs.curve(seed, metric) for runs in (method, baseline))
         own, theirs = ((samples, sign * scores) for samples, scores in curves)
         final = float(theirs[1][-1])
-        speed[seed] = samples_to(own, final, online) / (samples_to(theirs, final, True) if online else theirs[0][-1])
-    return Comparison(baseline, seed_differences(a, b), paired(a, b), speed)
+        whole = samples_to(theirs, final, True) if online else theirs[0][-1]
+        shares.append(float(samples_to(own, final, online) / whole))
+    return shares
 
 
 class RecoveryRule(NamedTuple):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filtune.experiments.tables import Row, Table
+from filtune.experiments.tables import Table
 from filtune.lightning_modules.atomic import atomic_write
 
 from .formatting import Look, looks, metric_title
-from .study import Curve, Method, StreamResult, compared_rows
+from .study import Curve, StreamResult, compared_rows
 
 PALE = 0.12
 """Opacity of the bands."""
@@ -45,7 +45,7 @@ def draw_study(streams: Sequence[StreamResult], table: Table, target: Path) -> l
     for axis in axes.flat[len(streams) :]:
         axis.set_axis_off()
     for axis in axes[:, 0]:
-        axis.set_ylabel(_score_label(streams[0]), fontsize=9)
+        axis.set_ylabel("average online score (%)" if streams[0].online else "validation score (%)", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("samples", fontsize=9)
     handles = {title: line for axis in axes.flat for line, title in zip(*axis.get_legend_handles_labels(), strict=True)}
@@ -89,16 +89,15 @@ def _styles(table: Table) -> dict[str, Look]:
     return looks([(row.title, row.optimizer, "tuned" if row.grid else "paper") for row in rows])
 
 
-def _methods(stream: StreamResult, table: Table) -> Iterator[tuple[Row, Method]]:
-    return ((row, runs) for row in compared_rows(table) if (runs := stream.runs(row.name)).records)
-
-
 def _draw_stream(
     axis: Any, stream: StreamResult, table: Table, styles: dict[str, Look]
 ) -> dict[str, tuple[float, float]]:
     """The mean of each row over the seeds, the method with a band of one deviation; the ends of the lines by title."""
     ends = {}
-    for row, runs in reversed(list(_methods(stream, table))):  # the method on top
+    for row in reversed(compared_rows(table)):  # the method on top
+        runs = stream.rows[row.name]
+        if not runs.records:
+            continue
         samples, scores = interpolate_curves([runs.curve(seed, stream.metric) for seed in runs.records])
         mean, own, look = scores.mean(0), runs is stream.method, styles[row.title]
         width, marker = 2.6 if own else 1.2, "o" if len(mean) < 3 else None
@@ -144,10 +143,6 @@ def spread(heights: Sequence[float], step: float) -> list[float]:
     level = [float(np.mean(block)) for block in blocks for _ in block]
     places = {i: level[rank] + rank * step for rank, i in enumerate(order)}
     return [places[i] for i in range(len(heights))]
-
-
-def _score_label(stream: StreamResult) -> str:
-    return "average online score (%)" if stream.online else "validation score (%)"
 
 
 def _save_png(figure: Any, target: Path, dpi: int) -> None:

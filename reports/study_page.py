@@ -18,7 +18,7 @@ from .formatting import metric_title, reproduce_root
 from .posterior import posterior_section
 from .study import Method, StreamResult, compare_streams, compared_rows, is_online, recovery_rules
 from .study_figure import draw_study
-from .study_tables import Line, ScoreTable, recovery_table, seconds_table, speed_table
+from .study_tables import MethodLine, ScoreTable, recovery_table, seconds_table, speed_table
 from .targets import Targets
 
 CAPTION = (
@@ -111,7 +111,7 @@ class StudySection:
     def __init__(self, table: Table, archive: Archive, streams: Sequence[StreamResult]) -> None:
         self.table, self.archive, self.streams = table, archive, streams
         self.rows = compared_rows(table)
-        self.lines = [Line(row) for row in self.rows]
+        self.lines = [MethodLine(row) for row in self.rows]
         self.options: dict[str, Any] = table.raw["comparison"]
 
     def parts(self, targets: Targets, figure: str) -> list[str]:
@@ -121,7 +121,7 @@ class StudySection:
         return [
             " ".join(str(self.table.raw.get("notes", "")).split()),
             *self._answers(scores),
-            "Some runs are lacking, so that a dash or fewer seeds stand here: see the end." * bool(lacking),
+            "Missing runs are a dash, or fewer seeds; the end of this section lists them." * bool(lacking),
             f"![scores of the method and the baselines over the samples]({figure})",
             *self._targets(targets),
             *self._metric("Log loss", "online_nll", 3, True),
@@ -142,7 +142,7 @@ class StudySection:
         method, *others = self.lines
         free = [line for line in others if line.row.rate in (None, "none") and not line.row.grid]
         rated = [line for line in others if line not in free]
-        marked = any(stream.runs(line.row.name).knows_end for stream in self.streams for line in self.lines)
+        marked = any(stream.rows[line.row.name].knows_end for stream in self.streams for line in self.lines)
         parts = [CAPTION.format(method.row.title) + (f" {END}" if marked else "")]
         if free:
             parts += ["### Methods that need no learning rate", scores.scores([method, *free])]
@@ -184,7 +184,7 @@ class StudySection:
         """
         predictive = metric.replace("online_", "online_predictive_")
         title = f"{self.rows[0].title}, posterior predictive"
-        lines = [Line(self.rows[0], predictive, title), *self.lines]
+        lines = [MethodLine(self.rows[0], predictive, title), *self.lines]
         online = self.streams[0].online or not is_online(metric)
         streams = [stream for stream in self.streams if online and stream.metric != metric]
         runs = [stream.method for stream in streams]

@@ -12,15 +12,24 @@ from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Row
 
 from .formatting import DASH, MINUS, format_metric, format_p
-from .statistics import TTest, holm, paired, summarise
-from .study import Method, RecoveryRule, StreamResult, Values, all_recovery_times, mean_std, recovery_share
+from .statistics import MeanStd, TTest, holm, paired, seed_differences, summarise
+from .study import (
+    Method,
+    RecoveryRule,
+    StreamResult,
+    Values,
+    all_recovery_times,
+    convergence_shares,
+    mean_std,
+    recovery_share,
+)
 
 BREAK = "<br>"
 STARS = ((0.001, r"\*\*\*"), (0.01, r"\*\*"), (0.05, r"\*"))
 """Marks of an adjusted p-value below a level."""
 
 
-class Line(NamedTuple):
+class MethodLine(NamedTuple):
     """A line of a table.
 
     Attributes:
@@ -35,15 +44,8 @@ class Line(NamedTuple):
 
 
 class HolmTest(NamedTuple):
-    """The method against one of several baselines.
+    """The paired t-test of the method against one of several baselines, and its p-value with Holm's correction."""
 
-    Attributes:
-        differences: The method's values minus the baseline's, of the seeds that both have.
-        test: Their paired t-test.
-        adjusted: Its p-value with Holm's correction over the baselines.
-    """
-
-    differences: list[float]
     test: TTest
     adjusted: float
 
@@ -64,15 +66,13 @@ def holm_tests(own: Values, others: Mapping[str, Values]) -> dict[str, HolmTest]
     """
     tests = {name: test for name, values in others.items() if (test := paired(own, values))}
     adjusted = holm([test.p for test in tests.values()])
-    return {
-        name: HolmTest([own[s] - others[name][s] for s in sorted(own.keys() & others[name].keys())], test, p)
-        for (name, test), p in zip(tests.items(), adjusted, strict=True)
-        if p is not None
-    }
+    return {name: HolmTest(test, p or 0.0) for (name, test), p in zip(tests.items(), adjusted, strict=True)}
 
 
 def method_table(
-    streams: Sequence[StreamResult], lines: Sequence[Line], cell: Callable[[StreamResult, Line], Sequence[str]]
+    streams: Sequence[StreamResult],
+    lines: Sequence[MethodLine],
+    cell: Callable[[StreamResult, MethodLine], Sequence[str]],
 ) -> str:
     """Return a Markdown table of one line per method and one column per stream; empty if all cells are.
 
@@ -95,10 +95,8 @@ def method_table(
 
 def row_title(row: Row, streams: Sequence[StreamResult]) -> str:
     """Return the title of a row, with a dagger if the method must know where the stream ends."""
-    marks = ("†" if any(stream.runs(row.name).knows_end for stream in streams) else "") + (
-        " (fixed rate)" if row.rate == "published" else ""
-    )
-    return row.title + marks
+    dagger = "†" if any(stream.rows[row.name].knows_end for stream in streams) else ""
+    return row.title + dagger + (" (fixed rate)" if row.rate == "published" else "")
 
 
 class ScoreTable:
@@ -121,16 +119,12 @@ class ScoreTable:
         values: Callable[[Method, str], Values] = Method.values,
     ) -> None:
         self.rows, self.metric, self.digits, self._of = rows, metric, digits, values
-        self.streams = [stream for stream in streams if self._shows(stream)]
-        method, *others = rows
-        self.tests = {
-            stream.name: holm_tests(
-                self._values(stream, Line(method)), {row.name: self._values(stream, Line(row)) for row in others}
-            )
-            for stream in self.streams
-        }
+        values_of = {s.name: {row.name: self._values(s, MethodLine(row)) for row in rows} for s in streams}
+        idle = [stream.name for stream in streams if not any(runs.records for runs in stream.rows.values())]
+        self.streams = [stream for stream in streams if stream.name in idle or any(values_of[stream.name].values())]
+        self.tests = {name: holm_tests(found.pop(rows[0].name), found) for name, found in values_of.items()}
 
-    def scores(self, lines: Sequence[Line], points: bool = False) -> str:
+    def scores(self, lines: Sequence[MethodLine], points: bool = False) -> str:
         """Return the table of some lines: the best in bold, below a baseline's score the method's difference to it.
 
         Args:
@@ -139,23 +133,22 @@ class ScoreTable:
         """
         best, most = {}, {}
         for stream in self.streams:
-            found = [values for line in lines if (values := list(self._values(stream, line).values()))]
+            found = [values for line in lines if (values := self._values(stream, line).values())]
             most[stream.name] = max(map(len, found), default=0)
             means = [sum(values) / len(values) for values in found if len(values) == most[stream.name]]
             choose = min if lower_is_better(self.metric or stream.metric) else max
             best[stream.name] = self._number(choose(means)) if means else ""
 
-        def cell(stream: StreamResult, line: Line) -> list[str]:
+        def cell(stream: StreamResult, line: MethodLine) -> list[str]:
             sample = mean_std(values := self._values(stream, line))
             if sample is None:
                 return []
-            deviation = "" if sample.deviation is None else f" ±\u00a0{self._number(sample.deviation)}"
-            text, few = self._number(sample.mean) + deviation, len(values) < most[stream.name]
-            bold = not few and self._number(sample.mean) == best[stream.name]
+            text, few = self._summary(sample), len(values) < most[stream.name]
+            differences, test = self._differences(stream, line), self.tests[stream.name].get(line.row.name)
             return [
-                f"**{text}**" if bold else text,
-                self._difference(stream, line),
-                stream.runs(line.row.name).point.replace("=", "\u00a0") if points else "",
+                f"**{text}**" if not few and self._number(sample.mean) == best[stream.name] else text,
+                self._number(differences.mean, "+") + (test.stars if test else "") if differences else "",
+                stream.rows[line.row.name].point.replace("=", "\u00a0") if points else "",
                 seeds_text(len(values)) if few else "",
             ]
 
@@ -163,55 +156,46 @@ class ScoreTable:
 
     def differences(self) -> str:
         """Return the table of the differences to each baseline with their deviations and p-values."""
-        most = max((len(test.differences) for tests in self.tests.values() for test in tests.values()), default=0)
 
-        def cell(stream: StreamResult, line: Line) -> list[str]:
-            found = self.tests[stream.name].get(line.row.name)
-            if found is None:
+        def cell(stream: StreamResult, line: MethodLine) -> list[str]:
+            found, test = self._differences(stream, line), self.tests[stream.name].get(line.row.name)
+            if not found or not test:
                 return []
-            sample = summarise(found.differences)
-            assert sample is not None
-            mean = self._signed(sample.mean)
+            few = (found.count or 0) < len(self._values(stream, MethodLine(self.rows[0])))
             return [
-                f"{mean} ±\u00a0{self._number(sample.deviation or 0.0)}",
-                f"{format_p(found.test.p, 'p')}, Holm {format_p(found.adjusted)}",
-                seeds_text(len(found.differences)) if len(found.differences) < most else "",
+                self._summary(found, "+"),
+                f"{format_p(test.test.p, 'p')}, Holm {format_p(test.adjusted)}",
+                seeds_text(found.count or 0) if few else "",
             ]
 
-        return method_table(self.streams, [Line(row) for row in self.rows[1:]], cell)
+        return method_table(self.streams, [MethodLine(row) for row in self.rows[1:]], cell)
 
-    def _shows(self, stream: StreamResult) -> bool:
-        """Whether a stream has the metric, or nothing was run on it."""
-        runs = [stream.runs(row.name) for row in self.rows]
-        return any(self._values(stream, Line(row)) for row in self.rows) or not any(each.records for each in runs)
+    def _values(self, stream: StreamResult, line: MethodLine) -> Values:
+        return self._of(stream.rows[line.row.name], line.metric or self.metric or stream.metric)
 
-    def _values(self, stream: StreamResult, line: Line) -> Values:
-        return self._of(stream.runs(line.row.name), line.metric or self.metric or stream.metric)
+    def _differences(self, stream: StreamResult, line: MethodLine) -> MeanStd | None:
+        """Mean and deviation of the method's values minus a baseline's, of the seeds that both have."""
+        if line.row.name == self.rows[0].name:
+            return None
+        return summarise(seed_differences(self._values(stream, MethodLine(self.rows[0])), self._values(stream, line)))
 
-    def _difference(self, stream: StreamResult, line: Line) -> str:
-        own, theirs = self._values(stream, Line(self.rows[0])), self._values(stream, line)
-        common = own.keys() & theirs.keys()
-        if line.row.name == self.rows[0].name or not common:
-            return ""
-        found = self.tests[stream.name].get(line.row.name)
-        return self._signed(sum(own[s] - theirs[s] for s in common) / len(common)) + (found.stars if found else "")
+    def _summary(self, sample: MeanStd, sign: str = "") -> str:
+        deviation = "" if sample.deviation is None else f" ±\u00a0{self._number(sample.deviation)}"
+        return self._number(sample.mean, sign) + deviation
 
-    def _number(self, value: float) -> str:
-        return f"{value:.{self.digits}f}".replace("-", MINUS)
-
-    def _signed(self, value: float) -> str:
-        return f"{MINUS if value < 0 else '+'}{abs(value):.{self.digits}f}"
+    def _number(self, value: float, sign: str = "") -> str:
+        return f"{value:{sign}.{self.digits}f}".replace("-", MINUS)
 
 
-def seconds_table(streams: Sequence[StreamResult], lines: Sequence[Line]) -> str:
+def seconds_table(streams: Sequence[StreamResult], lines: Sequence[MethodLine]) -> str:
     """Return the table of milliseconds per step, the median over the seeds, and their ratio to those of AdamW."""
     adamw = next((line.row for line in lines if line.row.optimizer.startswith("adamw")), None)
 
     def seconds(stream: StreamResult, row: Row) -> float | None:
-        found = stream.runs(row.name).values("seconds_per_step")
+        found = stream.rows[row.name].values("seconds_per_step")
         return median(found.values()) if found else None
 
-    def cell(stream: StreamResult, line: Line) -> list[str]:
+    def cell(stream: StreamResult, line: MethodLine) -> list[str]:
         own, other = seconds(stream, line.row), seconds(stream, adamw) if adamw else None
         if own is None:
             return []
@@ -220,12 +204,11 @@ def seconds_table(streams: Sequence[StreamResult], lines: Sequence[Line]) -> str
     return method_table(streams, lines, cell)
 
 
-def speed_table(streams: Sequence[StreamResult], lines: Sequence[Line]) -> str:
+def speed_table(streams: Sequence[StreamResult], lines: Sequence[MethodLine]) -> str:
     """Return the table of samples until a baseline's final score, as a share of its own."""
 
-    def cell(stream: StreamResult, line: Line) -> list[str]:
-        comparison = stream.rows.get(line.row.name)
-        shares = list(comparison.speed.values()) if comparison else []
+    def cell(stream: StreamResult, line: MethodLine) -> list[str]:
+        shares = convergence_shares(stream.method, stream.rows[line.row.name], stream.metric)
         reached = [share for share in shares if math.isfinite(share)]
         never = f"never {len(shares) - len(reached)} of {len(shares)}" if len(reached) < len(shares) else ""
         return [f"{np.mean(reached):.2f}" if reached else DASH if never else "", never]
@@ -233,11 +216,13 @@ def speed_table(streams: Sequence[StreamResult], lines: Sequence[Line]) -> str:
     return method_table(streams, lines, cell)
 
 
-def recovery_table(streams: Sequence[StreamResult], lines: Sequence[Line], rules: Mapping[str, RecoveryRule]) -> str:
+def recovery_table(
+    streams: Sequence[StreamResult], lines: Sequence[MethodLine], rules: Mapping[str, RecoveryRule]
+) -> str:
     """Return the table of recovery times after a change, and the method's as a share of a baseline's."""
 
-    def cell(stream: StreamResult, line: Line) -> list[str]:
-        runs, rule = stream.runs(line.row.name), rules[stream.name]
+    def cell(stream: StreamResult, line: MethodLine) -> list[str]:
+        runs, rule = stream.rows[line.row.name], rules[stream.name]
         times = all_recovery_times(runs, rule)
         if not times:
             return []

@@ -10,8 +10,17 @@ from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Table
 
 from .formatting import MINUS, format_p
-from .statistics import paired
-from .study import Comparison, Method, RecoveryRule, StreamResult, baseline_label, recovery_rules, recovery_share
+from .statistics import paired, seed_differences
+from .study import (
+    Method,
+    RecoveryRule,
+    StreamResult,
+    baseline_label,
+    best_method,
+    convergence_shares,
+    recovery_rules,
+    recovery_share,
+)
 
 Target = Mapping[str, Any]
 
@@ -19,7 +28,7 @@ SCORES = ("val_matthews", "val_pearson", "val_accuracy")
 """Validation scores; the first that a stream has is the one of its task."""
 
 
-class Outcome(NamedTuple):
+class StreamOutcome(NamedTuple):
     """A target on one stream.
 
     Attributes:
@@ -43,7 +52,7 @@ class TargetResult(NamedTuple):
     """
 
     words: str
-    outcomes: list[Outcome]
+    outcomes: list[StreamOutcome]
     needed: int
 
     @property
@@ -111,27 +120,29 @@ class Targets:
         """The results of each kind that a target has."""
         label = name
         if "best_of" not in target:
-            runs = (stream.comparisons[name] for stream in self._streams if name in stream.comparisons)
-            label = next((baseline_label(name, comparison) for comparison in runs), name)
+            runs = (stream.baselines[name] for stream in self._streams if name in stream.baselines)
+            label = next((baseline_label(name, baseline) for baseline in runs), name)
         for kind, words in _words(label, target).items():
             outcomes = [self._outcome(stream, name, kind, target) for stream in self._streams]
             yield TargetResult(words, outcomes, int(target.get("streams", len(outcomes))))
 
-    def _outcome(self, stream: StreamResult, name: str, kind: str, target: Target) -> Outcome:
-        metric = _metric(stream, kind)
-        best = stream.best(self._rows[name], metric)
-        rule, said = self._rules.get(stream.name), None
-        if best is not None and stream.method.records:
+    def _outcome(self, stream: StreamResult, name: str, kind: str, target: Target) -> StreamOutcome:
+        metric, method, rule = _metric(stream, kind), stream.method, self._rules.get(stream.name)
+        best = best_method((stream.rows[row] for row in self._rows[name]), metric)
+        found = None
+        if best is not None and method.values(metric).keys() & best.values(metric).keys():
             if kind == "share":
-                said = _converges_faster(best, target[kind])
-            elif kind == "recovery":
-                said = _recovers(stream.method, best.baseline, target[kind], rule) if rule else None
-            elif best.baseline.values(metric).keys() & stream.method.values(metric).keys():
-                said = _ahead(stream.method, best.baseline, metric, kind, target[kind])
-        if said is None or best is None:
-            return Outcome(stream.title, None, "")
-        to = f" to {self._titles[best.baseline.row]}" if "best_of" in target else ""
-        return Outcome(stream.title, said[0], f"{said[1]}{to}{', ' if said[1] and said[2] else ''}{said[2]}")
+                found = _converges_faster(method, best, metric, target[kind])
+            elif kind != "recovery":
+                found = _ahead(method, best, metric, kind, target[kind])
+            elif rule is not None:
+                found = _recovers(method, best, target[kind], rule)
+        if found is None or best is None:
+            return StreamOutcome(stream.title, None, "")
+        reached, value, remark = found
+        to = f" to {self._titles[best.row]}" if "best_of" in target else ""
+        few = len(best.records) < len(method.records) and f"{len(best.records)} of {len(method.records)} seeds"
+        return StreamOutcome(stream.title, reached, ", ".join(text for text in (value + to, remark, few) if text))
 
 
 def _words(label: str, target: Target) -> dict[str, str]:
@@ -159,24 +170,22 @@ def _metric(stream: StreamResult, kind: str) -> str:
 
 def _ahead(method: Method, baseline: Method, metric: str, kind: str, wanted: float) -> tuple[bool, str, str]:
     own, theirs = method.values(metric), baseline.values(metric)
-    common = own.keys() & theirs.keys()
-    difference = sum(own[seed] - theirs[seed] for seed in common) / len(common)
+    differences = seed_differences(own, theirs)
+    difference = sum(differences) / len(differences)
     gain = -difference if lower_is_better(metric) else difference
-    text = f"{MINUS if difference < 0 else '+'}{abs(difference):.{3 if metric == 'online_nll' else 1}f}"
+    text = f"{difference:+.{3 if metric == 'online_nll' else 1}f}".replace("-", MINUS)
     if kind == "level":
         test = paired(own, theirs)
         return gain >= 0 or bool(test and test.p >= wanted), text, format_p(test.p, "p") if test and gain < 0 else ""
     return gain >= wanted, text, _missed(wanted - gain)
 
 
-def _converges_faster(comparison: Comparison, wanted: float) -> tuple[bool, str, str] | None:
-    shares = list(comparison.speed.values())
-    if not shares:
-        return None
+def _converges_faster(method: Method, baseline: Method, metric: str, wanted: float) -> tuple[bool, str, str]:
+    shares = convergence_shares(method, baseline, metric)
     if never := sum(math.isinf(share) for share in shares):
         return False, "", f"not reached with {never} of {len(shares)} seeds"
     mean = sum(shares) / len(shares)
-    return bool(mean <= wanted), f"{mean:.2f}", _missed(mean - wanted)
+    return mean <= wanted, f"{mean:.2f}", _missed(mean - wanted)
 
 
 def _recovers(method: Method, baseline: Method, wanted: float, rule: RecoveryRule) -> tuple[bool, str, str]:

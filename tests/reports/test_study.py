@@ -13,8 +13,16 @@ import pytest
 import yaml
 from filtune.experiments.archive import Archive
 from filtune.experiments.tables import load_table
-from filtune.reports import report
-from filtune.reports.study import RecoveryRule, compare_streams, recovery_rules, recovery_times, samples_to
+from filtune.reports import report, study_page
+from filtune.reports.statistics import seed_differences
+from filtune.reports.study import (
+    RecoveryRule,
+    compare_streams,
+    convergence_shares,
+    recovery_rules,
+    recovery_times,
+    samples_to,
+)
 from filtune.reports.study_figure import panel_columns, spread
 from filtune.reports.study_tables import holm_tests
 from hypothesis import given
@@ -64,23 +72,21 @@ def study(tmp_path: Path) -> Path:
 def test_a_baseline_is_its_best_point_and_the_differences_are_paired(study: Path) -> None:
     table = load_table(str(study))
     first, second = compare_streams(table, Archive([study.parent], [table]))
-    assert first.comparisons["AdamW"].baseline.name == "adamw/a/lr=0.001"
-    assert first.comparisons["AdamW"].differences == [2, 1, 6]
-    assert first.comparisons["AdamW"].test is not None
-    assert first.comparisons["AdamW"].test.difference == pytest.approx(3)
-    assert first.comparisons["AdaGrad"].differences == [-1, -1, 2]
+    assert first.baselines["AdamW"].name == "adamw/a/lr=0.001"
+    own = first.method.values(first.metric)
+    assert seed_differences(own, first.baselines["AdamW"].values(first.metric)) == [2, 1, 6]
+    assert seed_differences(own, first.baselines["AdaGrad"].values(first.metric)) == [-1, -1, 2]
     assert (first.reserved, second.reserved) == (False, True)
-    assert set(second.comparisons) == {"AdamW"}
+    assert set(second.baselines) == {"AdamW"}
 
 
 def test_on_other_seeds_another_point_may_be_best(study: Path) -> None:
     table = load_table(str(study))
     only, empty = compare_streams(table, Archive([study.parent], [table]), [2])
     assert not empty.method.records
-    assert not empty.comparisons
-    assert only.comparisons["AdamW"].baseline.name == "adamw/a/lr=0.01"
-    assert only.comparisons["AdamW"].differences == [-5]
-    assert only.comparisons["AdamW"].test is None
+    assert not empty.baselines
+    assert only.baselines["AdamW"].name == "adamw/a/lr=0.01"
+    assert only.baselines["AdamW"].values(only.metric) == {2: 90.0}
 
 
 def test_samples_to_a_target_for_good() -> None:
@@ -100,10 +106,8 @@ def test_a_comparison_on_validation_takes_the_first_time_a_level_is_reached(stud
     manifest(study.parent, "study", {cell: runs(cell, found, "val_accuracy") for cell, found in values.items()})
     table = load_table(str(study))
     (stream,) = compare_streams(table, Archive([study.parent], [table]))
-    assert stream.comparisons["AdamW"].differences == [2, 1]
-    assert stream.comparisons["AdamW"].speed == {0: 1000 / 2000, 1: 1.0}
-    report.main(["--study", str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
-    text = (study.parent / "win.md").read_text()
+    assert convergence_shares(stream.method, stream.baselines["AdamW"], stream.metric) == [1000 / 2000, 1.0]
+    text = page(study, raw)
     assert "the validation score first reaches the baseline's final score" in text
     assert "Prequential" not in text  # with validation scores samples may be repeated
     assert "Validation accuracy (%):" not in text  # the tables of the answer have it
@@ -124,10 +128,7 @@ def test_recovery_times() -> None:
 
 def test_the_page_says_recovery_times(study: Path) -> None:
     rules = {"recovery": {"changes": [500], "level": 10, "last": 100}, "targets": {"AdamW": {"recovery": 0.25}}}
-    raw = {**STUDY, "comparison": {**STUDY["comparison"], **rules}}
-    study.write_text(yaml.safe_dump(raw, sort_keys=False))
-    report.main(["--study", str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
-    targets, _, text = (study.parent / "win.md").read_text().partition("### Recovery time after a change")
+    targets, _, text = page(study, **rules).partition("### Recovery time after a change")
     assert (
         "recovery in 0.25 of the samples of AdamW, tuned (0 of 2 streams): missed on Stream a (1.00, by 0.75)"
         in targets
@@ -149,17 +150,21 @@ def test_changes_of_each_column(study: Path) -> None:
         recovery_rules(load_table(str(study)))
 
 
-def page(study: Path, **comparison: Any) -> str:
-    """The page of the study with other options of its comparison."""
-    content = {**STUDY, "comparison": {**STUDY["comparison"], **comparison}}
+def page(study: Path, content: dict[str, Any] | None = None, draw: bool = False, **comparison: Any) -> str:
+    """The page of the study with other content, or other options of its comparison."""
+    content = content or {**STUDY, "comparison": {**STUDY["comparison"], **comparison}}
     study.write_text(yaml.safe_dump(content, sort_keys=False))
-    report.main(["--study", str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
-    return (study.parent / "win.md").read_text()
+    output = study.parent / "win.md"
+    with pytest.MonkeyPatch.context() as patch:
+        if not draw:
+            patch.setattr(study_page, "draw_study", lambda *_: [])
+        report.main(["--study", str(study), "--root", str(study.parent), "--output", str(output)])
+    return output.read_text()
 
 
 def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Methods are lines, streams columns; the answer comes first, the details can be opened."""
-    text = page(study)
+    text = page(study, draw=True)
     free, _, tuned = text.partition("### Tuned methods")
     assert "### Methods that need no learning rate\n\n| method | Stream a | Stream b (reserved) |" in free
     assert "| Ours | **82.0 ±\xa02.6** | **60.5 ±\xa00.7** |\n| AdaGrad | **82.0 ±\xa01.0**<br>+0.0 | \u2013 |" in free
@@ -168,11 +173,11 @@ def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "99.0<br>\u221219.0<br>lr\xa00.001<br>1 seed |" in tuned  # best, but of fewer seeds: not in bold
     differences = tuned.partition("<summary>Differences")[2]
     assert (
-        "| AdamW | +3.0 ±\xa02.6<br>p = 0.19, Holm 0.38 | +1.2 ±\xa00.4<br>p = 0.13, Holm 0.13<br>2 seeds |"
+        "| AdamW | +3.0 ±\xa02.6<br>p = 0.19, Holm 0.38 | +1.2 ±\xa00.4<br>p = 0.13, Holm 0.13 |"
         in differences
     )
     reserved = tuned.partition("<summary>Reserved seeds (2)</summary>")[2].partition("</details>")[0]
-    assert "90.0<br>\u22125.0<br>lr\xa00.01 |" in reserved
+    assert "**90.0**<br>\u22125.0<br>lr\xa00.01 |" in reserved
     assert "Mean over the run" not in text  # an online score is an average already
     assert "never" in text.partition("<summary>Samples to")[2].partition("</details>")[0]
     assert "p = 0<" not in text
@@ -205,7 +210,6 @@ def test_holms_correction_is_over_the_baselines_that_were_tested(data: st.DataOb
         bound = max(bound, min(1.0, left * found[name].test.p))
         left -= 1
         assert found[name].adjusted == pytest.approx(bound)
-        assert found[name].differences == [own[s] - others[name][s] for s in sorted(own.keys() & others[name].keys())]
         assert found[name].stars == r"\*" * sum(found[name].adjusted < level for level in (0.05, 0.01, 0.001))
 
 
@@ -296,9 +300,7 @@ def test_the_class_of_a_row_and_who_must_know_the_end(study: Path) -> None:
     manifest(study.parent, "study", made)
     assert "| AdamW with decay† |" in page(study)
     rows = [{**row, "rate": "published"} if row["name"] == "adagrad" else row for row in STUDY["rows"]]
-    study.write_text(yaml.safe_dump({**STUDY, "rows": rows}, sort_keys=False))
-    report.main(["--study", str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
-    text = (study.parent / "win.md").read_text()
+    text = page(study, {**STUDY, "rows": rows})
     assert "Methods that need no learning rate" not in text
     _, _, table = text.partition("### Tuned methods, and those with a published or default rate")
     assert "| AdaGrad (fixed rate) |" in table
@@ -316,12 +318,12 @@ def test_a_metric_that_is_better_the_lower_it_is(study: Path) -> None:
     manifest(study.parent, "study", {cell: runs(cell, found, "val_loss") for cell, found in values.items()})
     table = load_table(str(study))
     (stream,) = compare_streams(table, Archive([study.parent], [table]))
-    assert stream.comparisons["AdamW"].baseline.point == "lr=0.001"
-    assert stream.comparisons["AdamW"].speed == {0: 500 / 2000, 1: 500 / 2000}  # made up: the loss rises
+    assert stream.baselines["AdamW"].point == "lr=0.001"
+    assert convergence_shares(stream.method, stream.baselines["AdamW"], "val_loss") == [0.25, 0.25]  # the loss rises
 
 
 def test_a_figure_of_one_stream(study: Path) -> None:
-    page(study, figure={"columns": ["a"]})
+    page(study, draw=True, figure={"columns": ["a"]})
     sizes = [(study.parent / f"win_study_panel.{end}").stat().st_size for end in ("png", "svg")]
     assert all(5_000 < size < 150_000 for size in sizes)
     assert "AdaGrad" in (study.parent / "win_study_panel.svg").read_text()
