@@ -172,10 +172,7 @@ def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"| Ours | **82.0 ±\xa02.6** | **60.5 ±\xa00.7** |\n{first}" in tuned
     assert "99.0<br>\u221219.0<br>lr\xa00.001<br>1 seed |" in tuned  # best, but of fewer seeds: not in bold
     differences = tuned.partition("<summary>Differences")[2]
-    assert (
-        "| AdamW | +3.0 ±\xa02.6<br>p = 0.19, Holm 0.38 | +1.2 ±\xa00.4<br>p = 0.13, Holm 0.13 |"
-        in differences
-    )
+    assert "| AdamW | +3.0 ±\xa02.6<br>p = 0.19, Holm 0.38 | +1.2 ±\xa00.4<br>p = 0.13, Holm 0.13 |" in differences
     reserved = tuned.partition("<summary>Reserved seeds (2)</summary>")[2].partition("</details>")[0]
     assert "**90.0**<br>\u22125.0<br>lr\xa00.01 |" in reserved
     assert "Mean over the run" not in text  # an online score is an average already
