@@ -29,6 +29,7 @@ from filtune.optimizers import (
     Observation,
     OnlineOptimizer,
     RKalman,
+    TorchOptimizer,
 )
 from filtune.optimizers.kalman.filter import KalmanOptimizer
 from filtune.optimizers.kalman.jacobian import JacobianBuilder
@@ -43,6 +44,7 @@ OPTIMIZERS: dict[str, Callable[[Any], OnlineOptimizer]] = {
     "adamw": AdamW,
     "adagrad": AdaGrad,
     "sgd": SGD,
+    "soap": lambda params: TorchOptimizer(params, name="pytorch_optimizer.SOAP", arguments={"lr": 1e-3}),
     "filtune": Filtune,
     "filtune-top-k": lambda params: Filtune(params, top_k=3),
     "loko": LoKO,

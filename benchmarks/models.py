@@ -97,10 +97,12 @@ def roberta(outputs: int, weights: str | None, length: int, **shape: int) -> Cas
     return Case(_adapted(model, 4, ["query"], "classifier"), _tokens(50265, length))
 
 
-def pretrained_image(name: str, outputs: int, weights: str | None, targets: list[str], head: str) -> Case:
-    """Return one of timm's models, LoRA r=4 on these layers and a trained head, on images of 224 pixels."""
+def pretrained_image(
+    name: str, outputs: int, weights: str | None, targets: list[str], head: str, size: int = 224
+) -> Case:
+    """Return one of timm's models, LoRA r=4 on these layers and a trained head, on images of so many pixels a side."""
     model = timm.create_model(name, pretrained=False, num_classes=outputs, checkpoint_path=weights or "")
-    return Case(_adapted(model, 4, targets, head), _images(3, 224))
+    return Case(_adapted(model, 4, targets, head), _images(3, size))
 
 
 def vit_small(outputs: int, weights: str | None, length: int) -> Case:
@@ -113,9 +115,15 @@ def vit_base(outputs: int, weights: str | None, length: int) -> Case:
     return pretrained_image("vit_base_patch16_224", outputs, weights, ["query"], "head")
 
 
+def efficientnet_lite0(outputs: int, weights: str | None, length: int) -> Case:
+    """Return EfficientNet-Lite0, LoRA r=4 on its pointwise convolutions, at 128 pixels."""
+    return pretrained_image("tf_efficientnet_lite0", outputs, weights, ["pointwise"], "classifier", 128)
+
+
 MODELS: dict[str, Callable[[int, str | None, int], Case]] = {
     "lenet5": lenet5,
     "minilm": minilm,
+    "efficientnet-lite0": efficientnet_lite0,
     "vit-s16": vit_small,
     "vit-b16": vit_base,
     "roberta-base": roberta,

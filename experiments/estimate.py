@@ -108,8 +108,10 @@ def _cost(config: Config, task: str) -> float:
     cls: Any = import_class(str(lookup(config, "optimizer.class_path")))
     if not hasattr(cls, "relative_cost"):
         return 1.0
-    rows = max(1, (metadata("task", task).get("classes") or 1) - 1) * (lookup(config, "data.batch_size") or 1)
-    return cls.relative_cost + cls.row_cost * (rows - 1)
+    coordinates = max(1, (metadata("task", task).get("classes") or 1) - 1)
+    options = lookup(config, "optimizer.init_args") or {}
+    rows = cls.count_rows(coordinates, options, bool(lookup(config, "model.backbone.adapter")))
+    return cls.relative_cost + cls.row_cost * (rows * (lookup(config, "data.batch_size") or 1) - 1)
 
 
 def format_duration(seconds: float | None) -> str:

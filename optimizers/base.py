@@ -65,6 +65,17 @@ class OnlineOptimizer(torch.optim.Optimizer):
     remedy: ClassVar[str] = "take a smaller --optimizer.lr"
     transient: ClassVar[frozenset[str]] = frozenset()
 
+    @classmethod
+    def count_rows(cls, coordinates: int, options: dict[str, Any], is_adapted: bool) -> int:
+        """Return the rows of the Jacobian of a sample, for estimates of a run's duration: one per coordinate.
+
+        Args:
+            coordinates: Observation coordinates of a sample, d.
+            options: Options that are set, by name.
+            is_adapted: Whether weights of the model are frozen.
+        """
+        return coordinates
+
     def attach(self, model: nn.Module) -> Self:
         """Let the rule watch the model's layers; most rules need not, and ignore it."""
         return self

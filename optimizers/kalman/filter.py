@@ -24,6 +24,7 @@ from .predictive import (
     update_log_weights,
 )
 from .prior import combined_squares, probed_output_layer, sensitivity_factor, zero_matrices
+from .rows import RowSelection
 from .state import FilterState
 from .step_cost import announce_cost
 from .update import GaussianUpdate, MeasurementUpdate, NaturalParameterUpdate
@@ -44,6 +45,13 @@ class KalmanOptimizer(FilterState):
     abstract: ClassVar[bool] = True
     row_cost: ClassVar[float] = 0.2  # measured on transformers on a CPU
     remedy: ClassVar[str] = "take a smaller --optimizer.p0"
+
+    @classmethod
+    def count_rows(cls, coordinates: int, options: dict[str, Any], is_adapted: bool) -> int:
+        """Return the most rows of the Jacobian of a sample, fewer than its coordinates with ``top_k``."""
+        option = inspect.signature(cls).parameters.get("top_k")
+        top_k = options.get("top_k", option.default) if option else 0
+        return RowSelection(top_k).count(coordinates, is_adapted)
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]

@@ -55,6 +55,16 @@ class RowSelection:
         if self.is_open:
             self.top_k = WHOLE if all(param.requires_grad for param in model.parameters()) else ADAPTED
 
+    def count(self, coordinates: int, is_adapted: bool) -> int:
+        """Return the most rows of a sample, that whose label is none of the k most probable classes.
+
+        Args:
+            coordinates: Observation coordinates of a sample, d.
+            is_adapted: Whether weights of the model are frozen.
+        """
+        k = (ADAPTED if is_adapted else WHOLE) if self.is_open else self.top_k
+        return min(k + 1, coordinates) if k else coordinates
+
     def check(self, update: str, noise: ObservationNoise | None) -> None:
         """Check that the update can leave out rows.
 

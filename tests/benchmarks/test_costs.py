@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import cost, natural_cost, step_time, table3
+from benchmarks import classes, cost, natural_cost, step_time, table3
 from benchmarks.methods import OPTIMIZERS
 from benchmarks.models import MODELS, transformer
 from benchmarks.natural_cost import SKIP, split_refreshes
@@ -21,7 +21,7 @@ TABLE6 |= {"RoBERTa-base": 666e3, "RoBERTa-large": 1248e3}
 
 def test_every_filter_is_in_the_grid_and_blocks_are_only_where_they_fit() -> None:
     cells = list(cost.grid())
-    assert {name for cell in cells for name in cell.optimizers()} == set(OPTIMIZERS) - {"sgd", "adagrad"}
+    assert {name for cell in cells for name in cell.optimizers()} == set(OPTIMIZERS) - {"sgd", "adagrad", "soap"}
     assert {(cell.state, cell.outputs) for cell in cells if cell.batch == 1} == {
         (state, outputs) for state in ("1e4", "1e5", "1e6") for outputs in (2, 10, 100)
     }
@@ -156,3 +156,13 @@ def test_a_pair_runs_on_the_cpu(tmp_path: Path) -> None:
     assert pair["rounds"] == 3
     assert set(pair["optimizers"]) == {"floor", "ordinary-floor", "adamw", "loko"}
     assert pair["paper_ratio"] == pytest.approx(15.7, abs=0.1)
+
+
+def test_the_cost_over_classes_is_kept_with_a_plot(tmp_path: Path) -> None:
+    options = ["--models", "lenet5", "--classes", "2", "12", "--rounds", "3", "--seconds", "0"]
+    classes.main([*options, "--threads", "1", "--output", str(tmp_path / "cost_classes")])
+    result = json.loads((tmp_path / "cost_classes.json").read_text())
+    assert [(point["outputs"], point["rounds"]) for point in result["points"]] == [(2, 3), (12, 3)]
+    assert [list(point["optimizers"]) for point in result["points"]] == [["floor", *classes.METHODS]] * 2
+    assert result["points"][0]["optimizers"]["adamw"]["ratio_to_adamw"] == 1.0
+    assert (tmp_path / "cost_classes.png").stat().st_size > 10_000

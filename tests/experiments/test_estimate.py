@@ -64,6 +64,26 @@ def test_without_like_runs_it_is_a_guess_by_the_size():
 
 
 @pytest.mark.parametrize(
+    ("optimizer", "backbone", "options", "rows"),
+    [
+        ("filtune", "efficientnet_lite0", {}, 2),  # the most probable class, and the label where it is another
+        ("filtune", "efficientnet_lite0", {"optimizer.top_k": 3}, 4),
+        ("filtune", "efficientnet_lite0", {"optimizer.top_k": 0}, 9),
+        ("filtune", "lenet5", {}, 9),
+        ("loko", "efficientnet_lite0", {}, 9),
+    ],
+)
+def test_a_filter_is_estimated_by_the_rows_that_it_forms(optimizer, backbone, options, rows):
+    parts = ["trainer/auto", "task/cifar10", f"backbone/{backbone}", optimizer]
+    estimator = Estimator()
+    estimator.speed = 100.0
+    size = {"data.max_samples": 1000}
+    step = max(3 * metadata("backbone", backbone)["gflops"] / 100.0, 0.003)
+    found = estimator.seconds(compose(parts, {**size, **options}), "cifar10", backbone)
+    assert found == pytest.approx(START + 1000 * step * (1.0 + 0.2 * (rows - 1)))
+
+
+@pytest.mark.parametrize(
     ("seconds", "said"), [(None, "unknown"), (30, "30 s"), (600, "10 min"), (7200, "2.0 h"), (200000, "2.3 days")]
 )
 def test_times_are_said_as_people_say_them(seconds, said):
