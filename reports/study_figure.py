@@ -50,7 +50,13 @@ def draw_study(streams: Sequence[StreamResult], table: Table, target: Path) -> l
         axis.set_xlabel("samples", fontsize=9)
     handles = {title: line for axis in axes.flat for line, title in zip(*axis.get_legend_handles_labels(), strict=True)}
     wide = 0.5 + 0.085 * max(map(len, handles), default=0)  # inches of an entry
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, int(4.2 * columns / wide)))
+    entries = list(handles)[::-1]  # the method first
+    figure.legend(
+        [handles[title] for title in entries],
+        entries,
+        loc="outside lower center",
+        ncols=max(1, int(4.2 * columns / wide)),
+    )
     _save_png(figure, target, 100)
     plt.close(figure)
     drawn = (table.raw["comparison"].get("figure") or {}).get("columns", [])

@@ -163,7 +163,8 @@ class StudySection:
             else "The method was not tuned on them; the baselines' rates are chosen on them again."
         )
         scores = ScoreTable(compare_streams(self.table, self.archive, seeds), self.rows)
-        return _details(f"Reserved seeds ({', '.join(map(str, seeds))})", rates, scores.scores(self.lines, True))
+        shown = [scores.scores(self.lines, True), scores.differences()]
+        return _details(f"Reserved seeds ({', '.join(map(str, seeds))})", rates, *shown)
 
     def _targets(self, targets: Targets) -> list[str]:
         if not targets.results:
@@ -257,5 +258,6 @@ def _titled(metric: str) -> str:
 
 
 def _details(summary: str, *parts: str) -> list[str]:
-    """A block that opens by a click, in which Markdown is rendered; none without a table."""
-    return [f'<details markdown="1">\n<summary>{summary}</summary>', *parts, "</details>"] if parts[-1] else []
+    """A block that opens by a click, in which Markdown is rendered; none without a table or a list."""
+    shown = any(part.startswith(("|", "*")) for part in parts)
+    return [f'<details markdown="1">\n<summary>{summary}</summary>', *parts, "</details>"] if shown else []

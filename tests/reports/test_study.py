@@ -175,6 +175,7 @@ def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "| AdamW | +3.0 ±\xa02.6<br>p = 0.19, Holm 0.38 | +1.2 ±\xa00.4<br>p = 0.13, Holm 0.13 |" in differences
     reserved = tuned.partition("<summary>Reserved seeds (2)</summary>")[2].partition("</details>")[0]
     assert "**90.0**<br>\u22125.0<br>lr\xa00.01 |" in reserved
+    assert "p = " not in reserved  # one seed
     assert "Mean over the run" not in text  # an online score is an average already
     assert "never" in text.partition("<summary>Samples to")[2].partition("</details>")[0]
     assert "p = 0<" not in text
