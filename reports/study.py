@@ -117,6 +117,11 @@ def compared_rows(table: Table) -> list[Row]:
     return [method, *(row for row in table.rows if row.name in named)]
 
 
+def learning_rate(row: Row) -> str:
+    """Return what the learning rate of a row is: ``none``, ``tuned`` or ``published``."""
+    return row.rate or ("tuned" if row.grid else "none")
+
+
 def compare_streams(table: Table, archive: Archive, seeds: Collection[int] | None = None) -> list[StreamResult]:
     """Return the comparisons on all streams of a study whose file has a ``comparison``.
 

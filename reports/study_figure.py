@@ -13,7 +13,7 @@ from filtune.experiments.tables import Table
 from filtune.lightning_modules.atomic import atomic_write
 
 from .formatting import Look, looks, metric_title
-from .study import Curve, StreamResult, compared_rows
+from .study import Curve, StreamResult, compared_rows, learning_rate
 
 PALE = 0.12
 """Opacity of the bands."""
@@ -92,7 +92,7 @@ def _draw_panel(streams: Sequence[StreamResult], table: Table, target: Path) -> 
 def _styles(table: Table) -> dict[str, Look]:
     """The look of each row by its title; tuned rows are dashed."""
     rows = compared_rows(table)
-    return looks([(row.title, row.optimizer, "tuned" if row.grid else "paper") for row in rows])
+    return looks([(row.title, row.optimizer, "tuned" if learning_rate(row) == "tuned" else "paper") for row in rows])
 
 
 def _draw_stream(

@@ -16,7 +16,7 @@ from filtune.lightning_modules.atomic import atomic_write
 from .coverage import not_run
 from .formatting import metric_title, reproduce_root
 from .posterior import posterior_section
-from .study import Method, StreamResult, compare_streams, compared_rows, is_online, recovery_rules
+from .study import Method, StreamResult, compare_streams, compared_rows, is_online, learning_rate, recovery_rules
 from .study_figure import draw_study
 from .study_tables import MethodLine, ScoreTable, recovery_table, seconds_table, speed_table
 from .targets import Targets
@@ -140,7 +140,7 @@ class StudySection:
     def _answers(self, scores: ScoreTable) -> list[str]:
         """The tables of the metric that is compared: methods that need no learning rate, and the others."""
         method, *others = self.lines
-        free = [line for line in others if line.row.rate in (None, "none") and not line.row.grid]
+        free = [line for line in others if learning_rate(line.row) == "none"]
         rated = [line for line in others if line not in free]
         marked = any(stream.rows[line.row.name].knows_end for stream in self.streams for line in self.lines)
         parts = [CAPTION.format(method.row.title) + (f" {END}" if marked else "")]

@@ -52,7 +52,7 @@ class HolmTest(NamedTuple):
     @property
     def stars(self) -> str:
         """Marks of the adjusted p-value."""
-        return next((mark for level, mark in STARS if self.adjusted < level), "")
+        return next((f" {mark}" for level, mark in STARS if self.adjusted < level), "")  # narrow columns break here
 
 
 def holm_tests(own: Values, others: Mapping[str, Values]) -> dict[str, HolmTest]:
