@@ -95,18 +95,20 @@ def _comparison_faults(comparison: dict[str, Any], rows: list[str], columns: lis
     yield from each(comparison.get("reserved") or {}, _RESERVED, "comparison.reserved.", needed=False)
     if comparison.get("recovery"):
         yield from each(comparison["recovery"], _RECOVERY, "comparison.recovery.")
-    targets, best_of = comparison.get("targets") or {}, []
-    for name, target in targets.items():
+    compared = list(chain(*comparison["baselines"].values()))
+    for name, target in (comparison.get("targets") or {}).items():
         kinds = {kind: _list_of(TEXT) if kind == "best_of" else FINITE for kind in target}
         yield from each(target, kinds, f"comparison.targets.{name}.")
         for kind in kinds.keys() - TARGETS:
             yield f"comparison.targets.{name} has no {kind}; {suggest(kind, TARGETS)}"
-        best_of += target.get("best_of", [])
+        for row in target.get("best_of", []):
+            if row not in compared:
+                yield f"comparison.targets.{name}.best_of names {row!r}, which is none of the baselines' rows"
     drawn = comparison.get("figure") or {"columns": []}
     yield from each(drawn, {"columns": _list_of(TEXT)}, "comparison.figure.")
     for name in drawn["columns"]:
         if name not in columns:
             yield f"comparison.figure names {name!r}, which is none of its columns"
-    for name in chain([comparison["method"]], *comparison["baselines"].values(), best_of):
+    for name in [comparison["method"], *compared]:
         if name not in rows:
             yield f"comparison names {name!r}, which is none of its rows"

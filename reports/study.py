@@ -30,10 +30,12 @@ class Method:
     Attributes:
         name: ``row/column``, and the point of the grid.
         records: Finished records by seed.
+        failed: Whether runs diverged.
     """
 
     name: str
     records: dict[int, Record]
+    failed: bool = False
 
     @property
     def row(self) -> str:
@@ -146,7 +148,8 @@ def compare_streams(table: Table, archive: Archive, seeds: Collection[int] | Non
         rows = {}
         for row in compared_rows(table):
             points = _methods(archive, pool, f"{row.name}/{column.name}", seeds, needed)
-            rows[row.name] = best_method(points, metric) or Method(f"{row.name}/{column.name}", {})
+            none = Method(f"{row.name}/{column.name}", {}, any(point.failed for point in points))
+            rows[row.name] = best_method(points, metric) or none
         method = rows[options["method"]]
         groups = {
             name: best_method((rows[row] for row in named), metric)
@@ -196,7 +199,8 @@ def _methods(
             for seed, record in finished.items():
                 if lacking := _lacking(record, metrics):
                     archive.leave_out(f"{full} seed {seed}, record {record.get('key')}: {lacking}")
-            found.append(Method(full, {s: r for s, r in finished.items() if not _lacking(r, metrics)}))
+            whole = {s: r for s, r in finished.items() if not _lacking(r, metrics)}
+            found.append(Method(full, whole, len(finished) < len(records)))
     return found
 
 

@@ -33,7 +33,7 @@ class StreamOutcome(NamedTuple):
 
     Attributes:
         stream: Title of the stream.
-        reached: Whether it is reached; None where the runs are lacking.
+        reached: Whether it is reached; None where it or one of the rows in ``best_of`` was not run.
         said: The value, and by how much the target is missed, in words.
     """
 
@@ -70,7 +70,7 @@ class TargetResult(NamedTuple):
         return f"**{self.status}**: {self.words} ({count} of {len(self.outcomes)} streams{wanted})"
 
     def __str__(self) -> str:
-        names = ((True, "reached"), (False, "missed"), (None, "not run"))
+        names = ((True, "reached"), (False, "missed"), (None, "open"))
         groups = {name: [o for o in self.outcomes if o.reached is reached] for reached, name in names}
         parts = [
             f"{name} on {', '.join(o.stream + (f' ({o.said})' if o.said else '') for o in found)}"
@@ -113,7 +113,7 @@ class Targets:
             )
         self._streams, self._rules = streams, recovery_rules(study)
         self._rows = {name: target.get("best_of") or options["baselines"][name] for name, target in wanted.items()}
-        self._titles = {row.name: row.title for row in study.rows}
+        self._table_rows = {row.name: row for row in study.rows}
         self.results = [result for name, target in wanted.items() for result in self._judge(name, target)]
 
     def _judge(self, name: str, target: Target) -> Iterator[TargetResult]:
@@ -138,11 +138,20 @@ class Targets:
             elif rule is not None:
                 found = _recovers(method, best, target[kind], rule)
         if found is None or best is None:
-            return StreamOutcome(stream.title, None, "")
+            return StreamOutcome(stream.title, None, "not run")
         reached, value, remark = found
-        to = f" to {self._titles[best.row]}" if "best_of" in target else ""
+        to = f" to {self._table_rows[best.row].title}" if "best_of" in target else ""
         few = len(best.records) < len(method.records) and f"{len(best.records)} of {len(method.records)} seeds"
-        return StreamOutcome(stream.title, reached, ", ".join(text for text in (value + to, remark, few) if text))
+        awaited = [title for row in target.get("best_of", []) if (title := self._awaited(stream, row))]
+        waits = f"{', '.join(awaited)} not run" if awaited else ""
+        said = ", ".join(text for text in (value + to, remark, few, waits) if text)
+        return StreamOutcome(stream.title, None if awaited else bool(reached), said)
+
+    def _awaited(self, stream: StreamResult, name: str) -> str:
+        """The title of a row that is yet to be run on a stream; empty if it was run."""
+        row, runs = self._table_rows[name], stream.rows[name]
+        wanted = row.columns is None or stream.name in row.columns
+        return row.title if wanted and not runs.records and not runs.failed else ""
 
 
 def _words(label: str, target: Target) -> dict[str, str]:
