@@ -112,7 +112,7 @@ class Targets:
                 f"{study.name}: comparison.targets names {min(unknown)}, which is no baseline and has no best_of"
             )
         self._streams, self._rules = streams, recovery_rules(study)
-        self._rows = {name: target.get("best_of") or options["baselines"][name] for name, target in wanted.items()}
+        self._rows = {name: target.get("best_of", options["baselines"].get(name)) for name, target in wanted.items()}
         self._table_rows = {row.name: row for row in study.rows}
         self.results = [result for name, target in wanted.items() for result in self._judge(name, target)]
 
@@ -143,8 +143,8 @@ class Targets:
         to = f" to {self._table_rows[best.row].title}" if "best_of" in target else ""
         few = len(best.records) < len(method.records) and f"{len(best.records)} of {len(method.records)} seeds"
         awaited = [title for row in target.get("best_of", []) if (title := self._awaited(stream, row))]
-        waits = f"{', '.join(awaited)} not run" if awaited else ""
-        said = ", ".join(text for text in (value + to, remark, few, waits) if text)
+        said = ", ".join(text for text in (value + to, remark, few) if text)
+        said += f"; not run: {', '.join(awaited)}" if awaited else ""
         return StreamOutcome(stream.title, None if awaited else bool(reached), said)
 
     def _awaited(self, stream: StreamResult, name: str) -> str:

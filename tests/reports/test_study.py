@@ -255,7 +255,7 @@ def test_a_target_against_the_best_of_some_rows(study: Path) -> None:
     """The best is chosen on each stream, among the rows with the most seeds; level is a paired t-test."""
     rows = {"best_of": ["adamw", "adagrad"]}
     targets = {"the best": {**rows, "ahead": 1.0}}
-    assert "missed on Stream a (+0.0 to AdaGrad, by 1); open on Stream b (+1.2 to AdamW, AdaGrad not run)" in page(
+    assert "missed on Stream a (+0.0 to AdaGrad, by 1); open on Stream b (+1.2 to AdamW; not run: AdaGrad)" in page(
         study, targets=targets
     )
     values = {**VALUES, "adagrad/b": [50.0, 50.0]}
