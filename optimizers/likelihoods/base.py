@@ -34,7 +34,6 @@ class Innovation(NamedTuple):
         factor: L with LL' = F, the likelihood's own precision of the natural parameters, (B, d, k); None where
             something else is observed.
         has_residual_probe: Whether the last coordinate is a random probe of the directions that were left out.
-        left_out: Number of a sample's coordinates that are neither observed nor probed.
         foreseen: M, (B, j, k): the directions among them, orthonormal, that do not depend on the target.
     """
 
@@ -43,7 +42,6 @@ class Innovation(NamedTuple):
     observed: Tensor
     factor: Tensor | None = None
     has_residual_probe: bool = False
-    left_out: int = 0
     foreseen: Tensor | None = None
 
     @property

@@ -104,7 +104,7 @@ class Categorical(Likelihood):
         scaled = q * C
         factor = torch.linalg.qr((scaled - (scaled @ q.mT) * q).mT, mode="r").R.mT
         residual = observed - (C @ p.unsqueeze(2)).squeeze(2)
-        return Innovation(residual, C, observed, factor, left_out=p.shape[1] - 1 - C.shape[1])
+        return Innovation(residual, C, observed, factor)
 
     def contrasts(self, k: int, target: Tensor | None = None) -> Tensor | None:
         """Return the directions of :func:`contrasts_between`, (B, k or k + 1, m)."""

@@ -79,6 +79,7 @@ class NIS(Monitor):
     def after(self, state: State, innovation: Innovation, HPH: Tensor) -> None:
         """Put the step's NIS into the window and compare the mean with the interval."""
         assert self._observation is not None
+        innovation, HPH = without_target(innovation, HPH)
         W = innovation_inverse(innovation, HPH)
         value = normalised_innovation_squared(innovation, HPH, W)
         value, expected = judge(self._observation, innovation, HPH, value, W)
@@ -121,7 +122,7 @@ def innovation_inverse(innovation: Innovation, A: Tensor) -> Tensor:
 def normalised_innovation_squared(innovation: Innovation, A: Tensor, W: Tensor | None = None) -> Tensor:
     """Return NIS, averaged over the batch, (); W is :func:`innovation_inverse` of the other arguments."""
     W = innovation_inverse(innovation, A) if W is None else W
-    return (W @ innovation.residual.flatten().double()).square().sum() / coordinates(innovation)
+    return (W @ innovation.residual.flatten().double()).square().sum() / innovation.residual.numel()
 
 
 def judge(
@@ -141,28 +142,58 @@ def judge(
         value: Its NIS, ().
         W: :func:`innovation_inverse` of ``innovation`` and ``A``.
     """
-    count = coordinates(innovation)
+    count = innovation.residual.numel()
     if not observation.likelihood.is_softmax:
         cumulants = _unclassified_cumulants(observation, innovation)
         return value, cumulants / A.new_tensor([count, count**2, count**3]).double()
     p = observation.likelihood.mean().double()
-    B, m = p.shape
-    if innovation.is_projected:  # the coordinates depend on the label, which is among them: e'F^-1 e is 1/p - 1
+    B = len(p)
+    if innovation.has_residual_probe:  # the residual is among the coordinates: e'F^-1 e is 1/p - 1
         values, q = (1 / p.clamp_min(torch.finfo(p.dtype).tiny) - 1).clamp_max(MOST * count), p
-        if innovation.foreseen is not None:  # the labels of a consistent filter are those of its predictive
-            factor = output_factor(A, innovation.cotangents, innovation.foreseen)
-            q = cubature_predictive(observation.outputs.detach().double(), factor.double())[-1]
         seen = values.gather(1, observation.target.unsqueeze(1)).sum()
         values = values * (value * count / seen.clamp_min(torch.finfo(p.dtype).tiny)).clamp_max(1)
     else:
         W = innovation_inverse(innovation, A) if W is None else W
-        U = innovation.cotangents[0].double()  # (d, m), orthonormal rows
-        e = (torch.eye(m, dtype=p.dtype, device=p.device) - p.unsqueeze(1)) @ U.mT  # of every label, (B, m, d)
+        U = innovation.cotangents.double().expand(B, -1, -1)  # (B, d, m), orthonormal rows
+        e = U.mT - (U @ p.unsqueeze(2)).mT  # of every label, (B, m, d)
         values = ((e @ own_blocks(W.mT @ W, e.shape[-1])) * e).sum(-1)
-        C = output_covariance(A.double(), innovation.cotangents.double())
-        q = observation.likelihood.predictive(C).double()
+        q = _predictive(observation, innovation, A)
     values = (values / count).clamp_max(MOST / B)
     return values.gather(1, observation.target.unsqueeze(1)).sum(), _cumulants(values, q)
+
+
+def _predictive(observation: Observation, innovation: Innovation, A: Tensor) -> Tensor:
+    """Return the probabilities with which a consistent filter expects the labels, (B, m)."""
+    U = innovation.cotangents.double()
+    if innovation.foreseen is None:
+        return observation.likelihood.predictive(output_covariance(A.double(), U)).double()
+    factor = output_factor(A, U, innovation.foreseen)
+    return cubature_predictive(observation.outputs.detach().double(), factor.double())[-1]
+
+
+def without_target(innovation: Innovation, A: Tensor) -> tuple[Innovation, Tensor]:
+    """Return a batch and its JPJ' in the directions that do not depend on the target, where others are observed too.
+
+    With ``top_k`` the label is distinguished where it is none of the most probable classes. A coordinate that is
+    observed because of what came is no test of what was expected: of the others a consistent filter knows how e is
+    distributed, with the covariance M (F + FAF) M' within these directions, M of the innovation.
+
+    Args:
+        innovation: The batch, observed through the natural parameters.
+        A: JPJ' before the update, (B*d, B*d).
+    """
+    if innovation.foreseen is None or innovation.factor is None:
+        return innovation, A
+    M = innovation.foreseen.double()
+    every = block_diagonal(M)
+    identity = torch.eye(M.shape[1], dtype=M.dtype, device=M.device).expand(len(M), -1, -1)
+    return innovation._replace(
+        residual=(M @ innovation.residual.double().unsqueeze(2)).squeeze(2),
+        cotangents=M @ innovation.cotangents.double(),
+        observed=(M @ innovation.observed.double().unsqueeze(2)).squeeze(2),
+        factor=M @ innovation.factor.double(),
+        foreseen=identity,
+    ), every @ A.double() @ every.mT
 
 
 def _cumulants(values: Tensor, q: Tensor) -> Tensor:
@@ -180,16 +211,6 @@ def _unclassified_cumulants(observation: Observation, innovation: Innovation) ->
     if own is None:  # e is normal
         return torch.tensor([1.0, 2.0, 8.0], dtype=torch.float64, device=F.device) * len(F)
     return (own.double().flatten(1) / F ** torch.arange(1, 4, device=F.device).unsqueeze(1)).sum(1)
-
-
-def coordinates(innovation: Innovation) -> int:
-    """Return the number of coordinates of a batch, including those that were left out.
-
-    Whatever classes are distinguished, the label is one of them, so that e'F^-1 e is 1 / p_y - 1 at most, as with all
-    of them, and that has the mean m - 1 over the labels.
-    """
-    samples, observed = innovation.residual.shape
-    return samples * (observed + innovation.left_out)
 
 
 def remember(values: Tensor, step: Tensor, value: Tensor) -> Tensor:
