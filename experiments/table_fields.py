@@ -62,7 +62,9 @@ _CHANGES = Kind(
     "sample numbers, or those of each column",
     lambda value: SEEDS.accepts(value) or _mapping_to(SEEDS).accepts(value),
 )
-_RECOVERY: Fields = {"changes": _CHANGES, "level": FINITE, "last": COUNT}
+_RECOVERY: Fields = {"changes": _CHANGES, "last": COUNT}
+_LEVELS: Fields = {"level": FINITE, "share": FINITE}
+"""Of these a rule has one."""
 
 
 def table_fault(raw: dict[str, Any]) -> str:
@@ -95,6 +97,9 @@ def _comparison_faults(comparison: dict[str, Any], rows: list[str], columns: lis
     yield from each(comparison.get("reserved") or {}, _RESERVED, "comparison.reserved.", needed=False)
     if comparison.get("recovery"):
         yield from each(comparison["recovery"], _RECOVERY, "comparison.recovery.")
+        yield from each(comparison["recovery"], _LEVELS, "comparison.recovery.", needed=False)
+        if len(_LEVELS.keys() & comparison["recovery"].keys()) != 1:
+            yield "comparison.recovery is to have either level or share"
     compared = list(chain(*comparison["baselines"].values()))
     for name, target in (comparison.get("targets") or {}).items():
         kinds = {kind: _list_of(TEXT) if kind == "best_of" else FINITE for kind in target}

@@ -246,17 +246,20 @@ class RecoveryRule(NamedTuple):
         changes: Samples after which the stream changes.
         level: Accuracy over the last samples that is to be reached, in per cent.
         last: Number of these samples, all of them after the change.
+        relative: Whether the level is in per cent of the run's own accuracy over as many samples before the change.
     """
 
     changes: list[int]
     level: float
     last: int
+    relative: bool = False
 
 
 def recovery_rules(table: Table) -> dict[str, RecoveryRule]:
     """Return the recovery rule of each column of a study that has ``comparison.recovery``, else an empty dictionary.
 
-    ``changes`` is one list for all columns, or a dictionary with one for each.
+    ``changes`` is one list for all columns, or a dictionary with one for each; a column without changes has no rule.
+    ``level`` is an accuracy, ``share`` one relative to that before the change.
 
     Raises:
         ValueError: If a column's changes are missing.
@@ -269,7 +272,9 @@ def recovery_rules(table: Table) -> dict[str, RecoveryRule]:
     missing = [column.name for column in table.columns if column.name not in by_column]
     if missing:
         raise ValueError(f"{table.name}: comparison.recovery.changes has no {missing[0]}")
-    return {name: RecoveryRule(found, options["level"], options["last"]) for name, found in by_column.items()}
+    relative = "share" in options
+    level = options["share" if relative else "level"]
+    return {name: RecoveryRule(found, level, options["last"], relative) for name, found in by_column.items() if found}
 
 
 def recovery_times(curve: Curve, rule: RecoveryRule) -> list[float]:
@@ -284,10 +289,16 @@ def recovery_times(curve: Curve, rule: RecoveryRule) -> list[float]:
     found = []
     for change, end in zip(rule.changes, [*rule.changes[1:], samples[-1]], strict=True):
         at = samples[(samples >= change + rule.last) & (samples <= end)]
-        share = (np.interp(at, samples, right) - np.interp(at - rule.last, samples, right)) / rule.last
-        reached = at[100 * share >= rule.level - 1e-3]  # the curve has five digits
+        share = _share_right(samples, right, at, rule.last)
+        level = rule.level * float(_share_right(samples, right, change, rule.last)) if rule.relative else rule.level
+        reached = at[100 * share >= level - 1e-3]  # the curve has five digits
         found.append(float(reached[0] - change) if len(reached) else float("inf"))
     return found
+
+
+def _share_right(samples: np.ndarray, right: np.ndarray, at: np.ndarray | float, last: int) -> np.ndarray:
+    """Return the share of the last samples up to a place that are predicted correctly, of their running count."""
+    return (np.interp(at, samples, right) - np.interp(np.asarray(at) - last, samples, right)) / last
 
 
 def all_recovery_times(method: Method, rule: RecoveryRule) -> list[float]:
@@ -296,6 +307,12 @@ def all_recovery_times(method: Method, rule: RecoveryRule) -> list[float]:
     return [found for curve in curves for found in recovery_times(curve, rule)]
 
 
+def median_recovery(method: Method, rule: RecoveryRule) -> float:
+    """Return the median recovery time over all seeds and changes."""
+    return float(np.median(all_recovery_times(method, rule)))
+
+
 def recovery_share(method: Method, baseline: Method, rule: RecoveryRule) -> float:
-    """Return the median recovery time of the method divided by the baseline's."""
-    return float(np.median(all_recovery_times(method, rule)) / np.median(all_recovery_times(baseline, rule)))
+    """Return the median recovery time of the method divided by the baseline's; infinite if the method's is never."""
+    own, theirs = median_recovery(method, rule), median_recovery(baseline, rule)
+    return own / theirs if np.isfinite(own) else float("inf")

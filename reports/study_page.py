@@ -202,12 +202,15 @@ class StudySection:
         if not found:
             return []
         rule = next(iter(found.values()))  # they differ in their changes alone
+        what = f"{rule.level:g} % of the last {rule.last}, all after the change, are predicted correctly"
+        if rule.relative:
+            own = f"{rule.level:g} % of the method's own over as many before the change"
+            what = f"the accuracy over the last {rule.last}, all after the change, is {own}"
         return [
             "### Recovery time after a change",
-            f"Samples until {rule.level:g} % of the last {rule.last}, all after the change, are predicted correctly: "
-            "median and quartiles over seeds and changes. If the next change comes first, it counts as never. Below a "
-            "baseline's: the median of the method as a share of it.",
-            recovery_table(self.streams, self.lines, found),
+            f"Samples until {what}: median and quartiles over seeds and changes. If the next change comes first, it "
+            "counts as never. Below a baseline's: the median of the method as a share of it.",
+            recovery_table([stream for stream in self.streams if stream.name in found], self.lines, found),
         ]
 
     def _seconds(self) -> list[str]:
@@ -219,12 +222,17 @@ class StudySection:
         )
 
     def _speed(self) -> list[str]:
-        online = self.streams[0].online
-        what = "the average online score stays above" if online else "the validation score first reaches"
-        share = "those of the baseline" if online else "the baseline's whole run"
+        final = "the baseline's final score, as a share of"
+        found = {
+            True: f"the average online score stays above {final} those of the baseline",
+            False: f"the validation score first reaches {final} the baseline's whole run",
+        }
+        kinds = dict.fromkeys(stream.online for stream in self.streams)
+        if len(kinds) > 1:
+            found[False] += f" ({', '.join(stream.title for stream in self.streams if not stream.online)})"
+        what = ", or ".join(found[online] for online in kinds)
         return [
-            f"Samples until {what} the baseline's final score, as a share of {share}; the mean over the seeds, and the "
-            "number of seeds that never reach it.",
+            f"Samples until {what}; the mean over the seeds, and the number of seeds that never reach it.",
             speed_table(self.streams, self.lines[1:]),
         ]
 

@@ -227,8 +227,8 @@ def recovery_table(
         if not times:
             return []
         compared = runs is not stream.method and stream.method.records
-        share = f"{recovery_share(stream.method, runs, rule):.2f} of it" if compared else ""
-        return [_until(times), share]
+        share = recovery_share(stream.method, runs, rule) if compared else math.inf
+        return [_until(times), f"{share:.2f} of it" if math.isfinite(share) else ""]
 
     return method_table(streams, lines, cell)
 

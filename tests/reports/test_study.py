@@ -126,6 +126,38 @@ def test_recovery_times() -> None:
     assert recovery_times(curve, RecoveryRule([100], 0, 20)) == [20]
 
 
+def test_recovery_relative_to_the_accuracy_before() -> None:
+    """Four of five right before the change at 100 and three of five after it; nine tenths of four fifths is 72 %."""
+    right = np.array([1, 1, 1, 1, 0] * 20 + [0, 0, 0, 1, 0] * 8 + [1, 1, 1, 0, 0] * 8 + [1, 1, 1, 1, 0] * 4)
+    samples = np.arange(10, 201, 10)
+    curve = (samples.astype(float), np.array([100 * right[:n].mean() for n in samples]))
+    # of the last 20 so many are right: 15 of them 70, ten of 80 per cent, and five of 60
+    assert recovery_times(curve, RecoveryRule([100], 90, 20, relative=True)) == [100]
+    assert recovery_times(curve, RecoveryRule([100], 75, 20, relative=True)) == [60]
+    assert recovery_times(curve, RecoveryRule([100], 60, 20)) == [60]
+    assert recovery_times(curve, RecoveryRule([100], 72, 20)) == [100]
+
+
+def test_a_rule_has_a_level_or_a_share(study: Path) -> None:
+    found = {"changes": {"a": [500], "b": []}, "share": 90, "last": 100}
+    raw = {**STUDY, "comparison": {**STUDY["comparison"], "recovery": found}}
+    study.write_text(yaml.safe_dump(raw, sort_keys=False))
+    assert recovery_rules(load_table(str(study))) == {"a": RecoveryRule([500], 90, 100, relative=True)}
+    wanted = {"AdamW": {"recovery": 0.5}, "the best": {"best_of": ["adamw", "adagrad"], "recovery": 0.5}}
+    targets, _, text = page(study, recovery=found, targets=wanted).partition("### Recovery time after a change")
+    assert (
+        "recovery in 0.5 of the samples of AdamW, tuned (0 of 1 streams): missed on Stream a (1.00, by 0.5)" in targets
+    )
+    assert "of the best (0 of 1 streams): missed on Stream a (1.00 to AdamW, by 0.5)" in targets
+    assert "accuracy over the last 100, all after the change, is 90 % of the method's own over as many before" in text
+    assert "| method | Stream a |\n| --- | ---: |\n| Ours | 100 (100 to 100) |" in text
+    for wrong in ({"level": 80}, {"share": None}):
+        found |= wrong
+        study.write_text(yaml.safe_dump(raw, sort_keys=False))
+        with pytest.raises(ValueError, match="comparison.recovery"):
+            load_table(str(study))
+
+
 def test_the_page_says_recovery_times(study: Path) -> None:
     rules = {"recovery": {"changes": [500], "level": 10, "last": 100}, "targets": {"AdamW": {"recovery": 0.25}}}
     targets, _, text = page(study, **rules).partition("### Recovery time after a change")
