@@ -22,8 +22,8 @@ from .study_tables import MethodLine, ScoreTable, recovery_table, seconds_table,
 from .targets import Targets
 
 CAPTION = (
-    "Mean ± standard deviation over the seeds, the best of a table in bold. Below a baseline's score: {} minus this "
-    r"baseline, paired by seed; \* p < 0.05, \*\* p < 0.01, \*\*\* p < 0.001 in the paired t-test with Holm's "
+    "{}: mean ± standard deviation over the seeds, the best of a table in bold. Below a baseline's score: {} minus "
+    r"this baseline, paired by seed; \* p < 0.05, \*\* p < 0.01, \*\*\* p < 0.001 in the paired t-test with Holm's "
     "correction over all baselines of the stream."
 )
 END = "† must know where the stream ends."
@@ -143,7 +143,10 @@ class StudySection:
         free = [line for line in others if learning_rate(line.row) == "none"]
         rated = [line for line in others if line not in free]
         marked = any(stream.rows[line.row.name].knows_end for stream in self.streams for line in self.lines)
-        parts = [CAPTION.format(method.row.title) + (f" {END}" if marked else "")]
+        first, *more = dict.fromkeys(stream.metric for stream in self.streams)
+        where = {m: ", ".join(stream.title for stream in self.streams if stream.metric == m) for m in more}
+        metrics = ", ".join([_title(first), *(f"{metric_title(m)} on {where[m]}" for m in more)])
+        parts = [CAPTION.format(metrics, method.row.title) + (f" {END}" if marked else "")]
         if free:
             parts += ["### Methods that need no learning rate", scores.scores([method, *free])]
         if rated:
@@ -175,7 +178,7 @@ class StudySection:
 
     def _metric(self, heading: str, metric: str, digits: int, posterior: bool = False) -> list[str]:
         found = self._table(metric, digits, posterior)
-        return [f"### {heading}", _titled(metric), found] if found else []
+        return [f"### {heading}", f"{_title(metric)}:", found] if found else []
 
     def _table(self, metric: str, digits: int, posterior: bool = False) -> str:
         """A metric of all methods, the posterior predictive a line of its own; empty where no run has it.
@@ -194,7 +197,7 @@ class StudySection:
 
     def _validation(self) -> list[str]:
         found = [(score, self._table(score, 1)) for score in ("val_accuracy", "val_pearson")]
-        tables = [part for score, text in found if text for part in (_titled(score), text)]
+        tables = [part for score, text in found if text for part in (f"{_title(score)}:", text)]
         return ["### Validation after training", *tables] if tables else []
 
     def _recoveries(self) -> list[str]:
@@ -256,13 +259,13 @@ class StudySection:
         """Further metrics of the probabilities and of the validation."""
         metrics = (("online_pearson", 1), ("online_brier", 3), ("online_ece", 1), ("val_matthews", 1), ("val_loss", 3))
         found = [(metric, self._table(metric, digits, is_online(metric))) for metric, digits in metrics]
-        parts = [part for metric, text in found if text for part in (_titled(metric), text)]
+        parts = [part for metric, text in found if text for part in (f"{_title(metric)}:", text)]
         return _details("Brier score, calibration, and further validation metrics", *parts) if parts else []
 
 
-def _titled(metric: str) -> str:
+def _title(metric: str) -> str:
     title = metric_title(metric)
-    return f"{title[0].upper()}{title[1:]}:"
+    return title[0].upper() + title[1:]
 
 
 def _details(summary: str, *parts: str) -> list[str]:

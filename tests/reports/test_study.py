@@ -110,7 +110,8 @@ def test_a_comparison_on_validation_takes_the_first_time_a_level_is_reached(stud
     text = page(study, raw)
     assert "the validation score first reaches the baseline's final score" in text
     assert "Prequential" not in text  # with validation scores samples may be repeated
-    assert "Validation accuracy (%):" not in text  # the tables of the answer have it
+    assert "Validation accuracy (%): mean ± standard deviation" in text
+    assert "### Validation after training" not in text  # the tables of the answer have it
     whole = text.partition("<summary>Mean over the run</summary>")[2]
     assert "| Ours | **89.7 ±\xa00.0** |\n| AdamW | 88.2 ±\xa00.7<br>+1.5 |" in whole
     assert "| AdamW | +1.5 ±\xa00.7<br>p = 0.20, Holm 0.20 |" in whole
@@ -198,6 +199,7 @@ def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Methods are lines, streams columns; the answer comes first, the details can be opened."""
     text = page(study, draw=True)
     free, _, tuned = text.partition("### Tuned methods")
+    assert "\n\nAverage online accuracy (%): mean ± standard deviation over the seeds" in free
     assert "### Methods that need no learning rate\n\n| method | Stream a | Stream b (reserved) |" in free
     assert "| Ours | **82.0 ±\xa02.6** | **60.5 ±\xa00.7** |\n| AdaGrad | **82.0 ±\xa01.0**<br>+0.0 | \u2013 |" in free
     first = "| AdamW | 79.0 ±\xa01.0<br>+3.0<br>lr\xa00.001 | 59.2 ±\xa00.4<br>+1.2<br>lr\xa00.001 |"
