@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from filtune.experiments.archive import Archive, Pool
 from filtune.experiments.composition import grid_points, point_name
+from filtune.experiments.escaping import escape_markdown
 from filtune.experiments.tables import Row, Table
 
 from .study import StreamResult, compared_rows, study_pool
@@ -37,7 +38,7 @@ def _lacking(table: Table, archive: Archive, pool: Pool, row: Row, stream: Strea
         failed = [str(seed) for seed in seeds if seed in records and records[seed]["status"] != "finished"]
         seeds_absent = [ALL if len(absent) == len(seeds) else f"seeds {', '.join(absent)}"] if absent else []
         texts = seeds_absent + ([f"diverged with seeds {', '.join(failed)}"] if failed else [])
-        found[point] = ", ".join([*texts, *([pool.missing[cell]] if cell in pool.missing else [])])
+        found[point] = ", ".join([*texts, *([escape_markdown(pool.missing[cell])] if cell in pool.missing else [])])
     if set(found.values()) == {ALL}:
         return ALL
     return ", ".join(f"{point}: {text}" if point else text for point, text in found.items() if text)

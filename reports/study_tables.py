@@ -8,6 +8,7 @@ from statistics import median
 from typing import NamedTuple
 
 import numpy as np
+from filtune.experiments.escaping import escape_markdown
 from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Row
 
@@ -148,7 +149,7 @@ class ScoreTable:
             return [
                 f"**{text}**" if not few and self._number(sample.mean) == best[stream.name] else text,
                 self._number(differences.mean, "+") + (test.stars if test else "") if differences else "",
-                stream.rows[line.row.name].point.replace("=", "\u00a0") if points else "",
+                escape_markdown(stream.rows[line.row.name].point).replace("=", "\u00a0") if points else "",
                 seeds_text(len(values)) if few else "",
             ]
 

@@ -16,7 +16,9 @@ from filtune.experiments.tables import load_table
 from filtune.reports import report, study_page
 from filtune.reports.statistics import seed_differences
 from filtune.reports.study import (
+    Method,
     RecoveryRule,
+    best_method,
     compare_streams,
     convergence_shares,
     recovery_rules,
@@ -216,6 +218,32 @@ def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"filtune reproduce {study}" in text
     assert (study.parent / "win_study.png").stat().st_size > 10_000
     assert "win.md" in capsys.readouterr().out
+
+
+@given(st.lists(st.lists(st.integers(0, 100).map(float), max_size=4), max_size=6), st.booleans())
+def test_the_best_has_the_best_mean_of_those_with_the_most_seeds(values: list[list[float]], loss: bool) -> None:
+    metric = "val_loss" if loss else "val_accuracy"
+    methods = [Method(f"row/a/{i}", runs(str(i), found, metric)) for i, found in enumerate(values)]
+    best, most = best_method(methods, metric), max(map(len, values), default=0)
+    means = [sum(found) / most for found in values if most and len(found) == most]
+    if best is None or not means:
+        assert (best, means) == (None, [])
+        return
+    assert len(best.records) == most
+    mean = sum(best.values(metric).values()) / most
+    assert mean == pytest.approx((min if loss else max)(means))
+
+
+def test_what_diverged_is_named_and_decides_a_target(study: Path) -> None:
+    """A baseline that diverged with all seeds was run: the best of the others is the best."""
+    made = {cell: runs(cell, values) for cell, values in VALUES.items()}
+    made["adagrad/b"] = runs("lost", [10.0, 10.0, 10.0], status="diverged", reason="nan")
+    manifest(study.parent, "study", made, missing={"adamw/b/lr=0.01": "<b>no</b> memory"})
+    text = page(study, targets={"the best": {"best_of": ["adamw", "adagrad"], "ahead": 1.0}})
+    assert "reached on Stream b (+1.2 to AdamW);" in text
+    lacking = text.partition("<summary>Not run</summary>")[2].partition("</details>")[0]
+    assert "* AdaGrad: Stream b (diverged with seeds 0, 1, 2)\n" in lacking
+    assert "lr=0.01: all seeds, &lt;b>no&lt;/b> memory)" in lacking
 
 
 def test_what_was_not_run_is_named(study: Path) -> None:
