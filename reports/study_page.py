@@ -26,6 +26,7 @@ CAPTION = (
     r"this baseline, paired by seed; \* p < 0.05, \*\* p < 0.01, \*\*\* p < 0.001 in the paired t-test with Holm's "
     "correction over all baselines of the stream."
 )
+MORE = (("online_pearson", 1), ("online_brier", 3), ("online_ece", 1), ("val_matthews", 1), ("val_loss", 3))
 END = "† must know where the stream ends."
 
 
@@ -124,16 +125,16 @@ class StudySection:
             "Missing runs are a dash, or fewer seeds; the end of this section lists them." * bool(lacking),
             f"![scores of the method and the baselines over the samples]({figure})",
             *self._targets(targets),
-            *self._metric("Log loss", "online_nll", 3, True),
-            *self._validation(),
-            *self._metric("Forgetting", "val_forgetting", 1),
+            *_headed("Log loss", self._tables(("online_nll", 3))),
+            *_headed("Validation after training", self._tables(("val_accuracy", 1), ("val_pearson", 1))),
+            *_headed("Forgetting", self._tables(("val_forgetting", 1))),
             *self._recoveries(),
             *_details("Differences with p-values, plain and with Holm's correction", scores.differences()),
             *self._reserved(),
             *_details("Samples to the baseline's final score", *self._speed()),
             *self._averages(),
             *self._seconds(),
-            *self._more(),
+            *_details("Brier score, calibration, and further validation metrics", *self._tables(*MORE)),
             *_details("Not run", "\n".join(f"* {line}" for line in lacking)),
         ]
 
@@ -176,29 +177,22 @@ class StudySection:
         discussion = str(self.options.get("discussion", "")).strip()
         return ["### Targets", caption, "\n".join(f"* {result}" for result in targets.results), discussion]
 
-    def _metric(self, heading: str, metric: str, digits: int, posterior: bool = False) -> list[str]:
-        found = self._table(metric, digits, posterior)
-        return [f"### {heading}", f"{_title(metric)}:", found] if found else []
+    def _tables(self, *metrics: tuple[str, int]) -> list[str]:
+        """Metrics of all methods with their decimals, the posterior predictive a line of its own.
 
-    def _table(self, metric: str, digits: int, posterior: bool = False) -> str:
-        """A metric of all methods, the posterior predictive a line of its own; empty where no run has it.
-
-        It is left out where it is the metric that is compared, which has tables already.
-        Online metrics are left out where samples are repeated: their predictions are then not prequential.
+        A metric is left out on streams where it is the one that is compared, which has tables already, and an online
+        one where samples are repeated: their predictions are then not prequential.
         """
-        predictive = metric.replace("online_", "online_predictive_")
-        title = f"{self.rows[0].title}, posterior predictive"
-        lines = [MethodLine(self.rows[0], predictive, title), *self.lines]
-        online = self.streams[0].online or not is_online(metric)
-        streams = [stream for stream in self.streams if online and stream.metric != metric]
-        runs = [stream.method for stream in streams]
-        shown = lines if posterior and any(method.values(predictive) for method in runs) else self.lines
-        return ScoreTable(streams, self.rows, metric, digits).scores(shown)
-
-    def _validation(self) -> list[str]:
-        found = [(score, self._table(score, 1)) for score in ("val_accuracy", "val_pearson")]
-        tables = [part for score, text in found if text for part in (f"{_title(score)}:", text)]
-        return ["### Validation after training", *tables] if tables else []
+        parts = []
+        for metric, digits in metrics:
+            online = self.streams[0].online or not is_online(metric)
+            streams = [stream for stream in self.streams if online and stream.metric != metric]
+            predictive = metric.replace("online_", "online_predictive_")
+            own = MethodLine(self.rows[0], predictive, f"{self.rows[0].title}, posterior predictive")
+            has = predictive != metric and any(stream.method.values(predictive) for stream in streams)
+            table = ScoreTable(streams, self.rows, metric, digits).scores([own, *self.lines] if has else self.lines)
+            parts += [f"{_title(metric)}:", table] if table else []
+        return parts
 
     def _recoveries(self) -> list[str]:
         found = recovery_rules(self.table)
@@ -255,17 +249,14 @@ class StudySection:
             scores.differences(),
         )
 
-    def _more(self) -> list[str]:
-        """Further metrics of the probabilities and of the validation."""
-        metrics = (("online_pearson", 1), ("online_brier", 3), ("online_ece", 1), ("val_matthews", 1), ("val_loss", 3))
-        found = [(metric, self._table(metric, digits, is_online(metric))) for metric, digits in metrics]
-        parts = [part for metric, text in found if text for part in (f"{_title(metric)}:", text)]
-        return _details("Brier score, calibration, and further validation metrics", *parts) if parts else []
-
 
 def _title(metric: str) -> str:
     title = metric_title(metric)
     return title[0].upper() + title[1:]
+
+
+def _headed(heading: str, parts: Sequence[str]) -> list[str]:
+    return [f"### {heading}", *parts] if parts else []
 
 
 def _details(summary: str, *parts: str) -> list[str]:
