@@ -7,9 +7,9 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from .base import StreamDataModule
-from .changing import Segment
 from .loader import StreamLoader
 from .samples import DataError
+from .segments import Segment
 from .task import Task
 
 

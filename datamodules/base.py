@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
@@ -18,7 +18,8 @@ from .report import DataReport
 from .samples import DataError, Subset, collate
 from .task import Task
 
-_VALIDATION = (0, 2)
+VALIDATION = (0, 2)
+"""Key of the permutation that chooses the validation samples."""
 
 
 class StreamDataModule(pl.LightningDataModule, ABC):
@@ -41,6 +42,8 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         task: What is predicted, after ``setup()``.
         skipped_rows: How many bad rows were left out, by reason.
         resume_changed: Whether to go on from a checkpoint of another stream, at its position.
+        choose: Returns the rows of the stream, of the samples and all rows in its order; by default the first
+            ``max_samples`` that can be read. Set before ``setup()`` by what draws from this stream in another way.
 
     Raises:
         DataError: If an argument is out of range.
@@ -73,6 +76,7 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         self.shuffle, self.num_workers, self.task_name = shuffle, num_workers, task_name
         self.skipped_rows: dict[str, int] = {}
         self.resume_changed = False
+        self.choose: Callable[[Subset, np.ndarray], np.ndarray] | None = None
         self._train: Subset | None = None
         self._val: Subset | None = None
         self._loader: StreamLoader | None = None
@@ -106,11 +110,12 @@ class StreamDataModule(pl.LightningDataModule, ABC):
             return
         train, val = self.prepare()
         stream = train.rows[permutation(len(train.rows), self.seed, 0)] if self.shuffle else train.rows
-        train = Subset(train.samples, self.usable(train, stream, self.max_samples))
+        choose = self.choose or (lambda part, order: self.usable(part, order, self.max_samples))
+        train = Subset(train.samples, choose(train, stream))
         if val is not None:
             chosen = val.rows
             if self.max_val_samples is not None:
-                chosen = chosen[permutation(len(chosen), self.seed, *_VALIDATION)]
+                chosen = chosen[permutation(len(chosen), self.seed, *VALIDATION)]
             val = Subset(val.samples, np.sort(self.usable(val, chosen, self.max_val_samples)))
         self.task = self.describe(train)
         self._train, self._val = train, val
@@ -214,9 +219,7 @@ class StreamDataModule(pl.LightningDataModule, ABC):
 
     def _range(self) -> tuple[float, float]:
         """Return the least and the greatest target of the split."""
-        labels = getattr(self.part.samples, "labels", None)
-        if labels is None:
-            labels = torch.stack([label for _, label in self.part.samples.contents(self.part.rows)])
+        labels = self.part.targets() if not hasattr(self.part.samples, "labels") else self.part.samples.labels
         labels = labels[labels.isfinite()]
         return float(labels.min()), float(labels.max())
 

@@ -1,105 +1,29 @@
-"""Non-stationary streams: task switch, permuted labels, rotation, gradual shift, recurring regimes."""
+"""Non-stationary streams: task switch, permuted labels, rotated or corrupted images, new classes, recurring regimes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import rotate
 
-from .base import StreamDataModule, at_least
+from .base import VALIDATION, StreamDataModule, at_least
+from .corruptions import corrupted
 from .loader import permutation
 from .samples import DataError, Subset
+from .segments import Segment, StreamPlan, derangement, draw_rows, lay_out, plan_stream, rows_of_classes
 from .task import Task
 
-
-@dataclass(frozen=True)
-class Segment:
-    """One segment of a non-stationary stream.
-
-    Args:
-        samples: Its length.
-        stream: Which of the streams it takes samples from, counted from 0; it goes on where the last one left off.
-        permute_labels: Seed of a permutation of the classes that leaves none in its place; none leaves all.
-        rotate: Degrees of a counter-clockwise rotation of the images; two numbers for a gradual one, from and to.
-        gradual: Over its first so many samples the segment before is still drawn from, with a probability that falls
-            linearly from one to zero.
-    """
-
-    samples: int
-    stream: int = 0
-    permute_labels: int | None = None
-    rotate: float | tuple[float, float] = 0.0
-    gradual: int = 0
-
-    @property
-    def angles(self) -> tuple[float, float]:
-        """Degrees of rotation at the beginning and the end of the segment."""
-        return self.rotate if isinstance(self.rotate, tuple) else (self.rotate, self.rotate)
-
-
-class StreamPlan(NamedTuple):
-    """Regime, row and angle at every position of the stream, each (N,).
-
-    Attributes:
-        regime: Which segment's data and labels.
-        row: The row of that segment's stream.
-        angle: Degrees of its image's rotation.
-    """
-
-    regime: np.ndarray
-    row: np.ndarray
-    angle: np.ndarray
-
-
-def plan_stream(segments: Sequence[Segment], repeat: int, orders: Sequence[np.ndarray], seed: int) -> StreamPlan:
-    """Return the plan of the segments in their order, all of them ``repeat`` times.
-
-    Args:
-        segments: In their order.
-        repeat: How many times.
-        orders: Rows of every stream, in its order; an exhausted one starts again, permuted.
-        seed: Seed of what is drawn.
-    """
-    drawn = np.random.default_rng([seed, 0, 3])
-    regimes, angles = [], []
-    last: int | None = None
-    for index, segment in list(enumerate(segments)) * repeat:
-        regime = np.full(segment.samples, index)
-        if last is not None and segment.gradual:
-            fading = np.linspace(1, 0, segment.gradual, endpoint=False)[: segment.samples]
-            regime[: len(fading)][drawn.random(len(fading)) < fading] = last
-        angle = np.linspace(*segment.angles, segment.samples)
-        if last is not None:
-            angle = np.where(regime == index, angle, segments[last].angles[1])
-        regimes.append(regime)
-        angles.append(angle)
-        last = index
-    regime = np.concatenate(regimes)
-    stream = np.array([segment.stream for segment in segments])[regime]
-    row = np.empty(len(regime), dtype=np.int64)
-    for which, order in enumerate(orders):
-        positions = np.flatnonzero(stream == which)
-        epochs = range(-(-len(positions) // len(order)))
-        rows = [order if epoch == 0 else order[permutation(len(order), seed, epoch)] for epoch in epochs]
-        row[positions] = np.concatenate([*rows, order[:0]])[: len(positions)]
-    return StreamPlan(regime, row, np.concatenate(angles))
-
-
-def derangement(classes: int, seed: int) -> Tensor:
-    """Return a permutation of the classes that leaves none in its place, drawn uniformly, (classes,)."""
-    generator = np.random.default_rng([seed, 0, 4])
-    while True:
-        drawn = generator.permutation(classes)
-        if (drawn != np.arange(classes)).all():
-            return torch.from_numpy(drawn)
+_TRAINING, _VALIDATION = 5, 6
+"""Keys of the random numbers of corruptions."""
 
 
 class ChangingSamples(Dataset):
@@ -110,10 +34,18 @@ class ChangingSamples(Dataset):
         segments: The segments.
         plan: What comes when.
         classes: Number of classes, those of the stream that has most; 0 for values.
+        seed: Seed and key of the noise, which is a function of these and the position alone.
     """
 
-    def __init__(self, parts: Sequence[Subset], segments: Sequence[Segment], plan: StreamPlan, classes: int) -> None:
-        self.parts, self.segments, self.plan, self.classes = parts, segments, plan, classes
+    def __init__(
+        self,
+        parts: Sequence[Subset],
+        segments: Sequence[Segment],
+        plan: StreamPlan,
+        classes: int,
+        seed: tuple[int, int] = (0, _TRAINING),
+    ) -> None:
+        self.parts, self.segments, self.plan, self.classes, self.seed = parts, segments, plan, classes, seed
         self.relabel = [
             None if segment.permute_labels is None else derangement(classes, segment.permute_labels)
             for segment in segments
@@ -129,7 +61,7 @@ class ChangingSamples(Dataset):
         return sample["image"] if "image" in sample else sample["text"]
 
     def contents(self, rows: np.ndarray) -> Iterator[tuple[Any, Tensor]]:
-        """Yield the raw input, before any rotation, and the target of some positions."""
+        """Yield the raw input, before rotation and corruption, and the target of some positions."""
         for position in rows.tolist():
             regime = int(self.plan.regime[position])
             part = self.parts[self.segments[regime].stream]
@@ -145,18 +77,23 @@ class ChangingSamples(Dataset):
     def __getitem__(self, position: int) -> dict[str, Any]:
         """Return the sample at a position."""
         regime = int(self.plan.regime[position])
-        sample = self.parts[self.segments[regime].stream].samples[int(self.plan.row[position])]
+        segment = self.segments[regime]
+        sample = self.parts[segment.stream].samples[int(self.plan.row[position])]
         angle = float(self.plan.angle[position])
         sample["label"] = self._target(regime, sample["label"])
         if angle:
             sample["image"] = rotate(sample["image"], angle, InterpolationMode.BILINEAR)
+        if segment.corruption is not None:
+            seed, key = self.seed
+            rng = np.random.default_rng([seed, position, key])
+            sample["image"] = corrupted(sample["image"], segment.corruption, segment.severity, rng)
         return {**sample, "row": position, "regime": regime}
 
 
 class ChangingDataModule(StreamDataModule):
     """A stream composed of segments, each a regime of its own, from one data set or several.
 
-    Validation is on the last segment's regime, on the validation samples of its stream.
+    Validation is on the last segment's regime, on the validation samples of its stream, or on those of all segments.
 
     Args:
         streams: The data modules that the segments draw from; their batch sizes do not count.
@@ -169,6 +106,9 @@ class ChangingDataModule(StreamDataModule):
         seed: Seed of all that is drawn; by default the run's, as set by ``--seed_everything``, else 0.
         num_workers: Processes that fetch training samples ahead; 0 for none.
         task_name: Short name of the task, for log folders; by default ``changing-`` and those of the streams.
+        validate: ``last`` validates on the last segment. ``all`` validates on every segment, as its images, labels and
+            classes are at its end: on equally many samples of each, ``max_val_samples`` of all together. The accuracy
+            is then reported for each segment as well, and the forgetting.
 
     Raises:
         DataError: If an argument is out of range, or the streams are not of one kind.
@@ -186,20 +126,22 @@ class ChangingDataModule(StreamDataModule):
         seed: int | None = None,
         num_workers: int = 0,
         task_name: str | None = None,
+        validate: Literal["last", "all"] = "last",
     ) -> None:
         super().__init__(batch_size, val_batch_size, max_samples, max_val_samples, seed, False, num_workers, task_name)
         at_least("repeat", repeat, 1)
         if not streams or not segments:
             raise DataError("--data.streams, --data.segments: a stream that changes needs one of each at least")
         for index, segment in enumerate(segments):
-            at_least(f"segments[{index}].samples", segment.samples, 1)
-            at_least(f"segments[{index}].gradual", segment.gradual, 0)
-            at_least(f"segments[{index}].permute_labels", segment.permute_labels, 0)
-            if not 0 <= segment.stream < len(streams):
-                raise DataError(
-                    f"--data.segments[{index}].stream: there is no stream {segment.stream}; there are {len(streams)}, "
-                    "counted from 0"
-                )
+            segment.check(f"segments[{index}]", len(streams))
+        if validate not in ("last", "all"):
+            raise DataError(f"--data.validate: must be last or all; got {validate!r}")
+        if validate == "all" and max_val_samples is not None and max_val_samples < len(segments):
+            raise DataError(
+                f"--data.max_val_samples: {max_val_samples} is too small; validate: all needs one at least of each of "
+                f"the {len(segments)} segments"
+            )
+        self.validate = validate
         self.streams, self.segments, self.repeat = streams, segments, repeat
 
     @property
@@ -215,16 +157,52 @@ class ChangingDataModule(StreamDataModule):
 
     def prepare(self) -> tuple[Any, Any]:
         """Read the streams, and lay the segments out."""
+        regime, _ = lay_out(self.segments, self.repeat, self.seed)
         for index, stream in enumerate(self.streams):
-            wanted = self.repeat * sum(segment.samples for segment in self.segments)
-            stream.max_samples = min(wanted, stream.max_samples or wanted)
+            if any(segment.classes is not None for _, segment in self._segments_of(index)):
+                stream.choose = partial(self._choose, index, regime)
+            else:
+                stream.max_samples = min(len(regime), stream.max_samples or len(regime))
             stream.seed, stream.trainer = self.seed, self.trainer
             stream.setup()
             self._fits(index)
         parts = [stream.part for stream in self.streams]
-        laid_out = plan_stream(self.segments, self.repeat, [part.rows for part in parts], self.seed)
-        samples = ChangingSamples(parts, self.segments, laid_out, self._classes)
+        allowed = [
+            rows_of_classes(segment, f"segments[{number}]", parts[segment.stream], self.streams[segment.stream].task)
+            for number, segment in enumerate(self.segments)
+        ]
+        plan = plan_stream(self.segments, self.repeat, [part.rows for part in parts], self.seed, allowed)
+        samples = ChangingSamples(parts, self.segments, plan, self._classes, (self.seed, _TRAINING))
         return Subset(samples, np.arange(len(samples))), self._validation()
+
+    def _segments_of(self, index: int) -> list[tuple[int, Segment]]:
+        """Return the segments of a stream, with their numbers."""
+        return [(number, segment) for number, segment in enumerate(self.segments) if segment.stream == index]
+
+    def _choose(self, index: int, regime: np.ndarray, part: Subset, order: np.ndarray) -> np.ndarray:
+        """Return the rows that segments take from a stream, in its order, where some take some of the classes alone.
+
+        Only these are checked, for which images are decoded; bad ones are replaced by the next.
+        """
+        stream, order = self.streams[index], order[: self.streams[index].max_samples]
+        skipped = dict(stream.skipped_rows)
+        task = stream.describe(Subset(part.samples, stream.usable(part, order, 1)))
+        stream.skipped_rows = skipped  # a bad row before the first good one is counted below
+        regime = regime[np.isin(regime, [number for number, _ in self._segments_of(index)])]
+        good: list[int] = []
+        while True:
+            rest = Subset(part.samples, order)
+            allowed = {k: rows_of_classes(each, f"segments[{k}]", rest, task) for k, each in self._segments_of(index)}
+            taken = dict.fromkeys(draw_rows(regime, order, allowed, self.seed).tolist())
+            known = set(good)
+            new = [row for row in taken if row not in known]
+            # with one that is known to be good, for to have none is an error
+            found = stream.usable(part, np.array(good[:1] + new, dtype=np.int64), None)
+            bad = np.setdiff1d(new, found)
+            if not len(bad):
+                return order[np.isin(order, list(taken))]
+            good += np.setdiff1d(new, bad).tolist()
+            order = order[~np.isin(order, bad)]
 
     def describe(self, train: Subset) -> Task:
         """Return the task of the first stream, with the classes' numbers for names where the streams differ.
@@ -239,28 +217,57 @@ class ChangingDataModule(StreamDataModule):
         scaled = any(task.target_scaling for task in tasks)
         outputs = len(classes) or 1
         return replace(
-            tasks[0], name=self.label, outputs=outputs, classes=classes, metrics=metrics, target_scaling=scaled
+            tasks[0],
+            name=self.label,
+            outputs=outputs,
+            classes=classes,
+            metrics=metrics,
+            target_scaling=scaled,
+            segments=self._schedule(len(train.rows)) if self.validate == "all" else (),
         )
+
+    def _schedule(self, samples: int) -> tuple[tuple[int, int], ...]:
+        """Return the segments of a stream of so many samples, in their order, as (number, samples), with 0 beyond."""
+        lengths = np.array([segment.samples for segment in self.segments] * self.repeat)
+        lengths = np.diff(np.cumsum(lengths).clip(max=samples), prepend=0).tolist()
+        numbers = [*range(len(self.segments))] * self.repeat
+        return tuple(zip(numbers, lengths, strict=True))
 
     def stream_changes(self) -> Iterable[Any]:
         """Return the segments and how often they come, for the fingerprint."""
-        return [self.repeat, *self.segments]
+        validation = [] if self.validate == "last" else [self.validate]
+        return [self.repeat, *chain(*(segment.identity() for segment in self.segments)), *validation]
 
     @property
     def _classes(self) -> int:
         return max(len(stream.task.classes) for stream in self.streams)
 
     def _validation(self) -> Subset | None:
-        """Return the validation samples of the last regime, at the angle it ends with."""
-        last = self.segments[-1]
-        part = self.streams[last.stream].validation
-        if part is None:
-            return None
-        count = len(part.rows)
-        still = StreamPlan(np.full(count, len(self.segments) - 1), part.rows, np.full(count, last.angles[1]))
+        """Return the validation samples of the last regime or of all, at the angles that they end with.
+
+        A regime without any is left out.
+        """
+        count, share = len(self.segments), None
+        numbers = range(count) if self.validate == "all" else [count - 1]
+        if self.validate == "all" and self.max_val_samples is not None:
+            share = self.max_val_samples // count
         parts = [stream.validation or stream.part for stream in self.streams]
-        samples = ChangingSamples(parts, self.segments, still, self._classes)
-        return Subset(samples, np.arange(count))
+        found = []
+        for number in numbers:
+            segment = self.segments[number]
+            stream = self.streams[segment.stream]
+            if stream.validation is None:
+                continue
+            allowed = rows_of_classes(segment, f"segments[{number}]", stream.validation, stream.task, needed=False)
+            rows = stream.validation.rows if allowed is None else stream.validation.rows[allowed]
+            if share is not None:
+                rows = np.sort(rows[permutation(len(rows), self.seed, *VALIDATION)][:share])
+            found.append(StreamPlan(np.full(len(rows), number), rows, np.full(len(rows), segment.angles[1])))
+        plan = StreamPlan(*map(np.concatenate, zip(*found, strict=True))) if found else None
+        if plan is None or not len(plan.row):
+            return None
+        samples = ChangingSamples(parts, self.segments, plan, self._classes, (self.seed, _VALIDATION))
+        return Subset(samples, np.arange(len(samples)))
 
     def _fits(self, index: int) -> None:
         """Check a stream against the first, and against what is done to it.
@@ -275,14 +282,22 @@ class ChangingDataModule(StreamDataModule):
                     f"--data.streams[{index}]: its {name} is {getattr(task, name)}, that of the first stream "
                     f"{getattr(first, name)}; a model takes one of them"
                 )
-        for number, segment in enumerate(self.segments):
-            if segment.stream != index:
-                continue
+        found = "several classes per sample" if task.classes else "values"
+        if self.validate == "all" and task.kind != "classification":
+            raise DataError(
+                f"--data.validate: all: {task.name} has {found}; the forgetting is that of a classification with one "
+                "class per sample: leave the option out"
+            )
+        for number, segment in self._segments_of(index):
             if segment.permute_labels is not None and task.kind != "classification":
-                found = "several classes per sample" if task.classes else "values"
                 raise DataError(
                     f"--data.segments[{number}].permute_labels: {task.name} has {found}; only a classification with "
                     "one class per sample can be permuted"
                 )
-            if any(segment.angles) and task.modality != "image":
-                raise DataError(f"--data.segments[{number}].rotate: {task.name} has {task.modality}s, not images")
+            for name, value in (("rotate", any(segment.angles)), ("corruption", segment.corruption)):
+                if value and task.modality != "image":
+                    raise DataError(f"--data.segments[{number}].{name}: {task.name} has {task.modality}s, not images")
+            if segment.corruption is not None:
+                part = self.streams[index].part
+                image = part.samples[int(part.rows[0])]["image"]
+                corrupted(image, segment.corruption, segment.severity, np.random.default_rng(0))

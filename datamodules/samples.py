@@ -51,6 +51,13 @@ class Subset:
     samples: Samples
     rows: np.ndarray
 
+    def targets(self) -> Tensor:
+        """Return the targets of the rows, (N, ...)."""
+        labels = getattr(self.samples, "labels", None)
+        if labels is not None:
+            return labels[torch.from_numpy(self.rows)]
+        return torch.stack([label for _, label in self.samples.contents(self.rows)])
+
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a batch: texts as a list, images as one tensor (B, C, H, W), or as a list where their sizes differ."""

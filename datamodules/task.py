@@ -21,6 +21,8 @@ class Task:
         metrics: The task's own validation metrics.
         label_options: What else it takes to read and write labels, such as the separator of a list.
         target_scaling: Whether targets are learned in running units of their likelihood.
+        segments: Segments of a non-stationary stream as they follow each other in an epoch, each as (number, samples),
+            where the validation samples have the number of theirs (``regime``); empty otherwise.
     """
 
     name: str
@@ -32,3 +34,4 @@ class Task:
     metrics: tuple[str, ...]
     label_options: Mapping[str, str] = field(default_factory=dict)
     target_scaling: bool = False
+    segments: tuple[tuple[int, int], ...] = ()

@@ -10,7 +10,7 @@ from typing import Literal
 from urllib.error import HTTPError
 
 from .classes import find_class
-from .composition import Config, lookup
+from .composition import Config, data_options, lookup
 
 Where = Literal["none needed", "here", "download", "missing"]
 
@@ -39,16 +39,15 @@ def needs(config: Config, folders: dict[str, str]) -> list[Need]:
         config: The configuration.
         folders: Where hub ids lie on this machine.
     """
-    return [_data(config, folders), _weights(config, folders)]
+    found = [_data(options, folders) for options in data_options(config.get("data")) if options.get("source")]
+    return [*dict.fromkeys(found or [Need("data", "embedded", "none needed")]), _weights(config, folders)]
 
 
-def _data(config: Config, folders: dict[str, str]) -> Need:
-    source = lookup(config, "data.source")
-    if source is None:
-        return Need("data", "embedded", "none needed")
+def _data(options: Config, folders: dict[str, str]) -> Need:
+    source = options["source"]
     local = Path(folders.get(source, source)).expanduser()
     if local.exists():
-        return _configuration(source, local, lookup(config, "data.name"))
+        return _configuration(source, local, options.get("name"))
     if source in folders or source.startswith((".", "/", "~")):
         return Need("data", source, "missing", f"there is no folder {local}")
     return Need("data", source, *_ask_hub("dataset", source))

@@ -350,6 +350,20 @@ def lookup(config: Config, key: str, default: Any = None) -> Any:
     return place
 
 
+def data_options(section: Any) -> Iterator[Config]:
+    """Yield the options of a data module, given its section of a configuration, and of the streams that it draws from.
+
+    Args:
+        section: The section ``data``, or an entry of ``streams``.
+    """
+    options = section.get("init_args") if isinstance(section, dict) else None
+    if isinstance(options, dict):
+        yield options
+        streams = options.get("streams")
+        for stream in streams if isinstance(streams, list) else []:
+            yield from data_options(stream)
+
+
 def parse_options(pairs: Sequence[str], option: str) -> dict[str, Any]:
     """Return values by dotted key from ``KEY=VALUE``.
 

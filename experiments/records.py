@@ -192,6 +192,7 @@ def lower_is_better(metric: str) -> bool:
         "nll",
         "brier",
         "ece",
+        "forgetting",
     )
     return any(word in metric for word in falling)
 

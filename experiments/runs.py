@@ -22,7 +22,7 @@ from filtune.lightning_modules.signals import STOPPING
 import filtune
 
 from .classes import optimizer_label
-from .composition import Config, assign, lookup
+from .composition import Config, data_options, lookup
 from .keys import complete
 from .records import FORMAT, Record, Store
 from .run_folder import Scalars, read_run, steps_to_convergence
@@ -80,10 +80,10 @@ class Job:
 def localise(config: Config, folders: dict[str, str]) -> Config:
     """Return the configuration with local folders in place of hub ids."""
     local = yaml.safe_load(yaml.safe_dump(config))
-    for key in ("data.source", "model.backbone.name"):
-        name = lookup(local, key)
-        if name in folders:
-            assign(local, key, str(Path(folders[name]).expanduser()))
+    places = [(options, "source") for options in data_options(local.get("data"))]
+    for options, key in [*places, (lookup(local, "model.backbone") or {}, "name")]:
+        if options.get(key) in folders:
+            options[key] = str(Path(folders[options[key]]).expanduser())
     return local
 
 

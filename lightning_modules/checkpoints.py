@@ -238,6 +238,14 @@ def compare_names(saved: dict[str, Tensor], expected: dict[str, Tensor], earlier
             raise CheckpointError(f"ckpt_path: the checkpoint {what} {names[0]}{more}; {reason}")
 
 
+def translate_tensors(state: dict[str, Tensor]) -> None:
+    """Give the tensors of a checkpoint of an earlier release their names of today."""
+    for name in [name for name in state if name.startswith("online.moderated.")]:
+        state[name.replace(".moderated.", ".predictive.")] = state.pop(name)
+    if "online.samples" in state:
+        state.setdefault("online.nonfinite", torch.zeros((), dtype=torch.int64))
+
+
 def frozen_fingerprint(model: nn.Module) -> int:
     """Return the CRC-32 of all frozen parameters, by which a resumed run detects another backbone."""
     checksum = 0

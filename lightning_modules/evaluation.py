@@ -13,7 +13,8 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from .backbones import Backbone
-from .metrics import MetricSet
+from .forgetting import Forgetting
+from .metrics import MetricSet, Prequential
 from .optimization import WeightAverage
 
 
@@ -56,6 +57,8 @@ class Evaluation(pl.LightningModule):
     backbone: Backbone
     validation: MetricSet
     validation_loss: MeanMetric
+    forgetting: Forgetting
+    online: Prequential
     average: WeightAverage
     last_validation: dict[str, float]
 
@@ -71,6 +74,7 @@ class Evaluation(pl.LightningModule):
         """Discard the last validation."""
         self.validation.reset()
         self.validation_loss.reset()
+        self.forgetting.reset()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score a batch."""
@@ -78,15 +82,17 @@ class Evaluation(pl.LightningModule):
             observation = self.likelihood_given(self.backbone.preprocess(batch)).observe(batch["label"])
         self.validation.update(observation)
         self.validation_loss.update(observation.nll(), weight=len(observation.target))
+        self.forgetting.update(observation, batch.get("regime"))
 
     def on_validation_epoch_end(self) -> None:
         """Report the task's own metrics, in 0..100, and the loss; during training the online metrics as well."""
         if self.trainer.sanity_checking:
             return
-        scores = self._scores("val/")
+        training = self.trainer.state.fn == "fit"
+        scores = self._scores("val/", int(self.online.samples) if training else None)
         self.last_validation = {name: float(value) for name, value in scores.items()}
         self._report(scores)
-        if self.trainer.state.fn == "fit":
+        if training:
             self.publish()
 
     def on_test_epoch_start(self) -> None:
@@ -115,5 +121,7 @@ class Evaluation(pl.LightningModule):
         if not self.trainer.barebones:  # which logs nothing, and warns of it
             self.log_dict(scores)
 
-    def _scores(self, prefix: str) -> dict[str, Tensor]:
-        return {**self.validation.compute(prefix), f"{prefix}loss": self.validation_loss.compute()}
+    def _scores(self, prefix: str, samples: int | None = None) -> dict[str, Tensor]:
+        """Return the scores by prefixed name; during training, ``samples`` is the number of training samples so far."""
+        loss = {f"{prefix}loss": self.validation_loss.compute()}
+        return {**self.validation.compute(prefix), **loss, **self.forgetting.compute(prefix, samples)}

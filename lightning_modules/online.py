@@ -30,8 +30,10 @@ from .checkpoints import (
     data_differences,
     frozen_fingerprint,
     refuse_changes,
+    translate_tensors,
 )
 from .evaluation import Evaluation, check_loaders, task_of
+from .forgetting import Forgetting
 from .launch import refused_together
 from .legacy import translate_checkpoint
 from .metrics import MetricSet, Prequential
@@ -111,6 +113,7 @@ class OnlineModule(Evaluation):
         self.validation = MetricSet(self.task, self.task.metrics)
         self.validation.metrics.persistent(False)
         self.validation_loss = MeanMetric()
+        self.forgetting = Forgetting(self.task.segments)
         self.average = WeightAverage(self.backbone, self.weight_averaging)
         self.fingerprint, self.input_settings = frozen_fingerprint(self.backbone), self.backbone.input_settings()
         data = getattr(self.trainer, "datamodule", None)
@@ -270,7 +273,8 @@ class OnlineModule(Evaluation):
             warnings.simplefilter("ignore")  # that no sample has been seen
             online = self.online.compute()
         predictive = {name.replace("online/", "online/predictive_") for name in online if name != "online/loss"}
-        return {*online, *predictive, *(f"val/{name}" for name in (*self.task.metrics, "loss")), "lr"}
+        validation = {f"val/{name}" for name in (*self.task.metrics, "loss")} | self.forgetting.names("val/")
+        return {*online, *predictive, *validation, "lr"}
 
     def before_checkpoint(self) -> None:
         """Check the optimizer for divergence, and keep its state as a good one.
@@ -313,6 +317,7 @@ class OnlineModule(Evaluation):
             "fingerprint": self.fingerprint,
             "inputs": self.input_settings,
             "validation": self.last_validation,
+            "best_accuracies": self.forgetting.state(),
             "rewinds": self.watch.rewinds,
             "weight_averaging": self.average.state_dict(),
             "seconds": self.seconds_before + self.clock(),
@@ -340,7 +345,7 @@ class OnlineModule(Evaluation):
         check_task(saved.get("task"), self.task.kind, self.task.classes)
         if self.trainer.state.fn == "fit":
             self._refuse_changes(saved, checkpoint.get("optimizer_states") or [])
-        _translate_names(checkpoint["state_dict"])
+        translate_tensors(checkpoint["state_dict"])
         scaled = any(name.startswith("target_state.") for name in checkpoint["state_dict"])
         if scaled != (
             self.target_state is not None
@@ -357,6 +362,7 @@ class OnlineModule(Evaluation):
             )
         check_inputs(saved.get("inputs") or {}, self.input_settings, self.backbone_config.name)
         self.last_validation = dict(saved["validation"])
+        self.forgetting.load(saved.get("best_accuracies"))
         self.watch.rewinds = saved["rewinds"]
         if saved.get("weight_averaging"):
             self.average.load_state_dict(saved["weight_averaging"])
@@ -384,14 +390,6 @@ class OnlineModule(Evaluation):
     def _saved_names(self) -> set[str]:
         trained = {f"backbone.{name}" for name, p in self.backbone.named_parameters() if p.requires_grad}
         return trained | {name for name in self.state_dict() if name.startswith(("online.", "target_state."))}
-
-
-def _translate_names(state: dict[str, Tensor]) -> None:
-    """Give the tensors of a checkpoint of an earlier release their names of today."""
-    for name in [name for name in state if name.startswith("online.moderated.")]:
-        state[name.replace(".moderated.", ".predictive.")] = state.pop(name)
-    if "online.samples" in state:
-        state.setdefault("online.nonfinite", torch.zeros((), dtype=torch.int64))
 
 
 def _step_seed(seed: int | None, step: int) -> int:

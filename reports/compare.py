@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ from rich.table import Table
 
 FORMATS = (".png", ".svg", ".pdf", ".jpg")
 """Ends of the names of plots."""
+
+_OF_SEGMENT = re.compile(r"accuracy_\d+")
+"""Validation scores that would take a column for each segment of a stream; they are in the summary and the log."""
 
 
 def run_labels(runs: list[RunFolder]) -> list[str]:
@@ -38,7 +42,7 @@ def run_labels(runs: list[RunFolder]) -> list[str]:
 
 def results_table(runs: list[RunFolder], left_out: Sequence[str] = ()) -> Table:
     """Return the results of runs as a table, one row each, and a row for each that is left out."""
-    scores = sorted({name for run in runs for name in run.summary.get("val", {})})
+    scores = sorted({name for run in runs for name in run.summary.get("val", {}) if not _OF_SEGMENT.fullmatch(name)})
     online = sorted({name for run in runs if (name := online_score(run.summary))})
     result = Table(title=_title(runs))
     result.add_column("run", overflow="fold", min_width=10)

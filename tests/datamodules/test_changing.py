@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from filtune.datamodules import ChangingDataModule, DataError, DigitsDataModule, Segment, TextDataModule
-from filtune.datamodules.changing import derangement, plan_stream
+from filtune.datamodules.segments import derangement, plan_stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import InterpolationMode

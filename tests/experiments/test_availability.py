@@ -3,7 +3,8 @@
 import pytest
 from filtune.experiments import availability
 from filtune.experiments.availability import needs
-from filtune.experiments.composition import compose
+from filtune.experiments.composition import compose, data_options
+from filtune.experiments.runs import localise
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 
@@ -37,6 +38,17 @@ def test_a_folder_that_is_named_is_here(tmp_path):
     lacking = needs(text(**{"data.name": "qqp"}), folders)[0]
     assert lacking.where == "missing"
     assert "the folder has cola, sst2 alone" in lacking.reason
+
+
+def test_streams_of_a_changing_stream_are_needed_and_found(tmp_path):
+    """Each source once, and local folders in place of all hub ids."""
+    config = compose(["task/changing_classes", "backbone/lenet5", "loko"])
+    config["data"]["init_args"]["streams"] *= 2
+    assert [need.name for need in needs(config, {})][:-1] == ["uoft-cs/cifar10"]
+    folders = {"uoft-cs/cifar10": str(tmp_path)}
+    assert [need.where for need in needs(config, folders)] == ["here", "none needed"]
+    local = [options.get("source") for options in data_options(localise(config, folders)["data"])]
+    assert local == [None, str(tmp_path), str(tmp_path)]
 
 
 def test_without_a_network_it_is_said_at_once(monkeypatch):
