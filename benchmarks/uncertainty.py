@@ -183,10 +183,10 @@ def main(args: list[str] | None = None) -> None:
     streams = {stream.name: stream for stream in compare_streams(table, Archive([options.root], [table]))}
     results: dict[str, Any] = {}
     for column in options.columns:
-        if column not in streams or options.baseline not in streams[column].comparisons:
+        if column not in streams or options.baseline not in streams[column].baselines:
             raise ValueError(f"--columns {column}: no runs of both the method and {options.baseline} on this stream")
         methods = {table.raw["comparison"]["method"]: streams[column].method}
-        methods[options.baseline] = streams[column].comparisons[options.baseline].baseline
+        methods[options.baseline] = streams[column].baselines[options.baseline]
         gathered: dict[str, dict[str, list[float]]] = {}
         for name, method in methods.items():
             for seed, run in track(list(runs_of(method, options.root)), description=f"{column}, {name}"):

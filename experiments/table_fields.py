@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 from .fields import COUNT, FINITE, LIST, MAPPING, TEXT, Fields, Kind, each
+from .suggestions import suggest
 
 NAME = Kind(
     "a short name without a slash", lambda value: TEXT.accepts(value) and 0 < len(value) < 120 and "/" not in value
@@ -35,6 +36,10 @@ PUBLISHED = Kind(
     "published results: means, or means and deviations", lambda value: isinstance(value, list) and _is_published(value)
 )
 
+RATE = Kind("none, tuned or published", lambda value: value in ("none", "tuned", "published"))
+TARGETS = {"best_of", "ahead", "level", "log_loss", "validation", "share", "recovery", "streams"}
+"""Fields of a target; all are numbers but ``best_of``, the names of rows."""
+
 _TABLE: Fields = {"title": TEXT, "metric": TEXT, "seeds": SEEDS, "columns": ROWS, "rows": ROWS}
 _MORE: Fields = {
     "set": MAPPING.or_none(), "tuning_seeds": SEEDS.or_none(), "comparison": MAPPING.or_none(),
@@ -45,12 +50,12 @@ _ROW: Fields = {"name": NAME, "title": TEXT, "optimizer": PART}
 _OF_COLUMN: Fields = {"set": MAPPING, "metric": TEXT.or_none()}
 _OF_ROW: Fields = {
     "set": MAPPING, "by_column": _mapping_to(VALUES), "grid": _mapping_to(VALUES),
-    "columns": _list_of(TEXT).or_none(), "published": PUBLISHED.or_none(),
+    "columns": _list_of(TEXT).or_none(), "published": PUBLISHED.or_none(), "rate": RATE.or_none(),
 }  # fmt: skip
 _COMPARISON: Fields = {"method": TEXT, "baselines": _mapping_to(_list_of(TEXT))}
 _OF_COMPARISON: Fields = {
-    "targets": _mapping_to(_mapping_to(FINITE)).or_none(), "recovery": MAPPING.or_none(), "reserved": MAPPING.or_none(),
-    "discussion": TEXT.or_none(),
+    "targets": _mapping_to(MAPPING).or_none(), "recovery": MAPPING.or_none(), "reserved": MAPPING.or_none(),
+    "discussion": TEXT.or_none(), "figure": MAPPING.or_none(),
 }  # fmt: skip
 _RESERVED: Fields = {"columns": _list_of(TEXT), "seeds": SEEDS}
 _CHANGES = Kind(
@@ -80,10 +85,11 @@ def _faults(raw: dict[str, Any]) -> Iterator[str]:
             names.append(part["name"])
         if not names:
             yield f"it has no {kind}"
-    yield from _comparison_faults(raw.get("comparison") or {}, [row["name"] for row in raw["rows"]])
+    names = ([part["name"] for part in raw[kind]] for kind in ("rows", "columns"))
+    yield from _comparison_faults(raw.get("comparison") or {}, *names)
 
 
-def _comparison_faults(comparison: dict[str, Any], rows: list[str]) -> Iterator[str]:
+def _comparison_faults(comparison: dict[str, Any], rows: list[str], columns: list[str]) -> Iterator[str]:
     if not comparison:
         return
     yield from each(comparison, _COMPARISON, "comparison.")
@@ -94,6 +100,20 @@ def _comparison_faults(comparison: dict[str, Any], rows: list[str]) -> Iterator[
         yield from each(comparison["recovery"], _LEVELS, "comparison.recovery.", needed=False)
         if len(_LEVELS.keys() & comparison["recovery"].keys()) != 1:
             yield "comparison.recovery is to have either level or share"
-    for name in chain([comparison["method"]], *comparison["baselines"].values()):
+    compared = list(chain(*comparison["baselines"].values()))
+    for name, target in (comparison.get("targets") or {}).items():
+        kinds = {kind: _list_of(TEXT) if kind == "best_of" else FINITE for kind in target}
+        yield from each(target, kinds, f"comparison.targets.{name}.")
+        for kind in kinds.keys() - TARGETS:
+            yield f"comparison.targets.{name} has no {kind}; {suggest(kind, TARGETS)}"
+        for row in target.get("best_of", []):
+            if row not in compared:
+                yield f"comparison.targets.{name}.best_of names {row!r}, which is none of the baselines' rows"
+    drawn = comparison.get("figure") or {"columns": []}
+    yield from each(drawn, {"columns": _list_of(TEXT)}, "comparison.figure.")
+    for name in drawn["columns"]:
+        if name not in columns:
+            yield f"comparison.figure names {name!r}, which is none of its columns"
+    for name in [comparison["method"], *compared]:
         if name not in rows:
             yield f"comparison names {name!r}, which is none of its rows"

@@ -53,6 +53,8 @@ class Row:
         by_column: Options that differ from column to column: by dotted key, one value a column.
         grid: Options that are tried out, by dotted key; the best counts.
         columns: The columns that the row has; none for all.
+        rate: ``none`` if the method needs no learning rate, ``tuned``, or ``published`` for a published or default one;
+            by default ``tuned`` with a grid, ``none`` without.
         published: Mean and deviation of each column, exactly as in the paper; none in a row of ours.
     """
 
@@ -63,6 +65,7 @@ class Row:
     by_column: dict[str, list[Any]] = field(default_factory=dict)
     grid: dict[str, list[Any]] = field(default_factory=dict)
     columns: list[str] | None = None
+    rate: str | None = None
     published: list[Any] | None = None
 
 

@@ -108,9 +108,10 @@ def format_difference(value: float, metric: str) -> str:
     return f"{MINUS if value < 0 else '+'}{format_metric(abs(value), metric)}"
 
 
-def format_p(p: float | None) -> str:
-    """Return a p-value."""
-    return DASH if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+def format_p(p: float | None, name: str = "") -> str:
+    """Return a p-value, after ``name =`` or ``name <`` where a name is given."""
+    text = DASH if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+    return f"{name} {'' if text.startswith('<') else '= '}{text}" if name else text
 
 
 def scale_words(scale: dict[str, Any], replaced: list[str]) -> str:
@@ -154,7 +155,7 @@ def reproduce_command(
 
 
 _FAMILIES = (  # colours of the methods that the pages of this project compare; any other takes one of _OTHERS
-    ("filtune", "#111827"),
+    ("filtune", "#18181b"),
     ("r_kalman", "#0891b2"),
     ("rkalman", "#0891b2"),
     ("loko", "#2563eb"),
@@ -163,6 +164,10 @@ _FAMILIES = (  # colours of the methods that the pages of this project compare; 
     ("lofi", "#0f766e"),
     ("adamw", "#dc2626"),
     ("adagrad", "#16a34a"),
+    ("soap", "#ea580c"),
+    ("schedule_free", "#7c3aed"),
+    ("prodigy", "#ca8a04"),
+    ("muon", "#0d9488"),
     ("sophia", "#ca8a04"),
     ("ngd", "#ea7317"),
     ("ring", "#9333ea"),

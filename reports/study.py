@@ -6,16 +6,18 @@ fact, which favours the baseline.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from filtune.experiments.archive import Archive, Pool
-from filtune.experiments.records import Record, metric_of
-from filtune.experiments.tables import Table
+from filtune.experiments.composition import lookup
+from filtune.experiments.records import Record, lower_is_better, metric_of
+from filtune.experiments.tables import Row, Table
 
-from .statistics import MeanStd, TTest, paired, seed_differences, summarise
+from .statistics import MeanStd, summarise
 
 Values = dict[int, float]
 Curve = tuple[np.ndarray, np.ndarray]
@@ -28,15 +30,33 @@ class Method:
     Attributes:
         name: ``row/column``, and the point of the grid.
         records: Finished records by seed.
+        failed: Whether runs diverged.
     """
 
     name: str
     records: dict[int, Record]
+    failed: bool = False
 
-    def values(self, metric: str, seeds: Collection[int] | None = None) -> Values:
-        """Return a metric by seed, of some seeds or all."""
+    @property
+    def row(self) -> str:
+        """Name of the row of the study."""
+        return self.name.partition("/")[0]
+
+    @property
+    def point(self) -> str:
+        """Point of the row's grid, such as ``lr=0.001``; empty without a grid."""
+        return self.name.split("/", 2)[2] if self.name.count("/") > 1 else ""
+
+    @property
+    def knows_end(self) -> bool:
+        """Whether its learning rate decays to the end of the run, which it must know."""
+        decays = (lookup(record["config"], "model.schedule.decay", "none") for record in self.records.values())
+        return any(decay not in (None, "none") for decay in decays)
+
+    def values(self, metric: str) -> Values:
+        """Return a metric by seed."""
         found = {seed: metric_of(record, metric) for seed, record in self.records.items()}
-        return {s: v for s, v in found.items() if v is not None and (seeds is None or s in seeds)}
+        return {seed: value for seed, value in found.items() if value is not None}
 
     def averages(self, metric: str) -> Values:
         """Return by seed the mean of all validations of a metric, not of the last alone."""
@@ -54,35 +74,16 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The method against one baseline on one stream.
-
-    Attributes:
-        name: The baseline's name in the study.
-        baseline: Its best point.
-        differences: The method's metric minus the baseline's, of the seeds that both have.
-        test: Their paired t-test; None for a single seed.
-        speed: By seed, samples until the method reaches the baseline's final score, as a share of the samples that the
-            baseline takes to it, or, on validation samples, of the baseline's whole run; infinite if it is not reached.
-    """
-
-    name: str
-    baseline: Method
-    differences: list[float]
-    test: TTest | None
-    speed: Values
-
-
-@dataclass(frozen=True)
 class StreamResult:
-    """The comparisons on one column of a study.
+    """The methods on one column of a study.
 
     Attributes:
         name: Name of the column.
         title: Title of the column.
         metric: Name of the metric that is compared.
-        method: The method.
-        comparisons: By the baseline's name.
+        method: The method; without records where it was not run.
+        rows: By the name of a row, the method too: its best point, without records where it was not run.
+        baselines: By the baseline's name: the best of its rows, of those that were run beside the method.
         reserved: Whether nothing was tuned on it.
     """
 
@@ -90,7 +91,8 @@ class StreamResult:
     title: str
     metric: str
     method: Method
-    comparisons: dict[str, Comparison]
+    rows: dict[str, Method]
+    baselines: dict[str, Method]
     reserved: bool
 
     @property
@@ -104,9 +106,22 @@ def is_online(metric: str) -> bool:
     return metric.startswith("online_")
 
 
-def baseline_label(name: str, comparison: Comparison) -> str:
+def baseline_label(name: str, baseline: Method) -> str:
     """Return a baseline's name, with ``tuned`` where it is a point of a grid."""
-    return f"{name}, tuned" if comparison.baseline.name.count("/") > 1 else name
+    return f"{name}, tuned" if baseline.point else name
+
+
+def compared_rows(table: Table) -> list[Row]:
+    """Return the rows of a study that are compared: the method, then those of the baselines in their order."""
+    options = table.raw["comparison"]
+    named = {row for rows in options["baselines"].values() for row in rows} - {options["method"]}
+    method = next(row for row in table.rows if row.name == options["method"])
+    return [method, *(row for row in table.rows if row.name in named)]
+
+
+def learning_rate(row: Row) -> str:
+    """Return what the learning rate of a row is: ``none``, ``tuned`` or ``published``."""
+    return row.rate or ("tuned" if row.grid else "none")
 
 
 def compare_streams(table: Table, archive: Archive, seeds: Collection[int] | None = None) -> list[StreamResult]:
@@ -123,25 +138,33 @@ def compare_streams(table: Table, archive: Archive, seeds: Collection[int] | Non
     options: dict[str, Any] = table.raw.get("comparison") or {}
     if not {"method", "baselines"} <= options.keys():
         raise ValueError(f"{table.name}: its file has no comparison with a method and baselines")
-    pool = next((pool for pool in archive.pools.get(table.name, {}).values() if not pool.scale), None)
+    pool = study_pool(table, archive)
     if pool is None:
         raise ValueError(f"{table.name}: nothing of it was run; see `filtune reproduce`")
     streams = []
     for column in table.columns:
-        needed = [column.metric or table.metric, *(["online_accuracy"] if options.get("recovery") else [])]
-        methods = {row.name: _methods(archive, pool, f"{row.name}/{column.name}", seeds, needed) for row in table.rows}
-        method = next((point for point in methods[options["method"]] if point.records), None)
-        if method is None:
-            continue
         metric = column.metric or table.metric
-        comparisons = {}
-        for name, rows in options["baselines"].items():
-            best = _best([point for row in rows for point in methods[row]], metric)
-            if best is not None:
-                comparisons[name] = _compare(name, method, best, metric)
+        needed = [metric, *(["online_accuracy"] if options.get("recovery") else [])]
+        rows = {}
+        for row in compared_rows(table):
+            points = _methods(archive, pool, f"{row.name}/{column.name}", seeds, needed)
+            none = Method(f"{row.name}/{column.name}", {}, any(point.failed for point in points))
+            rows[row.name] = best_method(points, metric) or none
+        method = rows[options["method"]]
+        groups = {
+            name: best_method((rows[row] for row in named), metric)
+            for name, named in options["baselines"].items()
+            if method.records
+        }
+        baselines = {name: found for name, found in groups.items() if found}
         reserved = column.name in (options.get("reserved") or {}).get("columns", [])
-        streams.append(StreamResult(column.name, column.title, metric, method, comparisons, reserved))
+        streams.append(StreamResult(column.name, column.title, metric, method, rows, baselines, reserved))
     return streams
+
+
+def study_pool(table: Table, archive: Archive) -> Pool | None:
+    """Return the cells of a study that were run at its own scale; None if none was."""
+    return next((pool for pool in archive.pools.get(table.name, {}).values() if not pool.scale), None)
 
 
 def mean_std(values: Mapping[int, float]) -> MeanStd | None:
@@ -176,7 +199,8 @@ def _methods(
             for seed, record in finished.items():
                 if lacking := _lacking(record, metrics):
                     archive.leave_out(f"{full} seed {seed}, record {record.get('key')}: {lacking}")
-            found.append(Method(full, {s: r for s, r in finished.items() if not _lacking(r, metrics)}))
+            whole = {s: r for s, r in finished.items() if not _lacking(r, metrics)}
+            found.append(Method(full, whole, len(finished) < len(records)))
     return found
 
 
@@ -191,26 +215,28 @@ def _lacking(record: Record, metrics: Collection[str]) -> str:
     return ""
 
 
-def _best(methods: list[Method], metric: str) -> Method | None:
-    """The best mean among those with the most seeds."""
-    scored = [(method, mean_std(method.values(metric))) for method in methods]
-    known = [(method, s) for method, s in scored if s is not None and s.count]
-    if not known:
-        return None
-    most = max(s.count or 0 for _, s in known)
-    return max((pair for pair in known if pair[1].count == most), key=lambda pair: pair[1].mean)[0]
+def best_method(methods: Iterable[Method], metric: str) -> Method | None:
+    """Return the one of the best mean among those with the most seeds; None if none has the metric."""
+    scored = [(method, values) for method in methods if (values := list(method.values(metric).values()))]
+    most, sign = max((len(values) for _, values in scored), default=0), -1 if lower_is_better(metric) else 1
+    full = [(method, sign * math.fsum(values) / most) for method, values in scored if len(values) == most]
+    return max(full, key=lambda pair: pair[1])[0] if full else None
 
 
-def _compare(name: str, method: Method, baseline: Method, metric: str) -> Comparison:
-    a, b = method.values(metric), baseline.values(metric)
-    seeds = sorted(a.keys() & b.keys())
+def convergence_shares(method: Method, baseline: Method, metric: str) -> list[float]:
+    """Return by seed the samples until the method reaches the baseline's final score, as a share; infinite if never.
+
+    It is a share of the samples that the baseline takes to it, or, on validation samples, of the baseline's whole run.
+    """
     online = is_online(metric)  # an average is to stay above it; a validation score fluctuates
-    speed = {}
-    for seed in seeds:
-        own, theirs = method.curve(seed, metric), baseline.curve(seed, metric)
+    sign, shares = -1 if lower_is_better(metric) else 1, []
+    for seed in sorted(method.records.keys() & baseline.records.keys()):
+        curves = (runs.curve(seed, metric) for runs in (method, baseline))
+        own, theirs = ((samples, sign * scores) for samples, scores in curves)
         final = float(theirs[1][-1])
-        speed[seed] = samples_to(own, final, online) / (samples_to(theirs, final, True) if online else theirs[0][-1])
-    return Comparison(name, baseline, seed_differences(a, b), paired(a, b), speed)
+        whole = samples_to(theirs, final, True) if online else theirs[0][-1]
+        shares.append(float(samples_to(own, final, online) / whole))
+    return shares
 
 
 class RecoveryRule(NamedTuple):
@@ -281,7 +307,12 @@ def all_recovery_times(method: Method, rule: RecoveryRule) -> list[float]:
     return [found for curve in curves for found in recovery_times(curve, rule)]
 
 
+def median_recovery(method: Method, rule: RecoveryRule) -> float:
+    """Return the median recovery time over all seeds and changes."""
+    return float(np.median(all_recovery_times(method, rule)))
+
+
 def recovery_share(method: Method, baseline: Method, rule: RecoveryRule) -> float:
     """Return the median recovery time of the method divided by the baseline's; infinite if the method's is never."""
-    own, theirs = (float(np.median(all_recovery_times(one, rule))) for one in (method, baseline))
+    own, theirs = median_recovery(method, rule), median_recovery(baseline, rule)
     return own / theirs if np.isfinite(own) else float("inf")

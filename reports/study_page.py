@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -11,38 +10,24 @@ from typing import Any
 
 from filtune.experiments.archive import Archive
 from filtune.experiments.escaping import escape_markdown
-from filtune.experiments.fields import NUMBER
 from filtune.experiments.tables import Table, load_table
 from filtune.lightning_modules.atomic import atomic_write
 
-from . import study_tables as tables
-from .curves import draw_study
-from .formatting import DASH, reproduce_root
-from .statistics import paired, summarise
-from .study import StreamResult, compare_streams, recovery_rules
+from .coverage import not_run
+from .formatting import metric_title, reproduce_root
+from .posterior import posterior_section
+from .study import Method, StreamResult, compare_streams, compared_rows, is_online, learning_rate, recovery_rules
+from .study_figure import draw_study
+from .study_tables import MethodLine, ScoreTable, recovery_table, seconds_table, speed_table
 from .targets import Targets
 
-PROBABILITIES = (
-    (("online_predictive_nll", "online_nll"), 3),
-    (("online_predictive_brier", "online_brier"), 3),
-    (("online_predictive_ece", "online_ece"), 1),
+CAPTION = (
+    "{}: mean ± standard deviation over the seeds, the best of a table in bold. Below a baseline's score: {} minus "
+    r"this baseline, paired by seed; \* p < 0.05, \*\* p < 0.01, \*\*\* p < 0.001 in the paired t-test with Holm's "
+    "correction over all baselines of the stream."
 )
-VALIDATION = (
-    (("val_accuracy",), 1),
-    (("val_matthews",), 1),
-    (("val_pearson",), 1),
-    (("val_loss",), 3),
-    (("val_forgetting",), 1),
-)
-POSTERIOR = {
-    "accuracy": "accuracy (%)",
-    "nll": "log loss (nats)",
-    "brier": "Brier score",
-    "ece": "calibration error (%)",
-    "aurc": "error over all coverages (%)",
-    "accuracy_at_80": "accuracy at 80 % coverage (%)",
-}
-"""Titles of the metrics of ``benchmarks.uncertainty``; another is the name of a kind of out-of-distribution inputs."""
+MORE = (("online_pearson", 1), ("online_brier", 3), ("online_ece", 1), ("val_matthews", 1), ("val_loss", 3))
+END = "† must know where the stream ends."
 
 
 def write_study_page(
@@ -69,20 +54,21 @@ def write_study_page(
     output.parent.mkdir(parents=True, exist_ok=True)
     for study, table in zip(studies, found, strict=True):
         streams = compare_streams(table, archive)
-        if not streams:
+        if not any(stream.method.records for stream in streams):
             raise ValueError(
                 "; ".join([f"{table.name}: its method was not run; see `filtune reproduce {study}`", *archive.left_out])
             )
-        written.append(output.with_name(f"{output.stem}_{table.name}.png"))
-        draw_study(streams, table, written[-1])
+        figure = output.with_name(f"{output.stem}_{table.name}.png")
+        written += draw_study(streams, table, figure)
         targets = Targets(table, streams)
-        if targets.wanted:
-            summaries.append(f"* [{table.title}](#{_anchor(table.title)}): {targets.summary()}")
-        parts += [f"## {table.title}", *_study(table, archive, streams, targets, written[-1].name)]
+        if targets.results:
+            summaries.append(f"* [{table.title}](#{_anchor(table.title)})")
+            summaries += [f"    * {result.head}" for result in targets.results]
+        parts += [f"## {table.title}", *StudySection(table, archive, streams).parts(targets, figure.name)]
     if posterior:
         parts += posterior_section(posterior)
     if summaries:
-        parts = ["Targets reached:", "\n".join(summaries), *parts]
+        parts = ["Targets:", "\n".join(summaries), *parts]
     commands = _commands(studies, roots, output, title, posterior)
     left_out = [f"* {escape_markdown(message)}" for message in archive.left_out]
     parts += ["## Left out", "\n".join(left_out)] if left_out else []
@@ -114,171 +100,166 @@ def _commands(
     return "\n".join(["```bash", *lines, "```"])
 
 
-def _study(table: Table, archive: Archive, streams: Sequence[StreamResult], targets: Targets, figure: str) -> list[str]:
-    return [
-        " ".join(str(table.raw.get("notes", "")).split()),
-        f"![scores of the method and the baselines over the samples]({figure})",
-        "Mean ± standard deviation over the seeds; differences are those of the method to the baseline, paired by "
-        "seed, with the p-value of the paired t-test.",
-        "### All seeds",
-        tables.score_table(streams),
-        *_reserved(table, archive),
-        *_targets(table, targets),
-        "### Samples to the baseline's final score",
-        _speed_caption(streams),
-        tables.speed_table(streams),
-        *_averages(streams),
-        *_recoveries(table, streams),
-        *_probabilities(streams),
-        *_section(streams, "Validation after training", VALIDATION),
-    ]
+class StudySection:
+    """The part of a page about one study.
 
-
-def _reserved(table: Table, archive: Archive) -> list[str]:
-    seeds = (table.raw["comparison"].get("reserved") or {}).get("seeds", [])
-    if not seeds:
-        return []
-    rates = (
-        "Neither the method nor the baselines' rates were tuned on them."
-        if table.tuning_seeds
-        else "The method was not tuned on them; the baselines' rates are chosen on them again."
-    )
-    return [
-        f"### Reserved seeds ({', '.join(map(str, seeds))})",
-        rates,
-        tables.score_table(compare_streams(table, archive, seeds)),
-    ]
-
-
-def _targets(table: Table, targets: Targets) -> list[str]:
-    if not targets.wanted:
-        return []
-    caption = "Over all seeds: differences in points, and samples as a share of the baseline's."
-    discussion = str(table.raw["comparison"].get("discussion", "")).strip()
-    return ["### Targets", caption, targets.table(), discussion]
-
-
-def _speed_caption(streams: Sequence[StreamResult]) -> str:
-    found = {
-        True: "the average online score stays above the baseline's final score, as a share of those of the baseline",
-        False: "the validation score first reaches the baseline's final score, as a share of the baseline's whole run",
-    }
-    kinds = dict.fromkeys(stream.online for stream in streams)
-    if len(kinds) > 1:
-        found[False] += f" ({', '.join(stream.title for stream in streams if not stream.online)})"
-    what = ", or ".join(found[online] for online in kinds)
-    return f"Samples until {what}; the mean over the seeds, and the number of seeds that never reach it."
-
-
-def _averages(streams: Sequence[StreamResult]) -> list[str]:
-    """The mean over a run of scores that were taken several times."""
-    metric, method = streams[0].metric, streams[0].method
-    validations = max(len(method.curve(seed, metric)[1]) for seed in method.records)
-    if streams[0].online or validations < 2:
-        return []
-    return [
-        "### Mean over the run",
-        "The mean of all validations of a run: it reflects speed and final score at once, with less noise than the "
-        "last validation; the baseline at the point that is best at the end.",
-        tables.average_table(streams),
-    ]
-
-
-def _recoveries(table: Table, streams: Sequence[StreamResult]) -> list[str]:
-    found = recovery_rules(table)
-    if not found:
-        return []
-    rule = next(iter(found.values()))  # they differ in their changes alone
-    what = f"{rule.level:g} % of the last {rule.last}, all after the change, are predicted correctly"
-    if rule.relative:
-        what = (
-            f"the accuracy over the last {rule.last}, all after the change, is {rule.level:g} % of the method's own "
-            "over as many before the change"
-        )
-    return [
-        "### Recovery time after a change",
-        f"Samples until {what}: median and quartiles over seeds and changes. If the next change comes first, it counts "
-        "as never.",
-        tables.recovery_table([stream for stream in streams if stream.name in found], found),
-    ]
-
-
-def _probabilities(streams: Sequence[StreamResult]) -> list[str]:
-    """Nothing where samples are repeated: their predictions are then not prequential."""
-    return _section(streams, "Prequential probabilities", PROBABILITIES) if streams[0].online else []
-
-
-def _section(streams: Sequence[StreamResult], title: str, what: Sequence[tuple[tuple[str, ...], int]]) -> list[str]:
-    found = [text for text in (tables.metric_table(streams, *each) for each in what) if text]
-    return [f"### {title}", *found] if found else []
-
-
-def posterior_section(path: Path) -> list[str]:
-    """Return the section on the posterior, of the JSON of ``python -m benchmarks.uncertainty``: headings and tables.
-
-    Raises:
-        ValueError: If the file is not what the benchmark writes.
+    Args:
+        table: The study.
+        archive: Its records.
+        streams: The comparisons on its streams.
     """
-    try:
-        columns = _posterior_columns(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"--posterior {path}: is not what `python -m benchmarks.uncertainty` writes") from error
-    parts = [
-        "## Calibration and out-of-distribution detection with the posterior",
-        'On validation samples after the stream. "Posterior predictive" are the method\'s probabilities averaged over '
-        'its posterior, with the tempering estimated on the stream; "untempered" without it; "variance" is that of '
-        "its outputs. For a kind of out-of-distribution inputs, the value is the area under the ROC curve, in per "
-        "cent, of detecting them among the validation samples by the largest probability, or by the variance. Bold: "
-        "better than the softmax of either, p < 0.05 in both paired t-tests over the seeds.",
-    ]
-    for name, views in columns.items():
-        metrics = list(dict.fromkeys(metric for found in views.values() for metric in found))
-        titles = {view: _view_title(view) for view in views}
-        lines = [["", *titles.values()], ["---", *("---:" for _ in views)]]
-        lines += [
-            [
-                POSTERIOR.get(metric, f"{metric}, detected (%)"),
-                *(_posterior_cell(views, view, metric) for view in views),
-            ]
-            for metric in metrics
+
+    def __init__(self, table: Table, archive: Archive, streams: Sequence[StreamResult]) -> None:
+        self.table, self.archive, self.streams = table, archive, streams
+        self.rows = compared_rows(table)
+        self.lines = [MethodLine(row) for row in self.rows]
+        self.options: dict[str, Any] = table.raw["comparison"]
+
+    def parts(self, targets: Targets, figure: str) -> list[str]:
+        """Return the paragraphs, tables and headings: what the study asks for first, then the details."""
+        scores = ScoreTable(self.streams, self.rows)
+        lacking = not_run(self.table, self.archive, self.streams)
+        return [
+            " ".join(str(self.table.raw.get("notes", "")).split()),
+            *self._answers(scores),
+            "Missing runs are a dash, or fewer seeds; the end of this section lists them." * bool(lacking),
+            f"![scores of the method and the baselines over the samples]({figure})",
+            *self._targets(targets),
+            *_headed("Log loss", self._tables(("online_nll", 3))),
+            *_headed("Validation after training", self._tables(("val_accuracy", 1), ("val_pearson", 1))),
+            *_headed("Forgetting", self._tables(("val_forgetting", 1))),
+            *self._recoveries(),
+            *_details("Differences with p-values, plain and with Holm's correction", scores.differences()),
+            *self._reserved(),
+            *_details("Samples to the baseline's final score", *self._speed()),
+            *self._averages(),
+            *self._seconds(),
+            *_details("Brier score, calibration, and further validation metrics", *self._tables(*MORE)),
+            *_details("Not run", "\n".join(f"* {line}" for line in lacking)),
         ]
-        parts += [f"### {name}", "\n".join("| " + " | ".join(line) + " |" for line in lines)]
-    return parts
+
+    def _answers(self, scores: ScoreTable) -> list[str]:
+        """The tables of the metric that is compared: methods that need no learning rate, and the others."""
+        method, *others = self.lines
+        free = [line for line in others if learning_rate(line.row) == "none"]
+        rated = [line for line in others if line not in free]
+        marked = any(stream.rows[line.row.name].knows_end for stream in self.streams for line in self.lines)
+        first, *more = dict.fromkeys(stream.metric for stream in self.streams)
+        where = {m: ", ".join(stream.title for stream in self.streams if stream.metric == m) for m in more}
+        metrics = ", ".join([_title(first), *(f"{metric_title(m)} on {where[m]}" for m in more)])
+        parts = [CAPTION.format(metrics, method.row.title) + (f" {END}" if marked else "")]
+        if free:
+            parts += ["### Methods that need no learning rate", scores.scores([method, *free])]
+        if rated:
+            fixed = any(line.row.rate == "published" for line in rated)
+            heading = "### Tuned methods" + (", and those with a published or default rate" if fixed else "")
+            caption = "Each with the learning rate that is best on the stream."
+            parts += [heading, caption, scores.scores([method, *rated], True)]
+        return parts
+
+    def _reserved(self) -> list[str]:
+        seeds = (self.options.get("reserved") or {}).get("seeds", [])
+        if not seeds:
+            return []
+        rates = (
+            "Neither the method nor the baselines' rates were tuned on them."
+            if self.table.tuning_seeds
+            else "The method was not tuned on them; the baselines' rates are chosen on them again."
+        )
+        scores = ScoreTable(compare_streams(self.table, self.archive, seeds), self.rows)
+        shown = [scores.scores(self.lines, True), scores.differences()]
+        return _details(f"Reserved seeds ({', '.join(map(str, seeds))})", rates, *shown)
+
+    def _targets(self, targets: Targets) -> list[str]:
+        if not targets.results:
+            return []
+        caption = "Over all seeds: differences in points, and samples as a share of the baseline's."
+        discussion = str(self.options.get("discussion", "")).strip()
+        return ["### Targets", caption, "\n".join(f"* {result}" for result in targets.results), discussion]
+
+    def _tables(self, *metrics: tuple[str, int]) -> list[str]:
+        """Metrics of all methods with their decimals, the posterior predictive a line of its own.
+
+        A metric is left out on streams where it is the one that is compared, which has tables already, and an online
+        one where samples are repeated: their predictions are then not prequential.
+        """
+        parts = []
+        for metric, digits in metrics:
+            online = self.streams[0].online or not is_online(metric)
+            streams = [stream for stream in self.streams if online and stream.metric != metric]
+            predictive = metric.replace("online_", "online_predictive_")
+            own = MethodLine(self.rows[0], predictive, f"{self.rows[0].title}, posterior predictive")
+            has = predictive != metric and any(stream.method.values(predictive) for stream in streams)
+            table = ScoreTable(streams, self.rows, metric, digits).scores([own, *self.lines] if has else self.lines)
+            parts += [f"{_title(metric)}:", table] if table else []
+        return parts
+
+    def _recoveries(self) -> list[str]:
+        found = recovery_rules(self.table)
+        if not found:
+            return []
+        rule = next(iter(found.values()))  # they differ in their changes alone
+        what = f"{rule.level:g} % of the last {rule.last}, all after the change, are predicted correctly"
+        if rule.relative:
+            own = f"{rule.level:g} % of the method's own over as many before the change"
+            what = f"the accuracy over the last {rule.last}, all after the change, is {own}"
+        return [
+            "### Recovery time after a change",
+            f"Samples until {what}: median and quartiles over seeds and changes. If the next change comes first, it "
+            "counts as never. Below a baseline's: the median of the method as a share of it.",
+            recovery_table([stream for stream in self.streams if stream.name in found], self.lines, found),
+        ]
+
+    def _seconds(self) -> list[str]:
+        return _details(
+            "Time per step",
+            "Median over the seeds, and as a multiple of AdamW's, beside whatever else the machine did at the time: "
+            "`benchmarks/` measures the cost side by side in one process.",
+            seconds_table(self.streams, self.lines),
+        )
+
+    def _speed(self) -> list[str]:
+        final = "the baseline's final score, as a share of"
+        found = {
+            True: f"the average online score stays above {final} those of the baseline",
+            False: f"the validation score first reaches {final} the baseline's whole run",
+        }
+        kinds = dict.fromkeys(stream.online for stream in self.streams)
+        if len(kinds) > 1:
+            found[False] += f" ({', '.join(stream.title for stream in self.streams if not stream.online)})"
+        what = ", or ".join(found[online] for online in kinds)
+        return [
+            f"Samples until {what}; the mean over the seeds, and the number of seeds that never reach it.",
+            speed_table(self.streams, self.lines[1:]),
+        ]
+
+    def _averages(self) -> list[str]:
+        """The mean over a run of scores that were taken several times."""
+        metric = self.streams[0].metric
+        runs = [stream.method for stream in self.streams if stream.metric == metric]
+        validations = max((len(run.curve(seed, metric)[1]) for run in runs for seed in run.records), default=0)
+        if self.streams[0].online or validations < 2:
+            return []
+        scores = ScoreTable(self.streams, self.rows, values=Method.averages)
+        return _details(
+            "Mean over the run",
+            "The mean of all validations of a run: it reflects speed and final score at once, with less noise than the "
+            "last validation; the baseline at the point that is best at the end.",
+            scores.scores(self.lines),
+            scores.differences(),
+        )
 
 
-def _posterior_columns(content: Any) -> dict[str, Any]:
-    """Values of each seed, by column, view and metric.
-
-    Raises:
-        ValueError: If there is anything else.
-    """
-    columns: dict[str, Any] = content["columns"]
-    for name, views in columns.items():
-        for view, metrics in views.items():
-            for metric, found in metrics.items():
-                if not found["seeds"] or not all(NUMBER.accepts(value) for value in found["seeds"]):
-                    raise ValueError(f"{name}, {view}, {metric}: its seeds are no numbers")
-    return columns
+def _title(metric: str) -> str:
+    title = metric_title(metric)
+    return title[0].upper() + title[1:]
 
 
-def _view_title(view: str) -> str:
-    """The name of a kind of probabilities, of earlier releases too."""
-    return view.replace("moderated", "posterior predictive").replace("in full", "untempered")
+def _headed(heading: str, parts: Sequence[str]) -> list[str]:
+    return [f"### {heading}", *parts] if parts else []
 
 
-def _posterior_cell(views: dict[str, Any], view: str, metric: str) -> str:
-    if metric not in views[view]:
-        return DASH
-    own = views[view][metric]["seeds"]
-    found = summarise(own)
-    assert found is not None
-    digits = 3 if metric in ("nll", "brier") else 1
-    text = f"{found.mean:.{digits}f}" + ("" if found.deviation is None else f" ± {found.deviation:.{digits}f}")
-    plain = [other[metric]["seeds"] for name, other in views.items() if name.endswith("softmax") and name != view]
-    return f"**{text}**" if not view.endswith("softmax") and all(_better(own, it, metric) for it in plain) else text
-
-
-def _better(own: list[float], other: list[float], metric: str) -> bool:
-    test = paired(dict(enumerate(own)), dict(enumerate(other)))
-    lower = metric in ("nll", "brier", "ece", "aurc")
-    return test is not None and test.significant and (test.difference < 0) == lower
+def _details(summary: str, *parts: str) -> list[str]:
+    """A block that opens by a click, in which Markdown is rendered; none without a table or a list."""
+    shown = any(part.startswith(("|", "*")) for part in parts)
+    return [f'<details markdown="1">\n<summary>{summary}</summary>', *parts, "</details>"] if shown else []

@@ -1,168 +1,246 @@
-"""The tables of a study: one row per stream, the method, then each baseline."""
+"""The tables of a study: one line per method, one column per stream."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import NamedTuple
 
 import numpy as np
+from filtune.experiments.escaping import escape_markdown
+from filtune.experiments.records import lower_is_better
+from filtune.experiments.tables import Row
 
-from .formatting import DASH, MINUS, metric_title
-from .statistics import MeanStd, TTest, paired, seed_differences, summarise
+from .formatting import DASH, MINUS, format_metric, format_p
+from .statistics import MeanStd, TTest, holm, paired, seed_differences, summarise
 from .study import (
-    Comparison,
     Method,
     RecoveryRule,
     StreamResult,
+    Values,
     all_recovery_times,
-    baseline_label,
+    convergence_shares,
     mean_std,
     recovery_share,
 )
 
-
-def baseline_names(streams: Sequence[StreamResult]) -> list[str]:
-    """Return the names of all baselines, in the order of the study."""
-    return list(dict.fromkeys(name for stream in streams for name in stream.comparisons))
-
-
-def score_table(streams: Sequence[StreamResult]) -> str:
-    """Return the table of the compared metric and of the differences to each baseline."""
-    return markdown_table(
-        streams,
-        ["method"],
-        ["{}", "difference"],
-        lambda stream: [format_summary(mean_std(stream.method.values(stream.metric)))],
-        lambda stream, found: [
-            _baseline(found.baseline, stream.metric),
-            _difference(found.differences, found.test),
-        ],
-    )
+BREAK = "<br>"
+STARS = ((0.001, r"\*\*\*"), (0.01, r"\*\*"), (0.05, r"\*"))
+"""Marks of an adjusted p-value below a level."""
 
 
-def average_table(streams: Sequence[StreamResult]) -> str:
-    """Return the same table for the mean of all validations of a run."""
+class MethodLine(NamedTuple):
+    """A line of a table.
 
-    def against(stream: StreamResult, comparison: Comparison) -> list[str]:
-        own, theirs = stream.method.averages(stream.metric), comparison.baseline.averages(stream.metric)
-        return [format_summary(mean_std(theirs)), _difference(seed_differences(own, theirs), paired(own, theirs))]
+    Attributes:
+        row: The row of the study.
+        metric: The metric of this line; none for that of the table.
+        title: Its heading; none for the title of the row.
+    """
 
-    return markdown_table(
-        streams,
-        ["method"],
-        ["{}", "difference"],
-        lambda stream: [format_summary(mean_std(stream.method.averages(stream.metric)))],
-        against,
-    )
+    row: Row
+    metric: str | None = None
+    title: str | None = None
 
 
-def speed_table(streams: Sequence[StreamResult]) -> str:
-    """Return the table of samples until a baseline's final score, as a share of its own."""
-    return markdown_table(streams, [], ["{}"], lambda _: [], lambda _, comparison: [_share(comparison)])
+class HolmTest(NamedTuple):
+    """The paired t-test of the method against one of several baselines, and its p-value with Holm's correction."""
+
+    test: TTest
+    adjusted: float
+
+    @property
+    def stars(self) -> str:
+        """Marks of the adjusted p-value."""
+        return next((f" {mark}" for level, mark in STARS if self.adjusted < level), "")  # narrow columns break here
 
 
-def metric_table(streams: Sequence[StreamResult], metrics: Sequence[str], digits: int) -> str:
-    """Return the table of one metric: the method's under each name, a baseline's under the last."""
-    theirs = metrics[-1]
-    streams = [stream for stream in streams if stream.method.values(theirs)]
-    if not streams:
-        return ""
-    seeds = {stream.name: stream.method.records for stream in streams}
-    found = markdown_table(
-        streams,
-        ["method, posterior predictive", "method"][-len(metrics) :],
-        ["{}"],
-        lambda stream: [format_summary(mean_std(stream.method.values(metric)), digits) for metric in metrics],
-        lambda stream, comparison: [
-            format_summary(mean_std(comparison.baseline.values(theirs, seeds[stream.name])), digits)
-        ],
-    )
-    title = metric_title(theirs)
-    return f"{title[0].upper()}{title[1:]}:\n\n{found}"
+def holm_tests(own: Values, others: Mapping[str, Values]) -> dict[str, HolmTest]:
+    """Return the paired tests of a method against baselines, by their names, with Holm's correction over all of them.
 
-
-def recovery_table(streams: Sequence[StreamResult], rules: Mapping[str, RecoveryRule]) -> str:
-    """Return the table of recovery times after a change."""
-
-    def against(stream: StreamResult, comparison: Comparison) -> list[str]:
-        rule = rules[stream.name]
-        theirs = all_recovery_times(comparison.baseline, rule)
-        if not theirs:
-            return [_until(theirs)]
-        share = recovery_share(stream.method, comparison.baseline, rule)
-        return [f"{_until(theirs)}; the method takes {share:.2f} of it" if math.isfinite(share) else _until(theirs)]
-
-    def own(stream: StreamResult) -> list[str]:
-        return [_until(all_recovery_times(stream.method, rules[stream.name]))]
-
-    return markdown_table(streams, ["method"], ["{}"], own, against)
-
-
-def format_summary(sample: MeanStd | None, digits: int = 1) -> str:
-    """Return mean and standard deviation as text."""
-    if sample is None:
-        return DASH
-    deviation = "" if sample.deviation is None else f" ± {sample.deviation:.{digits}f}"
-    return f"{sample.mean:.{digits}f}{deviation}"
-
-
-def markdown_table(
-    streams: Sequence[StreamResult],
-    own_heads: Sequence[str],
-    baseline_heads: Sequence[str],
-    own: Callable[[StreamResult], list[str]],
-    against: Callable[[StreamResult, Comparison], list[str]],
-) -> str:
-    """Return a Markdown table.
+    A baseline with fewer than two seeds in common is left out, and does not count.
 
     Args:
-        streams: One row each.
-        own_heads: Headings of the columns of the method.
-        baseline_heads: Headings of the columns of each baseline, with {} for its name.
-        own: Cells of the method.
-        against: Cells of a baseline; a dash stands where it was not run.
+        own: The method's values by seed.
+        others: The values of each baseline by seed.
     """
-    if not streams:
-        return "No run is finished."
-    names = baseline_names(streams)
-    labels = {name: baseline_label(name, stream.comparisons[name]) for stream in streams for name in stream.comparisons}
-    lines = [["stream", *own_heads, *(head.format(labels[name]) for name in names for head in baseline_heads)]]
-    lines.append(["---", *("---:" for _ in lines[0][1:])])
-    for stream in streams:
-        cells = [stream.title + (" (reserved)" if stream.reserved else ""), *own(stream)]
-        for name in names:
-            comparison = stream.comparisons.get(name)
-            cells += [DASH] * len(baseline_heads) if comparison is None else against(stream, comparison)
-        lines.append(cells)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    tests = {name: test for name, values in others.items() if (test := paired(own, values))}
+    adjusted = holm([test.p for test in tests.values()])
+    return {name: HolmTest(test, p or 0.0) for (name, test), p in zip(tests.items(), adjusted, strict=True)}
 
 
-def _baseline(baseline: Method, metric: str) -> str:
-    row, _, point = baseline.name.split("/", 2) if baseline.name.count("/") > 1 else (*baseline.name.split("/"), "")
-    at = f" ({row}{', ' + point if point else ''})"
-    return format_summary(mean_std(baseline.values(metric))) + at
+def method_table(
+    streams: Sequence[StreamResult],
+    lines: Sequence[MethodLine],
+    cell: Callable[[StreamResult, MethodLine], Sequence[str]],
+) -> str:
+    """Return a Markdown table of one line per method and one column per stream; empty if all cells are.
+
+    Args:
+        streams: Its columns.
+        lines: Its lines.
+        cell: The lines of text in a cell; a dash stands where there are none.
+    """
+    texts = [[BREAK.join(text for text in cell(stream, line) if text) for stream in streams] for line in lines]
+    if not any(any(row) for row in texts):
+        return ""
+    heads = [stream.title + (" (reserved)" if stream.reserved else "") for stream in streams]
+    table = [["method", *heads], ["---", *("---:" for _ in streams)]]
+    table += [
+        [line.title or row_title(line.row, streams), *(text or DASH for text in row)]
+        for line, row in zip(lines, texts, strict=True)
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in table)
 
 
-def _difference(found: Sequence[float], test: TTest | None) -> str:
-    sample = summarise(found)
-    if sample is None:
-        return DASH
-    p = "" if test is None else f", p = {test.p:.2g}"
-    seeds = f"{len(found)} seed{'s' if len(found) > 1 else ''}"
-    return f"{'+' if sample.mean >= 0 else ''}{format_summary(sample).replace('-', MINUS)} ({seeds}{p})"
+def row_title(row: Row, streams: Sequence[StreamResult]) -> str:
+    """Return the title of a row, with a dagger if the method must know where the stream ends."""
+    dagger = "†" if any(stream.rows[row.name].knows_end for stream in streams) else ""
+    return row.title + dagger + (" (fixed rate)" if row.rate == "published" else "")
 
 
-def _share(comparison: Comparison) -> str:
-    shares = list(comparison.speed.values())
-    reached = [share for share in shares if math.isfinite(share)]
-    never = f", never {len(shares) - len(reached)} of {len(shares)}" if len(reached) < len(shares) else ""
-    return f"{np.mean(reached):.2f}{never}" if reached else DASH + never
+class ScoreTable:
+    """The table of a metric: mean and deviation of each method, and the method's difference to each baseline.
+
+    Args:
+        streams: Its columns.
+        rows: All rows that are compared, the method first: Holm's correction is over all of them.
+        metric: Name of the metric; none for that of each stream.
+        digits: Decimals.
+        values: The values of runs by seed, where they are not those of the metric.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[StreamResult],
+        rows: Sequence[Row],
+        metric: str | None = None,
+        digits: int = 1,
+        values: Callable[[Method, str], Values] = Method.values,
+    ) -> None:
+        self.rows, self.metric, self.digits, self._of = rows, metric, digits, values
+        values_of = {s.name: {row.name: self._values(s, MethodLine(row)) for row in rows} for s in streams}
+        idle = [stream.name for stream in streams if not any(runs.records for runs in stream.rows.values())]
+        self.streams = [stream for stream in streams if stream.name in idle or any(values_of[stream.name].values())]
+        self.tests = {name: holm_tests(found.pop(rows[0].name), found) for name, found in values_of.items()}
+
+    def scores(self, lines: Sequence[MethodLine], points: bool = False) -> str:
+        """Return the table of some lines: the best in bold, below a baseline's score the method's difference to it.
+
+        Args:
+            lines: The lines.
+            points: Whether the chosen point of a grid is shown.
+        """
+        best, most = {}, {}
+        for stream in self.streams:
+            found = [values for line in lines if (values := self._values(stream, line).values())]
+            most[stream.name] = max(map(len, found), default=0)
+            means = [sum(values) / len(values) for values in found if len(values) == most[stream.name]]
+            choose = min if lower_is_better(self.metric or stream.metric) else max
+            best[stream.name] = self._number(choose(means)) if means else ""
+
+        def cell(stream: StreamResult, line: MethodLine) -> list[str]:
+            sample = mean_std(values := self._values(stream, line))
+            if sample is None:
+                return []
+            text, few = self._summary(sample), len(values) < most[stream.name]
+            differences, test = self._differences(stream, line), self.tests[stream.name].get(line.row.name)
+            return [
+                f"**{text}**" if not few and self._number(sample.mean) == best[stream.name] else text,
+                self._number(differences.mean, "+") + (test.stars if test else "") if differences else "",
+                escape_markdown(stream.rows[line.row.name].point).replace("=", "\u00a0") if points else "",
+                seeds_text(len(values)) if few else "",
+            ]
+
+        return method_table(self.streams, lines, cell)
+
+    def differences(self) -> str:
+        """Return the table of the differences to each baseline with their deviations and p-values."""
+
+        def cell(stream: StreamResult, line: MethodLine) -> list[str]:
+            found, test = self._differences(stream, line), self.tests[stream.name].get(line.row.name)
+            if not found or not test:
+                return []
+            few = (found.count or 0) < len(self._values(stream, MethodLine(self.rows[0])))
+            return [
+                self._summary(found, "+"),
+                f"{format_p(test.test.p, 'p')}, Holm {format_p(test.adjusted)}",
+                seeds_text(found.count or 0) if few else "",
+            ]
+
+        return method_table(self.streams, [MethodLine(row) for row in self.rows[1:]], cell)
+
+    def _values(self, stream: StreamResult, line: MethodLine) -> Values:
+        return self._of(stream.rows[line.row.name], line.metric or self.metric or stream.metric)
+
+    def _differences(self, stream: StreamResult, line: MethodLine) -> MeanStd | None:
+        """Mean and deviation of the method's values minus a baseline's, of the seeds that both have."""
+        if line.row.name == self.rows[0].name:
+            return None
+        return summarise(seed_differences(self._values(stream, MethodLine(self.rows[0])), self._values(stream, line)))
+
+    def _summary(self, sample: MeanStd, sign: str = "") -> str:
+        deviation = "" if sample.deviation is None else f" ±\u00a0{self._number(sample.deviation)}"
+        return self._number(sample.mean, sign) + deviation
+
+    def _number(self, value: float, sign: str = "") -> str:
+        return f"{value:{sign}.{self.digits}f}".replace("-", MINUS)
+
+
+def seconds_table(streams: Sequence[StreamResult], lines: Sequence[MethodLine]) -> str:
+    """Return the table of milliseconds per step, the median over the seeds, and their ratio to those of AdamW."""
+    adamw = next((line.row for line in lines if line.row.optimizer.startswith("adamw")), None)
+
+    def seconds(stream: StreamResult, row: Row) -> float | None:
+        found = stream.rows[row.name].values("seconds_per_step")
+        return median(found.values()) if found else None
+
+    def cell(stream: StreamResult, line: MethodLine) -> list[str]:
+        own, other = seconds(stream, line.row), seconds(stream, adamw) if adamw else None
+        if own is None:
+            return []
+        return [f"{format_metric(1000 * own, 'seconds')} ms", f"{own / other:.2f}\u00d7" if other else ""]
+
+    return method_table(streams, lines, cell)
+
+
+def speed_table(streams: Sequence[StreamResult], lines: Sequence[MethodLine]) -> str:
+    """Return the table of samples until a baseline's final score, as a share of its own."""
+
+    def cell(stream: StreamResult, line: MethodLine) -> list[str]:
+        shares = convergence_shares(stream.method, stream.rows[line.row.name], stream.metric)
+        reached = [share for share in shares if math.isfinite(share)]
+        never = f"never {len(shares) - len(reached)} of {len(shares)}" if len(reached) < len(shares) else ""
+        return [f"{np.mean(reached):.2f}" if reached else DASH if never else "", never]
+
+    return method_table(streams, lines, cell)
+
+
+def recovery_table(
+    streams: Sequence[StreamResult], lines: Sequence[MethodLine], rules: Mapping[str, RecoveryRule]
+) -> str:
+    """Return the table of recovery times after a change, and the method's as a share of a baseline's."""
+
+    def cell(stream: StreamResult, line: MethodLine) -> list[str]:
+        runs, rule = stream.rows[line.row.name], rules[stream.name]
+        times = all_recovery_times(runs, rule)
+        if not times:
+            return []
+        compared = runs is not stream.method and stream.method.records
+        share = recovery_share(stream.method, runs, rule) if compared else math.inf
+        return [_until(times), f"{share:.2f} of it" if math.isfinite(share) else ""]
+
+    return method_table(streams, lines, cell)
+
+
+def seeds_text(count: int) -> str:
+    """Return a number of seeds in words."""
+    return f"{count} seed{'' if count == 1 else 's'}"
 
 
 def _until(samples: Sequence[float]) -> str:
-    if not samples:
-        return DASH
-    low, median, high = (
+    low, median_, high = (
         f"{q:.0f}".replace("inf", "never") for q in np.quantile(samples, (0.25, 0.5, 0.75), method="nearest")
     )
-    return f"{median} ({low} to {high})"
+    return f"{median_} ({low} to {high})"

@@ -50,7 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "PAPERS", folder / "papers")
         patch.setattr(figures, "_draw_grid", lambda *_: "<svg></svg>")  # what is drawn is computed all the same
-        patch.setattr(study_page, "draw_study", lambda *_: None)
+        patch.setattr(study_page, "draw_study", lambda *_: [])
         patch.setattr(compare, "plot_runs", lambda runs, _: [run.curves() for run in runs])
         yield folder
 

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from filtune.experiments.archive import Archive
 from filtune.experiments.tables import load_table
-from filtune.reports import report
-from filtune.reports.curves import panel_columns
-from filtune.reports.study import RecoveryRule, compare_streams, recovery_rules, recovery_times, samples_to
+from filtune.reports import report, study_page
+from filtune.reports.statistics import seed_differences
+from filtune.reports.study import (
+    Method,
+    RecoveryRule,
+    best_method,
+    compare_streams,
+    convergence_shares,
+    recovery_rules,
+    recovery_times,
+    samples_to,
+)
+from filtune.reports.study_figure import panel_columns, spread
+from filtune.reports.study_tables import holm_tests
+from hypothesis import given
+from hypothesis import strategies as st
 
 from filtune.cli import contest
-from tests.reports.factory import manifest, runs
+from tests.reports.factory import key_of, manifest, record, runs
 
 STUDY = {
     "title": "A study",
@@ -32,7 +47,7 @@ STUDY = {
     "rows": [
         {"name": "ours", "title": "Ours", "optimizer": "filtune"},
         {"name": "adamw", "title": "AdamW", "optimizer": "adamw", "grid": {"optimizer.lr": [0.001, 0.01]}},
-        {"name": "adamw-decay", "title": "AdamW", "optimizer": "adamw", "grid": {"optimizer.lr": [0.001]}},
+        {"name": "adamw-decay", "title": "AdamW with decay", "optimizer": "adamw", "grid": {"optimizer.lr": [0.001]}},
         {"name": "adagrad", "title": "AdaGrad", "optimizer": "adagrad"},
     ],
 }
@@ -59,21 +74,21 @@ def study(tmp_path: Path) -> Path:
 def test_a_baseline_is_its_best_point_and_the_differences_are_paired(study: Path) -> None:
     table = load_table(str(study))
     first, second = compare_streams(table, Archive([study.parent], [table]))
-    assert first.comparisons["AdamW"].baseline.name == "adamw/a/lr=0.001"
-    assert first.comparisons["AdamW"].differences == [2, 1, 6]
-    assert first.comparisons["AdamW"].test is not None
-    assert first.comparisons["AdamW"].test.difference == pytest.approx(3)
-    assert first.comparisons["AdaGrad"].differences == [-1, -1, 2]
+    assert first.baselines["AdamW"].name == "adamw/a/lr=0.001"
+    own = first.method.values(first.metric)
+    assert seed_differences(own, first.baselines["AdamW"].values(first.metric)) == [2, 1, 6]
+    assert seed_differences(own, first.baselines["AdaGrad"].values(first.metric)) == [-1, -1, 2]
     assert (first.reserved, second.reserved) == (False, True)
-    assert set(second.comparisons) == {"AdamW"}
+    assert set(second.baselines) == {"AdamW"}
 
 
 def test_on_other_seeds_another_point_may_be_best(study: Path) -> None:
     table = load_table(str(study))
-    (only,) = compare_streams(table, Archive([study.parent], [table]), [2])
-    assert only.comparisons["AdamW"].baseline.name == "adamw/a/lr=0.01"
-    assert only.comparisons["AdamW"].differences == [-5]
-    assert only.comparisons["AdamW"].test is None
+    only, empty = compare_streams(table, Archive([study.parent], [table]), [2])
+    assert not empty.method.records
+    assert not empty.baselines
+    assert only.baselines["AdamW"].name == "adamw/a/lr=0.01"
+    assert only.baselines["AdamW"].values(only.metric) == {2: 90.0}
 
 
 def test_samples_to_a_target_for_good() -> None:
@@ -93,15 +108,15 @@ def test_a_comparison_on_validation_takes_the_first_time_a_level_is_reached(stud
     manifest(study.parent, "study", {cell: runs(cell, found, "val_accuracy") for cell, found in values.items()})
     table = load_table(str(study))
     (stream,) = compare_streams(table, Archive([study.parent], [table]))
-    assert stream.comparisons["AdamW"].differences == [2, 1]
-    assert stream.comparisons["AdamW"].speed == {0: 1000 / 2000, 1: 1.0}
-    report.main(["--study", str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
-    text = (study.parent / "win.md").read_text()
+    assert convergence_shares(stream.method, stream.baselines["AdamW"], stream.metric) == [1000 / 2000, 1.0]
+    text = page(study, raw)
     assert "the validation score first reaches the baseline's final score" in text
     assert "Prequential" not in text  # with validation scores samples may be repeated
-    assert "Validation accuracy (%):\n\n| stream | method | AdamW, tuned |" in text
-    whole = text.partition("### Mean over the run")[2]
-    assert "| Stream a | 89.7 ± 0.0 | 88.2 ± 0.7 | +1.5 ± 0.7 (2 seeds, p = 0.2) |" in whole
+    assert "Validation accuracy (%): mean ± standard deviation" in text
+    assert "### Validation after training" not in text  # the tables of the answer have it
+    whole = text.partition("<summary>Mean over the run</summary>")[2]
+    assert "| Ours | **89.7 ±\xa00.0** |\n| AdamW | 88.2 ±\xa00.7<br>+1.5 |" in whole
+    assert "| AdamW | +1.5 ±\xa00.7<br>p = 0.20, Holm 0.20 |" in whole
 
 
 def test_recovery_times() -> None:
@@ -131,11 +146,14 @@ def test_a_rule_has_a_level_or_a_share(study: Path) -> None:
     raw = {**STUDY, "comparison": {**STUDY["comparison"], "recovery": found}}
     study.write_text(yaml.safe_dump(raw, sort_keys=False))
     assert recovery_rules(load_table(str(study))) == {"a": RecoveryRule([500], 90, 100, relative=True)}
-    report.main(["--study", str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
-    text = (study.parent / "win.md").read_text().partition("### Recovery time after a change")[2]
+    wanted = {"AdamW": {"recovery": 0.5}, "the best": {"best_of": ["adamw", "adagrad"], "recovery": 0.5}}
+    targets, _, text = page(study, recovery=found, targets=wanted).partition("### Recovery time after a change")
+    assert (
+        "recovery in 0.5 of the samples of AdamW, tuned (0 of 1 streams): missed on Stream a (1.00, by 0.5)" in targets
+    )
+    assert "of the best (0 of 1 streams): missed on Stream a (1.00 to AdamW, by 0.5)" in targets
     assert "accuracy over the last 100, all after the change, is 90 % of the method's own over as many before" in text
-    assert "| Stream a | 100 (100 to 100) |" in text
-    assert "| Stream b |" not in text.partition("###")[0]
+    assert "| method | Stream a |\n| --- | ---: |\n| Ours | 100 (100 to 100) |" in text
     for wrong in ({"level": 80}, {"share": None}):
         found |= wrong
         study.write_text(yaml.safe_dump(raw, sort_keys=False))
@@ -145,12 +163,12 @@ def test_a_rule_has_a_level_or_a_share(study: Path) -> None:
 
 def test_the_page_says_recovery_times(study: Path) -> None:
     rules = {"recovery": {"changes": [500], "level": 10, "last": 100}, "targets": {"AdamW": {"recovery": 0.25}}}
-    raw = {**STUDY, "comparison": {**STUDY["comparison"], **rules}}
-    study.write_text(yaml.safe_dump(raw, sort_keys=False))
-    report.main(["--study", str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
-    targets, _, text = (study.parent / "win.md").read_text().partition("### Recovery time after a change")
-    assert "recovery in 0.25 of the samples: missed by 0.75" in targets
-    assert "| Stream a | 100 (100 to 100) | 100 (100 to 100); the method takes 1.00 of it |" in text
+    targets, _, text = page(study, **rules).partition("### Recovery time after a change")
+    assert (
+        "recovery in 0.25 of the samples of AdamW, tuned (0 of 2 streams): missed on Stream a (1.00, by 0.75)"
+        in targets
+    )
+    assert "| Ours | 100 (100 to 100) | 100 (100 to 100) |\n| AdamW | 100 (100 to 100)<br>1.00 of it |" in text
 
 
 def test_changes_of_each_column(study: Path) -> None:
@@ -167,43 +185,215 @@ def test_changes_of_each_column(study: Path) -> None:
         recovery_rules(load_table(str(study)))
 
 
-def test_targets_reached_and_missed(study: Path) -> None:
-    """On stream a the method is 3.0 ahead of AdamW and level with AdaGrad; SGD never ran."""
-    targets: dict[str, dict[str, float]] = {"AdamW": {"ahead": 2.5, "share": 0.1}, "AdaGrad": {"ahead": 0.5}}
-    raw = {**STUDY, "columns": STUDY["columns"][:1], "comparison": {**STUDY["comparison"], "targets": targets}}
-    study.write_text(yaml.safe_dump(raw, sort_keys=False))
-    report.main(["--study", str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
-    page = (study.parent / "win.md").read_text()
-    assert "* [A study](#a-study): AdamW, tuned: 2.5 ahead on 1 of 1, in 0.1 of the samples on 0 of 1; AdaGrad:" in page
-    text = page.partition("### Targets")[2].partition("### Samples to")[0]
-    assert "2.5 ahead: **reached**; in 0.1 of the samples: missed" in text
-    assert "| 0.5 ahead: missed by 0.5 |" in text
-    targets = {"AdaGrad": {"ahead": -0.3}}
-    raw["comparison"] |= {"targets": targets, "discussion": "Missed\n\n* by a hair.\n"}
-    study.write_text(yaml.safe_dump(raw, sort_keys=False))
-    report.main(["--study", str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
-    text = (study.parent / "win.md").read_text().partition("### Targets")[2].partition("### Samples to")[0]
-    assert "| stream | AdaGrad |\n| --- | ---: |\n| Stream a | at most 0.3 behind: **reached** |\n\nMissed" in text
-    assert "\n\n* by a hair.\n\n" in text
-    raw["comparison"] |= {"targets": {"Adam": {"ahead": 1.0}}, "discussion": ""}
-    study.write_text(yaml.safe_dump(raw, sort_keys=False))
-    with pytest.raises(ValueError, match=r"comparison\.targets names Adam, which is no baseline"):
-        report.main(["--study", str(study), "--root", str(study.parent), "--output", str(study.parent / "win.md")])
+def page(study: Path, content: dict[str, Any] | None = None, draw: bool = False, **comparison: Any) -> str:
+    """The page of the study with other content, or other options of its comparison."""
+    content = content or {**STUDY, "comparison": {**STUDY["comparison"], **comparison}}
+    study.write_text(yaml.safe_dump(content, sort_keys=False))
+    output = study.parent / "win.md"
+    with pytest.MonkeyPatch.context() as patch:
+        if not draw:
+            patch.setattr(study_page, "draw_study", lambda *_: [])
+        report.main(["--study", str(study), "--root", str(study.parent), "--output", str(output)])
+    return output.read_text()
 
 
 def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = study.parent / "page" / "win.md"
-    report.main(["--study", str(study), "--root", str(study.parent), "--output", str(output)])
-    text = output.read_text()
-    assert "| Stream a | 82.0 ± 2.6 | 79.0 ± 1.0 (adamw, lr=0.001) | +3.0 ± 2.6 (3 seeds, p = 0.19) |" in text
-    assert "| Stream b (reserved) | 60.5 ± 0.7 | 59.2 ± 0.4 (adamw, lr=0.001) | +1.2 ± 0.4 (2 seeds" in text
-    reserved = text.partition("### Reserved seeds (2)")[2].partition("### Samples to")[0]
-    assert "| Stream a | 85.0 | 90.0 (adamw, lr=0.01) | \u22125.0 (1 seed) |" in reserved
-    assert "### Mean over the run" not in text  # an online score is an average already
-    assert "never" in text.partition("### Samples to")[2].partition("## The commands")[0]
+    """Methods are lines, streams columns; the answer comes first, the details can be opened."""
+    text = page(study, draw=True)
+    free, _, tuned = text.partition("### Tuned methods")
+    assert "\n\nAverage online accuracy (%): mean ± standard deviation over the seeds" in free
+    assert "### Methods that need no learning rate\n\n| method | Stream a | Stream b (reserved) |" in free
+    assert "| Ours | **82.0 ±\xa02.6** | **60.5 ±\xa00.7** |\n| AdaGrad | **82.0 ±\xa01.0**<br>+0.0 | \u2013 |" in free
+    first = "| AdamW | 79.0 ±\xa01.0<br>+3.0<br>lr\xa00.001 | 59.2 ±\xa00.4<br>+1.2<br>lr\xa00.001 |"
+    assert f"| Ours | **82.0 ±\xa02.6** | **60.5 ±\xa00.7** |\n{first}" in tuned
+    assert "99.0<br>\u221219.0<br>lr\xa00.001<br>1 seed |" in tuned  # best, but of fewer seeds: not in bold
+    differences = tuned.partition("<summary>Differences")[2]
+    assert "| AdamW | +3.0 ±\xa02.6<br>p = 0.19, Holm 0.38 | +1.2 ±\xa00.4<br>p = 0.13, Holm 0.13 |" in differences
+    reserved = tuned.partition("<summary>Reserved seeds (2)</summary>")[2].partition("</details>")[0]
+    assert "**90.0**<br>\u22125.0<br>lr\xa00.01 |" in reserved
+    assert "p = " not in reserved  # one seed
+    assert "Mean over the run" not in text  # an online score is an average already
+    assert "never" in text.partition("<summary>Samples to")[2].partition("</details>")[0]
+    assert "p = 0<" not in text
     assert f"filtune reproduce {study}" in text
-    assert (output.parent / "win_study.png").stat().st_size > 10_000
+    assert (study.parent / "win_study.png").stat().st_size > 10_000
     assert "win.md" in capsys.readouterr().out
+
+
+@given(st.lists(st.lists(st.integers(0, 100).map(float), max_size=4), max_size=6), st.booleans())
+def test_the_best_has_the_best_mean_of_those_with_the_most_seeds(values: list[list[float]], loss: bool) -> None:
+    metric = "val_loss" if loss else "val_accuracy"
+    methods = [Method(f"row/a/{i}", runs(str(i), found, metric)) for i, found in enumerate(values)]
+    best, most = best_method(methods, metric), max(map(len, values), default=0)
+    means = [sum(found) / most for found in values if most and len(found) == most]
+    if best is None or not means:
+        assert (best, means) == (None, [])
+        return
+    assert len(best.records) == most
+    mean = sum(best.values(metric).values()) / most
+    assert mean == pytest.approx((min if loss else max)(means))
+
+
+def test_what_diverged_is_named_and_decides_a_target(study: Path) -> None:
+    """A baseline that diverged with all seeds was run: the best of the others is the best."""
+    made = {cell: runs(cell, values) for cell, values in VALUES.items()}
+    made["adagrad/b"] = runs("lost", [10.0, 10.0, 10.0], status="diverged", reason="nan")
+    manifest(study.parent, "study", made, missing={"adamw/b/lr=0.01": "<b>no</b> memory"})
+    text = page(study, targets={"the best": {"best_of": ["adamw", "adagrad"], "ahead": 1.0}})
+    assert "reached on Stream b (+1.2 to AdamW);" in text
+    lacking = text.partition("<summary>Not run</summary>")[2].partition("</details>")[0]
+    assert "* AdaGrad: Stream b (diverged with seeds 0, 1, 2)\n" in lacking
+    assert "lr=0.01: all seeds, &lt;b>no&lt;/b> memory)" in lacking
+
+
+def test_what_was_not_run_is_named(study: Path) -> None:
+    lacking = page(study).partition("<summary>Not run</summary>")[2].partition("</details>")[0]
+    assert "* Ours: Stream b (reserved) (seeds 2)" not in lacking
+    assert "* Ours: Stream b (seeds 2)\n" in lacking
+    assert "* AdaGrad: Stream b\n" in lacking
+    assert "* AdamW with decay: Stream a (lr=0.001: seeds 1, 2); Stream b\n" in lacking
+
+
+@given(st.data())
+def test_holms_correction_is_over_the_baselines_that_were_tested(data: st.DataObject) -> None:
+    """The smallest p counts as often as there are tests, the next once less, and none is below the one before."""
+    scores = st.lists(st.integers(0, 50).map(float), min_size=2, max_size=5)
+    own = dict(enumerate(data.draw(scores)))
+    others = {str(i): dict(enumerate(data.draw(scores))) for i in range(data.draw(st.integers(1, 6)))} | {
+        "one": {0: 1.0}
+    }
+    found = holm_tests(own, others)
+    assert set(found) == set(others) - {"one"}
+    left = len(found)
+    bound = 0.0
+    for name in sorted(found, key=lambda name: found[name].test.p):
+        bound = max(bound, min(1.0, left * found[name].test.p))
+        left -= 1
+        assert found[name].adjusted == pytest.approx(bound)
+        assert found[name].stars.strip() == r"\*" * sum(found[name].adjusted < level for level in (0.05, 0.01, 0.001))
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=12), st.floats(0.1, 20))
+def test_labels_are_apart_in_order_and_centred(heights: list[float], step: float) -> None:
+    places = spread(heights, step)
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    assert all(places[b] - places[a] >= step - 1e-6 for a, b in itertools.pairwise(order))
+    assert sum(places) == pytest.approx(sum(heights), abs=1e-6)
+    if all(heights[b] - heights[a] >= step for a, b in itertools.pairwise(order)):
+        assert places == pytest.approx(heights)
+
+
+def test_targets_reached_and_missed(study: Path) -> None:
+    """On stream a the method is 3.0 ahead of AdamW, level with AdaGrad; on stream b AdaGrad never ran."""
+    targets = {"AdamW": {"ahead": 2.5, "share": 0.1}, "AdaGrad": {"ahead": 0.5}}
+    text = page(study, targets=targets, discussion="Missed\n\n* by a hair.\n")
+    assert "* [A study](#a-study)\n    * **Missed**: 2.5 ahead of AdamW, tuned (1 of 2 streams)\n" in text
+    found = text.partition("### Targets")[2].partition("<details")[0]
+    assert (
+        "2.5 ahead of AdamW, tuned (1 of 2 streams): reached on Stream a (+3.0); missed on Stream b (+1.2, by 1.2)."
+        in found
+    )
+    assert "**Missed**: in 0.1 of the samples of AdamW, tuned (0 of 2 streams): missed on Stream a" in found
+    assert (
+        "0.5 ahead of AdaGrad (0 of 2 streams): missed on Stream a (+0.0, by 0.5); open on Stream b (not run)." in found
+    )
+    assert "\n\nMissed\n\n* by a hair.\n\n" in found
+    found = page(study, targets={"AdaGrad": {"ahead": -0.3, "streams": 1}})
+    assert "**Reached**: at most 0.3 behind AdaGrad (1 of 2 streams, 1 needed)" in found
+    found = page(study, targets={"AdaGrad": {"ahead": -0.3}})
+    assert (
+        "**Open**: at most 0.3 behind AdaGrad (1 of 2 streams): reached on Stream a (+0.0); open on Stream b (not run)"
+        in found
+    )
+    with pytest.raises(ValueError, match=r"comparison\.targets names Adam, which is no baseline and has no best_of"):
+        page(study, targets={"Adam": {"ahead": 1.0}})
+    with pytest.raises(ValueError, match=r"comparison\.targets\.AdamW has no aheed; did you mean ahead\?"):
+        page(study, targets={"AdamW": {"aheed": 1.0}})
+    with pytest.raises(ValueError, match=r"targets\.all\.best_of names 'ours', which is none of the baselines' rows"):
+        page(study, targets={"all": {"best_of": ["ours"], "ahead": 1.0}})
+
+
+def test_a_target_against_the_best_of_some_rows(study: Path) -> None:
+    """The best is chosen on each stream, among the rows with the most seeds; level is a paired t-test."""
+    rows = {"best_of": ["adamw", "adagrad"]}
+    targets = {"the best": {**rows, "ahead": 1.0}}
+    assert "missed on Stream a (+0.0 to AdaGrad, by 1); open on Stream b (+1.2 to AdamW; not run: AdaGrad)" in page(
+        study, targets=targets
+    )
+    values = {**VALUES, "adagrad/b": [50.0, 50.0]}
+    manifest(study.parent, "study", {cell: runs(cell, found) for cell, found in values.items()})
+    text = page(study, targets={**targets, "the better": {**rows, "level": 0.05}})
+    assert (
+        "1 ahead of the best (1 of 2 streams): reached on Stream b (+1.2 to AdamW); "
+        "missed on Stream a (+0.0 to AdaGrad, by 1)."
+    ) in text
+    assert (
+        "**Reached**: at least level with the better (not below, or not significantly at 5 %) (2 of 2 streams)" in text
+    )
+    for below, reached in (([90.0, 90.0, 93.0], False), ([90.0, 70.0, 92.0], True)):
+        manifest(study.parent, "study", {c: runs(c + "2", v) for c, v in {**values, "adagrad/a": below}.items()})
+        text = page(study, targets={"the best": {**rows, "level": 0.05}})
+        assert ("**Reached**: at least level" in text) == reached
+        assert ("missed on Stream a (\u22129.0 to AdaGrad, p = 0.0" in text) != reached
+
+
+def test_a_target_on_log_loss_and_validation(study: Path) -> None:
+    made = {}
+    for row, loss, score in (("ours", 0.3, 90.0), ("adamw", 0.4, 95.0), ("adagrad", 0.35, 80.0)):
+        cell = f"{row}/a" + ("/lr=0.01" if row == "adamw" else "")
+        made[cell] = {
+            seed: record(
+                key_of(cell, "both", seed), seed, {"online_accuracy": 80.0, "online_nll": loss, "val_accuracy": score}
+            )
+            for seed in range(3)
+        }
+    manifest(study.parent, "study", made)
+    best = {"best_of": ["adamw", "adagrad"], "log_loss": 0.0, "validation": 0.0, "streams": 1}
+    text = page(study, targets={"the best baseline": best})
+    assert "**Reached**: log loss not above that of the best baseline" in text
+    assert "reached on Stream a (\u22120.050 to AdaGrad)" in text
+    assert "validation score not below that of the best baseline" in text
+    assert "missed on Stream a (\u22125.0 to AdamW, by 5); open on Stream b (not run)" in text
+    assert "| Ours | **0.300 ±\xa00.000** | \u2013 |" in text
+    assert "0.400 ±\xa00.000<br>\u22120.100 \\*\\*\\* |" in text
+
+
+def test_the_class_of_a_row_and_who_must_know_the_end(study: Path) -> None:
+    decay = {"seed_everything": 0, "model": {"schedule": {"decay": "linear"}}}
+    made = {cell: runs(cell, values) for cell, values in VALUES.items()}
+    made["adamw-decay/a/lr=0.001"] = runs("decayed", [70.0, 71.0, 72.0], config=decay)
+    manifest(study.parent, "study", made)
+    assert "| AdamW with decay† |" in page(study)
+    rows = [{**row, "rate": "published"} if row["name"] == "adagrad" else row for row in STUDY["rows"]]
+    text = page(study, {**STUDY, "rows": rows})
+    assert "Methods that need no learning rate" not in text
+    _, _, table = text.partition("### Tuned methods, and those with a published or default rate")
+    assert "| AdaGrad (fixed rate) |" in table
+    rows[0] = {**rows[0], "rate": "high"}
+    study.write_text(yaml.safe_dump({**STUDY, "rows": rows}, sort_keys=False))
+    with pytest.raises(ValueError, match="rate is 'high', not none, tuned or published"):
+        load_table(str(study))
+
+
+def test_a_metric_that_is_better_the_lower_it_is(study: Path) -> None:
+    """The best point has the lowest loss, and the samples are those until the loss is as low."""
+    raw = {**STUDY, "metric": "val_loss", "columns": STUDY["columns"][:1]}
+    study.write_text(yaml.safe_dump(raw, sort_keys=False))
+    values = {"ours/a": [0.4, 0.5], "adamw/a/lr=0.001": [0.6, 0.7], "adamw/a/lr=0.01": [0.9, 0.9]}
+    manifest(study.parent, "study", {cell: runs(cell, found, "val_loss") for cell, found in values.items()})
+    table = load_table(str(study))
+    (stream,) = compare_streams(table, Archive([study.parent], [table]))
+    assert stream.baselines["AdamW"].point == "lr=0.001"
+    assert convergence_shares(stream.method, stream.baselines["AdamW"], "val_loss") == [0.25, 0.25]  # the loss rises
+
+
+def test_a_figure_of_one_stream(study: Path) -> None:
+    page(study, draw=True, figure={"columns": ["a"]})
+    sizes = [(study.parent / f"win_study_panel.{end}").stat().st_size for end in ("png", "svg")]
+    assert all(5_000 < size < 150_000 for size in sizes)
+    assert "AdaGrad" in (study.parent / "win_study_panel.svg").read_text()
+    with pytest.raises(ValueError, match="figure names 'c', which is none of its columns"):
+        page(study, figure={"columns": ["c"]})
 
 
 @pytest.mark.parametrize(("panels", "columns"), [(1, 1), (2, 2), (3, 3), (4, 2), (5, 3), (6, 3), (9, 3)])
@@ -259,4 +449,4 @@ def test_a_study_and_the_command_of_an_earlier_release_are_understood(
     study.write_text(yaml.safe_dump(raw, sort_keys=False))
     contest([str(study), "--root", str(study.parent), "--output", str(study.parent / "old.md")])
     assert "filtune contest is now filtune report --study" in capsys.readouterr().err
-    assert "1 ahead: **reached**" in (study.parent / "old.md").read_text()
+    assert "1 ahead of AdamW, tuned (2 of 2 streams): reached on" in (study.parent / "old.md").read_text()
