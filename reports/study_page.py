@@ -18,7 +18,7 @@ from .formatting import metric_title, reproduce_root
 from .posterior import posterior_section
 from .study import Method, StreamResult, compare_streams, compared_rows, is_online, learning_rate, recovery_rules
 from .study_figure import draw_study
-from .study_tables import MethodLine, ScoreTable, recovery_table, seconds_table, speed_table
+from .study_tables import MethodLine, ScoreTable, recovery_table, speed_table
 from .targets import Targets
 
 CAPTION = (
@@ -133,7 +133,6 @@ class StudySection:
             *self._reserved(),
             *_details("Samples to the baseline's final score", *self._speed()),
             *self._averages(),
-            *self._seconds(),
             *_details("Brier score, calibration, and further validation metrics", *self._tables(*MORE)),
             *_details("Not run", "\n".join(f"* {line}" for line in lacking)),
         ]
@@ -209,14 +208,6 @@ class StudySection:
             "counts as never. Below a baseline's: the median of the method as a share of it.",
             recovery_table([stream for stream in self.streams if stream.name in found], self.lines, found),
         ]
-
-    def _seconds(self) -> list[str]:
-        return _details(
-            "Time per step",
-            "Median over the seeds, and as a multiple of AdamW's, beside whatever else the machine did at the time: "
-            "`benchmarks/` measures the cost side by side in one process.",
-            seconds_table(self.streams, self.lines),
-        )
 
     def _speed(self) -> list[str]:
         final = "the baseline's final score, as a share of"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from filtune.experiments.escaping import escape_markdown
 from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Row
 
-from .formatting import DASH, MINUS, format_metric, format_p
+from .formatting import DASH, MINUS, format_p
 from .statistics import MeanStd, TTest, holm, paired, seed_differences, summarise
 from .study import (
     Method,
@@ -186,23 +185,6 @@ class ScoreTable:
 
     def _number(self, value: float, sign: str = "") -> str:
         return f"{value:{sign}.{self.digits}f}".replace("-", MINUS)
-
-
-def seconds_table(streams: Sequence[StreamResult], lines: Sequence[MethodLine]) -> str:
-    """Return the table of milliseconds per step, the median over the seeds, and their ratio to those of AdamW."""
-    adamw = next((line.row for line in lines if line.row.optimizer.startswith("adamw")), None)
-
-    def seconds(stream: StreamResult, row: Row) -> float | None:
-        found = stream.rows[row.name].values("seconds_per_step")
-        return median(found.values()) if found else None
-
-    def cell(stream: StreamResult, line: MethodLine) -> list[str]:
-        own, other = seconds(stream, line.row), seconds(stream, adamw) if adamw else None
-        if own is None:
-            return []
-        return [f"{format_metric(1000 * own, 'seconds')} ms", f"{own / other:.2f}\u00d7" if other else ""]
-
-    return method_table(streams, lines, cell)
 
 
 def speed_table(streams: Sequence[StreamResult], lines: Sequence[MethodLine]) -> str:
