@@ -313,6 +313,41 @@ def test_targets_reached_and_missed(study: Path) -> None:
         page(study, targets={"all": {"best_of": ["ours"], "ahead": 1.0}})
 
 
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"recovery": 0.5}, r"targets\.AdamW\.recovery needs comparison\.recovery, with changes, last"),
+        ({"streams": 1}, r"targets\.AdamW sets no target; it needs one of ahead, level, log_loss, recovery, share"),
+    ],
+)
+def test_a_target_that_no_stream_could_reach_is_refused(study: Path, target: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        page(study, targets={"AdamW": target})
+
+
+def test_a_target_in_a_metric_that_no_run_has_is_open(study: Path) -> None:
+    text = page(study, targets={"AdamW": {"log_loss": 0.0}})
+    assert "**Open**: log loss not above that of AdamW, tuned (0 of 0 streams): no stream has the metric." in text
+    assert "**Reached**" not in text
+
+
+def test_targets_say_what_diverged(study: Path) -> None:
+    """A method that diverged has missed its targets, and with some of the seeds it is compared with the others."""
+    made = {cell: runs(cell, found) for cell, found in {**VALUES, "adagrad/b": [50.0, 50.0]}.items()}
+    made["ours/a"][2]["status"] = "diverged"
+    for seed in (0, 1):
+        made["adagrad/b"][seed]["status"] = "diverged"
+    manifest(study.parent, "study", made)
+    text = page(study, targets={"AdaGrad": {"ahead": 0.5}})
+    assert "missed on Stream a (\u22121.0, by 1.5, 2 of 3 seeds); open on Stream b (the baseline diverged)." in text
+    for run in made["ours/b"].values():
+        run["status"] = "diverged"
+    manifest(study.parent, "study", made)
+    text = page(study, targets={"AdamW": {"ahead": 0.0}})
+    assert "**Missed**: level with AdamW, tuned (1 of 2 streams)" in text
+    assert "missed on Stream b (diverged)." in text
+
+
 def test_a_target_against_the_best_of_some_rows(study: Path) -> None:
     """The best is chosen on each stream, among the rows with the most seeds; level is a paired t-test."""
     rows = {"best_of": ["adamw", "adagrad"]}
