@@ -25,7 +25,7 @@ from filtune.reports.study import (
     recovery_times,
     samples_to,
 )
-from filtune.reports.study_figure import panel_columns, spread
+from filtune.reports.study_figure import panel_columns, panel_labels, spread
 from filtune.reports.study_tables import holm_tests
 from hypothesis import given
 from hypothesis import strategies as st
@@ -271,6 +271,12 @@ def test_holms_correction_is_over_the_baselines_that_were_tested(data: st.DataOb
         left -= 1
         assert found[name].adjusted == pytest.approx(bound)
         assert found[name].stars.strip() == r"\*" * sum(found[name].adjusted < level for level in (0.05, 0.01, 0.001))
+
+
+def test_a_panel_of_another_metric_has_its_own_label() -> None:
+    assert panel_labels(["online"] * 5, 3) == ["online", "", "", "online", ""]
+    assert panel_labels(["online", "online", "validation", "online"], 3) == ["online", "", "validation", "online"]
+    assert panel_labels(["validation", "online", "online"], 3) == ["validation", "online", ""]
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=12), st.floats(0.1, 20))
