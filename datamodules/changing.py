@@ -22,6 +22,9 @@ from .samples import DataError, Subset
 from .segments import Segment, StreamPlan, derangement, draw_rows, lay_out, plan_stream, rows_of_classes
 from .task import Task
 
+LONGEST = 100_000_000
+"""Most samples of a stream, of which each has a place in memory."""
+
 _TRAINING, _VALIDATION = 5, 6
 """Keys of the random numbers of corruptions."""
 
@@ -134,6 +137,11 @@ class ChangingDataModule(StreamDataModule):
             raise DataError("--data.streams, --data.segments: a stream that changes needs one of each at least")
         for index, segment in enumerate(segments):
             segment.check(f"segments[{index}]", len(streams))
+        length = repeat * sum(segment.samples for segment in segments)
+        if length > LONGEST:
+            raise DataError(
+                f"--data.segments, --data.repeat: a stream of {length:,} samples is too long; at most {LONGEST:,}"
+            )
         if validate not in ("last", "all"):
             raise DataError(f"--data.validate: must be last or all; got {validate!r}")
         if validate == "all" and max_val_samples is not None and max_val_samples < len(segments):

@@ -129,8 +129,24 @@ def test_unknown_classes_are_refused(classes: list, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("segment", "message"),
+    [
+        (Segment(5, rotate=float("nan")), r"--data.segments\[0\].rotate: nan must be finite, in degrees"),
+        (Segment(5, rotate=(0.0, float("inf"))), r"--data.segments\[0\].rotate: \(0.0, inf\) must be finite"),
+        (
+            Segment(10**15),
+            r"--data.segments, --data.repeat: a stream of 2,0.* samples is too long; at most 100,000,000",
+        ),
+    ],
+)
+def test_segments_without_end_are_refused(segment: Segment, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        ChangingDataModule([DigitsDataModule()], [segment], repeat=2)
+
+
 def test_a_stream_without_such_samples_or_classes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"segments\[1\].classes: the stream has no sample of c; name other classes"):
+    with pytest.raises(DataError, match=r"segments\[1\].classes: the stream has no sample of c; name other"):
         ready(Segment(5), Segment(5, classes=["c"]), streams=[texts(tmp_path, "ab", classes=["a", "b", "c"])])
     values = texts(tmp_path, ["0.5", "1.5"], task="regression")
     with pytest.raises(DataError, match=r"segments\[0\].classes: a has values; only a classification"):
