@@ -110,8 +110,8 @@ class ChangingDataModule(StreamDataModule):
         num_workers: Processes that fetch training samples ahead; 0 for none.
         task_name: Short name of the task, for log folders; by default ``changing-`` and those of the streams.
         validate: ``last`` validates on the last segment. ``all`` validates on every segment, as its images, labels and
-            classes are at its end: on equally many samples of each, ``max_val_samples`` of all together. The accuracy
-            is then reported for each segment as well, and the forgetting.
+            classes are at its end; ``max_val_samples`` is divided equally among them. The accuracy is then reported for
+            each segment as well, and the forgetting.
 
     Raises:
         DataError: If an argument is out of range, or the streams are not of one kind.
