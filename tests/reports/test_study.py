@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,18 @@ def test_targets_say_what_diverged(study: Path) -> None:
     text = page(study, targets={"AdamW": {"ahead": 0.0}})
     assert "**Missed**: level with AdamW, tuned (1 of 2 streams)" in text
     assert "missed on Stream b (diverged)." in text
+    for run in made["ours/a"].values():
+        run["status"] = "diverged"
+    manifest(study.parent, "study", made)
+    with pytest.raises(ValueError, match="study: its method diverged in all runs; see `filtune reproduce"):
+        page(study)
+
+
+def test_samples_to_a_score_are_averaged_over_the_seeds_that_reach_it(study: Path) -> None:
+    """AdaGrad ends above the method with seeds 0 and 1 of three."""
+    text = page(study).partition("<summary>Samples to the baseline's final score</summary>")[2]
+    assert "the mean over the seeds that reach it, and the number of those that never do." in text
+    assert re.search(r"\| AdaGrad \| 0\.\d\d<br>never 2 of 3 \| \u2013 \|", text)
 
 
 def test_a_target_against_the_best_of_some_rows(study: Path) -> None:
