@@ -219,7 +219,7 @@ def _converges_faster(method: Method, baseline: Method, metric: str, wanted: flo
 def _recovers(method: Method, baseline: Method, wanted: float, rule: RecoveryRule) -> tuple[bool, str, str]:
     share = recovery_share(method, baseline, rule)
     if not math.isfinite(share):
-        return False, "", "half of the changes never"
+        return False, "", "no recovery after half of the changes or more"
     return share <= wanted, f"{share:.2f}", _missed(share - wanted)
 
 

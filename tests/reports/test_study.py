@@ -170,6 +170,8 @@ def test_the_page_says_recovery_times(study: Path) -> None:
         in targets
     )
     assert "| Ours | 100 (100 to 100) | 100 (100 to 100) |\n| AdamW | 100 (100 to 100)<br>1.00 of it |" in text
+    rules["recovery"]["level"] = 1000
+    assert "missed on Stream a (no recovery after half of the changes or more)" in page(study, **rules)
 
 
 def test_changes_of_each_column(study: Path) -> None:
