@@ -154,7 +154,7 @@ class StudySection:
         if rated:
             fixed = any(line.row.rate == "published" for line in rated)
             heading = "### Tuned methods" + (", and those with a published or default rate" if fixed else "")
-            caption = "Each with the learning rate that is best on the stream."
+            caption = f"Each with the learning rate that is best on the stream{', unless its rate is fixed' * fixed}."
             parts += [heading, caption, scores.scores([method, *rated], True)]
         return parts
 

@@ -424,6 +424,7 @@ def test_the_class_of_a_row_and_who_must_know_the_end(study: Path) -> None:
     text = page(study, {**STUDY, "rows": rows})
     assert "Methods that need no learning rate" not in text
     _, _, table = text.partition("### Tuned methods, and those with a published or default rate")
+    assert table.startswith("\n\nEach with the learning rate that is best on the stream, unless its rate is fixed.\n")
     assert "| AdaGrad (fixed rate) |" in table
     rows[0] = {**rows[0], "rate": "high"}
     study.write_text(yaml.safe_dump({**STUDY, "rows": rows}, sort_keys=False))
