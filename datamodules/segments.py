@@ -85,6 +85,10 @@ class Segment:
             )
         if not 1 <= self.severity <= SEVERITIES:
             raise DataError(f"--data.{place}.severity: {self.severity} must be from 1 to {SEVERITIES}")
+        if self.corruption is None and self.severity != Segment.severity:
+            raise DataError(
+                f"--data.{place}.severity: there is no corruption to have it; set corruption too, or leave it out"
+            )
 
     def class_indices(self, names: Sequence[str], place: str) -> list[int] | None:
         """Return the indices of its classes; None for all.
