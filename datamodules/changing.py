@@ -20,6 +20,7 @@ from .corruptions import corrupted
 from .loader import permutation
 from .samples import DataError, Subset
 from .segments import Segment, StreamPlan, derangement, draw_rows, lay_out, plan_stream, rows_of_classes
+from .shown import shown_list
 from .task import Task
 
 LONGEST = 100_000_000
@@ -242,11 +243,17 @@ class ChangingDataModule(StreamDataModule):
         return tuple(zip(numbers, lengths, strict=True))
 
     def notes(self) -> list[str]:
-        """Return how many samples have come before, where streams have too few."""
+        """Return how many samples have come before, and which segments that are to be validated cannot be."""
         plan, rows = self.part.samples.plan, self.part.rows
         stream = np.array([segment.stream for segment in self.segments])[plan.regime[rows]]
         again = len(rows) - np.unique(np.stack([stream, plan.row[rows]]), axis=1).shape[1]
-        return [f"{again} samples have come before, for their stream or classes have no more"] if again else []
+        notes = [f"{again} samples have come before, for their stream or classes have no more"] if again else []
+        held_out = self.validation
+        validated = set() if held_out is None else set(held_out.samples.plan.regime[held_out.rows].tolist())
+        lacking = [number for number in range(len(self.segments)) if number not in validated]
+        if self.validate == "all" and lacking:
+            notes.append(f"no validation samples for segments {shown_list(lacking)}, whose forgetting is not measured")
+        return notes
 
     def stream_changes(self) -> Iterable[Any]:
         """Return the segments and how often they come, for the fingerprint."""

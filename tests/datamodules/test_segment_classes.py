@@ -231,6 +231,16 @@ def test_a_stream_may_be_one_that_changes_itself() -> None:
     assert module.task.segments == ((0, 10), (1, 5))
 
 
+def test_segments_without_validation_samples_are_named(tmp_path: Path) -> None:
+    assert not ready(Segment(5), Segment(5, classes=["b"]), streams=[texts(tmp_path, "ab" * 4)], validate="all").notes()
+    (tmp_path / "b.csv").write_text("text,label\n" + "1,a\n2,b\n" * 20 + "3,c\n" * 2)
+    segments = [Segment(2, classes=["c"]), Segment(5), Segment(2, classes=["c"])]
+    stream = lambda: [TextDataModule(str(tmp_path / "b.csv"), text_columns=["text"], val_fraction=0.05)]  # noqa: E731
+    (note,) = [n for n in ready(*segments, streams=stream(), validate="all").notes() if "validation" in n]
+    assert note == "no validation samples for segments 0, 2, whose forgetting is not measured"
+    assert "validation" not in " ".join(ready(*segments, streams=stream()).notes())
+
+
 def test_options_enter_the_fingerprint() -> None:
     def of(validate: str = "last", **segment: object) -> dict:
         return ready(Segment(10), Segment(10, **segment), validate=validate, max_val_samples=20).fingerprint()
