@@ -1,8 +1,9 @@
 r"""Cost of a step over the number of classes: Filtune, AdamW and SOAP, on the models that the studies fine-tune.
 
-Weights and labels are random, so that the label is hardly ever the most probable class: with ``top_k`` 1 nearly every
-step has two rows of the Jacobian, the most there can be. On a stream that is predicted well it has one. The floor is
-one forward pass and one backward pass of one row.
+Weights and labels are random, so that with many classes the label is hardly ever the most probable one: with ``top_k``
+1, the default beside frozen weights, nearly every step has two rows of the Jacobian, the most there can be. On a stream
+that is predicted well it has one. LeNet-5 is trained whole, with ``top_k`` 9: up to ten rows. The floor is one forward
+pass and one backward pass of one row.
 
     python -m benchmarks.classes --threads 1 --output docs/results/cost_classes
 """

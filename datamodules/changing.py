@@ -20,7 +20,11 @@ from .corruptions import corrupted
 from .loader import permutation
 from .samples import DataError, Subset
 from .segments import Segment, StreamPlan, derangement, draw_rows, lay_out, plan_stream, rows_of_classes
+from .shown import shown_list
 from .task import Task
+
+LONGEST = 100_000_000
+"""Most samples of a stream, of which each has a place in memory."""
 
 _TRAINING, _VALIDATION = 5, 6
 """Keys of the random numbers of corruptions."""
@@ -107,8 +111,8 @@ class ChangingDataModule(StreamDataModule):
         num_workers: Processes that fetch training samples ahead; 0 for none.
         task_name: Short name of the task, for log folders; by default ``changing-`` and those of the streams.
         validate: ``last`` validates on the last segment. ``all`` validates on every segment, as its images, labels and
-            classes are at its end: on equally many samples of each, ``max_val_samples`` of all together. The accuracy
-            is then reported for each segment as well, and the forgetting.
+            classes are at its end; ``max_val_samples`` is divided equally among them. The accuracy is then reported for
+            each segment as well, and the forgetting.
 
     Raises:
         DataError: If an argument is out of range, or the streams are not of one kind.
@@ -134,6 +138,11 @@ class ChangingDataModule(StreamDataModule):
             raise DataError("--data.streams, --data.segments: a stream that changes needs one of each at least")
         for index, segment in enumerate(segments):
             segment.check(f"segments[{index}]", len(streams))
+        length = repeat * sum(segment.samples for segment in segments)
+        if length > LONGEST:
+            raise DataError(
+                f"--data.segments, --data.repeat: a stream of {length:,} samples is too long; at most {LONGEST:,}"
+            )
         if validate not in ("last", "all"):
             raise DataError(f"--data.validate: must be last or all; got {validate!r}")
         if validate == "all" and max_val_samples is not None and max_val_samples < len(segments):
@@ -234,11 +243,17 @@ class ChangingDataModule(StreamDataModule):
         return tuple(zip(numbers, lengths, strict=True))
 
     def notes(self) -> list[str]:
-        """Return how many samples have come before, where streams have too few."""
+        """Return how many samples have come before, and which segments that are to be validated cannot be."""
         plan, rows = self.part.samples.plan, self.part.rows
         stream = np.array([segment.stream for segment in self.segments])[plan.regime[rows]]
         again = len(rows) - np.unique(np.stack([stream, plan.row[rows]]), axis=1).shape[1]
-        return [f"{again} samples have come before, for their stream or classes have no more"] if again else []
+        notes = [f"{again} samples have come before, for their stream or classes have no more"] if again else []
+        held_out = self.validation
+        validated = set() if held_out is None else set(held_out.samples.plan.regime[held_out.rows].tolist())
+        lacking = [number for number in range(len(self.segments)) if number not in validated]
+        if self.validate == "all" and lacking:
+            notes.append(f"no validation samples for segments {shown_list(lacking)}, whose forgetting is not measured")
+        return notes
 
     def stream_changes(self) -> Iterable[Any]:
         """Return the segments and how often they come, for the fingerprint."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -70,6 +71,8 @@ class Segment:
         at_least(f"{place}.samples", self.samples, 1)
         at_least(f"{place}.gradual", self.gradual, 0)
         at_least(f"{place}.permute_labels", self.permute_labels, 0)
+        if not all(map(math.isfinite, self.angles)):
+            raise DataError(f"--data.{place}.rotate: {self.rotate} must be finite, in degrees")
         if not 0 <= self.stream < streams:
             raise DataError(
                 f"--data.{place}.stream: there is no stream {self.stream}; there are {streams}, counted from 0"
@@ -82,6 +85,10 @@ class Segment:
             )
         if not 1 <= self.severity <= SEVERITIES:
             raise DataError(f"--data.{place}.severity: {self.severity} must be from 1 to {SEVERITIES}")
+        if self.corruption is None and self.severity != Segment.severity:
+            raise DataError(
+                f"--data.{place}.severity: there is no corruption to have it; set corruption too, or leave it out"
+            )
 
     def class_indices(self, names: Sequence[str], place: str) -> list[int] | None:
         """Return the indices of its classes; None for all.
@@ -127,12 +134,13 @@ def rows_of_classes(segment: Segment, place: str, part: Subset, task: Task, need
         found = "several classes per sample" if task.classes else "values"
         raise DataError(
             f"--data.{place}.classes: {task.name} has {found}; only a classification with one class per sample can be "
-            "parted by classes"
+            "split by class"
         )
     found = np.isin(part.targets().numpy(), segment.class_indices(task.classes, place))
     if needed and not found.any():
         raise DataError(
-            f"--data.{place}.classes: the stream has no sample of {shown_list(segment.classes)}; name other classes"
+            f"--data.{place}.classes: the stream has no sample of {shown_list(segment.classes)}; name other classes, "
+            "or take more samples of the stream (max_samples)"
         )
     return found
 

@@ -110,7 +110,10 @@ def _cost(config: Config, task: str) -> float:
         return 1.0
     coordinates = max(1, (metadata("task", task).get("classes") or 1) - 1)
     options = lookup(config, "optimizer.init_args") or {}
-    rows = cls.count_rows(coordinates, options, bool(lookup(config, "model.backbone.adapter")))
+    try:
+        rows = cls.count_rows(coordinates, options, bool(lookup(config, "model.backbone.adapter")))
+    except (TypeError, ValueError):
+        rows = coordinates  # the run refuses the option
     return cls.relative_cost + cls.row_cost * (rows * (lookup(config, "data.batch_size") or 1) - 1)
 
 

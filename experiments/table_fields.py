@@ -106,6 +106,11 @@ def _comparison_faults(comparison: dict[str, Any], rows: list[str], columns: lis
         yield from each(target, kinds, f"comparison.targets.{name}.")
         for kind in kinds.keys() - TARGETS:
             yield f"comparison.targets.{name} has no {kind}; {suggest(kind, TARGETS)}"
+        if not kinds.keys() - {"best_of", "streams"}:
+            known = ", ".join(sorted(TARGETS - {"best_of", "streams"}))
+            yield f"comparison.targets.{name} sets no target; it needs one of {known}"
+        if "recovery" in kinds and not comparison.get("recovery"):
+            yield f"comparison.targets.{name}.recovery needs comparison.recovery, with changes, last and level or share"
         for row in target.get("best_of", []):
             if row not in compared:
                 yield f"comparison.targets.{name}.best_of names {row!r}, which is none of the baselines' rows"

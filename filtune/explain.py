@@ -14,6 +14,7 @@ import filtune
 from filtune.experiments.classes import Option, classes, find_class, options
 from filtune.experiments.composition import Config, assign, lookup, nested, read_part
 from filtune.experiments.suggestions import nearest, suggest
+from filtune.lightning_modules.defaults import held_dataclass
 
 from .arguments import FOLDERS, CommandLine
 from .class_errors import explain_class
@@ -292,6 +293,11 @@ def _innermost(failure: str, hint: Any, value: Any) -> str:
     if way and inner:
         kind = KINDS.get({f"<class '{k.__name__}'>": k for k in KINDS}.get(inner[-1][0], object), inner[-1][0])
         return f"{'.'.join(way)} must be {kind}, got {inner[-1][1].strip()!r}"
+    given, holder = re.findall(r"Given value: (.*)", failure), held_dataclass(hint)
+    if way and given and holder and (kind := get_type_hints(holder).get(way[-1])):
+        return f"{'.'.join(way)} must be {describe_type(kind)}, got {given[-1].strip()!r}"
+    if missing := re.findall(r"the following arguments are required: (.+)", failure):
+        return f"{missing[-1].strip()} is required, got {value!r}"
     return f"must be {describe_type(hint)}, got {value!r}"
 
 

@@ -114,7 +114,7 @@ class Forgetting(nn.Module):
         return self.best.tolist()
 
     def load(self, state: list[float] | None) -> None:
-        """Restore the best accuracies; those of other segments are left out."""
+        """Restore the best accuracies, unless the number of segments differs."""
         if state is not None and len(state) == self.count:
             self.best.copy_(torch.tensor(state, dtype=torch.float64))
 

@@ -44,8 +44,9 @@ def draw_study(streams: Sequence[StreamResult], table: Table, target: Path) -> l
         axis.set_title(stream.title, fontsize=10)
     for axis in axes.flat[len(streams) :]:
         axis.set_axis_off()
-    for axis in axes[:, 0]:
-        axis.set_ylabel("average online score (%)" if streams[0].online else "validation score (%)", fontsize=9)
+    scores = ["average online score (%)" if stream.online else "validation score (%)" for stream in streams]
+    for axis, label in zip(axes.flat, panel_labels(scores, columns), strict=False):
+        axis.set_ylabel(label, fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("samples", fontsize=9)
     handles = {title: line for axis in axes.flat for line, title in zip(*axis.get_legend_handles_labels(), strict=True)}
@@ -79,7 +80,9 @@ def _draw_panel(streams: Sequence[StreamResult], table: Table, target: Path) -> 
             axis.set_xlabel("samples")
             axis.spines[["top", "right"]].set_visible(False)
             _label_ends(axis, ends, styles, next(iter(styles)))
-        axes[0, 0].set_ylabel(metric_title(streams[0].metric))
+        titles = panel_labels([metric_title(stream.metric) for stream in streams], len(streams))
+        for axis, label in zip(axes.flat, titles, strict=True):
+            axis.set_ylabel(label)
         _save_png(figure, paths[0], 200)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
@@ -163,6 +166,11 @@ def _save_png(figure: Any, target: Path, dpi: int) -> None:
 def panel_columns(panels: int) -> int:
     """Return two or three columns, whichever leaves fewer places empty."""
     return min(range(min(panels, 2), min(panels, 3) + 1), key=lambda columns: (-panels % columns, -columns))
+
+
+def panel_labels(labels: Sequence[str], columns: int) -> list[str]:
+    """Return the label of each panel's axis, empty where it is that of the panel on its left."""
+    return ["" if i % columns and label == labels[i - 1] else label for i, label in enumerate(labels)]
 
 
 def interpolate_curves(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:

@@ -55,8 +55,9 @@ def write_study_page(
     for study, table in zip(studies, found, strict=True):
         streams = compare_streams(table, archive)
         if not any(stream.method.records for stream in streams):
+            failed = "diverged in all runs" if any(stream.method.failed for stream in streams) else "was not run"
             raise ValueError(
-                "; ".join([f"{table.name}: its method was not run; see `filtune reproduce {study}`", *archive.left_out])
+                "; ".join([f"{table.name}: its method {failed}; see `filtune reproduce {study}`", *archive.left_out])
             )
         figure = output.with_name(f"{output.stem}_{table.name}.png")
         written += draw_study(streams, table, figure)
@@ -152,7 +153,7 @@ class StudySection:
         if rated:
             fixed = any(line.row.rate == "published" for line in rated)
             heading = "### Tuned methods" + (", and those with a published or default rate" if fixed else "")
-            caption = "Each with the learning rate that is best on the stream."
+            caption = f"Each with the learning rate that is best on the stream{', unless its rate is fixed' * fixed}."
             parts += [heading, caption, scores.scores([method, *rated], True)]
         return parts
 
@@ -220,7 +221,7 @@ class StudySection:
             found[False] += f" ({', '.join(stream.title for stream in self.streams if not stream.online)})"
         what = ", or ".join(found[online] for online in kinds)
         return [
-            f"Samples until {what}; the mean over the seeds, and the number of seeds that never reach it.",
+            f"Samples until {what}; the mean over the seeds that reach it, and the number of those that never do.",
             speed_table(self.streams, self.lines[1:]),
         ]
 

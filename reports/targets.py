@@ -58,7 +58,9 @@ class TargetResult(NamedTuple):
 
     @property
     def status(self) -> str:
-        """``Reached``, ``Missed``, or ``Open`` where runs that decide it are lacking."""
+        """``Reached``, ``Missed``, or ``Open`` where runs that decide it are lacking or no stream has the metric."""
+        if not self.outcomes:
+            return "Open"
         count = sum(outcome.reached is True for outcome in self.outcomes)
         lacking = sum(outcome.reached is None for outcome in self.outcomes)
         return "Reached" if count >= self.needed else "Open" if count + lacking >= self.needed else "Missed"
@@ -78,7 +80,7 @@ class TargetResult(NamedTuple):
             for name, found in groups.items()
             if found
         ]
-        return f"{self.head}: {'; '.join(parts)}."
+        return f"{self.head}: {'; '.join(parts) or 'no stream has the metric'}."
 
 
 class Targets:
@@ -142,8 +144,10 @@ class Targets:
             best = min(
                 (each for each in runs if each.records), key=lambda each: median_recovery(each, rule), default=None
             )
-        found = None
-        if best is not None and method.values(metric).keys() & best.values(metric).keys():
+        found, pairs = None, 0 if best is None else len(method.values(metric).keys() & best.values(metric).keys())
+        if method.failed and not method.records:
+            return StreamOutcome(stream.title, False, "diverged")
+        if best is not None and pairs:
             if kind == "share":
                 found = _converges_faster(method, best, metric, target[kind])
             elif kind != "recovery":
@@ -151,10 +155,12 @@ class Targets:
             elif rule is not None:
                 found = _recovers(method, best, target[kind], rule)
         if found is None or best is None:
-            return StreamOutcome(stream.title, None, "not run")
+            baseline_failed = best is None and any(each.failed for each in runs)
+            return StreamOutcome(stream.title, None, "the baseline diverged" if baseline_failed else "not run")
         reached, value, remark = found
         to = f" to {self._table_rows[best.row].title}" if "best_of" in target else ""
-        few = len(best.records) < len(method.records) and f"{len(best.records)} of {len(method.records)} seeds"
+        most = max(len(method.records), len(best.records))
+        few = pairs < most and f"{pairs} of {most} seeds"
         awaited = [title for row in target.get("best_of", []) if (title := self._awaited(stream, row))]
         said = ", ".join(text for text in (value + to, remark, few) if text)
         said += f"; not run: {', '.join(awaited)}" if awaited else ""
@@ -213,7 +219,7 @@ def _converges_faster(method: Method, baseline: Method, metric: str, wanted: flo
 def _recovers(method: Method, baseline: Method, wanted: float, rule: RecoveryRule) -> tuple[bool, str, str]:
     share = recovery_share(method, baseline, rule)
     if not math.isfinite(share):
-        return False, "", "half of the changes never"
+        return False, "", "no recovery after half of the changes or more"
     return share <= wanted, f"{share:.2f}", _missed(share - wanted)
 
 

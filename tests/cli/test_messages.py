@@ -11,6 +11,7 @@ from filtune import cli
 from filtune.lightning_cli import FiltuneCLI
 
 QUICK = ["fit", "--config", "quickstart"]
+SEGMENTS = ["fit", "--config", "task/changing_labels", "--optimizer=loko"]
 
 LINES = {
     "no such command": (["fitt"], "fitt: no such command; did you mean fit?"),
@@ -78,6 +79,19 @@ LINES = {
         ["fit", "--config", "task/changing_labels", "--optimizer=loko", "--data.segments=[{samples: x}]"],
         "--data.segments: samples must be a whole number, got 'x'",
     ),
+    "one of several kinds inside a list": (
+        [*SEGMENTS, "--data.segments=[{samples: 5, classes: 1}]"],
+        "--data.segments: classes must be a list such as '[a, b]', each entry a whole number or text or null, got '1'",
+    ),
+    "an entry of a list inside a list": (
+        [*SEGMENTS, "--data.segments=[{samples: 5, classes: [1.5]}]"],
+        "--data.segments: classes must be a list such as '[a, b]', each entry a whole number or text or null, got",
+    ),
+    "too many numbers inside a list": (
+        [*SEGMENTS, "--data.segments=[{samples: 5, rotate: [0, 90, 180]}]"],
+        "--data.segments: rotate must be a number or a list such as '[a, b]' of 2 entries, each entry a number, got",
+    ),
+    "nothing inside a list": ([*SEGMENTS, "--data.segments=[{}]"], "--data.segments: samples is required, got '[{}]'"),
     "no optimizer": (["fit", "--data=digits"], "--optimizer: none given"),
     "no data": (["fit", "--optimizer=loko"], "--data: none given"),
     "no source": (["fit", "--config", "task/own_text", "--optimizer=loko"], "--data.source: required"),

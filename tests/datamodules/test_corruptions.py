@@ -186,6 +186,7 @@ def test_validation_is_corrupted_as_the_last_segment() -> None:
         ({"corruption": "fog"}, r"segments\[0\].corruption: 'fog' is not known; choose from gaussian_noise, shot_no"),
         ({"corruption": "contrast", "severity": 6}, r"segments\[0\].severity: 6 must be from 1 to 5"),
         ({"severity": 0}, r"segments\[0\].severity: 0 must be from 1 to 5"),
+        ({"severity": 5}, r"segments\[0\].severity: there is no corruption to have it; set corruption too"),
     ],
 )
 def test_what_there_is_not_is_refused(options: dict, message: str) -> None:

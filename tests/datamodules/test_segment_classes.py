@@ -129,8 +129,24 @@ def test_unknown_classes_are_refused(classes: list, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("segment", "message"),
+    [
+        (Segment(5, rotate=float("nan")), r"--data.segments\[0\].rotate: nan must be finite, in degrees"),
+        (Segment(5, rotate=(0.0, float("inf"))), r"--data.segments\[0\].rotate: \(0.0, inf\) must be finite"),
+        (
+            Segment(10**15),
+            r"--data.segments, --data.repeat: a stream of 2,0.* samples is too long; at most 100,000,000",
+        ),
+    ],
+)
+def test_segments_without_end_are_refused(segment: Segment, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        ChangingDataModule([DigitsDataModule()], [segment], repeat=2)
+
+
 def test_a_stream_without_such_samples_or_classes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"segments\[1\].classes: the stream has no sample of c; name other classes"):
+    with pytest.raises(DataError, match=r"segments\[1\].classes: the stream has no sample of c; name other"):
         ready(Segment(5), Segment(5, classes=["c"]), streams=[texts(tmp_path, "ab", classes=["a", "b", "c"])])
     values = texts(tmp_path, ["0.5", "1.5"], task="regression")
     with pytest.raises(DataError, match=r"segments\[0\].classes: a has values; only a classification"):
@@ -215,6 +231,16 @@ def test_a_stream_may_be_one_that_changes_itself() -> None:
     assert module.task.segments == ((0, 10), (1, 5))
 
 
+def test_segments_without_validation_samples_are_named(tmp_path: Path) -> None:
+    assert not ready(Segment(5), Segment(5, classes=["b"]), streams=[texts(tmp_path, "ab" * 4)], validate="all").notes()
+    (tmp_path / "b.csv").write_text("text,label\n" + "1,a\n2,b\n" * 20 + "3,c\n" * 2)
+    segments = [Segment(2, classes=["c"]), Segment(5), Segment(2, classes=["c"])]
+    stream = lambda: [TextDataModule(str(tmp_path / "b.csv"), text_columns=["text"], val_fraction=0.05)]  # noqa: E731
+    (note,) = [n for n in ready(*segments, streams=stream(), validate="all").notes() if "validation" in n]
+    assert note == "no validation samples for segments 0, 2, whose forgetting is not measured"
+    assert "validation" not in " ".join(ready(*segments, streams=stream()).notes())
+
+
 def test_options_enter_the_fingerprint() -> None:
     def of(validate: str = "last", **segment: object) -> dict:
         return ready(Segment(10), Segment(10, **segment), validate=validate, max_val_samples=20).fingerprint()
@@ -229,4 +255,4 @@ def test_options_enter_the_fingerprint() -> None:
         of("all"),
     ]
     assert len({each["order"] for each in found}) == len(found)
-    assert of(severity=4) == of()
+    assert repr(Segment(10, severity=4).identity()) == repr(Segment(10).identity())  # as in earlier releases

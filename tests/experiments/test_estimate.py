@@ -70,6 +70,8 @@ def test_without_like_runs_it_is_a_guess_by_the_size():
         ("filtune", "efficientnet_lite0", {"optimizer.top_k": 3}, 4),
         ("filtune", "efficientnet_lite0", {"optimizer.top_k": 0}, 9),
         ("filtune", "lenet5", {}, 9),
+        ("filtune", "lenet5", {"optimizer.top_k": -1}, 9),  # its run fails, and no other
+        ("filtune", "lenet5", {"optimizer.top_k": "all"}, 9),
         ("loko", "efficientnet_lite0", {}, 9),
     ],
 )

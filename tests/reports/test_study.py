@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from filtune.reports.study import (
     recovery_times,
     samples_to,
 )
-from filtune.reports.study_figure import panel_columns, spread
+from filtune.reports.study_figure import panel_columns, panel_labels, spread
 from filtune.reports.study_tables import holm_tests
 from hypothesis import given
 from hypothesis import strategies as st
@@ -169,6 +170,8 @@ def test_the_page_says_recovery_times(study: Path) -> None:
         in targets
     )
     assert "| Ours | 100 (100 to 100) | 100 (100 to 100) |\n| AdamW | 100 (100 to 100)<br>1.00 of it |" in text
+    rules["recovery"]["level"] = 1000
+    assert "missed on Stream a (no recovery after half of the changes or more)" in page(study, **rules)
 
 
 def test_changes_of_each_column(study: Path) -> None:
@@ -273,6 +276,12 @@ def test_holms_correction_is_over_the_baselines_that_were_tested(data: st.DataOb
         assert found[name].stars.strip() == r"\*" * sum(found[name].adjusted < level for level in (0.05, 0.01, 0.001))
 
 
+def test_a_panel_of_another_metric_has_its_own_label() -> None:
+    assert panel_labels(["online"] * 5, 3) == ["online", "", "", "online", ""]
+    assert panel_labels(["online", "online", "validation", "online"], 3) == ["online", "", "validation", "online"]
+    assert panel_labels(["validation", "online", "online"], 3) == ["validation", "online", ""]
+
+
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=12), st.floats(0.1, 20))
 def test_labels_are_apart_in_order_and_centred(heights: list[float], step: float) -> None:
     places = spread(heights, step)
@@ -311,6 +320,53 @@ def test_targets_reached_and_missed(study: Path) -> None:
         page(study, targets={"AdamW": {"aheed": 1.0}})
     with pytest.raises(ValueError, match=r"targets\.all\.best_of names 'ours', which is none of the baselines' rows"):
         page(study, targets={"all": {"best_of": ["ours"], "ahead": 1.0}})
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"recovery": 0.5}, r"targets\.AdamW\.recovery needs comparison\.recovery, with changes, last"),
+        ({"streams": 1}, r"targets\.AdamW sets no target; it needs one of ahead, level, log_loss, recovery, share"),
+    ],
+)
+def test_a_target_that_no_stream_could_reach_is_refused(study: Path, target: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        page(study, targets={"AdamW": target})
+
+
+def test_a_target_in_a_metric_that_no_run_has_is_open(study: Path) -> None:
+    text = page(study, targets={"AdamW": {"log_loss": 0.0}})
+    assert "**Open**: log loss not above that of AdamW, tuned (0 of 0 streams): no stream has the metric." in text
+    assert "**Reached**" not in text
+
+
+def test_targets_say_what_diverged(study: Path) -> None:
+    """A method that diverged has missed its targets, and with some of the seeds it is compared with the others."""
+    made = {cell: runs(cell, found) for cell, found in {**VALUES, "adagrad/b": [50.0, 50.0]}.items()}
+    made["ours/a"][2]["status"] = "diverged"
+    for seed in (0, 1):
+        made["adagrad/b"][seed]["status"] = "diverged"
+    manifest(study.parent, "study", made)
+    text = page(study, targets={"AdaGrad": {"ahead": 0.5}})
+    assert "missed on Stream a (\u22121.0, by 1.5, 2 of 3 seeds); open on Stream b (the baseline diverged)." in text
+    for run in made["ours/b"].values():
+        run["status"] = "diverged"
+    manifest(study.parent, "study", made)
+    text = page(study, targets={"AdamW": {"ahead": 0.0}})
+    assert "**Missed**: level with AdamW, tuned (1 of 2 streams)" in text
+    assert "missed on Stream b (diverged)." in text
+    for run in made["ours/a"].values():
+        run["status"] = "diverged"
+    manifest(study.parent, "study", made)
+    with pytest.raises(ValueError, match="study: its method diverged in all runs; see `filtune reproduce"):
+        page(study)
+
+
+def test_samples_to_a_score_are_averaged_over_the_seeds_that_reach_it(study: Path) -> None:
+    """AdaGrad ends above the method with seeds 0 and 1 of three."""
+    text = page(study).partition("<summary>Samples to the baseline's final score</summary>")[2]
+    assert "the mean over the seeds that reach it, and the number of those that never do." in text
+    assert re.search(r"\| AdaGrad \| 0\.\d\d<br>never 2 of 3 \| \u2013 \|", text)
 
 
 def test_a_target_against_the_best_of_some_rows(study: Path) -> None:
@@ -368,6 +424,7 @@ def test_the_class_of_a_row_and_who_must_know_the_end(study: Path) -> None:
     text = page(study, {**STUDY, "rows": rows})
     assert "Methods that need no learning rate" not in text
     _, _, table = text.partition("### Tuned methods, and those with a published or default rate")
+    assert table.startswith("\n\nEach with the learning rate that is best on the stream, unless its rate is fixed.\n")
     assert "| AdaGrad (fixed rate) |" in table
     rows[0] = {**rows[0], "rate": "high"}
     study.write_text(yaml.safe_dump({**STUDY, "rows": rows}, sort_keys=False))

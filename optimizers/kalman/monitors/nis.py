@@ -175,8 +175,8 @@ def without_target(innovation: Innovation, A: Tensor) -> tuple[Innovation, Tenso
     """Return a batch and its JPJ' in the directions that do not depend on the target, where others are observed too.
 
     With ``top_k`` the label is distinguished where it is none of the most probable classes. A coordinate that is
-    observed because of what came is no test of what was expected: of the others a consistent filter knows how e is
-    distributed, with the covariance M (F + FAF) M' within these directions, M of the innovation.
+    observed because of the label cannot test the prediction. In the others, M of the innovation, a consistent filter
+    knows the distribution of e: its covariance is F + FAF with MFM' for F and MAM' for A.
 
     Args:
         innovation: The batch, observed through the natural parameters.
