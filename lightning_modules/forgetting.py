@@ -67,6 +67,7 @@ class Forgetting(nn.Module):
 
     def __init__(self, segments: Sequence[tuple[int, int]]) -> None:
         super().__init__()
+        self.segments = [list(segment) for segment in segments]
         self.order = [number for number, samples in segments if samples]
         self.ends = list(accumulate(samples for _, samples in segments if samples))
         self.count = 1 + max((number for number, _ in segments), default=-1)
@@ -109,14 +110,14 @@ class Forgetting(nn.Module):
         begun = self.order if samples > self.ends[-1] else self.order[: index + 1]
         return set(begun) if samples else set(), self.order[index]
 
-    def state(self) -> list[float]:
-        """Return the best accuracies, for a checkpoint."""
-        return self.best.tolist()
+    def state(self) -> dict[str, list]:
+        """Return the best accuracies and the segments that they are of, for a checkpoint."""
+        return {"segments": self.segments, "best": self.best.tolist()}
 
-    def load(self, state: list[float] | None) -> None:
-        """Restore the best accuracies, unless the number of segments differs."""
-        if state is not None and len(state) == self.count:
-            self.best.copy_(torch.tensor(state, dtype=torch.float64))
+    def load(self, state: dict[str, list] | None) -> None:
+        """Restore the best accuracies, unless the segments differ."""
+        if state is not None and state["segments"] == self.segments:
+            self.best.copy_(torch.tensor(state["best"], dtype=torch.float64))
 
     def names(self, prefix: str) -> set[str]:
         """Return the names of the accuracies."""

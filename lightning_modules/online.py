@@ -317,7 +317,7 @@ class OnlineModule(Evaluation):
             "fingerprint": self.fingerprint,
             "inputs": self.input_settings,
             "validation": self.last_validation,
-            "best_accuracies": self.forgetting.state(),
+            "forgetting": self.forgetting.state(),
             "rewinds": self.watch.rewinds,
             "weight_averaging": self.average.state_dict(),
             "seconds": self.seconds_before + self.clock(),
@@ -362,7 +362,7 @@ class OnlineModule(Evaluation):
             )
         check_inputs(saved.get("inputs") or {}, self.input_settings, self.backbone_config.name)
         self.last_validation = dict(saved["validation"])
-        self.forgetting.load(saved.get("best_accuracies"))
+        self.forgetting.load(saved.get("forgetting"))
         self.watch.rewinds = saved["rewinds"]
         if saved.get("weight_averaging"):
             self.average.load_state_dict(saved["weight_averaging"])

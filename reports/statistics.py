@@ -96,14 +96,15 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> TTest | None:
         b: Second values by seed.
 
     Returns:
-        The test; None where fewer than two seeds are common to both.
+        The test; None where fewer than two seeds are common to both, or where all of them differ by the same: such
+        scores are whole numbers of few samples, and the test would be certain of any difference.
     """
     found = seed_differences(a, b)
     sample = summarise(found)
     if sample is None or sample.deviation is None:
         return None
     if sample.deviation <= 1e-12 * max(1.0, abs(sample.mean)):  # equal but for rounding
-        return _exact(sample.mean)
+        return _exact(0.0) if sample.mean == 0 else None
     from scipy.stats import t, ttest_1samp
 
     p = float(ttest_1samp(found, 0).pvalue)

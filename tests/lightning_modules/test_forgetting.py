@@ -59,6 +59,15 @@ def test_what_cannot_be_known_is_left_out() -> None:
     assert math.isnan(part.best[1])
 
 
+def test_the_best_of_other_segments_is_not_taken_over() -> None:
+    before, same, other = Forgetting([(0, 4), (1, 4)]), Forgetting([(0, 4), (1, 4)]), Forgetting([(0, 4), (1, 5)])
+    before.best[0] = 50.0
+    for module in (same, other):
+        module.load(before.state())
+    assert same.best[0] == 50.0
+    assert bool(other.best.isnan().all())
+
+
 def test_segments_that_recur() -> None:
     """The present one is not an earlier one, though it has been there before."""
     scores = Forgetting([(0, 5), (1, 5), (0, 5), (1, 3), (2, 0)])
@@ -165,5 +174,5 @@ def test_two_processes_forget_as_much_as_one(tmp_path: Path) -> None:
     found, expected = (result(only_run(folder)) for folder in (two, one))
     assert {"accuracy_0", "accuracy_1", "accuracy_2", "forgetting"} < expected[0]["val"].keys()
     assert found[0]["val"] == pytest.approx(expected[0]["val"], rel=1e-3)
-    best = [checkpoint["filtune"]["best_accuracies"] for _, checkpoint in (found, expected)]
+    best = [checkpoint["filtune"]["forgetting"]["best"] for _, checkpoint in (found, expected)]
     assert best[0] == best[1]

@@ -411,7 +411,7 @@ def test_a_target_on_log_loss_and_validation(study: Path) -> None:
     assert "validation score not below that of the best baseline" in text
     assert "missed on Stream a (\u22125.0 to AdamW, by 5); open on Stream b (not run)" in text
     assert "| Ours | **0.300 ±\xa00.000** | \u2013 |" in text
-    assert "0.400 ±\xa00.000<br>\u22120.100 \\*\\*\\* |" in text
+    assert "0.400 ±\xa00.000<br>\u22120.100 |" in text  # no test: the seeds differ by the same
 
 
 def test_the_class_of_a_row_and_who_must_know_the_end(study: Path) -> None:
@@ -477,7 +477,7 @@ def test_several_studies_and_the_posterior_make_one_page(study: Path) -> None:
         "ours, softmax": {"nll": [0.5, 0.6, 0.55], "noise": [80, 81, 82]},
         "ours, moderated": {"nll": [0.4, 0.5, 0.452], "noise": [79, 82, 84]},
         "ours, variance": {"noise": [50, 50, 50]},
-        "AdamW, softmax": {"nll": [0.7, 0.8, 0.752], "noise": [70, 71, 72]},
+        "AdamW, softmax": {"nll": [0.7, 0.8, 0.753], "noise": [70, 71, 72]},
     }
     columns = {"a": {view: {f: {"seeds": v} for f, v in found.items()} for view, found in views.items()}}
     posterior = study.with_name("uncertainty.json")
