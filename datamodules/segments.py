@@ -51,7 +51,10 @@ class Segment:
     @property
     def angles(self) -> tuple[float, float]:
         """Degrees of rotation at the beginning and the end of the segment."""
-        return self.rotate if isinstance(self.rotate, tuple) else (self.rotate, self.rotate)
+        if isinstance(self.rotate, (tuple, list)):  # a list in code, for no file has tuples
+            first, last = self.rotate
+            return first, last
+        return self.rotate, self.rotate
 
     def identity(self) -> list[Any]:
         """Return what happens to its samples, for the fingerprint; in earlier releases' form if possible."""

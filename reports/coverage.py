@@ -36,9 +36,13 @@ def _lacking(table: Table, archive: Archive, pool: Pool, row: Row, stream: Strea
         records = archive.records(pool.cells.get(cell, {}))
         absent = [str(seed) for seed in seeds if seed not in records]
         failed = [str(seed) for seed in seeds if seed in records and records[seed]["status"] != "finished"]
-        seeds_absent = [ALL if len(absent) == len(seeds) else f"seeds {', '.join(absent)}"] if absent else []
-        texts = seeds_absent + ([f"diverged with seeds {', '.join(failed)}"] if failed else [])
+        seeds_absent = [ALL if len(absent) == len(seeds) else _seeds(absent)] if absent else []
+        texts = seeds_absent + ([f"diverged with {_seeds(failed)}"] if failed else [])
         found[point] = ", ".join([*texts, *([escape_markdown(pool.missing[cell])] if cell in pool.missing else [])])
     if set(found.values()) == {ALL}:
         return ALL
     return ", ".join(f"{point}: {text}" if point else text for point, text in found.items() if text)
+
+
+def _seeds(numbers: Sequence[str]) -> str:
+    return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"

@@ -88,16 +88,19 @@ def _commands(
     studies: Sequence[str], roots: Sequence[Path], output: Path, title: str | None, posterior: Path | None
 ) -> str:
     """The commands that make the runs and the page."""
-    folder = reproduce_root(roots[0])
+    folder = shlex.quote(reproduce_root(roots[0]))
+    studies, packed = [shlex.quote(study) for study in studies], shlex.quote(str(roots[0]))
     lines = [f"filtune reproduce {study} --root {folder}" for study in studies]
     if posterior:
-        lines.append(f"python -m benchmarks.uncertainty {studies[0]} --root {folder} --output {posterior}")
-    if folder != str(roots[0]):
-        lines.append(f"filtune report {folder} --pack {roots[0]}")
-    options = {"--title": title, "--posterior": posterior}
+        lines.append(
+            f"python -m benchmarks.uncertainty {studies[0]} --root {folder} --output {shlex.quote(str(posterior))}"
+        )
+    if folder != packed:
+        lines.append(f"filtune report {folder} --pack {packed}")
+    options = {"--title": title, "--posterior": posterior, "--output": output}
     words = [f"{name} {shlex.quote(str(value))}" for name, value in options.items() if value]
     named = [shlex.quote(str(root)) for root in roots]
-    lines.append(" ".join(["filtune report", *named, "--study", *studies, *words, f"--output {output}"]))
+    lines.append(" ".join(["filtune report", *named, "--study", *studies, *words]))
     return "\n".join(["```bash", *lines, "```"])
 
 

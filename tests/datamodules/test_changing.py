@@ -59,7 +59,7 @@ def test_regimes_recur_with_new_samples() -> None:
 
 
 def test_a_rotation_may_be_gradual() -> None:
-    module = ready(Segment(5, rotate=(0.0, 80.0)))
+    module = ready(Segment(5, rotate=[0.0, 80.0]))  # a list or a tuple
     plain = source()
     for position, (batch, angle) in enumerate(zip(module.train_dataloader(), [0, 20, 40, 60, 80], strict=True)):
         turned = rotate(plain[position][0], angle, InterpolationMode.BILINEAR) if angle else plain[position][0]

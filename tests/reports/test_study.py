@@ -251,8 +251,8 @@ def test_what_diverged_is_named_and_decides_a_target(study: Path) -> None:
 
 def test_what_was_not_run_is_named(study: Path) -> None:
     lacking = page(study).partition("<summary>Not run</summary>")[2].partition("</details>")[0]
-    assert "* Ours: Stream b (reserved) (seeds 2)" not in lacking
-    assert "* Ours: Stream b (seeds 2)\n" in lacking
+    assert "* Ours: Stream b (reserved) (seed 2)" not in lacking
+    assert "* Ours: Stream b (seed 2)\n" in lacking
     assert "* AdaGrad: Stream b\n" in lacking
     assert "* AdamW with decay: Stream a (lr=0.001: seeds 1, 2); Stream b\n" in lacking
 
