@@ -52,8 +52,7 @@ class RowSelection:
         In a network that learns from scratch, the differences between improbable classes teach the layers what there
         is to see; pre-trained layers know it, and one row does as well as all (docs/research/filtune.md).
         """
-        if self.is_open:
-            self.top_k = WHOLE if all(param.requires_grad for param in model.parameters()) else ADAPTED
+        self.top_k = self._classes(is_adapted=not all(param.requires_grad for param in model.parameters()))
 
     def count(self, coordinates: int, is_adapted: bool) -> int:
         """Return the most rows of a sample, that whose label is none of the k most probable classes.
@@ -62,8 +61,12 @@ class RowSelection:
             coordinates: Observation coordinates of a sample, d.
             is_adapted: Whether weights of the model are frozen.
         """
-        k = (ADAPTED if is_adapted else WHOLE) if self.is_open else self.top_k
+        k = self._classes(is_adapted)
         return min(k + 1, coordinates) if k else coordinates
+
+    def _classes(self, is_adapted: bool) -> int:
+        """Return how many classes are distinguished; 0 for all."""
+        return (ADAPTED if is_adapted else WHOLE) if self.is_open else self.top_k
 
     def check(self, update: str, noise: ObservationNoise | None) -> None:
         """Check that the update can leave out rows.
