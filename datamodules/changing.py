@@ -19,7 +19,16 @@ from .base import VALIDATION, StreamDataModule, at_least
 from .corruptions import corrupted
 from .loader import permutation
 from .samples import DataError, Subset
-from .segments import Segment, StreamPlan, derangement, draw_rows, lay_out, plan_stream, rows_of_classes
+from .segments import (
+    Segment,
+    StreamPlan,
+    check_one_class,
+    derangement,
+    draw_rows,
+    lay_out,
+    plan_stream,
+    rows_of_classes,
+)
 from .shown import shown_list
 from .task import Task
 
@@ -138,10 +147,10 @@ class ChangingDataModule(StreamDataModule):
             raise DataError("--data.streams, --data.segments: a stream that changes needs one of each at least")
         for index, segment in enumerate(segments):
             segment.check(f"segments[{index}]", len(streams))
-        length = repeat * sum(segment.samples for segment in segments)
-        if length > LONGEST:
+        self.length = repeat * sum(segment.samples for segment in segments)
+        if self.length > LONGEST:
             raise DataError(
-                f"--data.segments, --data.repeat: a stream of {length:,} samples is too long; at most {LONGEST:,}"
+                f"--data.segments, --data.repeat: a stream of {self.length:,} samples is too long; at most {LONGEST:,}"
             )
         if validate not in ("last", "all"):
             raise DataError(f"--data.validate: must be last or all; got {validate!r}")
@@ -166,12 +175,11 @@ class ChangingDataModule(StreamDataModule):
 
     def prepare(self) -> tuple[Any, Any]:
         """Read the streams, and lay the segments out."""
-        regime, _ = lay_out(self.segments, self.repeat, self.seed)
         for index, stream in enumerate(self.streams):
             if any(segment.classes is not None for _, segment in self._segments_of(index)):
-                stream.choose = partial(self._choose, index, regime)
+                stream.choose = partial(self._choose, index)
             else:
-                stream.max_samples = min(len(regime), stream.max_samples or len(regime))
+                stream.max_samples = min(self.length, stream.max_samples or self.length)
             stream.seed, stream.trainer = self.seed, self.trainer
             stream.setup()
             self._fits(index)
@@ -188,7 +196,7 @@ class ChangingDataModule(StreamDataModule):
         """Return the segments of a stream, with their numbers."""
         return [(number, segment) for number, segment in enumerate(self.segments) if segment.stream == index]
 
-    def _choose(self, index: int, regime: np.ndarray, part: Subset, order: np.ndarray) -> np.ndarray:
+    def _choose(self, index: int, part: Subset, order: np.ndarray) -> np.ndarray:
         """Return the rows that segments take from a stream, in its order, where some take some of the classes alone.
 
         Only these are checked, for which images are decoded; bad ones are replaced by the next.
@@ -197,6 +205,7 @@ class ChangingDataModule(StreamDataModule):
         skipped = dict(stream.skipped_rows)
         task = stream.describe(Subset(part.samples, stream.usable(part, order, 1)))
         stream.skipped_rows = skipped  # a bad row before the first good one is counted below
+        regime, _ = lay_out(self.segments, self.repeat, self.seed)
         regime = regime[np.isin(regime, [number for number, _ in self._segments_of(index)])]
         good: list[int] = []
         while True:
@@ -304,18 +313,13 @@ class ChangingDataModule(StreamDataModule):
                     f"--data.streams[{index}]: its {name} is {getattr(task, name)}, that of the first stream "
                     f"{getattr(first, name)}; a model takes one of them"
                 )
-        found = "several classes per sample" if task.classes else "values"
-        if self.validate == "all" and task.kind != "classification":
-            raise DataError(
-                f"--data.validate: all: {task.name} has {found}; the forgetting is that of a classification with one "
-                "class per sample: leave the option out"
-            )
+        if self.validate == "all":
+            reason = "the forgetting is that of a classification with one class per sample: leave the option out"
+            check_one_class(task, "validate: all", reason)
         for number, segment in self._segments_of(index):
-            if segment.permute_labels is not None and task.kind != "classification":
-                raise DataError(
-                    f"--data.segments[{number}].permute_labels: {task.name} has {found}; only a classification with "
-                    "one class per sample can be permuted"
-                )
+            if segment.permute_labels is not None:
+                reason = "only a classification with one class per sample can be permuted"
+                check_one_class(task, f"segments[{number}].permute_labels", reason)
             for name, value in (("rotate", any(segment.angles)), ("corruption", segment.corruption)):
                 if value and task.modality != "image":
                     raise DataError(f"--data.segments[{number}].{name}: {task.name} has {task.modality}s, not images")

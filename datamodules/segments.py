@@ -118,6 +118,22 @@ class Segment:
         return found
 
 
+def check_one_class(task: Task, option: str, reason: str) -> None:
+    """Check that a sample of a stream has one class.
+
+    Args:
+        task: The stream's task.
+        option: The option that needs it.
+        reason: Why.
+
+    Raises:
+        DataError: If it has several or a value.
+    """
+    if task.kind != "classification":
+        found = "several classes per sample" if task.classes else "values"
+        raise DataError(f"--data.{option}: {task.name} has {found}; {reason}")
+
+
 def rows_of_classes(segment: Segment, place: str, part: Subset, task: Task, needed: bool = True) -> np.ndarray | None:
     """Return which rows of a stream a segment may take, those of its classes, (rows,) bool; None for all.
 
@@ -133,12 +149,7 @@ def rows_of_classes(segment: Segment, place: str, part: Subset, task: Task, need
     """
     if segment.classes is None:
         return None
-    if task.kind != "classification":
-        found = "several classes per sample" if task.classes else "values"
-        raise DataError(
-            f"--data.{place}.classes: {task.name} has {found}; only a classification with one class per sample can be "
-            "split by class"
-        )
+    check_one_class(task, f"{place}.classes", "only a classification with one class per sample can be split by class")
     found = np.isin(part.targets().numpy(), segment.class_indices(task.classes, place))
     if needed and not found.any():
         raise DataError(
