@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import re
 import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -230,3 +231,9 @@ def _lighter(colour: str, share: float) -> str:
     hue, light, full = colorsys.rgb_to_hls(red, green, blue)
     mixed = colorsys.hls_to_rgb(hue, min(light + share * (1 - light), 0.85), full)
     return "#" + "".join(f"{round(255 * part):02x}" for part in mixed)
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown, its first column to the left and the others to the right."""
+    lines = [heads, ["---", *("---:" for _ in heads[1:])], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -8,7 +8,7 @@ from typing import Any
 
 from filtune.experiments.fields import NUMBER
 
-from .formatting import DASH
+from .formatting import DASH, markdown_table
 from .statistics import paired, summarise
 
 POSTERIOR = {
@@ -42,16 +42,14 @@ def posterior_section(path: Path) -> list[str]:
     ]
     for name, views in columns.items():
         metrics = list(dict.fromkeys(metric for found in views.values() for metric in found))
-        titles = {view: _view_title(view) for view in views}
-        lines = [["", *titles.values()], ["---", *("---:" for _ in views)]]
-        lines += [
+        rows = (
             [
                 POSTERIOR.get(metric, f"{metric}, detected (%)"),
                 *(_posterior_cell(views, view, metric) for view in views),
             ]
             for metric in metrics
-        ]
-        parts += [f"### {name}", "\n".join("| " + " | ".join(line) + " |" for line in lines)]
+        )
+        parts += [f"### {name}", markdown_table(["", *map(_view_title, views)], rows)]
     return parts
 
 

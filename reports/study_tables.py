@@ -11,7 +11,7 @@ from filtune.experiments.escaping import escape_markdown
 from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Row
 
-from .formatting import DASH, MINUS, format_p
+from .formatting import DASH, MINUS, format_p, markdown_table
 from .statistics import MeanStd, TTest, holm, paired, seed_differences, summarise
 from .study import (
     Method,
@@ -85,12 +85,11 @@ def method_table(
     if not any(any(row) for row in texts):
         return ""
     heads = [stream.title + (" (reserved)" if stream.reserved else "") for stream in streams]
-    table = [["method", *heads], ["---", *("---:" for _ in streams)]]
-    table += [
+    rows = (
         [line.title or row_title(line.row, streams), *(text or DASH for text in row)]
         for line, row in zip(lines, texts, strict=True)
-    ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in table)
+    )
+    return markdown_table(["method", *heads], rows)
 
 
 def row_title(row: Row, streams: Sequence[StreamResult]) -> str:
