@@ -7,14 +7,13 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from filtune.experiments.archive import Archive
 from filtune.experiments.tables import load_table
-from filtune.reports import report, study_page
+from filtune.reports import report
 from filtune.reports.statistics import seed_differences
 from filtune.reports.study import (
     Method,
@@ -32,44 +31,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filtune.cli import contest
-from tests.reports.factory import key_of, manifest, record, runs
-
-STUDY = {
-    "title": "A study",
-    "kind": "table",
-    "metric": "online_accuracy",
-    "seeds": [0, 1, 2],
-    "comparison": {
-        "method": "ours",
-        "baselines": {"AdamW": ["adamw", "adamw-decay"], "AdaGrad": ["adagrad"]},
-        "reserved": {"seeds": [2], "columns": ["b"]},
-    },
-    "columns": [{"name": n, "title": f"Stream {n}", "task": "digits", "backbone": "lenet5"} for n in ("a", "b")],
-    "rows": [
-        {"name": "ours", "title": "Ours", "optimizer": "filtune"},
-        {"name": "adamw", "title": "AdamW", "optimizer": "adamw", "grid": {"optimizer.lr": [0.001, 0.01]}},
-        {"name": "adamw-decay", "title": "AdamW with decay", "optimizer": "adamw", "grid": {"optimizer.lr": [0.001]}},
-        {"name": "adagrad", "title": "AdaGrad", "optimizer": "adagrad"},
-    ],
-}
-VALUES = {
-    "ours/a": [80.0, 81.0, 85.0],
-    "adamw/a/lr=0.001": [78.0, 80.0, 79.0],
-    "adamw/a/lr=0.01": [70.0, 60.0, 90.0],
-    "adamw-decay/a/lr=0.001": [99.0],  # best, but of fewer seeds
-    "adagrad/a": [81.0, 82.0, 83.0],
-    "ours/b": [60.0, 61.0],
-    "adamw/b/lr=0.001": [59.0, 59.5],
-}
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
-    """A study and its records."""
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(STUDY, sort_keys=False))
-    manifest(tmp_path, "study", {cell: runs(cell, values) for cell, values in VALUES.items()})
-    return path
+from tests.reports.factory import manifest, runs
+from tests.reports.studies import STUDY, VALUES, compared_on, page
 
 
 def test_a_baseline_is_its_best_point_and_the_differences_are_paired(study: Path) -> None:
@@ -103,12 +66,8 @@ def test_samples_to_a_target_for_good() -> None:
 
 def test_a_comparison_on_validation_takes_the_first_time_a_level_is_reached(study: Path) -> None:
     """The factory's validation is 5 and 2 below its end after a quarter and a half."""
-    raw = {**STUDY, "metric": "val_accuracy", "columns": STUDY["columns"][:1]}
-    study.write_text(yaml.safe_dump(raw, sort_keys=False))
     values = {"ours/a": [92.0, 92.0], "adamw/a/lr=0.001": [90.0, 91.0], "adamw/a/lr=0.01": [80.0, 80.0]}
-    manifest(study.parent, "study", {cell: runs(cell, found, "val_accuracy") for cell, found in values.items()})
-    table = load_table(str(study))
-    (stream,) = compare_streams(table, Archive([study.parent], [table]))
+    raw, stream = compared_on(study, "val_accuracy", values)
     assert convergence_shares(stream.method, stream.baselines["AdamW"], stream.metric) == [1000 / 2000, 1.0]
     text = page(study, raw)
     assert "the validation score first reaches the baseline's final score" in text
@@ -186,18 +145,6 @@ def test_changes_of_each_column(study: Path) -> None:
     study.write_text(yaml.safe_dump(raw, sort_keys=False))
     with pytest.raises(ValueError, match=r"comparison\.recovery\.changes has no b"):
         recovery_rules(load_table(str(study)))
-
-
-def page(study: Path, content: dict[str, Any] | None = None, draw: bool = False, **comparison: Any) -> str:
-    """The page of the study with other content, or other options of its comparison."""
-    content = content or {**STUDY, "comparison": {**STUDY["comparison"], **comparison}}
-    study.write_text(yaml.safe_dump(content, sort_keys=False))
-    output = study.parent / "win.md"
-    with pytest.MonkeyPatch.context() as patch:
-        if not draw:
-            patch.setattr(study_page, "draw_study", lambda *_: [])
-        report.main(["--study", str(study), "--root", str(study.parent), "--output", str(output)])
-    return output.read_text()
 
 
 def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -292,126 +239,11 @@ def test_labels_are_apart_in_order_and_centred(heights: list[float], step: float
         assert places == pytest.approx(heights)
 
 
-def test_targets_reached_and_missed(study: Path) -> None:
-    """On stream a the method is 3.0 ahead of AdamW, level with AdaGrad; on stream b AdaGrad never ran."""
-    targets = {"AdamW": {"ahead": 2.5, "share": 0.1}, "AdaGrad": {"ahead": 0.5}}
-    text = page(study, targets=targets, discussion="Missed\n\n* by a hair.\n")
-    assert "* [A study](#a-study)\n    * **Missed**: 2.5 ahead of AdamW, tuned (1 of 2 streams)\n" in text
-    found = text.partition("### Targets")[2].partition("<details")[0]
-    assert (
-        "2.5 ahead of AdamW, tuned (1 of 2 streams): reached on Stream a (+3.0); missed on Stream b (+1.2, by 1.2)."
-        in found
-    )
-    assert "**Missed**: in 0.1 of the samples of AdamW, tuned (0 of 2 streams): missed on Stream a" in found
-    assert (
-        "0.5 ahead of AdaGrad (0 of 2 streams): missed on Stream a (+0.0, by 0.5); open on Stream b (not run)." in found
-    )
-    assert "\n\nMissed\n\n* by a hair.\n\n" in found
-    found = page(study, targets={"AdaGrad": {"ahead": -0.3, "streams": 1}})
-    assert "**Reached**: at most 0.3 behind AdaGrad (1 of 2 streams, 1 needed)" in found
-    found = page(study, targets={"AdaGrad": {"ahead": -0.3}})
-    assert (
-        "**Open**: at most 0.3 behind AdaGrad (1 of 2 streams): reached on Stream a (+0.0); open on Stream b (not run)"
-        in found
-    )
-    with pytest.raises(ValueError, match=r"comparison\.targets names Adam, which is no baseline and has no best_of"):
-        page(study, targets={"Adam": {"ahead": 1.0}})
-    with pytest.raises(ValueError, match=r"comparison\.targets\.AdamW has no aheed; did you mean ahead\?"):
-        page(study, targets={"AdamW": {"aheed": 1.0}})
-    with pytest.raises(ValueError, match=r"targets\.all\.best_of names 'ours', which is none of the baselines' rows"):
-        page(study, targets={"all": {"best_of": ["ours"], "ahead": 1.0}})
-
-
-@pytest.mark.parametrize(
-    ("target", "message"),
-    [
-        ({"recovery": 0.5}, r"targets\.AdamW\.recovery needs comparison\.recovery, with changes, last"),
-        ({"streams": 1}, r"targets\.AdamW sets no target; it needs one of ahead, level, log_loss, recovery, share"),
-    ],
-)
-def test_a_target_that_no_stream_could_reach_is_refused(study: Path, target: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        page(study, targets={"AdamW": target})
-
-
-def test_a_target_in_a_metric_that_no_run_has_is_open(study: Path) -> None:
-    text = page(study, targets={"AdamW": {"log_loss": 0.0}})
-    assert "**Open**: log loss not above that of AdamW, tuned (0 of 0 streams): no stream has the metric." in text
-    assert "**Reached**" not in text
-
-
-def test_targets_say_what_diverged(study: Path) -> None:
-    """A method that diverged has missed its targets, and with some of the seeds it is compared with the others."""
-    made = {cell: runs(cell, found) for cell, found in {**VALUES, "adagrad/b": [50.0, 50.0]}.items()}
-    made["ours/a"][2]["status"] = "diverged"
-    for seed in (0, 1):
-        made["adagrad/b"][seed]["status"] = "diverged"
-    manifest(study.parent, "study", made)
-    text = page(study, targets={"AdaGrad": {"ahead": 0.5}})
-    assert "missed on Stream a (\u22121.0, by 1.5, 2 of 3 seeds); open on Stream b (the baseline diverged)." in text
-    for run in made["ours/b"].values():
-        run["status"] = "diverged"
-    manifest(study.parent, "study", made)
-    text = page(study, targets={"AdamW": {"ahead": 0.0}})
-    assert "**Missed**: level with AdamW, tuned (1 of 2 streams)" in text
-    assert "missed on Stream b (diverged)." in text
-    for run in made["ours/a"].values():
-        run["status"] = "diverged"
-    manifest(study.parent, "study", made)
-    with pytest.raises(ValueError, match="study: its method diverged in all runs; see `filtune reproduce"):
-        page(study)
-
-
 def test_samples_to_a_score_are_averaged_over_the_seeds_that_reach_it(study: Path) -> None:
     """AdaGrad ends above the method with seeds 0 and 1 of three."""
     text = page(study).partition("<summary>Samples to the baseline's final score</summary>")[2]
     assert "the mean over the seeds that reach it, and the number of those that never do." in text
     assert re.search(r"\| AdaGrad \| 0\.\d\d<br>never 2 of 3 \| \u2013 \|", text)
-
-
-def test_a_target_against_the_best_of_some_rows(study: Path) -> None:
-    """The best is chosen on each stream, among the rows with the most seeds; level is a paired t-test."""
-    rows = {"best_of": ["adamw", "adagrad"]}
-    targets = {"the best": {**rows, "ahead": 1.0}}
-    assert "missed on Stream a (+0.0 to AdaGrad, by 1); open on Stream b (+1.2 to AdamW; not run: AdaGrad)" in page(
-        study, targets=targets
-    )
-    values = {**VALUES, "adagrad/b": [50.0, 50.0]}
-    manifest(study.parent, "study", {cell: runs(cell, found) for cell, found in values.items()})
-    text = page(study, targets={**targets, "the better": {**rows, "level": 0.05}})
-    assert (
-        "1 ahead of the best (1 of 2 streams): reached on Stream b (+1.2 to AdamW); "
-        "missed on Stream a (+0.0 to AdaGrad, by 1)."
-    ) in text
-    assert (
-        "**Reached**: at least level with the better (not below, or not significantly at 5 %) (2 of 2 streams)" in text
-    )
-    for below, reached in (([90.0, 90.0, 93.0], False), ([90.0, 70.0, 92.0], True)):
-        manifest(study.parent, "study", {c: runs(c + "2", v) for c, v in {**values, "adagrad/a": below}.items()})
-        text = page(study, targets={"the best": {**rows, "level": 0.05}})
-        assert ("**Reached**: at least level" in text) == reached
-        assert ("missed on Stream a (\u22129.0 to AdaGrad, p = 0.0" in text) != reached
-
-
-def test_a_target_on_log_loss_and_validation(study: Path) -> None:
-    made = {}
-    for row, loss, score in (("ours", 0.3, 90.0), ("adamw", 0.4, 95.0), ("adagrad", 0.35, 80.0)):
-        cell = f"{row}/a" + ("/lr=0.01" if row == "adamw" else "")
-        made[cell] = {
-            seed: record(
-                key_of(cell, "both", seed), seed, {"online_accuracy": 80.0, "online_nll": loss, "val_accuracy": score}
-            )
-            for seed in range(3)
-        }
-    manifest(study.parent, "study", made)
-    best = {"best_of": ["adamw", "adagrad"], "log_loss": 0.0, "validation": 0.0, "streams": 1}
-    text = page(study, targets={"the best baseline": best})
-    assert "**Reached**: log loss not above that of the best baseline" in text
-    assert "reached on Stream a (\u22120.050 to AdaGrad)" in text
-    assert "validation score not below that of the best baseline" in text
-    assert "missed on Stream a (\u22125.0 to AdamW, by 5); open on Stream b (not run)" in text
-    assert "| Ours | **0.300 ±\xa00.000** | \u2013 |" in text
-    assert "0.400 ±\xa00.000<br>\u22120.100 |" in text  # no test: the seeds differ by the same
 
 
 def test_the_class_of_a_row_and_who_must_know_the_end(study: Path) -> None:
@@ -434,12 +266,8 @@ def test_the_class_of_a_row_and_who_must_know_the_end(study: Path) -> None:
 
 def test_a_metric_that_is_better_the_lower_it_is(study: Path) -> None:
     """The best point has the lowest loss, and the samples are those until the loss is as low."""
-    raw = {**STUDY, "metric": "val_loss", "columns": STUDY["columns"][:1]}
-    study.write_text(yaml.safe_dump(raw, sort_keys=False))
     values = {"ours/a": [0.4, 0.5], "adamw/a/lr=0.001": [0.6, 0.7], "adamw/a/lr=0.01": [0.9, 0.9]}
-    manifest(study.parent, "study", {cell: runs(cell, found, "val_loss") for cell, found in values.items()})
-    table = load_table(str(study))
-    (stream,) = compare_streams(table, Archive([study.parent], [table]))
+    _, stream = compared_on(study, "val_loss", values)
     assert stream.baselines["AdamW"].point == "lr=0.001"
     assert convergence_shares(stream.method, stream.baselines["AdamW"], "val_loss") == [0.25, 0.25]  # the loss rises
 
