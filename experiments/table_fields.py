@@ -44,10 +44,16 @@ _TABLE: Fields = {"title": TEXT, "metric": TEXT, "seeds": SEEDS, "columns": ROWS
 _MORE: Fields = {
     "set": MAPPING.or_none(), "tuning_seeds": SEEDS.or_none(), "comparison": MAPPING.or_none(),
     "metrics": _list_of(TEXT), "published_seeds": COUNT.or_none(), "kind": TEXT, "notes": TEXT.or_none(),
+    "figures": _list_of(MAPPING),
 }  # fmt: skip
 _COLUMN: Fields = {"name": NAME, "title": TEXT, "task": PART, "backbone": PART}
 _ROW: Fields = {"name": NAME, "title": TEXT, "optimizer": PART}
-_OF_COLUMN: Fields = {"set": MAPPING, "metric": TEXT.or_none()}
+_OF_COLUMN: Fields = {"set": MAPPING, "metric": TEXT.or_none(), "chosen_by": TEXT.or_none()}
+_OF_MODEL = ("backbone", "optimizer")
+"""Fields that a measurement may leave out."""
+MEASUREMENT = "measurement.class_path"
+"""The option that makes a table's cells measurements rather than runs of ``filtune fit``."""
+
 _OF_ROW: Fields = {
     "set": MAPPING, "by_column": _mapping_to(VALUES), "grid": _mapping_to(VALUES),
     "columns": _list_of(TEXT).or_none(), "published": PUBLISHED.or_none(), "rate": RATE.or_none(),
@@ -75,7 +81,11 @@ def table_fault(raw: dict[str, Any]) -> str:
 def _faults(raw: dict[str, Any]) -> Iterator[str]:
     yield from each(raw, _TABLE)
     yield from each(raw, _MORE, needed=False)
+    measured = any(MEASUREMENT in (part.get("set") or {}) for part in (raw, *raw["columns"], *raw["rows"]))
     for kind, needed, more in (("columns", _COLUMN, _OF_COLUMN), ("rows", _ROW, _OF_ROW)):
+        if measured:
+            more = {**more, **{name: needed[name] for name in _OF_MODEL if name in needed}}
+            needed = {name: kind_of for name, kind_of in needed.items() if name not in _OF_MODEL}
         names: list[str] = []
         for number, part in enumerate(raw[kind], 1):
             yield from each(part, needed, f"{kind}, number {number}: ")

@@ -24,21 +24,25 @@ STUDIES = CONFIGS / "studies"
 class Column:
     """A task and the model that learns it.
 
+    Columns that differ in their metric alone show the same runs.
+
     Attributes:
         name: Short name, for cells.
         title: As the table has it.
         task: Name of a file of configs/task.
-        backbone: Name of a file of configs/backbone.
+        backbone: Name of a file of configs/backbone; empty for a measurement that has a model of its own.
         set: Options of the column's cells, by dotted key.
         metric: The figure shown, where it is not the table's.
+        chosen_by: The metric by which the best point of a grid is chosen, where it is not the one shown.
     """
 
     name: str
     title: str
     task: str
-    backbone: str
+    backbone: str = ""
     set: dict[str, Any] = field(default_factory=dict)
     metric: str | None = None
+    chosen_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Row:
     Attributes:
         name: Short name, for cells.
         title: As the table has it.
-        optimizer: Name of a file of configs/optimizer.
+        optimizer: Name of a file of configs/optimizer; empty for a measurement without one.
         set: Options of the row's cells, by dotted key.
         by_column: Options that differ from column to column: by dotted key, one value a column.
         grid: Options that are tried out, by dotted key; the best counts.
@@ -60,7 +64,7 @@ class Row:
 
     name: str
     title: str
-    optimizer: str
+    optimizer: str = ""
     set: dict[str, Any] = field(default_factory=dict)
     by_column: dict[str, list[Any]] = field(default_factory=dict)
     grid: dict[str, list[Any]] = field(default_factory=dict)
@@ -118,23 +122,56 @@ def load_table(name: str) -> Table:
 
 def _load(name: str, above: tuple[Path, ...]) -> Table:
     """Read a table that those above are over."""
-    own = name.endswith((".yaml", ".yml"))
-    path = Path(name) if own else PAPERS / f"{name.replace('.', '/')}.yaml"
-    if not own and not os.path.isfile(path):  # whatever the name is
-        path = STUDIES / f"{name}.yaml"
-    if "\0" in name or len(path.name) > 200 or not path.is_file():
-        raise ValueError(f"no table or figure {name!r}; {suggest(name, [*table_names(), *study_names()])}")
-    raw = _todays_names(load_yaml(path, str(path))[1])
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path}: not the description of a table, but {'empty' if raw is None else 'no mapping'}")
-    fault = "it is over itself" if path.resolve() in above else "" if "of" in raw else table_fault(raw)
-    if fault:
+    path = _find(name)
+    raw = _description(path, above)
+    if fault := "" if "of" in raw else table_fault(raw):
         raise ValueError(f"{path}: not the description of a table: {fault}")
-    label = path.stem if own else name
+    label = path.stem if _is_path(name) else name
     try:
         return _read(label, raw, (*above, path.resolve()))
     except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
         raise ValueError(f"{path}: not the description of a table ({type(error).__name__}: {error})") from error
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _find(name: str) -> Path:
+    """Return the file of a table or study, by its name or path.
+
+    Raises:
+        ValueError: If there is none, naming near ones.
+    """
+    path = Path(name) if _is_path(name) else PAPERS / f"{name.replace('.', '/')}.yaml"
+    if not _is_path(name) and not os.path.isfile(path):  # whatever the name is
+        path = STUDIES / f"{name}.yaml"
+    if "\0" in name or len(path.name) > 200 or not path.is_file():
+        raise ValueError(f"no table or figure {name!r}; {suggest(name, [*table_names(), *study_names()])}")
+    return path
+
+
+def _description(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """Return the content of a table's file; what it ``extends`` has the fields that it does not have itself.
+
+    Raises:
+        ValueError: If a file is no mapping, extends itself or is over itself, or what it extends is not there.
+    """
+    raw = _todays_names(load_yaml(path, str(path))[1])
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: not the description of a table, but {'empty' if raw is None else 'no mapping'}")
+    base = raw.pop("extends", None)
+    if path.resolve() in above:
+        raise ValueError(f"{path}: not the description of a table: it is over itself, or extends itself")
+    if base is None:
+        return raw
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"{path}: extends is {base!r}, not the name of a table or study, or the path of a file")
+    try:
+        found = _find(str(path.parent / base) if _is_path(base) else base)
+    except ValueError as error:
+        raise ValueError(f"{path}: extends: {error}") from None
+    return {**_description(found, (*above, path.resolve())), **raw}
 
 
 def _todays_names(raw: Any) -> Any:
