@@ -76,8 +76,9 @@ def cells(table: Table, scale: Scale | None = None) -> list[Cell]:
 
 
 def _cell(table: Table, row: Row, column: Column, point: dict[str, Any], scale: Scale) -> Cell:
-    backbone = scale.backbone or column.backbone
-    parts = ["trainer/auto", f"task/{column.task}", f"backbone/{backbone}", f"optimizer/{row.optimizer}"]
+    backbone = column.backbone and (scale.backbone or column.backbone)  # a measurement may have a model of its own
+    named = {"backbone": backbone, "optimizer": row.optimizer}
+    parts = ["trainer/auto", f"task/{column.task}", *(f"{kind}/{name}" for kind, name in named.items() if name)]
     place = table.columns.index(column)
     own = {key: values[place] for key, values in row.by_column.items() if values[place] is not None}
     whole = compose(parts, table.set, column.set, row.set, own, point)

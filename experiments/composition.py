@@ -26,7 +26,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 Config = dict[str, Any]
 
-_WITH_CLASS = ("data", "optimizer")
+_WITH_CLASS = ("data", "optimizer", "measurement")
 _OF_CLASS = ("class_path", "init_args", "dict_kwargs")
 _SECTIONS = ("data", "optimizer", "model", "trainer", "run")
 _CHOICES = {

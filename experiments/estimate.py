@@ -75,7 +75,7 @@ class Estimator:
             if kind in self._measured:
                 return START + found.steps * median(self._measured[kind])
         gflops = metadata("backbone", backbone).get("gflops")
-        if gflops is None:
+        if gflops is None or "measurement" in config:
             return None
         batch = max(1, lookup(config, "data.batch_size") or 1)
         passes = 3 * gflops * batch / self.speed
@@ -99,6 +99,9 @@ class Estimator:
 def _kinds(config: Config, task: str, backbone: str) -> list[tuple]:
     """Properties by which runs take equally long, the closest first."""
     optimizer = str(lookup(config, "optimizer.class_path"))
+    if measurement := config.get("measurement"):
+        options = sorted((lookup(config, "measurement.init_args") or {}).items())
+        return [(measurement.get("class_path"), backbone, optimizer, repr(options))]
     adapter, batch = lookup(config, "model.backbone.adapter"), lookup(config, "data.batch_size") or 1
     return [(backbone, adapter, batch, optimizer, task), (backbone, adapter, batch, optimizer)]
 

@@ -90,7 +90,7 @@ _KNOWN: Fields = {
     **dict.fromkeys(("reason", "commit"), TEXT.or_none()),
     **dict.fromkeys(("samples", "steps"), COUNT.or_none()),
     "steps_to_convergence": FINITE.or_none(),
-    **dict.fromkeys(("environment", "data_fingerprint"), MAPPING.or_none()),
+    **dict.fromkeys(("environment", "data_fingerprint", "maps"), MAPPING.or_none()),
 }
 _TIMES: Fields = {
     **dict.fromkeys(TIMES, FINITE.or_none()),

@@ -110,7 +110,7 @@ def complete(config: Config) -> Config:
     none does, its key is that of the configuration itself.
     """
     new = translate(config)
-    for section in ("data", "optimizer"):
+    for section in ("data", "optimizer", "measurement"):
         if isinstance(new.get(section), dict):
             new[section] = _complete(new[section], None)
     for section in ("model", "trainer"):

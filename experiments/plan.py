@@ -37,41 +37,51 @@ def print_plan(
     folders: dict[str, str],
     workers: int,
 ) -> None:
-    """Print cells, sizes, downloads, and an estimate of the time."""
-    done = [
-        store.read(cell.key(s)) for t in tables for cell in chosen[t.name] for s in plans[t.name].get(cell.name, [])
-    ]
-    estimator = Estimator([record for record in done if record])
-    wanted, possible, whole, unknown = {}, 0.0, 0.0, 0
+    """Print the time of all runs, each counted once, and cells, sizes and downloads."""
+    found = {
+        key: store.read(key)
+        for table in tables
+        for cell in chosen[table.name]
+        for key in map(cell.key, plans[table.name].get(cell.name, []))
+    }
+    estimator = Estimator([record for record in found.values() if record])
+    wanted, possible, whole, counted = {}, 0.0, 0.0, set()
+    unknown: set[str] = set()
+    grids = []
     for table in tables:
         grid = Grid(title=f"{table.name}: {table.title}")
         grid.add_column("cell", no_wrap=True)  # a name is to be typed
         for heading in ("backbone", "samples", "steps", "done", "time", "remarks"):
             grid.add_column(heading, justify="left" if heading in ("backbone", "remarks") else "right")
         for cell in chosen[table.name]:
-            found = [store.read(cell.key(seed)) is not None for seed in plans[table.name].get(cell.name, [])]
+            keys = [cell.key(seed) for seed in plans[table.name].get(cell.name, [])]
+            left = [key for key in keys if found[key] is None]
             lacking = needs(cell.config, folders)
             wanted.update({(need.kind, need.name): (need, cell) for need in lacking})
             remarks = "; ".join(f"no {need.kind}" for need in lacking if need.where == "missing")
             each = estimator.seconds(cell.config, cell.task, cell.backbone)
-            seconds = None if each is None else each * found.count(False)
-            whole, unknown = whole + (seconds or 0), unknown + (seconds is None)
-            possible += 0 if remarks else seconds or 0
+            new = set(left) - counted  # columns that differ in their metric share their runs
+            counted |= new
+            whole += (each or 0.0) * len(new)
+            possible += 0.0 if remarks else (each or 0.0) * len(new)
+            unknown |= new if each is None else set()
             large = run_size(cell.config, cell.task)
             grid.add_row(
                 cell.name, cell.backbone,
                 "?" if large is None else f"{large.samples:,}", "?" if large is None else f"{large.steps:,}",
-                f"{found.count(True)} of {len(found)}", format_duration(seconds), remarks,
+                f"{len(keys) - len(left)} of {len(keys)}", format_duration(each and each * len(left)), remarks,
             )  # fmt: skip
-        console.print(grid)
-    _print_needs(console, wanted)
-    more = f", {unknown} cells of unknown time" if unknown else ""
+        grids.append(grid)
+    more = f", {len(unknown)} runs of unknown time" if unknown else ""
     total, now = format_duration(whole / workers), format_duration(possible / workers)
     console.print(
-        f"about {total} with {workers} at a time, {now} of it for what can be run now{more}; estimated from the size "
+        f"{len(counted)} of {len(found)} runs to be made: about {total} with {workers} at a time, {now} of it for what can be run now{more}; estimated from the size "
         "of the models until similar runs have been made here",
         highlight=False,
     )
+    for grid in grids:
+        console.print(grid)
+    _print_needs(console, wanted)
 
 
 def _print_needs(console: Console, wanted: dict[Any, Any]) -> None:

@@ -79,7 +79,7 @@ def _read_set(pairs: list[str]) -> dict[str, Any]:
     """
     found = parse_options(pairs, "--set")
     for key in found.keys() - {"run.save_interval"}:
-        if key.partition(".")[0] not in SECTIONS or not all(key.split(".")[1:]) or "." not in key:
+        if key.partition(".")[0] not in (*SECTIONS, "measurement") or not all(key.split(".")[1:]) or "." not in key:
             raise ValueError(f"--set {key}: is to be an option of {', '.join(SECTIONS)}, such as data.max_samples")
     return found
 

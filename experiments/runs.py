@@ -1,8 +1,9 @@
-"""One run: ``filtune fit`` in a process of its own, continued where a killed one stopped, and its record."""
+"""One run: ``filtune fit`` or a measurement in a process of its own, continued where a killed one stopped."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 from filtune.lightning_modules.atomic import atomic_write
-from filtune.lightning_modules.integrity import DamagedFile
+from filtune.lightning_modules.integrity import DamagedFile, read_json
 from filtune.lightning_modules.runs import STREAM
 from filtune.lightning_modules.signals import STOPPING
 
@@ -30,8 +31,11 @@ from .run_folder import Scalars, read_run, steps_to_convergence
 DIVERGED = 3
 """Exit status of ``filtune fit`` where the optimizer diverged."""
 
+MEASURED, MAPS = "measured/", "maps.json"
+"""What the tags of measured scalars begin with, and the name of the file with measured matrices in a run's folder."""
+
 CURVES = ("online/accuracy", "online/pearson", "online/loss", "online/l1", "stats/grad_norm")
-"""Scalars whose curves are kept, beside all of val/."""
+"""Scalars whose curves are kept, beside all of val/ and measured/."""
 
 POINTS = 200
 """Most points of a kept curve."""
@@ -127,17 +131,19 @@ def _fit(job: Job, folder: Path, config: Path, threads: int, started: Started) -
         sys.executable,
         "-m",
         "filtune.experiments.worker",
-        "fit",
+        "measure" if "measurement" in job.config else "fit",
         "--config",
         str(config),
         f"--seed_everything={job.seed}",
+        f"--run.root={folder}",
     ]
-    # a baseline of the configuration would be a second run in the folder
-    command += [f"--run.root={folder}", "--run.baselines=[]", "--trainer.enable_progress_bar=false"]
-    if any(folder.rglob("last.ckpt")):
-        command += ["--ckpt_path=last"]
-    if job.resume_changed:
-        command += ["--run.resume_changed=true"]
+    if "measurement" not in job.config:
+        # a baseline of the configuration would be a second run in the folder
+        command += ["--run.baselines=[]", "--trainer.enable_progress_bar=false"]
+        if any(folder.rglob("last.ckpt")):
+            command += ["--ckpt_path=last"]
+        if job.resume_changed:
+            command += ["--run.resume_changed=true"]
     environment = {**worker_environment(), "OMP_NUM_THREADS": str(threads)}
     if job.stream is not None:
         environment[STREAM] = json.dumps(job.stream)
@@ -175,10 +181,12 @@ def _record(job: Job, folder: Path, reason: str | None, threads: int) -> dict[st
     place = done[-1].parent if done else attempts[-1].parent
     found = read_run(place)
     summary, scalars = found.summary, found.curves()
-    kept = {tag: scalars[tag] for tag in scalars if tag in CURVES or tag.startswith("val/")}
+    kept = {tag: scalars[tag] for tag in scalars if tag in CURVES or tag.startswith(("val/", MEASURED))}
     online = {k: v for k, v in summary.items() if k.startswith("online_")}
     curves = {tag: _thin(_finite(curve)) for tag, curve in kept.items()}
     loss = _finite(kept.get("online/loss", ([], [])))
+    last = {tag.replace("/", "_"): values[-1] for tag, (_, values) in kept.items() if tag.startswith(MEASURED)}
+    measured = {name: value if math.isfinite(value) else None for name, value in last.items()}
     return {
         "format": FORMAT,
         "key": job.key,
@@ -187,12 +195,13 @@ def _record(job: Job, folder: Path, reason: str | None, threads: int) -> dict[st
         "seed": job.seed,
         "task": job.task,
         "backbone": job.backbone,
-        "optimizer": optimizer_label(lookup(job.config, "optimizer") or {}),
+        "optimizer": optimizer_label(job.config.get("optimizer") or job.config.get("measurement") or {}),
         "config": complete(job.config),
         "data_fingerprint": summary.get("data_fingerprint", job.stream if reason else None),
         **{name: summary.get(name) for name in ("samples", "steps", "train_rows", "val_rows")},
-        "metrics": {**online, **{f"val_{k}": v for k, v in summary.get("val", {}).items()}},
+        "metrics": {**online, **{f"val_{k}": v for k, v in summary.get("val", {}).items()}, **measured},
         "curves": curves,
+        **({"maps": read_json(place / MAPS)} if (place / MAPS).is_file() else {}),
         "steps_to_convergence": None if reason else steps_to_convergence(*loss),
         "trainable_parameters": summary.get("trainable_parameters"),
         "total_parameters": summary.get("total_parameters"),

@@ -141,7 +141,7 @@ def second_round(table: Table, cells: Sequence[Cell], seeds: Sequence[int], reco
     """
     plan: SeedPlan = {}
     tuned = [cell for cell in cells if _tuned(table, cell)]
-    metrics = {column.name: column.metric or table.metric for column in table.columns}
+    metrics = {column.name: column.chosen_by or column.metric or table.metric for column in table.columns}
     tried = [seed for seed in seeds if seed in table.tuning_seeds]
     left = [seed for seed in seeds if seed not in table.tuning_seeds]
     for group, points in groupby(tuned, key=_group):

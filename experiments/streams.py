@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from .records import Record, Store
 
 if TYPE_CHECKING:
+    from filtune.datamodules import StreamDataModule
+
     from .runs import Job
 
 SWITCH = "--run.resume_changed true"
@@ -101,6 +103,21 @@ def read_stream(data: Any, seed: int) -> Stream:
         ValueError, TypeError, ArgumentError: If an option is wrong.
         OSError: If a file cannot be read.
     """
+    return build_data(data, seed).fingerprint()
+
+
+def build_data(data: Any, seed: int) -> StreamDataModule:
+    """Return the data module of a configuration's section ``data``, set up, as ``filtune fit`` builds it.
+
+    Args:
+        data: The section, with its class path.
+        seed: The run's seed.
+
+    Raises:
+        UnreadableData: If the data cannot be read.
+        ValueError, TypeError, ArgumentError: If an option is wrong.
+        OSError: If a file cannot be read.
+    """
     from filtune.datamodules import DataError, StreamDataModule
     from jsonargparse import ArgumentParser
 
@@ -113,7 +130,8 @@ def read_stream(data: Any, seed: int) -> Stream:
         module = parser.instantiate_classes(parser.parse_object({"data": data})).data
         try:
             module.setup("fit")
-            return module.fingerprint()
+            module.fingerprint()  # image files are read: one that cannot be is of no stream
+            return module
         except DataError as error:
             raise UnreadableData(str(error)) from error
 

@@ -40,6 +40,14 @@ RATE = Kind("none, tuned or published", lambda value: value in ("none", "tuned",
 TARGETS = {"best_of", "ahead", "level", "log_loss", "validation", "share", "recovery", "streams"}
 """Fields of a target; all are numbers but ``best_of``, the names of rows."""
 
+_FIGURE: Fields = {"title": TEXT, "panels": ROWS}
+_PANEL: Fields = {
+    "title": TEXT, "x": TEXT, "y": TEXT, "maps": TEXT, "cell": TEXT, "lines": MAPPING, "level": MAPPING,
+    "log": Kind("a list of x and y", lambda value: isinstance(value, list) and all(v in ("x", "y") for v in value)),
+    "complement": Kind("true or false", lambda value: isinstance(value, bool)),
+}  # fmt: skip
+_LINE: Fields = {"cell": TEXT, "y": TEXT, "stroke": TEXT}
+
 _TABLE: Fields = {"title": TEXT, "metric": TEXT, "seeds": SEEDS, "columns": ROWS, "rows": ROWS}
 _MORE: Fields = {
     "set": MAPPING.or_none(), "tuning_seeds": SEEDS.or_none(), "comparison": MAPPING.or_none(),
@@ -95,8 +103,23 @@ def _faults(raw: dict[str, Any]) -> Iterator[str]:
             names.append(part["name"])
         if not names:
             yield f"it has no {kind}"
+    yield from _figure_faults(raw.get("figures") or [])
     names = ([part["name"] for part in raw[kind]] for kind in ("rows", "columns"))
     yield from _comparison_faults(raw.get("comparison") or {}, *names)
+
+
+def _figure_faults(figures: list[dict[str, Any]]) -> Iterator[str]:
+    for number, figure in enumerate(figures, 1):
+        yield from each(figure, _FIGURE, f"figures, number {number}: ")
+        for place, panel in enumerate(figure["panels"], 1):
+            label = f"figures, number {number}, panel {place}: "
+            yield from each(panel, _PANEL, label, needed=False)
+            yield from (f"{label}has no {name}; {suggest(name, _PANEL)}" for name in panel.keys() - _PANEL)
+            yield from each(panel, dict.fromkeys(("cell",) if "maps" in panel else ("y",), TEXT), label)
+            for name, line in [*(panel.get("lines") or {}).items(), *(panel.get("level") or {}).items()]:
+                if not TEXT.accepts(line):
+                    yield from each(line, {"cell": TEXT}, f"{label}{name}: ")
+                    yield from each(line, _LINE, f"{label}{name}: ", needed=False)
 
 
 def _comparison_faults(comparison: dict[str, Any], rows: list[str], columns: list[str]) -> Iterator[str]:

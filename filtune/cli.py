@@ -59,6 +59,9 @@ COMMANDS = {
 RENAMED = {"contest": Command("filtune.cli", "part of report", "contest")}
 """Commands of earlier releases; each prints its new name."""
 
+INTERNAL = {"measure": Command("filtune.experiments.measurements.base", "a cell of a table that is no run of fit")}
+"""Commands that the processes of ``filtune reproduce`` run, and nobody types."""
+
 EXAMPLES = """\
   filtune fit --config quickstart
   filtune fit --config task/sst2 --config backbone/minilm --optimizer loko --optimizer.p0 0.1
@@ -110,7 +113,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _run(name: str, args: list[str]) -> None:
-    command = {**COMMANDS, **RENAMED}.get(name)
+    command = {**COMMANDS, **RENAMED, **INTERNAL}.get(name)
     if command is None:
         from filtune.experiments.suggestions import suggest
 

@@ -23,6 +23,7 @@ from .agreement import Agreement
 from .cells import Status
 from .figures import FigurePlan, Line
 from .listings import Listing, run_listings, sweep_listing
+from .panels import PanelPlan, panel_plans
 from .sections import Section, build_section
 
 if TYPE_CHECKING:
@@ -181,9 +182,14 @@ def merged(pools: list[Pool]) -> Pool:
     return total
 
 
-def figure_plans(sections: list[Section]) -> list[tuple[Section, FigurePlan]]:
-    """Return the papers' figures over the cells of the sections, each with the first section that has them."""
-    found = []
+def figure_plans(sections: list[Section]) -> list[tuple[Section, FigurePlan | PanelPlan]]:
+    """Return the figures over the cells of the sections, each with the first section that has them.
+
+    They are those that a table describes itself, and the papers' figures over the cells of tables.
+    """
+    found: list[tuple[Section, FigurePlan | PanelPlan]] = [
+        (section, plan) for section in sections for plan in panel_plans(section)
+    ]
     figures = [table for name in table_names() if not _is_table(table := shipped_table(name))]
     for figure in figures:
         names = [source.name for source in source_tables(figure)]

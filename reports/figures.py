@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,10 +98,9 @@ def draw_figure(plan: FigurePlan, folder: Path) -> Figure | None:
     curves = [curve for curve in plan.curves if any(panels[c[0], curve] for c in columns)]
     if not columns:
         return None
-    svg = _draw_grid(plan, _arrange(panels, columns, curves), folder / f"{plan.name}.png")
-    (folder / f"{plan.name}.svg").write_text(svg.replace(INK, "#222222"))
+    inline = _draw_grid(plan, _arrange(panels, columns, curves), folder)
     drawn = {label for panel in panels.values() if panel for label in panel[1]}
-    return Figure(plan.name, plan.title, _inline(svg, plan), _note(plan, columns, drawn))
+    return Figure(plan.name, plan.title, inline, _note(plan, columns, drawn))
 
 
 def _arrange(
@@ -119,31 +119,58 @@ def _arrange(
     ]
 
 
-def _draw_grid(plan: FigurePlan, grid: list[list[Any]], png: Path) -> str:
+def _draw_grid(plan: FigurePlan, grid: list[list[Any]], folder: Path) -> str:
+    def draw(axes: Any) -> dict[str, Any]:
+        handles: dict[str, Any] = {}
+        for row, panels in zip(axes, grid, strict=True):
+            for axis, (panel, title) in zip(row, panels, strict=False):
+                _draw_panel(axis, panel, title, handles)
+        return {line.label: handles[line.label] for line in plan.lines if line.label in handles}
+
+    return save_figure(plan.name, (len(grid), len(grid[0])), folder, draw)
+
+
+def save_figure(name: str, shape: tuple[int, int], folder: Path, draw: Callable[[Any], dict[str, Any]]) -> str:
+    """Draw a grid of panels, write it as SVG and PNG, and return the SVG for a page.
+
+    Args:
+        name: Of the files.
+        shape: Rows and columns of panels.
+        folder: Where the files go.
+        draw: Draws on the axes, (rows, columns), which are off at first; returns the handles of the legend by label.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    width = len(grid[0])
-    size = (max(3.0 * width, 4.4) + 0.3, 2.4 * len(grid) + 0.75)
-    with plt.rc_context({**_STYLE, "svg.hashsalt": plan.name}):
-        figure, axes = plt.subplots(len(grid), width, figsize=size, squeeze=False, layout="constrained")
-        handles: dict[str, Any] = {}
+    rows, width = shape
+    size = (max(3.0 * width, 4.4) + 0.3, 2.4 * rows + 0.75)
+    with plt.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure, axes = plt.subplots(rows, width, figsize=size, squeeze=False, layout="constrained")
         for axis in axes.flat:
             axis.set_axis_off()
-        for row, panels in zip(axes, grid, strict=True):
-            for axis, (panel, title) in zip(row, panels, strict=False):
-                _draw_panel(axis, panel, title, handles)
-        order = [line.label for line in plan.lines if line.label in handles]
-        per_row = max(2, min(len(order), int(size[0] / 1.6)))
-        figure.legend([handles[label] for label in order], order, loc="outside lower center", ncols=per_row)
+        handles = draw(axes)
+        if handles:
+            per_row = max(2, min(len(handles), int(size[0] / 1.6)))
+            figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=per_row)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         figure.set_layout_engine("none")  # it is laid out by now
-        figure.savefig(png, dpi=130, facecolor="white")
+        figure.savefig(folder / f"{name}.png", dpi=130, facecolor="white")
         plt.close(figure)
-    return buffer.getvalue()
+    svg = buffer.getvalue()
+    (folder / f"{name}.svg").write_text(svg.replace(INK, "#222222"))
+    return _inline(svg, name)
+
+
+def axis_labels(axis: Any, title: str, x: str, y: str) -> None:
+    """Set grid, title and labels of a panel."""
+    axis.grid(alpha=0.22, linewidth=0.5, color=INK)
+    axis.margins(x=0.02)
+    axis.set_title(title)
+    axis.set_xlabel(x, fontsize=8)
+    axis.set_ylabel(y, fontsize=8)
 
 
 def _panel(plan: FigurePlan, column: tuple[str, str, str], curve: str) -> tuple[str, dict[str, Any]] | None:
@@ -167,14 +194,10 @@ def _draw_panel(axis: Any, panel: tuple[str, dict[str, Any]] | None, title: str,
         if curve.count > 1:
             low, high = curve.mean - curve.deviation, curve.mean + curve.deviation
             axis.fill_between(curve.x, low, high, color=line.look.colour, alpha=0.15, linewidth=0)
-    axis.grid(alpha=0.22, linewidth=0.5, color=INK)
-    axis.margins(x=0.02)
+    axis_labels(axis, title, "samples" if tag.startswith("online/") else "iterations", curve_title(tag))
     axis.ticklabel_format(axis="x", style="plain", useOffset=False)
     axis.locator_params(axis="x", nbins=5)
     axis.locator_params(axis="y", nbins=6)
-    axis.set_title(title)
-    axis.set_xlabel("samples" if tag.startswith("online/") else "iterations", fontsize=8)
-    axis.set_ylabel(curve_title(tag), fontsize=8)
 
 
 def _note(plan: FigurePlan, columns: list[tuple[str, str, str]], drawn: set[str]) -> str:
@@ -184,12 +207,12 @@ def _note(plan: FigurePlan, columns: list[tuple[str, str, str]], drawn: set[str]
     return "; ".join(parts + ([f"not run: {'; '.join(panels)}"] if panels else []))
 
 
-def _inline(svg: str, plan: FigurePlan) -> str:
+def _inline(svg: str, name: str) -> str:
     """An SVG that can stand in a page with others: in the page's colour, its names its own, coordinates to 1/100."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{plan.name}-\1"', svg)
-    svg = re.sub(r'(url\(#|xlink:href="#)', rf"\1{plan.name}-", svg)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'(url\(#|xlink:href="#)', rf"\1{name}-", svg)
     svg = re.sub(r"(\d+\.\d{2})\d+(?=[^<>]*>)", r"\1", svg)  # within tags: text is what the axes say
     svg = re.sub(r'<svg ([^>]*?)width="([\d.]+)pt"', r'<svg \1style="width:\2pt" role="img"', svg, count=1)
     svg = re.sub(r'(<svg [^>]*?) height="[\d.]+pt"', r"\1", svg, count=1)

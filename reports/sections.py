@@ -258,7 +258,7 @@ def _lower(table: Table, metric: str) -> bool:
 def _chooser(table: Table, leaf: Leaf) -> str:
     """The metric by which a grid's best point is chosen: of a table of times, that of the table it looks at."""
     if "of" not in table.raw:
-        return leaf.metric
+        return leaf.column.chosen_by or leaf.metric
     own = next(t for t in source_tables(table) if any(column.name == leaf.column.name for column in t.columns))
     column = next(column for column in shipped_table(own.name).columns if column.name == leaf.column.name)
     return column.metric or own.metric

@@ -43,6 +43,9 @@ class BackboneConfig:
             which gives all classes the same probability before the first sample; ``auto`` takes ``zero`` on
             pre-trained weights and ``random`` where the whole network is random. A head that comes with the
             pre-trained weights is kept.
+        weight_init: Initialisation of the weights of a network that is not pre-trained: ``library``, as the library
+            does it, or ``xavier_uniform``, ``xavier_normal`` (Glorot and Bengio, 2010), ``kaiming_uniform`` or
+            ``kaiming_normal`` (He et al., 2015), with biases of zero.
         max_length: Most tokens of a text; longer ones are cut, and so is what the model has no positions for.
         image_size: Side of the image the backbone sees; null takes the backbone's own.
         frozen: Storage of the weights that are not trained: ``float32``, ``bfloat16``, which halves their memory, or
@@ -61,6 +64,7 @@ class BackboneConfig:
     adapter_args: dict[str, Any] = field(default_factory=dict)
     head: Literal["own", "mean"] = "own"
     head_init: Literal["auto", "zero", "random"] = "auto"
+    weight_init: Literal["library", "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal"] = "library"
     max_length: int = 128
     image_size: int | None = None
     frozen: Literal["float32", "bfloat16", "4bit"] = "float32"

@@ -19,6 +19,7 @@ from .base import Backbone, BackboneConfig
 from .errors import library_errors, one_line
 from .folders import refuse_special_files
 from .memory import check_memory_options, checkpoint_layers, shrink_frozen
+from .weight_init import initialize_weights
 
 RUN_REMEDY = "name another model or another --model.backbone.image_size, or correct its configuration or weights"
 
@@ -132,6 +133,13 @@ def build_backbone(config: BackboneConfig, task: Task, own: OwnClasses = None) -
         if config.frozen != "4bit":  # which runs when the trained layers are wrapped
             with library_errors(config.name, "it does not run on this task's data", RUN_REMEDY):
                 _try_model(backbone, task)
+    if config.weight_init != "library":
+        if backbone.is_pretrained:
+            raise ValueError(
+                f"model.backbone.weight_init: {config.weight_init} would replace the pre-trained weights; leave it "
+                "out, or set model.backbone.pretrained: false"
+            )
+        initialize_weights(backbone.model, config.weight_init)
     if backbone.has_fresh_head and starts_at_zero(config, backbone):
         done = zero_output_layer(backbone, task)
         if config.head_init == "zero" and not done:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from filtune.datamodules import Task
 from torch import Tensor, nn
@@ -39,11 +41,23 @@ class LeNet5(nn.Module):
         return self.head(torch.relu(self.fc2(x)))
 
 
-class LeNet5Backbone(ImageBackbone):
-    """LeNet-5 with random weights, for images of any size and number of channels."""
+class SmallLeNet(LeNet5):
+    """LeNet-5's layers, narrow, on 14 x 14 images; 980 parameters for grey images and 10 outputs.
 
-    names = ("lenet5",)
-    load_code = """\
+    A full covariance of its parameters has 960,400 entries.
+    """
+
+    def __init__(self, channels: int = 1, outputs: int = 10) -> None:
+        nn.Module.__init__(self)
+        self.conv1 = nn.Conv2d(channels, 3, 5, padding=2)
+        self.conv2 = nn.Conv2d(3, 6, 3)
+        self.pool = nn.MaxPool2d(2)
+        self.fc1 = nn.Linear(24, 16)
+        self.fc2 = nn.Linear(16, 12)
+        self.head = nn.Linear(12, outputs)
+
+
+_LOAD_CODE = """\
 import torch
 from filtune.lightning_modules.backbones.lenet import LeNet5
 from safetensors.torch import load_file
@@ -52,15 +66,33 @@ model = LeNet5({channels}, {outputs}).eval()
 model.load_state_dict(load_file({file!r}))
 """
 
+
+class LeNet5Backbone(ImageBackbone):
+    """LeNet-5 with random weights, for images of any size and number of channels."""
+
+    names = ("lenet5",)
+    load_code = _LOAD_CODE
+    network: ClassVar[type[LeNet5]] = LeNet5
+    side: ClassVar[int] = 28
+
     @classmethod
     def build(cls, config: BackboneConfig, task: Task) -> Self:
-        """Return LeNet-5 with the data's number of channels.
+        """Return the network with the data's number of channels.
 
         Raises:
             ValueError: If the task has no images.
         """
         if task.image_shape is None:
-            raise ValueError(f"model.backbone.name: lenet5 takes images, but the task {task.name} has none")
+            raise ValueError(f"model.backbone.name: {config.name} takes images, but the task {task.name} has none")
         channels = task.image_shape[0]
-        model = LeNet5(channels, task.outputs)
-        return cls(model, ("head",), 28, channels, mean=(MEAN,) * channels, std=(STD,) * channels)
+        model = cls.network(channels, task.outputs)
+        return cls(model, ("head",), cls.side, channels, mean=(MEAN,) * channels, std=(STD,) * channels)
+
+
+class SmallLeNetBackbone(LeNet5Backbone):
+    """A narrow LeNet-5 with random weights, small enough for a full covariance."""
+
+    names = ("lenet_small",)
+    load_code = _LOAD_CODE.replace("LeNet5", "SmallLeNet")
+    network = SmallLeNet
+    side = 14

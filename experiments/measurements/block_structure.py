@@ -1,4 +1,4 @@
-"""How near a covariance is to block-diagonal.
+"""Measures of how near a covariance is to block-diagonal.
 
 Blocks are given as labels, (n,): two parameters of one label share a block.
 """
@@ -15,19 +15,24 @@ PARTITIONS = {"tensor": PerTensor, "neuron": PerNeuron}
 
 
 def labels(shapes: Sequence[torch.Size], partition: str) -> Tensor:
-    """Block of every parameter, (n,): one a tensor, or one an output of a layer, as the block-diagonal filters have."""
+    """Return the block of every parameter, (n,), as the block-diagonal filters have them.
+
+    Args:
+        shapes: The parameters' shapes.
+        partition: One block per ``tensor``, or per ``neuron``, an output of a layer.
+    """
     blocks = [part for part in PARTITIONS[partition](shapes).stretches() for _ in range(part.blocks)]
     return torch.repeat_interleave(torch.arange(len(blocks)), torch.tensor([part.size for part in blocks]))
 
 
 def correlation(P: Tensor) -> Tensor:
-    """diag(P)^-1/2 P diag(P)^-1/2, (n, n)."""
+    """Return diag(P)^-1/2 P diag(P)^-1/2, (n, n)."""
     scale = P.diagonal().rsqrt()
     return scale.unsqueeze(1) * P * scale
 
 
 def outside(M: Tensor, blocks: Tensor | None = None) -> float:
-    """Share of the squared Frobenius norm of M outside the blocks, or off the diagonal where there are none.
+    """Return the share of the squared Frobenius norm of M outside the blocks, or off the diagonal where there are none.
 
     Zero for a block-diagonal matrix.
     """
@@ -37,7 +42,7 @@ def outside(M: Tensor, blocks: Tensor | None = None) -> float:
 
 
 def concentration(M: Tensor, blocks: Tensor) -> float:
-    """Mean square of the entries within the blocks over that of all, both off the diagonal.
+    """Return the mean square of the entries within the blocks over that of all, both off the diagonal.
 
     One where the blocks mean nothing, or M is diagonal; n (n - 1) / sum_b n_b (n_b - 1) where M is block-diagonal.
     """
@@ -50,7 +55,7 @@ def concentration(M: Tensor, blocks: Tensor) -> float:
 
 
 def measures(P: Tensor, partitions: dict[str, Tensor]) -> dict[str, float]:
-    """All of these of a covariance and its correlation.
+    """Return all of these of a covariance and its correlation.
 
     Args:
         P: Covariance, (n, n).
@@ -68,7 +73,7 @@ def measures(P: Tensor, partitions: dict[str, Tensor]) -> dict[str, float]:
 
 
 def even(blocks: Tensor) -> dict[str, float]:
-    """What :func:`outside` is of a matrix all whose entries are alike, and the most that concentration can be."""
+    """Return :func:`outside` of a matrix all whose entries are alike, and the most that concentration can be."""
     n, sizes = len(blocks), blocks.bincount().double()
     return {
         "outside": float(1 - sizes.square().sum() / n**2),

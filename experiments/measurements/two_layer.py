@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 CURVATURE = 4 / (3 * math.sqrt(3))
@@ -34,15 +33,15 @@ class TwoLayer:
     W0: Tensor
 
     def outputs(self, W: Tensor) -> Tensor:
-        """Predictions yhat, (N,)."""
+        """Return the predictions yhat, (N,)."""
         return torch.tanh(self.X @ W.mT) @ self.a / math.sqrt(len(self.a))
 
     def slopes(self, W: Tensor) -> Tensor:
-        """S with H(W) = H[S], (N, m)."""
+        """Return S with H(W) = H[S], (N, m)."""
         return 1 - torch.tanh(self.X @ W.mT).square()
 
     def mean_slopes(self, V: Tensor, W: Tensor) -> Tensor:
-        """Slopes of the Jacobian's mean over the segment from V to W, exactly, (N, m).
+        """Return the slopes of the Jacobian's mean over the segment from V to W, exactly, (N, m).
 
         The mean of tanh' from a to b is (tanh b - tanh a) / (b - a) = sinh(b - a) / ((b - a) cosh a cosh b).
         """
@@ -52,37 +51,33 @@ class TwoLayer:
         return ratio / (torch.cosh(a) * torch.cosh(b))
 
     def pull(self, S: Tensor, v: Tensor) -> Tensor:
-        """H[S]' v for v (N,), shaped as W, (m, D)."""
+        """Return H[S]' v for v (N,), shaped as W, (m, D)."""
         return self.a.unsqueeze(1) * (S.mT @ (v.unsqueeze(1) * self.X)) / math.sqrt(len(self.a))
 
     def gram(self, S: Tensor, T: Tensor) -> Tensor:
-        """H[S] H[T]', (N, N)."""
+        """Return H[S] H[T]', (N, N)."""
         return (S @ T.mT / len(self.a)) * (self.X @ self.X.mT)
 
     def norm(self, S: Tensor) -> Tensor:
-        """The spectral norm of H[S], ()."""
+        """Return the spectral norm of H[S], ()."""
         return torch.linalg.eigvalsh(self.gram(S, S))[-1].clamp(min=0).sqrt()
 
 
-def digits(samples: int, width: int, seed: int) -> TwoLayer:
-    """Random digits of scikit-learn, centred and of unit length, with their class as the value, standardised."""
-    images, classes = load_digits(return_X_y=True)
+def random_network(X: Tensor, y: Tensor, width: int, seed: int) -> TwoLayer:
+    """Return a network with random weights on inputs X (N, D), made of unit length, and targets y (N,)."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(images), generator=generator)[:samples]
-    X, y = torch.tensor(images), torch.tensor(classes, dtype=torch.float64)
-    X, y = (X - X.mean(0))[chosen], ((y - y.mean()) / y.std())[chosen]
     W0 = torch.randn(width, X.shape[1], dtype=torch.float64, generator=generator)
     a = 2.0 * torch.randint(2, (width,), generator=generator).double() - 1
     return TwoLayer(torch.nn.functional.normalize(X), y, a, W0)
 
 
 def damping(G: Tensor, e: Tensor, rho: float) -> Tensor:
-    """rho~ = rho |grad L|^2 = rho |H'e|^2 = rho e'Ge (appendix C), ()."""
+    """Return rho~ = rho |grad L|^2 = rho |H'e|^2 = rho e'Ge (appendix C), ()."""
     return rho * (e @ G @ e)
 
 
 def update(net: TwoLayer, W: Tensor, rho: float) -> Tensor:
-    """W - H' (G + rho~ I)^-1 (yhat - y), the update of appendix C, (m, D)."""
+    """Return W - H' (G + rho~ I)^-1 (yhat - y), the update of appendix C, (m, D)."""
     S, e = net.slopes(W), net.outputs(W) - net.y
     G = net.gram(S, S)
     identity = torch.eye(len(e), dtype=e.dtype)
@@ -90,7 +85,7 @@ def update(net: TwoLayer, W: Tensor, rho: float) -> Tensor:
 
 
 def measure(net: TwoLayer, W: Tensor, V: Tensor, rho: float) -> dict[str, float]:
-    """All that appendix C speaks of, of one update from W to V.
+    """Return all quantities of appendix C, of one update from W to V.
 
     Its four terms are (1) = -e, (2) = -(Hbar - H) H' G^-1 e, (3) = rho~ G^-1 e, (4) = -rho~ (Hbar - H) H' G^-2 e, with
     Hbar the mean of the Jacobian over the segment from W to V.
@@ -121,23 +116,23 @@ def measure(net: TwoLayer, W: Tensor, V: Tensor, rho: float) -> dict[str, float]
 
 
 def least(net: TwoLayer) -> float:
-    """lambda_min(G0)."""
+    """Return lambda_min(G0)."""
     S = net.slopes(net.W0)
     return float(torch.linalg.eigvalsh(net.gram(S, S))[0])
 
 
 def radius(net: TwoLayer) -> float:
-    """Radius of the ball of assumption 4.2."""
+    """Return the radius of the ball of assumption 4.2."""
     return 3 * float((net.outputs(net.W0) - net.y).norm()) / math.sqrt(least(net))
 
 
 def stability(net: TwoLayer, deviation: float) -> float:
-    """The C with which eq. 16 would hold with equality where |H - H0| is the deviation."""
+    """Return the C with which eq. 16 would hold with equality where |H - H0| is the deviation."""
     return 3 * deviation / math.sqrt(least(net))
 
 
 def drawn(net: TwoLayer, draws: int, generator: torch.Generator) -> float:
-    """C of random points of the ball's surface: a lower bound of the C that holds everywhere."""
+    """Return C of random points of the ball's surface: a lower bound of the C that holds everywhere."""
     S0, found = net.slopes(net.W0), 0.0
     for _ in range(draws):
         step = torch.randn(net.W0.shape, dtype=torch.float64, generator=generator)
@@ -147,7 +142,7 @@ def drawn(net: TwoLayer, draws: int, generator: torch.Generator) -> float:
 
 
 def climbed(net: TwoLayer, steps: int, generator: torch.Generator) -> float:
-    """C of points of the ball's surface that the gradient of |H - H0| leads to: a better lower bound."""
+    """Return C of points of the ball's surface that the gradient of |H - H0| leads to: a better lower bound."""
     S0, found = net.slopes(net.W0), 0.0
     direction = torch.randn(net.W0.shape, dtype=torch.float64, generator=generator)
     for _ in range(steps):
@@ -159,9 +154,10 @@ def climbed(net: TwoLayer, steps: int, generator: torch.Generator) -> float:
 
 
 def certain(net: TwoLayer) -> float:
-    """A C that holds everywhere in the ball: |H[S] - H0|_2 <= |S - S0|_F / sqrt(m) <= max|tanh''| |X|_2 r / sqrt(m).
+    """Return a C that holds everywhere in the ball.
 
-    The first by Schur's product theorem, since the rows of X are of unit length.
+    |H[S] - H0|_2 <= |S - S0|_F / sqrt(m) <= max|tanh''| |X|_2 r / sqrt(m), the first by
+    Schur's product theorem, since the rows of X are of unit length.
     """
     spectral = float(torch.linalg.matrix_norm(net.X, 2))
     return stability(net, CURVATURE * spectral * radius(net) / math.sqrt(len(net.a)))
