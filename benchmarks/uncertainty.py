@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,15 @@ from filtune.exports.prediction import Prediction, Predictor
 from filtune.exports.restore import Restored, restore
 from filtune.lightning_modules.scores import ProbabilityScores
 from filtune.optimizers.likelihoods.categorical import difference_variance, predictive_probabilities
+from filtune.reports.statistics import summarise
 from filtune.reports.study import Method, compare_streams
+from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torchvision.transforms.v2.functional import rotate
 
-from benchmarks.papers.common import plus_minus, report_errors, show, spread
 from benchmarks.timing import describe_environment
 
 Sample = dict[str, Any]
@@ -167,6 +170,21 @@ def validation_samples(run: Restored, samples: int) -> list[Sample]:
     return [part.samples[int(row)] for row in part.rows[:samples]]
 
 
+def spread(values: list[float]) -> dict[str, Any]:
+    """Return mean, standard deviation (n - 1) and the values, one per seed."""
+    found = summarise(values)
+    return {"mean": found and found.mean, "std": found and found.deviation, "seeds": values}
+
+
+def show(title: str, found: dict[str, dict[str, Any]]) -> None:
+    """Print mean and standard deviation of every metric by view."""
+    grid = Table("", *found, title=title)
+    for name in dict.fromkeys(metric for metrics in found.values() for metric in metrics):
+        shown = [metrics.get(name) for metrics in found.values()]
+        grid.add_row(name, *(f"{each['mean']:.3f} ± {each['std'] or 0:.3f}" if each else "" for each in shown))
+    Console().print(grid)
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -194,10 +212,7 @@ def main(args: list[str] | None = None) -> None:
                     for figure, number in figures.items():
                         gathered.setdefault(f"{name}, {view}", {}).setdefault(figure, []).append(number)
         results[column] = {view: {f: spread(v) for f, v in figures.items()} for view, figures in gathered.items()}
-        found = results[column]
-        names = list(dict.fromkeys(figure for figures in found.values() for figure in figures))
-        cells = [[plus_minus(found[view][name], 3) if name in found[view] else "" for view in found] for name in names]
-        show(streams[column].title, ["", *found], [[name, *row] for name, row in zip(names, cells, strict=True)])
+        show(streams[column].title, results[column])
     if options.output:
         content = {
             "study": table.name,
@@ -209,4 +224,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    report_errors(main)
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")

@@ -75,8 +75,8 @@ def print_plan(
     more = f", {len(unknown)} runs of unknown time" if unknown else ""
     total, now = format_duration(whole / workers), format_duration(possible / workers)
     console.print(
-        f"{len(counted)} of {len(found)} runs to be made: about {total} with {workers} at a time, {now} of it for what can be run now{more}; estimated from the size "
-        "of the models until similar runs have been made here",
+        f"{len(counted)} of {len(found)} runs to be made: about {total} with {workers} at a time, {now} of it for what "
+        f"can be run now{more}; estimated from the size of the models until similar runs have been made here",
         highlight=False,
     )
     for grid in grids:

@@ -84,7 +84,7 @@ def predictions(config: Config, task: Any, batches: list[Any], seed: int, option
         options: Options over those of the configuration, by dotted key.
     """
     from filtune.lightning_modules.backbones import BackboneConfig, build_backbone
-    from filtune.optimizers import likelihood_of
+    from filtune.optimizers.likelihoods import likelihood_of
 
     config = deepcopy(config)
     for key, value in options.items():
