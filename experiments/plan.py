@@ -114,7 +114,8 @@ def print_results(
         published = (rows[row].published or [None] * len(columns))[columns[column]]
         if "metrics" in table.raw:
             published = published and [published[0], None]
-        ours = "diverged" if found and not numbers else _mean_std(numbers)
+        diverged = any(record["status"] == "diverged" for record in found)
+        ours = "diverged" if diverged and not numbers else _mean_std(numbers)
         grid.add_row(cell.name, ours, str(len(numbers)), _published(published))
     console.print(grid)
 

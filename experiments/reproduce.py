@@ -97,13 +97,14 @@ def _missing(chosen: dict[str, list[Cell]], folders: dict[str, str]) -> dict[str
 def _jobs(
     chosen: dict[str, list[Cell]], plans: dict[str, SeedPlan], missing: dict[str, Need], folders: dict[str, str]
 ) -> list[Job]:
-    return [
-        Job(cell.key(seed), cell.config, seed, cell.task, cell.backbone, f"{name} {cell.name} seed {seed}", folders)
-        for name, found in chosen.items()
-        for cell in found
-        if cell.name not in missing
-        for seed in plans[name].get(cell.name, [])
-    ]
+    jobs: dict[str, Job] = {}
+    for name, found in chosen.items():
+        for cell in (cell for cell in found if cell.name not in missing):
+            for seed in plans[name].get(cell.name, []):
+                label = f"{name} {cell.name} seed {seed}"  # of cells that share a run, the first
+                job = Job(cell.key(seed), cell.config, seed, cell.task, cell.backbone, label, folders)
+                jobs.setdefault(job.key, job)
+    return [*jobs.values()]
 
 
 def _failed(chosen: dict[str, list[Cell]], seeds: dict[str, list[int]], outcome: Outcome) -> dict[str, str]:

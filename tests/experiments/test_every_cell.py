@@ -40,8 +40,11 @@ def chosen() -> list[Any]:
     found = []
     for table in BASE:
         for cell in cells(load_table(table)):
+            if "measurement" in cell.config:  # test_measurements.py
+                continue
             rule = optimizer_of(cell)
             kinds = {cell.task, (rule, cell.name.split("/")[0] in MAY_DIVERGE), (cell.backbone, family(rule))}
+            kinds |= {each["class_path"] for each in lookup(cell.config, "trainer.callbacks") or []}
             if kinds - seen:
                 marks = () if len(found) % 4 == 0 else pytest.mark.slow  # each takes a second
                 found.append(pytest.param(cell, shown_metric(table, cell), id=f"{table}-{cell.name}", marks=marks))
@@ -60,8 +63,8 @@ def family(rule: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Where the hub's ids lie: generated data, and a RoBERTa of two layers."""
+def folders(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> dict[str, str]:
+    """Where the hub's ids lie: generated data, and a RoBERTa and a BERT of two layers."""
     root = tmp_path_factory.mktemp("hub")
     found = {"nyu-mll/glue": write_glue(root / "glue")}
     found |= {source: write_images(root / source.replace("/", "-"), source) for source in IMAGES}
@@ -71,6 +74,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     config = RobertaConfig(vocab_size=len(VOCABULARY), max_position_embeddings=64, pad_token_id=0, **SIZES)
     RobertaForSequenceClassification(config).save_pretrained(roberta)
     found |= {f"FacebookAI/roberta-{size}": roberta for size in ("base", "large")}
+    found["sentence-transformers/all-MiniLM-L6-v2"] = tiny_bert
     return {name: str(folder) for name, folder in found.items()}
 
 

@@ -79,6 +79,58 @@ def test_a_dry_run_shows_the_plan_and_runs_nothing(copied, monkeypatch, capsys):
     assert "with 1 at a time" in said
 
 
+MEASURED = {
+    "metric": "measured_error",
+    "set": {
+        "measurement.class_path": "filtune.experiments.measurements.TwoLayerFit",
+        "measurement.width": 8,
+        "measurement.steps": 2,
+        "data.max_samples": 6,
+    },
+    "columns": [
+        {"name": "error", "title": "Error", "task": "digits"},
+        {
+            "name": "seconds",
+            "title": "Seconds",
+            "task": "digits",
+            "metric": "wall_seconds",
+            "chosen_by": "measured_error",
+        },
+    ],
+    "rows": [{"name": "adamw", "title": "AdamW", "optimizer": "adamw_1e-3", "grid": {"optimizer.lr": [1e-3, 1e-2]}}],
+}
+
+
+def test_a_measurement_is_run_kept_and_skipped_like_a_run(tmp_path, capsys, monkeypatch):
+    table, root = write_table(tmp_path, **MEASURED), tmp_path / "root"
+    monkeypatch.setenv("COLUMNS", "200")
+    assert reproduce.main([table, "--root", str(root), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("2 of 2 runs to be made: about ")  # both columns show the same runs
+    assert "2 runs of unknown time" in said
+    assert reproduce.main([table, "--root", str(root), "--threads", "1"]) == 0
+    assert "2 runs, 0 of them made before" in capsys.readouterr().out
+    record = Store(root).read(keys(table)["adamw/error/lr=0.01"])
+    assert (record["optimizer"], record["backbone"], record["samples"]) == ("AdamW", "", 6)
+    steps, errors = record["curves"]["measured/error"]
+    assert steps == [0, 1, 2]
+    assert record["metrics"]["measured_error"] == pytest.approx(errors[-1], rel=1e-4)
+    assert record["data_fingerprint"]["rows"]
+    monkeypatch.setattr(runner, "run", lambda *_: pytest.fail("a run was made"))
+    assert reproduce.main([table, "--root", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert "2 runs, 2 of them made before" in said
+    assert "earlier release" not in said
+
+
+def test_a_measurement_that_fails_is_named(tmp_path, capsys):
+    table = write_table(tmp_path, **MEASURED)
+    line = [table, "--root", str(tmp_path / "root"), "--threads", "1", "--set", "measurement.steps=0"]
+    assert reproduce.main([*line, "--cells", "adamw/error/lr=0.01"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "adamw/error/lr=0.01 seed 0: measurement: TwoLayerFit: width and steps must be at least 1" in said
+
+
 def test_what_cannot_be_had_is_said_and_the_rest_is_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     columns = [
