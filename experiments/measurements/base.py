@@ -70,10 +70,10 @@ def main(args: list[str]) -> None:
     folder = options.root / "measurement"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    run(config, options.seed_everything, folder)
+    run_measurement(config, options.seed_everything, folder)
 
 
-def run(config: Config, seed: int, folder: Path) -> None:
+def run_measurement(config: Config, seed: int, folder: Path) -> None:
     """Make a measurement and write what a run of ``filtune fit`` writes into its folder."""
     from filtune.lightning_modules.callbacks.summary import commit, device_name, versions
     from torch.utils.tensorboard import SummaryWriter

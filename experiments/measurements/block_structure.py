@@ -14,7 +14,7 @@ from torch import Tensor
 PARTITIONS = {"tensor": PerTensor, "neuron": PerNeuron}
 
 
-def labels(shapes: Sequence[torch.Size], partition: str) -> Tensor:
+def block_labels(shapes: Sequence[torch.Size], partition: str) -> Tensor:
     """Return the block of every parameter, (n,), as the block-diagonal filters have them.
 
     Args:

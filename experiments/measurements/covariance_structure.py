@@ -67,7 +67,9 @@ class CovarianceStructure(pl.Callback):
         step, last = trainer.global_step, int(trainer.estimated_stepping_batches)
         P = module.optimizers(use_pl_optimizer=False).filter["P0"][0]
         shapes = [param.shape for param in module.backbone.parameters() if param.requires_grad]
-        partitions = {name: block_structure.labels(shapes, name).to(P.device) for name in block_structure.PARTITIONS}
+        partitions = {
+            name: block_structure.block_labels(shapes, name).to(P.device) for name in block_structure.PARTITIONS
+        }
         found = block_structure.measures(P, partitions)
         for logger in trainer.loggers:
             logger.log_metrics({f"{TAG}{name}": value for name, value in found.items()}, step)

@@ -75,7 +75,7 @@ class TheoremBounds(Measurement):
             C = two_layer.stability(net, max(step["deviation"] for step in taken))
             largest, distance = max(largest, C), max(distance, *(step["distance"] / radius for step in taken))
             left = max(left, taken[-1]["next"])
-            held += [claims(step, C, start, radius) for step in taken]
+            held += [check_claims(step, C, start, radius) for step in taken]
             log(f"error_rho_{rho:g}", taken[0]["error"], 0)
             for k, step in enumerate(taken, 1):
                 log(f"error_rho_{rho:g}", step["next"], k)
@@ -146,7 +146,7 @@ def bounds(step: Step, C: float, start: float) -> dict[str, float]:
     }
 
 
-def claims(step: Step, C: float, start: float, radius: float) -> dict[str, bool]:
+def check_claims(step: Step, C: float, start: float, radius: float) -> dict[str, bool]:
     """Return the statements of appendix C on a step, and whether they hold; rounding is allowed for.
 
     ``ball``: theta is within the ball; ``truncation``: |yhat_{k+1} - yhat_k| is at most the same with the inverse

@@ -25,8 +25,8 @@ def initialize_weights(model: nn.Module, rule: str) -> None:
         rule: One of ``RULES``.
     """
     for layer in model.modules():
-        weight, bias = (layer._parameters.get(name) for name in ("weight", "bias"))
-        if weight is not None and weight.dim() > 1:
+        weight, bias = (getattr(layer, name, None) for name in ("weight", "bias"))
+        if isinstance(weight, nn.Parameter) and weight.dim() > 1:
             RULES[rule](weight)
-            if bias is not None:
+            if isinstance(bias, nn.Parameter):
                 nn.init.zeros_(bias)

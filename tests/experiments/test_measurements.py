@@ -104,8 +104,8 @@ def test_measures_depend_neither_on_order_nor_on_units(blocks: torch.Tensor, see
 def test_blocks_are_those_of_the_filters() -> None:
     layer = nn.Linear(3, 2)
     shapes = [param.shape for param in layer.parameters()]
-    assert block_structure.labels(shapes, "tensor").tolist() == [0] * 6 + [1] * 2
-    assert block_structure.labels(shapes, "neuron").tolist() == [0] * 3 + [1] * 3 + [2, 3]
+    assert block_structure.block_labels(shapes, "tensor").tolist() == [0] * 6 + [1] * 2
+    assert block_structure.block_labels(shapes, "neuron").tolist() == [0] * 3 + [1] * 3 + [2, 3]
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -140,7 +140,7 @@ def measured(name: str, folder: Path, parts: list[str], **options: Any) -> dict[
     given = {f"measurement.{key}": value for key, value in options.items()}
     config = compose(["task/digits", *parts], {**DIGITS, "measurement.class_path": f"{MEASUREMENTS}.{name}"}, given)
     folder.mkdir()
-    base.run(config, 3, folder)
+    base.run_measurement(config, 3, folder)
     found = read_run(folder)
     assert found.summary["finished"]
     assert found.summary["data_fingerprint"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from filtune.experiments.measurements import two_layer
-from filtune.experiments.measurements.theorem import bounds, claims, follow, network
+from filtune.experiments.measurements.theorem import bounds, check_claims, follow, network
 from filtune.experiments.measurements.two_layer import TwoLayer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -144,13 +144,13 @@ def test_the_printed_steps_of_the_proof_that_do_not_hold() -> None:
     # 1 - t < 1 / (1 + t): the truncated inverse moves the outputs by less, not by more
     net = linear(0)
     (step,) = follow(net, 1e-4, 1)
-    found = claims(step, 0.0, two_layer.least(net), two_layer.radius(net))
+    found = check_claims(step, 0.0, two_layer.least(net), two_layer.radius(net))
     assert not found["truncation"]
     # both sides of a bound must scale alike: |(3)| is of degree three in the error
     net = digits(8, 64, 0)
     large = replace(net, y=1e4 * net.y)
     (step,) = follow(large, 1.0, 1)
-    found = claims(step, 1.0, two_layer.least(large), two_layer.radius(large))
+    found = check_claims(step, 1.0, two_layer.least(large), two_layer.radius(large))
     assert not found["term_3_paper"]
     assert found["term_3"]
 
