@@ -123,8 +123,10 @@ def print_results(
 def _mean_std(values: list[float]) -> str:
     if not values:
         return ""
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{deviation}"
+    mean = statistics.fmean(values)
+    form = ".3g" if 0 < abs(mean) < 0.1 else ".2f"
+    deviation = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
+    return f"{mean:{form}}{deviation}"
 
 
 def _published(value: Any) -> str:

@@ -111,6 +111,7 @@ def _panel(section: Section, panel: dict[str, Any], looks: dict[str, Look]) -> l
             _log_scale(axis, [value for line in lines for value in line.x])
         if "y" in (panel.get("log") or []):
             axis.set_yscale("log")
+            _plain_numbers(axis.yaxis)
         name = str(panel.get("x", "")).rpartition(".")[2]
         over = f"1 - {name}" if panel.get("complement") else name
         y = panel.get("y", "")
@@ -127,6 +128,15 @@ def _log_scale(axis: Any, values: list[float]) -> None:
     else:  # zero is among the values of an option
         axis.set_xscale("symlog", linthresh=least)
         axis.set_xlim(left=-least / 2)
+    _plain_numbers(axis.xaxis)
+
+
+def _plain_numbers(axis: Any) -> None:
+    """Write the numbers of a logarithmic axis without mathematics, which labels do not have."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,11 @@ class Section:
         """Whether it shows times, which compare as ratios only."""
         return "metrics" in self.table.raw
 
+    def names_metric(self, leaf: Leaf) -> bool:
+        """Return whether a column is to name its metric, which it shares with no other and its title does not say."""
+        said = leaf.metric.startswith("measured_") or leaf.column.chosen_by
+        return self.timed or (leaf.metric != self.table.metric and not said)
+
     def notes(self) -> list[str]:
         """Return remarks: what the paper leaves open, how baselines were tuned, how few seeds there are."""
         run = [cell for cell in self.cells.values() if cell.point.records]
