@@ -115,7 +115,7 @@ def whole_table(root: Path, name: str, seeds: int = 2, scale: dict[str, Any] | N
     for cell in cell_names(table):
         row, column = cell.split("/")[:2]
         printed = (rows[row].published or [None] * len(columns))[columns[column]]
-        mean = printed[0] if printed else 80.0
+        mean = 80.0 if printed is None else printed[0] if isinstance(printed, list) else printed
         metric = table.columns[columns[column]].metric or table.metric
         rng = random.Random(cell)
         made[cell] = {
