@@ -66,4 +66,8 @@ def _curve(record: Record, tag: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _samples_per_step(record: Record, tag: str) -> float:
     samples: Any = record.get("samples")
-    return samples / record["steps"] if tag.startswith("online/") and samples and record.get("steps") else 1.0
+    return (
+        samples / record["steps"]
+        if tag.startswith(("online/", "measured/")) and samples and record.get("steps")
+        else 1.0
+    )

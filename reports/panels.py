@@ -185,9 +185,10 @@ def _line(section: Section, panel: dict[str, Any], label: str, spec: Any) -> Ite
     y, pattern, stroke = str(given.get("y", panel.get("y", ""))), str(given["cell"]), str(given.get("stroke", ""))
     is_level = label in (panel.get("level") or {}) and spec is panel["level"][label]
     if "x" not in panel:
-        band = mean_band([r for point in _points(section, pattern, False) for r in point.records.values()], y)
+        records = [r for point in _points(section, pattern, False) for r in point.records.values()]
+        band = mean_band(records, y)
         if band is not None:
-            yield SeriesLine(label, stroke, band.x, band.mean, band.deviation, _unit(y), True)
+            yield SeriesLine(label, stroke, band.x, band.mean, band.deviation, _unit(y, records), True)
         return
     values: dict[float, list[float]] = {}
     for point in _points(section, pattern, not is_level):
@@ -202,8 +203,9 @@ def _line(section: Section, panel: dict[str, Any], label: str, spec: Any) -> Ite
         yield SeriesLine(label, stroke, x, mean, np.array(spread), "", False)
 
 
-def _unit(tag: str) -> str:
-    return "samples" if tag.startswith("online/") else "steps"
+def _unit(tag: str, records: list[Record]) -> str:
+    counted = tag.startswith("measured/") and any(record.get("steps") for record in records)  # along a run of fit
+    return "samples" if counted or tag.startswith("online/") else "steps"
 
 
 def _points(section: Section, pattern: str, every: bool) -> Iterator[PointRuns]:
