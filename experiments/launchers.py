@@ -289,8 +289,8 @@ class ClusterRun:
         from submitit.helpers import DelayedSubmission
 
         if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
+            self._process.terminate()  # Popen.wait would never return: this handler interrupts it
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(ClusterRun(self.job, self.root, self.threads))
 
     def _register(self, process: subprocess.Popen) -> None:

@@ -241,6 +241,7 @@ class Runner:
         time_left = format_duration(remaining / self.launcher.workers) if known else "?"
         words = f"{done} of {total} runs, {time_left} left"
         labels = ", ".join([job.label for job in running.values()][: self.launcher.workers])
+        labels = labels or "waiting for the runs of another process"
         progress.update(bar, completed=done / max(total, 1), description=f"{words}  {labels}")
 
 

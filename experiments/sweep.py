@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from contextlib import closing
 from pathlib import Path
 
 import yaml
@@ -60,8 +61,7 @@ def main(args: list[str]) -> int:
     if options.dry_run:
         _show_plan(runner, sweep)
         return 0
-    with runner.store.lock(shared=True):
-        search = TrialRuns(sweep, runner.store, options.storage)
+    with runner.store.lock(shared=True), closing(TrialRuns(sweep, runner.store, options.storage)) as search:
         outcome = runner.execute(search)
         show_results(console, search)
         point = search.best(outcome.failures)

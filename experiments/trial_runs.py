@@ -164,6 +164,10 @@ class TrialRuns:
                     self._drop_queued(one)
         return all(one.pruned for one in opened)
 
+    def close(self) -> None:
+        """Let other processes have the trials that are not complete."""
+        self.trials.close()
+
     def best(self, failures: dict[str, str]) -> GridPoint:
         """Return the best point.
 

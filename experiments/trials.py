@@ -243,6 +243,11 @@ class Trials:
         """Let others have a trial."""
         os.close(self._held.pop(number))
 
+    def close(self) -> None:
+        """Let others have all trials, as the end of the process does."""
+        for number in list(self._held):
+            self.release(number)
+
 
 def settings_key(about: dict[str, Any]) -> str:
     """Return a short name of what a search is, for the names of files."""
