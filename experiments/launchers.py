@@ -127,7 +127,7 @@ class Local(Launcher):
 
         if self._stopped or job.key in self._cancelled:
             raise RunError("stopped")
-        one_device = lookup(job.config, "trainer.devices") == 1
+        one_device = lookup(job.config, "trainer.devices") in (1, None)
         try:
             return run(job, self.store, self.threads, register, device if one_device else None)
         finally:

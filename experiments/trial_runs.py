@@ -198,9 +198,8 @@ class TrialRuns:
             for part in range(1, PARTS + 1)
             if steps and steps[0] <= part * size.steps / PARTS <= steps[-1]
         }
-        if not self.trials.report(opened.trial, done):
-            return ""
-        return f"pruned after {max(done)} of {PARTS} parts"
+        part = self.trials.report(opened.trial, done)
+        return f"pruned after {part} of {PARTS} parts" if part else ""
 
     def _new_curves(self, job: Job) -> dict[str, Scalars]:
         """The curves of a run under way, if anything was logged since they were last read."""

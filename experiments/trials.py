@@ -202,8 +202,8 @@ class Trials:
         """Return whether a trial's runs are below this root."""
         return trial.user_attrs.get(ROOT, self._root) == self._root
 
-    def report(self, trial: Trial, values: dict[int, float]) -> bool:
-        """Report how the metric went so far; return whether the trial is to be pruned.
+    def report(self, trial: Trial, values: dict[int, float]) -> int:
+        """Report how the metric went so far; return after which part the trial is to be pruned, 0 if it is not.
 
         Args:
             trial: The trial.
@@ -213,8 +213,8 @@ class Trials:
         for part in sorted(values.keys() - known.keys()):
             trial.report(values[part], part)
             if trial.should_prune():
-                return True
-        return False
+                return part
+        return 0
 
     def finish(self, trial: Trial, values: list[float], reason: str = "") -> None:
         """Write the result of a trial: the metric of all seeds, or why there is none: it diverged or was pruned."""

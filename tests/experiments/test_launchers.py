@@ -213,7 +213,7 @@ def test_a_cluster_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytes
 def test_an_option_of_no_cluster_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit")
     monkeypatch.setattr(launchers, "check_cluster", lambda: None)
-    monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda: 2)
+    monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda *_: 2)
     with pytest.raises(ValueError, match=r"^--slurm: Unavailable parameter\(s\): \['partitoin'\]; there are[^\n]*$"):
         Slurm(Store(tmp_path), 1, 1, {"partitoin": "x"})
     with pytest.raises(ValueError, match="--slurm partition: is to be KEY=VALUE"):
