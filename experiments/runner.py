@@ -49,7 +49,7 @@ class Outcome:
         self.failures |= other.failures
 
 
-class Source(Protocol):
+class JobSource(Protocol):
     """Runs that become known one after another, such as those of a search."""
 
     def known(self) -> list[Job]:
@@ -116,7 +116,7 @@ class Runner:
         self._resumed: set[str] = set()
         self._stopped: set[str] = set()
 
-    def execute(self, source: Source) -> Outcome:
+    def execute(self, source: JobSource) -> Outcome:
         """Make the runs that have no record yet, after a check that the data of what has one is still the same.
 
         Raises:
@@ -164,7 +164,7 @@ class Runner:
         allowed = self.resume_changed or lookup(job.config, "run.resume_changed") is True
         return replace(job, resume_changed=allowed)
 
-    def _fill(self, source: Source, running: dict[Any, Job], checked: dict[str, Record], outcome: Outcome) -> bool:
+    def _fill(self, source: JobSource, running: dict[Any, Job], checked: dict[str, Record], outcome: Outcome) -> bool:
         """Start runs until no more are taken at a time; whether any is under way."""
         ready: list[Job] = []
         room = self.launcher.queued if isinstance(source, Listed) else self.launcher.workers
@@ -190,7 +190,7 @@ class Runner:
         else:
             time.sleep(1)
 
-    def _settle(self, handle: Any, running: dict[Any, Job], source: Source, outcome: Outcome) -> None:
+    def _settle(self, handle: Any, running: dict[Any, Job], source: JobSource, outcome: Outcome) -> None:
         job = running.pop(handle)
         if job.key in self._stopped:
             source.settle(job, None)
@@ -215,12 +215,12 @@ class Runner:
             self._say(f"{job.label}: diverged ({record['reason']})")
         self._keep(job, record, source, outcome)
 
-    def _keep(self, job: Job, record: Record, source: Source, outcome: Outcome) -> None:
+    def _keep(self, job: Job, record: Record, source: JobSource, outcome: Outcome) -> None:
         outcome.records[job.key] = record
         self.estimator.learn(record)
         source.settle(job, record)
 
-    def _fail(self, job: Job, error: Exception, source: Source, outcome: Outcome) -> None:
+    def _fail(self, job: Job, error: Exception, source: JobSource, outcome: Outcome) -> None:
         outcome.failures[job.key] = str(error)
         self._say(f"{job.label}: {error}", style="red")
         source.settle(job, None)

@@ -34,7 +34,7 @@ PARTS = 27
 
 
 @dataclass(frozen=True)
-class Range:
+class Bounds:
     """Bounds between which the values of an option are drawn.
 
     Attributes:
@@ -58,7 +58,7 @@ class SearchSpace:
     """
 
     grid: dict[str, list[Any]]
-    ranges: dict[str, Range]
+    ranges: dict[str, Bounds]
 
     @property
     def keys(self) -> set[str]:
@@ -90,13 +90,13 @@ def _storable(values: list[Any]) -> list[Any]:
     return values if plain else [json.dumps(value) for value in values]
 
 
-def read_ranges(pairs: list[str], sampler: str, grid: Mapping[str, Any]) -> dict[str, Range]:
+def read_ranges(pairs: list[str], sampler: str, grid: Mapping[str, Any]) -> dict[str, Bounds]:
     """Return bounds by dotted key, from ``KEY=LOW,HIGH`` or ``KEY=LOW,HIGH,log``.
 
     Raises:
         ValueError: If one is not of that form, cannot be searched by the sampler, or is in the grid as well.
     """
-    found: dict[str, Range] = {}
+    found: dict[str, Bounds] = {}
     for pair in pairs:
         key, _, bounds = pair.partition("=")
         values = [parse_value(value.strip()) for value in bounds.split(",")]
@@ -115,7 +115,7 @@ def read_ranges(pairs: list[str], sampler: str, grid: Mapping[str, Any]) -> dict
             raise ValueError(f"--range {key}: it is there twice; leave one out")
         if sampler == "grid":
             raise ValueError(f"--range {key}: a grid needs values; say --sampler random or tpe, or --grid {key}=V,V")
-        found[key] = Range(low, high, bool(how))
+        found[key] = Bounds(low, high, bool(how))
     return found
 
 

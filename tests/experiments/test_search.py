@@ -4,7 +4,7 @@ import pytest
 import yaml
 from filtune.experiments import sweep
 from filtune.experiments.records import lower_is_better
-from filtune.experiments.search import Range, SearchSpace, rank, read_grid, read_ranges
+from filtune.experiments.search import Bounds, SearchSpace, rank, read_grid, read_ranges
 
 from tests.cli.harness import forked_workers
 
@@ -19,7 +19,7 @@ def test_a_grid_is_read_as_people_write_it():
 
 def test_a_range_is_read():
     found = read_ranges(["optimizer.lr=1e-4,1e-1,log", "data.batch_size=1,64"], "tpe", {})
-    assert found == {"optimizer.lr": Range(1e-4, 1e-1, True), "data.batch_size": Range(1, 64, False)}
+    assert found == {"optimizer.lr": Bounds(1e-4, 1e-1, True), "data.batch_size": Bounds(1, 64, False)}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from filtune.experiments import launchers, streams, sweep
 from filtune.experiments.composition import compose
 from filtune.experiments.estimate import Estimator
 from filtune.experiments.records import Store
-from filtune.experiments.search import Range, SearchSpace
+from filtune.experiments.search import Bounds, SearchSpace
 from filtune.experiments.trial_runs import Sweep, TrialRuns
 from filtune.experiments.trials import ABOUT
 
@@ -37,7 +37,7 @@ def search(**changes: Any) -> Sweep:
 
 def drawn(sampler: str, total: int, **changes: Any) -> Sweep:
     return search(
-        sampler=sampler, total=total, space=SearchSpace({}, {"optimizer.lr": Range(1e-6, 1e-1, True)}), **changes
+        sampler=sampler, total=total, space=SearchSpace({}, {"optimizer.lr": Bounds(1e-6, 1e-1, True)}), **changes
     )
 
 
