@@ -138,8 +138,11 @@ class Store:
         return path
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, shared: bool = False) -> Iterator[None]:
         """Keep other commands from writing into the root.
+
+        Args:
+            shared: Whether those that ask for the same may do so, as processes that share a sweep.
 
         Raises:
             ValueError: If another command is doing so, or there is something else than a folder.
@@ -148,7 +151,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"--root: {self.root} cannot be made a folder ({error.strerror}); name another") from error
-        with FolderLock(self.root, f"--root {self.root}", "name another folder"):
+        with FolderLock(self.root, f"--root {self.root}", "name another folder", shared):
             for folder in (self.root, self.root / "records", self.root / "manifests"):
                 sweep_folder(folder)
             yield

@@ -16,7 +16,7 @@ from .composition import parse_options
 from .escaping import plain
 from .plan import print_plan, print_results, print_tables
 from .records import FORMAT, Store
-from .runner import Outcome, Runner, add_run_options, read_folders, read_workers, shown_command
+from .runner import Listed, Outcome, Runner, add_run_options, read_folders, read_launcher, shown_command
 from .runs import Job
 from .search import SECTIONS, first_round, second_round
 from .tables import Table, load_table, table_names
@@ -41,27 +41,27 @@ def main(args: list[str]) -> int:
     for name, value in (("--seeds", options.seeds), ("--max-samples", options.max_samples)):
         if value is not None and value < 1:
             raise ValueError(f"{name} {value}: must be at least 1")
-    folders, (workers, threads) = read_folders(options.local), read_workers(options)
+    folders, launcher = read_folders(options.local), read_launcher(options)
     scale = Scale(options.max_samples, options.backbone, _read_set(options.set))
     tables = [load_table(name) for name in _names(options.tables)]
     chosen = {table.name: select(cells(table, scale), options.cells) for table in tables}
     seeds = {table.name: list(range(options.seeds)) if options.seeds else table.seeds for table in tables}
     missing = _missing(chosen, folders)
-    store = Store(options.root)
+    store = launcher.store
     if options.dry_run:
         first = {table.name: first_round(table, chosen[table.name], seeds[table.name], {}) for table in tables}
-        print_plan(console, tables, chosen, first, store, folders, workers)
+        print_plan(console, tables, chosen, first, store, folders, launcher.workers)
         return 0
     for name, need in missing.items():
         said = plain(f"{name} left out: {need.kind} {need.name}: {need.reason}")
         console.print(said, style="yellow", highlight=False, soft_wrap=True)
-    outcome, runner = Outcome(), Runner(store, workers, threads, console, options.resume_changed == "true")
+    outcome, runner = Outcome(), Runner(launcher, console, options.resume_changed == "true")
     with store.lock():
         for plan_round in (first_round, second_round):
             plans = {t.name: plan_round(t, chosen[t.name], seeds[t.name], outcome.records) for t in tables}
             for table in tables:
                 keep_manifest(store, table, scale, chosen[table.name], plans[table.name], missing)
-            outcome.add(runner.execute(_jobs(chosen, plans, missing, folders)))
+            outcome.add(runner.execute(Listed(_jobs(chosen, plans, missing, folders))))
             reasons = {**missing, **_failed(chosen, seeds, outcome)}
             for table in tables:
                 keep_manifest(store, table, scale, chosen[table.name], plans[table.name], reasons)

@@ -1,16 +1,17 @@
-"""Many runs: those without a record are run, several at a time, with a bar and an estimate of the time left."""
+"""Many runs: those without a record are made, several at a time, with a bar and an estimate of the time left."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import shlex
-import subprocess
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filtune.lightning_modules.atomic import DiskFull, reason_full
 from filtune.lightning_modules.signals import Stopped
@@ -20,12 +21,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 from .composition import lookup
 from .escaping import plain
 from .estimate import Estimator, format_duration
-from .records import Store
-from .runs import Job, RunError, run
+from .launchers import LAUNCHERS, Launcher, Local, Slurm, read_options
+from .records import Record, Store
+from .runs import Job, RunDied, RunError
 from .streams import Streams, UnreadableData, check_finished
-
-GRACE = 10.0
-"""Seconds that runs have to save a checkpoint when the command is stopped."""
+from .suggestions import suggest
 
 
 @dataclass
@@ -49,146 +49,200 @@ class Outcome:
         self.failures |= other.failures
 
 
-class Runner:
-    """Runs jobs, several at a time.
+class JobSource(Protocol):
+    """Runs that become known one after another, such as those of a search."""
+
+    def known(self) -> list[Job]:
+        """Return the runs that are known already, to be checked before the first is made."""
+
+    def take(self) -> Job | None:
+        """Return the next run; None if there is none at present."""
+
+    def left(self) -> list[Job]:
+        """Return the runs that were not taken yet, or as many others that take as long; empty if none will follow."""
+
+    def settle(self, job: Job, record: Record | None) -> None:
+        """Take the record of a run, None if it failed or was stopped."""
+
+    def stopped(self, job: Job) -> bool:
+        """Return whether a run that is under way is to be stopped; asked every second."""
+
+
+class Listed:
+    """A source of runs that are all known.
 
     Args:
-        store: Where records and run folders are.
-        workers: Runs at a time.
-        threads: Threads of each.
+        jobs: The runs, of which those of equal keys are one.
+    """
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._left = deque({job.key: job for job in jobs}.values())
+        self._known = list(self._left)
+
+    def known(self) -> list[Job]:
+        """Return all runs."""
+        return self._known
+
+    def take(self) -> Job | None:
+        """Return the next run."""
+        return self._left.popleft() if self._left else None
+
+    def left(self) -> list[Job]:
+        """Return the runs that were not taken yet."""
+        return list(self._left)
+
+    def settle(self, job: Job, record: Record | None) -> None:
+        """Do nothing: the outcome has it."""
+
+    def stopped(self, job: Job) -> bool:
+        """Return False: all are made."""
+        return False
+
+
+class Runner:
+    """Makes runs by a launcher, several at a time; one whose process or job dies is resumed once.
+
+    Args:
+        launcher: Where runs are made, and the store of their records.
         console: Where progress is printed.
         resume_changed: Whether to keep or resume runs although data or settings have changed since.
     """
 
-    def __init__(
-        self, store: Store, workers: int, threads: int, console: Console, resume_changed: bool = False
-    ) -> None:
-        self.store, self.workers, self.threads, self.console = store, workers, threads, console
+    def __init__(self, launcher: Launcher, console: Console, resume_changed: bool = False) -> None:
+        self.launcher, self.store, self.console = launcher, launcher.store, console
         self.resume_changed, self._streams = resume_changed, Streams()
         self.estimator = Estimator()
-        self._processes: dict[str, subprocess.Popen] = {}
-        self._stopped = False
+        self._started: dict[str, float] = {}
+        self._resumed: set[str] = set()
+        self._stopped: set[str] = set()
 
-    def execute(self, jobs: list[Job]) -> Outcome:
-        """Run what has no record yet, after a check that the data of what has one is still the same.
+    def execute(self, source: JobSource) -> Outcome:
+        """Make the runs that have no record yet, after a check that the data of what has one is still the same.
 
         Raises:
             ValueError: If the data of a finished run has changed; names what differs.
             DiskFull: If there is no space left; the other runs are stopped.
         """
-        if jobs:
+        known = source.known()
+        if known:
             self._streams.check_unchanged()
-        outcome, missing, finished = Outcome(), [], []
-        for job in {job.key: self._with_switch(job) for job in jobs}.values():
-            record = self.store.read(job.key)
-            if record is None:
-                missing.append(job)
-            else:
-                finished.append((job, record))
-                outcome.records[job.key] = record
-                self.estimator.learn(record)
-        outcome.found = len(outcome.records)
-        notes = [f"{path} is half written: its run is made again" for path in self.store.broken]
-        notes += check_finished(finished, self._streams, self.store)
-        for note in notes:
-            self.console.print(plain(note), markup=False, highlight=False, soft_wrap=True)
-        ready = []
-        for job in missing:
-            try:
-                ready.append(self._streams.prepared(job))
-            except UnreadableData as error:
-                self._fail(job, error, outcome)
-        if ready:
-            self._run_all(ready, outcome)
+        outcome, checked = Outcome(), self._check(known)
+        progress = Progress(BarColumn(), TextColumn("{task.description}", markup=False), console=self.console)
+        bar, running = progress.add_task("", total=1.0), dict[Any, Job]()
+        try:
+            while self._fill(source, running, checked, outcome) or source.left():
+                progress.start()
+                self._wait(running)
+                for handle in [handle for handle in running if handle.done()]:
+                    self._settle(handle, running, source, outcome)
+                for handle, job in running.items():
+                    if job.key not in self._stopped and source.stopped(job):
+                        self._stopped.add(job.key)
+                        self.launcher.cancel(job, handle)
+                self._show(progress, bar, running, source.left(), outcome)
+        except BaseException as error:
+            self.launcher.stop(running)
+            if isinstance(error, KeyboardInterrupt | Stopped):
+                self.console.print("stopped; the same command goes on where it was")
+            raise
+        finally:
+            if progress.live.is_started:
+                progress.stop()
         return outcome
+
+    def _check(self, jobs: Iterable[Job]) -> dict[str, Record]:
+        """Records of runs that are finished, by key, after a check of their data; what is to be said of them is."""
+        known = [self._with_switch(job) for job in jobs]
+        finished = [(job, record) for job in known if (record := self.store.read(job.key)) is not None]
+        notes = [f"{path} is half written: its run is made again" for path in self.store.broken]
+        self.store.broken.clear()
+        for note in notes + check_finished(finished, self._streams, self.store):
+            self._say(note)
+        return {job.key: record for job, record in finished}
 
     def _with_switch(self, job: Job) -> Job:
         allowed = self.resume_changed or lookup(job.config, "run.resume_changed") is True
         return replace(job, resume_changed=allowed)
 
-    def _run_all(self, jobs: list[Job], outcome: Outcome) -> None:
-        columns = (BarColumn(), TextColumn("{task.description}", markup=False))
-        progress = Progress(*columns, console=self.console, refresh_per_second=2)
-        with ThreadPoolExecutor(self.workers) as pool, progress as bar:
-            task = bar.add_task("", total=1.0)
-            started: dict[str, float] = {}
-            pending = {pool.submit(self._one, job, started): job for job in jobs}
-            total = len(pending)
+    def _fill(self, source: JobSource, running: dict[Any, Job], checked: dict[str, Record], outcome: Outcome) -> bool:
+        """Start runs until no more are taken at a time; whether any is under way."""
+        ready: list[Job] = []
+        room = self.launcher.queued if isinstance(source, Listed) else self.launcher.workers
+        while len(running) + len(ready) < room and (taken := source.take()) is not None:
+            job = self._with_switch(taken)
+            record = checked.pop(job.key, None) or self._check([job]).get(job.key)
+            if record is not None:
+                outcome.found += 1
+                self._keep(job, record, source, outcome)
+                continue
             try:
-                while pending:
-                    finished, _ = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        self._settle(future, pending.pop(future), outcome)
-                    self._show(bar, task, list(pending.values()), started, total)
-            except BaseException as error:
-                self._stop(pending)
-                if isinstance(error, KeyboardInterrupt | Stopped):
-                    self.console.print("stopped; the same command goes on where it was")
-                raise
+                ready.append(self._streams.prepared(job))
+            except UnreadableData as error:
+                self._fail(job, error, source, outcome)
+        if ready:
+            running |= dict(zip(self.launcher.submit(ready), ready, strict=True))
+            self._started |= dict.fromkeys((job.key for job in ready), time.monotonic())
+        return bool(running)
 
-    def _one(self, job: Job, started: dict[str, float]) -> dict[str, Any]:
-        if self._stopped:
-            raise RunError("stopped")
-        started[job.key] = time.monotonic()
+    def _wait(self, running: dict[Any, Job]) -> None:
+        if running and all(isinstance(handle, Future) for handle in running):
+            wait(running, timeout=1, return_when=FIRST_COMPLETED)
+        else:
+            time.sleep(1)
 
-        def register(process: subprocess.Popen) -> None:
-            self._processes[job.key] = process
-            if self._stopped:
-                process.terminate()
-
-        return run(job, self.store, self.threads, register)
-
-    def _settle(self, future: Future, job: Job, outcome: Outcome) -> None:
+    def _settle(self, handle: Any, running: dict[Any, Job], source: JobSource, outcome: Outcome) -> None:
+        job = running.pop(handle)
+        if job.key in self._stopped:
+            source.settle(job, None)
+            return
         try:
-            record = future.result()
+            record = self.launcher.result(handle)
         except (RunError, OSError) as error:
             if reason := reason_full(error):
                 raise DiskFull(
                     f"--root {self.store.root}: the disk is full ({reason}); nothing that was finished is lost: make "
                     "room and repeat the command"
                 ) from error
-            self._fail(job, error, outcome)
+            if isinstance(error, RunDied) and job.key not in self._resumed:
+                self._resumed.add(job.key)
+                self._say(f"{job.label}: {error}; it is resumed once")
+                (running_again,) = self.launcher.submit([job])
+                running[running_again] = job
+                return
+            self._fail(job, error, source, outcome)
             return
+        if record["status"] == "diverged":
+            self._say(f"{job.label}: diverged ({record['reason']})")
+        self._keep(job, record, source, outcome)
+
+    def _keep(self, job: Job, record: Record, source: JobSource, outcome: Outcome) -> None:
         outcome.records[job.key] = record
         self.estimator.learn(record)
-        if record["status"] == "diverged":
-            said = plain(f"{job.label}: diverged ({record['reason']})")
-            self.console.print(said, markup=False, highlight=False, soft_wrap=True)
+        source.settle(job, record)
 
-    def _fail(self, job: Job, error: Exception, outcome: Outcome) -> None:
+    def _fail(self, job: Job, error: Exception, source: JobSource, outcome: Outcome) -> None:
         outcome.failures[job.key] = str(error)
-        said = plain(f"{job.label}: {error}")
-        self.console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
+        self._say(f"{job.label}: {error}", style="red")
+        source.settle(job, None)
 
-    def _show(self, bar: Progress, task: Any, left: list[Job], started: dict[str, float], total: int) -> None:
+    def _say(self, words: str, style: str | None = None) -> None:
+        self.console.print(plain(words), style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def _show(self, progress: Progress, bar: Any, running: dict[Any, Job], left: list[Job], outcome: Outcome) -> None:
         """Update the bar with the time that unfinished runs take, spread over the workers."""
-        now, remaining, running = time.monotonic(), 0.0, []
-        known = True
-        for job in left:
+        now, remaining, known = time.monotonic(), 0.0, True
+        for job in [*running.values(), *left]:
             seconds = self.estimator.seconds(job.config, job.task, job.backbone)
             known = known and seconds is not None
-            spent = now - started[job.key] if job.key in started else 0.0
+            spent = now - self._started.get(job.key, now)
             remaining += max((seconds or 0.0) - spent, 0.05 * (seconds or 0.0))
-            if job.key in started:
-                running.append(job.label)
-        words = (
-            f"{total - len(left)} of {total} runs, {format_duration(remaining / self.workers) if known else '?'} left"
-        )
-        bar.update(task, completed=1 - len(left) / total, description=f"{words}  {', '.join(running[: self.workers])}")
-
-    def _stop(self, pending: dict[Future, Job]) -> None:
-        self._stopped = True
-        for future in pending:
-            future.cancel()
-        running = [process for process in list(self._processes.values()) if process.poll() is None]
-        for process in running:
-            process.terminate()  # it saves a checkpoint after its step
-        until = time.monotonic() + GRACE
-        for process in running:
-            try:
-                process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
+        done = len(outcome.records) + len(outcome.failures) + len(self._stopped) - outcome.found
+        total = done + len(running) + len(left)
+        time_left = format_duration(remaining / self.launcher.workers) if known else "?"
+        words = f"{done} of {total} runs, {time_left} left"
+        labels = ", ".join([job.label for job in running.values()][: self.launcher.workers])
+        labels = labels or "waiting for the runs of another process"
+        progress.update(bar, completed=done / max(total, 1), description=f"{words}  {labels}")
 
 
 def shown_command(name: str, path: Path) -> str:
@@ -207,7 +261,24 @@ def add_run_options(parser: argparse.ArgumentParser, root: str) -> None:
     )
     parser.add_argument("--root", type=Path, default=Path(root), help=f"where runs are kept (default: {root})")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
-    parser.add_argument("--threads", type=int, help="threads of each run (default: all cores, shared out)")
+    parser.add_argument(
+        "--threads", type=int, help="threads of each run (default: all cores, shared out; 1 on a cluster)"
+    )
+    parser.add_argument(
+        "--launcher",
+        default="local",
+        metavar="NAME",
+        help="where runs are made: local, each in a process, with one GPU each if there are several; slurm, as jobs of "
+        "a cluster (default: local)",
+    )
+    parser.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option of the cluster's jobs, such as partition=gpu, time=120 (minutes), gpus_per_node=1, account=lab, "
+        "array_parallelism=8 (default: --jobs); may be repeated",
+    )
     parser.add_argument(
         "--run.resume_changed",
         dest="resume_changed",
@@ -237,14 +308,23 @@ def read_folders(pairs: list[str]) -> dict[str, str]:
     return folders
 
 
-def read_workers(options: argparse.Namespace) -> tuple[int, int]:
-    """Return the number of runs at a time, and the threads of each.
+def read_launcher(options: argparse.Namespace) -> Launcher:
+    """Return the launcher of a command's options, with the store below its root.
 
     Raises:
-        ValueError: If one is not positive.
+        ValueError: If a number is not positive, or a launcher or an option of it is unknown.
     """
-    threads = (os.cpu_count() or 1) // max(options.jobs, 1) if options.threads is None else options.threads
-    for name, value in (("jobs", options.jobs), ("threads", max(threads, 1) if options.threads is None else threads)):
+    if options.launcher not in LAUNCHERS:
+        raise ValueError(f"--launcher {options.launcher}: no such launcher; {suggest(options.launcher, LAUNCHERS)}")
+    slurm = options.launcher == "slurm"
+    if options.slurm and not slurm:
+        raise ValueError(f"--slurm {options.slurm[0]}: needs --launcher slurm")
+    shared = 1 if slurm else (os.cpu_count() or 1) // max(options.jobs, 1)
+    threads = max(shared, 1) if options.threads is None else options.threads
+    for name, value in (("jobs", options.jobs), ("threads", threads)):
         if value < 1:
             raise ValueError(f"--{name} {value}: must be at least 1")
-    return options.jobs, max(threads, 1)
+    store = Store(options.root)
+    if slurm:
+        return Slurm(store, options.jobs, threads, read_options(options.slurm))
+    return Local(store, options.jobs, threads)

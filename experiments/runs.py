@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +17,7 @@ from typing import Any
 
 import yaml
 from filtune.lightning_modules.atomic import atomic_write
+from filtune.lightning_modules.event_files import EVENTS
 from filtune.lightning_modules.integrity import DamagedFile, read_json
 from filtune.lightning_modules.runs import STREAM
 from filtune.lightning_modules.signals import STOPPING
@@ -47,6 +49,10 @@ Started = Callable[[subprocess.Popen], object]
 
 class RunError(RuntimeError):
     """A run that could not be finished; the message is one line."""
+
+
+class RunDied(RunError):
+    """The process of a run was killed, or its job was lost; the run can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,9 @@ def localise(config: Config, folders: dict[str, str]) -> Config:
     return local
 
 
-def run(job: Job, store: Store, threads: int, started: Started = lambda process: None) -> Record:
+def run(
+    job: Job, store: Store, threads: int, started: Started = lambda process: None, device: str | None = None
+) -> Record:
     """Make a run, or resume it, and write its record.
 
     Args:
@@ -99,6 +107,7 @@ def run(job: Job, store: Store, threads: int, started: Started = lambda process:
         store: Where records and run folders are.
         threads: Threads of the process.
         started: Is handed the process.
+        device: The only GPU that the process sees, as in ``CUDA_VISIBLE_DEVICES``; by default those of this process.
 
     Raises:
         RunError: If it fails for another reason than divergence, or it finished earlier on other data.
@@ -113,7 +122,8 @@ def run(job: Job, store: Store, threads: int, started: Started = lambda process:
         config = folder / "cell.yaml"
         with atomic_write(config) as file:
             yaml.safe_dump(job.local_config, file, sort_keys=False)
-        reason = _fit(job, folder, config, threads, started)
+        environment = {"OMP_NUM_THREADS": str(threads)} | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
+        reason = _fit(job, folder, config, environment, started)
     try:
         record = _record(job, folder, reason, threads)
     except DamagedFile as error:
@@ -125,7 +135,22 @@ def run(job: Job, store: Store, threads: int, started: Started = lambda process:
     return record
 
 
-def _fit(job: Job, folder: Path, config: Path, threads: int, started: Started) -> str | None:
+def find_curve(folder: Path, known: int) -> tuple[int, dict[str, Scalars]]:
+    """Return the bytes of the event files of a run under way, and its curves; none where there are no more bytes.
+
+    Args:
+        folder: The run's folder in a store.
+        known: Bytes when they were last read.
+
+    Raises:
+        DamagedFile: If a file cannot be read.
+    """
+    attempts = sorted(folder.rglob("config.yaml"), key=lambda path: path.stat().st_mtime)
+    size = sum(path.stat().st_size for path in folder.rglob(EVENTS))
+    return size, read_run(attempts[-1].parent).curves() if attempts and size != known else {}
+
+
+def _fit(job: Job, folder: Path, config: Path, own: dict[str, str], started: Started) -> str | None:
     """Run the command; none where it finished, else why the optimizer diverged."""
     command = [
         sys.executable,
@@ -144,7 +169,7 @@ def _fit(job: Job, folder: Path, config: Path, threads: int, started: Started) -
             command += ["--ckpt_path=last"]
         if job.resume_changed:
             command += ["--run.resume_changed=true"]
-    environment = {**worker_environment(), "OMP_NUM_THREADS": str(threads)}
+    environment = {**worker_environment(), **own}
     if job.stream is not None:
         environment[STREAM] = json.dumps(job.stream)
     with open(folder / "output.txt", "ab") as output:
@@ -162,6 +187,8 @@ def _fit(job: Job, folder: Path, config: Path, threads: int, started: Started) -
         raise RunError("the run was stopped before its end; the same command goes on with it")
     if status == 0:
         return None
+    if status < 0:
+        raise RunDied(f"its process was killed by {signal.Signals(-status).name}; see {folder / 'output.txt'}")
     said = _last_line(folder / "output.txt").removeprefix("filtune: error: ")
     if status == DIVERGED:
         return said
@@ -241,8 +268,11 @@ def worker_environment() -> dict[str, str]:
 
     In a clone that is not installed, its folder is put on ``PYTHONPATH``. A worker imports modules of the current
     folder where this process does, and nowhere else: the folder may hold a user's own ``experiments/``.
+
+    In a job of a cluster it does not see what SLURM says of the job: Lightning would take it for a rank of several.
     """
-    found = dict(os.environ)
+    submitted = "SUBMITIT_EXECUTOR" in os.environ
+    found = {name: value for name, value in os.environ.items() if not (submitted and name.startswith("SLURM_"))}
     source = Path(filtune.__file__).resolve().parents[1]
     if str(source) not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
         found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), found.get("PYTHONPATH")]))

@@ -1,7 +1,8 @@
-"""Grids of options: their points, which runs each point gets, and which point is best."""
+"""What is searched: grids and ranges of options, which runs each point gets, and which point is best."""
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,6 @@ from typing import Any
 from filtune.lightning_modules.yaml_loader import parse_value
 
 from .cells import Cell, SeedPlan
-from .composition import Config, compose
 from .records import Record, lower_is_better, metric_of
 from .tables import Table
 
@@ -26,17 +26,97 @@ GridPoint = dict[str, Any]
 """Options by dotted key."""
 
 
+SAMPLERS = ("grid", "random", "tpe")
+PRUNERS = ("halving", "hyperband", "median")
+
+PARTS = 27
+"""How often the metric of a run is reported to a pruner, evenly; a power of 3, by which halving goes by default."""
+
+
 @dataclass(frozen=True)
-class Rung:
-    """A round of successive halving (Jamieson and Talwalkar, 2016).
+class Bounds:
+    """Bounds between which the values of an option are drawn.
 
     Attributes:
-        samples: Length of the stream; none for that of the configuration.
-        kept: How many points go on to the next round.
+        low: The lowest value; whole numbers are drawn if both bounds are.
+        high: The highest value.
+        log: Whether its logarithm is drawn.
     """
 
-    samples: int | None
-    kept: int
+    low: float
+    high: float
+    log: bool
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The options of a search.
+
+    Attributes:
+        grid: Values by dotted key.
+        ranges: Bounds by dotted key.
+    """
+
+    grid: dict[str, list[Any]]
+    ranges: dict[str, Bounds]
+
+    @property
+    def keys(self) -> set[str]:
+        """Dotted keys of all options."""
+        return self.grid.keys() | self.ranges.keys()
+
+    @property
+    def choices(self) -> dict[str, list[Any]]:
+        """The grid's values as a storage can hold them: plain ones as they are, lists and the like as JSON."""
+        return {key: _storable(values) for key, values in self.grid.items()}
+
+    def suggest(self, trial: Any) -> None:
+        """Draw the values that a trial of Optuna has none of yet."""
+        for key, values in self.choices.items():
+            trial.suggest_categorical(key, values)
+        for key, found in self.ranges.items():
+            whole = isinstance(found.low, int) and isinstance(found.high, int)
+            (trial.suggest_int if whole else trial.suggest_float)(key, found.low, found.high, log=found.log)
+
+    def decode(self, params: Mapping[str, Any]) -> GridPoint:
+        """Return the options that a trial's values stand for; drawn numbers have six digits, which name them."""
+        point = {key: values[self.choices[key].index(params[key])] for key, values in self.grid.items()}
+        drawn = {key: params[key] for key in self.ranges}
+        return point | {key: float(f"{v:.6g}") if isinstance(v, float) else v for key, v in drawn.items()}
+
+
+def _storable(values: list[Any]) -> list[Any]:
+    plain = all(isinstance(value, str | int | float) for value in values) and len(set(values)) == len(values)
+    return values if plain else [json.dumps(value) for value in values]
+
+
+def read_ranges(pairs: list[str], sampler: str, grid: Mapping[str, Any]) -> dict[str, Bounds]:
+    """Return bounds by dotted key, from ``KEY=LOW,HIGH`` or ``KEY=LOW,HIGH,log``.
+
+    Raises:
+        ValueError: If one is not of that form, cannot be searched by the sampler, or is in the grid as well.
+    """
+    found: dict[str, Bounds] = {}
+    for pair in pairs:
+        key, _, bounds = pair.partition("=")
+        values = [parse_value(value.strip()) for value in bounds.split(",")]
+        low, high, how = values[0], values[1] if len(values) > 1 else None, values[2:]
+        numbers = all(
+            isinstance(bound, int | float) and not isinstance(bound, bool) and abs(bound) < math.inf
+            for bound in (low, high)
+        )
+        if not numbers or not low < high or how not in ([], ["log"]) or (how and low <= 0):
+            raise ValueError(
+                f"--range {pair}: is to be KEY=LOW,HIGH or, of positive numbers, KEY=LOW,HIGH,log, such as "
+                "--range optimizer.lr=1e-4,1e-1,log"
+            )
+        _check_key("--range", key)
+        if key in grid or key in found:
+            raise ValueError(f"--range {key}: it is there twice; leave one out")
+        if sampler == "grid":
+            raise ValueError(f"--range {key}: a grid needs values; say --sampler random or tpe, or --grid {key}=V,V")
+        found[key] = Bounds(low, high, bool(how))
+    return found
 
 
 def read_grid(pairs: list[str]) -> dict[str, list[Any]]:
@@ -51,15 +131,19 @@ def read_grid(pairs: list[str]) -> dict[str, list[Any]]:
         found = [parse_value(value) for value in _split(values)]
         if not key or not values or "" in found:
             raise ValueError(f"--grid {pair}: is to be KEY=VALUE,VALUE such as --grid optimizer.lr=1e-4,1e-3")
-        section, *names = key.split(".")
-        if section not in SECTIONS or not all(names) or not names:
-            more = "; --seeds says how many seeds each point has" if section == "seed_everything" else ""
-            raise ValueError(f"--grid {key}: is to be an option of {', '.join(SECTIONS)}, such as optimizer.lr{more}")
+        _check_key("--grid", key)
         twice = [value for place, value in enumerate(found) if _among(value, found[:place])]
         if key in grid or twice:
             raise ValueError(f"--grid {key}: {twice[0] if twice else 'it'} is there twice; leave one out")
         grid[key] = found
     return grid
+
+
+def _check_key(option: str, key: str) -> None:
+    section, *names = key.split(".")
+    if section not in SECTIONS or not all(names) or not names:
+        more = "; --seeds says how many seeds each point has" if section == "seed_everything" else ""
+        raise ValueError(f"{option} {key}: is to be an option of {', '.join(SECTIONS)}, such as optimizer.lr{more}")
 
 
 def _split(values: str) -> list[str]:
@@ -76,37 +160,6 @@ def _split(values: str) -> list[str]:
 
 def _among(value: Any, others: list[Any]) -> bool:
     return any(type(value) is type(other) and value == other for other in others)
-
-
-def rungs(points: int, samples: int | None, rate: int | None) -> list[Rung]:
-    """Return the rounds: each keeps one point of ``rate`` with ``rate`` times the samples; without a rate, one round.
-
-    Args:
-        points: Points of the grid.
-        samples: Samples of the last round, if known.
-        rate: How many points one is kept of.
-
-    Raises:
-        ValueError: If the rate is too small, or the number of samples unknown.
-    """
-    last = Rung(None, 1)
-    if rate is None:
-        return [last]
-    if rate < 2:
-        raise ValueError(f"--halving {rate}: must be at least 2: one point of so many is kept in each round")
-    if samples is None:
-        raise ValueError("--halving: the length of the stream is not known; say --data.max_samples")
-    kept = []
-    while points > 1:
-        points = math.ceil(points / rate)
-        kept.append(points)
-    rounds = len(kept)
-    return [Rung(max(1, samples // rate ** (rounds - k)), left) for k, left in enumerate(kept)] + [last]
-
-
-def config_at(config: Config, point: GridPoint, samples: int | None) -> Config:
-    """Return the configuration at a point, with a stream of so many samples."""
-    return compose([], config, point, {"data.max_samples": samples} if samples else {})
 
 
 def point_values(keys: list[str], records: Records, metric: str) -> list[float]:

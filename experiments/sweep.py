@@ -1,21 +1,17 @@
-"""``filtune sweep``: run a configuration over a grid of options and several seeds."""
+"""``filtune sweep``: search the options of a configuration, over several seeds."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import re
-import statistics
-from dataclasses import dataclass
-from itertools import chain
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import yaml
 from filtune.lightning_modules.atomic import atomic_write
 from filtune.lightning_modules.legacy import has_renamed_options, translate_figure, translate_key
 from rich.console import Console
-from rich.table import Table as Grid
 
 from .availability import needs
 from .classes import check_option
@@ -23,93 +19,22 @@ from .composition import Config, compose, grid_points, lookup, notice, parse_opt
 from .escaping import plain
 from .estimate import format_duration, run_size
 from .fields import TIMES
-from .keys import run_key
-from .records import FORMAT, Store
-from .runner import Runner, add_run_options, read_folders, read_workers, shown_command
-from .runs import Job, localise
-from .search import GridPoint, Rung, config_at, point_values, rank, read_grid, rungs
+from .runner import Runner, add_run_options, read_folders, read_launcher, shown_command
+from .runs import localise
+from .search import PRUNERS, SAMPLERS, GridPoint, SearchSpace, read_grid, read_ranges
 from .suggestions import suggest
+from .trial_runs import Sweep, TrialRuns, show_results
 
 EXAMPLES = """examples:
   filtune sweep --config task/digits --config backbone/lenet5 --config optimizer/adamw_1e-3 \\
     --grid optimizer.lr=1e-4,3e-4,1e-3,3e-3,1e-2 --seeds 3
-  filtune sweep ... --halving 3     the worse two thirds drop out, the rest get three times the samples
+  filtune sweep ... --halving 3     the worse two thirds of the points are stopped early
+  filtune sweep ... --sampler tpe --trials 40 --range optimizer.lr=1e-5,1e-1,log
+  filtune sweep ... --storage postgresql://user@host/studies     shared by several machines
+
+The same command in a second terminal shares the work. optuna-dashboard shows the storage, by default a file below
+ROOT/storage.
 """
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A configuration over a grid.
-
-    Attributes:
-        name: Name of its manifest and of the best configuration.
-        config: The configuration, composed.
-        parts: Names of the task and the backbone.
-        grid: Values by dotted key.
-        seeds: Seeds of every point.
-        metric: Metric to optimise.
-        halving: One point of so many is kept in each round; none for one round.
-        folders: Where hub ids lie on this machine.
-    """
-
-    name: str
-    config: Config
-    parts: tuple[str, str]
-    grid: dict[str, list[Any]]
-    seeds: list[int]
-    metric: str
-    halving: int | None
-    folders: dict[str, str]
-
-    def rounds(self) -> list[Rung]:
-        """Return the rounds: how long points are run, and how many go on."""
-        large = run_size(self.config, self.parts[0])
-        return rungs(len(grid_points(self.grid)), large and large.samples, self.halving)
-
-    def jobs(self, points: list[GridPoint], rung: Rung) -> dict[str, list[Job]]:
-        """Return the runs of a round, by name of the point."""
-        found: dict[str, list[Job]] = {}
-        for point in points:
-            config, name = config_at(self.config, point, rung.samples), point_name(point)
-            found[name] = [
-                Job(run_key(config, seed), config, seed, *self.parts, f"{name} seed {seed}", self.folders)
-                for seed in self.seeds
-            ]
-        return found
-
-    def manifest(self, cells: dict[str, dict[str, str]]) -> dict[str, Any]:
-        """Return the manifest: which records belong to which point."""
-        options = {name: getattr(self, name) for name in ("name", "grid", "metric", "halving")}
-        seeds = {"seeds": self.seeds, "cells": cells, "missing": {}}
-        return {"format": FORMAT, "table": None, "sweep": options, "scale": {}, **seeds}
-
-    def run(self, runner: Runner) -> tuple[GridPoint, bool]:
-        """Run all rounds; the best point, and whether all runs could be made.
-
-        Raises:
-            ValueError: If no point has the figure of all seeds.
-        """
-        points, cells, whole = grid_points(self.grid), {}, True
-        for rung in self.rounds():
-            jobs = self.jobs(points, rung)
-            for name, found in jobs.items():
-                label = f"{name or 'as it is'}{f', {rung.samples} samples' if rung.samples else ''}"
-                cells[label] = {str(job.seed): runner.store.kept_as(job.key) for job in found}
-            runner.store.write_manifest(self.name, self.manifest(cells))
-            outcome = runner.execute([*chain(*jobs.values())])
-            whole = whole and not outcome.failures
-            keys = {name: [job.key for job in found] for name, found in jobs.items()}
-            scores = {name: point_values(found, outcome.records, self.metric) for name, found in keys.items()}
-            points = sorted(points, key=lambda point, of=scores: rank(of[point_name(point)], self.metric))
-            _show(runner.console, points, scores, self.metric, rung.samples)
-            if not scores[point_name(points[0])]:
-                reason = next(iter(outcome.failures.values()), "")
-                failed = f"; {len(outcome.failures)} runs failed, the first with: {reason}" if reason else ""
-                raise ValueError(
-                    f"--metric {self.metric}: no point has this figure of all seeds{failed}; see {runner.store.root}"
-                )
-            points = points[: rung.kept]
-        return points[0], whole
 
 
 def main(args: list[str]) -> int:
@@ -126,32 +51,71 @@ def main(args: list[str]) -> int:
         raise ValueError("trainer.fast_dev_run: leaves no result to compare; try the configuration with filtune fit")
     if lookup(config, "run.baselines"):
         notice("run.baselines is left out: a sweep compares the points of its grid")
-    folders, (workers, threads) = read_folders(options.local), read_workers(options)
+    folders, launcher = read_folders(options.local), read_launcher(options)
     for need in needs(config, folders):
         if need.where == "missing":
             raise ValueError(f"{need.kind} {need.name}: {need.reason}")
-    parts = _part(options.config, "task"), _part(options.config, "backbone")
-    grid, seeds = read_grid(options.grid), list(range(options.seeds))
-    if has_renamed_options(lookup(config, "optimizer.class_path")):
-        grid = {translate_key(key): values for key, values in grid.items()}
-    for key in grid:
-        check_option(config, key, "--grid")
-    sweep = Sweep(options.name, config, parts, grid, seeds, options.metric, options.halving, folders)
-    runner = Runner(
-        Store(options.root), workers, threads, Console(markup=False, emoji=False), options.resume_changed == "true"
-    )
+    sweep = _read_sweep(options, config, folders)
+    console = Console(markup=False, emoji=False)
+    runner = Runner(launcher, console, options.resume_changed == "true")
     if options.dry_run:
         _show_plan(runner, sweep)
         return 0
-    with runner.store.lock():
-        point, whole = sweep.run(runner)
+    with runner.store.lock(shared=True), closing(TrialRuns(sweep, runner.store, options.storage)) as search:
+        outcome = runner.execute(search)
+        show_results(console, search)
+        point = search.best(outcome.failures)
         best = options.root / f"{options.name}.yaml"
         with atomic_write(best) as file:
-            yaml.safe_dump(localise(config_at(config, point, None), folders), file, sort_keys=False)
+            yaml.safe_dump(localise(compose([], config, point), folders), file, sort_keys=False)
     words = f"best: {plain(point_name(point)) or 'the only one'}; {shown_command('filtune fit --config', best)}"
-    runner.console.print(words, highlight=False, soft_wrap=True)
-    runner.console.print(f"see  {shown_command('filtune report', options.root)}", highlight=False, soft_wrap=True)
-    return 0 if whole else 1
+    console.print(words, highlight=False, soft_wrap=True)
+    console.print(f"see  {shown_command('filtune report', options.root)}", highlight=False, soft_wrap=True)
+    return 1 if outcome.failures else 0
+
+
+def _read_sweep(options: argparse.Namespace, config: Config, folders: dict[str, str]) -> Sweep:
+    """Return the sweep that the options describe.
+
+    Raises:
+        ValueError: If one is wrong.
+    """
+    sampler, pruner = options.sampler, options.pruner
+    for option, name, known in (("--sampler", sampler, SAMPLERS), ("--pruner", pruner or PRUNERS[0], PRUNERS)):
+        if name not in known:
+            raise ValueError(f"{option} {name}: no such {option[2:]}; {suggest(name, known)}")
+    if options.halving is not None and options.halving < 2:
+        raise ValueError(f"--halving {options.halving}: must be at least 2: one point of so many goes on")
+    pruner = pruner or ("halving" if options.halving else None)
+    parts = _part(options.config, "task"), _part(options.config, "backbone")
+    if pruner and run_size(config, parts[0]) is None:
+        raise ValueError(f"--pruner {pruner}: the length of the stream is not known; say --data.max_samples")
+    if pruner and not translate_figure(options.metric).startswith(("online_", "val_")):
+        raise ValueError(f"--pruner {pruner}: --metric {options.metric} is not known before the end of a run")
+    grid = read_grid(options.grid)
+    ranges = read_ranges(options.range, sampler, grid)
+    if has_renamed_options(lookup(config, "optimizer.class_path")):
+        grid = {translate_key(key): values for key, values in grid.items()}
+        ranges = {translate_key(key): bounds for key, bounds in ranges.items()}
+    for key in grid:
+        check_option(config, key, "--grid")
+    for key in ranges:
+        check_option(config, key, "--range")
+    trials = options.trials
+    if (trials is None) != (sampler == "grid"):
+        raise ValueError(
+            f"--sampler {sampler}: needs --trials, the number of points" if trials is None else
+            f"--trials {trials}: a grid is tried at all of its points; say --sampler random or tpe"
+        )  # fmt: skip
+    if trials is not None and trials < 1:
+        raise ValueError(f"--trials {trials}: must be at least 1")
+    if sampler != "grid" and not grid and not ranges:
+        raise ValueError(f"--sampler {sampler}: there is nothing to search; say --range or --grid")
+    return Sweep(
+        name=options.name, config=config, parts=parts, space=SearchSpace(grid, ranges), sampler=sampler,
+        total=trials or len(grid_points(grid)), seeds=list(range(options.seeds)), metric=options.metric,
+        pruner=pruner, rate=options.halving or 3, folders=folders,
+    )  # fmt: skip
 
 
 def _check_names(name: str, metric: str) -> None:
@@ -196,53 +160,51 @@ def _part(configs: list[str], kind: str) -> str:
 
 
 def _show_plan(runner: Runner, sweep: Sweep) -> None:
-    total, points = 0.0, grid_points(sweep.grid)
-    left = len(points)
-    for rung in sweep.rounds():
-        each = runner.estimator.seconds(config_at(sweep.config, points[0], rung.samples), *sweep.parts)
-        total += left * len(sweep.seeds) * (math.nan if each is None else each)
-        runner.console.print(
-            f"{left} points, {len(sweep.seeds)} seeds, {rung.samples or 'all'} samples", highlight=False
-        )
-        left = rung.kept
+    points = grid_points(sweep.space.grid) if sweep.sampler == "grid" else []
+    job = sweep.jobs(points[0] if points else {})[0]
+    each = runner.estimator.seconds(job.config, *sweep.parts)
+    total = math.nan if each is None else each * sweep.total * len(sweep.seeds)
+    workers = runner.launcher.workers
+    known = "of unknown time" if math.isnan(total) else f"about {format_duration(total / workers)}"
+    size = run_size(job.config, sweep.parts[0])
+    pruned = f"; less by the pruner {sweep.pruner}" if sweep.pruner else ""
+    words = f"{sweep.total} points, {len(sweep.seeds)} seeds, {size.samples if size else 'all'} samples: "
+    runner.console.print(f"{words}{known} with {workers} at a time{pruned}", highlight=False)
     for point in points:
         runner.console.print(f"  {point_name(point) or 'as it is'}", highlight=False)
-    known = "of unknown time" if math.isnan(total) else f"about {format_duration(total / runner.workers)}"
-    runner.console.print(f"{known} with {runner.workers} at a time", highlight=False)
-
-
-def _show(
-    console: Console, ranked: list[GridPoint], scores: dict[str, list[float]], metric: str, samples: int | None
-) -> None:
-    grid = Grid(title=f"{metric.replace('_', ' ')}{f', {samples} samples' if samples else ''}, best first")
-    for heading in ("point", "mean", "deviation", "seeds"):
-        grid.add_column(heading, justify="left" if heading == "point" else "right")
-    for point in ranked:
-        values = scores[point_name(point)]
-        deviation = f"{statistics.stdev(values):.3f}" if len(values) > 1 else ""
-        mean = f"{statistics.fmean(values):.3f}" if values else "diverged or failed"
-        grid.add_row(point_name(point) or "as it is", mean, deviation, str(len(values)))
-    console.print(grid)
+    if not points:
+        runner.console.print(f"  drawn by the sampler {sweep.sampler}", highlight=False)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="filtune sweep",
-        description="Run a configuration over a grid of options. Further options are those of `filtune fit`, such as "
-        "--data.max_samples 1000. Completed runs are skipped; interrupted runs resume.",
+        description="Search the options of a configuration by Optuna. Further options are those of `filtune fit`, such "
+        "as --data.max_samples 1000. Completed runs are skipped; interrupted runs resume.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action="append", required=True, help="a configuration, by name or path; repeated")
-    parser.add_argument(
-        "--grid", action="append", default=[], metavar="KEY=V,V", help="values of an option; repeated for a product"
-    )
-    parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to SEEDS - 1 (default: 1)")
-    parser.add_argument("--metric", default="online_accuracy", help="metric to optimise (default: online_accuracy)")
-    parser.add_argument(
-        "--halving", type=int, metavar="N", help="successive halving: keep one point of N, with N times the samples"
-    )
-    parser.add_argument("--name", default="sweep", help="name of its manifest and of the best configuration")
+    add = parser.add_argument
+    add("--config", action="append", required=True, help="a configuration, by name or path; repeated")
+    add("--grid", action="append", default=[], metavar="KEY=V,V", help="values of an option; repeated for a product")
+    add(
+        "--range", action="append", default=[], metavar="KEY=LOW,HIGH[,log]",
+        help="bounds of an option, between which --sampler random or tpe draws; may be repeated",
+    )  # fmt: skip
+    add("--sampler", default="grid", metavar="NAME", help=f"which points are tried: {', '.join(SAMPLERS)}")
+    add("--trials", type=int, metavar="N", help="points that --sampler random or tpe draws")
+    add("--seeds", type=int, default=1, help="seeds 0 to SEEDS - 1 (default: 1)")
+    add("--metric", default="online_accuracy", help="metric to optimise (default: online_accuracy)")
+    add("--pruner", metavar="NAME", help=f"stop points early that do worse than others: {', '.join(PRUNERS)}")
+    add(
+        "--halving", type=int, metavar="N",
+        help="one point of N goes on, with N times the samples (implies --pruner halving; default 3)",
+    )  # fmt: skip
+    add(
+        "--storage", metavar="PATH|URL",
+        help="journal file or database of Optuna that several processes share (default: a file below ROOT/storage)",
+    )  # fmt: skip
+    add("--name", default="sweep", help="name of its manifest, of the best configuration and of the study")
     add_run_options(parser, "runs/sweep")
     return parser

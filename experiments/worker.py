@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 
@@ -21,6 +22,7 @@ def stop_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a cluster's warning that time runs out, for the process above
     stop_with_parent()  # before the imports, which take seconds
     from filtune.cli import main
 

@@ -31,14 +31,15 @@ class FolderInUse(ValueError):
     """Another process writes into the folder."""
 
 
-def try_lock(descriptor: int) -> bool | None:
+def try_lock(descriptor: int, shared: bool = False) -> bool | None:
     """Return whether an open file could be locked; None where its file system has no locks.
 
     Args:
         descriptor: The open file. The lock is released when it is closed, by the kernel at the latest.
+        shared: Whether others that ask for the same may hold the lock as well.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # ENOLCK, ENOTSUP, ENOSYS; on NFS also EBADF for a file that is open for reading alone
@@ -55,10 +56,11 @@ class FolderLock:
         folder: The folder; created if it is missing.
         name: What the message calls it, such as ``--root runs``; by default its path.
         remedy: What else than waiting can be done, for the message.
+        shared: Whether processes that ask for the same may hold the lock as well.
     """
 
-    def __init__(self, folder: Path, name: str = "", remedy: str = "") -> None:
-        self.folder, self.name, self.remedy = folder, name or str(folder), remedy
+    def __init__(self, folder: Path, name: str = "", remedy: str = "", shared: bool = False) -> None:
+        self.folder, self.name, self.remedy, self.shared = folder, name or str(folder), remedy, shared
         self._descriptor: int | None = None
 
     def acquire(self, patience: float = PATIENCE) -> None:
@@ -100,7 +102,7 @@ class FolderLock:
             raise ValueError(f"{path}: {error.strerror}; let this folder be written{other}") from error
 
     def _wait(self, descriptor: int, until: float) -> None:
-        while (locked := try_lock(descriptor)) is False:
+        while (locked := try_lock(descriptor, self.shared)) is False:
             if time.monotonic() >= until:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "?"
                 raise FolderInUse(

@@ -187,6 +187,9 @@ class Worker:
     def poll(self) -> int | None:
         return self._process.exitcode
 
+    def terminate(self) -> None:
+        self._process.terminate()
+
     def kill(self) -> None:
         self._process.kill()
 

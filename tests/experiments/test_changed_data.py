@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filtune.experiments import runner, runs, streams, sweep
+from filtune.experiments import launchers, runs, streams, sweep
 from filtune.experiments.records import Store, write_json
 from filtune.experiments.runs import Job, RunError
 from filtune.experiments.streams import Streams, read_stream
@@ -42,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
 @pytest.fixture
 def again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The finished sweep, in which no run may be made; its data is restored afterwards."""
-    monkeypatch.setattr(runner, "run", lambda *_: pytest.fail("a run was made"))
+    monkeypatch.setattr(launchers, "run", lambda *_: pytest.fail("a run was made"))
     yield finished
     write(finished / "reviews.csv", ROWS)
 

@@ -5,7 +5,7 @@ import json
 import multiprocessing
 
 import pytest
-from filtune.experiments import reproduce, runner
+from filtune.experiments import launchers, reproduce
 from filtune.experiments.cells import cells
 from filtune.experiments.records import Store
 from filtune.experiments.tables import load_table
@@ -49,7 +49,7 @@ def test_the_manifest_says_which_records_belong_to_which_cells(finished):
 
 def test_what_is_done_is_not_done_again(copied, monkeypatch, capsys):
     table, root = copied
-    monkeypatch.setattr(runner, "run", lambda *_: pytest.fail("a run was made"))
+    monkeypatch.setattr(launchers, "run", lambda *_: pytest.fail("a run was made"))
     assert reproduce.main([table, "--root", str(root)]) == 0
     assert "3 runs, 3 of them made before" in capsys.readouterr().out
 
@@ -70,7 +70,7 @@ def test_a_half_written_record_is_made_again_and_it_is_said(copied, capsys):
 
 def test_a_dry_run_shows_the_plan_and_runs_nothing(copied, monkeypatch, capsys):
     table, root = copied
-    monkeypatch.setattr(runner, "run", lambda *_: pytest.fail("a run was made"))
+    monkeypatch.setattr(launchers, "run", lambda *_: pytest.fail("a run was made"))
     monkeypatch.setenv("COLUMNS", "200")
     assert reproduce.main([table, "--root", str(root), "--seeds", "2", "--dry-run"]) == 0
     said = capsys.readouterr().out
@@ -195,7 +195,7 @@ def test_a_full_disk_stops_cleanly(copied, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(runner, "run", full)
+    monkeypatch.setattr(launchers, "run", full)
     with pytest.raises(OSError, match=r"the disk is full .*nothing that was finished is lost"):
         reproduce.main([table, "--root", str(root), "--seeds", "2"])
     assert {path: path.read_bytes() for path in (root / "records").iterdir()} == before

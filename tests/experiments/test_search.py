@@ -1,41 +1,12 @@
-"""Sweeps: points, rounds of successive halving, and what is best."""
-
-import math
+"""Sweeps: what is searched, and what is best."""
 
 import pytest
 import yaml
 from filtune.experiments import sweep
-from filtune.experiments.composition import compose
 from filtune.experiments.records import lower_is_better
-from filtune.experiments.search import Rung, config_at, rank, read_grid, rungs
-from hypothesis import given
-from hypothesis import strategies as st
+from filtune.experiments.search import Bounds, SearchSpace, rank, read_grid, read_ranges
 
 from tests.cli.harness import forked_workers
-
-
-@given(st.integers(1, 200), st.integers(2, 6), st.integers(1, 10**6))
-def test_halving_keeps_one_of_so_many_and_gives_it_as_many_times_the_samples(points, rate, samples):
-    rounds = rungs(points, samples, rate)
-    left = points
-    for rung in rounds[:-1]:
-        assert rung.kept == math.ceil(left / rate)
-        left = rung.kept
-    assert left == 1
-    assert rounds[-1] == Rung(None, 1)
-    lengths = [rung.samples for rung in rounds[:-1]]
-    count = len(lengths)
-    assert lengths == [max(1, samples // rate ** (count - k)) for k in range(count)]
-
-
-def test_without_halving_there_is_one_round():
-    assert rungs(7, None, None) == [Rung(None, 1)]
-
-
-@pytest.mark.parametrize(("rate", "samples", "said"), [(1, 100, "--halving 1: must be"), (3, None, "max_samples")])
-def test_impossible_halving_is_refused(rate, samples, said):
-    with pytest.raises(ValueError, match=said):
-        rungs(9, samples, rate)
 
 
 def test_a_grid_is_read_as_people_write_it():
@@ -46,11 +17,34 @@ def test_a_grid_is_read_as_people_write_it():
         read_grid(["optimizer.lr"])
 
 
-def test_a_point_changes_nothing_but_itself():
-    config = compose(["task/digits", "adamw"])
-    before = yaml.safe_dump(config)
-    assert config_at(config, {"optimizer.lr": 5.0}, 10)["data"]["init_args"]["max_samples"] == 10
-    assert yaml.safe_dump(config) == before
+def test_a_range_is_read():
+    found = read_ranges(["optimizer.lr=1e-4,1e-1,log", "data.batch_size=1,64"], "tpe", {})
+    assert found == {"optimizer.lr": Bounds(1e-4, 1e-1, True), "data.batch_size": Bounds(1, 64, False)}
+
+
+@pytest.mark.parametrize(
+    "pair", ["optimizer.lr", "x", "optimizer.lr=", "optimizer.lr=1", "optimizer.lr=2,1", "optimizer.lr=0,1,log",
+             "optimizer.lr=1,2,lin", "optimizer.lr=a,b", "optimizer.lr=true,2", "run.root=1,2", "optimizer.lr=1,nan",
+     "optimizer.lr=1,.inf"],
+)  # fmt: skip
+def test_an_impossible_range_is_refused(pair):
+    with pytest.raises(ValueError, match="^--range [^\n]*is to be"):
+        read_ranges([pair], "random", {})
+
+
+def test_a_range_is_of_no_grid():
+    with pytest.raises(ValueError, match="a grid needs values; say --sampler random or tpe"):
+        read_ranges(["optimizer.lr=1,2"], "grid", {})
+    with pytest.raises(ValueError, match="there twice"):
+        read_ranges(["optimizer.lr=1,2"], "tpe", {"optimizer.lr": [1]})
+
+
+@pytest.mark.parametrize("values", [[1, 2.5, "a"], [True, 1], [None, 0], [[0.9, 0.99], [0.8, 0.9]], [1, 1.0]])
+def test_what_a_storage_holds_of_a_grid_stands_for_its_values(values):
+    space = SearchSpace({"optimizer.x": values}, {})
+    for stored, value in zip(space.choices["optimizer.x"], values, strict=True):
+        (found,) = space.decode({"optimizer.x": stored}).values()
+        assert (type(found), found) == (type(value), value)
 
 
 def test_the_best_is_the_highest_or_lowest_and_what_diverged_comes_last():
@@ -84,6 +78,20 @@ PARTS = ["--config", "task/digits", "--config", "backbone/lenet5", "--config", "
         ([*PARTS, "--grid", "optimizer.lrr=1,2"], "--grid optimizer.lrr: no such option; did you mean lr?"),
         ([*PARTS, "--grid", "data.max_sample=1"], "--grid data.max_sample: no such option; did you mean max_samples"),
         (["--config", "task/digits", "--data.max_samples"], "--data.max_samples: is to have a value"),
+        ([*PARTS, "--sampler", "bayes"], "--sampler bayes: no such sampler; there are grid, random, tpe"),
+        ([*PARTS, "--sampler", "tpee"], "--sampler tpee: no such sampler; did you mean tpe?"),
+        ([*PARTS, "--pruner", "medina"], "--pruner medina: no such pruner; did you mean median?"),
+        ([*PARTS, "--sampler", "tpe"], "--sampler tpe: needs --trials"),
+        ([*PARTS, "--trials", "3"], "a grid is tried at all of its points"),
+        ([*PARTS, "--sampler", "tpe", "--trials", "3"], "there is nothing to search"),
+        ([*PARTS, "--sampler", "tpe", "--trials", "0", "--grid", "optimizer.lr=1"], "--trials 0: must be at least 1"),
+        (
+            [*PARTS, "--sampler", "tpe", "--trials", "3", "--range", "optimizer.lrr=1,2"],
+            "--range optimizer.lrr: no such",
+        ),
+        ([*PARTS, "--pruner", "median", "--metric", "wall_seconds"], "is not known before the end of a run"),
+        ([*PARTS, "--launcher", "slrum"], "--launcher slrum: no such launcher; did you mean slurm?"),
+        ([*PARTS, "--slurm", "time=3"], "--slurm time=3: needs --launcher slurm"),
     ],
 )
 def test_mistakes_are_told(line, said, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from filtune.experiments import reproduce, runner
+from filtune.experiments import launchers, reproduce
 from filtune.experiments.cells import cells
 from filtune.experiments.records import Store
 from filtune.experiments.search import first_round, second_round
@@ -76,7 +76,7 @@ def test_reproduce_runs_both_rounds_and_keeps_what_was_run(
         store.write(found)
         return found
 
-    monkeypatch.setattr(runner, "run", made_up)
+    monkeypatch.setattr(launchers, "run", made_up)
     assert reproduce.main([study, "--root", str(tmp_path)]) == 0
     assert "8 runs, 0 of them made before" in capsys.readouterr().out
     manifest = json.loads(next((tmp_path / "manifests").iterdir()).read_text())
