@@ -1,7 +1,7 @@
 """Where runs are made: in processes of this machine, or as jobs of a SLURM cluster.
 
 Locally a thread of :class:`concurrent.futures.ThreadPoolExecutor` waits for each process. The executors that hold
-processes of their own were tried and are no replacement: a run started by submitit's ``LocalExecutor`` outlives the
+processes of their own were compared and are no replacement: a run started by submitit's ``LocalExecutor`` outlives the
 command, and joblib and ``ProcessPoolExecutor`` run several runs in one process, whose peak memory is then that of none.
 On a cluster submitit's ``SlurmExecutor`` submits, watches and requeues jobs.
 """

@@ -8,7 +8,7 @@ import lzma
 from pathlib import Path
 
 import pytest
-from filtune.experiments import reproduce, runner
+from filtune.experiments import launchers, reproduce
 from filtune.experiments.archive import Archive
 from filtune.experiments.cells import cells
 from filtune.experiments.composition import CONFIGS
@@ -42,7 +42,7 @@ def make_older(root: Path, table: str) -> dict[str, bytes]:
 def test_records_of_earlier_releases_are_found_and_left_as_they_are(copied, monkeypatch, capsys) -> None:
     table, root = copied
     before = make_older(root, table)
-    monkeypatch.setattr(runner, "run", lambda *_: pytest.fail("a run was made"))
+    monkeypatch.setattr(launchers, "run", lambda *_: pytest.fail("a run was made"))
     assert reproduce.main([table, "--root", str(root)]) == 0
     assert "3 runs, 3 of them made before" in capsys.readouterr().out
     assert {str(path): path.read_bytes() for path in (root / "records").iterdir()} == before
@@ -59,7 +59,7 @@ def test_records_of_earlier_releases_are_found_and_left_as_they_are(copied, monk
 def test_a_root_goes_on_from_a_packed_study(copied, monkeypatch, capsys, tmp_path) -> None:
     table, root = copied
     pack([root], tmp_path / "new" / "digits.jsonl.xz")
-    monkeypatch.setattr(runner, "run", lambda *_: pytest.fail("a run was made"))
+    monkeypatch.setattr(launchers, "run", lambda *_: pytest.fail("a run was made"))
     assert reproduce.main([table, "--root", str(tmp_path / "new")]) == 0
     assert "3 runs, 3 of them made before" in capsys.readouterr().out
 

@@ -116,7 +116,7 @@ def test_a_measurement_is_run_kept_and_skipped_like_a_run(tmp_path, capsys, monk
     assert steps == [0, 1, 2]
     assert record["metrics"]["measured_error"] == pytest.approx(errors[-1], rel=1e-4)
     assert record["data_fingerprint"]["rows"]
-    monkeypatch.setattr(runner, "run", lambda *_: pytest.fail("a run was made"))
+    monkeypatch.setattr(launchers, "run", lambda *_: pytest.fail("a run was made"))
     assert reproduce.main([table, "--root", str(root)]) == 0
     said = capsys.readouterr().out
     assert "2 runs, 2 of them made before" in said
