@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,18 @@ hypothesis.settings.load_profile("same")
 # one core a process of the test run; said before torch is imported
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave out what is imported when garbage is collected: torch and the like are 600,000 objects, and no garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
 
 SHARED = Path(os.environ.get("FILTUNE_DATA", Path(__file__).resolve().parents[2] / "shared"))
 WORDS = "good bad film plot dull bright actor story love hate great poor a the is was not very and of".split()

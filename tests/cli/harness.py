@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import multiprocessing
@@ -59,6 +60,7 @@ class KillAt(pl.Callback):
 
 def _run(args: list[str], folder: str, output: Any) -> None:
     """Run ``filtune args``, or a script where the first argument is one, and send exit code and text."""
+    gc.freeze()  # what the server has imported is not searched again: 0.4 s of a run of 1.3 s
     os.chdir(folder)
     torch.set_num_threads(1)
     text, code = io.StringIO(), 0
