@@ -125,10 +125,10 @@ class Local(Launcher):
             if self._stopped or job.key in self._cancelled:
                 process.terminate()
 
-        if self._stopped or job.key in self._cancelled:
-            raise RunError("stopped")
         one_device = lookup(job.config, "trainer.devices") in (1, None)
         try:
+            if self._stopped or job.key in self._cancelled:
+                raise RunError("stopped")
             return run(job, self.store, self.threads, register, device if one_device else None)
         finally:
             self._processes.pop(job.key, None)

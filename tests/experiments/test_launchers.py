@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -241,3 +242,12 @@ def test_a_job_whose_time_runs_out_stops_its_run_first(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGALRM, before)
     assert again[0].function.job == maker.job
+
+
+def test_a_run_cancelled_before_it_begins_leaves_its_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launchers, "run", lambda made, *_: finished(made))
+    local = Local(Store(tmp_path), 1, 1)
+    local.cancel(job("a"), Future())
+    cancelled, other = local.submit([job("a"), job("b")])
+    assert isinstance(cancelled.exception(timeout=60), RunError)
+    assert other.result(timeout=60)["key"] == job("b").key
