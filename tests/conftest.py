@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import BertTokenizerFast
 
 # the same examples every time: what fails here fails everywhere, and a slow machine is no error
-EXAMPLES = int(os.environ.get("FILTUNE_EXAMPLES", 40))  # of a property that does not say how many
+EXAMPLES = int(os.environ.get("FILTUNE_EXAMPLES", 25))  # of a property that does not say how many
 hypothesis.settings.register_profile("same", deadline=None, derandomize=True, max_examples=EXAMPLES)
 hypothesis.settings.load_profile("same")
 

@@ -73,6 +73,7 @@ def made(root: Path) -> list[str]:
     return path.read_text().split() if path.is_file() else []
 
 
+@pytest.mark.slow  # half a minute of starting again; test_trials interrupts one in one process
 def test_a_sweep_killed_five_times_and_shared_by_two_processes(tmp_path: Path) -> None:
     line = [*PARTS, GRID, "--seeds=2"]
     assert sweep.main([*line, f"--root={tmp_path / 'whole'}", "--jobs=8"]) == 0
