@@ -14,7 +14,7 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from io import StringIO
 from pathlib import Path
 from queue import SimpleQueue
@@ -290,7 +290,8 @@ class ClusterRun:
 
         if self._process is not None:
             self._process.terminate()  # Popen.wait would never return: this handler interrupts it
-            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+            with suppress(ChildProcessError):  # it had ended, and was waited for, just before
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(ClusterRun(self.job, self.root, self.threads))
 
     def _register(self, process: subprocess.Popen) -> None:

@@ -92,6 +92,19 @@ def _read_sweep(options: argparse.Namespace, config: Config, folders: dict[str, 
         raise ValueError(f"--pruner {pruner}: the length of the stream is not known; say --data.max_samples")
     if pruner and not translate_figure(options.metric).startswith(("online_", "val_")):
         raise ValueError(f"--pruner {pruner}: --metric {options.metric} is not known before the end of a run")
+    if options.halving and pruner != "halving":
+        raise ValueError(
+            f"--halving {options.halving}: is the pruner halving, and --pruner says {pruner}; leave one out"
+        )
+    once = lookup(config, "trainer.max_epochs") in (None, 1) and lookup(config, "trainer.val_check_interval") in (
+        None,
+        1,
+    )
+    if pruner and once and translate_figure(options.metric).startswith("val_"):
+        raise ValueError(
+            f"--pruner {pruner}: --metric {options.metric} is known at the end of a run alone; "
+            "take an online metric, or set trainer.val_check_interval"
+        )
     grid = read_grid(options.grid)
     ranges = read_ranges(options.range, sampler, grid)
     if has_renamed_options(lookup(config, "optimizer.class_path")):

@@ -73,8 +73,11 @@ class Sweep:
     def about(self) -> dict[str, Any]:
         """Return what the sweep is, by which its study is recognised; more trials of it are of the same sweep."""
         pruner = [self.pruner, self.rate] if self.pruner else None
+        if pruner and self.pruner == "halving":
+            pruner.append(self.total)  # after how many samples points are first compared follows from it
+        bounds = {key: [repr(found.low), repr(found.high), found.log] for key, found in self.space.ranges.items()}
         return {
-            "configuration": run_key(self.config, 0), "options": self.options(), "sampler": self.sampler,
+            "configuration": run_key(self.config, 0), "options": self.space.grid | bounds, "sampler": self.sampler,
             "pruner": pruner, "metric": self.metric, "seeds": self.seeds,
         }  # fmt: skip
 
@@ -148,9 +151,12 @@ class TrialRuns:
         for opened in self._open.pop(job.key):
             opened.records[job.key] = record
             if record and job.seed == self.sweep.seeds[0] and not opened.pruned:
-                self._report(opened, job, {tag: (s, v) for tag, (s, v) in record["curves"].items()})
+                pruned = self._report(opened, job, {tag: (s, v) for tag, (s, v) in record["curves"].items()})
+                opened.pruned = pruned if len(opened.jobs) > 1 else ""  # of one seed, the whole run is known by now
             if opened.records.keys() == {job.key for job in opened.jobs}:
                 self._finish(opened)
+            elif opened.pruned:
+                self._drop_queued(opened)
 
     def stopped(self, job: Job) -> bool:
         """Return whether a run is of a trial that is pruned, by the metric of its first seed so far."""

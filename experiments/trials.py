@@ -126,7 +126,7 @@ class Trials:
                 sampler=ByNumber(sampler, space),
                 pruner=pruner or optuna.pruners.NopPruner(),
             )
-            self._check(storage, name, {"format": FORMAT, **about})
+            self._check(_without_password(storage), name, {"format": FORMAT, **about})
         self._claims = root / "claims" / f"{name}-{settings_key(about)}"
         self._claims.mkdir(parents=True, exist_ok=True)
         self._root = _identity(self._claims.parent)
@@ -171,7 +171,11 @@ class Trials:
                     return trial
         while len(self.study.get_trials(deepcopy=False)) < self.total:
             trial = self.study.ask()
-            if self._lock(trial.number) and self._begin(trial):
+            if not self._lock(trial.number):
+                continue
+            if self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():  # another was faster
+                self.release(trial.number)
+            elif self._begin(trial):
                 return trial
         return None
 
@@ -209,12 +213,12 @@ class Trials:
             trial: The trial.
             values: The metric by the parts of the run that are done.
         """
-        known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        known, pruned = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values, 0
         for part in sorted(values.keys() - known.keys()):
             trial.report(values[part], part)
-            if trial.should_prune():
-                return part
-        return 0
+            if not pruned and trial.should_prune():
+                pruned = part
+        return pruned
 
     def finish(self, trial: Trial, values: list[float], reason: str = "") -> None:
         """Write the result of a trial: the metric of all seeds, or why there is none: it diverged or was pruned."""
@@ -290,12 +294,15 @@ def _explained(storage: str) -> Iterator[None]:
     except Exception as error:  # of Optuna, of SQLAlchemy and of the driver of a database
         if str(error).startswith("--storage"):
             raise
-        shown = re.sub(r"(?<=:)[^:@/]+(?=@)", "***", storage)
-        said = re.sub(r"(?<=:)[^:@/]+(?=@)", "***", " ".join(str(error).split()))[:200] or type(error).__name__
+        said = _without_password(" ".join(str(error).split()))[:200] or type(error).__name__
         raise ValueError(
-            f"--storage {shown}: cannot be opened, it is damaged, of another version of Optuna, or not there ({said}); "
-            "name another: finished runs are found without it"
+            f"--storage {_without_password(storage)}: cannot be opened, it is damaged, of another version of Optuna, "
+            f"or not there ({said}); name another: finished runs are found without it"
         ) from error
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(?<=:)[^:@/]+(?=@)", "***", re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text))
 
 
 def _identity(folder: Path) -> str:

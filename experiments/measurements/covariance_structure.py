@@ -87,9 +87,10 @@ def dense_prior(variances: Tensor) -> Tensor:
     The rows of G (n, DIRECTIONS) are random points of the unit sphere, so that its eigenvalues are at least half the
     least variance.
     """
-    G = nn.functional.normalize(torch.randn(len(variances), DIRECTIONS, dtype=variances.dtype), dim=1)
+    drawn = torch.randn(len(variances), DIRECTIONS, dtype=variances.dtype)  # on the CPU: the same on every device
+    G = nn.functional.normalize(drawn.to(variances.device), dim=1)
     scale = variances.sqrt()
-    return scale.unsqueeze(1) * (torch.eye(len(scale), dtype=scale.dtype) + G @ G.mT) * scale / 2
+    return scale.unsqueeze(1) * (torch.eye(len(scale), dtype=scale.dtype, device=scale.device) + G @ G.mT) * scale / 2
 
 
 def coarse(M: Tensor, patch: int) -> list[list[float]]:

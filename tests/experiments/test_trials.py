@@ -218,6 +218,38 @@ def test_a_point_is_pruned_by_the_metric_of_its_first_seed(tmp_path: Path, monke
     assert len(process.trials.trials(optuna.trial.TrialState.COMPLETE)) == 3
 
 
+def test_a_first_seed_that_ended_between_two_looks_prunes_the_others(tmp_path: Path) -> None:
+    process, made = TrialRuns(search(pruner="halving", seeds=[0, 1]), Store(tmp_path), None), []
+    while job := process.take():
+        made.append(job)
+        level = 90.0 - 10 * len(process.trials.trials())
+        process.settle(job, made_up(job, curves={"online/accuracy": [list(range(10, 271, 10)), [level] * 27]}))
+    states = [trial.state.name for trial in process.trials.trials()]
+    assert states.count("PRUNED") >= 1
+    assert states[0] == "COMPLETE"
+    assert len(made) == sum(2 if state == "COMPLETE" else 1 for state in states)
+    assert {len(trial.intermediate_values) for trial in process.trials.trials()} == {27}
+
+
+def test_whole_numbers_and_others_are_different_searches() -> None:
+    whole, others = (
+        search(space=SearchSpace({}, {"optimizer.lr": Bounds(*ends, False)})) for ends in ((1, 9), (1.0, 9.0))
+    )
+    assert whole.about() != others.about()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["--pruner=median", "--metric=val_accuracy"], "known at the end of a run alone"),
+        (["--pruner=median", "--halving=3"], "leave one out"),
+    ],
+)
+def test_a_pruner_that_would_do_nothing_is_refused(tmp_path: Path, line: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        sweep.main([*PARTS, GRID, f"--root={tmp_path}", *line])
+
+
 def test_a_point_that_diverges_is_no_best_one(tmp_path: Path) -> None:
     process = TrialRuns(search(), Store(tmp_path), None)
     while job := process.take():
@@ -269,7 +301,9 @@ def test_a_damaged_journal_is_refused(tmp_path: Path, content: str) -> None:
         TrialRuns(search(), Store(tmp_path), str(tmp_path / "trials.log"))
 
 
-@pytest.mark.parametrize("url", ["sqlite:////not/there/x.db", "nodriver://u:secret@h/x", "redis://x"])
+@pytest.mark.parametrize(
+    "url", ["sqlite:////not/there/x.db", "nodriver://u:secret@h/x", "nodriver://u:a/secret:b@h/x", "redis://x"]
+)
 def test_a_database_that_is_not_there_is_refused_without_its_password(tmp_path: Path, url: str) -> None:
     with pytest.raises(ValueError, match=f"{ONE_LINE}cannot be opened") as error:
         TrialRuns(search(), Store(tmp_path), url)
