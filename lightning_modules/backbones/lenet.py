@@ -22,16 +22,26 @@ class LeNet5(nn.Module):
     Args:
         channels: Image channels.
         outputs: m.
+
+    Attributes:
+        maps: Feature maps of the two convolutions.
+        second_kernel: Side of the second one's kernel.
+        widths: Inputs of the three dense layers.
     """
+
+    maps: ClassVar[tuple[int, int]] = (6, 16)
+    second_kernel: ClassVar[int] = 5
+    widths: ClassVar[tuple[int, int, int]] = (400, 120, 84)
 
     def __init__(self, channels: int = 1, outputs: int = 10) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, 6, 5, padding=2)
-        self.conv2 = nn.Conv2d(6, 16, 5)
+        (first, second), (flat, wide, narrow) = self.maps, self.widths
+        self.conv1 = nn.Conv2d(channels, first, 5, padding=2)
+        self.conv2 = nn.Conv2d(first, second, self.second_kernel)
         self.pool = nn.MaxPool2d(2)
-        self.fc1 = nn.Linear(400, 120)
-        self.fc2 = nn.Linear(120, 84)
-        self.head = nn.Linear(84, outputs)
+        self.fc1 = nn.Linear(flat, wide)
+        self.fc2 = nn.Linear(wide, narrow)
+        self.head = nn.Linear(narrow, outputs)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the outputs (B, m) of images (B, C, 28, 28)."""
@@ -47,14 +57,9 @@ class SmallLeNet(LeNet5):
     A full covariance of its parameters has 960,400 entries.
     """
 
-    def __init__(self, channels: int = 1, outputs: int = 10) -> None:
-        nn.Module.__init__(self)
-        self.conv1 = nn.Conv2d(channels, 3, 5, padding=2)
-        self.conv2 = nn.Conv2d(3, 6, 3)
-        self.pool = nn.MaxPool2d(2)
-        self.fc1 = nn.Linear(24, 16)
-        self.fc2 = nn.Linear(16, 12)
-        self.head = nn.Linear(12, outputs)
+    maps = (3, 6)
+    second_kernel = 3
+    widths = (24, 16, 12)
 
 
 _LOAD_CODE = """\
