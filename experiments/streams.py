@@ -94,14 +94,7 @@ class Streams:
 def read_stream(data: Any, seed: int) -> Stream:
     """Return the fingerprint of the stream of a configuration's section ``data``, as ``filtune fit`` builds it.
 
-    Args:
-        data: The section, with its class path.
-        seed: The run's seed.
-
-    Raises:
-        UnreadableData: If the data cannot be read.
-        ValueError, TypeError, ArgumentError: If an option is wrong.
-        OSError: If a file cannot be read.
+    Arguments and errors are those of :func:`build_data`.
     """
     return build_data(data, seed).fingerprint()
 

@@ -18,9 +18,7 @@ from filtune.lightning_modules.defaults import import_class
 from filtune.lightning_modules.runs import CONFIG, SUMMARY
 
 from ..composition import Config, lookup
-
-TAG = "measured/"
-"""What the names of measured scalars begin with."""
+from ..runs import MEASURED
 
 Log = Callable[..., None]
 """``log(name, value, step=0)`` records a scalar; the last one of a name is the metric ``measured_NAME``."""
@@ -84,7 +82,11 @@ def run_measurement(config: Config, seed: int, folder: Path) -> None:
     data = build_data(config["data"], seed) if config.get("data") else None
     torch.manual_seed(seed)
     with SummaryWriter(str(folder)) as writer:
-        measurement.measure(config, seed, lambda name, value, step=0: writer.add_scalar(f"{TAG}{name}", value, step))
+
+        def log(name: str, value: float, step: int = 0) -> None:
+            writer.add_scalar(f"{MEASURED}{name}", value, step)
+
+        measurement.measure(config, seed, log)
     summary: dict[str, Any] = {
         "optimizer": type(measurement).__name__,
         "task": data.label if data else "",

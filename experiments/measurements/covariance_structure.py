@@ -11,11 +11,8 @@ from filtune.lightning_modules.integrity import read_json
 from torch import Tensor, nn
 
 from ..records import write_json
+from ..runs import MAPS, MEASURED
 from . import block_structure
-from .base import TAG
-
-MAPS = "maps.json"
-"""Name of the file with the matrices to be drawn, in the folder of a run."""
 
 DIRECTIONS = 8
 """Random directions of the dense prior: its correlations are about 1 / (2 sqrt(DIRECTIONS)) in size."""
@@ -72,7 +69,7 @@ class CovarianceStructure(pl.Callback):
         }
         found = block_structure.measures(P, partitions)
         for logger in trainer.loggers:
-            logger.log_metrics({f"{TAG}{name}": value for name, value in found.items()}, step)
+            logger.log_metrics({f"{MEASURED}{name}": value for name, value in found.items()}, step)
         if module.run_config.get("seed_everything") == 0 and step in {round(part * last) for part in SHOWN}:
             path = Path(trainer.default_root_dir) / MAPS
             maps = read_json(path) if path.is_file() else {}

@@ -13,7 +13,7 @@ import torch
 from filtune.datamodules.samples import collate
 from filtune.lightning_modules.metrics import MetricSet
 
-from .base import TAG
+from ..runs import MEASURED
 
 
 class GradientNorm(pl.Callback):
@@ -64,7 +64,7 @@ class GradientNorm(pl.Callback):
         if data.validation is not None:
             found |= self._scores(module, data.validation)
         for logger in trainer.loggers:
-            logger.log_metrics({f"{TAG}{name}": value for name, value in found.items()}, trainer.global_step)
+            logger.log_metrics({f"{MEASURED}{name}": value for name, value in found.items()}, trainer.global_step)
 
     def _batches(self, part: Any, most: int | None = None) -> list[dict[str, Any]]:
         """Return the first samples, of like length together, so that little of a batch is padding."""

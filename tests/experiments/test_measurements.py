@@ -16,6 +16,7 @@ from filtune.experiments.measurements import GradientNorm, base, block_structure
 from filtune.experiments.measurements.covariance_structure import coarse, dense_prior
 from filtune.experiments.measurements.variance_bounds import bisect, bracket, reaches
 from filtune.experiments.run_folder import read_run
+from filtune.experiments.runs import MEASURED
 from filtune.lightning_modules.backbones.weight_init import RULES, initialize_weights
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,7 +146,7 @@ def measured(name: str, folder: Path, parts: list[str], **options: Any) -> dict[
     assert found.summary["finished"]
     assert found.summary["data_fingerprint"]
     assert found.config["seed_everything"] == 3
-    return {tag.removeprefix(base.TAG): values for tag, (_, values) in found.curves().items()}
+    return {tag.removeprefix(MEASURED): values for tag, (_, values) in found.curves().items()}
 
 
 def test_the_bounds_of_the_theorem_are_measured(tmp_path: Path) -> None:
