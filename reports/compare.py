@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .formatting import is_of_segment
+from .plots import draw_legend, draw_mean, looks_of, new_figure
 
 FORMATS = (".png", ".svg", ".pdf", ".jpg")
 """Ends of the names of plots."""
@@ -90,28 +91,21 @@ def print_runs(folders: list[Path]) -> None:
 
 def plot_runs(runs: list[RunFolder], target: Path) -> None:
     """Draw the online score and the windowed loss of the runs over the steps, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     scores = [name for run in runs if (name := online_score(run.summary))]
     score = scores[0].replace("_", "/", 1) if scores else "online/accuracy"
-    plt.rcParams["text.parse_math"] = False  # labels are text of whoever made the runs
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for axis, tag, title in [
-        (axes[0], score, f"{score.replace('/', ' ')}, before the update"),
-        (axes[1], "online/loss", "online loss, mean of the last 1000"),
-    ]:
-        for label, run in zip(run_labels(runs), runs, strict=True):
-            axis.plot(*run.curve(tag), label=label)
-        axis.set(xlabel="step", title=title)
-        axis.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
-    figure.suptitle(_title(runs))
-    with atomic_path(target) as temporary:
-        figure.savefig(temporary, dpi=130)
-    plt.close(figure)
+    names = run_labels(runs)
+    styles = looks_of([(name, name.split()[0]) for name in names])
+    with new_figure(1, 2, (11, 4), target.stem) as (figure, axes):
+        for axis, tag, title in [
+            (axes[0, 0], score, f"{score.replace('/', ' ')}, before the update"),
+            (axes[0, 1], "online/loss", "online loss, mean of the last 1000"),
+        ]:
+            handles = {n: draw_mean(axis, *run.curve(tag), styles[n]) for n, run in zip(names, runs, strict=True)}
+            axis.set(xlabel="step", title=title)
+        draw_legend(figure, handles, styles)
+        figure.suptitle(_title(runs))
+        with atomic_path(target) as temporary:
+            figure.savefig(temporary, dpi=130)
 
 
 def main(args: list[str]) -> None:

@@ -14,7 +14,8 @@ from filtune.experiments.records import Record, lower_is_better, metric_of
 from filtune.experiments.run_folder import RunFolder, read_runs
 
 from .figures import Figure, FigurePlan, Line
-from .formatting import Look, distinct_looks, is_of_segment, looks
+from .formatting import is_of_segment
+from .plots import Look, looks_of
 from .statistics import MeanStd, summarise
 
 _METRICS = (
@@ -195,9 +196,8 @@ def _listing(
     rows: list[tuple[str, str, dict[int, Record]]],
     halved: bool = False,
 ) -> Listing:
-    distinct = len({optimizer for _, optimizer, _ in rows}) == len(rows)
-    tones = looks([(n, o, "paper") for n, o, _ in rows]) if distinct else distinct_looks([name for name, _, _ in rows])
-    entries = [Entry(name, optimizer, records, tones[name]) for name, optimizer, records in rows]
+    styles = looks_of([(name, optimizer) for name, optimizer, _ in rows])
+    entries = [Entry(name, optimizer, records, styles[name]) for name, optimizer, records in rows]
     had = _metrics(entries)
     chosen = metric if metric and any(entry.sample(metric) for entry in entries) else (had or ["val_accuracy"])[0]
     sign = 1 if lower_is_better(chosen) else -1

@@ -14,7 +14,8 @@ from . import formatting
 from .agreement import Agreement, Claim, Winner, claims, winners
 from .cells import CellResult, Status, judge_cell, with_ratio
 from .figures import Figure
-from .formatting import Look, looks, reproduce_root
+from .formatting import reproduce_root
+from .plots import Look, looks
 from .statistics import MeanStd, holm
 
 
