@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filtune.experiments.terminal import terminal_table
 from filtune.reports.plots import draw_legend, draw_mean, looks, new_figure, save_png
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.methods import OPTIMIZERS, Floor, OptimizerMethod, TimedMethod
 from benchmarks.models import MODELS
@@ -55,9 +55,8 @@ def measure_point(model: str, outputs: int, rounds: int, seconds: float) -> dict
 
 def print_points(points: list[dict[str, Any]]) -> None:
     """Print the times and their ratios to AdamW's."""
-    table = Table(title="one sample: ms of AdamW's step, and ratios to it (median; of the sums)")
-    for column in ("model", "classes", "n", "AdamW, ms", "floor", *(name for name in METHODS if name != "adamw")):
-        table.add_column(column, justify="left" if column == "model" else "right")
+    heads = ("model", "classes", "n", "AdamW, ms", "floor", *(name for name in METHODS if name != "adamw"))
+    rows = []
     for point in points:
         found = point["optimizers"]
         ratios = [
@@ -66,10 +65,11 @@ def print_points(points: list[dict[str, Any]]) -> None:
             if name != "adamw"
         ]
         milliseconds = f"{1000 * found['adamw']['median_seconds']:.1f}"
-        table.add_row(
-            point["model"], str(point["outputs"]), f"{point['trainable_parameters']:,}", milliseconds, *ratios
+        rows.append(
+            (point["model"], str(point["outputs"]), f"{point['trainable_parameters']:,}", milliseconds, *ratios)
         )
-    Console().print(table)
+    title = "one sample: ms of AdamW's step, and ratios to it (median; of the sums)"
+    Console().print(terminal_table(title, heads, rows))
 
 
 def plot_points(points: list[dict[str, Any]], target: Path) -> None:

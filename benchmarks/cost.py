@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filtune.experiments.terminal import terminal_table
 from filtune.reports.plots import draw_legend, draw_mean, log_scale, looks, new_figure, save_png
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.models import transformer
 from benchmarks.timing import batches, build_methods, compare_methods, describe_environment, interleave
@@ -71,16 +71,15 @@ def measure_point(cell: GridPoint, seconds: float, device: torch.device) -> dict
 
 def print_grid(cells: list[dict[str, Any]]) -> None:
     """Print the ratios to AdamW and to the floor, and the share of the algebra."""
-    table = Table(title="ratio to AdamW, ratio to the floor, algebra in % of the step")
     names = list(dict.fromkeys(name for cell in cells for name in cell["optimizers"] if name != "adamw"))
-    for column in ("n", "m", "B", "AdamW, ms", *names):
-        table.add_column(column, justify="right")
+    rows = []
     for cell in cells:
         found = cell["optimizers"]
         row = [f"{cell['trainable_parameters']:,}", str(cell["outputs"]), str(cell["batch"])]
         row += [f"{1000 * found['adamw']['median_seconds']:.1f}", *(_entry(found.get(name)) for name in names)]
-        table.add_row(*row)
-    Console(width=170).print(table)
+        rows.append(row)
+    title = "ratio to AdamW, ratio to the floor, algebra in % of the step"
+    Console(width=170).print(terminal_table(title, ("n", "m", "B", "AdamW, ms", *names), rows))
 
 
 def _entry(figures: dict[str, Any] | None) -> str:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filtune.experiments.terminal import terminal_table
 from filtune.optimizers import NGD, RENG, RING, SAM, AdamW, OnlineOptimizer, Sophia
 from filtune.reports.plots import FAINT, INK, METHODS, new_figure, save_png
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.methods import OptimizerMethod, TimedMethod
 from benchmarks.models import Case, lenet5, pretrained_image, roberta, transformer, vit_base
@@ -104,17 +104,19 @@ def split_refreshes(ratios: list[float], period: int) -> tuple[list[float], list
 def print_scene(name: str, result: dict[str, Any]) -> None:
     """Print a scene's figures."""
     size = f"n = {result['trainable_parameters']:,}, {result['rounds']} rounds"
-    table = Table(title=f"{name} ({size})", caption="Time / AdamW; MiB of the state, and at the peak of a step")
-    for column in ("optimizer", "lazy", "refresh", "period", "state", "peak"):
-        table.add_column(column, justify="left" if column == "optimizer" else "right")
+    rows = []
     for rule, figures in result["optimizers"].items():
         ratios = []
         for part in ("lazy", "refresh", "period"):
             aim = f" (aim {AIMS[rule][part]:.2f})" if part in AIMS.get(rule, {}) else ""
             ratios.append("" if figures[part] is None else f"{figures[part]:.2f}{aim}")
         sizes = [f"{figures[key] / 2**20:.1f}" for key in ("state_bytes", "peak_step_bytes")]
-        table.add_row(rule, *ratios, *sizes)
-    Console().print(table)
+        rows.append((rule, *ratios, *sizes))
+    heads, caption = (
+        ("optimizer", "lazy", "refresh", "period", "state", "peak"),
+        "MiB of the state, and at the peak of a step",
+    )
+    Console().print(terminal_table(f"{name} ({size})", heads, rows, caption=f"Time / AdamW; {caption}"))
 
 
 def plot_scenes(results: dict[str, Any], target: Path) -> None:

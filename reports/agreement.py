@@ -88,12 +88,12 @@ def winners(leaf: str, column: Mapping[str, CellResult], lower: bool) -> list[Wi
     lacking = [row for row, cell in column.items() if cell.published and row not in there]
     if first in best:
         runner_up = max((row for row in means if row not in best), key=lambda row: means[row])
-        test = paired(column[first].point.values, column[runner_up].point.values)
+        test = paired(column[first].values, column[runner_up].values)
         verdict = Agreement.ONE_SEED_AGREES
         if test:
             verdict = Agreement.AGREES if test.significant else Agreement.NOISE
     else:
-        test = paired(column[first].point.values, column[max(best, key=lambda row: means[row])].point.values)
+        test = paired(column[first].values, column[max(best, key=lambda row: means[row])].values)
         verdict = Agreement.ONE_SEED_DISAGREES
         if test:
             verdict = Agreement.DISAGREES if test.significant else Agreement.NOISE
@@ -113,7 +113,7 @@ def claims(
         if printed == 0:  # a tie claims nothing
             continue
         published_test = welch(cell.published, adamw.published)
-        test = paired(cell.point.values, adamw.point.values)
+        test = paired(cell.values, adamw.values)
         ours = test.difference if test else cell.ours.mean - adamw.ours.mean
         found[row, leaf] = Claim(
             printed,

@@ -11,6 +11,7 @@ from typing import Any
 from filtune.experiments.classes import optimizer_label
 from filtune.experiments.escaping import plain
 from filtune.experiments.run_folder import RunFolder, find_runs, read_runs
+from filtune.experiments.terminal import terminal_table
 from filtune.lightning_modules.atomic import atomic_path
 from rich.console import Console
 from rich.table import Table
@@ -43,28 +44,26 @@ def results_table(runs: list[RunFolder], left_out: Sequence[str] = ()) -> Table:
     """Return the results of runs as a table, one row each, and a row for each that is left out."""
     scores = sorted({name for run in runs for name in run.summary.get("val", {}) if not is_of_segment(name)})
     online = sorted({name for run in runs if (name := online_score(run.summary))})
-    result = Table(title=_title(runs))
-    result.add_column("run", overflow="fold", min_width=10)
     headings = [*(k.replace("_", "\n", 1) for k in online), "online\nloss", *(f"val\n{name}" for name in scores)]
-    for heading in ["samples", *headings, "ms per\nstep"]:
-        result.add_column(heading, justify="right")
+    rows = []
     for label, run in zip(run_labels(runs), runs, strict=True):
         s = run.summary
         if not s:
-            result.add_row(label, "not finished")
+            rows.append((label, "not finished"))
             continue
         seconds = s.get("seconds_per_step")
-        result.add_row(
-            label,
-            str(s["samples"]),
-            *(_figure(s.get(k), 2) for k in online),
-            _figure(s.get("online_loss"), 4),
-            *(_figure(s.get("val", {}).get(name), 4 if name == "loss" else 2) for name in scores),
-            _figure(seconds and 1000 * seconds, 2),
+        rows.append(
+            (
+                label,
+                str(s["samples"]),
+                *(_figure(s.get(k), 2) for k in online),
+                _figure(s.get("online_loss"), 4),
+                *(_figure(s.get("val", {}).get(name), 4 if name == "loss" else 2) for name in scores),
+                _figure(seconds and 1000 * seconds, 2),
+            )
         )
-    for reason in left_out:
-        result.add_row(plain(reason), "left out")
-    return result
+    rows += [(plain(reason), "left out") for reason in left_out]
+    return terminal_table(_title(runs), ["run", "samples", *headings, "ms per\nstep"], rows)
 
 
 def online_score(summary: dict[str, Any]) -> str | None:

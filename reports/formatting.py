@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from filtune.experiments.records import PACKED
 
 from .statistics import MeanStd
 
-MINUS, DASH = "\u2212", "\u2013"
-"""Minus sign, and the dash that stands where there is no value."""
+MINUS, DASH, CROSS = "\u2212", "\u2013", "\u00d7"
+"""Minus sign, the dash that stands where there is no value, and the sign after a ratio."""
 
 RUNS = "runs/reproduce"
 """The default root of ``filtune reproduce``."""
@@ -153,9 +152,3 @@ def reproduce_command(
     if root != RUNS:
         words += ["--root", root]
     return shlex.join(words)
-
-
-def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown, its first column to the left and the others to the right."""
-    lines = [heads, ["---", *("---:" for _ in heads[1:])], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -29,8 +29,8 @@ from .formatting import curve_title, metric_title
 from .plots import MATRICES, Look, draw_mean, draw_points, log_scale, looks, looks_of
 
 if TYPE_CHECKING:
-    from .cells import PointRuns
     from .sections import Section
+    from .seed_runs import SeedRuns
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _unit(tag: str, records: list[Record]) -> str:
     return "samples" if counted or tag.startswith("online/") else "steps"
 
 
-def _points(section: Section, pattern: str, every: bool) -> Iterator[PointRuns]:
+def _points(section: Section, pattern: str, every: bool) -> Iterator[SeedRuns]:
     """Yield the runs of the cells that match: all points of a grid, the best one, or those that the pattern names."""
     for name, cell in {cell.name: cell for cell in section.cells.values()}.items():
         if fnmatchcase(name, pattern):

@@ -1,7 +1,7 @@
 """The figures of the project: one palette, one style, one way to draw a mean with its deviation, and to save.
 
-Other modules name no colours. The palette keeps the methods of a page apart for the colour-blind too: the least distance
-of two of them in OKLab, times 100, is 14 (2 is just noticeable), for normal vision, protanopia and deuteranopia.
+Other modules name no colours. The palette keeps the methods of a page apart for the colour-blind too: the least
+distance of two of them in OKLab, times 100, is 14 (2 is just noticeable), for normal vision, protanopia, deuteranopia.
 """
 
 from __future__ import annotations
