@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from .cells import CellResult
-from .statistics import paired, welch
+from .statistics import TTest, paired, welch
 
 
 class Agreement(Enum):
@@ -85,19 +85,11 @@ def winners(leaf: str, column: Mapping[str, CellResult], lower: bool) -> list[Wi
     if len(best) == len(there):  # a tie claims nothing
         return []
     first = max(means, key=lambda row: means[row])
+    others = [row for row in means if row not in best] if first in best else best
+    other = max(others, key=lambda row: means[row])
+    test = paired(column[first].values, column[other].values)
     lacking = [row for row, cell in column.items() if cell.published and row not in there]
-    if first in best:
-        runner_up = max((row for row in means if row not in best), key=lambda row: means[row])
-        test = paired(column[first].values, column[runner_up].values)
-        verdict = Agreement.ONE_SEED_AGREES
-        if test:
-            verdict = Agreement.AGREES if test.significant else Agreement.NOISE
-    else:
-        test = paired(column[first].values, column[max(best, key=lambda row: means[row])].values)
-        verdict = Agreement.ONE_SEED_DISAGREES
-        if test:
-            verdict = Agreement.DISAGREES if test.significant else Agreement.NOISE
-    return [Winner(leaf, best, first, verdict, test.p if test else None, lacking)]
+    return [Winner(leaf, best, first, _verdict(first in best, test), test.p if test else None, lacking)]
 
 
 def claims(
@@ -115,20 +107,16 @@ def claims(
         published_test = welch(cell.published, adamw.published)
         test = paired(cell.values, adamw.values)
         ours = test.difference if test else cell.ours.mean - adamw.ours.mean
-        found[row, leaf] = Claim(
-            printed,
-            bool(published_test and not published_test.significant),
-            ours,
-            test and test.p,
-            _agreement(printed, ours, test),
-        )
+        noisy = bool(published_test and not published_test.significant)
+        verdict = _verdict(printed * ours > 0, test)
+        found[row, leaf] = Claim(printed, noisy, ours, test.p if test else None, verdict)
     return found
 
 
-def _agreement(printed: float, ours: float, test: object) -> Agreement:
-    same = printed * ours > 0
+def _verdict(same: bool, test: TTest | None) -> Agreement:
+    """Whether an order is the paper's, by our test of it."""
     if test is None:
         return Agreement.ONE_SEED_AGREES if same else Agreement.ONE_SEED_DISAGREES
-    if not test.significant:  # type: ignore[attr-defined]
+    if not test.significant:
         return Agreement.NOISE
     return Agreement.AGREES if same else Agreement.DISAGREES

@@ -9,7 +9,7 @@ from typing import Any
 from filtune.experiments.archive import Archive, Pool
 
 from .formatting import TIMES
-from .seed_runs import SeedRuns, Values, best_runs
+from .seed_runs import SeedRuns, Values, best_runs, grid_runs
 from .statistics import MeanStd, TTest, welch
 
 
@@ -99,11 +99,7 @@ def judge_cell(
         published: As the paper has it.
         chosen_by: The metric by which the best point of a grid is chosen.
     """
-    points = [
-        SeedRuns(full[len(name) + 1 :], archive.records(keys))
-        for full, keys in pool.cells.items()
-        if full == name or full.startswith(f"{name}/")
-    ]
+    points = grid_runs(archive, pool, name)
     run = [point for point in points if point.records]
     best = best_runs(run, chosen_by) or next(iter(run), SeedRuns("", {}))
     status, reason, test = _judge(best, pool, name, metric, lower, published)

@@ -75,11 +75,20 @@ class Figure:
 
 def draw_figure(plan: FigurePlan, folder: Path) -> Figure | None:
     """Draw a figure as SVG and PNG; none where no run has any of its curves."""
-    panels = {(c[0], curve): _panel(plan, c, curve) for c in plan.columns for curve in plan.curves}
-    columns = [c for c in plan.columns if any(panels[c[0], curve] for curve in plan.curves)]
-    curves = [curve for curve in plan.curves if any(panels[c[0], curve] for c in columns)]
+    tags = {
+        (name, curve): tag_of(curve, metric, [r for line in plan.lines for r in line.records.get(name, [])])
+        for name, _, metric in plan.columns
+        for curve in plan.curves
+    }
+    columns = [column for column in plan.columns if any(tags[column[0], curve] for curve in plan.curves)]
+    curves = [curve for curve in plan.curves if any(tags[column[0], curve] for column in columns)]
     if not columns:
         return None
+    panels = {
+        (name, curve): _panel(plan, name, tags[name, curve], title if curve == curves[0] else "")
+        for name, title, _ in columns
+        for curve in curves
+    }
     styles = {line.label: line.look for line in plan.lines}
     inline, drawn = save_figure(plan.name, _arrange(panels, columns, curves), folder, styles)
     return Figure(plan.name, plan.title, inline, _note(plan, columns, drawn))
@@ -125,19 +134,16 @@ def save_figure(
     return _inline(svg, name), set(handles)
 
 
-def _panel(plan: FigurePlan, column: tuple[str, str, str], curve: str) -> Draw | None:
-    """What draws a curve of a column; None where no run has it."""
-    name, title, metric = column
-    tag = tag_of(curve, metric, [record for line in plan.lines for record in line.records.get(name, [])])
+def _panel(plan: FigurePlan, column: str, tag: str | None, title: str) -> Draw | None:
+    """What draws a scalar of the runs of a column; None where no run has it."""
     if tag is None:
         return None
-    bands = [(line, band) for line in plan.lines if (band := mean_band(line.records.get(name, []), tag))]
+    bands = [(line, band) for line in plan.lines if (band := mean_band(line.records.get(column, []), tag))]
 
     def draw(axis: Any, handles: dict[str, Any]) -> None:
         for line, band in bands:
             handles[line.label] = draw_mean(axis, band.x, band.mean, line.look, band.deviation)
-        axis.set(title=title if curve == plan.curves[0] else "", ylabel=curve_title(tag))
-        axis.set_xlabel("samples" if tag.startswith("online/") else "iterations")
+        axis.set(title=title, xlabel="samples" if tag.startswith("online/") else "iterations", ylabel=curve_title(tag))
         axis.ticklabel_format(axis="x", style="plain", useOffset=False)
         axis.locator_params(axis="x", nbins=5)
         axis.locator_params(axis="y", nbins=6)

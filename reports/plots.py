@@ -87,6 +87,12 @@ class Look:
     stroke: str = "-"
     rank: int = len(METHODS)
 
+    @property
+    def ink(self) -> str:
+        """Its colour for text, no lighter than can be read on white."""
+        hue, light, full = colorsys.rgb_to_hls(*_rgb(self.colour))
+        return _hexadecimal(hue, min(light, 0.3), full)
+
 
 def looks(rows: Iterable[tuple[str, str, str]]) -> dict[str, Look]:
     """Return the look of each row.
@@ -124,12 +130,17 @@ def looks_of(rows: Sequence[tuple[str, str]]) -> dict[str, Look]:
 
 
 def _lighter(colour: str, share: float) -> str:
-    if not share:
-        return colour
+    hue, light, full = colorsys.rgb_to_hls(*_rgb(colour))
+    return _hexadecimal(hue, min(light + share * (1 - light), 0.85), full) if share else colour
+
+
+def _rgb(colour: str) -> tuple[float, float, float]:
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    hue, light, full = colorsys.rgb_to_hls(red, green, blue)
-    mixed = colorsys.hls_to_rgb(hue, min(light + share * (1 - light), 0.85), full)
-    return "#" + "".join(f"{round(255 * part):02x}" for part in mixed)
+    return red, green, blue
+
+
+def _hexadecimal(hue: float, light: float, saturation: float) -> str:
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, light, saturation))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtune.experiments.escaping import escape_markdown, plain
+from filtune.experiments.escaping import plain
 from filtune.lightning_modules.atomic import atomic_write
 
 from . import formatting, section_tables
@@ -17,11 +17,13 @@ from .cells import Status
 from .document import Document
 from .listings import Listing
 from .plots import INK
+from .section_tables import listing_frame, section_frame
 from .sections import Section
-from .styled import escape_tex
+from .styled import LANGUAGES, escape_tex, html_table, latex_table, markdown_table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from pandas import DataFrame
 
 
 def render_html(document: Document, folder: Path) -> Path:
@@ -44,11 +46,14 @@ def render_latex(part: Section | Listing, folder: Path, left_out: Sequence[str] 
             f"{escape_tex(part.table.title)}.{scale} Ours above, published below in italics; the best of a column is "
             f"bold, ours and published apart. {signs}."
         )
-        table = section_tables.section_latex(part, caption)
+        frame = section_frame(part, _words("tex"))
     else:
-        table = section_tables.listing_latex(part, f"{escape_tex(part.title)}; the best of a column is bold.")
+        caption = f"{escape_tex(part.title)}; the best of a column is bold."
+        frame = listing_frame(part, _words("tex"), LANGUAGES["tex"])
     comments = [f"% left out: {plain(message)}" for message in left_out]
-    return _write(folder / f"{part.slug}.tex", "\n".join(["% needs booktabs", table, *comments]))
+    return _write(
+        folder / f"{part.slug}.tex", "\n".join(["% needs booktabs", latex_table(frame, caption, part.slug), *comments])
+    )
 
 
 def _render(template: str, **values: Any) -> str:
@@ -61,9 +66,19 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
+def _words(language: str) -> Any:
+    """The macros of a language, whose texts are in one line."""
+    return _environment(language).get_template(f"macros.{language}.j2").module
+
+
 @cache
 def _environment(language: str) -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    markup = LANGUAGES[language]
+
+    def table(frame: DataFrame, name: str = "") -> str:
+        return html_table(frame, name) if language == "html" else markdown_table(frame)
 
     environment = Environment(
         loader=PackageLoader("filtune.reports"),
@@ -73,7 +88,8 @@ def _environment(language: str) -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        formatting=formatting, tables=section_tables, Status=Status, Agreement=Agreement, INK=INK
-    )
-    environment.filters.update(md=escape_markdown, plain=plain)
+        formatting=formatting, tables=section_tables, table=table, markup=markup, Status=Status, Agreement=Agreement,
+        INK=INK,
+    )  # fmt: skip
+    environment.filters.update(esc=markup.escape, strong=markup.strong, plain=plain)
     return environment

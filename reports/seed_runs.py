@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from filtune.experiments.archive import Archive, Pool
 from filtune.experiments.records import Record, lower_is_better, metric_of
 
 from .statistics import MeanStd, summarise
@@ -40,6 +41,15 @@ class SeedRuns:
     def sample(self, metric: str) -> MeanStd | None:
         """Return mean and standard deviation of a metric; None if no finished run has it."""
         return summarise([*self.values(metric).values()])
+
+
+def grid_runs(archive: Archive, pool: Pool, name: str) -> list[SeedRuns]:
+    """Return the runs of a cell ``row/column``: those of each point of its grid, by the name of the point."""
+    return [
+        SeedRuns(full[len(name) + 1 :], archive.records(keys))
+        for full, keys in pool.cells.items()
+        if full == name or full.startswith(f"{name}/")
+    ]
 
 
 Runs = TypeVar("Runs", bound=SeedRuns)

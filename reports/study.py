@@ -16,7 +16,7 @@ from filtune.experiments.composition import lookup
 from filtune.experiments.records import Record, lower_is_better, metric_of
 from filtune.experiments.tables import Row, Table
 
-from .seed_runs import SeedRuns, Values, best_runs
+from .seed_runs import SeedRuns, Values, best_runs, grid_runs
 
 Curve = tuple[np.ndarray, np.ndarray]
 
@@ -176,15 +176,15 @@ def _methods(
 ) -> list[Method]:
     """The points of a cell with their finished records; a record without a needed curve is left out."""
     found = []
-    for full, keys in pool.cells.items():
-        if full == name or full.startswith(f"{name}/"):
-            records = archive.records({s: key for s, key in keys.items() if seeds is None or s in seeds})
-            finished = {s: r for s, r in records.items() if r["status"] == "finished"}
-            for seed, record in finished.items():
-                if lacking := _lacking(record, metrics):
-                    archive.leave_out(f"{full} seed {seed}, record {record.get('key')}: {lacking}")
-            whole = {s: r for s, r in finished.items() if not _lacking(r, metrics)}
-            found.append(Method(full, whole, len(finished) < len(records)))
+    for runs in grid_runs(archive, pool, name):
+        full = "/".join(filter(None, [name, runs.name]))
+        asked = {seed: record for seed, record in runs.records.items() if seeds is None or seed in seeds}
+        finished = {seed: record for seed, record in asked.items() if record["status"] == "finished"}
+        lacking = {seed: fault for seed, record in finished.items() if (fault := _lacking(record, metrics))}
+        for seed, fault in lacking.items():
+            archive.leave_out(f"{full} seed {seed}, record {finished[seed].get('key')}: {fault}")
+        whole = {seed: record for seed, record in finished.items() if seed not in lacking}
+        found.append(Method(full, whole, len(finished) < len(asked)))
     return found
 
 

@@ -104,7 +104,7 @@ def _label_ends(axis: Any, ends: dict[str, tuple[float, float]], styles: dict[st
         line = {"arrowstyle": "-", "relpos": (0.0, 0.5), "color": styles[title].colour, "lw": 0.6}
         axis.annotate(
             re.sub(r", (tuned|as published|exact)$", "", title), end, (1.05, place),
-            textcoords=axis.get_yaxis_transform(), va="center", fontsize=8.5, color=styles[title].colour,
+            textcoords=axis.get_yaxis_transform(), va="center", fontsize=8.5, color=styles[title].ink,
             weight="bold" if title == bold else "normal", annotation_clip=False,
             arrowprops={**line, "shrinkA": 0, "shrinkB": 0},
         )  # fmt: skip
@@ -113,18 +113,14 @@ def _label_ends(axis: Any, ends: dict[str, tuple[float, float]], styles: dict[st
 def spread(heights: Sequence[float], step: float) -> list[float]:
     """Return places near heights, in the same order and at least a step apart, with the least squared displacement.
 
-    It is the isotonic regression of the sorted heights minus multiples of the step, by pooling adjacent violators.
+    It is the isotonic regression of the sorted heights minus multiples of the step.
     """
-    order = sorted(range(len(heights)), key=lambda i: heights[i])
-    blocks: list[list[float]] = []
-    for rank, i in enumerate(order):
-        blocks.append([heights[i] - rank * step])
-        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
-            last = blocks.pop()
-            blocks[-1] += last
-    level = [float(np.mean(block)) for block in blocks for _ in block]
-    places = {i: level[rank] + rank * step for rank, i in enumerate(order)}
-    return [places[i] for i in range(len(heights))]
+    from scipy.optimize import isotonic_regression
+
+    order, ranks = np.argsort(heights, kind="stable"), step * np.arange(len(heights))
+    places = np.empty(len(heights))
+    places[order] = isotonic_regression(np.asarray(heights)[order] - ranks).x + ranks
+    return places.tolist()
 
 
 def panel_columns(panels: int) -> int:

@@ -7,7 +7,6 @@ corner. All of them are markup already: who makes a text escapes what a stranger
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,13 +30,7 @@ def escape_tex(text: Any) -> str:
 
 
 class Markup(NamedTuple):
-    """A language of tables.
-
-    Attributes:
-        escape: Escapes a text.
-        bold: Form of a bold text.
-        table: Writes a frame.
-    """
+    """How a language escapes a text and writes it in bold."""
 
     escape: Callable[[Any], str]
     bold: str
@@ -47,26 +40,28 @@ class Markup(NamedTuple):
         return self.bold.format(self.escape(text)) if is_bold else self.escape(text)
 
 
-MARKDOWN = Markup(escape_markdown, "**{}**")
-LATEX = Markup(escape_tex, r"\textbf{{{}}}")
-HTML = Markup(lambda text: html.escape(plain(text)), '<span class="best">{}</span>')
+LANGUAGES = {
+    "md": Markup(escape_markdown, "**{}**"),
+    "tex": Markup(escape_tex, r"\textbf{{{}}}"),
+    "html": Markup(lambda text: html.escape(plain(text)), '<span class="best">{}</span>'),
+}
 
 
-def text_frame(corner: str, heads: Sequence[Any], rows: Iterable[tuple[str, Sequence[str]]]) -> DataFrame:
+def text_frame(corner: str, heads: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> DataFrame:
     """Return a frame of texts.
 
     Args:
         corner: Text above the titles of the rows.
-        heads: Titles of the columns; several lines of each where they are tuples.
+        heads: Titles of the columns, of the same number of lines each.
         rows: The title and the texts of each row.
     """
     from pandas import DataFrame, Index, MultiIndex
 
-    kept = list(rows)
-    tuples = bool(heads) and isinstance(heads[0], tuple)
-    columns = MultiIndex.from_tuples(heads) if tuples else Index(heads, name=corner, dtype=object)
-    texts = [list(texts) for _, texts in kept]
-    return DataFrame(texts, Index([title for title, _ in kept], dtype=object), columns, dtype=object)
+    titles, texts = zip(*rows, strict=True) if (rows := list(rows)) else ((), ())
+    lines = [tuple(head.split("\n")) for head in heads]
+    several = bool(lines) and len(lines[0]) > 1
+    columns = MultiIndex.from_tuples(lines) if several else Index(heads, name=corner, dtype=object)
+    return DataFrame([*texts], Index(titles, dtype=object), columns, dtype=object)
 
 
 def markdown_table(frame: DataFrame) -> str:
@@ -85,13 +80,6 @@ def latex_table(frame: DataFrame, caption: str, label: str) -> str:
     )  # fmt: skip
 
 
-def html_table(frame: DataFrame, name: str, classes: DataFrame | None = None) -> str:
-    """Return a table of HTML without a style of its own.
-
-    Args:
-        frame: The texts.
-        name: Unique on the page.
-        classes: The class of each cell in the style sheet.
-    """
-    style = frame.style if classes is None else frame.style.set_td_classes(classes)
-    return re.sub(r"<style.*?</style>\s*", "", style.to_html(table_uuid=name, cell_ids=False), count=1, flags=re.S)
+def html_table(frame: DataFrame, name: str) -> str:
+    """Return a table of HTML without a style of its own; its name is unique on the page."""
+    return frame.style.to_html(table_uuid=name, cell_ids=False).partition("</style>")[2].strip()
