@@ -38,7 +38,6 @@ class Winner:
     """The best of a column.
 
     Attributes:
-        leaf: The column of figures.
         published: The rows that win in the paper, of those that were run here.
         ours: The row that wins here.
         verdict: Whether it is one of those, and significantly different from the other.
@@ -46,7 +45,6 @@ class Winner:
         lacking: The paper's rows without a figure here.
     """
 
-    leaf: str
     published: list[str]
     ours: str
     verdict: Agreement
@@ -73,23 +71,23 @@ class Claim:
     verdict: Agreement
 
 
-def winners(leaf: str, column: Mapping[str, CellResult], lower: bool) -> list[Winner]:
-    """Return the best of a column among the paper's methods that were run here; empty for fewer than two."""
+def best_of_column(column: Mapping[str, CellResult], lower: bool) -> Winner | None:
+    """Return the best of a column among the paper's methods that were run here; None for fewer than two."""
     sign = -1 if lower else 1
     there = {row: cell for row, cell in column.items() if cell.published and cell.ours}
     if len(there) < 2:
-        return []
+        return None
     means = {row: sign * cell.ours.mean for row, cell in there.items() if cell.ours}
     printed = {row: sign * cell.published.mean for row, cell in there.items() if cell.published}
     best = [row for row in printed if printed[row] == max(printed.values())]
     if len(best) == len(there):  # a tie claims nothing
-        return []
+        return None
     first = max(means, key=lambda row: means[row])
     others = [row for row in means if row not in best] if first in best else best
     other = max(others, key=lambda row: means[row])
     test = paired(column[first].values, column[other].values)
     lacking = [row for row, cell in column.items() if cell.published and row not in there]
-    return [Winner(leaf, best, first, _verdict(first in best, test), test.p if test else None, lacking)]
+    return Winner(best, first, _verdict(first in best, test), test.p if test else None, lacking)
 
 
 def claims(

@@ -20,26 +20,11 @@ INK, PAPER, FAINT = "#222222", "white", "#cccccc"
 """Text, axes and Filtune; the ground; bars behind marks."""
 
 METHODS = {
-    "filtune": INK,
-    "loko": "#4000b4",
-    "kalman": "#4000b4",
-    "r_kalman": "#32bbff",
-    "rkalman": "#32bbff",
-    "ekf": "#1a6de9",
-    "lofi": "#48997d",
-    "ngd": "#c07013",
-    "ring": "#8c34ff",
-    "reng": "#ff75a5",
-    "adamw": "#9d2900",
-    "adagrad": "#00dcb5",
-    "soap": "#ce6029",
-    "schedule_free": "#8166ff",
-    "prodigy": "#ff9100",
-    "muon": "#006881",
-    "sophia": "#d8bb14",
-    "sam": "#50618e",
-    "sgd": "#ffa400",
-}
+    "filtune": INK, "loko": "#4000b4", "kalman": "#4000b4", "r_kalman": "#32bbff", "rkalman": "#32bbff",
+    "ekf": "#1a6de9", "lofi": "#48997d", "ngd": "#c07013", "ring": "#8c34ff", "reng": "#ff75a5", "adamw": "#9d2900",
+    "adagrad": "#00dcb5", "soap": "#ce6029", "schedule_free": "#8166ff", "prodigy": "#ff9100", "muon": "#006881",
+    "sophia": "#d8bb14", "sam": "#50618e", "sgd": "#ffa400",
+}  # fmt: skip
 """Colours by the beginning of an optimizer's name, in the order of legends."""
 
 OTHERS = ("#475569", "#65a30d", "#be185d", "#7c2d12", "#0369a1", "#4d7c0f")
@@ -52,25 +37,13 @@ MATRICES = "magma"
 """Colour map of matrices; its lightness rises evenly."""
 
 _STYLE = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "axes.xmargin": 0.02,
-    "axes.grid": True,
-    "grid.alpha": 0.22,
-    "grid.linewidth": 0.5,
-    "legend.frameon": False,
-    "path.simplify_threshold": 0.4,
-    "svg.fonttype": "none",
+    "font.family": "sans-serif", "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 8, "axes.linewidth": 0.7,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.xmargin": 0.02, "axes.grid": True, "grid.alpha": 0.22,
+    "grid.linewidth": 0.5, "legend.frameon": False, "path.simplify_threshold": 0.4, "svg.fonttype": "none",
     "text.parse_math": False,  # labels are text of whoever made the runs
-    **dict.fromkeys(
-        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), INK
-    ),
-}
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "grid.color": INK,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def order_frame(section: Section, words: Any) -> DataFrame:
             ours, published = (f"{ratio:.2f}{CROSS}" for ratio in section.cells[row.name, key].ratio)
         return words.claim(found, published, ours)
 
-    winners = [section.winner(leaf) for leaf in leaves]
+    winners = [section.winners.get(leaf.key) for leaf in leaves]
     rows = [("best of the column", [words.winner(section, winner) if winner else "" for winner in winners])]
     rows += [
         (words.row_head(section, row), [claim(row, leaf.key, leaf.metric) for leaf in leaves])
