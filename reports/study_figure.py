@@ -27,6 +27,7 @@ def draw_study(streams: Sequence[StreamResult], table: Table, target: Path) -> l
     Returns:
         The files.
     """
+    streams = [stream for stream in streams if any(runs.records for runs in stream.rows.values())]
     styles, columns = _styles(table), panel_columns(len(streams))
     rows = -(-len(streams) // columns)
     with new_figure(rows, columns, (4.2 * columns, 3.2 * rows)) as (figure, axes):

@@ -27,7 +27,7 @@ def test_titles_may_be_equal_and_cells_empty() -> None:
 @pytest.mark.parametrize("rows", [[], [("a", [])]])
 def test_nothing_is_a_table_too(rows: list[tuple[str, list[str]]]) -> None:
     frame = text_frame("method", [], rows)
-    assert markdown_table(frame).startswith("| method |\n| --- |")
+    assert markdown_table(frame).split("\n")[1] == "| --- |"
     assert "<table" in html_table(frame, "n")
 
 
