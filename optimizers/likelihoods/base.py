@@ -115,7 +115,9 @@ class Likelihood(ABC):
         name, shape = type(self).__name__, tuple(self.outputs.shape)
         if tuple(target.shape) not in self._target_shapes():
             expected = " or ".join(str(each) for each in self._target_shapes())
-            raise ValueError(f"{name}: outputs of shape {shape} need a target of shape {expected}, got {tuple(target.shape)}")
+            raise ValueError(
+                f"{name}: outputs of shape {shape} need a target of shape {expected}, got {tuple(target.shape)}"
+            )
         if target.device.type == "cpu" and not bool((valid := self._is_valid(target)).all()):
             value = target[~valid][0].item()
             raise ValueError(f"{name}: a target is {value}, must {self.target_requirement.format(m=shape[1])}")
