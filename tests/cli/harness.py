@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import io
 import json
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import runpy
 import signal
@@ -25,10 +27,21 @@ from filtune.experiments import runs
 from filtune.lightning_modules.checkpoints import CONTENTS
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-# a server that has imported everything and used no threads forks each run in a fraction of a second
+from tests import conftest  # noqa: F401  # its settings are those of the server, too
+
+ROOT = Path(__file__).resolve().parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
-SERVED = "filtune.cli filtune.training torch._dynamo torch.utils.tensorboard sklearn.datasets timm"
-CONTEXT.set_forkserver_preload([*SERVED.split(), "transformers.models.bert.modeling_bert"])
+SERVED = """
+    filtune.cli filtune.training filtune.option_help filtune.experiments.worker filtune.reports.compare
+    filtune.lightning_modules.backbones.image filtune.lightning_modules.backbones.text
+    attrs timm torch._dynamo torch.utils.serialization.config torch.utils.tensorboard
+    tensorboard.plugins.hparams.api_pb2 transformers.models.bert.modeling_bert
+    sklearn.datasets.data sklearn.datasets.descr
+    tests.cli.harness
+"""
+"""What a run imports. A server that has it and used no threads forks each run in a fraction of a second."""
+
+CONTEXT.set_forkserver_preload(SERVED.split())
 
 PATIENCE = 600
 """Seconds after which a run that does not end is killed."""
@@ -60,7 +73,7 @@ class KillAt(pl.Callback):
 
 def _run(args: list[str], folder: str, output: Any) -> None:
     """Run ``filtune args``, or a script where the first argument is one, and send exit code and text."""
-    gc.freeze()  # what the server has imported is not searched again: 0.4 s of a run of 1.3 s
+    gc.freeze()  # what the server has imported is not searched for garbage
     os.chdir(folder)
     torch.set_num_threads(1)
     text, code = io.StringIO(), 0
@@ -153,7 +166,16 @@ def run_ranks(args: Sequence[str], folder: Path, ranks: int) -> list[tuple[int, 
     return [_finish(*process) for process in started]
 
 
+@functools.cache
+def serve() -> None:
+    """Start the server in the root folder, where it finds the tests; once, before there are other threads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        multiprocessing.forkserver.ensure_running()
+
+
 def _start(target: Any, args: Sequence[str], folder: Path, *more: Any) -> tuple[Any, Any]:
+    serve()
     receiver, sender = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=target, args=(list(args), str(folder), sender, *more))
     process.start()
@@ -199,6 +221,7 @@ class Worker:
 @contextlib.contextmanager
 def forked_workers() -> Iterator[None]:
     """Fork the runs of studies and sweeps; that they end with their parent is tested with real ones (test_killed)."""
+    serve()
     with pytest.MonkeyPatch.context() as patch:
         fake = SimpleNamespace(Popen=Worker, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
         patch.setattr(runs, "subprocess", fake)
