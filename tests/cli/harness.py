@@ -24,7 +24,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from filtune.experiments import runs
+from filtune.lightning_modules import locks
 from filtune.lightning_modules.checkpoints import CONTENTS
+from filtune.lightning_modules.locks import FolderLock
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from tests import conftest  # noqa: F401  # its settings are those of the server, too
@@ -33,9 +35,12 @@ ROOT = Path(__file__).resolve().parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
 SERVED = """
     filtune.cli filtune.training filtune.option_help filtune.experiments.worker filtune.reports.compare
-    filtune.lightning_modules.backbones.image filtune.lightning_modules.backbones.text
-    attrs timm torch._dynamo torch.utils.serialization.config torch.utils.tensorboard
-    tensorboard.plugins.hparams.api_pb2 transformers.models.bert.modeling_bert
+    filtune.exports.commands filtune.exports.export filtune.exports.predict
+    filtune.lightning_modules.backbones.lenet filtune.lightning_modules.backbones.image
+    filtune.lightning_modules.backbones.text filtune.lightning_modules.backbones.timm_models
+    attrs matplotlib.backends.backend_agg timm torch._dynamo torch.utils.serialization.config torch.utils.tensorboard
+    tensorboard.plugins.hparams.api_pb2 tensorboard.plugins.hparams.metadata
+    transformers.models.bert.modeling_bert transformers.models.bert.tokenization_bert
     sklearn.datasets.data sklearn.datasets.descr
     tests.cli.harness
 """
@@ -133,8 +138,9 @@ class StopAt(ChangeAParameter):
         """Leave the parameters alone."""
 
 
-def _run_rank(args: list[str], folder: str, output: Any, environment: dict[str, str]) -> None:
+def _run_rank(args: list[str], folder: str, output: Any, environment: dict[str, str], patience: float) -> None:
     os.environ.update(environment)
+    FolderLock.acquire.__defaults__ = (patience,)
     rank_zero_only.rank = int(environment["RANK"])  # read when the server imported it
     _run(args, folder, output)
 
@@ -149,8 +155,15 @@ def run(args: Sequence[str], folder: Path) -> tuple[int, str]:
     return _finish(*_start(_run, args, folder))
 
 
-def run_ranks(args: Sequence[str], folder: Path, ranks: int) -> list[tuple[int, str]]:
-    """Run ``filtune args`` in several processes, with the environment that torchrun gives them."""
+def run_ranks(args: Sequence[str], folder: Path, ranks: int, patience: float = locks.PATIENCE) -> list[tuple[int, str]]:
+    """Run ``filtune args`` in several processes, with the environment that torchrun gives them.
+
+    Args:
+        args: The command and its options.
+        folder: The folder in which it runs.
+        ranks: Number of processes.
+        patience: Seconds to wait for the lock of a folder.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -162,7 +175,7 @@ def run_ranks(args: Sequence[str], folder: Path, ranks: int) -> list[tuple[int, 
         "TORCHELASTIC_RUN_ID": "test",
     }
     environments = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
-    started = [_start(_run_rank, args, folder, environment) for environment in environments]
+    started = [_start(_run_rank, args, folder, environment, patience) for environment in environments]
     return [_finish(*process) for process in started]
 
 

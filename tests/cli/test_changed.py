@@ -60,7 +60,11 @@ CHANGES: dict[str, tuple[Callable[[list], list], str]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+# what differs is named by experiments/test_changed_data.py, for every change
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param(name, marks=() if name in ("one label", "a new class") else pytest.mark.slow) for name in CHANGES],
+)
 def test_changed_data_is_refused_naming_what_differs(copied: Path, change: str) -> None:
     alter, named = CHANGES[change]
     write(copied / "reviews.csv", alter(ROWS))
@@ -74,7 +78,15 @@ def test_changed_data_is_refused_naming_what_differs(copied: Path, change: str) 
         assert "--run.resume_changed true" in error
 
 
-@pytest.mark.parametrize("change", ["labels swapped", "reversed", "appended", "one dropped"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "labels swapped",
+        "appended",
+        pytest.param("reversed", marks=pytest.mark.slow),
+        pytest.param("one dropped", marks=pytest.mark.slow),
+    ],
+)
 def test_it_goes_on_where_that_is_asked_for(copied: Path, change: str) -> None:
     rows = CHANGES[change][0](ROWS)
     write(copied / "reviews.csv", rows)

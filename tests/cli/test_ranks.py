@@ -183,7 +183,7 @@ def test_a_folder_in_use_stops_all_processes(tmp_path: Path) -> None:
     """The first process alone opens the folder, before there is a group; the others would wait for it."""
     folder = tmp_path / "runs" / "digits-lenet5" / "LoKO-seed3" / "version_0"
     with FolderLock(folder):
-        answers = run_ranks([*COMMON, *MANY, "--ckpt_path=last"], tmp_path, 2)
+        answers = run_ranks([*COMMON, *MANY, "--ckpt_path=last"], tmp_path, 2, patience=0.1)
     assert [code for code, _ in answers] == [2, 2]
     (line,) = [line for _, text in answers for line in text.splitlines() if line.startswith("filtune: error")]
     assert "writes into this folder" in line

@@ -25,8 +25,14 @@ def trained(name: str, compiled: bool, B: int) -> tuple[torch.Tensor, Any]:
 
 
 @pytest.mark.filterwarnings("ignore:the batched Jacobian does not work")
-@pytest.mark.parametrize("B", [1, 2])
-@pytest.mark.parametrize("name", ["LoKO", "Filtune", "RING", "Sophia"])
+@pytest.mark.parametrize(
+    ("name", "B"),
+    [
+        pytest.param(name, B, marks=() if usual == B else pytest.mark.slow)
+        for name, usual in (("LoKO", 1), ("Filtune", 2), ("RING", 2), ("Sophia", 1))
+        for B in (1, 2)
+    ],
+)
 def test_it_is_trained_as_without(name: str, B: int) -> None:
     """aot_eager computes what eager does."""
     compiled, plain = (trained(name, way, B)[0] for way in (True, False))
