@@ -158,7 +158,13 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+USUAL = ("an argument", "one rank alone", "fewer samples than processes")
+"""Of one process, of one rank, and of the data; the others are refused as the first is."""
+
+
+@pytest.mark.parametrize(
+    "mistake", [pytest.param(name, marks=() if name in USUAL else pytest.mark.slow) for name in MISTAKES]
+)
 def test_a_mistake_is_told_once(mistake: str, tmp_path: Path) -> None:
     arguments, culprit = MISTAKES[mistake]
     answers = run_ranks([*COMMON, *MANY, *arguments], tmp_path, 2)
