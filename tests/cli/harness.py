@@ -79,6 +79,8 @@ class KillAt(pl.Callback):
 def _run(args: list[str], folder: str, output: Any) -> None:
     """Run ``filtune args``, or a script where the first argument is one, and send exit code and text."""
     gc.freeze()  # what the server has imported is not searched for garbage
+    # processes of its own are forked, as those of any run; another server would import everything for one of them
+    multiprocessing.set_start_method("fork", force=True)
     os.chdir(folder)
     torch.set_num_threads(1)
     text, code = io.StringIO(), 0
