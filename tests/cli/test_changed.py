@@ -117,10 +117,15 @@ def test_a_checkpoint_of_an_earlier_release_goes_on(copied: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "--seed_everything=4", "--model.backbone.head=own", "--optimizer.weight_decay=0.5", "--data.batch_size=2",
-        "--trainer.limit_train_batches=4", "--optimizer=sgd",
+        "--seed_everything=4",
+        "--trainer.limit_train_batches=4",
+        "--optimizer=sgd",
+        pytest.param("--model.backbone.head=own", marks=pytest.mark.slow),
+        # test_resume changes another option of the optimizer, and this one
+        pytest.param("--optimizer.weight_decay=0.5", marks=pytest.mark.slow),
+        pytest.param("--data.batch_size=2", marks=pytest.mark.slow),
     ],
-)  # fmt: skip
+)
 def test_a_changed_setting_is_refused(copied: Path, change: str) -> None:
     last = only_run(copied) / "checkpoints" / "last.ckpt"
     code, text = run([*COMMON, "--trainer.max_epochs=2", change, f"--ckpt_path={last}"], copied)
