@@ -148,7 +148,7 @@ def test_rivals_learn_from_the_same_stream(tmp_path: Path) -> None:
     ("task", "optimizer", "scores"),
     [
         ("sst2", "loko", {"accuracy"}),
-        ("cola", "adagrad", {"matthews", "accuracy"}),
+        pytest.param("cola", "adagrad", {"matthews", "accuracy"}, marks=pytest.mark.slow),  # test_metrics has its score
         ("mrpc", "loko_logits", {"accuracy", "f1"}),
         ("stsb", "loko", {"pearson", "spearman"}),
     ],

@@ -7,13 +7,14 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from filtune.experiments import launchers, runs
+from filtune.experiments import launchers, runner, runs
 from filtune.experiments.launchers import ClusterRun, Local, Slurm, read_options, visible_gpus
 from filtune.experiments.records import Store
 from filtune.experiments.runner import Listed, Outcome, Runner
@@ -169,6 +170,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("submitit.SlurmJob", lambda folder, number: Handle(None, int(number), None))
     monkeypatch.setattr(launchers, "check_cluster", lambda: None)
     monkeypatch.setattr(launchers, "run", made_up)
+    # its jobs are done at once
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None))
 
 
 def made_up(made: Job, store: Store, *_: Any) -> dict[str, Any]:
