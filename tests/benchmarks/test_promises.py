@@ -54,14 +54,14 @@ def test_mnist(seed: int, mnist: Path, tmp_path: Path) -> None:
 
 
 def test_quickstart(tmp_path: Path) -> None:
-    """Under a minute, and LoKO at least level with AdamW at 1e-3."""
+    """The quickstart takes less than a minute, and Filtune is ahead of LoKO and AdamW."""
     start = time.perf_counter()
     code, text = run(["fit", "--config", "quickstart"], tmp_path)
     assert code == 0, text
     assert time.perf_counter() - start < 60
     runs = [json.loads(path.read_text()) for path in tmp_path.rglob("summary.json")]
     accuracy = {run["optimizer"]: run["online_accuracy"] for run in runs}
-    assert accuracy["LoKO"] >= accuracy["AdamW"]
+    assert accuracy["Filtune"] >= max(accuracy["LoKO"], accuracy["AdamW"])
 
 
 @pytest.mark.parametrize(("model", "outputs", "bound"), [("minilm", 2, 1.10), ("minilm", 10, 3.0), ("lenet5", 10, 3.0)])

@@ -96,7 +96,7 @@ def test_nothing_but_filtune_is_installed(built: tuple[Path, Path]) -> None:
     inside = {name.split("/")[1] for name in names if name.startswith("filtune/")}
     assert inside >= FOLDERS
     assert not inside & {"tests", "benchmarks", "docs"}
-    assert "filtune/configs/quickstart.yaml" in names
+    assert {"filtune/configs/quickstart.yaml", "filtune/py.typed"} <= set(names)
 
 
 def test_it_is_the_installed_one(binaries: Path, foreign: Path) -> None:
