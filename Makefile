@@ -4,7 +4,7 @@
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install:  ## Install filtune with what its tests need
+install:  ## Install filtune with the packages that its tests need
 	pip install -e '.[test]'
 
 quickstart:  ## Learn handwritten digits from a stream with Filtune, LoKO and AdamW (under a minute)

@@ -36,7 +36,7 @@ def test_sst2(glue: Path, minilm: Path, tmp_path: Path) -> None:
     loko = [online_accuracy(tmp_path, seed, [*parts, "optimizer/loko"], *options) for seed in SEEDS]
     adamw = [online_accuracy(tmp_path, seed, [*parts, "optimizer/adamw"], *options) for seed in SEEDS]
     assert sum(loko) / len(loko) >= 72
-    assert all(rival <= ours - 8 for ours, rival in zip(loko, adamw, strict=True))
+    assert all(other <= ours - 8 for ours, other in zip(loko, adamw, strict=True))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -45,12 +45,12 @@ def test_mnist(seed: int, mnist: Path, tmp_path: Path) -> None:
     options = (f"--data.source={mnist}", "--data.max_samples=2000")
     parts = ["task/mnist", "backbone/lenet5"]
     loko = online_accuracy(tmp_path, seed, [*parts, "optimizer/loko_logits"], *options)
-    rivals = [
+    baselines = [
         online_accuracy(tmp_path, seed, [*parts, "optimizer/adamw_1e-3"], *options, f"--optimizer.lr={lr}")
         for lr in ("3e-4", "1e-3", "3e-3")
     ]
     assert loko >= 78
-    assert loko >= max(rivals) + 1.5
+    assert loko >= max(baselines) + 1.5
 
 
 def test_quickstart(tmp_path: Path) -> None:

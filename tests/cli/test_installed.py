@@ -79,7 +79,7 @@ def binaries(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
-    """A folder with files of the user's that bear the names of filtune's, and raise where they are imported."""
+    """A folder with files of the user that have the names of filtune's, and raise where they are imported."""
     for name in [*FOLDERS, "benchmarks", "tests"]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(RAISES)
