@@ -48,7 +48,7 @@ def test_the_filter_saturates_and_softmax_noise_does_not(tour: tuple[str, Path])
     assert re.search(r"softmax: changed after \d+ contradictions", tour[0])
 
 
-def test_shuffled_pixels_are_told_from_digits(tour: tuple[str, Path]) -> None:
+def test_shuffled_pixels_are_distinguished_from_digits(tour: tuple[str, Path]) -> None:
     (_, most), (least, _) = re.findall(r"winning score (\S+) to (\S+)", tour[0])
     assert float(most) < float(least)
 

@@ -12,7 +12,7 @@ from tests.docs.pages import ROOT
 
 LIST = ROOT / "tests" / "docs" / "words_out.tsv"
 TEXTS = re.compile(r"\.(py|md|ya?ml|toml|cff|css|j2)$|(^|/)(Makefile|run)$")
-GENERATED = re.compile(r"docs/results/(?!README)|tests/docs/words")
+GENERATED = re.compile(r"docs/results/(?!README)|tests/docs/(test_)?words")
 PAGES = re.compile(r"^(README|CONTRIBUTING|docs/|configs/|mkdocs)")
 
 
