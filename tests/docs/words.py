@@ -47,7 +47,8 @@ def found(name: str, text: str) -> list[str]:
         if name in allowed and allowed[name].search(line):
             continue
         shown = re.sub(r"`[^`]*`", "", line) if PAGES.match(name) else line
-        shown = line.partition("#")[2] if name.startswith("configs/") else shown  # notes are text of the results
+        if name.startswith("configs/"):  # their notes are text of generated pages
+            shown = "".join(re.findall(r"(?:^|\s)# (.*)", line))
         for pattern, replacement, pages in patterns:
             if (not pages or PAGES.match(name)) and (hit := pattern.search(shown)):
                 lines.append(f"{name}:{number}: {hit[0]!r}; write: {replacement}")
