@@ -120,7 +120,7 @@ class Store:
         """Return a manifest; None where there is none.
 
         Raises:
-            ValueError: If it cannot be read: written anew it would lose the cells of earlier commands.
+            ValueError: If it cannot be read: overwritten, it would lose the cells of earlier commands.
         """
         path = self.root / "manifests" / f"{name}.json"
         try:

@@ -1,4 +1,4 @@
-"""What several folders of tests share: real data where it is at hand, and a tiny random text model where it is not."""
+"""What several folders of tests share: real data where it is available, and a tiny random text model where it is not."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Task:
 def _shared(*parts: str) -> Path:
     path = SHARED.joinpath(*parts)
     if not path.exists():
-        pytest.skip(f"real data not at hand: {'/'.join(parts)} (set FILTUNE_DATA to the folder that holds it)")
+        pytest.skip(f"real data not available: {'/'.join(parts)} (set FILTUNE_DATA to the folder that holds it)")
     return path
 
 

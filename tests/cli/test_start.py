@@ -25,7 +25,7 @@ PATIENCE = 300
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
-    """A folder with files of the user's that bear the names of filtune's, and raise where they are imported."""
+    """A folder with files of the user that have the names of filtune's, and raise where they are imported."""
     for name in ("optimizers", "datamodules", "lightning_modules", "experiments", "exports", "reports", "configs"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(RAISES)
