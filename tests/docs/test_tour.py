@@ -17,7 +17,7 @@ def test_a_short_one_runs(tmp_path: Path) -> None:
     """Every cell of it, with a shorter stream and fewer repetitions; what it finds then is another matter."""
     text = TOUR.read_text(encoding="utf-8")
     for long, short in (("max_samples=400", "max_samples=110"), ("repetitions=500, most=100", "repetitions=5, most=5"),
-                        ("--data.max_samples 200", "--data.max_samples 8")):  # fmt: skip
+                        ("--data.max_samples 100", "--data.max_samples 8")):  # fmt: skip
         assert text.count(long) == 1
         text = text.replace(long, short)
     (tmp_path / "tour").mkdir()
