@@ -7,7 +7,7 @@ The paper's own ratios stand beside; it names no hardware for them.
     python -m benchmarks.table3 --device cuda --output docs/results/table3_cuda.json
     python -m benchmarks.table3 --rounds 3 --pairs MRPC/RoBERTa-base CIFAR10/ResNet18
 
-``--graphs`` adds LoKO's step as one CUDA graph. It has not been run: no CUDA device was at hand.
+``--graphs`` adds LoKO's step as one CUDA graph. It has not been run: no CUDA device was available.
 """
 
 from __future__ import annotations

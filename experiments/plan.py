@@ -105,8 +105,7 @@ def print_results(
         row, column = cell.name.split("/")[:2]
         metric = table.columns[columns[column]].metric or table.metric
         found = [records[cell.key(seed)] for seed in seeds if cell.key(seed) in records]
-        values = [metric_of(record, metric) for record in found if record["status"] != "diverged"]
-        numbers = [value for value in values if value is not None]
+        numbers = [value for record in found if (value := metric_of(record, metric)) is not None]
         published = (rows[row].published or [None] * len(columns))[columns[column]]
         if "metrics" in table.raw:
             published = published and [published[0], None]

@@ -22,6 +22,11 @@ from .plots import draw_legend, draw_mean, looks_of, new_figure
 FORMATS = (".png", ".svg", ".pdf", ".jpg")
 """Ends of the names of plots."""
 
+LEGEND = """\
+online: every sample is predicted before the model learns from it; the loss (lower is better) is that of the last 1000
+val: samples that are never learned from; ms per step: median time of a step"""
+"""Meaning of the columns of the table, for the terminal."""
+
 
 def run_labels(runs: list[RunFolder]) -> list[str]:
     """Return a name for each run: its optimizer, and the arguments in which it differs from others of that name."""
@@ -77,15 +82,18 @@ def online_score(summary: dict[str, Any]) -> str | None:
 
 
 def print_runs(folders: list[Path]) -> None:
-    """Print the results, the paths of the logs, and the command that shows them."""
+    """Print the results with the meaning of the columns, the paths of the logs, and the next commands."""
     console = Console(markup=False, emoji=False)
     runs, left_out = read_runs(folders)
     _report(left_out)
     console.print(results_table(runs, left_out))
+    console.print(LEGEND, highlight=False, soft_wrap=True)
     for folder in folders:
         console.print(f"log  {plain(folder)}", highlight=False, soft_wrap=True)
     if any(path for folder in folders for path in folder.glob("events.out.tfevents.*")):
         console.print(f"see  tensorboard --logdir {plain(folders[0].parents[1])}", highlight=False, soft_wrap=True)
+    report = f"filtune report {plain(folders[0].parents[2])}"
+    console.print(f"next {report} (one page of all runs); filtune fit --help", highlight=False, soft_wrap=True)
 
 
 def plot_runs(runs: list[RunFolder], target: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_comparison_on_validation_takes_the_first_time_a_level_is_reached(stud
 
 
 def test_recovery_times() -> None:
-    """All right, then after sample 100 wrong for 30 samples, then right; after 200 wrong for good."""
+    """All right, then after sample 100 wrong for 30 samples, then right; after 200 wrong until the end."""
     right = np.concatenate([np.ones(100), np.zeros(30), np.ones(70), np.zeros(60)])
     samples = np.arange(10, 261, 10)
     curve = (samples.astype(float), np.array([100 * right[:n].mean() for n in samples]))
