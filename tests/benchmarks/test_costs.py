@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import classes, cost, natural_cost, step_time, table3
 from benchmarks.methods import OPTIMIZERS
@@ -30,6 +31,12 @@ def test_every_filter_is_in_the_grid_and_blocks_are_only_where_they_fit() -> Non
 
 
 @pytest.mark.slow
+def is_drawn(path: Path) -> bool:
+    """Whether an image has lines of several colours and text."""
+    with Image.open(path) as image:
+        return image.width > 300 and len(image.convert("RGB").getcolors(2**16) or []) > 20
+
+
 def test_a_point_of_the_grid_is_kept_with_a_plot(tmp_path: Path) -> None:
     options = ["--states", "1e5", "--outputs", "2", "--batches", "1", "2", "--seconds", "0"]
     cost.main([*options, "--output", str(tmp_path / "cost")])
@@ -43,7 +50,7 @@ def test_a_point_of_the_grid_is_kept_with_a_plot(tmp_path: Path) -> None:
         assert cell["trainable_parameters"] == 83_714
         assert {"floor", "ordinary-floor", "adamw", "loko", "r-kalman", "low-rank", "neuron"} <= set(cell["optimizers"])
     assert {"device", "versions", "threads", "commit", "date"} <= set(result["environment"])
-    assert (tmp_path / "cost.png").stat().st_size > 10_000
+    assert is_drawn(tmp_path / "cost.png")
 
 
 def test_a_scene_is_kept_with_a_plot(tmp_path: Path) -> None:
@@ -63,7 +70,7 @@ def test_a_scene_is_kept_with_a_plot(tmp_path: Path) -> None:
     assert ring["refresh"] > ring["lazy"]  # a refresh draws labels, averages factors and inverts them
     assert ring["state_bytes"] > 4 * 2 * (401**2 + 120**2)  # fc1's factors and their inverses
     assert {"device", "versions", "threads", "commit", "date"} <= set(result["environment"])
-    assert (tmp_path / "cost.png").stat().st_size > 10_000
+    assert is_drawn(tmp_path / "cost.png")
 
 
 def test_refreshes_are_told_from_lazy_steps() -> None:
@@ -165,4 +172,4 @@ def test_the_cost_over_classes_is_kept_with_a_plot(tmp_path: Path) -> None:
     assert [(point["outputs"], point["rounds"]) for point in result["points"]] == [(2, 3), (12, 3)]
     assert [list(point["optimizers"]) for point in result["points"]] == [["floor", *classes.METHODS]] * 2
     assert result["points"][0]["optimizers"]["adamw"]["ratio_to_adamw"] == 1.0
-    assert (tmp_path / "cost_classes.png").stat().st_size > 10_000
+    assert is_drawn(tmp_path / "cost_classes.png")
