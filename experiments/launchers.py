@@ -21,9 +21,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from filtune.lightning_modules.atomic import atomic_write
-from filtune.lightning_modules.yaml_loader import parse_value
 
-from .composition import lookup
+from .composition import lookup, parse_options
 from .records import Record, Store
 from .runs import Job, RunDied, RunError, run, worker_environment
 
@@ -365,10 +364,4 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: If one is not of that form.
     """
-    found = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not key or not equals or not value:
-            raise ValueError(f"--slurm {pair}: is to be KEY=VALUE, such as partition=gpu or time=120")
-        found[key.replace("-", "_")] = parse_value(value)
-    return found
+    return {key.replace("-", "_"): value for key, value in parse_options(pairs, "--slurm", "time=120").items()}

@@ -12,8 +12,8 @@ from filtune.lightning_modules.legacy import translate_key
 from rich.console import Console
 
 from .availability import Need, needs
-from .classes import check_option
 from .cells import Cell, Scale, SeedPlan, cells, select
+from .classes import check_option
 from .composition import parse_options
 from .escaping import plain
 from .plan import print_plan, print_results, print_tables

@@ -18,8 +18,8 @@ from filtune.experiments.records import Store
 from filtune.experiments.reproduce import keep_manifest
 from filtune.experiments.search import Bounds, SearchSpace, point_values
 from filtune.experiments.tables import load_table
-from filtune.experiments.trial_runs import Sweep, TrialRuns
-from filtune.experiments.trials import ABOUT
+from filtune.experiments.trial_runs import TrialRuns
+from filtune.experiments.trials import ABOUT, Sweep
 
 from tests.reports.factory import record
 
