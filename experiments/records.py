@@ -116,7 +116,7 @@ class Store:
         """Return a manifest; None where there is none.
 
         Raises:
-            ValueError: If it cannot be read: written anew it would lose the cells of earlier commands.
+            ValueError: If it cannot be read: overwritten, it would lose the cells of earlier commands.
         """
         try:
             return read_file(self.root / "manifests" / f"{name}.json", "manifest")

@@ -24,7 +24,7 @@ from .search import SECTIONS, first_round, second_round
 from .tables import Table, load_table, table_names
 
 EXAMPLES = """examples:
-  filtune reproduce                                           what there is
+  filtune reproduce                                           list of tables and figures
   filtune reproduce loko.table2 --dry-run                     cells, sizes, downloads, time
   filtune reproduce loko.table2 --cells loko adamw/sst2-base  two rows, one of them in one column
   filtune reproduce loko.table2 --max-samples 2000 --backbone minilm --jobs 2

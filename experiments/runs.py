@@ -161,6 +161,8 @@ def _fit(job: Job, folder: Path, config: Path, own: dict[str, str], started: Sta
     if "measurement" not in job.config:
         # a baseline of the configuration would be a second run in the folder
         command += ["--run.baselines=[]", "--trainer.enable_progress_bar=false"]
+        if (job.config.get("trainer") or {}).get("val_check_interval") is None:
+            command += ["--run.validations=1"]
         if any(folder.rglob("last.ckpt")):
             command += ["--ckpt_path=last"]
         if job.resume_changed:

@@ -29,7 +29,7 @@ from .trials import Sweep
 EXAMPLES = """examples:
   filtune sweep --config task/digits --config backbone/lenet5 --config optimizer/adamw_1e-3 \\
     --grid optimizer.lr=1e-4,3e-4,1e-3,3e-3,1e-2 --seeds 3
-  filtune sweep ... --halving 3     the worse two thirds of the points are stopped early
+  filtune sweep ... --halving 3     the lower two thirds of the points are stopped early
   filtune sweep ... --sampler tpe --trials 40 --range optimizer.lr=1e-5,1e-1,log
   filtune sweep ... --storage postgresql://user@host/studies     shared by several machines
 

@@ -10,7 +10,6 @@ from filtune.lightning_modules.integrity import DamagedFile
 from filtune.lightning_modules.legacy import translate_figure
 from optuna.trial import FrozenTrial, Trial
 from rich.console import Console
-from rich.table import Table as Grid
 
 from .composition import grid_points, point_name
 from .estimate import run_size
@@ -19,6 +18,7 @@ from .run_folder import Scalars
 from .runner import JobSource
 from .runs import Job, find_curve
 from .search import PARTS, GridPoint, point_values, rank
+from .terminal import terminal_table
 from .trials import REASON, VALUES, Sweep, Trials, written_once
 
 
@@ -206,14 +206,13 @@ def reason_of(trial: FrozenTrial) -> str:
 
 def show_results(console: Console, search: TrialRuns) -> None:
     """Print all points, the best first."""
-    grid = Grid(title=f"{search.sweep.metric.replace('_', ' ')}, best first")
-    for heading in ("point", "mean", "deviation", "seeds"):
-        grid.add_column(heading, justify="left" if heading == "point" else "right")
+    rows = []
     for trial in search.ranked():
         values = values_of(trial)
         deviation = f"{statistics.stdev(values):.3f}" if len(values) > 1 else ""
         mean = f"{statistics.fmean(values):.3f}" if values else reason_of(trial) or "failed, or not complete"
-        grid.add_row(point_name(search.trials.point(trial)) or "as it is", mean, deviation, str(len(values)))
-    console.print(grid)
+        rows.append((point_name(search.trials.point(trial)) or "as it is", mean, deviation, str(len(values))))
+    title = f"{search.sweep.metric.replace('_', ' ')}, best first"
+    console.print(terminal_table(title, ("point", "mean", "deviation", "seeds"), rows))
     if others := [trial for trial in search.trials.elsewhere() if not search.trials.is_here(trial)]:
         console.print(f"{len(others)} points are under way with another --root", highlight=False)

@@ -111,7 +111,7 @@ def test_a_process_that_is_killed_is_one_that_died(tmp_path: Path, monkeypatch: 
 
 
 def test_a_run_that_is_preempted_is_resumed_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM to the run alone, as of a cluster that does not requeue: once in the same command, then reported."""
+    """SIGTERM to the run alone, of a cluster that does not requeue: once in the same command, then reported."""
     ends = SimpleNamespace(wait=lambda: 128 + signal.SIGTERM)
     monkeypatch.setattr(runs, "subprocess", SimpleNamespace(Popen=lambda *_, **__: ends, PIPE=0, STDOUT=0))
     said = "the run was stopped before its end (SIGTERM); the same command goes on with it"
