@@ -38,12 +38,12 @@ AT_ONCE = 1000
 REQUEUES = 100
 """Times a job is requeued that ran out of time; it resumes from its checkpoint."""
 
-LOOKS = 20
-"""Looks at the cluster's accounting after which a job that it does not know, or has preempted, is lost. submitit looks
-again after half of the time that has passed, at most every 10 minutes: all in all for about an hour and a half."""
+QUERIES = 20
+"""Queries of the cluster's accounting (``sacct``) after which a job in one of the states ``LOST`` is lost. submitit
+repeats a query after half of the time that has passed, at the latest after 10 minutes: in all about 90 minutes."""
 
 LOST = ("UNKNOWN", "PREEMPTED")
-"""States of a job that nobody will run again if they last; submitit waits for such a job for ever."""
+"""States in which a job is lost if they last: submitit alone would wait without end."""
 
 
 class Launcher(ABC):
@@ -266,13 +266,13 @@ class ClusterJob:
         self._known = job.watcher.num_calls
 
     def done(self) -> bool:
-        """Return whether the job is done, or lost: not known, or preempted and not requeued, at all of the looks."""
+        """Return whether the job is done, or lost: unknown, or preempted and not requeued, after ``QUERIES`` queries."""
         return self.job.done() or self._is_lost()
 
     def _is_lost(self) -> bool:
         if self._state("cache") not in LOST:
             self._known = self.job.watcher.num_calls
-        return self.job.watcher.num_calls - self._known >= LOOKS
+        return self.job.watcher.num_calls - self._known >= QUERIES
 
     def _state(self, mode: str = "standard") -> str:
         return self.job.watcher.get_state(self.job.job_id, mode=mode).split()[0]
