@@ -266,7 +266,7 @@ class ClusterJob:
         self._known = job.watcher.num_calls
 
     def done(self) -> bool:
-        """Return whether the job is done, or lost: unknown, or preempted and not requeued, after ``QUERIES`` queries."""
+        """Return whether the job is done or lost: unknown, or preempted without a requeue, at ``QUERIES`` queries."""
         return self.job.done() or self._is_lost()
 
     def _is_lost(self) -> bool:
