@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import tables
-from .records import PACKED, Manifest, Record, read_file, translate_record, unpack
+from .records import PACKED, Manifest, Record, read_stored, translate_record, unpack
 from .tables import Table
 
 
@@ -100,7 +100,7 @@ class Archive:
 
     def _read(self, path: Path, kind: Literal["record", "manifest"]) -> dict[str, Any] | None:
         try:
-            return read_file(path, kind)
+            return read_stored(path, kind)
         except (ValueError, OSError) as error:
             self.leave_out(error)
             return None

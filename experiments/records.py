@@ -90,7 +90,7 @@ class Store:
 
     def _read_file(self, path: Path) -> Record | None:
         try:
-            return translate_record(read_file(path, "record"))
+            return translate_record(read_stored(path, "record"))
         except FileNotFoundError:
             return None
         except ValueError:
@@ -119,7 +119,7 @@ class Store:
             ValueError: If it cannot be read: overwritten, it would lose the cells of earlier commands.
         """
         try:
-            return read_file(self.root / "manifests" / f"{name}.json", "manifest")
+            return read_stored(self.root / "manifests" / f"{name}.json", "manifest")
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -151,7 +151,7 @@ class Store:
             yield
 
 
-def read_file(path: Path, kind: Literal["record", "manifest"]) -> dict[str, Any]:
+def read_stored(path: Path, kind: Literal["record", "manifest"]) -> dict[str, Any]:
     """Return a record or manifest, as it was written.
 
     Raises:
@@ -312,7 +312,7 @@ def _read_root(root: Path) -> tuple[dict[str, Manifest], list[Record]]:
     for kind in ("manifest", "record"):
         for path in sorted((root / f"{kind}s").glob("*.json")):
             try:
-                content.setdefault(kind, {})[path.stem] = read_file(path, kind)
+                content.setdefault(kind, {})[path.stem] = read_stored(path, kind)
             except ValueError as error:
                 raise ValueError(f"--pack: {path} cannot be read; delete it, or repeat its run") from error
     # manifests name a record by its file, which is not its key where an older record has that name
