@@ -56,6 +56,7 @@ from filtune.optimizers import OnlineOptimizer
 
 from .arguments import CommandLine, choose_class, read_line, with_run_config
 from .explain import Schema, check, condensed, explain, take_texts, written
+from .final_figures import FinalFigures
 from .named_classes import check_classes, own_classes, restricted
 from .save_config import SaveConfig
 from .trainer_options import (
@@ -247,6 +248,7 @@ class FiltuneCLI(LightningCLI):
                 kwargs["logger"] = [own, *named_loggers(given)]
             kwargs["callbacks"] += [
                 RunPage(self.model.run_config, given.get("enable_autolog_hparams", True)),
+                FinalFigures(),  # before the summary, which states the sizes of the event files
                 RunSummary(self.folder, name.optimizer, self.model.run_config, not self._is_begun),
                 SameStream(self._place.stream if self._place else None),
                 Validations(

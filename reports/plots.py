@@ -191,6 +191,15 @@ def to_svg(figure: Any, **options: Any) -> str:
     return buffer.getvalue()
 
 
+def to_pixels(figure: Any, dpi: int = 110) -> Any:
+    """Return a figure as an array of pixels, (height, width, 3) uint8."""
+    import numpy as np
+
+    figure.set_dpi(dpi)
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
 def save_png(figure: Any, target: Path, dpi: int = 130) -> None:
     """Write a figure as a PNG of 128 colours: enough for lines, and less than half of the size."""
     from PIL import Image
