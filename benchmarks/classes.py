@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from filtune.experiments.terminal import terminal_table
-from filtune.reports.plots import draw_legend, draw_mean, looks, new_figure, save_png
+from filtune.reports.plots import draw_legend, draw_mean, log_scale, looks, new_figure, save_png
 from rich.console import Console
 
 from benchmarks.methods import OPTIMIZERS, Floor, OptimizerMethod, TimedMethod
@@ -84,7 +84,8 @@ def plot_points(points: list[dict[str, Any]], target: Path) -> None:
             for name in own[0]["optimizers"]:
                 ratios = [point["optimizers"][name]["ratio_to_adamw"] for point in own]
                 handles[name] = draw_mean(axis, classes, ratios, styles[name], marker="o")
-            axis.set(title=model, xlabel="classes", xscale="log", ylim=(0, None))
+            axis.set(title=model, xlabel="classes", ylim=(0, None))
+            log_scale(axis, "x")
         axes[0, 0].set_ylabel("step time, ratio to AdamW")
         draw_legend(figure, handles, styles)
         save_png(figure, target)

@@ -109,7 +109,9 @@ def plot_grid(cells: list[dict[str, Any]], target: Path) -> None:
             log_scale(axis, "x")
             log_scale(axis, "y")
             axis.set_xticks(sorted({cell[over] for cell in found}))
-            axis.sharey(axes[0, 0])
+        low, high = zip(*(axis.get_ylim() for axis in axes[0]), strict=True)
+        for axis in axes[0]:
+            axis.set_ylim(min(low), max(high))
         axes[0, 0].set_ylabel("step time, ratio to AdamW")
         draw_legend(figure, handles, styles)
         save_png(figure, target)

@@ -33,6 +33,9 @@ OTHERS = ("#475569", "#65a30d", "#be185d", "#7c2d12", "#0369a1", "#4d7c0f")
 STROKES = {"paper": "-", "tuned": "--", "ours": "-."}
 """Strokes by the kind of a row."""
 
+REPEATED = ":"
+"""Stroke of a further row of one colour and kind."""
+
 MATRICES = "magma"
 """Colour map of matrices; its lightness rises evenly."""
 
@@ -74,7 +77,7 @@ def looks(rows: Iterable[tuple[str, str, str]]) -> dict[str, Look]:
         rows: Name, optimizer and kind (``paper``, ``tuned``, ``ours``) of each.
 
     Returns:
-        By name: the colour of the optimizer, lighter for a second row of the same colour and kind.
+        By name: the colour of the optimizer, lighter and dotted for a second row of the same colour and kind.
     """
     found: dict[str, Look] = {}
     seen: dict[tuple[str, str], int] = {}
@@ -84,7 +87,8 @@ def looks(rows: Iterable[tuple[str, str, str]]) -> dict[str, Look]:
         rank, method = next(((i, m) for i, m in enumerate(METHODS) if plain.startswith(m)), (len(METHODS), ""))
         colour = METHODS[method] if method else next(others)
         before = seen[colour, kind] = seen.get((colour, kind), -1) + 1
-        found[name] = Look(_lighter(colour, 0.45 * min(before, 1) + 0.1 * max(before - 1, 0)), STROKES[kind], rank)
+        shade = _lighter(colour, 0.45 * min(before, 1) + 0.1 * max(before - 1, 0))
+        found[name] = Look(shade, REPEATED if before else STROKES[kind], rank)
     return found
 
 
@@ -201,10 +205,12 @@ def to_pixels(figure: Any, dpi: int = 110) -> Any:
 
 
 def save_png(figure: Any, target: Path, dpi: int = 130) -> None:
-    """Write a figure as a PNG of 128 colours: enough for lines, and less than half of the size."""
+    """Write a figure as a PNG of 255 colours, no line's colour lost among the greys: less than half of the size."""
     from PIL import Image
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor=PAPER)
     with atomic_write(target, "wb") as file:
-        Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        Image.open(buffer).convert("RGB").quantize(255, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            file, "PNG", optimize=True
+        )

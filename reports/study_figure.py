@@ -27,6 +27,7 @@ def draw_study(streams: Sequence[StreamResult], table: Table, target: Path) -> l
     Returns:
         The files.
     """
+    streams = [stream for stream in streams if any(runs.records for runs in stream.rows.values())]
     styles, columns = _styles(table), panel_columns(len(streams))
     rows = -(-len(streams) // columns)
     with new_figure(rows, columns, (4.2 * columns, 3.2 * rows)) as (figure, axes):
@@ -38,7 +39,7 @@ def draw_study(streams: Sequence[StreamResult], table: Table, target: Path) -> l
             axis.set_axis_off()
         scores = ["average online score (%)" if stream.online else "validation score (%)" for stream in streams]
         _label_axes(axes, scores, columns)
-        draw_legend(figure, handles, styles)
+        draw_legend(figure, dict(reversed(handles.items())), styles)  # they are drawn with the method last
         save_png(figure, target, 100)
     drawn = (table.raw["comparison"].get("figure") or {}).get("columns", [])
     return [target, *_draw_panel([stream for stream in streams if stream.name in drawn], table, target)]

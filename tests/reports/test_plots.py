@@ -12,6 +12,7 @@ import pytest
 from filtune.experiments.tables import load_table, table_names
 from filtune.reports import plots
 from filtune.reports.plots import METHODS, OTHERS, distinct_looks, draw_legend, draw_mean, looks, looks_of, new_figure
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 PLACES = (
@@ -126,7 +127,7 @@ def test_a_row_has_the_colour_of_its_method_and_a_stroke_of_its_kind() -> None:
     found = looks(rows)
     assert found["tuned"].colour == found["adamw"].colour
     assert found["tuned"].stroke != found["adamw"].stroke
-    assert found["dora"].colour != found["loko"].colour
+    assert (found["dora"].colour, found["dora"].stroke) != (found["loko"].colour, found["loko"].stroke)
 
 
 def test_rows_of_one_method_are_distinguished() -> None:
@@ -145,6 +146,21 @@ def test_a_legend_is_in_the_order_of_the_palette() -> None:
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["filtune", "adamw", "sgd", "other"]
         draw_legend(figure, {}, {})
         assert len(figure.legends) == 1
+
+
+def test_a_png_has_the_colour_of_every_line(tmp_path: Path) -> None:
+    """Of few colours, for its size; a line's may differ by no more than is just noticeable."""
+    styles = looks([(name, name, "paper") for name in METHODS])
+    with new_figure(1, 1, (4, 3)) as (figure, axes):
+        for height, look in enumerate(styles.values()):
+            draw_mean(axes[0, 0], [0, 1], np.full(2, height), look, deviation=np.ones(2) if height == 3 else None)
+        plots.save_png(figure, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        found = [f"#{r:02x}{g:02x}{b:02x}" for _, (r, g, b) in image.convert("RGB").getcolors() or []]
+    assert len(found) < 256
+    shown = np.stack([oklab(colour, np.eye(3).tolist()) for colour in found])
+    for colour in METHODS.values():
+        assert np.linalg.norm(shown - oklab(colour, np.eye(3).tolist()), axis=1).min() < 2
 
 
 def test_labels_are_no_mathematics() -> None:
