@@ -101,7 +101,7 @@ def find_repository(name: str, private: bool, overwrite: bool) -> Repository:
     files = {each.rfilename for each in found.siblings or []} - KEPT
     if files and not overwrite:
         raise ValueError(f"--push: {repo} is not empty; name another repository, or replace it with --overwrite")
-    if files > {"README.md"} and not is_export(files):
+    if files - {"README.md"} and not is_export(files):
         raise ValueError(f"--overwrite: {repo} holds no earlier export, and is left alone; name another repository")
     return Repository(repo, private, tuple(sorted(files)))
 

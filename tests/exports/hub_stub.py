@@ -105,7 +105,7 @@ def running(hub: Hub) -> Iterator[Hub]:
             if self.command == "PUT":
                 hub.large[path.rpartition("/")[2]] = body
                 return self.answer()
-            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            if path != "/api/validate-yaml" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 return self.answer(status=401)
             if path == "/api/whoami-v2":
                 return self.answer({"name": hub.user, "type": "user", "orgs": [{"name": each} for each in hub.orgs]})
