@@ -86,7 +86,7 @@ def _opening(run: Restored, whole: bool, graph: Written | None) -> str:
     method = run.architecture.adapter if run.architecture.uses_peft else None
     kind = "The whole model" if whole else f"A PEFT adapter ({method}) with the head"
     merged = f", with its adapter ({method}) merged into the weights" if whole and method else ""
-    kind = f"{kind} as a graph of {graph.format.title}" if graph else kind
+    kind = f"{kind} as a graph ({graph.format.title})" if graph else kind
     return f"{kind}{merged}, trained with {escape_markdown(run.optimizer_name)} of filtune."
 
 
@@ -122,9 +122,9 @@ def _figures(run: Restored) -> list[str]:
     summary: dict[str, Any] = run.summary
     if not summary:
         return ["The run was not finished; it has no summary."]
-    validation = summary.get("val")
+    validation = summary.get("val") if isinstance(summary.get("val"), dict) else {}
     figures = {key: value for key, value in summary.items() if key.startswith("online_")}
-    figures |= {f"validation {key}": value for key, value in (validation or {}).items()}
+    figures |= {f"validation {key}": value for key, value in validation.items()}
     figures |= {key.replace("_", " "): summary[key] for key in ("samples", "steps", "seed") if key in summary}
     shown = {
         escape_markdown(key.replace("_", " ")): _short(value) for key, value in figures.items() if value is not None

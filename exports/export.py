@@ -25,7 +25,7 @@ from .weights import merged_backbone, read_adapter, read_model, save_reader, wri
 
 def main(options: argparse.Namespace) -> None:
     """Export a checkpoint, by the options of ``filtune export``."""
-    asked, hub = _format(options), HubOptions(None, options.base_model, options.license)
+    asked, hub = _format(options), HubOptions(None, options.base_model, options.license and options.license.lower())
     hub.check()
     graph = GRAPHS[asked]() if asked in GRAPHS else None
     if graph is not None:
@@ -112,18 +112,18 @@ def _export_graph(run: Restored, target: Path, hub: HubOptions, graph: GraphForm
     """Write the merged model as a graph; see :func:`export`."""
     note, option = fold_units(run), f"--format {graph.name}"
     merged = copy.deepcopy(merged_backbone(run, option)).float().eval()
-    difference = _difference(run, merged)
-    if not difference <= _tolerance(run):
-        raise ValueError(
-            f"{option}: {run.architecture.adapter} merged into the weights gives other outputs (they differ by "
-            f"{difference:.1e}); export the adapter without --format"
-        )
     with whole_folder(target) as folder:
-        save_reader(merged, run, folder)
+        save_reader(merged, run, folder)  # before the tokenizer is used, which then keeps how it has padded
+        difference = _difference(run, merged)
+        if not difference <= _tolerance(run):
+            raise ValueError(
+                f"{option}: {run.architecture.adapter} merged into the weights gives other outputs (they differ by "
+                f"{difference:.1e}); export the adapter without --format"
+            )
         written = write_graph(run, merged, graph, folder)
         write_card(run, folder, target, True, None, difference, note, hub, written)
     return (
-        f"{target}: the whole model as a graph of {graph.title}; loaded back, outputs differ by "
+        f"{target}: the whole model as a graph ({graph.title}); loaded back, outputs differ by "
         f"{written.difference:.1e} at most from the merged model's (rounding explains {written.tolerance:.1e}); "
         "README.md says how to load it"
     )

@@ -83,13 +83,15 @@ def find_repository(name: str, private: bool, overwrite: bool) -> Repository:
     with _explained(name):
         user = api.whoami()
     owners = [user["name"], *(org["name"] for org in user.get("orgs") or [])]
-    owner, _, model = name.rpartition("/")
-    owner = owner or owners[0]
-    if owner.lower() not in [each.lower() for each in owners]:
+    asked, _, model = name.rpartition("/")
+    owner = next((each for each in owners if each.lower() == asked.lower()), None) if asked else owners[0]
+    if owner is None:
         raise ValueError(
             f"--push: {name} is not yours: the token is of {owners[0]}; name one of "
             f"{', '.join(f'{each}/{model}' for each in owners[:5])}"
         )
+    if ((user.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
+        raise ValueError(f"--push: {REFUSED[403]}")
     repo = f"{owner}/{model}"
     with _explained(repo):
         try:

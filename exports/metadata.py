@@ -187,12 +187,14 @@ def results(run: Restored) -> Iterator[EvalResult]:
     if not is_last_step(run):
         return
     online = {name.removeprefix("online_"): value for name, value in summary.items() if name.startswith("online_")}
+    validation = validation if isinstance(validation, dict) else {}
     parts = (
-        (_split(data, "val_split", "validation"), validation if isinstance(validation, dict) else {}, "{}"),
-        (_split(data, "train_split", "train"), online, "{} of predictions before each update (prequential)"),
+        (_split(data, "val_split", "validation"), validation, "val_rows", "{}"),
+        (_split(data, "train_split", "train"), online, "samples", "{} of predictions before each update (prequential)"),
     )
     config = data.get("name")
-    for split, found, title in parts:
+    for split, found, count, title in parts:
+        samples = summary.get(count)
         for name, metric in likelihood_of(run.task.kind).metrics(run.task.outputs).items():
             value = found.get(name)
             if type(value) not in (int, float) or not math.isfinite(value):
@@ -203,6 +205,7 @@ def results(run: Restored) -> Iterator[EvalResult]:
                 dataset_name=plain(run.task.name),
                 dataset_config=plain(config) if isinstance(config, str) else None,
                 dataset_split=split,
+                dataset_args={"samples": samples} if type(samples) is int else None,
                 metric_type=HUB_METRICS.get(name, name),
                 metric_name=title.format(name.replace("_", " ")),
                 metric_value=float(f"{value / (100 if metric.percent else 1):.6g}"),

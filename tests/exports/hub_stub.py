@@ -29,6 +29,7 @@ class Hub:
         address: Of the server.
         user: Whose token it is.
         orgs: Organisations of the user.
+        role: What the token may do.
         repos: Files by repository.
         private: Repositories that are private.
         refuse: Status of the answer to a request, by the part of its path.
@@ -39,6 +40,7 @@ class Hub:
     address: str = ""
     user: str = "me"
     orgs: tuple[str, ...] = ("lab",)
+    role: str = "write"
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
     private: set[str] = field(default_factory=set)
     refuse: dict[str, int] = field(default_factory=dict)
@@ -108,7 +110,8 @@ def running(hub: Hub) -> Iterator[Hub]:
             if path != "/api/validate-yaml" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 return self.answer(status=401)
             if path == "/api/whoami-v2":
-                return self.answer({"name": hub.user, "type": "user", "orgs": [{"name": each} for each in hub.orgs]})
+                auth = {"type": "access_token", "accessToken": {"role": hub.role}}
+                return self.answer({"name": hub.user, "orgs": [{"name": each} for each in hub.orgs], "auth": auth})
             if path == "/api/validate-yaml":
                 errors = card_errors(json.loads(body)["content"])
                 return self.answer(

@@ -26,6 +26,7 @@ SUMMARY = {
     "online_accuracy": 50.0,
     "online_nll": 0.68,
     "val": {"accuracy": 62.0, "loss": 0.67},
+    "val_rows": 100,
 }
 
 
@@ -64,6 +65,7 @@ def test_metrics_are_in_the_form_of_the_model_index(tmp_path: Path) -> None:
     )
     assert (online.metric_type, online.metric_value, online.dataset_split) == ("accuracy", 0.5, "train")
     assert "before each update" in online.metric_name
+    assert (validation.dataset_args, online.dataset_args) == ({"samples": 100}, {"samples": 60})
     assert (validation.dataset_config, validation.dataset_name, validation.task_type) == (
         "sst2", "pictures", "image-classification",
     )  # fmt: skip
@@ -90,6 +92,11 @@ def test_kinds(kind: str, val: dict[str, float], expected: dict[str, float], tag
 def test_what_is_no_number_is_no_metric(value: object, tmp_path: Path) -> None:
     run = finished(lenet(tmp_path), val={"accuracy": value, "<script>": 1.0}, online_accuracy=value)
     assert card_of(run, tmp_path).eval_results is None
+
+
+def test_a_summary_of_a_stranger_breaks_no_card(tmp_path: Path) -> None:
+    run = finished(lenet(tmp_path), val=["a"], val_rows="many", samples=[], steps=None)
+    assert [each.dataset_args for each in card_of(run, tmp_path).eval_results] == [None]
 
 
 def test_figures_of_a_later_step_are_not_claimed(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 import transformers
 from filtune.datamodules import Task
-from filtune.exports import graphs
+from filtune.exports import export as module
+from filtune.exports import graph_formats, graphs
 from filtune.exports.commands import run_export
 from filtune.exports.export import export
 from filtune.exports.graph_formats import GRAPHS, Onnx
@@ -72,7 +73,7 @@ def check_texts(run: Restored, folder: Path) -> None:
 @pytest.mark.parametrize("name", [pytest.param("onnx", marks=pytest.mark.slow), "torch_export"])
 def test_texts(name: str, encoder: Path, tmp_path: Path) -> None:
     run = text_run(encoder, tmp_path, head="mean")
-    assert f"as a graph of {GRAPHS[name].title}" in export(run, tmp_path / "out", graph=GRAPHS[name]())
+    assert f"as a graph ({GRAPHS[name].title})" in export(run, tmp_path / "out", graph=GRAPHS[name]())
     check_texts(run, tmp_path / "out")
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert {GRAPHS[name].file, "config.json", "tokenizer_config.json", "README.md", "task.json"} <= files
@@ -133,7 +134,7 @@ def test_kinds(kind: str, tmp_path: Path) -> None:
 
 
 def test_the_bound_is_of_rounding(tmp_path: Path) -> None:
-    """Differences of two errors of the estimated size stay below it; it is never less than one rounding of the outputs."""
+    """Differences of two errors of the estimated size stay below it, and the bound has a least value."""
     generator = torch.Generator().manual_seed(0)
     double = torch.randn(8, 10, generator=generator, dtype=torch.float64)
     error = 1e-6 * torch.randn(200, 8, 10, generator=generator, dtype=torch.float64)
@@ -141,6 +142,21 @@ def test_the_bound_is_of_rounding(tmp_path: Path) -> None:
     others = (error - error.roll(1, 0)).abs().amax((1, 2))
     assert all(float(other) < bound < 1e-4 for other, bound in zip(others, bounds, strict=True))
     assert graphs.rounding_bound(double.float(), double) >= torch.finfo(torch.float32).eps / 2
+
+
+@pytest.mark.slow
+def test_weights_of_onnx_in_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of more than a GiB are, which a single file could not hold; an earlier graph is replaced."""
+    ask, run = ["--ckpt_path", "last.ckpt", "--to", str(tmp_path / "out")], image_run("lenet5", tmp_path)
+    monkeypatch.setattr(module, "restore", lambda *_: run)
+    run_export([*ask, "--format", "torch_export"])
+    monkeypatch.setattr(graph_formats, "MOST_BYTES", 0)
+    run_export([*ask, "--format", "onnx", "--overwrite"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "model.onnx", "model.onnx.data", "README.md", "task.json",
+    }  # fmt: skip
+    found = run_card(tmp_path / "out")["logits"]
+    assert found.shape == (1, 3)
 
 
 def test_a_graph_of_other_outputs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

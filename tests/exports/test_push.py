@@ -72,15 +72,16 @@ def test_a_new_repository(
     assert str(tmp_path) not in str(card)
 
 
-def test_the_card_loads_the_model_from_the_hub(hub: Hub, run: Restored, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["merged", "torch_export"])
+def test_the_card_loads_the_model_from_the_hub(name: str, hub: Hub, run: Restored, tmp_path: Path) -> None:
     """Without ``--to``, nothing else is left on this machine."""
-    push("--push", "me/digits")
+    push("--push", "Me/digits", "--format", name)
     (tmp_path / "card").mkdir()
     (tmp_path / "card" / "README.md").write_bytes(hub.repos["me/digits"]["README.md"])
     model = run_card(tmp_path / "card")["model"]
     pixels = torch.rand(2, 1, 28, 28)
     with torch.no_grad():
-        found = model((pixels - run.backbone.mean) / run.backbone.std)
+        found = model((pixels - run.backbone.mean) / run.backbone.std).clone()
     assert torch.equal(found, logits_of(run, {"image": pixels}))
 
 
@@ -105,6 +106,7 @@ def test_a_public_repository_is_not_taken_for_a_private_one(hub: Hub, run: Resto
     hub.repos["me/digits"] = {}
     assert "--private: me/digits exists and is public" in refused("--push", "me/digits", "--private")
     assert "--private: goes with --push" in refused("--to", "out", "--private")
+    assert "--format adapter: the run has no adapter" in refused("--to", "out", "--format", "adapter")
 
 
 @pytest.mark.parametrize("name", ["a b", "me/", "/x", "me/a/b", "me/--", "x" * 97, "me/x.git", "", "me\nx/y"])
@@ -122,6 +124,9 @@ def test_a_repository_of_someone_else(hub: Hub, run: Restored) -> None:
 def test_no_token(hub: Hub, run: Restored, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "does not accept the token" in refused("--push", "me/digits")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.role = "read"
+    assert "may not write there" in refused("--push", "me/digits")
     monkeypatch.delenv("HF_TOKEN")
     assert "there is no token of the hub; log in with `hf auth login`, or set HF_TOKEN" in refused(
         "--push", "me/digits"
