@@ -1,13 +1,13 @@
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow check format docs benchmark cost gpu soak chaos
 
-help:  ## Show what there is
+help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install:  ## Install filtune with what its tests need
+install:  ## Install filtune with the packages that its tests need
 	pip install -e '.[test]'
 
-quickstart:  ## Learn handwritten digits from a stream with LoKO, then AdamW (under a minute)
+quickstart:  ## Learn handwritten digits from a stream with Filtune, LoKO and AdamW (under a minute)
 	filtune fit --config configs/quickstart.yaml
 
 test:  ## Run the tests (under six minutes on two cores)
@@ -16,8 +16,8 @@ test:  ## Run the tests (under six minutes on two cores)
 test-slow:  ## Run the tests that take minutes: the figures on real data, the wheel in a fresh environment
 	pytest -m slow
 
-check:  ## Style, docstrings and types
-	ruff check . && ruff format --check . && mypy
+check:  ## Style, docstrings, types, spelling and words that are out
+	ruff check . && ruff format --check . && mypy && codespell && python -m tests.docs.words
 
 format:  ## Format the code
 	ruff format . && ruff check --fix .

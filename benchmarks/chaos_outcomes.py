@@ -67,7 +67,7 @@ def written(folder: Path) -> dict[str, Any]:
 
 
 def exported(folder: Path) -> dict[str, Any]:
-    """Return an exported model: tensors and texts; and what else lies beside it."""
+    """Return an exported model: tensors and texts; and the names of other files in its folder."""
     out = folder / "out"
     found: dict[str, Any] = {"beside": sorted(path.name for path in folder.iterdir() if path.name.startswith("."))}
     for path in sorted(out.rglob("*")):
@@ -79,7 +79,7 @@ def exported(folder: Path) -> dict[str, Any]:
 
 
 def predicted(folder: Path) -> dict[str, Any]:
-    """Return the bytes of the predictions; and what else lies beside them."""
+    """Return the bytes of the predictions; and the names of other files in their folder."""
     beside = sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
     return {"beside": beside, "out.csv": (folder / "out.csv").read_bytes()}
 

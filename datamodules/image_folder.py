@@ -1,6 +1,6 @@
 """Folders of images: the sub-folders are the classes, and the names of the files mean nothing.
 
-Hidden files and what file managers leave behind are passed over; other files that are no images are counted.
+Hidden files and files of file managers are skipped; other files that are no images are counted.
 """
 
 from __future__ import annotations

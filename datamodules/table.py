@@ -53,7 +53,7 @@ class TableDataModule(StreamDataModule):
         val_fraction: Fraction of ``split`` that is held out for validation, chosen by the seed, where there is no
             validation split; 0 for no validation.
         task: Kind of task: ``classification``, ``regression``, ``count``, ``multilabel`` (several labels per row), or
-            that of a likelihood of one's own; ``auto`` takes floats for values, all else for classes.
+            that of a user-defined likelihood; ``auto`` takes floats for values, all else for classes.
         classes: Names of the classes, in the order of the model's outputs; by default as the data declares them,
             else all labels found, sorted. Labels that differ in case or blanks alone are refused without it.
         target_scaling: Units in which numbers are learned: ``running`` subtracts the mean of the targets seen so far,

@@ -13,7 +13,7 @@ class Task:
 
     Args:
         name: Short name, for log folders.
-        kind: Kind of task: classification, regression, count, multilabel, or that of a likelihood of one's own.
+        kind: Kind of task: classification, regression, count, multilabel, or that of a user-defined likelihood.
         outputs: Number of model outputs m: the classes, or 1.
         classes: Names of the classes, in the order of their labels; empty where labels are numbers.
         modality: Text or image.

@@ -95,7 +95,7 @@ def _ask_hub(kind: Literal["dataset", "model"], name: str) -> tuple[Where, str]:
     if cached.is_dir() and any(cached.iterdir()):
         return "here", ""
     if not _reachable():
-        return "missing", "not on this machine, and the hub cannot be reached; --local ID=FOLDER says where it lies"
+        return "missing", "not on this machine, and the hub cannot be reached; name a local copy by --local ID=FOLDER"
     try:
         HfApi().auth_check(name, repo_type=kind)
     except GatedRepoError:

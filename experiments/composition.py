@@ -145,7 +145,7 @@ def merge_over(merged: Config, new: Config, *, kind: str | None = None) -> Confi
 
 
 def _without_choices(merged: Config, kind: str, place: str) -> Config:
-    """Return a configuration without what a shipped file of this kind said; what is said elsewhere stays."""
+    """Return a configuration without the options of a shipped file of this kind; other options stay."""
     decided = {
         (key, repr(value))
         for path in (CONFIGS / kind).glob("*.yaml")
@@ -183,7 +183,7 @@ def read_part(path: Path) -> tuple[Config, bool]:
 
 
 def metadata(kind: str, name: str) -> Config:
-    """Return what a shipped file says of its part besides options; empty for a part of one's own.
+    """Return the metadata of a shipped file; empty for a user-defined part.
 
     Of a task: ``train_samples``, ``val_samples``, ``classes`` (1 for a regression), ``download_mb``, ``licence``.
     Of a backbone: ``title``, ``parameters_m`` (millions), ``download_mb``, and ``gflops`` of the forward pass of one

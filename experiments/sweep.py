@@ -28,7 +28,7 @@ from .trial_runs import Sweep, TrialRuns, show_results
 EXAMPLES = """examples:
   filtune sweep --config task/digits --config backbone/lenet5 --config optimizer/adamw_1e-3 \\
     --grid optimizer.lr=1e-4,3e-4,1e-3,3e-3,1e-2 --seeds 3
-  filtune sweep ... --halving 3     the worse two thirds of the points are stopped early
+  filtune sweep ... --halving 3     the lower two thirds of the points are stopped early
   filtune sweep ... --sampler tpe --trials 40 --range optimizer.lr=1e-5,1e-1,log
   filtune sweep ... --storage postgresql://user@host/studies     shared by several machines
 
@@ -65,7 +65,7 @@ def main(args: list[str]) -> int:
         outcome = runner.execute(search)
         show_results(console, search)
         point = search.best(outcome.failures)
-        best = options.root / f"{options.name}.yaml"
+        best = options.root / f"{search.name}.yaml"
         with atomic_write(best) as file:
             yaml.safe_dump(localise(compose([], config, point), folders), file, sort_keys=False)
     words = f"best: {plain(point_name(point)) or 'the only one'}; {shown_command('filtune fit --config', best)}"

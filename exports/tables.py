@@ -47,7 +47,7 @@ def write_table(
         path: The file to write.
         ending: Its format.
         escape_formulas: Put an apostrophe before cells of a .csv or .tsv that a spreadsheet would run; all cells are
-            then written anew.
+            then written again.
 
     Raises:
         ValueError: If a prediction cannot be written in the dialect or the encoding of the source.

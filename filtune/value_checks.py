@@ -30,7 +30,7 @@ MAX_SEED = 2**32 - 1
 
 
 def check_seed(seed: Any, label: str) -> None:
-    """Check that the seed is one, rather than a wish for any.
+    """Check that the seed is a number, not a request for any seed.
 
     Args:
         seed: The seed.

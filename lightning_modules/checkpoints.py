@@ -217,7 +217,7 @@ def compare_names(saved: dict[str, Tensor], expected: dict[str, Tensor], earlier
 
     Args:
         saved: The checkpoint's tensors.
-        expected: Those of the model at hand.
+        expected: Those of the present model.
         earlier: Whether an earlier release wrote the checkpoint. Those left a module frozen at random for which the
             backbone has no weights, such as a pooler, and did not save it; now it is trained.
 
@@ -277,11 +277,11 @@ def check_inputs(saved: dict[str, Any], own: dict[str, Any], name: str) -> None:
 
 
 def check_task(saved: dict[str, Any] | None, kind: str, classes: Sequence[str]) -> None:
-    """Check that a checkpoint is of the classes at hand, in their order.
+    """Check that a checkpoint has the present classes, in their order.
 
     Args:
         saved: The checkpoint's task; None in those of earlier releases.
-        kind: The kind of task at hand.
+        kind: The kind of the present task.
         classes: Its classes.
 
     Raises:

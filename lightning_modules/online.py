@@ -349,7 +349,7 @@ class OnlineModule(Evaluation):
         scaled = any(name.startswith("target_state.") for name in checkpoint["state_dict"])
         if scaled != (
             self.target_state is not None
-        ):  # the units are the checkpoint's, whatever the data at hand is like
+        ):  # the units are the checkpoint's, also where the present data has others
             state = self.likelihood.build_state(self.task.outputs) if scaled else None
             self.target_state = None if state is None else state.to(self.device)
         own = self.state_dict()

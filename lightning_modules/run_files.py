@@ -172,9 +172,9 @@ def _check_events(path: Path) -> None:
 _EVENTS_REMEDY = "move it away: the run goes on without the curves that are in it"
 
 _KINDS: tuple[tuple[str, Callable[[Path], Any], str], ...] = (
-    (CONFIG, _check_config, "delete it: it is written anew from the options of the command"),
+    (CONFIG, _check_config, "delete it: it is written again from the options of the command"),
     (EVENT_SIZES, _check_sizes, "delete it: each event file is then checked by itself"),
-    (SUMMARY, _check_sizes, "delete it: it is written anew when the run ends"),
+    (SUMMARY, _check_sizes, "delete it: it is written again when the run ends"),
     (
         BASELINES,
         lambda path: read_baselines(path.parent),

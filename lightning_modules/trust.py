@@ -1,7 +1,7 @@
 """Classes that may be imported and called: a user's own configuration may name its own, files of a run may not.
 
 A run's folder, a checkpoint or a record may come from a stranger. What is read from one may name optimizers, data
-modules and backbones of filtune, and nothing else is imported for it, let alone called. A class of one's own, which
+modules and backbones of filtune, and nothing else is imported for it, let alone called. A user-defined class, which
 ``fit`` was given, is named again on the command line of ``validate``, ``predict`` and ``export``: ``--own_class``.
 docs/security.md says what each kind of file may do.
 """
@@ -15,7 +15,7 @@ OwnClasses = Collection[str] | None
 """Class paths that a user has named on the command line; None where a configuration of the user's may name any."""
 
 SWITCH = "--own_class"
-"""The option that names a class of one's own."""
+"""The option that names a user-defined class."""
 
 
 class ForeignClassError(ValueError):

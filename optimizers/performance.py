@@ -56,7 +56,7 @@ SATURATED = 0.02
 """Share of the residual removed by a step below which a filter whose errors are large no longer learns."""
 
 TOGETHER = 32
-"""Steps that are averaged at once, so that a step costs next to nothing."""
+"""Number of steps that are averaged at once, so that a step costs almost nothing."""
 
 LARGE = 2**18
 """Numbers of the predictions kept from which on they are averaged earlier, for their memory."""
@@ -111,7 +111,7 @@ class Recent(NamedTuple):
 
     @property
     def saturated(self) -> bool:
-        """Whether it fails and its steps remove next to nothing of the errors."""
+        """Whether it fails and its steps remove almost none of the error."""
         return self.fails and self.corrected is not None and self.corrected < SATURATED
 
     def describe(self) -> str:

@@ -67,7 +67,7 @@ def _constant(name: str, constant: str) -> Any:
 
 
 def seconds_of(name: str) -> float:
-    """Return how much time a part wants."""
+    """Return the time that a part needs, in seconds."""
     return float(_constant(name, "SECONDS"))
 
 

@@ -19,7 +19,7 @@ class Docstrings(griffe.Extension):
 
 
 def to_markdown(text: str) -> str:
-    """Turn ``.. math::`` blocks into fences, roles such as ``:class:`` into code, and keep stars as they are.
+    """Turn ``.. math::`` blocks into fences, roles such as ``:class:`` into code, and keep stars.
 
     Args:
         text: A docstring without its indentation.

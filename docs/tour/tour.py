@@ -1,12 +1,12 @@
 # %% [markdown]
 # # A tour on handwritten digits
 #
-# A filter learns digits one at a time: first in a loop of its own, then from the command line beside AdamW. Then what
-# it knows of its own parameters, how it can come to know too much, and what it makes of an input unlike any it has
-# seen.
+# This tour trains a filter on handwritten digits, one at a time: first in a training loop, then from the command line.
+# It then shows the variances of the parameters, how a filter saturates and how to prevent it, and the uncertainty of a
+# prediction for unfamiliar inputs.
 #
-# Run `python docs/tour/tour.py`, or its cells in an editor. It takes half a minute on one core, needs no network,
-# prints what it finds and leaves `tour.png`.
+# Run `python docs/tour/tour.py`, its cells in an editor, or the notebook `docs/tour/tour.ipynb`. It takes half a minute
+# on one core, needs no network, prints its results and writes `tour.png`.
 
 # %%
 from pathlib import Path
@@ -17,11 +17,8 @@ import torch
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from filtune.datamodules import DigitsDataModule
-from filtune.lightning_modules.backbones import BackboneConfig, build_backbone
-from filtune.optimizers import AdamW, Categorical, LoKO
 
-from filtune.cli import main
+from filtune import AdamW, BackboneConfig, Categorical, DigitsDataModule, LoKO, build_backbone, cli
 
 torch.manual_seed(0)
 data = DigitsDataModule(max_samples=400)
@@ -30,17 +27,18 @@ stream = list(data.train_dataloader())
 print(f"a stream of {len(stream)} digits, {tuple(stream[0]['image'].shape)} each, {data.task.outputs} classes")
 
 # %% [markdown]
-# ## A loop of one's own
+# ## A training loop
 #
 # `step` takes a closure, as torch's LBFGS does. The closure returns an observation: the likelihood of the outputs,
-# bound to the target. What comes back was observed before the update, so its mean is an honest prediction.
+# bound to the target. `step` returns the observation of before the update, so that its mean is a prequential
+# prediction.
 #
-# LoKO observes logits here (`loko_logits`), which is what learns fastest from scratch.
+# LoKO observes logits here (`loko_logits`), the faster of its two observations for a network from scratch.
 
 
 # %%
 def learn(make, samples):
-    """Learn from a stream; returns the model, the optimizer, the hits, and the mean variances at every step."""
+    """Learn from a stream; return the model, the optimizer, the hits, and the mean variances at every step."""
     torch.manual_seed(0)
     model = build_backbone(BackboneConfig(name="lenet5", pretrained=False), data.task)
     optimizer = make(model).attach(model)
@@ -57,26 +55,27 @@ def learn(make, samples):
 model, loko, hits, variances = learn(lambda m: LoKO(m.parameters(), p0=0.2, observation="logits"), stream)
 _, _, adamw_hits, _ = learn(lambda m: AdamW(m.parameters(), lr=1e-3), stream)
 for name, found in (("LoKO", hits), ("AdamW 1e-3", adamw_hits)):
-    print(f"{name}: {100 * found.mean():.1f} % predicted before being learnt, {found[-100:].sum():.0f} of the last 100")
+    print(f"{name}: {100 * found.mean():.1f} % predicted before learning, {found[-100:].sum():.0f} of the last 100")
 
 # %% [markdown]
 # ## The same from the command line
 #
-# `filtune fit` adds the trainer, the log, checkpoints and the comparison. Its arguments are those of a shell.
+# `filtune fit` adds the trainer, the log, checkpoints and the comparison with baselines. The arguments are those of a
+# shell.
 
 # %%
 with TemporaryDirectory() as folder:
-    line = f"fit --config quickstart --data.max_samples 200 --trainer.enable_progress_bar false --run.root {folder}"
-    main(line.split())
+    line = f"fit --config quickstart --data.max_samples 100 --trainer.enable_progress_bar false --run.root {folder}"
+    cli.main(line.split())
     for config in sorted(Path(folder).rglob("config.yaml")):
         left = ", ".join(sorted(path.name for path in config.parent.iterdir()))
         print(f"{config.parent.relative_to(folder)}: {left}")
 
 # %% [markdown]
-# ## What the filter knows of its parameters
+# ## The variances of the parameters
 #
-# Each parameter has a variance. It started between 0 and 0.2, 0.1 on average, and falls as samples say something
-# about the parameter: soonest where few parameters explain much, as a bias does.
+# Each parameter has a variance. The prior is between 0 and 0.2, 0.1 on average. A variance falls as samples carry
+# information about its parameter: fastest where few parameters have a large effect, such as biases.
 
 # %%
 names = [name.removeprefix("model.") for name, _ in model.named_parameters()]
@@ -84,16 +83,16 @@ for name, before, after in zip(names, variances[0], variances[-1], strict=True):
     print(f"{name:16} mean variance {before:.4f} after the first digit, {after:.4f} after {len(variances)}")
 
 # %% [markdown]
-# ## Saturation, and the way out
+# ## Saturation, and how to prevent it
 #
-# Observing probabilities with an estimated noise, as the paper does, a filter that sees one label for long becomes
-# certain: residual, Jacobian and noise go to zero together. A label that contradicts then moves nothing. Softmax
-# noise is the cure.
+# With observed probabilities and an estimated noise, as in the paper, a filter that observes one label for a long time
+# becomes certain: residual, Jacobian and noise go to zero together. A contradicting label then changes nothing.
+# Softmax noise prevents this.
 
 
 # %%
 def contradict(noise, repetitions=500, most=100):
-    """Show one digit with one label for long, then with another; returns the steps until the prediction turns."""
+    """Show one digit with one label for long, then with another; return the steps until the prediction changes."""
     torch.manual_seed(0)
     linear = torch.nn.Linear(64, 2)
     optimizer = LoKO(linear.parameters(), noise=noise)
@@ -108,24 +107,24 @@ def contradict(noise, repetitions=500, most=100):
     return None
 
 
-turned = {noise: contradict(noise) for noise in ("ema-2", "softmax")}
-for noise, steps in turned.items():
-    print(f"{noise}: " + (f"turned after {steps} contradictions" if steps else "did not turn in 100 contradictions"))
+changed = {noise: contradict(noise) for noise in ("ema-2", "softmax")}
+for noise, steps in changed.items():
+    print(f"{noise}: " + (f"changed after {steps} contradictions" if steps else "unchanged after 100 contradictions"))
 
 # %% [markdown]
 # ## A prediction with its uncertainty
 #
-# To first order the outputs have the covariance HPH', with H their Jacobian. So every score has a standard deviation.
-# A linear model shows what it is worth: it is small for digits the model has not seen, and large where their pixels
-# are shuffled, for then pixels are lit that no digit lights, and of their weights the filter has learnt nothing.
+# To first order the outputs have the covariance HPH', where H is their Jacobian. So every score has a standard
+# deviation. With a linear model it is small for unseen digits and large for digits with shuffled pixels: those have
+# bright pixels that are dark in every digit, and the weights of these pixels still have their prior variance.
 
 # %%
 torch.manual_seed(0)
 linear = torch.nn.Linear(64, 10)
-knowing = LoKO(linear.parameters(), p0=0.1, p0_init="constant", observation="logits").attach(linear)
+filter_ = LoKO(linear.parameters(), p0=0.1, p0_init="constant", observation="logits").attach(linear)
 for sample in stream:
     pixels, label = sample["image"].flatten(1) / 255, sample["label"]
-    knowing.step(lambda pixels=pixels, label=label: Categorical(linear(pixels)).observe(label))
+    filter_.step(lambda pixels=pixels, label=label: Categorical(linear(pixels)).observe(label))
 
 
 def winner(pixels):
@@ -133,7 +132,7 @@ def winner(pixels):
     scores = linear(pixels)
     best = scores.argmax()
     H = torch.autograd.grad(scores[best], list(linear.parameters()))
-    return int(best), float(sum((p * h.square()).sum() for p, h in zip(knowing.variance(), H, strict=True)).sqrt())
+    return int(best), float(sum((p * h.square()).sum() for p, h in zip(filter_.variance(), H, strict=True)).sqrt())
 
 
 unseen = next(iter(data.val_dataloader()))
@@ -147,16 +146,16 @@ for name, found in spread.items():
     print(f"{name}: standard deviation of the winning score {min(found):.2f} to {max(found):.2f}")
 
 # %% [markdown]
-# With the LeNet above the same quantity tells nothing of the kind: its layers mix the pixels, and a diagonal
-# covariance leaves out how their weights depend on each other. Try it before relying on it.
+# With the LeNet above the same quantity does not separate the two: its layers mix the pixels, and a diagonal
+# covariance omits the correlations of their weights. Test it on your model before relying on it.
 #
-# ## All in one picture
+# ## Figure
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
 for name, found in (("LoKO", hits), ("AdamW 1e-3", adamw_hits)):
     axes[0].plot(range(100, len(found) + 1), 100 * found.unfold(0, 100, 1).mean(1), label=name)
-axes[0].set(title="predicted before being learnt, last 100 (%)", xlabel="digits")
+axes[0].set(title="predicted before learning, last 100 (%)", xlabel="digits")
 for name, line in zip(names, variances.T, strict=True):
     axes[1].plot(line, label=name)
 axes[1].set(title="mean variance of the parameters", xlabel="digits", yscale="log")
@@ -169,7 +168,7 @@ figure.savefig("tour.png", dpi=110)
 print("figure tour.png")
 
 # %% [markdown]
-# ![what the tour finds](tour.png)
+# ![Accuracy, variances of the parameters, and standard deviation of the winning score](tour.png)
 #
-# Next: [your own data](../own_data.md), [your own backbone](../own_backbone.md), [which
+# Next steps: [your own data](../own_data.md), [your own backbone](../own_backbone.md), [which
 # optimizer](../optimizers/index.md).

@@ -49,7 +49,7 @@ def resolve_targets(
         own_roles: Roles of this architecture, beside or in place of :data:`ROLES`.
 
     Raises:
-        ValueError: If one of the targets matches nothing; the message lists what there is.
+        ValueError: If one of the targets matches nothing; the message lists the available ones.
     """
     layers = {
         name: module

@@ -25,7 +25,7 @@ class BackboneConfig:
 
     Args:
         name: ``lenet5``, a timm model name, a transformers hub id, a local folder in the hub's layout (of transformers
-            or of timm), a file of weights in such a folder of timm's, or the dotted path of a class of one's own, such
+            or of timm), a file of weights in such a folder of timm's, or the dotted path of a user-defined class, such
             as ``my_module.MyBackbone``.
         library: Where the name is looked up: ``builtin``, ``timm`` or ``transformers``; ``auto`` takes ``builtin``
             for the names it has, ``transformers`` for text and ``timm`` for images.

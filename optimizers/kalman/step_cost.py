@@ -15,7 +15,7 @@ from ..distributed import Ranks
 from .covariance.base import GIB, Covariance, available_memory
 
 MANY = 256
-"""Rows of a step from which on its cost is said."""
+"""Number of rows of a step from which on its cost is reported."""
 
 MATRICES = 6
 """Matrices in float64 of the size of HPH' that every update holds at once, its factor and inverse among them."""

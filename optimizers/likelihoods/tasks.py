@@ -24,7 +24,7 @@ class Metric:
         arguments: Its keyword arguments.
         takes: What it compares with the target: ``mean``, the expected observation such as probabilities, or
             ``answer``, the point prediction shaped like a target.
-        percent: Whether it lies in 0..1 (or -1..1) and is reported times 100.
+        percent: Whether it is in 0..1 (or -1..1) and is reported times 100.
         higher_is_better: Whether a larger value is better.
     """
 

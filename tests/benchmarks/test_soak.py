@@ -61,9 +61,9 @@ def test_the_checks_name_what_does_not_hold() -> None:
     assert failed(median_cpu_seconds=lambda step: 1e-3 * (1 + step / 1e5)) == {"step_time_ratio"}
     assert failed(variance_min=lambda step: 0.0 if step == 50_000 else 1e-3) == {"variance_min"}
     assert failed(accuracy=lambda step: 0.0 if step > 90_000 else 95.0) == {"accuracy_after_change"}
-    told = {**result, "warnings": [{"last_step": 95_000}]}
-    told["windows"] = [{**w, "accuracy": 0.0 if w["step"] > 90_000 else 95.0} for w in windows]
-    assert soak_report.check_soak(told)["accuracy_after_change"]["passed"]
+    reported = {**result, "warnings": [{"last_step": 95_000}]}
+    reported["windows"] = [{**w, "accuracy": 0.0 if w["step"] > 90_000 else 95.0} for w in windows]
+    assert soak_report.check_soak(reported)["accuracy_after_change"]["passed"]
 
 
 def test_results_are_drawn(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Adapters from the command line: DoRA learns from texts and from images, and what cannot work is told in one line."""
+"""Adapters from the command line: DoRA learns from texts and images, and unsupported ones are refused in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said twice in one place is refused, naming both; a later place still overrides an earlier one."""
+"""An option that is given twice in one place is refused, naming both; a later place overrides an earlier one."""
 
 from __future__ import annotations
 

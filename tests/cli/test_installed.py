@@ -79,7 +79,7 @@ def binaries(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
-    """A folder with files of the user's that bear the names of filtune's, and raise where they are imported."""
+    """A folder with files of the user that have the names of filtune's, and raise where they are imported."""
     for name in [*FOLDERS, "benchmarks", "tests"]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(RAISES)
@@ -96,7 +96,7 @@ def test_nothing_but_filtune_is_installed(built: tuple[Path, Path]) -> None:
     inside = {name.split("/")[1] for name in names if name.startswith("filtune/")}
     assert inside >= FOLDERS
     assert not inside & {"tests", "benchmarks", "docs"}
-    assert "filtune/configs/quickstart.yaml" in names
+    assert {"filtune/configs/quickstart.yaml", "filtune/py.typed"} <= set(names)
 
 
 def test_it_is_the_installed_one(binaries: Path, foreign: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from filtune import cli
 from filtune.lightning_cli import FiltuneCLI
 
-QUICK = ["fit", "--config", "quickstart"]
+QUICK = ["fit", "--config", "quickstart", "--config", "optimizer/loko_logits"]
 SEGMENTS = ["fit", "--config", "task/changing_labels", "--optimizer=loko"]
 
 LINES = {

@@ -1,4 +1,4 @@
-"""Folders of images: sub-folders are classes, names of files mean nothing, and what is not read is said."""
+"""Folders of images: sub-folders are classes, names of files mean nothing, and files that are not read are reported."""
 
 from __future__ import annotations
 

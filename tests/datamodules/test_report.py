@@ -1,4 +1,4 @@
-"""What was read is said: in one line, and as the entry ``data`` of summary.json."""
+"""The data that were read are reported: in one line, and as the entry ``data`` of summary.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages of the documentation as a reader has them."""
+"""The pages of the documentation, and their text and commands."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 TOUR = DOCS / "tour" / "tour.py"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), TOUR]
+SITE_PAGES = [*sorted(DOCS.rglob("*.md")), TOUR]
+"""Pages of the documentation site."""
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *SITE_PAGES]
 
 
 def name(page: Path) -> str:
-    """What a test calls a page."""
+    """Return the name of a page in a test."""
     return str(page.relative_to(ROOT))
 
 
 def markdown(page: Path) -> str:
-    """A page's text; of the tour, that of its cells of text."""
+    """Return the text of a page; of the tour, that of its Markdown cells."""
     text = page.read_text(encoding="utf-8")
     if page != TOUR:
         return text
@@ -27,12 +30,12 @@ def markdown(page: Path) -> str:
 
 
 def prose(page: Path) -> str:
-    """A page's text without its blocks of code."""
+    """Return the text of a page without its blocks of code."""
     return re.sub(r"^```.*?^```$", "", markdown(page), flags=re.MULTILINE | re.DOTALL)
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Every ``filtune`` command on a page, or ``-m cli`` in its place, but those cut short or only named."""
+    """Return the ``filtune`` commands of a page, without abbreviated ones and those without arguments."""
     text = markdown(page).replace("\\\n", " ")
     found = re.findall(r"(?:^|&& |`)(?:filtune|torchrun .*?-m cli) ([a-z][^`\n|&]*)", text, flags=re.MULTILINE)
     lines = [shlex.split(line, comments=True) for line in found if "..." not in line]

@@ -1,4 +1,4 @@
-"""A table of one's own over the digits, small enough to be run."""
+"""A user-defined table over the digits, small enough to be run."""
 
 import shutil
 from collections.abc import Iterator

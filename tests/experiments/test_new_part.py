@@ -21,7 +21,7 @@ PARTS = {path.stem for kind in ("backbone", "optimizer", "task") for path in (CO
 
 @pytest.fixture
 def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the shipped configurations with a backbone and a task of one's own dropped into it."""
+    """A copy of the shipped configurations with a user-defined backbone and task added."""
     folder = tmp_path / "configs"
     shutil.copytree(CONFIGS, folder)
     options = "model: {backbone: {name: tiny}}\n"
@@ -33,7 +33,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Slow(OnlineOptimizer):
-    """A rule of one's own that says what it costs."""
+    """A user-defined rule with its cost."""
 
     relative_cost = 3.0
     row_cost = 0.5

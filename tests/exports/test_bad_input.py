@@ -1,4 +1,4 @@
-"""Mistakes are told in one line that names what to change, and leave nothing behind."""
+"""Mistakes are reported in one line that names what to change, and leave nothing behind."""
 
 from __future__ import annotations
 

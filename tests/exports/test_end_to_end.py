@@ -81,7 +81,7 @@ def test_columns(text_run: Path, reviews: Path, capsys: pytest.CaptureFixture[st
         "logit_std", "probability_bayes_bad", "probability_bayes_good",
     ]  # fmt: skip
     assert (table["logit_std"] > 0).all()
-    assert ((p - 0.5).abs() >= (bayes - 0.5).abs()).all()  # moderated: nearer to even
+    assert ((p - 0.5).abs() >= (bayes - 0.5).abs()).all()  # averaged over the posterior: closer to even
     assert ((p > 0.5) == (table["prediction"] == "good")).all()
     assert "20 rows" in capsys.readouterr().out
     run_predict(["--ckpt_path", str(text_run), "--text", table["text"][0]])

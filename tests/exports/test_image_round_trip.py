@@ -23,7 +23,7 @@ PIXELS = torch.randint(0, 256, (2, 3, 160, 160), dtype=torch.uint8, generator=to
 
 @pytest.fixture
 def pretrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models whose pre-trained weights are at hand: always the same ones."""
+    """Models whose pre-trained weights are available: always the same ones."""
     create: Callable[..., Any] = timm.create_model
 
     def with_weights(name: str, pretrained: bool = False, **options: Any) -> torch.nn.Module:

@@ -174,7 +174,7 @@ def test_regression_is_a_number(encoder: Path, tmp_path: Path) -> None:
 
 
 def test_merged_mean_head_by_its_own_code(encoder: Path, tmp_path: Path) -> None:
-    """The code that lies beside the weights does without filtune."""
+    """The code in the folder of the weights works without filtune."""
     run = text_run(encoder, tmp_path, head="mean")
     export(run, tmp_path / "out", merge=True)
     code = (tmp_path / "out" / "pooled.py").read_text()

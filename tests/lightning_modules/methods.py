@@ -1,4 +1,4 @@
-"""What becomes of each of PEFT's methods on layers 16 wide: what it needs to be told there, or why it is refused."""
+"""What becomes of each of PEFT's methods on layers 16 wide: the arguments it needs there, or why it is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "vblora": {"vector_length": 4, "num_vectors": 8},
     "waveft": {"n_frequency": 20},
 }
-"""What those methods are told whose defaults are for wider layers."""
+"""Arguments of those methods whose defaults are for wider layers."""
 
 TARGETS = {"ln_tuning": ["LayerNorm"], "trainable_tokens": ["word_embeddings"]}
 """Where they go, if not on query and value."""

@@ -18,13 +18,13 @@ from filtune.lightning_modules.locks import FolderInUse, FolderLock
 FORK = multiprocessing.get_context("fork")
 
 
-def _hold(folder: Path, told: Any, temporary: Path | None = None) -> None:
+def _hold(folder: Path, pipe: Any, temporary: Path | None = None) -> None:
     lock = FolderLock(folder)
     lock.acquire()
     if temporary is not None:
         descriptor = os.open(temporary, os.O_RDWR)
         assert locks.try_lock(descriptor)
-    told.send(True)
+    pipe.send(True)
     signal.pause()
 
 

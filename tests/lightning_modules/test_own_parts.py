@@ -1,4 +1,4 @@
-"""A backbone, a role and a data module of one's own: one file each, found by itself or named by its path."""
+"""User-defined backbone, role and data module: one file each, found by name or by path."""
 
 from __future__ import annotations
 

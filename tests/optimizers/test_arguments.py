@@ -1,4 +1,4 @@
-"""Wrong arguments are refused in one line that names them; figures of a step are detached and named."""
+"""Wrong arguments are refused in one line that names them; diagnostics of the last step are detached and named."""
 
 from __future__ import annotations
 

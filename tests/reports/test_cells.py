@@ -1,4 +1,4 @@
-"""What becomes of a cell: reproduced, exceeded, not, diverged, scaled down, tuned; and what is said of it."""
+"""What becomes of a cell: reproduced, exceeded, not, diverged, scaled down, tuned; and the remarks on it."""
 
 from __future__ import annotations
 

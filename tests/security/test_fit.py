@@ -78,11 +78,11 @@ def test_a_file_that_a_configuration_names_is_checked_as_well(fit: list[str], re
 
 
 class Own(Callback):
-    """A callback of one's own."""
+    """A user-defined callback."""
 
 
 def test_what_may_be_named_is_let_through() -> None:
-    """Classes of one's own of the kinds that are taken, and Lightning's own elsewhere in the trainer."""
+    """User-defined classes of the accepted kinds, and Lightning's own elsewhere in the trainer."""
     check_classes(
         {
             "data": {"class_path": "filtune.ChangingDataModule", "init_args": {

@@ -1,4 +1,4 @@
-"""State, counters and what is said: resume, non-finite values, learning rates of groups, damping, bad arguments."""
+"""State, counters and messages: resume, non-finite values, learning rates of groups, damping, bad arguments."""
 
 from __future__ import annotations
 
