@@ -91,7 +91,7 @@ def _opening(run: Restored, whole: bool, graph: Written | None) -> str:
 
 
 def _facts(run: Restored, name: str, base: str | None, hub: HubOptions) -> Iterator[str]:
-    """Yield the base model and the task; of a folder on this machine the hub is told its own name alone."""
+    """Yield the base model and the task; a card for the hub names a local folder without its path."""
     task, is_local = run.task, Path(run.architecture.name).expanduser().exists() and not hub.base_model
     shown = Path(run.architecture.name).name if is_local and hub.repo else name
     yield f"- Base: {markdown_code(shown)}{'' if run.architecture.pretrained else ' with random weights'}"
