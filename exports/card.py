@@ -64,7 +64,7 @@ def write_card(
         otherwise = "pass `trust_remote_code=True`" if whole else "export with `--merge`"
         lines += [OF_MEAN.format(otherwise=otherwise), ""]
     kept = base is not None and base != name
-    code = loading_code(run, place, whole, _loaded_name(run, hub), kept, graph.format.name if graph else None)
+    code = loading_code(run, place, whole, _loaded_name(run, hub), kept, graph.format if graph else None)
     lines += ["```python", code.rstrip(), "```", ""]
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n" + "\n".join(lines))
     (folder / "README.md").write_text(str(card), encoding="utf-8")

@@ -10,6 +10,7 @@ from filtune.lightning_modules.backbones.image import ImageBackbone
 from filtune.lightning_modules.backbones.text import TextBackbone
 from filtune.lightning_modules.backbones.timm_models import TimmBackbone
 
+from .graphs import GraphFormat
 from .restore import Restored
 
 ADAPTER_OWN = """\
@@ -67,59 +68,6 @@ mean, std = torch.tensor({mean}).view(-1, 1, 1), torch.tensor({std}).view(-1, 1,
 print(model((images - mean) / std))
 """
 
-ONNX_TEXT = """\
-import onnxruntime
-from transformers import AutoTokenizer
-
-folder = {folder!r}
-session = onnxruntime.InferenceSession(f"{{folder}}/model.onnx")
-tokenizer = AutoTokenizer.from_pretrained(folder)
-tokens = tokenizer([{text}], padding=True, truncation=True, return_tensors="np")
-(logits,) = session.run(["logits"], {{put.name: tokens[put.name] for put in session.get_inputs()}})
-print(logits)
-"""
-
-ONNX_IMAGE = """\
-import numpy as np
-import onnxruntime
-
-folder = {folder!r}
-session = onnxruntime.InferenceSession(f"{{folder}}/model.onnx")
-images = np.random.rand(1, {channels}, {size}, {size}).astype("float32")  # in 0..1, resized to {size} x {size}
-mean, std = (np.array(each, "float32").reshape(-1, 1, 1) for each in ({mean}, {std}))
-(logits,) = session.run(["logits"], {{"pixel_values": (images - mean) / std}})
-print(logits)
-"""
-
-TORCH_EXPORT_TEXT = """\
-import torch
-from transformers import AutoTokenizer
-
-folder = {folder!r}
-model = torch.export.load(f"{{folder}}/model.pt2").module()
-tokenizer = AutoTokenizer.from_pretrained(folder)
-tokens = tokenizer([{text}], padding=True, truncation=True, return_tensors="pt")
-print(model(**tokens))
-"""
-
-TORCH_EXPORT_IMAGE = """\
-import torch
-
-folder = {folder!r}
-model = torch.export.load(f"{{folder}}/model.pt2").module()
-images = torch.rand(1, {channels}, {size}, {size})  # in 0..1, resized to {size} x {size}
-mean, std = torch.tensor({mean}).view(-1, 1, 1), torch.tensor({std}).view(-1, 1, 1)
-print(model(pixel_values=(images - mean) / std))
-"""
-
-GRAPHS = {
-    ("onnx", "text"): ONNX_TEXT,
-    ("onnx", "image"): ONNX_IMAGE,
-    ("torch_export", "text"): TORCH_EXPORT_TEXT,
-    ("torch_export", "image"): TORCH_EXPORT_IMAGE,
-}
-"""Code by format and modality."""
-
 
 class Code(str):
     """Python that stands in a template where a value would: its ``repr`` is itself."""
@@ -163,7 +111,7 @@ class Place:
 
 
 def loading_code(
-    run: Restored, place: Place, whole: bool, name: str, kept: bool = False, graph: str | None = None
+    run: Restored, place: Place, whole: bool, name: str, kept: bool = False, graph: type[GraphFormat] | None = None
 ) -> str:
     """Return the code that loads an export and uses it once.
 
@@ -179,7 +127,7 @@ def loading_code(
     if isinstance(run.backbone, ImageBackbone):
         fields |= image_inputs(run.backbone)
     if graph is not None:
-        return place.with_imports(GRAPHS[graph, run.task.modality].format(**fields))
+        return place.with_imports(graph.load_code[run.task.modality].format(**fields))
     loads_whole = type(run.backbone).load_code
     has_library = isinstance(run.backbone, TextBackbone | TimmBackbone) or (whole and loads_whole)
     if not has_library or not type(run.backbone).__module__.startswith("filtune."):

@@ -19,12 +19,58 @@ from .graphs import GraphFormat, Inputs, Traced
 MOST_BYTES = 1 << 30
 """Bytes of the weights from which ONNX keeps them in a file of their own; a single file may have 2 GiB."""
 
+ONNX_TEXT = """\
+import onnxruntime
+from transformers import AutoTokenizer
+
+folder = {folder!r}
+session = onnxruntime.InferenceSession(f"{{folder}}/model.onnx")
+tokenizer = AutoTokenizer.from_pretrained(folder)
+tokens = tokenizer([{text}], padding=True, truncation=True, return_tensors="np")
+(logits,) = session.run(["logits"], {{put.name: tokens[put.name] for put in session.get_inputs()}})
+print(logits)
+"""
+
+ONNX_IMAGE = """\
+import numpy as np
+import onnxruntime
+
+folder = {folder!r}
+session = onnxruntime.InferenceSession(f"{{folder}}/model.onnx")
+images = np.random.rand(1, {channels}, {size}, {size}).astype("float32")  # in 0..1, resized to {size} x {size}
+mean, std = (np.array(each, "float32").reshape(-1, 1, 1) for each in ({mean}, {std}))
+(logits,) = session.run(["logits"], {{"pixel_values": (images - mean) / std}})
+print(logits)
+"""
+
+TORCH_EXPORT_TEXT = """\
+import torch
+from transformers import AutoTokenizer
+
+folder = {folder!r}
+model = torch.export.load(f"{{folder}}/model.pt2").module()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+tokens = tokenizer([{text}], padding=True, truncation=True, return_tensors="pt")
+print(model(**tokens))
+"""
+
+TORCH_EXPORT_IMAGE = """\
+import torch
+
+folder = {folder!r}
+model = torch.export.load(f"{{folder}}/model.pt2").module()
+images = torch.rand(1, {channels}, {size}, {size})  # in 0..1, resized to {size} x {size}
+mean, std = torch.tensor({mean}).view(-1, 1, 1), torch.tensor({std}).view(-1, 1, 1)
+print(model(pixel_values=(images - mean) / std))
+"""
+
 
 class Onnx(GraphFormat):
     """The Open Neural Network Exchange, read by ONNX Runtime, OpenVINO, TensorRT and others."""
 
     name, title, file, library = "onnx", "ONNX", "model.onnx", "onnx"
     packages: ClassVar = ("onnx", "onnxruntime", "onnxscript")
+    load_code: ClassVar = {"text": ONNX_TEXT, "image": ONNX_IMAGE}
 
     def write(self, traced: Traced, path: Path) -> None:
         """Write a graph with its weights; those of more than a GiB go to a second file beside it."""
@@ -61,6 +107,7 @@ class TorchExport(GraphFormat):
     """PyTorch's exported program, which ``torch.export.load`` reads, and AOTInductor and ExecuTorch compile."""
 
     name, title, file, library = "torch_export", "torch.export", "model.pt2", "pytorch"
+    load_code: ClassVar = {"text": TORCH_EXPORT_TEXT, "image": TORCH_EXPORT_IMAGE}
 
     def write(self, traced: Traced, path: Path) -> None:
         """Write a graph with its weights."""

@@ -101,6 +101,8 @@ class GraphFormat(ABC):
         file: The file that is written.
         library: ``library_name`` of the model card.
         packages: Packages by the names they are imported by, which the extra of the same name installs.
+        load_code: Python that loads and runs the graph, for its model card, by modality, with fields for ``folder``
+            and for texts ``text``, for images ``channels``, ``size``, ``mean`` and ``std``.
     """
 
     name: ClassVar[str]
@@ -108,6 +110,7 @@ class GraphFormat(ABC):
     file: ClassVar[str]
     library: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
+    load_code: ClassVar[dict[str, str]]
 
     @classmethod
     def check_installed(cls) -> None:

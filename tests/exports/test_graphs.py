@@ -14,8 +14,10 @@ from filtune.exports import export as module
 from filtune.exports import graph_formats, graphs
 from filtune.exports.commands import run_export
 from filtune.exports.export import export
+from filtune.exports.formats import EXPORTS
 from filtune.exports.graph_formats import GRAPHS, Onnx
 from filtune.exports.restore import Restored
+from filtune.exports.target import WEIGHTS
 from filtune.lightning_modules.backbones import BackboneConfig
 from filtune.optimizers.likelihoods import likelihood_of
 from torch import Tensor
@@ -179,6 +181,11 @@ def test_a_model_that_cannot_be_traced_is_refused(tmp_path: Path, monkeypatch: p
     ) as error:
         export(run, tmp_path / "out", graph=GRAPHS["torch_export"]())
     assert "\n" not in str(error.value)
+
+
+def test_every_format_of_a_graph_can_be_asked_for() -> None:
+    assert set(EXPORTS) - {"adapter", "merged"} == set(GRAPHS)
+    assert all(cls.file in WEIGHTS for cls in GRAPHS.values())
 
 
 def test_packages_that_are_not_installed_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
