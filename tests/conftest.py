@@ -1,4 +1,4 @@
-"""What several folders of tests share: real data where it is available, and a tiny random text model where it is not."""
+"""Fixtures of several folders: real data where it is available, and a tiny random text model where it is not."""
 
 from __future__ import annotations
 
