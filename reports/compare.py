@@ -21,7 +21,7 @@ FORMATS = (".png", ".svg", ".pdf", ".jpg")
 """Ends of the names of plots."""
 
 LEGEND = """\
-online: every sample is predicted before the model learns from it; the loss is the mean of the last 1000, lower is better
+online: every sample is predicted before the model learns from it; the loss is the mean of the last 1000 samples
 val: samples that are never learned from; ms per step: median time of a step"""
 """Meaning of the columns of the table, for the terminal."""
 
