@@ -16,17 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
+from filtune.experiments.terminal import terminal_table
+from filtune.reports.plots import draw_legend, draw_mean, looks, new_figure, save_png
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.methods import OPTIMIZERS, Floor, OptimizerMethod, TimedMethod
 from benchmarks.models import MODELS
 from benchmarks.timing import batches, compare_methods, describe_environment, interleave
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 POINTS: Mapping[str, Sequence[int]] = {
     "lenet5": (2, 10, 100),
@@ -58,9 +55,8 @@ def measure_point(model: str, outputs: int, rounds: int, seconds: float) -> dict
 
 def print_points(points: list[dict[str, Any]]) -> None:
     """Print the times and their ratios to AdamW's."""
-    table = Table(title="one sample: ms of AdamW's step, and ratios to it (median; of the sums)")
-    for column in ("model", "classes", "n", "AdamW, ms", "floor", *(name for name in METHODS if name != "adamw")):
-        table.add_column(column, justify="left" if column == "model" else "right")
+    heads = ("model", "classes", "n", "AdamW, ms", "floor", *(name for name in METHODS if name != "adamw"))
+    rows = []
     for point in points:
         found = point["optimizers"]
         ratios = [
@@ -69,26 +65,29 @@ def print_points(points: list[dict[str, Any]]) -> None:
             if name != "adamw"
         ]
         milliseconds = f"{1000 * found['adamw']['median_seconds']:.1f}"
-        table.add_row(
-            point["model"], str(point["outputs"]), f"{point['trainable_parameters']:,}", milliseconds, *ratios
+        rows.append(
+            (point["model"], str(point["outputs"]), f"{point['trainable_parameters']:,}", milliseconds, *ratios)
         )
-    Console().print(table)
+    title = "one sample: ms of AdamW's step, and ratios to it (median; of the sums)"
+    Console().print(terminal_table(title, heads, rows))
 
 
 def plot_points(points: list[dict[str, Any]], target: Path) -> None:
     """Plot the ratio to AdamW over the number of classes, one panel a model."""
     models = list(dict.fromkeys(point["model"] for point in points))
-    figure, axes = plt.subplots(1, len(models), figsize=(3 * len(models), 3), layout="constrained", squeeze=False)
-    for axis, model in zip(axes[0], models, strict=True):
-        own = [point for point in points if point["model"] == model]
-        classes = [point["outputs"] for point in own]
-        for name in own[0]["optimizers"]:
-            axis.plot(classes, [point["optimizers"][name]["ratio_to_adamw"] for point in own], marker="o", label=name)
-        axis.set(title=model, xlabel="classes", xscale="log", ylim=(0, None))
-    axes[0, 0].set_ylabel("step time, ratio to AdamW")
-    axes[0, 0].legend(fontsize="small")
-    figure.savefig(target, dpi=130)
-    plt.close(figure)
+    styles = looks((name, name, "paper") for name in ("floor", *METHODS))
+    with new_figure(1, len(models), (3 * len(models), 3.3)) as (figure, axes):
+        handles = {}
+        for axis, model in zip(axes[0], models, strict=True):
+            own = [point for point in points if point["model"] == model]
+            classes = [point["outputs"] for point in own]
+            for name in own[0]["optimizers"]:
+                ratios = [point["optimizers"][name]["ratio_to_adamw"] for point in own]
+                handles[name] = draw_mean(axis, classes, ratios, styles[name], marker="o")
+            axis.set(title=model, xlabel="classes", xscale="log", ylim=(0, None))
+        axes[0, 0].set_ylabel("step time, ratio to AdamW")
+        draw_legend(figure, handles, styles)
+        save_png(figure, target)
 
 
 def main(args: list[str] | None = None) -> None:

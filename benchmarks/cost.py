@@ -14,17 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import torch
+from filtune.experiments.terminal import terminal_table
+from filtune.reports.plots import draw_legend, draw_mean, log_scale, looks, new_figure, save_png
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.models import transformer
 from benchmarks.timing import batches, build_methods, compare_methods, describe_environment, interleave
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 
 STATES: dict[str, tuple[int, list[str]]] = {"1e4": (2, ["query"]), "1e5": (2, ["linear"]), "1e6": (24, ["linear"])}
 """LoRA's rank and layers, by the size of the state they make."""
@@ -75,16 +71,15 @@ def measure_point(cell: GridPoint, seconds: float, device: torch.device) -> dict
 
 def print_grid(cells: list[dict[str, Any]]) -> None:
     """Print the ratios to AdamW and to the floor, and the share of the algebra."""
-    table = Table(title="ratio to AdamW, ratio to the floor, algebra in % of the step")
     names = list(dict.fromkeys(name for cell in cells for name in cell["optimizers"] if name != "adamw"))
-    for column in ("n", "m", "B", "AdamW, ms", *names):
-        table.add_column(column, justify="right")
+    rows = []
     for cell in cells:
         found = cell["optimizers"]
         row = [f"{cell['trainable_parameters']:,}", str(cell["outputs"]), str(cell["batch"])]
         row += [f"{1000 * found['adamw']['median_seconds']:.1f}", *(_entry(found.get(name)) for name in names)]
-        table.add_row(*row)
-    Console(width=170).print(table)
+        rows.append(row)
+    title = "ratio to AdamW, ratio to the floor, algebra in % of the step"
+    Console(width=170).print(terminal_table(title, ("n", "m", "B", "AdamW, ms", *names), rows))
 
 
 def _entry(figures: dict[str, Any] | None) -> str:
@@ -97,34 +92,27 @@ def _entry(figures: dict[str, Any] | None) -> str:
 
 def plot_grid(cells: list[dict[str, Any]], target: Path) -> None:
     """Plot the ratio to AdamW against m for each size of the state, and against B."""
-    figure, axes = plt.subplots(1, len(STATES) + 1, figsize=(15, 4.2), layout="constrained", sharey=True)
-    single = [cell for cell in cells if cell["batch"] == 1]
-    for axis, state in zip(axes, STATES, strict=False):
-        _lines(axis, [cell for cell in single if cell["state"] == state], "outputs")
-        axis.set(title=f"n ≈ {state}, batch 1", xlabel="outputs m")
-    axes[0].set_ylabel("step time, ratio to AdamW")
-    axes[0].legend(fontsize="small")
-    _lines(axes[-1], [cell for cell in cells if cell["state"] == "1e5" and cell["outputs"] == 2], "batch")
-    axes[-1].set(title="n ≈ 1e5, two outputs", xlabel="batch B")
-    figure.savefig(target, dpi=130)
-    plt.close(figure)
-
-
-def _lines(axis: Axes, cells: list[dict[str, Any]], over: str) -> None:
     names = dict.fromkeys(name for cell in cells for name in cell["optimizers"])
-    for i, name in enumerate(names):
-        points = [(c[over], c["optimizers"][name]["ratio_to_adamw"]) for c in cells if name in c["optimizers"]]
-        floor = "floor" in name
-        axis.plot(
-            *zip(*points, strict=True),
-            label=name,
-            marker="." if floor else "o",
-            color=f"C{i}",
-            ls="--" if floor else "-",
-        )
-    axis.set(xscale="log", yscale="log")
-    axis.set_xticks(sorted({cell[over] for cell in cells}), labels=[str(x) for x in sorted({c[over] for c in cells})])
-    axis.grid(alpha=0.3)
+    styles = looks((name, name, "tuned" if "floor" in name else "paper") for name in names)
+    single = [cell for cell in cells if cell["batch"] == 1]
+    few = [cell for cell in cells if cell["state"] == "1e5" and cell["outputs"] == 2]
+    panels = {f"n ≈ {state}, batch 1": [cell for cell in single if cell["state"] == state] for state in STATES}
+    handles: dict[str, Any] = {}
+    with new_figure(1, len(STATES) + 1, (15, 4.2)) as (figure, axes):
+        for axis, (title, found) in zip(axes[0], {**panels, "n ≈ 1e5, two outputs": few}.items(), strict=True):
+            over = "batch" if found is few else "outputs"
+            for name in names:
+                points = [(c[over], c["optimizers"][name]["ratio_to_adamw"]) for c in found if name in c["optimizers"]]
+                if points:
+                    handles[name] = draw_mean(axis, *zip(*points, strict=True), styles[name], marker="o")
+            axis.set(title=title, xlabel="batch B" if found is few else "outputs m")
+            log_scale(axis, "x")
+            log_scale(axis, "y")
+            axis.set_xticks(sorted({cell[over] for cell in found}))
+            axis.sharey(axes[0, 0])
+        axes[0, 0].set_ylabel("step time, ratio to AdamW")
+        draw_legend(figure, handles, styles)
+        save_png(figure, target)
 
 
 def main(args: list[str] | None = None) -> None:

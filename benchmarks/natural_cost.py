@@ -15,18 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import torch
+from filtune.experiments.terminal import terminal_table
 from filtune.optimizers import NGD, RENG, RING, SAM, AdamW, OnlineOptimizer, Sophia
+from filtune.reports.plots import FAINT, INK, METHODS, new_figure, save_png
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.methods import OptimizerMethod, TimedMethod
 from benchmarks.models import Case, lenet5, pretrained_image, roberta, transformer, vit_base
 from benchmarks.timing import batches, describe_environment, interleave
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 SKIP = 8
 AIMS = {"ngd": {"refresh": 1.5}, "ring": {"lazy": 1.05, "period": 1.10}, "reng": {"lazy": 1.05, "period": 1.25}}
@@ -107,34 +104,35 @@ def split_refreshes(ratios: list[float], period: int) -> tuple[list[float], list
 def print_scene(name: str, result: dict[str, Any]) -> None:
     """Print a scene's figures."""
     size = f"n = {result['trainable_parameters']:,}, {result['rounds']} rounds"
-    table = Table(title=f"{name} ({size})", caption="Time / AdamW; MiB of the state, and at the peak of a step")
-    for column in ("optimizer", "lazy", "refresh", "period", "state", "peak"):
-        table.add_column(column, justify="left" if column == "optimizer" else "right")
+    rows = []
     for rule, figures in result["optimizers"].items():
         ratios = []
         for part in ("lazy", "refresh", "period"):
             aim = f" (aim {AIMS[rule][part]:.2f})" if part in AIMS.get(rule, {}) else ""
             ratios.append("" if figures[part] is None else f"{figures[part]:.2f}{aim}")
         sizes = [f"{figures[key] / 2**20:.1f}" for key in ("state_bytes", "peak_step_bytes")]
-        table.add_row(rule, *ratios, *sizes)
-    Console().print(table)
+        rows.append((rule, *ratios, *sizes))
+    heads, caption = (
+        ("optimizer", "lazy", "refresh", "period", "state", "peak"),
+        "MiB of the state, and at the peak of a step",
+    )
+    Console().print(terminal_table(f"{name} ({size})", heads, rows, caption=f"Time / AdamW; {caption}"))
 
 
 def plot_scenes(results: dict[str, Any], target: Path) -> None:
     """Plot a bar of every scene's period, with the lazy step and the refresh as marks."""
-    figure, axes = plt.subplots(len(results), 1, figsize=(8, 2.3 * len(results)), layout="constrained", squeeze=False)
-    for axis, (name, result) in zip(axes[:, 0], results.items(), strict=True):
-        rules = result["optimizers"]
-        axis.bar(list(rules), [f["period"] for f in rules.values()], color="0.8", label="period")
-        for part, mark in (("lazy", "v"), ("refresh", "^")):
-            points = [(i, f[part]) for i, f in enumerate(rules.values()) if f["lazy"] is not None]
-            axis.plot(*zip(*points, strict=True), mark, label=part)
-        axis.axhline(1, color="k", linewidth=0.6)
-        axis.set(ylabel="time / AdamW", title=name)
-        axis.set_xticks(range(len(rules)), [rule.replace(", ", "\n") for rule in rules], fontsize="small")
-    axes[0, 0].legend(fontsize="small")
-    figure.savefig(target, dpi=120)
-    plt.close(figure)
+    with new_figure(len(results), 1, (8, 2.3 * len(results))) as (figure, axes):
+        for axis, (name, result) in zip(axes[:, 0], results.items(), strict=True):
+            rules = result["optimizers"]
+            axis.bar(list(rules), [f["period"] for f in rules.values()], color=FAINT, label="period")
+            for part, mark in (("lazy", "v"), ("refresh", "^")):
+                points = [(i, f[part]) for i, f in enumerate(rules.values()) if f["lazy"] is not None]
+                axis.plot(*zip(*points, strict=True), mark, color=METHODS["ring"], label=part)
+            axis.axhline(1, color=INK, linewidth=0.6)
+            axis.set(ylabel="time / AdamW", title=name)
+            axis.set_xticks(range(len(rules)), [rule.replace(", ", "\n") for rule in rules], fontsize="small")
+        axes[0, 0].legend(fontsize="small")
+        save_png(figure, target, 120)
 
 
 def main(args: list[str] | None = None) -> None:

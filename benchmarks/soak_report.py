@@ -106,10 +106,7 @@ def print_soak(result: dict[str, Any]) -> None:
 
 def plot_soaks(results: list[dict[str, Any]], path: Path) -> None:
     """Draw accuracy, log loss, memory, step time and the smallest figures of P over the steps."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from filtune.reports.plots import FAINT, draw_legend, draw_mean, log_scale, looks, new_figure, save_png
 
     panels = {
         "online accuracy, %": ("accuracy", 1.0),
@@ -119,24 +116,23 @@ def plot_soaks(results: list[dict[str, Any]], path: Path) -> None:
         "smallest variance": ("variance_min", 1.0),
         "smallest eigenvalue of P, or of the damped factors": ("eigenvalue_min", 1.0),
     }
-    figure, axes = plt.subplots(3, 2, figsize=(11, 9), sharex=True)
-    for axis, (title, (name, scale)) in zip(axes.flat, panels.items(), strict=True):
-        for n, result in enumerate(results):
-            drawn = [w for w in result["windows"] if w.get(name) is not None]
-            axis.plot(
-                [w["step"] for w in drawn], [scale * w[name] for w in drawn], label=result["method"], color=f"C{n}"
-            )
-            for warning in result["warnings"]:
-                axis.axvline(warning["first_step"], color=f"C{n}", linestyle=":", linewidth=0.8)
-        for change in {result["change_step"] for result in results}:
-            axis.axvline(change, color="grey", linestyle="--", linewidth=0.8)
-        if name in ("nll", "variance_min", "eigenvalue_min"):
-            axis.set_yscale("log")
-        axis.set_title(title, fontsize=10)
-    axes[0, 0].legend(fontsize=8)
-    for axis in axes[-1]:
-        axis.set_xlabel("step (dashed: the labels change; dotted: a warning begins)")
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    styles = looks((result["method"], result["method"], "paper") for result in results)
+    handles = {}
+    with new_figure(3, 2, (11, 9)) as (figure, axes):
+        for axis, (title, (name, scale)) in zip(axes.flat, panels.items(), strict=True):
+            for result in results:
+                drawn = [w for w in result["windows"] if w.get(name) is not None]
+                look = styles[result["method"]]
+                steps, values = [w["step"] for w in drawn], [scale * w[name] for w in drawn]
+                handles[result["method"]] = draw_mean(axis, steps, values, look)
+                for warning in result["warnings"]:
+                    axis.axvline(warning["first_step"], color=look.colour, linestyle=":", linewidth=0.8)
+            for change in {result["change_step"] for result in results}:
+                axis.axvline(change, color=FAINT, linestyle="--", linewidth=0.8)
+            if name in ("nll", "variance_min", "eigenvalue_min"):
+                log_scale(axis, "y")
+            axis.set_title(title)
+        for axis in axes[-1]:
+            axis.set_xlabel("step (dashed: the labels change; dotted: a warning begins)")
+        draw_legend(figure, handles, styles)
+        save_png(figure, path, 120)

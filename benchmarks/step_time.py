@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filtune.experiments.terminal import terminal_table
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.methods import OPTIMIZERS
 from benchmarks.models import MODELS
@@ -46,26 +46,24 @@ def measure_model(options: argparse.Namespace) -> dict[str, Any]:
 
 def print_model(result: dict[str, Any]) -> None:
     """Print the figures."""
-    table = Table(
-        title=f"{result['model']}, {result['outputs']} outputs, batch {result['batch_size']}, "
-        f"n = {result['trainable_parameters']:,}"
-    )
+    size = f"{result['outputs']} outputs, batch {result['batch_size']}, n = {result['trainable_parameters']:,}"
     columns = ("ms / step", "/ AdamW", "sum / AdamW", "/ floor", "algebra, %", "peak of a step, MiB", "state, MiB")
-    for name in ("optimizer", *columns):
-        table.add_column(name, justify="left" if name == "optimizer" else "right")
+    rows = []
     for name, figures in result["optimizers"].items():
         share, peak, state = (figures.get(key) for key in ("algebra_share", "peak_step_bytes", "state_bytes"))
-        table.add_row(
-            name,
-            f"{1000 * figures['median_seconds']:.2f}",
-            f"{figures['ratio_to_adamw']:.2f}",
-            f"{figures['ratio_of_sums_to_adamw']:.2f}",
-            f"{figures['ratio_to_floor']:.2f}",
-            "" if share is None else f"{100 * share:.1f}",
-            "" if peak is None else f"{peak / 2**20:.1f}",
-            "" if state is None else f"{state / 2**20:.2f}",
+        rows.append(
+            (
+                name,
+                f"{1000 * figures['median_seconds']:.2f}",
+                f"{figures['ratio_to_adamw']:.2f}",
+                f"{figures['ratio_of_sums_to_adamw']:.2f}",
+                f"{figures['ratio_to_floor']:.2f}",
+                "" if share is None else f"{100 * share:.1f}",
+                "" if peak is None else f"{peak / 2**20:.1f}",
+                "" if state is None else f"{state / 2**20:.2f}",
+            )
         )
-    Console().print(table)
+    Console().print(terminal_table(f"{result['model']}, {size}", ("optimizer", *columns), rows))
 
 
 def main(args: list[str] | None = None) -> None:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filtune.experiments.terminal import terminal_table
 from filtune.optimizers import LoKO
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
@@ -133,22 +133,24 @@ def measure_pair(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def print_pairs(pairs: list[dict[str, Any]]) -> None:
     """Print the ratios."""
-    table = Table(title="a step of LoKO against a step of AdamW, batch 1")
     names = [name for name in pairs[0]["optimizers"] if name != "adamw"]
-    for column in ("pair", "m", "n", "AdamW, ms", *(f"{name} / AdamW" for name in names), "LoKO / floor", "paper"):
-        table.add_column(column, justify="left" if column == "pair" else "right")
+    heads = ("pair", "m", "n", "AdamW, ms", *(f"{name} / AdamW" for name in names), "LoKO / floor", "paper")
+    rows = []
     for pair in pairs:
         found = pair["optimizers"]
-        table.add_row(
-            pair["pair"],
-            str(pair["outputs"]),
-            f"{pair['trainable_parameters']:,}",
-            f"{1000 * found['adamw']['median_seconds']:.1f}",
-            *(f"{found[name]['ratio_to_adamw']:.2f}" for name in names),
-            f"{found['loko']['ratio_to_floor']:.2f}",
-            f"{pair['paper_ratio']:.1f}",
+        rows.append(
+            (
+                pair["pair"],
+                str(pair["outputs"]),
+                f"{pair['trainable_parameters']:,}",
+                f"{1000 * found['adamw']['median_seconds']:.1f}",
+                *(f"{found[name]['ratio_to_adamw']:.2f}" for name in names),
+                f"{found['loko']['ratio_to_floor']:.2f}",
+                f"{pair['paper_ratio']:.1f}",
+            )
         )
-    Console(width=150).print(table)
+    title = "a step of LoKO against a step of AdamW, batch 1"
+    Console(width=150).print(terminal_table(title, heads, rows))
 
 
 def main(args: list[str] | None = None) -> None:

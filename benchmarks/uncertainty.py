@@ -29,6 +29,7 @@ from filtune.datamodules.samples import collate
 from filtune.experiments.archive import Archive
 from filtune.experiments.composition import compose, lookup
 from filtune.experiments.tables import load_table
+from filtune.experiments.terminal import terminal_table
 from filtune.exports.prediction import Prediction, Predictor
 from filtune.exports.restore import Restored, restore
 from filtune.lightning_modules.scores import ProbabilityScores
@@ -37,7 +38,6 @@ from filtune.reports.statistics import summarise
 from filtune.reports.study import Method, compare_streams
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torchvision.transforms.v2.functional import rotate
@@ -178,11 +178,11 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 def show(title: str, found: dict[str, dict[str, Any]]) -> None:
     """Print mean and standard deviation of every metric by view."""
-    grid = Table("", *found, title=title)
+    rows = []
     for name in dict.fromkeys(metric for metrics in found.values() for metric in metrics):
         shown = [metrics.get(name) for metrics in found.values()]
-        grid.add_row(name, *(f"{each['mean']:.3f} ± {each['std'] or 0:.3f}" if each else "" for each in shown))
-    Console().print(grid)
+        rows.append((name, *(f"{each['mean']:.3f} ± {each['std'] or 0:.3f}" if each else "" for each in shown)))
+    Console().print(terminal_table(title, ("", *found), rows))
 
 
 def main(args: list[str] | None = None) -> None:

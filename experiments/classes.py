@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from filtune.lightning_modules.defaults import import_class, parameter_defaults
 from filtune.lightning_modules.legacy import translate_class_path
 from filtune.lightning_modules.trust import OwnClasses, check_own
 
@@ -149,15 +150,21 @@ def check_option(config: dict[str, Any], key: str, option: str) -> None:
         option: The option of the command that names the key, for the message.
 
     Raises:
-        ValueError: If it has not; the message suggests similar names.
+        ValueError: If it has not, or there is no measurement that could have it; the message suggests similar names.
     """
     section, _, name = key.partition(".")
-    path = (config.get(section) or {}).get("class_path") if section in SKIPPED else None
-    if path:
-        known = options(section, find_class(section, path))
-        name = name.removeprefix("init_args.").partition(".")[0]
-        if name not in known and name != "class_path":
-            raise ValueError(f"{option} {key}: no such option; {suggest(name, known)}")
+    path = (config.get(section) or {}).get("class_path")
+    if section == "measurement" and not path:
+        raise ValueError(f"{option} {key}: there is no measurement that could have this option; leave it out")
+    if section in SKIPPED and path:
+        known: Mapping[str, Any] = options(section, find_class(section, path))
+    elif section == "measurement" and (cls := import_class(path)) is not None:
+        known = parameter_defaults(cls)
+    else:
+        return
+    name = name.removeprefix("init_args.").partition(".")[0]
+    if name not in known and name != "class_path":
+        raise ValueError(f"{option} {key}: no such option; {suggest(name, known)}")
 
 
 @cache

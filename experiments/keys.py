@@ -30,7 +30,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from filtune.lightning_modules.defaults import ABSENT, held_dataclass, import_class, parameter_defaults
-from filtune.lightning_modules.legacy import translate
+from filtune.lightning_modules.legacy import translate, with_former_defaults
 from filtune.lightning_modules.trust import named_classes
 from filtune.lightning_modules.yaml_loader import parse_number
 
@@ -72,7 +72,7 @@ def run_key(config: Config, seed: int) -> str:
 
 def record_key(record: dict[str, Any]) -> str:
     """Return the key that a record's configuration has today; nothing that it names is imported."""
-    return _key(record["config"], record["seed"])
+    return _key(with_former_defaults(record["config"]), record["seed"])
 
 
 def _key(config: Config, seed: int) -> str:

@@ -39,6 +39,13 @@ AT_ONCE = 1000
 REQUEUES = 100
 """Times a job is requeued that ran out of time; it resumes from its checkpoint."""
 
+LOOKS = 20
+"""Looks at the cluster's accounting after which a job that it does not know, or has preempted, is lost. submitit looks
+again after half of the time that has passed, at most every 10 minutes: all in all for about an hour and a half."""
+
+LOST = ("UNKNOWN", "PREEMPTED")
+"""States of a job that nobody will run again if they last; submitit waits for such a job for ever."""
+
 
 class Launcher(ABC):
     """Makes runs, several at a time.
@@ -49,15 +56,23 @@ class Launcher(ABC):
         threads: Threads of each.
 
     Attributes:
-        queued: Runs that are handed to it at a time; those beyond ``workers`` wait in its own queue.
+        queued: Runs that are under way at a time; those beyond ``workers`` wait in the launcher's own queue.
     """
 
     def __init__(self, store: Store, workers: int, threads: int) -> None:
         self.store, self.workers, self.threads, self.queued = store, workers, threads, workers
 
+    def earlier(self, job: Job) -> Any:
+        """Return the handle of a run that an earlier command started and that is still under way; None by default."""
+        return None
+
+    def room(self, running: int) -> int:
+        """Return how many runs may be submitted beside those under way."""
+        return self.workers - running
+
     @abstractmethod
     def submit(self, jobs: Sequence[Job]) -> list[Any]:
-        """Start runs; return a handle of each, with ``done()``."""
+        """Start runs, at most as many as there is room for; return a handle of each, with ``done()``."""
 
     @abstractmethod
     def result(self, handle: Any) -> Record:
@@ -183,46 +198,52 @@ class Slurm(Launcher):
         self._executor = SlurmExecutor(store.root.resolve() / "slurm", max_num_timeout=REQUEUES)
         try:
             self._executor.update_parameters(**{**parameters, **options})
+            self.workers = max(1, int(self._executor.parameters["array_parallelism"]))
         except ValueError as error:
             known = "partition, time, gpus_per_node, cpus_per_task, mem, account, qos, array_parallelism, constraint"
             raise ValueError(f"--slurm: {str(error).splitlines()[0]}; there are {known} and others") from error
         self.queued = AT_ONCE
 
-    def submit(self, jobs: Sequence[Job]) -> list[Any]:
-        """Submit runs as one array; a run whose job of an earlier command is still there is not submitted again."""
+    def earlier(self, job: Job) -> ClusterJob | None:
+        """Return the job of an earlier command that waits or runs; None where there is none."""
+        from submitit import SlurmJob
+
+        number = self._number(job)
+        try:
+            found = SlurmJob(self._executor.folder, number.read_text().strip())
+        except (OSError, ValueError):
+            return None
+        return None if found.done(force_check=True) else ClusterJob(found, number)
+
+    def room(self, running: int) -> int:
+        """Return how many jobs may be submitted: an array, which bounds itself, if there are none, else up to workers.
+
+        Each array runs ``workers`` of its own jobs at a time, whatever else is there.
+        """
+        return self.workers - running if running else AT_ONCE
+
+    def submit(self, jobs: Sequence[Job]) -> list[ClusterJob]:
+        """Submit runs as one array."""
         from submitit.core.utils import FailedJobError
 
-        found = {job.key: handle for job in jobs if (handle := self._earlier(job))}
-        new = [job for job in jobs if job.key not in found]
-        makers = [ClusterRun(job, self.store.root.resolve(), self.threads) for job in new]
+        makers = [ClusterRun(job, self.store.root.resolve(), self.threads) for job in jobs]
         try:
             with redirect_stderr(StringIO()):  # submitit prints what the error says
-                handles = self._executor.submit_array(makers) if new else []
+                handles = self._executor.submit_array(makers)
         except FailedJobError as error:
             raise ValueError(f"--launcher slurm: sbatch refuses the jobs: {' '.join(str(error).split())}") from error
-        for job, handle in zip(new, handles, strict=True):
+        for job, handle in zip(jobs, handles, strict=True):
             with atomic_write(self._number(job)) as file:
                 file.write(handle.job_id)
-            found[job.key] = handle
-        return [found[job.key] for job in jobs]
+        return [ClusterJob(handle, self._number(job)) for job, handle in zip(jobs, handles, strict=True)]
 
-    def result(self, handle: Any) -> Record:
+    def result(self, handle: ClusterJob) -> Record:
         """Return the record that the job wrote."""
-        from submitit.core.utils import UncompletedJobError
+        return handle.result()
 
-        try:
-            found = handle.result()
-        except UncompletedJobError as error:
-            state = handle.state.split()[0]
-            said = f"job {handle.job_id} ended without a result (state {state}); see {handle.paths.stdout}"
-            raise RunDied(said) from error
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    def cancel(self, job: Job, handle: Any) -> None:
+    def cancel(self, job: Job, handle: ClusterJob) -> None:
         """Cancel a job; its run saves a checkpoint."""
-        handle.cancel(check=False)
+        handle.job.cancel(check=False)
 
     def stop(self, running: dict[Any, Job]) -> None:
         """Cancel all jobs."""
@@ -232,15 +253,52 @@ class Slurm(Launcher):
     def _number(self, job: Job) -> Path:
         return self.store.runs(job.key) / SUBMITTED
 
-    def _earlier(self, job: Job) -> Any:
-        """The job of an earlier command that waits or runs; None where there is none."""
-        from submitit import SlurmJob
 
+class ClusterJob:
+    """A job of the cluster, which is done also when it is lost.
+
+    Args:
+        job: submitit's job.
+        number: The file with its number.
+    """
+
+    def __init__(self, job: Any, number: Path) -> None:
+        self.job, self._number = job, number
+        self._known = job.watcher.num_calls
+
+    def done(self) -> bool:
+        """Return whether the job is done, or lost: not known, or preempted and not requeued, at all of the looks."""
+        return self.job.done() or self._is_lost()
+
+    def _is_lost(self) -> bool:
+        if self._state("cache") not in LOST:
+            self._known = self.job.watcher.num_calls
+        return self.job.watcher.num_calls - self._known >= LOOKS
+
+    def _state(self, mode: str = "standard") -> str:
+        return self.job.watcher.get_state(self.job.job_id, mode=mode).split()[0]
+
+    def result(self) -> Record:
+        """Return the record that the job wrote.
+
+        Raises:
+            RunError: What the run raised; :class:`RunDied` if the job left no result or is lost. A lost one is
+                cancelled and forgotten, so that no two jobs make one run.
+        """
+        from submitit.core.utils import UncompletedJobError
+
+        more = f"(state {self._state()}); see {self.job.paths.stdout}"
+        if not self.job.done():
+            self.job.cancel(check=False)
+            self._number.unlink(missing_ok=True)
+            raise RunDied(f"job {self.job.job_id} is lost {more}")
         try:
-            handle = SlurmJob(self._executor.folder, self._number(job).read_text().strip())
-        except (OSError, ValueError):
-            return None
-        return None if handle.paths.result_pickle.exists() or handle.done(force_check=True) else handle
+            found = self.job.result()
+        except UncompletedJobError as error:
+            raise RunDied(f"job {self.job.job_id} ended without a result {more}") from error
+        if isinstance(found, Exception):
+            raise found
+        return found
 
 
 def check_cluster() -> None:

@@ -6,7 +6,6 @@ import statistics
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table as Grid
 
 from .availability import needs
 from .cells import Cell, SeedPlan
@@ -14,18 +13,18 @@ from .composition import metadata
 from .estimate import Estimator, format_duration, run_size
 from .records import Store, metric_of
 from .tables import Table, load_table, table_names
+from .terminal import terminal_table
 
 
 def print_tables(console: Console) -> None:
     """Print the tables and figures there are."""
-    grid = Grid(title="tables and figures: filtune reproduce NAME")
-    for heading in ("name", "what it shows", "cells"):
-        grid.add_column(heading)
-    for name in table_names():
-        table = load_table(name)
-        count = sum(len(row.columns or table.columns) for row in table.rows)
-        grid.add_row(name, table.title, str(count))
-    console.print(grid)
+    tables = {name: load_table(name) for name in table_names()}
+    rows = [
+        (name, table.title, str(sum(len(row.columns or table.columns) for row in table.rows)))
+        for name, table in tables.items()
+    ]
+    title = "tables and figures: filtune reproduce NAME"
+    console.print(terminal_table(title, ("name", "what it shows", "cells"), rows, ("what it shows",), no_wrap=True))
 
 
 def print_plan(
@@ -49,10 +48,7 @@ def print_plan(
     unknown: set[str] = set()
     grids = []
     for table in tables:
-        grid = Grid(title=f"{table.name}: {table.title}")
-        grid.add_column("cell", no_wrap=True)  # a name is to be typed
-        for heading in ("backbone", "samples", "steps", "done", "time", "remarks"):
-            grid.add_column(heading, justify="left" if heading in ("backbone", "remarks") else "right")
+        rows = []
         for cell in chosen[table.name]:
             keys = [cell.key(seed) for seed in plans[table.name].get(cell.name, [])]
             left = [key for key in keys if found[key] is None]
@@ -66,12 +62,16 @@ def print_plan(
             possible += 0.0 if remarks else (each or 0.0) * len(new)
             unknown |= new if each is None else set()
             large = run_size(cell.config, cell.task)
-            grid.add_row(
+            rows.append((
                 cell.name, cell.backbone,
                 "?" if large is None else f"{large.samples:,}", "?" if large is None else f"{large.steps:,}",
                 f"{len(keys) - len(left)} of {len(keys)}", format_duration(each and each * len(left)), remarks,
-            )  # fmt: skip
-        grids.append(grid)
+            ))  # fmt: skip
+        heads, title = (
+            ("cell", "backbone", "samples", "steps", "done", "time", "remarks"),
+            f"{table.name}: {table.title}",
+        )
+        grids.append(terminal_table(title, heads, rows, ("backbone", "remarks"), no_wrap=True))
     more = f", {len(unknown)} runs of unknown time" if unknown else ""
     total, now = format_duration(whole / workers), format_duration(possible / workers)
     console.print(
@@ -85,39 +85,35 @@ def print_plan(
 
 
 def _print_needs(console: Console, wanted: dict[Any, Any]) -> None:
-    grid = Grid(title="data and weights")
-    for heading in ("what", "name", "where", "size"):
-        grid.add_column(heading)
+    rows = []
     for need, cell in wanted.values():
         part = metadata("task", cell.task) if need.kind == "data" else metadata("backbone", cell.backbone)
         megabytes = part.get("download_mb")
         where = f"missing: {need.reason}" if need.where == "missing" else need.where
-        grid.add_row(need.kind, need.name, where, f"{megabytes} MB" if megabytes and need.where != "here" else "")
-    console.print(grid)
+        rows.append((need.kind, need.name, where, f"{megabytes} MB" if megabytes and need.where != "here" else ""))
+    console.print(terminal_table("data and weights", ("what", "name", "where", "size"), rows, ("name", "where")))
 
 
 def print_results(
     console: Console, table: Table, chosen: list[Cell], seeds: list[int], records: dict[str, dict[str, Any]]
 ) -> None:
     """Print mean and standard deviation of each cell beside the published ones."""
-    grid = Grid(title=f"{table.name}: {table.metric.replace('_', ' ')}")
-    for heading in ("cell", "ours", "seeds", "published"):
-        grid.add_column(heading, justify="left" if heading == "cell" else "right", no_wrap=heading == "cell")
+    shown = []
     columns = {column.name: i for i, column in enumerate(table.columns)}
     rows = {row.name: row for row in table.rows}
     for cell in chosen:
         row, column = cell.name.split("/")[:2]
         metric = table.columns[columns[column]].metric or table.metric
         found = [records[cell.key(seed)] for seed in seeds if cell.key(seed) in records]
-        values = [metric_of(record, metric) for record in found if record["status"] != "diverged"]
-        numbers = [value for value in values if value is not None]
+        numbers = [value for record in found if (value := metric_of(record, metric)) is not None]
         published = (rows[row].published or [None] * len(columns))[columns[column]]
         if "metrics" in table.raw:
             published = published and [published[0], None]
         diverged = any(record["status"] == "diverged" for record in found)
         ours = "diverged" if diverged and not numbers else _mean_std(numbers)
-        grid.add_row(cell.name, ours, str(len(numbers)), _published(published))
-    console.print(grid)
+        shown.append((cell.name, ours, str(len(numbers)), _published(published)))
+    title = f"{table.name}: {table.metric.replace('_', ' ')}"
+    console.print(terminal_table(title, ("cell", "ours", "seeds", "published"), shown, no_wrap=True))
 
 
 def _mean_std(values: list[float]) -> str:

@@ -175,7 +175,12 @@ def translate_record(record: Record) -> Record:
 
 
 def metric_of(record: Record, name: str) -> float | None:
-    """Return a metric or a time of a record by its name; None where it has none, or no finite number."""
+    """Return a metric or a time of a record by its name; None where it has none, no finite number, or diverged.
+
+    A run that diverged has what was measured until then, which is no result.
+    """
+    if record["status"] == "diverged":
+        return None
     found = {**record["metrics"], **record["times"], "steps_to_convergence": record.get("steps_to_convergence")}
     number = found.get(translate_figure(name))
     return float(number) if isinstance(number, int | float) and math.isfinite(number) else None

@@ -8,10 +8,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from filtune.lightning_modules.legacy import translate_key
 from rich.console import Console
 
 from .availability import Need, needs
 from .cells import Cell, Scale, SeedPlan, cells, select
+from .classes import check_option
 from .composition import parse_options
 from .escaping import plain
 from .plan import print_plan, print_results, print_tables
@@ -45,6 +47,10 @@ def main(args: list[str]) -> int:
     scale = Scale(options.max_samples, options.backbone, _read_set(options.set))
     tables = [load_table(name) for name in _names(options.tables)]
     chosen = {table.name: select(cells(table, scale), options.cells) for table in tables}
+    for table in tables:
+        for cell in chosen[table.name]:
+            for key in scale.set:
+                check_option(cell.config, translate_key(key), f"{table.name}, {cell.name}: --set")
     seeds = {table.name: list(range(options.seeds)) if options.seeds else table.seeds for table in tables}
     missing = _missing(chosen, folders)
     store = launcher.store
@@ -135,6 +141,8 @@ def keep_manifest(
     """
     name = f"{table.name}@{scale.name}" if scale.name else table.name
     before = store.read_manifest(name) or {}
+    if before.get("table", table.name) != table.name:
+        raise ValueError(f"--root {store.root}: its manifest {name} is of a sweep or another table; name another root")
     found = dict(before.get("cells", {}))
     for cell in (cell for cell in chosen if cell.name in plan):
         keys = {str(seed): store.kept_as(cell.key(seed)) for seed in plan[cell.name]}

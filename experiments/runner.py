@@ -113,6 +113,7 @@ class Runner:
         self.resume_changed, self._streams = resume_changed, Streams()
         self.estimator = Estimator()
         self._started: dict[str, float] = {}
+        self._waiting: deque[Job] = deque()
         self._resumed: set[str] = set()
         self._stopped: set[str] = set()
 
@@ -139,7 +140,7 @@ class Runner:
                     if job.key not in self._stopped and source.stopped(job):
                         self._stopped.add(job.key)
                         self.launcher.cancel(job, handle)
-                self._show(progress, bar, running, source.left(), outcome)
+                self._show(progress, bar, running, [*self._waiting, *source.left()], outcome)
         except BaseException as error:
             self.launcher.stop(running)
             if isinstance(error, KeyboardInterrupt | Stopped):
@@ -165,20 +166,23 @@ class Runner:
         return replace(job, resume_changed=allowed)
 
     def _fill(self, source: JobSource, running: dict[Any, Job], checked: dict[str, Record], outcome: Outcome) -> bool:
-        """Start runs until no more are taken at a time; whether any is under way."""
-        ready: list[Job] = []
-        room = self.launcher.queued if isinstance(source, Listed) else self.launcher.workers
-        while len(running) + len(ready) < room and (taken := source.take()) is not None:
+        """Start runs, as many as the launcher has room for; whether any is under way."""
+        most = self.launcher.queued if isinstance(source, Listed) else self.launcher.workers
+        while len(running) + len(self._waiting) < most and (taken := source.take()) is not None:
             job = self._with_switch(taken)
             record = checked.pop(job.key, None) or self._check([job]).get(job.key)
             if record is not None:
                 outcome.found += 1
                 self._keep(job, record, source, outcome)
                 continue
+            if (earlier := self.launcher.earlier(job)) is not None:
+                running[earlier] = job
+                continue
             try:
-                ready.append(self._streams.prepared(job))
+                self._waiting.append(self._streams.prepared(job))
             except UnreadableData as error:
                 self._fail(job, error, source, outcome)
+        ready = [self._waiting.popleft() for _ in range(min(len(self._waiting), self.launcher.room(len(running))))]
         if ready:
             running |= dict(zip(self.launcher.submit(ready), ready, strict=True))
             self._started |= dict.fromkeys((job.key for job in ready), time.monotonic())
@@ -206,8 +210,7 @@ class Runner:
             if isinstance(error, RunDied) and job.key not in self._resumed:
                 self._resumed.add(job.key)
                 self._say(f"{job.label}: {error}; it is resumed once")
-                (running_again,) = self.launcher.submit([job])
-                running[running_again] = job
+                self._waiting.appendleft(job)
                 return
             self._fail(job, error, source, outcome)
             return

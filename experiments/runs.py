@@ -52,7 +52,7 @@ class RunError(RuntimeError):
 
 
 class RunDied(RunError):
-    """The process of a run was killed, or its job was lost; the run can be resumed."""
+    """The process of a run was stopped or killed, as by preemption, or its job was lost; the run can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,8 @@ def _fit(job: Job, folder: Path, config: Path, own: dict[str, str], started: Sta
     if "measurement" not in job.config:
         # a baseline of the configuration would be a second run in the folder
         command += ["--run.baselines=[]", "--trainer.enable_progress_bar=false"]
+        if (job.config.get("trainer") or {}).get("val_check_interval") is None:
+            command += ["--run.validations=1"]
         if any(folder.rglob("last.ckpt")):
             command += ["--ckpt_path=last"]
         if job.resume_changed:
@@ -182,9 +184,10 @@ def _fit(job: Job, folder: Path, config: Path, own: dict[str, str], started: Sta
         )
         started(process)
         status = process.wait()
-    stopped = status in {128 + number for number in STOPPING}
+    stopped = next((number for number in STOPPING if status == 128 + number), None)
     if stopped or (status == 0 and not any(folder.rglob("summary.json"))):
-        raise RunError("the run was stopped before its end; the same command goes on with it")
+        by = f" ({stopped.name})" if stopped else ""
+        raise RunDied(f"the run was stopped before its end{by}; the same command goes on with it")
     if status == 0:
         return None
     if status < 0:

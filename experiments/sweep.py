@@ -65,7 +65,7 @@ def main(args: list[str]) -> int:
         outcome = runner.execute(search)
         show_results(console, search)
         point = search.best(outcome.failures)
-        best = options.root / f"{options.name}.yaml"
+        best = options.root / f"{search.name}.yaml"
         with atomic_write(best) as file:
             yaml.safe_dump(localise(compose([], config, point), folders), file, sort_keys=False)
     words = f"best: {plain(point_name(point)) or 'the only one'}; {shown_command('filtune fit --config', best)}"

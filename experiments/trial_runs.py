@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from filtune.lightning_modules.integrity import DamagedFile
 from filtune.lightning_modules.legacy import translate_figure
 from rich.console import Console
-from rich.table import Table as Grid
 
 from .composition import Config, compose, grid_points, point_name
 from .estimate import run_size
 from .keys import run_key
-from .records import FORMAT, Record, Store, lower_is_better, metric_of
+from .records import FORMAT, Manifest, Record, Store, lower_is_better, metric_of
 from .run_folder import Scalars
 from .runs import Job, find_curve
 from .search import PARTS, GridPoint, SearchSpace, rank
+from .terminal import terminal_table
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
@@ -102,6 +102,10 @@ class OpenTrial:
 class TrialRuns:
     """The source of a search's runs.
 
+    Attributes:
+        name: Name of its manifest and of the best configuration: that of the sweep, with a key where another one of
+            that name came first in the root.
+
     Args:
         sweep: What is searched.
         store: Where records and manifests are.
@@ -109,10 +113,11 @@ class TrialRuns:
     """
 
     def __init__(self, sweep: Sweep, store: Store, storage: str | None) -> None:
-        from .trials import Trials, make_pruner, settings_key  # imports Optuna
+        from .trials import Trials, make_pruner, settings_key, written_once  # imports Optuna
 
         self.sweep, self.store = sweep, store
-        own = store.root / "storage" / f"{sweep.name}-{settings_key(sweep.about())}.log"
+        key = settings_key(sweep.about())
+        own = store.root / "storage" / f"{sweep.name}-{key}.log"
         self.trials = Trials(
             storage or str(own), sweep.name, sweep.about(), not lower_is_better(sweep.metric), sweep.sampler,
             sweep.space, sweep.total, make_pruner(sweep.pruner, sweep.rate, sweep.total), store.root,
@@ -120,6 +125,10 @@ class TrialRuns:
         self._queue: deque[Job] = deque()
         self._open: dict[str, list[OpenTrial]] = {}
         self._sizes: dict[str, int] = {}
+        before = store.read_manifest(sweep.name) or self._manifest()
+        is_own = all(before.get(field) == self._manifest()[field] for field in ("table", "sweep", "seeds"))
+        first = written_once(store.root / "claims" / f"{sweep.name}.first", key if is_own else "another")
+        self.name = sweep.name if first == key else f"{sweep.name}-{key}"
         self._write_manifest()
 
     def known(self) -> list[Job]:
@@ -238,6 +247,9 @@ class TrialRuns:
 
     def _write_manifest(self) -> None:
         """Write which records belong to which point; all of it is in the storage, whichever process writes it last."""
+        self.store.write_manifest(self.name, self._manifest())
+
+    def _manifest(self) -> Manifest:
         options = {"name": self.sweep.name, "grid": self.sweep.options(), "metric": self.sweep.metric, "halving": None}
         more = {"sampler": self.sweep.sampler, "pruner": self.sweep.pruner}
         cells, missing = {}, {}
@@ -247,7 +259,7 @@ class TrialRuns:
             if (reason := reason_of(trial)) and reason != "diverged":
                 missing[point_name(point)] = reason
         content = {"format": FORMAT, "table": None, "sweep": options | more, "scale": {}, "seeds": self.sweep.seeds}
-        self.store.write_manifest(self.sweep.name, {**content, "cells": cells, "missing": missing})
+        return {**content, "cells": cells, "missing": missing}
 
 
 def values_of(trial: FrozenTrial) -> list[float]:
@@ -262,14 +274,13 @@ def reason_of(trial: FrozenTrial) -> str:
 
 def show_results(console: Console, search: TrialRuns) -> None:
     """Print all points, the best first."""
-    grid = Grid(title=f"{search.sweep.metric.replace('_', ' ')}, best first")
-    for heading in ("point", "mean", "deviation", "seeds"):
-        grid.add_column(heading, justify="left" if heading == "point" else "right")
+    rows = []
     for trial in search.ranked():
         values = values_of(trial)
         deviation = f"{statistics.stdev(values):.3f}" if len(values) > 1 else ""
         mean = f"{statistics.fmean(values):.3f}" if values else reason_of(trial) or "failed, or not complete"
-        grid.add_row(point_name(search.trials.point(trial)) or "as it is", mean, deviation, str(len(values)))
-    console.print(grid)
+        rows.append((point_name(search.trials.point(trial)) or "as it is", mean, deviation, str(len(values))))
+    title = f"{search.sweep.metric.replace('_', ' ')}, best first"
+    console.print(terminal_table(title, ("point", "mean", "deviation", "seeds"), rows))
     if others := [trial for trial in search.trials.elsewhere() if not search.trials.is_here(trial)]:
         console.print(f"{len(others)} points are under way with another --root", highlight=False)

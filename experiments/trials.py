@@ -129,7 +129,7 @@ class Trials:
             self._check(_without_password(storage), name, {"format": FORMAT, **about})
         self._claims = root / "claims" / f"{name}-{settings_key(about)}"
         self._claims.mkdir(parents=True, exist_ok=True)
-        self._root = _identity(self._claims.parent)
+        self._root = written_once(self._claims.parent / "id", uuid.uuid4().hex)
         self._held: dict[int, int] = {}
         self.failed: set[int] = set()
 
@@ -180,12 +180,18 @@ class Trials:
         return None
 
     def _begin(self, trial: Trial) -> bool:
-        """Draw the point of a trial; whether it is to be run: it is none too many, and no other is at its point."""
+        """Draw the point of a trial; whether it is to be run: it is none too many, and no other is at its point.
+
+        Processes that ask at the same time may ask for one too many. It has no point, and is left to a longer search.
+        """
+        if trial.number >= self.total:
+            self.release(trial.number)
+            return False
         trial.set_user_attr(ROOT, self._root)
         self.space.suggest(trial)
         same = (t.number for t in self.trials() if t.number < trial.number and self.point(t) == self.point(trial))
         earlier = next(same, None)
-        if trial.number < self.total and earlier is None:
+        if earlier is None:
             return True
         trial.set_user_attr(REPEATED, earlier)
         self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -195,7 +201,8 @@ class Trials:
     def elsewhere(self) -> list[FrozenTrial]:
         """Return the trials that other processes are working on, or that are to be made with another root."""
         running = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-        return [trial for trial in running if trial.number not in self._held.keys() | self.failed]
+        mine = self._held.keys() | self.failed
+        return [trial for trial in running if trial.number not in mine and trial.number < self.total]
 
     def _open_trials(self) -> Iterator[FrozenTrial]:
         for trial in self.elsewhere():
@@ -305,12 +312,11 @@ def _without_password(text: str) -> str:
     return re.sub(r"(?<=:)[^:@/]+(?=@)", "***", re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text))
 
 
-def _identity(folder: Path) -> str:
-    """Return what no other root is called, on this machine and others; written once."""
-    path = folder / "id"
+def written_once(path: Path, text: str) -> str:
+    """Return the text of a file, which is written if it is not there; of several processes one writes it."""
     if not path.is_file():
-        own = folder / f".{uuid.uuid4().hex}"
-        own.write_text(uuid.uuid4().hex)
+        own = path.with_name(f".{uuid.uuid4().hex}")
+        own.write_text(text)
         with suppress(FileExistsError):
             os.link(own, path)
         own.unlink()

@@ -15,14 +15,13 @@ from jsonargparse import ArgumentError
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from filtune.datamodules import StreamDataModule
 from filtune.experiments.classes import classes, optimizer_label
 from filtune.experiments.composition import notice
 from filtune.lightning_modules import OnlineModule, Schedule, check_precision
 from filtune.lightning_modules.atomic import reason_full
-from filtune.lightning_modules.callbacks import RunPage, RunSummary, SameStream, StreamCheckpoint
+from filtune.lightning_modules.callbacks import RunPage, RunSummary, SameStream, StreamCheckpoint, Validations
 from filtune.lightning_modules.integrity import DamagedFile, read_yaml
 from filtune.lightning_modules.launch import is_first, other_process_lost
 from filtune.lightning_modules.locks import FolderLock
@@ -50,12 +49,14 @@ from filtune.lightning_modules.runs import (
     resumed_folder,
     unreadable,
 )
+from filtune.lightning_modules.tensorboard import RunLogger
 from filtune.lightning_modules.trainer_checks import check_trainer
 from filtune.lightning_modules.trust import SWITCH
 from filtune.optimizers import OnlineOptimizer
 
 from .arguments import CommandLine, choose_class, read_line, with_run_config
 from .explain import Schema, check, condensed, explain, take_texts, written
+from .final_figures import FinalFigures
 from .named_classes import check_classes, own_classes, restricted
 from .save_config import SaveConfig
 from .trainer_options import (
@@ -243,14 +244,16 @@ class FiltuneCLI(LightningCLI):
             self.save_config_kwargs = {"folder": self.folder, "refusal": refusal}
             kwargs["default_root_dir"] = str(self.folder / "checkpoints" if is_slurm else self.folder)
             if has_own_logger(given):
-                own = TensorBoardLogger(
-                    self.folder.parents[1], "", f"{name.stem}/{self.folder.name}", default_hp_metric=False
-                )
+                own = RunLogger(self.folder.parents[1], "", f"{name.stem}/{self.folder.name}")
                 kwargs["logger"] = [own, *named_loggers(given)]
             kwargs["callbacks"] += [
                 RunPage(self.model.run_config, given.get("enable_autolog_hparams", True)),
+                FinalFigures(),  # before the summary, which states the sizes of the event files
                 RunSummary(self.folder, name.optimizer, self.model.run_config, not self._is_begun),
                 SameStream(self._place.stream if self._place else None),
+                Validations(
+                    self._get(self.config_init, "run").validations, given.get("val_check_interval") is not None
+                ),
             ]
             if is_checkpointing(given):
                 interval = self._get(self.config_init, "run").save_interval

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from filtune.lightning_modules.callbacks import OnlineProgressBar
+from filtune.lightning_modules.callbacks import OnlineProgressBar, ProgressLines
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
 from filtune.lightning_modules.defaults import import_class
 from filtune.lightning_modules.trainer_checks import check_callback_classes
@@ -111,8 +112,9 @@ def trainer_arguments(given: Mapping[str, Any], training: bool) -> dict[str, Any
             )
     if not training:  # a run's own configuration may be given, whose callbacks save checkpoints
         callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-    if given.get("enable_progress_bar") is not False and not given.get("barebones"):
-        callbacks += [] if any(isinstance(c, ProgressBar) for c in callbacks) else [OnlineProgressBar(refresh_rate=20)]
+    is_shown = given.get("enable_progress_bar") is not False and not given.get("barebones")
+    if is_shown and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+        callbacks.append(OnlineProgressBar(refresh_rate=20) if sys.stdout.isatty() else ProgressLines())
     has_precision = any(isinstance(plugin, Precision) for plugin in plugins)
     unlimited = given.get("max_steps", -1) == -1 and given.get("max_time") is None
     return {

@@ -11,6 +11,7 @@ from filtune.optimizers import Likelihood
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from .backbones import Backbone
 from .forgetting import Forgetting
@@ -61,6 +62,8 @@ class Evaluation(pl.LightningModule):
     online: Prequential
     average: WeightAverage
     last_validation: dict[str, float]
+    confusion: MulticlassConfusionMatrix | None
+    last_confusion: Tensor | None = None
 
     @abstractmethod
     def likelihood_given(self, inputs: Any) -> Likelihood:
@@ -75,6 +78,8 @@ class Evaluation(pl.LightningModule):
         self.validation.reset()
         self.validation_loss.reset()
         self.forgetting.reset()
+        if self.confusion is not None:
+            self.confusion.reset()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score a batch."""
@@ -83,6 +88,8 @@ class Evaluation(pl.LightningModule):
         self.validation.update(observation)
         self.validation_loss.update(observation.nll(), weight=len(observation.target))
         self.forgetting.update(observation, batch.get("regime"))
+        if self.confusion is not None:
+            self.confusion.update(observation.likelihood.answer(), observation.target)
 
     def on_validation_epoch_end(self) -> None:
         """Report the task's own metrics, in 0..100, and the loss; during training the online metrics as well."""
@@ -91,6 +98,8 @@ class Evaluation(pl.LightningModule):
         training = self.trainer.state.fn == "fit"
         scores = self._scores("val/", int(self.online.samples) if training else None)
         self.last_validation = {name: float(value) for name, value in scores.items()}
+        if self.confusion is not None and self.confusion.update_called:
+            self.last_confusion = self.confusion.compute()
         self._report(scores)
         if training:
             self.publish()

@@ -115,3 +115,4 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*will save all targets and predictions in the buffer.*")
     warnings.filterwarnings("ignore", message=".*manual optimization and every_n_train_steps.*")  # after a step it is
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # a run of one process needs none

@@ -81,6 +81,9 @@ OPTIMIZER_VALUES: dict[tuple[str, Any], Config] = {
 }
 """Options of optimizers whose value had another meaning or name, and what they are now."""
 
+ADDED_OPTIONS: dict[str, Config] = {"filtune.Filtune": {"adapter_scale": 1.0}}
+"""Options that complete configurations of earlier releases lack, by class, with what was done before they existed."""
+
 MODEL_OPTIONS = {"average": "weight_averaging"}
 CHECKPOINT_KEYS = {"average": "weight_averaging"}
 """Keys of a checkpoint's entry ``filtune``."""
@@ -164,6 +167,19 @@ def translate(config: Config) -> Config:
             for key, value in new[section].items():
                 _check_once(section, key, {names.get(key, key): value}, new[section])
             new[section] = {names.get(key, key): value for key, value in new[section].items()}
+    return new
+
+
+def with_former_defaults(config: Config) -> Config:
+    """Return a complete configuration with the options that came later, at what was done without them.
+
+    Args:
+        config: A configuration in which all defaults are written out, such as a record's or ``config.yaml``.
+    """
+    new = translate(config)
+    optimizer = new.get("optimizer")
+    if isinstance(optimizer, dict) and isinstance(optimizer.get("init_args"), dict):
+        optimizer["init_args"] = {**ADDED_OPTIONS.get(str(optimizer.get("class_path")), {}), **optimizer["init_args"]}
     return new
 
 

@@ -10,9 +10,12 @@ from filtune.datamodules import Task
 from filtune.optimizers import Observation
 from filtune.optimizers.likelihoods import likelihood_of
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassMatthewsCorrCoef
+from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassMatthewsCorrCoef
 
 from .scores import ProbabilityScores
+
+MOST_CLASSES = 50
+"""Classes of a confusion matrix that can still be read."""
 
 WINDOW = 1000
 """Samples in the windowed loss (LoKO section 5.2)."""
@@ -127,6 +130,13 @@ class MetricSet(nn.Module):
     def reset(self) -> None:
         """Discard all observations."""
         self.metrics.reset()
+
+
+def build_confusion(task: Task) -> MulticlassConfusionMatrix | None:
+    """Return a confusion matrix; None for tasks without one class per sample, or with more than ``MOST_CLASSES``."""
+    if not likelihood_of(task.kind).is_softmax or task.outputs > MOST_CLASSES:
+        return None
+    return MulticlassConfusionMatrix(task.outputs, validate_args=False)
 
 
 class Prequential(nn.Module):

@@ -36,7 +36,7 @@ from .evaluation import Evaluation, check_loaders, task_of
 from .forgetting import Forgetting
 from .launch import refused_together
 from .legacy import translate_checkpoint
-from .metrics import MetricSet, Prequential
+from .metrics import MetricSet, Prequential, build_confusion
 from .monitoring import StepTimer, Watch
 from .optimization import Schedule, WeightAverage, group_parameters
 from .runs import CheckpointError
@@ -113,6 +113,7 @@ class OnlineModule(Evaluation):
         self.validation = MetricSet(self.task, self.task.metrics)
         self.validation.metrics.persistent(False)
         self.validation_loss = MeanMetric()
+        self.confusion = build_confusion(self.task)
         self.forgetting = Forgetting(self.task.segments)
         self.average = WeightAverage(self.backbone, self.weight_averaging)
         self.fingerprint, self.input_settings = frozen_fingerprint(self.backbone), self.backbone.input_settings()

@@ -56,11 +56,13 @@ def find_checkpoint(path: Path) -> Path:
 
 @dataclass
 class RunConfig:
-    """Folder, checkpoint interval and baselines of a run.
+    """Folder, checkpoint interval, validations and baselines of a run.
 
     Args:
         root: Folder that holds all runs.
         save_interval: Steps between two checkpoints.
+        validations: Validations, evenly spread over the stream, the last at its end. By default up to five, as far as
+            they score no more than twice the samples of the stream. ``trainer.val_check_interval`` names steps instead.
         baselines: Optimizers, by class or by name or path of a configuration, that are then trained on the same stream;
             a table compares the results.
         resume_changed: Resume from a checkpoint although the data or the settings have changed since it was written.
@@ -68,6 +70,7 @@ class RunConfig:
 
     root: str = "runs"
     save_interval: int = 200
+    validations: int | None = None
     baselines: list[str] = field(default_factory=list)
     resume_changed: bool = False
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from .cells import CellResult
-from .statistics import paired, welch
+from .statistics import TTest, paired, welch
 
 
 class Agreement(Enum):
@@ -38,7 +38,6 @@ class Winner:
     """The best of a column.
 
     Attributes:
-        leaf: The column of figures.
         published: The rows that win in the paper, of those that were run here.
         ours: The row that wins here.
         verdict: Whether it is one of those, and significantly different from the other.
@@ -46,7 +45,6 @@ class Winner:
         lacking: The paper's rows without a figure here.
     """
 
-    leaf: str
     published: list[str]
     ours: str
     verdict: Agreement
@@ -73,31 +71,23 @@ class Claim:
     verdict: Agreement
 
 
-def winners(leaf: str, column: Mapping[str, CellResult], lower: bool) -> list[Winner]:
-    """Return the best of a column among the paper's methods that were run here; empty for fewer than two."""
+def best_of_column(column: Mapping[str, CellResult], lower: bool) -> Winner | None:
+    """Return the best of a column among the paper's methods that were run here; None for fewer than two."""
     sign = -1 if lower else 1
     there = {row: cell for row, cell in column.items() if cell.published and cell.ours}
     if len(there) < 2:
-        return []
+        return None
     means = {row: sign * cell.ours.mean for row, cell in there.items() if cell.ours}
     printed = {row: sign * cell.published.mean for row, cell in there.items() if cell.published}
     best = [row for row in printed if printed[row] == max(printed.values())]
     if len(best) == len(there):  # a tie claims nothing
-        return []
+        return None
     first = max(means, key=lambda row: means[row])
+    others = [row for row in means if row not in best] if first in best else best
+    other = max(others, key=lambda row: means[row])
+    test = paired(column[first].values, column[other].values)
     lacking = [row for row, cell in column.items() if cell.published and row not in there]
-    if first in best:
-        runner_up = max((row for row in means if row not in best), key=lambda row: means[row])
-        test = paired(column[first].point.values, column[runner_up].point.values)
-        verdict = Agreement.ONE_SEED_AGREES
-        if test:
-            verdict = Agreement.AGREES if test.significant else Agreement.NOISE
-    else:
-        test = paired(column[first].point.values, column[max(best, key=lambda row: means[row])].point.values)
-        verdict = Agreement.ONE_SEED_DISAGREES
-        if test:
-            verdict = Agreement.DISAGREES if test.significant else Agreement.NOISE
-    return [Winner(leaf, best, first, verdict, test.p if test else None, lacking)]
+    return Winner(best, first, _verdict(first in best, test), test.p if test else None, lacking)
 
 
 def claims(
@@ -113,22 +103,18 @@ def claims(
         if printed == 0:  # a tie claims nothing
             continue
         published_test = welch(cell.published, adamw.published)
-        test = paired(cell.point.values, adamw.point.values)
+        test = paired(cell.values, adamw.values)
         ours = test.difference if test else cell.ours.mean - adamw.ours.mean
-        found[row, leaf] = Claim(
-            printed,
-            bool(published_test and not published_test.significant),
-            ours,
-            test and test.p,
-            _agreement(printed, ours, test),
-        )
+        noisy = bool(published_test and not published_test.significant)
+        verdict = _verdict(printed * ours > 0, test)
+        found[row, leaf] = Claim(printed, noisy, ours, test.p if test else None, verdict)
     return found
 
 
-def _agreement(printed: float, ours: float, test: object) -> Agreement:
-    same = printed * ours > 0
+def _verdict(same: bool, test: TTest | None) -> Agreement:
+    """Whether an order is the paper's, by our test of it."""
     if test is None:
         return Agreement.ONE_SEED_AGREES if same else Agreement.ONE_SEED_DISAGREES
-    if not test.significant:  # type: ignore[attr-defined]
+    if not test.significant:
         return Agreement.NOISE
     return Agreement.AGREES if same else Agreement.DISAGREES

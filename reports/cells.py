@@ -7,10 +7,10 @@ from enum import Enum
 from typing import Any
 
 from filtune.experiments.archive import Archive, Pool
-from filtune.experiments.records import Record, lower_is_better, metric_of
 
 from .formatting import TIMES
-from .statistics import MeanStd, TTest, summarise, welch
+from .seed_runs import SeedRuns, Values, best_runs, grid_runs
+from .statistics import MeanStd, TTest, welch
 
 
 class Status(Enum):
@@ -42,31 +42,6 @@ class Status(Enum):
 
 
 @dataclass(frozen=True)
-class PointRuns:
-    """The runs of one configuration.
-
-    Attributes:
-        name: The point of its row's grid; empty where there is no grid.
-        records: Records by seed.
-        values: The metric by seed, of the runs that finished and have it.
-    """
-
-    name: str
-    records: dict[int, Record]
-    values: dict[int, float]
-
-    @property
-    def diverged(self) -> list[int]:
-        """Seeds that diverged."""
-        return [seed for seed, record in self.records.items() if record["status"] == "diverged"]
-
-    @property
-    def sample(self) -> MeanStd | None:
-        """Mean and standard deviation of the finished runs."""
-        return summarise(list(self.values.values()))
-
-
-@dataclass(frozen=True)
 class CellResult:
     """A cell of a table.
 
@@ -85,8 +60,8 @@ class CellResult:
 
     name: str
     metric: str
-    point: PointRuns
-    points: list[PointRuns]
+    point: SeedRuns
+    points: list[SeedRuns]
     published: MeanStd | None
     status: Status
     reason: str = ""
@@ -97,7 +72,12 @@ class CellResult:
     @property
     def ours(self) -> MeanStd | None:
         """Our mean and standard deviation."""
-        return self.point.sample
+        return self.point.sample(self.metric)
+
+    @property
+    def values(self) -> Values:
+        """Our values by seed."""
+        return self.point.values(self.metric)
 
     @property
     def difference(self) -> float | None:
@@ -119,35 +99,15 @@ def judge_cell(
         published: As the paper has it.
         chosen_by: The metric by which the best point of a grid is chosen.
     """
-    points = []
-    for full, keys in pool.cells.items():
-        if full == name or full.startswith(f"{name}/"):
-            points.append(_point(full[len(name) + 1 :], archive.records(keys), metric))
-    best = _best(points, chosen_by) or PointRuns("", {}, {})
+    points = grid_runs(archive, pool, name)
+    run = [point for point in points if point.records]
+    best = best_runs(run, chosen_by) or next(iter(run), SeedRuns("", {}))
     status, reason, test = _judge(best, pool, name, metric, lower, published)
     return CellResult(name, metric, best, points, published, status, reason, test)
 
 
-def _point(name: str, records: dict[int, Record], metric: str) -> PointRuns:
-    found = {seed: metric_of(record, metric) for seed, record in records.items() if record["status"] == "finished"}
-    return PointRuns(name, records, {seed: number for seed, number in found.items() if number is not None})
-
-
-def _best(points: list[PointRuns], chosen_by: str) -> PointRuns | None:
-    """Return the point of the best mean among those with the most finished seeds."""
-    ranked = [(point, _point(point.name, point.records, chosen_by)) for point in points if point.records]
-    if not ranked:
-        return None
-    most = max(len(by.values) for _, by in ranked)
-    sign = -1 if lower_is_better(chosen_by) else 1
-    return max(
-        (pair for pair in ranked if len(pair[1].values) == most),
-        key=lambda pair: sign * pair[1].sample.mean if pair[1].sample else 0.0,
-    )[0]
-
-
 def _judge(
-    point: PointRuns, pool: Pool, name: str, metric: str, lower: bool, published: MeanStd | None
+    point: SeedRuns, pool: Pool, name: str, metric: str, lower: bool, published: MeanStd | None
 ) -> tuple[Status, str, TTest | None]:
     if not point.records:
         return Status.ABSENT, _absent(pool, name), None
@@ -155,7 +115,7 @@ def _judge(
         count, total = len(point.diverged), len(point.records)
         said = next((point.records[seed].get("reason") for seed in point.diverged), None)
         return Status.DIVERGED, f"{count} of {total} seeds diverged" + (f": {said}" if said else ""), None
-    ours = point.sample
+    ours = point.sample(metric)
     if ours is None:
         known = metric == "steps_to_convergence"
         reason = "no run converged" if known else f"the runs have no {metric.replace('_', ' ')}"

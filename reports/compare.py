@@ -11,17 +11,19 @@ from typing import Any
 from filtune.experiments.classes import optimizer_label
 from filtune.experiments.escaping import plain
 from filtune.experiments.run_folder import RunFolder, find_runs, read_runs
+from filtune.experiments.terminal import terminal_table
 from filtune.lightning_modules.atomic import atomic_path
 from rich.console import Console
 from rich.table import Table
 
 from .formatting import is_of_segment
+from .plots import draw_legend, draw_mean, looks_of, new_figure
 
 FORMATS = (".png", ".svg", ".pdf", ".jpg")
 """Ends of the names of plots."""
 
 LEGEND = """\
-online: every sample is predicted before the model learns from it; the loss is the mean of the last 1000 samples
+online: every sample is predicted before the model learns from it; the loss (lower is better) is that of the last 1000
 val: samples that are never learned from; ms per step: median time of a step"""
 """Meaning of the columns of the table, for the terminal."""
 
@@ -47,28 +49,26 @@ def results_table(runs: list[RunFolder], left_out: Sequence[str] = ()) -> Table:
     """Return the results of runs as a table, one row each, and a row for each that is left out."""
     scores = sorted({name for run in runs for name in run.summary.get("val", {}) if not is_of_segment(name)})
     online = sorted({name for run in runs if (name := online_score(run.summary))})
-    result = Table(title=_title(runs))
-    result.add_column("run", overflow="fold", min_width=10)
     headings = [*(k.replace("_", "\n", 1) for k in online), "online\nloss", *(f"val\n{name}" for name in scores)]
-    for heading in ["samples", *headings, "ms per\nstep"]:
-        result.add_column(heading, justify="right")
+    rows = []
     for label, run in zip(run_labels(runs), runs, strict=True):
         s = run.summary
         if not s:
-            result.add_row(label, "not finished")
+            rows.append((label, "not finished"))
             continue
         seconds = s.get("seconds_per_step")
-        result.add_row(
-            label,
-            str(s["samples"]),
-            *(_figure(s.get(k), 2) for k in online),
-            _figure(s.get("online_loss"), 4),
-            *(_figure(s.get("val", {}).get(name), 4 if name == "loss" else 2) for name in scores),
-            _figure(seconds and 1000 * seconds, 2),
+        rows.append(
+            (
+                label,
+                str(s["samples"]),
+                *(_figure(s.get(k), 2) for k in online),
+                _figure(s.get("online_loss"), 4),
+                *(_figure(s.get("val", {}).get(name), 4 if name == "loss" else 2) for name in scores),
+                _figure(seconds and 1000 * seconds, 2),
+            )
         )
-    for reason in left_out:
-        result.add_row(plain(reason), "left out")
-    return result
+    rows += [(plain(reason), "left out") for reason in left_out]
+    return terminal_table(_title(runs), ["run", "samples", *headings, "ms per\nstep"], rows)
 
 
 def online_score(summary: dict[str, Any]) -> str | None:
@@ -98,28 +98,21 @@ def print_runs(folders: list[Path]) -> None:
 
 def plot_runs(runs: list[RunFolder], target: Path) -> None:
     """Draw the online score and the windowed loss of the runs over the steps, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     scores = [name for run in runs if (name := online_score(run.summary))]
     score = scores[0].replace("_", "/", 1) if scores else "online/accuracy"
-    plt.rcParams["text.parse_math"] = False  # labels are text of whoever made the runs
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for axis, tag, title in [
-        (axes[0], score, f"{score.replace('/', ' ')}, before the update"),
-        (axes[1], "online/loss", "online loss, mean of the last 1000"),
-    ]:
-        for label, run in zip(run_labels(runs), runs, strict=True):
-            axis.plot(*run.curve(tag), label=label)
-        axis.set(xlabel="step", title=title)
-        axis.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
-    figure.suptitle(_title(runs))
-    with atomic_path(target) as temporary:
-        figure.savefig(temporary, dpi=130)
-    plt.close(figure)
+    names = run_labels(runs)
+    styles = looks_of([(name, name.split()[0]) for name in names])
+    with new_figure(1, 2, (11, 4), target.stem) as (figure, axes):
+        for axis, tag, title in [
+            (axes[0, 0], score, f"{score.replace('/', ' ')}, before the update"),
+            (axes[0, 1], "online/loss", "online loss, mean of the last 1000"),
+        ]:
+            handles = {n: draw_mean(axis, *run.curve(tag), styles[n]) for n, run in zip(names, runs, strict=True)}
+            axis.set(xlabel="step", title=title)
+        draw_legend(figure, handles, styles)
+        figure.suptitle(_title(runs))
+        with atomic_path(target) as temporary:
+            figure.savefig(temporary, dpi=130)
 
 
 def main(args: list[str]) -> None:

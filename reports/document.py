@@ -1,33 +1,24 @@
-"""A report: what was run and on what, the tables, the runs beside them, what was left out; as HTML, Markdown, LaTeX."""
+"""A report: what was run and on what, the tables, the runs beside them, what was left out."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filtune.experiments.archive import Archive, Pool, find_roots, packed_studies, shipped_table, source_tables
-from filtune.experiments.escaping import escape_markdown, plain
 from filtune.experiments.estimate import format_duration
 from filtune.experiments.records import Record
 from filtune.experiments.suggestions import suggest
 from filtune.experiments.tables import Table, table_names
-from filtune.lightning_modules.atomic import atomic_write
 
-from . import formatting
-from .agreement import Agreement
 from .cells import Status
 from .figures import FigurePlan, Line
 from .listings import Listing, run_listings, sweep_listing
 from .panels import PanelPlan, panel_plans
 from .sections import Section, build_section
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 _RANK = [
     Status.REPRODUCED, Status.EXCEEDS, Status.NOT_REPRODUCED, Status.UNTESTED, Status.OURS, Status.SCALED,
@@ -217,65 +208,3 @@ def _plan(figure: Table, group: list[Section]) -> FigurePlan:
     columns = [(leaf.column.name, leaf.title, leaf.metric) for leaf in run]
     name = f"{group[0].slug}_{figure.name.rpartition('.')[2]}"
     return FigurePlan(name, figure.title, columns, figure.raw["curves"], list(lines.values()))
-
-
-_TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$",
-    ">": r"$>$", formatting.MINUS: r"$-$", formatting.DASH: "--",
-}  # fmt: skip
-
-
-def render_html(document: Document, folder: Path) -> Path:
-    """Write the HTML page, in one file, and return its path."""
-    return _write(folder / "index.html", "index.html.j2", document=document)
-
-
-def render_markdown(part: Section | Listing, folder: Path, left_out: Sequence[str] = ()) -> Path:
-    """Write a table as Markdown, with what was left out of the report, and return its path."""
-    return _write(folder / f"{part.slug}.md", f"{_kind(part)}.md.j2", part=part, left_out=left_out)
-
-
-def render_latex(part: Section | Listing, folder: Path, left_out: Sequence[str] = ()) -> Path:
-    """Write a table as LaTeX, for a document with booktabs, and return its path; what was left out is a comment."""
-    return _write(folder / f"{part.slug}.tex", f"{_kind(part)}.tex.j2", part=part, left_out=left_out)
-
-
-def escape_tex(text: Any) -> str:
-    """Return text escaped for LaTeX."""
-    return "".join(_TEX.get(c, c) for c in plain(text))
-
-
-def _kind(part: Section | Listing) -> str:
-    return "section" if isinstance(part, Section) else "listing"
-
-
-def _write(path: Path, template: str, **values: Any) -> Path:
-    text = _environment(template.split(".")[1]).get_template(template).render(**values)
-    with atomic_write(path, "wb") as file:
-        file.write((re.sub(r"\n{3,}", "\n\n", text).strip() + "\n").encode("utf-8", "replace"))
-    return path
-
-
-@cache
-def _environment(language: str) -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    delimiters: dict[str, Any] = {}
-    if language == "tex":  # braces are LaTeX's own
-        ends = {"variable": ("<<", ">>"), "block": ("<%", "%>"), "comment": ("<#", "#>")}
-        for kind, (start, end) in ends.items():
-            delimiters |= {f"{kind}_start_string": start, f"{kind}_end_string": end}
-    environment = Environment(
-        loader=PackageLoader("filtune.reports"),
-        autoescape=language == "html",
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        **delimiters,
-    )
-    environment.globals.update(
-        formatting=formatting, format_duration=format_duration, Status=Status, Agreement=Agreement
-    )
-    environment.filters.update(tex=escape_tex, md=escape_markdown, plain=plain)
-    return environment

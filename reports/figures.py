@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,31 +12,14 @@ from typing import Any
 from filtune.experiments.records import Record
 
 from .curves import mean_band, tag_of
-from .formatting import Look, curve_title
-
-INK = "#12345f"
-"""Stands for the colour of text and axes until the figure is written."""
+from .formatting import curve_title
+from .plots import INK, Look, draw_legend, draw_mean, new_figure, save_png, to_svg
 
 WIDEST = 4
 """Most panels in a row; further columns go below."""
 
-_STYLE = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # labels are text of whoever made the runs
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.linewidth": 0.7,
-    "legend.frameon": False,
-    "path.simplify_threshold": 0.4,
-}
+Draw = Callable[[Any, dict[str, Any]], None]
+"""Draws a panel on an axis and adds the handles of its lines, by label."""
 
 
 @dataclass(frozen=True)
@@ -93,111 +75,80 @@ class Figure:
 
 def draw_figure(plan: FigurePlan, folder: Path) -> Figure | None:
     """Draw a figure as SVG and PNG; none where no run has any of its curves."""
-    panels = {(c[0], curve): _panel(plan, c, curve) for c in plan.columns for curve in plan.curves}
-    columns = [c for c in plan.columns if any(panels[c[0], curve] for curve in plan.curves)]
-    curves = [curve for curve in plan.curves if any(panels[c[0], curve] for c in columns)]
+    tags = {
+        (name, curve): tag_of(curve, metric, [r for line in plan.lines for r in line.records.get(name, [])])
+        for name, _, metric in plan.columns
+        for curve in plan.curves
+    }
+    columns = [column for column in plan.columns if any(tags[column[0], curve] for curve in plan.curves)]
+    curves = [curve for curve in plan.curves if any(tags[column[0], curve] for column in columns)]
     if not columns:
         return None
-    inline = _draw_grid(plan, _arrange(panels, columns, curves), folder)
-    drawn = {label for panel in panels.values() if panel for label in panel[1]}
+    panels = {
+        (name, curve): _panel(plan, name, tags[name, curve], title if curve == curves[0] else "")
+        for name, title, _ in columns
+        for curve in curves
+    }
+    styles = {line.label: line.look for line in plan.lines}
+    inline, drawn = save_figure(plan.name, _arrange(panels, columns, curves), folder, styles)
     return Figure(plan.name, plan.title, inline, _note(plan, columns, drawn))
 
 
 def _arrange(
     panels: dict[tuple[str, str], Any], columns: list[tuple[str, str, str]], curves: list[str]
 ) -> list[list[Any]]:
-    """Rows of panels with their titles: one a curve, further columns below; of a single column side by side."""
+    """Rows of panels: one a curve, further columns below; of a single column side by side."""
     if len(columns) == 1:
-        (name, title, _), first = columns[0], curves[0]
-        return [[(panels[name, curve], title if curve == first else "") for curve in curves]]
+        return [[panels[columns[0][0], curve] for curve in curves]]
     width = math.ceil(len(columns) / math.ceil(len(columns) / WIDEST))
     blocks = [columns[i : i + width] for i in range(0, len(columns), width)]
-    return [
-        [(panels[name, curve], title if curve == curves[0] else "") for name, title, _ in block]
-        for block in blocks
-        for curve in curves
-    ]
+    return [[panels[name, curve] for name, _, _ in block] for block in blocks for curve in curves]
 
 
-def _draw_grid(plan: FigurePlan, grid: list[list[Any]], folder: Path) -> str:
-    def draw(axes: Any) -> dict[str, Any]:
-        handles: dict[str, Any] = {}
-        for row, panels in zip(axes, grid, strict=True):
-            for axis, (panel, title) in zip(row, panels, strict=False):
-                _draw_panel(axis, panel, title, handles)
-        return {line.label: handles[line.label] for line in plan.lines if line.label in handles}
-
-    return save_figure(plan.name, (len(grid), len(grid[0])), folder, draw)
-
-
-def save_figure(name: str, shape: tuple[int, int], folder: Path, draw: Callable[[Any], dict[str, Any]]) -> str:
-    """Draw a grid of panels, write it as SVG and PNG, and return the SVG for a page.
+def save_figure(
+    name: str, panels: list[list[Draw | None]], folder: Path, styles: Mapping[str, Look]
+) -> tuple[str, set[str]]:
+    """Draw rows of panels and a legend, write them as SVG and PNG, and return the SVG for a page, and the labels.
 
     Args:
         name: Of the files.
-        shape: Rows and columns of panels.
+        panels: What draws each of them; None for an empty place.
         folder: Where the files go.
-        draw: Draws on the axes, (rows, columns), which are off at first; returns the handles of the legend by label.
+        styles: The looks in the legend.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    rows, width = shape
-    size = (max(3.0 * width, 4.4) + 0.3, 2.4 * rows + 0.75)
-    with plt.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure, axes = plt.subplots(rows, width, figsize=size, squeeze=False, layout="constrained")
+    rows, width = len(panels), max(map(len, panels))
+    handles: dict[str, Any] = {}
+    with new_figure(rows, width, (max(3.0 * width, 4.4) + 0.3, 2.4 * rows + 0.75), name) as (figure, axes):
         for axis in axes.flat:
             axis.set_axis_off()
-        handles = draw(axes)
-        if handles:
-            per_row = max(2, min(len(handles), int(size[0] / 1.6)))
-            figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=per_row)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        for row, draws in zip(axes, panels, strict=True):
+            for axis, draw in zip(row, draws, strict=False):
+                if draw is not None:
+                    axis.set_axis_on()
+                    draw(axis, handles)
+        draw_legend(figure, handles, styles)
+        svg = to_svg(figure, transparent=True)
         figure.set_layout_engine("none")  # it is laid out by now
-        figure.savefig(folder / f"{name}.png", dpi=130, facecolor="white")
-        plt.close(figure)
-    svg = buffer.getvalue()
-    (folder / f"{name}.svg").write_text(svg.replace(INK, "#222222"))
-    return _inline(svg, name)
+        save_png(figure, folder / f"{name}.png")
+    (folder / f"{name}.svg").write_text(svg)
+    return _inline(svg, name), set(handles)
 
 
-def axis_labels(axis: Any, title: str, x: str, y: str) -> None:
-    """Set grid, title and labels of a panel."""
-    axis.grid(alpha=0.22, linewidth=0.5, color=INK)
-    axis.margins(x=0.02)
-    axis.set_title(title)
-    axis.set_xlabel(x, fontsize=8)
-    axis.set_ylabel(y, fontsize=8)
-
-
-def _panel(plan: FigurePlan, column: tuple[str, str, str], curve: str) -> tuple[str, dict[str, Any]] | None:
-    """The scalar of a panel, and a band a line."""
-    name, _, metric = column
-    tag = tag_of(curve, metric, [record for line in plan.lines for record in line.records.get(name, [])])
+def _panel(plan: FigurePlan, column: str, tag: str | None, title: str) -> Draw | None:
+    """What draws a scalar of the runs of a column; None where no run has it."""
     if tag is None:
         return None
-    bands = {line.label: (line, mean_band(line.records.get(name, []), tag)) for line in plan.lines}
-    return tag, {label: pair for label, pair in bands.items() if pair[1] is not None}
+    bands = [(line, band) for line in plan.lines if (band := mean_band(line.records.get(column, []), tag))]
 
+    def draw(axis: Any, handles: dict[str, Any]) -> None:
+        for line, band in bands:
+            handles[line.label] = draw_mean(axis, band.x, band.mean, line.look, band.deviation)
+        axis.set(title=title, xlabel="samples" if tag.startswith("online/") else "iterations", ylabel=curve_title(tag))
+        axis.ticklabel_format(axis="x", style="plain", useOffset=False)
+        axis.locator_params(axis="x", nbins=5)
+        axis.locator_params(axis="y", nbins=6)
 
-def _draw_panel(axis: Any, panel: tuple[str, dict[str, Any]] | None, title: str, handles: dict[str, Any]) -> None:
-    if panel is None:
-        return
-    axis.set_axis_on()
-    tag, bands = panel
-    for label, (line, curve) in bands.items():
-        style = {"color": line.look.colour, "linestyle": line.look.stroke, "linewidth": 1.4}
-        (handles[label],) = axis.plot(curve.x, curve.mean, marker="o" if len(curve.x) < 3 else None, ms=3, **style)
-        if curve.count > 1:
-            low, high = curve.mean - curve.deviation, curve.mean + curve.deviation
-            axis.fill_between(curve.x, low, high, color=line.look.colour, alpha=0.15, linewidth=0)
-    axis_labels(axis, title, "samples" if tag.startswith("online/") else "iterations", curve_title(tag))
-    axis.ticklabel_format(axis="x", style="plain", useOffset=False)
-    axis.locator_params(axis="x", nbins=5)
-    axis.locator_params(axis="y", nbins=6)
+    return draw
 
 
 def _note(plan: FigurePlan, columns: list[tuple[str, str, str]], drawn: set[str]) -> str:

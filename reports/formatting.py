@@ -1,12 +1,9 @@
-"""Numbers, metrics, scales and colours as pages show them."""
+"""Numbers, metrics and scales as pages show them."""
 
 from __future__ import annotations
 
-import colorsys
 import re
 import shlex
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +12,8 @@ from filtune.experiments.records import PACKED
 
 from .statistics import MeanStd
 
-MINUS, DASH = "\u2212", "\u2013"
-"""Minus sign, and the dash that stands where there is no value."""
+MINUS, DASH, CROSS = "\u2212", "\u2013", "\u00d7"
+"""Minus sign, the dash that stands where there is no value, and the sign after a ratio."""
 
 RUNS = "runs/reproduce"
 """The default root of ``filtune reproduce``."""
@@ -155,87 +152,3 @@ def reproduce_command(
     if root != RUNS:
         words += ["--root", root]
     return shlex.join(words)
-
-
-_FAMILIES = (  # colours of the methods that the pages of this project compare; any other takes one of _OTHERS
-    ("filtune", "#18181b"),
-    ("r_kalman", "#0891b2"),
-    ("rkalman", "#0891b2"),
-    ("loko", "#2563eb"),
-    ("kalman", "#2563eb"),
-    ("ekf", "#6366f1"),
-    ("lofi", "#0f766e"),
-    ("adamw", "#dc2626"),
-    ("adagrad", "#16a34a"),
-    ("soap", "#ea580c"),
-    ("schedule_free", "#7c3aed"),
-    ("prodigy", "#ca8a04"),
-    ("muon", "#0d9488"),
-    ("sophia", "#ca8a04"),
-    ("ngd", "#ea7317"),
-    ("ring", "#9333ea"),
-    ("reng", "#db2777"),
-    ("sam", "#78716c"),
-    ("sgd", "#a16207"),
-)
-_OTHERS = ("#475569", "#65a30d", "#be185d", "#7c2d12", "#0369a1", "#4d7c0f")
-_STROKES = {"paper": "-", "tuned": "--", "ours": "-."}
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a row is drawn.
-
-    Attributes:
-        colour: Hexadecimal.
-        stroke: As matplotlib writes it.
-    """
-
-    colour: str
-    stroke: str = "-"
-
-
-def looks(rows: list[tuple[str, str, str]]) -> dict[str, Look]:
-    """Return the look of each row.
-
-    Args:
-        rows: Name, optimizer and kind (``paper``, ``tuned``, ``ours``) of each.
-
-    Returns:
-        By name: the colour of the optimizer's family, lighter for a second row of the family and kind.
-    """
-    found: dict[str, Look] = {}
-    seen: dict[tuple[str, str], int] = {}
-    others = 0
-    for name, optimizer, kind in rows:
-        colour = next((colour for family, colour in _FAMILIES if optimizer.lower().startswith(family)), None)
-        if colour is None:
-            colour, others = _OTHERS[others % len(_OTHERS)], others + 1
-        before = seen.get((colour, kind), 0)
-        seen[colour, kind] = before + 1
-        found[name] = Look(_lighter(colour, 0.45 * min(before, 1) + 0.1 * max(before - 1, 0)), _STROKES[kind])
-    return found
-
-
-def distinct_looks(names: list[str]) -> dict[str, Look]:
-    """Return looks that distinguish names where the optimizer does not."""
-    colours = [colour for _, colour in _FAMILIES[1:]] + list(_OTHERS)
-    apart = [colour for i, colour in enumerate(colours) if colour not in colours[:i]]
-    strokes = list(_STROKES.values())
-    count = len(apart)
-    return {name: Look(apart[i % count], strokes[i // count % len(strokes)]) for i, name in enumerate(names)}
-
-
-def _lighter(colour: str, share: float) -> str:
-    if not share:
-        return colour
-    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    hue, light, full = colorsys.rgb_to_hls(red, green, blue)
-    mixed = colorsys.hls_to_rgb(hue, min(light + share * (1 - light), 0.85), full)
-    return "#" + "".join(f"{round(255 * part):02x}" for part in mixed)
-
-
-def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown, its first column to the left and the others to the right."""
-    lines = [heads, ["---", *("---:" for _ in heads[1:])], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

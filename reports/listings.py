@@ -10,12 +10,13 @@ from typing import Any
 from filtune.experiments.archive import Archive
 from filtune.experiments.classes import optimizer_label
 from filtune.experiments.fields import record_fault
-from filtune.experiments.records import Record, lower_is_better, metric_of
+from filtune.experiments.records import Record, lower_is_better
 from filtune.experiments.run_folder import RunFolder, read_runs
 
 from .figures import Figure, FigurePlan, Line
-from .formatting import Look, distinct_looks, is_of_segment, looks
-from .statistics import MeanStd, summarise
+from .formatting import is_of_segment
+from .plots import Look, looks_of
+from .seed_runs import SeedRuns
 
 _METRICS = (
     "val_accuracy", "val_matthews", "val_pearson", "val_spearman", "val_f1", "val_forgetting", "online_accuracy",
@@ -30,31 +31,16 @@ _NO_OPTIONS = ("seed_everything", "run", "ckpt_path")
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(SeedRuns):
     """A configuration's runs.
 
     Attributes:
-        label: Its name among the others.
         optimizer: Its class.
-        records: By seed.
         look: Colour and stroke.
     """
 
-    label: str
     optimizer: str
-    records: dict[int, Record]
     look: Look
-
-    def values(self, metric: str) -> dict[int, float]:
-        """Return a metric by seed, of the runs that finished."""
-        found = {
-            seed: metric_of(record, metric) for seed, record in self.records.items() if record["status"] == "finished"
-        }
-        return {seed: number for seed, number in found.items() if number is not None}
-
-    def sample(self, metric: str) -> MeanStd | None:
-        """Return mean and standard deviation of a metric."""
-        return summarise(list(self.values(metric).values()))
 
 
 @dataclass
@@ -92,7 +78,7 @@ class Listing:
         """Return the plan of the figure of its curves."""
         score = next((m for m in _metrics(self.entries) if m.startswith("online_") and not m.endswith(_LAST)), None)
         curves = [(score or "online_accuracy").replace("_", "/", 1), "online/loss", self.metric.replace("_", "/", 1)]
-        lines = [Line(entry.label, entry.look, {"": list(entry.records.values())}) for entry in self.entries[:12]]
+        lines = [Line(entry.name, entry.look, {"": list(entry.records.values())}) for entry in self.entries[:12]]
         more = f", the best 12 of {len(self.entries)}" if len(self.entries) > 12 else ""
         once = list(dict.fromkeys(curves))
         return FigurePlan(f"{self.slug}_curves", f"{self.title}{more}", [("", "", self.metric)], once, lines)
@@ -195,9 +181,8 @@ def _listing(
     rows: list[tuple[str, str, dict[int, Record]]],
     halved: bool = False,
 ) -> Listing:
-    distinct = len({optimizer for _, optimizer, _ in rows}) == len(rows)
-    tones = looks([(n, o, "paper") for n, o, _ in rows]) if distinct else distinct_looks([name for name, _, _ in rows])
-    entries = [Entry(name, optimizer, records, tones[name]) for name, optimizer, records in rows]
+    styles = looks_of([(name, optimizer) for name, optimizer, _ in rows])
+    entries = [Entry(name, records, optimizer, styles[name]) for name, optimizer, records in rows]
     had = _metrics(entries)
     chosen = metric if metric and any(entry.sample(metric) for entry in entries) else (had or ["val_accuracy"])[0]
     sign = 1 if lower_is_better(chosen) else -1

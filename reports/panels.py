@@ -13,8 +13,8 @@ or ``maps``, the name of the matrices to be drawn, and their ``cell``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,16 +23,14 @@ import numpy as np
 from filtune.experiments.composition import lookup
 from filtune.experiments.records import Record, metric_of
 
-from .curves import mean_band
-from .figures import INK, WIDEST, Figure, axis_labels, save_figure
-from .formatting import Look, curve_title, distinct_looks, metric_title
+from .curves import MeanBand, mean_band
+from .figures import WIDEST, Draw, Figure, save_figure
+from .formatting import curve_title, metric_title
+from .plots import MATRICES, Look, draw_mean, draw_points, log_scale, looks, looks_of
 
 if TYPE_CHECKING:
-    from .cells import PointRuns
     from .sections import Section
-
-Draw = Callable[[Any, dict[str, Any]], None]
-"""Draws a panel on an axis and adds the handles of its lines, by label."""
+    from .seed_runs import SeedRuns
 
 
 @dataclass(frozen=True)
@@ -63,37 +61,41 @@ def panel_plans(section: Section) -> list[PanelPlan]:
 
 def draw_panels(plan: PanelPlan, folder: Path) -> Figure | None:
     """Draw a figure as SVG and PNG; none where no run has anything of it."""
-    labels = [label for panel in plan.panels for label in panel.get("lines") or {}]
-    looks = distinct_looks(list(dict.fromkeys(labels)))
-    rows: list[list[Draw]] = [[]]
+    styles = _styles(plan)
+    rows: list[list[Draw | None]] = [[]]
     missing = []
     for panel in plan.panels:
-        found = _maps(plan.section, panel) if "maps" in panel else _panel(plan.section, panel, looks)
+        found = _maps(plan.section, panel) if "maps" in panel else _panel(plan.section, panel, styles)
         if not found:
             missing.append(str(panel.get("title", "")))
-        elif "maps" in panel:
-            rows.append(found)
-        elif len(rows[-1]) < WIDEST and not (rows[-1] and "maps" in plan.panels[0]):
+        elif "maps" not in panel and len(rows[-1]) < WIDEST and not (rows[-1] and "maps" in plan.panels[0]):
             rows[-1] += found
         else:
-            rows.append(found)
+            rows.append([*found])
     rows = [row for row in rows if row]
     if not rows:
         return None
-
-    def draw(axes: Any) -> dict[str, Any]:
-        handles: dict[str, Any] = {}
-        for row, panels in zip(axes, rows, strict=True):
-            for axis, panel in zip(row, panels, strict=False):
-                axis.set_axis_on()
-                panel(axis, handles)
-        return handles
-
-    inline = save_figure(plan.name, (len(rows), max(map(len, rows))), folder, draw)
+    inline, _ = save_figure(plan.name, rows, folder, styles)
     return Figure(plan.name, plan.title, inline, f"not run: {'; '.join(missing)}" if missing else "")
 
 
-def _panel(section: Section, panel: dict[str, Any], looks: dict[str, Look]) -> list[Draw]:
+def _styles(plan: PanelPlan) -> dict[str, Look]:
+    """The look of each label: that of its method where this tells the lines apart, as it always does of a baseline."""
+    rows = plan.section.table.rows
+
+    def optimizers(kind: str) -> dict[str, str]:
+        specs = {label: spec for panel in plan.panels for label, spec in (panel.get(kind) or {}).items()}
+        names = {label: str(spec["cell"] if isinstance(spec, dict) else spec) for label, spec in specs.items()}
+        return {
+            label: next((row.optimizer for row in rows if fnmatchcase(row.name, name.split("/")[0])), "")
+            for label, name in names.items()
+        }
+
+    levels = looks((label, optimizer, "tuned") for label, optimizer in optimizers("level").items())
+    return levels | looks_of([*optimizers("lines").items()])
+
+
+def _panel(section: Section, panel: dict[str, Any], styles: dict[str, Look]) -> list[Draw]:
     """Return the panel of lines, or nothing where no run has them."""
     lines = [line for label, spec in (panel.get("lines") or {}).items() for line in _line(section, panel, label, spec)]
     if not lines:
@@ -102,81 +104,49 @@ def _panel(section: Section, panel: dict[str, Any], looks: dict[str, Look]) -> l
 
     def draw(axis: Any, handles: dict[str, Any]) -> None:
         for line in lines:
-            handles[line.label] = line.draw(axis, line.stroke or looks[line.label].stroke, looks[line.label].colour)
+            handles[line.label] = line.draw(axis, line.look(styles))
         for line in levels:
-            colour = looks[line.label].colour if line.label in looks else INK
-            drawn = line.draw_level(axis, line.stroke or "--", colour)
-            handles.setdefault(line.label, drawn)
-        if "x" in (panel.get("log") or []):
-            _log_scale(axis, [value for line in lines for value in line.x])
-        if "y" in (panel.get("log") or []):
-            axis.set_yscale("log")
-            _plain_numbers(axis.yaxis)
+            handles.setdefault(line.label, line.draw(axis, line.look(styles, "--")))
         name = str(panel.get("x", "")).rpartition(".")[2]
         over = f"1 - {name}" if panel.get("complement") else name
         y = panel.get("y", "")
         title = metric_title(y) if panel.get("x") else curve_title(y)
-        axis_labels(axis, str(panel.get("title", "")), over or lines[0].unit, "" if "measured" in y else title)
+        axis.set(title=str(panel.get("title", "")), xlabel=over or lines[0].unit)
+        axis.set_ylabel("" if "measured" in y else title)
+        for which in panel.get("log") or []:
+            log_scale(axis, which, [x for line in lines for x in line.band.x] if which == "x" else (1.0,))
 
     return [draw]
 
 
-def _log_scale(axis: Any, values: list[float]) -> None:
-    least = min((value for value in values if value > 0), default=1.0)
-    if min(values) > 0:
-        axis.set_xscale("log")
-    else:  # zero is among the values of an option
-        axis.set_xscale("symlog", linthresh=least)
-        axis.set_xlim(left=-least / 2)
-    _plain_numbers(axis.xaxis)
-
-
-def _plain_numbers(axis: Any) -> None:
-    """Write the numbers of a logarithmic axis without mathematics, which labels do not have."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
 @dataclass(frozen=True)
 class SeriesLine:
-    """A line of a panel: mean and deviation over the seeds at each x.
+    """A line of a panel.
 
     Attributes:
         label: In the legend.
         stroke: As matplotlib writes it; empty for the usual one.
-        x: (N,).
-        mean: (N,).
-        deviation: (N,).
+        band: Mean and deviation over the seeds at each x.
+        kind: ``curve`` over samples or steps, ``points`` over the values of an option, or ``level`` over all of them.
         unit: Of x.
-        is_curve: Whether x are samples or steps, rather than values of an option.
     """
 
     label: str
     stroke: str
-    x: np.ndarray
-    mean: np.ndarray
-    deviation: np.ndarray
-    unit: str
-    is_curve: bool
+    band: MeanBand
+    kind: str
+    unit: str = ""
 
-    def draw(self, axis: Any, stroke: str, colour: str) -> Any:
+    def look(self, styles: dict[str, Look], usual: str = "") -> Look:
+        """Return its look, with a stroke of its own or the usual one."""
+        return replace(styles[self.label], stroke=self.stroke or usual or styles[self.label].stroke)
+
+    def draw(self, axis: Any, look: Look) -> Any:
         """Draw it, and return its handle."""
-        if not self.is_curve:
-            style = {"color": colour, "linestyle": stroke, "marker": "o", "ms": 3, "capsize": 2, "linewidth": 1.3}
-            return axis.errorbar(self.x, self.mean, self.deviation, **style)
-        few = "o" if len(self.x) < 3 else None
-        (handle,) = axis.plot(self.x, self.mean, color=colour, linestyle=stroke, linewidth=1.3, marker=few, ms=3)
-        low, high = self.mean - self.deviation, self.mean + self.deviation
-        axis.fill_between(self.x, low, high, color=colour, alpha=0.13, linewidth=0)
-        return handle
-
-    def draw_level(self, axis: Any, stroke: str, colour: str) -> Any:
-        """Draw it as a baseline: a curve, or a level over all values of an option."""
-        if self.is_curve:
-            return self.draw(axis, stroke, colour)
-        return axis.axhline(self.mean[0], color=colour, linestyle=stroke, linewidth=1.0)
+        if self.kind == "level":
+            return axis.axhline(self.band.mean[0], color=look.colour, linestyle=look.stroke, linewidth=1.0)
+        draw = draw_mean if self.kind == "curve" else draw_points
+        return draw(axis, self.band.x, self.band.mean, look, self.band.deviation)
 
 
 def _line(section: Section, panel: dict[str, Any], label: str, spec: Any) -> Iterator[SeriesLine]:
@@ -186,21 +156,17 @@ def _line(section: Section, panel: dict[str, Any], label: str, spec: Any) -> Ite
     is_level = label in (panel.get("level") or {}) and spec is panel["level"][label]
     if "x" not in panel:
         records = [r for point in _points(section, pattern, False) for r in point.records.values()]
-        band = mean_band(records, y)
-        if band is not None:
-            yield SeriesLine(label, stroke, band.x, band.mean, band.deviation, _unit(y, records), True)
+        if (band := mean_band(records, y)) is not None:
+            yield SeriesLine(label, stroke, band, "curve", _unit(y, records))
         return
-    values: dict[float, list[float]] = {}
-    for point in _points(section, pattern, not is_level):
-        for record in point.records.values():
-            x, value = (0.0 if is_level else _option(record, panel)), metric_of(record, y)
-            if x is not None and value is not None and record["status"] == "finished":
-                values.setdefault(x, []).append(value)
-    if values:
-        x = np.array(sorted(values))
-        mean = np.array([np.mean(values[key]) for key in sorted(values)])
-        spread = [np.std(values[key], ddof=1) if len(values[key]) > 1 else 0.0 for key in sorted(values)]
-        yield SeriesLine(label, stroke, x, mean, np.array(spread), "", False)
+    from pandas import DataFrame
+
+    records = [r for point in _points(section, pattern, not is_level) for r in point.records.values()]
+    pairs = [(0.0 if is_level else _option(r, panel), metric_of(r, y)) for r in records if r["status"] == "finished"]
+    found = DataFrame(pairs, columns=["x", "y"], dtype=float).dropna().groupby("x").y.agg(["mean", "std", "count"])
+    if len(found):
+        x, mean, deviation = found.index.to_numpy(), found["mean"].to_numpy(), found["std"].fillna(0.0).to_numpy()
+        yield SeriesLine(label, stroke, MeanBand(x, mean, deviation, 1), "level" if is_level else "points")
 
 
 def _unit(tag: str, records: list[Record]) -> str:
@@ -208,7 +174,7 @@ def _unit(tag: str, records: list[Record]) -> str:
     return "samples" if counted or tag.startswith("online/") else "steps"
 
 
-def _points(section: Section, pattern: str, every: bool) -> Iterator[PointRuns]:
+def _points(section: Section, pattern: str, every: bool) -> Iterator[SeedRuns]:
     """Yield the runs of the cells that match: all points of a grid, the best one, or those that the pattern names."""
     for name, cell in {cell.name: cell for cell in section.cells.values()}.items():
         if fnmatchcase(name, pattern):
@@ -244,7 +210,8 @@ def _image(step: int, matrix: np.ndarray, largest: float, title: str) -> Draw:
     def draw(axis: Any, handles: dict[str, Any]) -> None:
         from matplotlib.colors import LogNorm
 
-        axis.imshow(np.maximum(matrix, largest * 1e-4), norm=LogNorm(largest * 1e-4, largest), cmap="magma")
+        axis.grid(False)
+        axis.imshow(np.maximum(matrix, largest * 1e-4), norm=LogNorm(largest * 1e-4, largest), cmap=MATRICES)
         axis.set(xticks=[], yticks=[])
         axis.set_title(f"{title}, k = {step}", fontsize=8)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from filtune.experiments.fields import NUMBER
 
-from .formatting import DASH, markdown_table
+from .formatting import DASH
 from .statistics import paired, summarise
+from .styled import markdown_table, text_frame
 
 POSTERIOR = {
     "accuracy": "accuracy (%)",
@@ -43,13 +44,10 @@ def posterior_section(path: Path) -> list[str]:
     for name, views in columns.items():
         metrics = list(dict.fromkeys(metric for found in views.values() for metric in found))
         rows = (
-            [
-                POSTERIOR.get(metric, f"{metric}, detected (%)"),
-                *(_posterior_cell(views, view, metric) for view in views),
-            ]
+            (POSTERIOR.get(metric, f"{metric}, detected (%)"), [_posterior_cell(views, view, metric) for view in views])
             for metric in metrics
         )
-        parts += [f"### {name}", markdown_table(["", *map(_view_title, views)], rows)]
+        parts += [f"### {name}", markdown_table(text_frame("", [*map(_view_title, views)], rows))]
     return parts
 
 

@@ -65,9 +65,10 @@ def write_report(roots: list[Path], tables: list[str], output: Path, formats: li
     Raises:
         ValueError: If there is nothing to report, or a table is not known or was not run.
     """
-    from .document import assemble, figure_plans, render_html, render_latex, render_markdown
+    from .document import assemble, figure_plans
     from .figures import draw_figure
     from .panels import PanelPlan, draw_panels
+    from .rendering import render_html, render_latex, render_markdown
 
     document = assemble(roots, tables)
     try:

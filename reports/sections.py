@@ -11,10 +11,11 @@ from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Column, Row, Table
 
 from . import formatting
-from .agreement import Agreement, Claim, Winner, claims, winners
+from .agreement import Agreement, Claim, Winner, best_of_column, claims
 from .cells import CellResult, Status, judge_cell, with_ratio
 from .figures import Figure
-from .formatting import Look, looks, reproduce_root
+from .formatting import reproduce_root
+from .plots import Look, looks
 from .statistics import MeanStd, holm
 
 
@@ -71,7 +72,7 @@ class Section:
         cells: By row and leaf.
         looks: Colour and stroke by row.
         reference: The row of AdamW that each row is compared with.
-        winners: Whether the published best of each leaf is the best of ours.
+        winners: Whether the published best of a leaf is the best of ours, by its key.
         claims: Each method against AdamW.
         root: Where the runs lie.
         figures: Drawn later.
@@ -85,7 +86,7 @@ class Section:
     looks: dict[str, Look]
     reference: dict[str, str]
     root: str
-    winners: list[Winner] = field(default_factory=list)
+    winners: dict[str, Winner] = field(default_factory=dict)
     claims: dict[tuple[str, str], Claim] = field(default_factory=dict)
     figures: list[Figure] = field(default_factory=list)
 
@@ -187,12 +188,8 @@ class Section:
 
     def ordered(self) -> list[Leaf]:
         """Return the columns whose order can be compared."""
-        compared = {winner.leaf for winner in self.winners} | {leaf for _, leaf in self.claims}
+        compared = {*self.winners, *(leaf for _, leaf in self.claims)}
         return [leaf for leaf in self.leaves if leaf.key in compared]
-
-    def winner(self, leaf: Leaf) -> Winner | None:
-        """Return the best of a column, where there is one to compare."""
-        return next((winner for winner in self.winners if winner.leaf == leaf.key), None)
 
     def verdicts(self) -> Counter[Agreement]:
         """Return the number of comparisons with AdamW by agreement with the paper."""
@@ -208,11 +205,9 @@ class Section:
 
     def command(self, cell: str | None = None) -> str:
         """Return the command that makes the runs, of all cells or one."""
-        seeds = self.pool.seeds if cell is None else {s for p in self._points(cell) for s in p.records}
+        shown = [point for found in self.cells.values() if found.name == cell for point in found.points]
+        seeds = {seed for point in shown for seed in point.records} if cell else self.pool.seeds
         return formatting.reproduce_command(self.table.name, self.pool.scale, cell, seeds, self.table.seeds, self.root)
-
-    def _points(self, cell: str) -> list[Any]:
-        return next((found.points for found in self.cells.values() if found.name == cell), [])
 
 
 def build_section(table: Table, pool: Pool, archive: Archive) -> Section:
@@ -246,7 +241,8 @@ def build_section(table: Table, pool: Pool, archive: Archive) -> Section:
     paper = [row.name for row in table.rows if kinds[row.name] == "paper"]
     for leaf in leaves:
         column = {row: cells[row, leaf.key] for row in paper if (row, leaf.key) in cells}
-        section.winners += winners(leaf.key, column, leaf.lower)
+        if winner := best_of_column(column, leaf.lower):
+            section.winners[leaf.key] = winner
         section.claims.update(claims(leaf.key, column, reference, leaf.lower))
     return section
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,13 +51,14 @@ class TTest:
 
 
 def summarise(values: Sequence[float]) -> MeanStd | None:
-    """Return mean and sample standard deviation; None for no values."""
+    """Return mean and sample standard deviation; None for no values.
+
+    They are of exact sums, unlike numpy's and pandas': accuracies are whole numbers of samples, and a mean that is half
+    way between two decimals is to round alike everywhere.
+    """
     if not values:
         return None
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return MeanStd(mean, None, 1)
-    return MeanStd(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)), len(values))
+    return MeanStd(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 def welch(a: MeanStd, b: MeanStd) -> TTest | None:
@@ -76,11 +78,10 @@ def welch(a: MeanStd, b: MeanStd) -> TTest | None:
         return _exact(difference)
     from scipy.stats import t, ttest_ind_from_stats
 
-    p = float(ttest_ind_from_stats(a.mean, a.deviation, a.count, b.mean, b.deviation, b.count, equal_var=False).pvalue)
+    p = ttest_ind_from_stats(a.mean, a.deviation, a.count, b.mean, b.deviation, b.count, equal_var=False).pvalue
     parts = [s.deviation**2 / s.count for s in (a, b)]  # type: ignore[operator]
     freedom = sum(parts) ** 2 / sum(v**2 / (s.count - 1) for v, s in zip(parts, (a, b), strict=True))  # type: ignore[operator]
-    reach = float(t.ppf(1 - LEVEL / 2, freedom)) * math.sqrt(sum(parts))
-    return TTest(difference, p, difference - reach, difference + reach)
+    return TTest(difference, float(p), *map(float, t.interval(1 - LEVEL, freedom, difference, math.sqrt(sum(parts)))))
 
 
 def seed_differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
@@ -105,11 +106,10 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> TTest | None:
         return None
     if sample.deviation <= 1e-12 * max(1.0, abs(sample.mean)):  # equal but for rounding
         return _exact(0.0) if sample.mean == 0 else None
-    from scipy.stats import t, ttest_1samp
+    from scipy.stats import ttest_1samp
 
-    p = float(ttest_1samp(found, 0).pvalue)
-    reach = float(t.ppf(1 - LEVEL / 2, len(found) - 1)) * sample.deviation / math.sqrt(len(found))
-    return TTest(sample.mean, p, sample.mean - reach, sample.mean + reach)
+    test = ttest_1samp(found, 0)
+    return TTest(sample.mean, float(test.pvalue), *map(float, test.confidence_interval(1 - LEVEL)))
 
 
 def _exact(difference: float) -> TTest:
@@ -118,11 +118,12 @@ def _exact(difference: float) -> TTest:
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
-    """Return Holm's adjusted p-values, in order; None stays None and does not count."""
-    order = sorted((p, i) for i, p in enumerate(values) if p is not None)
-    adjusted: list[float | None] = [None] * len(values)
-    least = 0.0
-    for rank, (p, i) in enumerate(order):
-        least = max(least, min(1.0, (len(order) - rank) * p))
-        adjusted[i] = least
-    return adjusted
+    """Return Holm's adjusted p-values, in order; None stays None and does not count.
+
+    Scipy has no Holm, and statsmodels, which has, would be a package more for these lines.
+    """
+    import pandas as pd
+
+    p = pd.Series(values, dtype=float).dropna().sort_values()
+    adjusted = (p * range(len(p), 0, -1)).cummax().clip(upper=1.0)
+    return [adjusted.get(i) for i in range(len(values))]

@@ -6,8 +6,7 @@ fact, which favours the baseline.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,24 +16,19 @@ from filtune.experiments.composition import lookup
 from filtune.experiments.records import Record, lower_is_better, metric_of
 from filtune.experiments.tables import Row, Table
 
-from .statistics import MeanStd, summarise
+from .seed_runs import SeedRuns, Values, best_runs, grid_runs
 
-Values = dict[int, float]
 Curve = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Method:
-    """A configuration on a stream.
+class Method(SeedRuns):
+    """A configuration on a stream, ``row/column`` and the point of the grid, with its finished records.
 
     Attributes:
-        name: ``row/column``, and the point of the grid.
-        records: Finished records by seed.
         failed: Whether runs diverged.
     """
 
-    name: str
-    records: dict[int, Record]
     failed: bool = False
 
     @property
@@ -52,11 +46,6 @@ class Method:
         """Whether its learning rate decays to the end of the run, which it must know."""
         decays = (lookup(record["config"], "model.schedule.decay", "none") for record in self.records.values())
         return any(decay not in (None, "none") for decay in decays)
-
-    def values(self, metric: str) -> Values:
-        """Return a metric by seed."""
-        found = {seed: metric_of(record, metric) for seed, record in self.records.items()}
-        return {seed: value for seed, value in found.items() if value is not None}
 
     def averages(self, metric: str) -> Values:
         """Return by seed the mean of all validations of a metric, not of the last alone."""
@@ -149,10 +138,10 @@ def compare_streams(table: Table, archive: Archive, seeds: Collection[int] | Non
         for row in compared_rows(table):
             points = _methods(archive, pool, f"{row.name}/{column.name}", seeds, needed)
             none = Method(f"{row.name}/{column.name}", {}, any(point.failed for point in points))
-            rows[row.name] = best_method(points, metric) or none
+            rows[row.name] = best_runs(points, metric) or none
         method = rows[options["method"]]
         groups = {
-            name: best_method((rows[row] for row in named), metric)
+            name: best_runs((rows[row] for row in named), metric)
             for name, named in options["baselines"].items()
             if method.records
         }
@@ -165,11 +154,6 @@ def compare_streams(table: Table, archive: Archive, seeds: Collection[int] | Non
 def study_pool(table: Table, archive: Archive) -> Pool | None:
     """Return the cells of a study that were run at its own scale; None if none was."""
     return next((pool for pool in archive.pools.get(table.name, {}).values() if not pool.scale), None)
-
-
-def mean_std(values: Mapping[int, float]) -> MeanStd | None:
-    """Return mean and standard deviation over the seeds."""
-    return summarise(list(values.values()))
 
 
 def samples_to(curve: Curve, score: float, for_good: bool) -> float:
@@ -192,15 +176,15 @@ def _methods(
 ) -> list[Method]:
     """The points of a cell with their finished records; a record without a needed curve is left out."""
     found = []
-    for full, keys in pool.cells.items():
-        if full == name or full.startswith(f"{name}/"):
-            records = archive.records({s: key for s, key in keys.items() if seeds is None or s in seeds})
-            finished = {s: r for s, r in records.items() if r["status"] == "finished"}
-            for seed, record in finished.items():
-                if lacking := _lacking(record, metrics):
-                    archive.leave_out(f"{full} seed {seed}, record {record.get('key')}: {lacking}")
-            whole = {s: r for s, r in finished.items() if not _lacking(r, metrics)}
-            found.append(Method(full, whole, len(finished) < len(records)))
+    for runs in grid_runs(archive, pool, name):
+        full = "/".join(filter(None, [name, runs.name]))
+        asked = {seed: record for seed, record in runs.records.items() if seeds is None or seed in seeds}
+        finished = {seed: record for seed, record in asked.items() if record["status"] == "finished"}
+        lacking = {seed: fault for seed, record in finished.items() if (fault := _lacking(record, metrics))}
+        for seed, fault in lacking.items():
+            archive.leave_out(f"{full} seed {seed}, record {finished[seed].get('key')}: {fault}")
+        whole = {seed: record for seed, record in finished.items() if seed not in lacking}
+        found.append(Method(full, whole, len(finished) < len(asked)))
     return found
 
 
@@ -213,14 +197,6 @@ def _lacking(record: Record, metrics: Collection[str]) -> str:
         if metric_of(record, metric) is None or not steps or not np.isfinite(values).all():
             return f"it has no {metric}, or no curve of it"
     return ""
-
-
-def best_method(methods: Iterable[Method], metric: str) -> Method | None:
-    """Return the one of the best mean among those with the most seeds; None if none has the metric."""
-    scored = [(method, values) for method in methods if (values := list(method.values(metric).values()))]
-    most, sign = max((len(values) for _, values in scored), default=0), -1 if lower_is_better(metric) else 1
-    full = [(method, sign * math.fsum(values) / most) for method, values in scored if len(values) == most]
-    return max(full, key=lambda pair: pair[1])[0] if full else None
 
 
 def convergence_shares(method: Method, baseline: Method, metric: str) -> list[float]:

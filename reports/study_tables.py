@@ -11,18 +11,18 @@ from filtune.experiments.escaping import escape_markdown
 from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Row
 
-from .formatting import DASH, MINUS, format_p, markdown_table
+from .formatting import DASH, MINUS, format_p
+from .seed_runs import Values
 from .statistics import MeanStd, TTest, holm, paired, seed_differences, summarise
 from .study import (
     Method,
     RecoveryRule,
     StreamResult,
-    Values,
     all_recovery_times,
     convergence_shares,
-    mean_std,
     recovery_share,
 )
+from .styled import markdown_table, text_frame
 
 BREAK = "<br>"
 STARS = ((0.001, r"\*\*\*"), (0.01, r"\*\*"), (0.05, r"\*"))
@@ -81,15 +81,16 @@ def method_table(
         lines: Its lines.
         cell: The lines of text in a cell; a dash stands where there are none.
     """
-    texts = [[BREAK.join(text for text in cell(stream, line) if text) for stream in streams] for line in lines]
-    if not any(any(row) for row in texts):
-        return ""
-    heads = [stream.title + (" (reserved)" if stream.reserved else "") for stream in streams]
+    heads = [escape_markdown(stream.title) + (" (reserved)" if stream.reserved else "") for stream in streams]
     rows = (
-        [line.title or row_title(line.row, streams), *(text or DASH for text in row)]
-        for line, row in zip(lines, texts, strict=True)
+        (
+            escape_markdown(line.title or row_title(line.row, streams)),
+            [BREAK.join(text for text in cell(stream, line) if text) for stream in streams],
+        )
+        for line in lines
     )
-    return markdown_table(["method", *heads], rows)
+    frame = text_frame("method", heads, rows)
+    return markdown_table(frame.replace("", DASH)) if frame.ne("").to_numpy().any() else ""
 
 
 def row_title(row: Row, streams: Sequence[StreamResult]) -> str:
@@ -139,7 +140,8 @@ class ScoreTable:
             best[stream.name] = self._number(choose(means)) if means else ""
 
         def cell(stream: StreamResult, line: MethodLine) -> list[str]:
-            sample = mean_std(values := self._values(stream, line))
+            values = self._values(stream, line)
+            sample = summarise([*values.values()])
             if sample is None:
                 return []
             text, few = self._summary(sample), len(values) < most[stream.name]

@@ -10,13 +10,13 @@ from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Table
 
 from .formatting import MINUS, format_p
+from .seed_runs import best_runs
 from .statistics import paired, seed_differences
 from .study import (
     Method,
     RecoveryRule,
     StreamResult,
     baseline_label,
-    best_method,
     convergence_shares,
     median_recovery,
     recovery_rules,
@@ -139,7 +139,7 @@ class Targets:
     def _outcome(self, stream: StreamResult, name: str, kind: str, target: Target) -> StreamOutcome:
         metric, method, rule = _metric(stream, kind), stream.method, self._rules.get(stream.name)
         runs = [stream.rows[row] for row in self._rows[name]]
-        best = best_method(runs, metric)
+        best = best_runs(runs, metric)
         if rule and kind == "recovery" and "best_of" in target:
             best = min(
                 (each for each in runs if each.records), key=lambda each: median_recovery(each, rule), default=None

@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -20,6 +20,9 @@ from filtune.lightning_modules.runs import CONFIG, SUMMARY
 from ..composition import Config, lookup
 from ..runs import MEASURED
 
+if TYPE_CHECKING:
+    from filtune.datamodules import StreamDataModule
+
 Log = Callable[..., None]
 """``log(name, value, step=0)`` records a scalar; the last one of a name is the metric ``measured_NAME``."""
 
@@ -28,11 +31,12 @@ class Measurement(ABC):
     """A measurement; the arguments of its constructor are the options ``measurement.NAME`` of a table."""
 
     @abstractmethod
-    def measure(self, config: Config, seed: int, log: Log) -> None:
+    def measure(self, config: Config, data: StreamDataModule, seed: int, log: Log) -> None:
         """Measure.
 
         Args:
             config: The composed configuration of the cell, with local folders in place of hub ids.
+            data: Its data module, set up.
             seed: The seed.
             log: Records a scalar.
         """
@@ -79,23 +83,23 @@ def run_measurement(config: Config, seed: int, folder: Path) -> None:
     from ..streams import build_data
 
     measurement, started = build(config), time.perf_counter()
-    data = build_data(config["data"], seed) if config.get("data") else None
+    data = build_data(config["data"], seed)
     torch.manual_seed(seed)
     with SummaryWriter(str(folder)) as writer:
 
         def log(name: str, value: float, step: int = 0) -> None:
             writer.add_scalar(f"{MEASURED}{name}", value, step)
 
-        measurement.measure(config, seed, log)
+        measurement.measure(config, data, seed, log)
     summary: dict[str, Any] = {
         "optimizer": type(measurement).__name__,
-        "task": data.label if data else "",
+        "task": data.label,
         "backbone": str(lookup(config, "model.backbone.name") or type(measurement).__name__),
-        "samples": len(data.part.rows) if data else 0,
+        "samples": len(data.part.rows),
         "val": {},
         "seed": seed,
         "wall_seconds": time.perf_counter() - started,
-        "data_fingerprint": data.fingerprint() if data else None,
+        "data_fingerprint": data.fingerprint(),
         "device": device_name(torch.device("cpu")),
         "versions": versions(),
         "commit": commit(),

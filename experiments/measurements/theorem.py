@@ -10,7 +10,7 @@ appendix C and Hbar the mean Jacobian over the step,
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from filtune.optimizers import Gaussian
@@ -18,10 +18,12 @@ from torch import Tensor
 
 from ..classes import find_class
 from ..composition import Config, lookup
-from ..streams import build_data
 from . import two_layer
 from .base import Log, Measurement
 from .two_layer import TwoLayer
+
+if TYPE_CHECKING:
+    from filtune.datamodules import StreamDataModule
 
 FLOOR = 1e-10
 """Errors below it are rounding, and left out."""
@@ -60,9 +62,9 @@ class TheoremBounds(Measurement):
             raise ValueError("measurement: TheoremBounds: width, steps, draws and climbs must be at least 1")
         self.width, self.rhos, self.steps, self.draws, self.climbs = width, rhos, steps, draws, climbs
 
-    def measure(self, config: Config, seed: int, log: Log) -> None:
+    def measure(self, config: Config, data: StreamDataModule, seed: int, log: Log) -> None:
         """Follow the update with each damping."""
-        net = network(config, self.width, seed)
+        net = network(data, self.width, seed)
         generator = torch.Generator().manual_seed(seed)
         start, radius = two_layer.least(net), two_layer.radius(net)
         log("C_drawn", two_layer.drawn(net, self.draws, generator))
@@ -104,9 +106,9 @@ class TwoLayerFit(Measurement):
             raise ValueError("measurement: TwoLayerFit: width and steps must be at least 1")
         self.width, self.steps = width, steps
 
-    def measure(self, config: Config, seed: int, log: Log) -> None:
+    def measure(self, config: Config, data: StreamDataModule, seed: int, log: Log) -> None:
         """Train."""
-        net = network(config, self.width, seed)
+        net = network(data, self.width, seed)
         W = net.W0.clone().requires_grad_()
         cls: Any = find_class("optimizer", config["optimizer"]["class_path"])
         optimizer = cls([W], **(lookup(config, "optimizer.init_args") or {}))
@@ -116,12 +118,11 @@ class TwoLayerFit(Measurement):
         log("error", float((net.outputs(W).detach() - net.y).norm()), self.steps)
 
 
-def network(config: Config, width: int, seed: int) -> TwoLayer:
+def network(data: StreamDataModule, width: int, seed: int) -> TwoLayer:
     """Return the network on the first samples of a stream of images: centred, of unit length, classes as values.
 
     Mean pixels, and mean and deviation of the classes, are those of all training samples.
     """
-    data = build_data(config["data"], seed)
     samples = [data.part.samples[int(row)] for row in range(len(data.part.samples))]
     X = torch.stack([sample["image"].flatten() for sample in samples]).double()
     y = torch.stack([torch.as_tensor(sample["label"]) for sample in samples]).double()

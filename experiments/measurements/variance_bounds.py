@@ -6,14 +6,16 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..classes import find_class
 from ..composition import Config, assign, lookup
-from ..streams import build_data
 from .base import Log, Measurement
+
+if TYPE_CHECKING:
+    from filtune.datamodules import StreamDataModule
 
 Holds = Callable[[float], bool]
 
@@ -46,9 +48,8 @@ class VarianceBounds(Measurement):
             )
         self.grid, self.threshold, self.ratio, self.decades = sorted(grid), threshold, ratio, decades
 
-    def measure(self, config: Config, seed: int, log: Log) -> None:
+    def measure(self, config: Config, data: StreamDataModule, seed: int, log: Log) -> None:
         """Search both bounds."""
-        data = build_data(config["data"], seed)
         batches = list(data.train_dataloader())
         samples = max(1, sum(len(batch["label"]) for batch in batches) // 2)
         needed = math.ceil(self.threshold * samples)

@@ -2,6 +2,15 @@
 
 from .stream import SameStream
 from .summary import RunSummary
-from .training import OnlineProgressBar, RunPage, StreamCheckpoint
+from .training import OnlineProgressBar, ProgressLines, RunPage, StreamCheckpoint
+from .validations import Validations
 
-__all__ = ["OnlineProgressBar", "RunPage", "RunSummary", "SameStream", "StreamCheckpoint"]
+__all__ = [
+    "OnlineProgressBar",
+    "ProgressLines",
+    "RunPage",
+    "RunSummary",
+    "SameStream",
+    "StreamCheckpoint",
+    "Validations",
+]

@@ -22,6 +22,7 @@ from ..integrity import DamagedFile, read_json, sealed
 from ..online import OnlineModule
 from ..run_files import created_files, remove_created
 from ..runs import SUMMARY
+from ..tensorboard import RunLogger
 
 PACKAGES = ("filtune", "torch", "lightning", "peft", "transformers", "timm", "datasets", "torchmetrics")
 
@@ -89,7 +90,10 @@ class RunSummary(pl.Callback):
         results = {f"final/{k}": v for k, v in summary.items() if k.startswith("online_") and v is not None}
         results |= {f"final/{name}": value for name, value in module.last_validation.items()}
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
+            if isinstance(logger, RunLogger):
+                logger.log_results(_hyperparameters(summary, self.config), _result_curves(module))
+                logger.experiment.flush()
+            elif isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(_hyperparameters(summary, self.config), results)
                 logger.experiment.flush()
             else:
@@ -174,4 +178,10 @@ def commit() -> str | None:
 def _hyperparameters(summary: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     names = ("optimizer", "task", "backbone", "seed", "samples")
     arguments = (config.get("optimizer") or {}).get("init_args") or {}
-    return {**{name: summary[name] for name in names}, **{f"optimizer.{k}": str(v) for k, v in arguments.items()}}
+    plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in arguments.items()}
+    return {**{name: summary[name] for name in names}, **{f"optimizer.{k}": v for k, v in plain.items()}}
+
+
+def _result_curves(module: OnlineModule) -> list[str]:
+    """Return the names of the curves whose last values are the run's results."""
+    return [name for name in module.online.compute() if name != "online/l1"] + list(module.last_validation)

@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import yaml
-from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ..online import OnlineModule
 from ..run_files import keep_event_sizes
 from ..runs import LAST
+from ..tensorboard import LAYOUT
 from .stopping import StopRequest
-
-LAYOUT = {
-    "prequential": {
-        "online score": ["Multiline", ["online/accuracy", "online/pearson", "online/f1", "online/deviance"]],
-        "online loss, last 1000": ["Multiline", ["online/loss"]],
-        "log loss": ["Multiline", ["online/nll", "online/predictive_nll"]],
-        "calibration error": ["Multiline", ["online/ece", "online/predictive_ece"]],
-    },
-    "validation": {"scores": ["Multiline", ["val/(?!loss).*"]], "loss": ["Multiline", ["val/loss"]]},
-    "filter": {
-        "innovation": ["Multiline", ["stats/innovation_norm"]],
-        "update": ["Multiline", ["stats/update_norm", "stats/gain_norm"]],
-        "observation noise": ["Multiline", ["stats/noise_trace"]],
-        "innovation squared, normalised": ["Margin", ["stats/nis", "stats/nis_low", "stats/nis_high"]],
-        "state variance": ["Multiline", ["stats/variance_mean", "stats/variance_min"]],
-    },
-    "first order": {"gradient": ["Multiline", ["stats/grad_norm"]], "learning rate": ["Multiline", ["lr"]]},
-}
-"""Charts under CUSTOM SCALARS; each overlays all runs that are selected."""
 
 
 class StreamCheckpoint(Checkpoint):
@@ -117,13 +100,52 @@ class OnlineProgressBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Return the online score and the windowed loss; read only when the bar is redrawn."""
-        if not isinstance(pl_module, OnlineModule) or not trainer.training or not int(pl_module.online.samples):
-            return {}
-        figures = pl_module.online.compute()
-        return {
-            pl_module.online.score: f"{float(figures[f'online/{pl_module.online.score}']):.1f}",
-            "loss": f"{float(figures['online/loss']):.3f}",
-        }
+        return _scores_so_far(trainer, pl_module)
+
+
+class ProgressLines(ProgressBar):
+    """The same where the output is no terminal but a file or a pipe: a line a minute.
+
+    Args:
+        period: Seconds between two lines.
+    """
+
+    def __init__(self, period: float = 60.0) -> None:
+        super().__init__()
+        self.period, self._start, self._last, self._first = period, 0.0, 0.0, 0
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Print nothing, as the trainer asks of all processes but the first."""
+        self._enabled = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._start = self._last = time.monotonic()
+        self._first = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Print a line where the last one is a minute old."""
+        now = time.monotonic()
+        if not self._enabled or now - self._last < self.period:
+            return
+        self._last, step = now, trainer.global_step
+        total, made = trainer.estimated_stepping_batches, step - self._first
+        said = [f"{name} {value}" for name, value in _scores_so_far(trainer, pl_module).items()]
+        if math.isfinite(total) and made:
+            left = max(total - step, 0) * (now - self._start) / made
+            said = [f"step {step:,} of {int(total):,}", *said, f"{left / 60:.0f} min left"]
+        else:
+            said = [f"step {step:,}", *said]
+        print(", ".join(said), flush=True)
+
+
+def _scores_so_far(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, str]:
+    """Return the online score and the windowed loss by name; reads them from the device."""
+    if not isinstance(pl_module, OnlineModule) or not trainer.training or not int(pl_module.online.samples):
+        return {}
+    score, figures = pl_module.online.score, pl_module.online.compute()
+    return {score: f"{float(figures[f'online/{score}']):.1f}", "loss": f"{float(figures['online/loss']):.3f}"}
 
 
 class RunPage(pl.Callback):

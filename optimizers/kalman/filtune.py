@@ -19,7 +19,7 @@ class Filtune(KalmanOptimizer):
     own, by how much the first outputs depend on it (:func:`optimizers.kalman.prior.sensitivity_factor`).
 
     .. math::
-        p_t &= p_0 \min((h_t / 0.01)^{-1/2}, 10) \\
+        p_t &= p_0 \min((h_t / 0.01)^{-1/2}, 10), \quad \text{of matrices like LoRA's B three times that} \\
         \lambda &= e(\eta), \quad \eta = J P J^\top \lambda \\
         \theta &\leftarrow \theta + P J^\top \lambda, \quad P^{-1} \leftarrow P^{-1} + J^\top F(\eta) J
 
@@ -27,6 +27,7 @@ class Filtune(KalmanOptimizer):
         params: Parameters or parameter groups; a group may have its own ``p0`` and ``p0_init``.
         p0: Prior variance of a tensor whose entries' derivatives are 0.01.
         p0_init: ``sensitivity``, or one of LoKO's two.
+        adapter_scale: Multiple of that variance for a matrix that starts at zero and is no output layer, as LoRA's B.
         rank: Directions of P^-1 beside its diagonal.
         buffer_size: Directions that are gathered between two compressions to that rank; 0 compresses at every step.
         rows_per_sample: Directions that one sample adds, its other information going into the diagonal; 0 for all.
@@ -53,6 +54,7 @@ class Filtune(KalmanOptimizer):
         params: torch.optim.optimizer.ParamsT,
         p0: float = 0.1,
         p0_init: Literal["constant", "uniform", "sensitivity"] = "sensitivity",
+        adapter_scale: float = 3.0,
         rank: int = 40,
         buffer_size: int = 20,
         rows_per_sample: int = 3,
@@ -71,6 +73,7 @@ class Filtune(KalmanOptimizer):
             p0_init,
             covariance="low_rank",
             update="posterior_mode",
+            adapter_scale=adapter_scale,
             top_k=top_k,
             divergence_threshold=divergence_threshold,
             dtype=dtype,

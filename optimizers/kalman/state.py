@@ -55,6 +55,7 @@ class FilterState(OnlineOptimizer):
         rho: Regularisation of R-Kalman.
         neumann: Whether it has the first-order form.
         process_noise: q of the prediction.
+        adapter_scale: Multiple of the variance by ``sensitivity`` for the matrices that close an adapter's branch.
         top_k: How many classes are distinguished; 0 for all; None for what suits the model.
         rank_tolerance: Trace of the precision that may be left out.
         divergence_threshold: Size of an innovation that counts as divergence, relative to what is observed.
@@ -86,6 +87,7 @@ class FilterState(OnlineOptimizer):
         rho: float = 0.0,
         neumann: bool = False,
         process_noise: float = 0.0,
+        adapter_scale: float = 1.0,
         top_k: int | None = 0,
         rank_tolerance: float = 0.0,
         divergence_threshold: float = 100.0,
@@ -102,6 +104,7 @@ class FilterState(OnlineOptimizer):
             "rho": rho,
             "neumann": neumann,
             "process_noise": process_noise,
+            "adapter_scale": adapter_scale,
             "rows": (top_k, rank_tolerance),
             "divergence_threshold": divergence_threshold,
             "dtype": dtype,
@@ -154,7 +157,7 @@ class FilterState(OnlineOptimizer):
 
     def _check_arguments(self) -> None:
         given = self._kwargs
-        threshold, q = given["divergence_threshold"], given["process_noise"]
+        threshold, q, scale = (given[name] for name in ("divergence_threshold", "process_noise", "adapter_scale"))
         default = default_arguments(type(self)).get("noise")
         check_update(given["update"], given["noise"] if given["noise"] != default else None, given["rho"])
         check_arguments(
@@ -168,6 +171,7 @@ class FilterState(OnlineOptimizer):
             "",
             [
                 ("process_noise", q, *NOT_NEGATIVE.judge(q)),
+                ("adapter_scale", scale, *POSITIVE.judge(scale)),
                 ("divergence_threshold", threshold, *ABOVE_ONE.judge(threshold)),
             ],
         )

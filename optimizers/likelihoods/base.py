@@ -69,6 +69,7 @@ class Likelihood(ABC):
         online_metrics: Metrics taken before every update; the first is the score of a run.
         validation_metrics: Metrics of a validation, unless others are asked for.
         problem_type: What transformers calls the problem.
+        target_requirement: What an entry of the target must do, for messages.
         export_note: A sentence for the model card about what the exported outputs mean; empty where it is plain.
 
     Raises:
@@ -83,6 +84,7 @@ class Likelihood(ABC):
     online_metrics: ClassVar[tuple[str, ...]]
     validation_metrics: ClassVar[tuple[str, ...]]
     problem_type: ClassVar[str] = "regression"
+    target_requirement: ClassVar[str] = "be finite"
     export_note: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
@@ -104,8 +106,31 @@ class Likelihood(ABC):
         return cls(outputs)
 
     def observe(self, target: Tensor) -> Observation:
-        """Bind the likelihood to the target that was observed, (B,) or (B, m)."""
+        """Bind the likelihood to the target that was observed, (B,) or (B, m).
+
+        Raises:
+            ValueError: On a CPU, if the target has another shape or values that the likelihood excludes. On other
+                devices the values are not looked at: that would wait for the device at every step.
+        """
+        name, shape = type(self).__name__, tuple(self.outputs.shape)
+        if tuple(target.shape) not in self._target_shapes():
+            expected = " or ".join(str(each) for each in self._target_shapes())
+            raise ValueError(
+                f"{name}: outputs of shape {shape} need a target of shape {expected}, got {tuple(target.shape)}"
+            )
+        if target.device.type == "cpu" and not bool((valid := self._is_valid(target)).all()):
+            value = target[~valid][0].item()
+            raise ValueError(f"{name}: a target is {value}, must {self.target_requirement.format(m=shape[1])}")
         return Observation(self, target)
+
+    def _target_shapes(self) -> list[tuple[int, ...]]:
+        """Return the shapes that a target may have."""
+        B, m = self.outputs.shape
+        return [(B, m), (B,)] if m == 1 else [(B, m)]
+
+    def _is_valid(self, target: Tensor) -> Tensor:
+        """Return which entries of a target the likelihood allows, of the target's shape."""
+        return target.isfinite()
 
     def at(self, outputs: Tensor) -> Self:
         """Return the same likelihood of other outputs, (B, m)."""

@@ -46,6 +46,7 @@ class Bernoulli(Likelihood):
     takes_lists = True
     online_metrics: ClassVar = ("f1",)
     validation_metrics: ClassVar = ("f1", "exact_match")
+    target_requirement: ClassVar[str] = "be 0 or 1"
     problem_type = "multi_label_classification"
 
     def mean(self) -> Tensor:
@@ -184,6 +185,9 @@ class Bernoulli(Likelihood):
     def _variance(self) -> Tensor:
         z = upcast(self.outputs)
         return z.sigmoid() * (-z).sigmoid()  # 1 - p would round to zero
+
+    def _is_valid(self, target: Tensor) -> Tensor:
+        return (target == 0) | (target == 1)
 
     def _shaped(self, target: Tensor) -> Tensor:
         return target.reshape(self.outputs.shape).to(upcast(self.outputs).dtype)

@@ -56,6 +56,7 @@ class Categorical(Likelihood):
     is_discrete = True
     online_metrics: ClassVar = ("accuracy", "top5")
     validation_metrics: ClassVar = ("accuracy",)
+    target_requirement: ClassVar[str] = "be the index of a class, from 0 to below {m}"
     problem_type = "single_label_classification"
 
     def __init__(self, outputs: Tensor, target_scale: float | None = None) -> None:
@@ -209,6 +210,12 @@ class Categorical(Likelihood):
         more = f" and {len(counts) - 8} more" if len(counts) > 8 else ""
         confidence = self.mean().amax(1).mean()
         return f"{len(self.outputs)} rows: {shares}{more}; mean confidence {confidence:.3f}"
+
+    def _target_shapes(self) -> list[tuple[int, ...]]:
+        return [(len(self.outputs),)]
+
+    def _is_valid(self, target: Tensor) -> Tensor:
+        return (target >= 0) & (target < self.classes)
 
     def _basis(self) -> Tensor:
         dtype = torch.float64 if self.outputs.dtype == torch.float64 else torch.float32

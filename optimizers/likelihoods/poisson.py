@@ -41,6 +41,7 @@ class Poisson(Likelihood):
     is_discrete = True
     online_metrics: ClassVar = ("deviance",)
     validation_metrics: ClassVar = ("deviance", "mae")
+    target_requirement: ClassVar[str] = "be a count, zero or more"
     export_note = "The model's output is the logarithm of the expected count: the prediction is its exponential."
 
     def __init__(self, outputs: Tensor, offset: Tensor | None = None) -> None:
@@ -158,6 +159,9 @@ class Poisson(Likelihood):
     def _slope(self) -> Tensor:
         """Return the derivative of the rates by the outputs, (B, m): the rates themselves, up to ``LARGEST``."""
         return self._above_offset(upcast(self.outputs)).clamp_max(LARGEST).exp()
+
+    def _is_valid(self, target: Tensor) -> Tensor:
+        return (target >= 0) & target.isfinite()
 
     def _shaped(self, target: Tensor) -> Tensor:
         return target.reshape(self.outputs.shape).to(upcast(self.outputs).dtype)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import io
 import json
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import runpy
 import signal
@@ -22,13 +24,29 @@ import pytest
 import torch
 import torch.distributed as dist
 from filtune.experiments import runs
+from filtune.lightning_modules import locks
 from filtune.lightning_modules.checkpoints import CONTENTS
+from filtune.lightning_modules.locks import FolderLock
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-# a server that has imported everything and used no threads forks each run in a fraction of a second
+from tests import conftest  # noqa: F401  # its settings are those of the server, too
+
+ROOT = Path(__file__).resolve().parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
-SERVED = "filtune.cli filtune.training torch._dynamo torch.utils.tensorboard sklearn.datasets timm"
-CONTEXT.set_forkserver_preload([*SERVED.split(), "transformers.models.bert.modeling_bert"])
+SERVED = """
+    filtune.cli filtune.training filtune.option_help filtune.experiments.worker filtune.reports.compare
+    filtune.exports.commands filtune.exports.export filtune.exports.predict
+    filtune.lightning_modules.backbones.lenet filtune.lightning_modules.backbones.image
+    filtune.lightning_modules.backbones.text filtune.lightning_modules.backbones.timm_models
+    attrs matplotlib.backends.backend_agg timm torch._dynamo torch.utils.serialization.config torch.utils.tensorboard
+    tensorboard.plugins.hparams.api_pb2 tensorboard.plugins.hparams.metadata
+    transformers.models.bert.modeling_bert transformers.models.bert.tokenization_bert
+    sklearn.datasets.data sklearn.datasets.descr
+    tests.cli.harness
+"""
+"""What a run imports. A server that has it and used no threads forks each run in a fraction of a second."""
+
+CONTEXT.set_forkserver_preload(SERVED.split())
 
 PATIENCE = 600
 """Seconds after which a run that does not end is killed."""
@@ -60,7 +78,9 @@ class KillAt(pl.Callback):
 
 def _run(args: list[str], folder: str, output: Any) -> None:
     """Run ``filtune args``, or a script where the first argument is one, and send exit code and text."""
-    gc.freeze()  # what the server has imported is not searched again: 0.4 s of a run of 1.3 s
+    gc.freeze()  # what the server has imported is not searched for garbage
+    # processes of its own are forked, as those of any run; another server would import everything for one of them
+    multiprocessing.set_start_method("fork", force=True)
     os.chdir(folder)
     torch.set_num_threads(1)
     text, code = io.StringIO(), 0
@@ -120,8 +140,9 @@ class StopAt(ChangeAParameter):
         """Leave the parameters alone."""
 
 
-def _run_rank(args: list[str], folder: str, output: Any, environment: dict[str, str]) -> None:
+def _run_rank(args: list[str], folder: str, output: Any, environment: dict[str, str], patience: float) -> None:
     os.environ.update(environment)
+    FolderLock.acquire.__defaults__ = (patience,)
     rank_zero_only.rank = int(environment["RANK"])  # read when the server imported it
     _run(args, folder, output)
 
@@ -136,8 +157,15 @@ def run(args: Sequence[str], folder: Path) -> tuple[int, str]:
     return _finish(*_start(_run, args, folder))
 
 
-def run_ranks(args: Sequence[str], folder: Path, ranks: int) -> list[tuple[int, str]]:
-    """Run ``filtune args`` in several processes, with the environment that torchrun gives them."""
+def run_ranks(args: Sequence[str], folder: Path, ranks: int, patience: float = locks.PATIENCE) -> list[tuple[int, str]]:
+    """Run ``filtune args`` in several processes, with the environment that torchrun gives them.
+
+    Args:
+        args: The command and its options.
+        folder: The folder in which it runs.
+        ranks: Number of processes.
+        patience: Seconds to wait for the lock of a folder.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -149,11 +177,20 @@ def run_ranks(args: Sequence[str], folder: Path, ranks: int) -> list[tuple[int, 
         "TORCHELASTIC_RUN_ID": "test",
     }
     environments = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
-    started = [_start(_run_rank, args, folder, environment) for environment in environments]
+    started = [_start(_run_rank, args, folder, environment, patience) for environment in environments]
     return [_finish(*process) for process in started]
 
 
+@functools.cache
+def serve() -> None:
+    """Start the server in the root folder, where it finds the tests; once, before there are other threads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        multiprocessing.forkserver.ensure_running()
+
+
 def _start(target: Any, args: Sequence[str], folder: Path, *more: Any) -> tuple[Any, Any]:
+    serve()
     receiver, sender = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=target, args=(list(args), str(folder), sender, *more))
     process.start()
@@ -199,6 +236,7 @@ class Worker:
 @contextlib.contextmanager
 def forked_workers() -> Iterator[None]:
     """Fork the runs of studies and sweeps; that they end with their parent is tested with real ones (test_killed)."""
+    serve()
     with pytest.MonkeyPatch.context() as patch:
         fake = SimpleNamespace(Popen=Worker, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
         patch.setattr(runs, "subprocess", fake)

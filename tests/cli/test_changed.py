@@ -60,7 +60,11 @@ CHANGES: dict[str, tuple[Callable[[list], list], str]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+# what differs is named by experiments/test_changed_data.py, for every change
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param(name, marks=() if name in ("one label", "a new class") else pytest.mark.slow) for name in CHANGES],
+)
 def test_changed_data_is_refused_naming_what_differs(copied: Path, change: str) -> None:
     alter, named = CHANGES[change]
     write(copied / "reviews.csv", alter(ROWS))
@@ -74,7 +78,15 @@ def test_changed_data_is_refused_naming_what_differs(copied: Path, change: str) 
         assert "--run.resume_changed true" in error
 
 
-@pytest.mark.parametrize("change", ["labels swapped", "reversed", "appended", "one dropped"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "labels swapped",
+        "appended",
+        pytest.param("reversed", marks=pytest.mark.slow),
+        pytest.param("one dropped", marks=pytest.mark.slow),
+    ],
+)
 def test_it_goes_on_where_that_is_asked_for(copied: Path, change: str) -> None:
     rows = CHANGES[change][0](ROWS)
     write(copied / "reviews.csv", rows)
@@ -105,10 +117,15 @@ def test_a_checkpoint_of_an_earlier_release_goes_on(copied: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "--seed_everything=4", "--model.backbone.head=own", "--optimizer.weight_decay=0.5", "--data.batch_size=2",
-        "--trainer.limit_train_batches=4", "--optimizer=sgd",
+        "--seed_everything=4",
+        "--trainer.limit_train_batches=4",
+        "--optimizer=sgd",
+        pytest.param("--model.backbone.head=own", marks=pytest.mark.slow),
+        # test_resume changes another option of the optimizer, and this one
+        pytest.param("--optimizer.weight_decay=0.5", marks=pytest.mark.slow),
+        pytest.param("--data.batch_size=2", marks=pytest.mark.slow),
     ],
-)  # fmt: skip
+)
 def test_a_changed_setting_is_refused(copied: Path, change: str) -> None:
     last = only_run(copied) / "checkpoints" / "last.ckpt"
     code, text = run([*COMMON, "--trainer.max_epochs=2", change, f"--ckpt_path={last}"], copied)

@@ -98,10 +98,18 @@ def one_line(text: str, name: str) -> None:
     assert "Traceback" not in text
 
 
-# one kind each for all commands: of the archive, of its content, of the optimizer's state
+USUAL = ("flipped", "no metrics", "no moments")
+"""One kind each for all commands: of the archive, of its content, of the optimizer's state."""
+
+
 @pytest.mark.parametrize(
     ("damage", "command"),
-    [(d, c) for d in DAMAGES for c in COMMANDS if c == "fit" or d in ("flipped", "no metrics", "no moments")],
+    [
+        pytest.param(d, c, marks=() if d in (*USUAL, "no entry") else pytest.mark.slow)
+        for d in DAMAGES
+        for c in COMMANDS
+        if c == "fit" or d in USUAL
+    ],
 )
 def test_a_damaged_checkpoint_is_refused(copied: Path, damage: str, command: str) -> None:
     name, change = DAMAGES[damage]
@@ -119,7 +127,7 @@ def test_a_damaged_checkpoint_is_refused(copied: Path, damage: str, command: str
     assert not {path.name for path in changed if "tfevents" not in path.name} - {".lock"} - ours
 
 
-@pytest.mark.parametrize("damage", [flip(0.3), cut])
+@pytest.mark.parametrize("damage", [flip(0.3), pytest.param(cut, marks=pytest.mark.slow)])  # run_folders has both
 @pytest.mark.parametrize(
     ("name", "command"),
     [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,7 +150,8 @@ def test_a_step_is_logged_and_divergence_is_watched_without_regular_points() -> 
     assert {"online/loss", "final/online_loss"} <= columns("logs")
 
 
-def test_progress_bar_and_summary(capsys: pytest.CaptureFixture) -> None:
+def test_progress_bar_and_summary(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     fit("--trainer.enable_progress_bar=true", "--trainer.enable_model_summary=true", base=(*DIGITS, SGD))
     said = capsys.readouterr()
     assert "61.7 K" in said.out + said.err
@@ -190,10 +192,9 @@ def test_a_timer_by_its_defaults() -> None:
 SAME = ("num_sanity_val_steps=2", "use_distributed_sampler=true", "gradient_clip_algorithm=norm")
 
 
-@pytest.mark.parametrize("option", SAME)
-def test_options_that_change_no_result(option: str) -> None:
+def test_options_that_change_no_result() -> None:
     fit()
-    fit(f"--trainer.{option}")
+    fit(*(f"--trainer.{option}" for option in SAME))
     first, second = (json.loads(path.read_text()) for path in sorted(Path().rglob("summary.json")))
     assert first["val"] == second["val"]
     assert first["online_loss"] == second["online_loss"]

@@ -30,7 +30,10 @@ def fit(folder: Path, *args: str) -> tuple[dict[str, Any], str]:
     return result(only_run(folder))[0], text
 
 
-@pytest.mark.parametrize("optimizer", ["ring", "reng", "sam", "sophia"])
+@pytest.mark.parametrize(
+    "optimizer",
+    ["ring", "reng", pytest.param("sam", marks=pytest.mark.slow), pytest.param("sophia", marks=pytest.mark.slow)],
+)
 def test_padded_texts(optimizer: str, tmp_path: Path, tiny_bert: Path) -> None:
     texts = ["--config", "task/own_text", "--config", "backbone/minilm", f"--data.source={reviews(tmp_path)}"]
     backbone = [f"--model.backbone.name={tiny_bert}", "--model.backbone.targets=[query, value]"]

@@ -158,7 +158,13 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+USUAL = ("an argument", "one rank alone", "fewer samples than processes")
+"""Of one process, of one rank, and of the data; the others are refused as the first is."""
+
+
+@pytest.mark.parametrize(
+    "mistake", [pytest.param(name, marks=() if name in USUAL else pytest.mark.slow) for name in MISTAKES]
+)
 def test_a_mistake_is_told_once(mistake: str, tmp_path: Path) -> None:
     arguments, culprit = MISTAKES[mistake]
     answers = run_ranks([*COMMON, *MANY, *arguments], tmp_path, 2)
@@ -183,7 +189,7 @@ def test_a_folder_in_use_stops_all_processes(tmp_path: Path) -> None:
     """The first process alone opens the folder, before there is a group; the others would wait for it."""
     folder = tmp_path / "runs" / "digits-lenet5" / "LoKO-seed3" / "version_0"
     with FolderLock(folder):
-        answers = run_ranks([*COMMON, *MANY, "--ckpt_path=last"], tmp_path, 2)
+        answers = run_ranks([*COMMON, *MANY, "--ckpt_path=last"], tmp_path, 2, patience=0.1)
     assert [code for code, _ in answers] == [2, 2]
     (line,) = [line for _, text in answers for line in text.splitlines() if line.startswith("filtune: error")]
     assert "writes into this folder" in line

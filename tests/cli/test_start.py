@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from filtune import cli
+from tests.cli import harness
 
 ROOT = Path(__file__).resolve().parents[2]
 RAISES = "raise SystemExit(f'executed: {__file__}')\n"
@@ -72,9 +73,20 @@ def test_contest_is_a_part_of_report() -> None:
 
 
 def test_files_of_the_user_are_not_executed(foreign: Path) -> None:
-    run(foreign, "-m", "filtune", "fit", *DIGITS, "--optimizer=loko", "--data.num_workers=1", PYTHONPATH=str(ROOT))
+    """The run is forked, with the folder first on its path; another command is a process of its own."""
+    script = foreign / "run.py"
+    line = ["fit", *DIGITS, "--optimizer=loko"]
+    script.write_text(f"import sys\nfrom filtune.cli import main\nsys.path.insert(0, '')\nmain({line})\n")
+    code, text = harness.run([str(script)], foreign)
+    assert code == 0, text
     text = run(foreign, "-m", "filtune", "compare", "runs", PYTHONPATH=str(ROOT))
     assert "LoKO" in text
+
+
+@pytest.mark.slow  # what is imported before the run is not seen above
+def test_nor_by_a_run_and_its_processes(foreign: Path) -> None:
+    run(foreign, "-m", "filtune", "fit", *DIGITS, "--optimizer=loko", "--data.num_workers=1", PYTHONPATH=str(ROOT))
+    assert list(foreign.rglob("summary.json"))
 
 
 @pytest.mark.slow  # workers of an installed filtune are in test_installed

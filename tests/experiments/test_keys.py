@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from filtune.experiments.composition import compose, lookup
-from filtune.experiments.keys import canonical_form, complete, run_key
+from filtune.experiments.keys import canonical_form, complete, record_key, run_key
 from filtune.lightning_modules.legacy import translate
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -208,3 +208,14 @@ def test_a_class_that_is_not_there_has_no_defaults() -> None:
         "class_path": "gone.Away",
         "init_args": {"a": None},
     }
+
+
+def test_a_record_from_before_an_option_is_one_of_a_run_that_switches_it_off() -> None:
+    """Filtune's adapters had no prior of their own once: such a record is no result of today's configuration."""
+    config = compose(["optimizer/filtune", "task/digits", "backbone/lenet5"])
+    record = {"config": complete(config), "seed": 3}
+    assert record_key(record) == run_key(config, 3)
+    del record["config"]["optimizer"]["init_args"]["adapter_scale"]
+    off = copy.deepcopy(config)
+    off["optimizer"].setdefault("init_args", {})["adapter_scale"] = 1.0
+    assert record_key(record) == run_key(off, 3) != run_key(config, 3)

@@ -30,7 +30,7 @@ LENGTH = {
 }
 
 
-def start(table: str, root: Path) -> subprocess.Popen:
+def start(table: str, root: Path, jobs: int = 2) -> subprocess.Popen:
     command = [
         sys.executable,
         "-m",
@@ -40,7 +40,7 @@ def start(table: str, root: Path) -> subprocess.Popen:
         "--root",
         str(root),
         "--jobs",
-        "2",
+        str(jobs),
         "--threads",
         "1",
     ]
@@ -128,7 +128,7 @@ def test_three_kills_at_random_moments(tmp_path: Path, seed: int) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes")
 def test_a_run_ends_with_the_command_that_started_it(tmp_path: Path) -> None:
     table = write_table(tmp_path, set={**LENGTH, "trainer.max_epochs": 1000})
-    command = start(table, tmp_path / "root")
+    command = start(table, tmp_path / "root", jobs=1)
     try:
         wait_for_a_run(command, tmp_path / "root")
     finally:

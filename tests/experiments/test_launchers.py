@@ -7,13 +7,15 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from filtune.experiments import launchers, runs
+from filtune.experiments import launchers, runner, runs
 from filtune.experiments.launchers import ClusterRun, Local, Slurm, read_options, visible_gpus
 from filtune.experiments.records import Store
 from filtune.experiments.runner import Listed, Outcome, Runner
@@ -108,6 +110,19 @@ def test_a_process_that_is_killed_is_one_that_died(tmp_path: Path, monkeypatch: 
         runs.run(job("a"), Store(tmp_path), 1)
 
 
+def test_a_run_that_is_preempted_is_resumed_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM to the run alone, of a cluster that does not requeue: once in the same command, then reported."""
+    ends = SimpleNamespace(wait=lambda: 128 + signal.SIGTERM)
+    monkeypatch.setattr(runs, "subprocess", SimpleNamespace(Popen=lambda *_, **__: ends, PIPE=0, STDOUT=0))
+    said = "the run was stopped before its end (SIGTERM); the same command goes on with it"
+    with pytest.raises(RunDied) as error:
+        runs.run(job("a"), Store(tmp_path), 1)
+    assert str(error.value) == said
+    outcome = execute(Local(Store(tmp_path), 1, 1), job("a"))
+    assert outcome.failures == {job("a").key: said}
+    assert execute(Local(Store(tmp_path), 1, 1), job("a")).failures == outcome.failures  # it is tried again
+
+
 def test_a_process_sees_its_gpu_alone_and_nothing_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     monkeypatch.setenv("SLURM_NTASKS", "1")
@@ -124,51 +139,84 @@ def test_a_process_sees_its_gpu_alone_and_nothing_of_a_cluster(tmp_path: Path, m
     assert "SLURM_NTASKS" not in seen[0]
 
 
-class Handle:
-    """A job of a made-up cluster."""
+class Watcher:
+    """Looks at the accounting of the made-up cluster."""
 
-    def __init__(self, makes: ClusterRun, number: int, cluster: Cluster) -> None:
-        self.job_id, self.state, self.makes, self.cluster = str(number), "FAILED", makes, cluster
-        self.paths = SimpleNamespace(stdout=f"{number}.out", result_pickle=Path("/not/there"))
+    num_calls = 0
+
+    def get_state(self, number: str, mode: str) -> str:
+        return Cluster.jobs[number].state
+
+
+class Handle:
+    """A job of the made-up cluster."""
+
+    watcher = Watcher()
+
+    def __init__(self, makes: ClusterRun, number: str) -> None:
+        self.job_id, self.makes, self.state = number, makes, "PENDING"
+        self.paths = SimpleNamespace(stdout=f"{number}.out")
 
     def done(self, force_check: bool = False) -> bool:
-        return True
+        self.watcher.num_calls += 1
+        return self.state in ("COMPLETED", "FAILED", "CANCELLED")
+
+    def cancel(self, check: bool) -> None:
+        self.state = "CANCELLED"
 
     def result(self) -> Any:
         from submitit.core.utils import UncompletedJobError
 
-        if self.cluster.lost:
-            self.cluster.lost -= 1
+        if self.state != "COMPLETED":
             raise UncompletedJobError("a\nlong\nstory")
         return pickle.loads(pickle.dumps(self.makes))()
 
 
 class Cluster:
-    """submitit's executor of a made-up cluster that loses the first jobs."""
+    """submitit's executor of a made-up cluster.
 
-    lost = 0
+    At each tick the running jobs of an array end, at most ``array_parallelism`` of them, each in the next state of
+    ``ends``.
+    """
+
     folder = Path("slurm")
+    jobs: dict[str, Handle]
+    arrays: list[tuple[int, list[Handle]]]
+    ends: list[str]
+    most = 0
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        self.handles: list[Handle] = []
         self.parameters: dict[str, Any] = {}
 
     def update_parameters(self, **parameters: Any) -> None:
         self.parameters = parameters
 
     def submit_array(self, makers: list[ClusterRun]) -> list[Handle]:
-        self.handles += [Handle(maker, len(self.handles) + n, self) for n, maker in enumerate(makers)]
-        return self.handles[-len(makers) :]
+        handles = [Handle(maker, str(len(self.jobs) + n)) for n, maker in enumerate(makers)]
+        self.jobs.update({handle.job_id: handle for handle in handles})
+        self.arrays.append((self.parameters["array_parallelism"], handles))
+        return handles
+
+    @classmethod
+    def tick(cls, _: float = 0) -> None:
+        waiting = [[job for job in jobs if job.state == "PENDING"][:most] for most, jobs in cls.arrays]
+        running = [job for jobs in waiting for job in jobs]
+        cls.most = max(cls.most, len(running))
+        for job in running:
+            job.state = cls.ends.pop(0) if cls.ends else "COMPLETED"
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster that answers, and runs that are made up."""
     pytest.importorskip("submitit")
+    for name, value in (("jobs", {}), ("arrays", []), ("ends", []), ("most", 0)):
+        monkeypatch.setattr(Cluster, name, value, raising=False)
     monkeypatch.setattr("submitit.SlurmExecutor", Cluster)
-    monkeypatch.setattr("submitit.SlurmJob", lambda folder, number: Handle(None, int(number), None))
+    monkeypatch.setattr("submitit.SlurmJob", lambda folder, number: Cluster.jobs[number])
     monkeypatch.setattr(launchers, "check_cluster", lambda: None)
     monkeypatch.setattr(launchers, "run", made_up)
+    monkeypatch.setattr(runner, "time", SimpleNamespace(sleep=Cluster.tick, monotonic=time.monotonic))
 
 
 def made_up(made: Job, store: Store, *_: Any) -> dict[str, Any]:
@@ -188,16 +236,61 @@ def test_a_cluster_makes_runs_and_errors_come_back_in_one_line(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize(
-    ("lost", "failures"), [(1, {}), (2, {job("a").key: "job 1 ended without a result (state FAILED); see 1.out"})]
-)
-def test_a_job_that_is_lost_is_resubmitted_once_then_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: int, failures: dict[str, str]
-) -> None:
-    monkeypatch.setattr(Cluster, "lost", lost)
+@pytest.mark.parametrize("state", ["FAILED", "UNKNOWN", "PREEMPTED"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_job_that_is_lost_is_resubmitted_once_then_reported(tmp_path: Path, state: str, times: int) -> None:
+    """Also one that the accounting does not know, or that was preempted and not requeued: nobody would run it again."""
+    Cluster.ends[:] = [state] * times
     launcher = Slurm(Store(tmp_path), 1, 1, {})
-    assert execute(launcher, job("a")).failures == failures
-    assert len(launcher._executor.handles) == 2
+    failures = execute(launcher, job("a")).failures
+    said = {"FAILED": "ended without a result (state FAILED)"}.get(state, f"is lost (state {state})")
+    assert failures == ({job("a").key: f"job 1 {said}; see 1.out"} if times == 2 else {})
+    assert len(Cluster.jobs) == 2
+    if state != "FAILED":
+        assert Cluster.jobs["0"].state == "CANCELLED"  # a job that the cluster has after all makes no second run
+        assert Watcher.num_calls <= Handle.watcher.num_calls <= 2 * (times * launchers.LOOKS + 10)
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("ends", ["UNKNOWN", "PREEMPTED"])
+def test_a_job_that_is_not_known_at_first_is_waited_for(tmp_path: Path, ends: str) -> None:
+    (handle,) = Slurm(Store(tmp_path), 1, 1, {}).submit([job("a")])
+    for state in [*[ends] * (launchers.LOOKS - 1), "PENDING"] * 3:
+        handle.job.state = state
+        assert not handle.done()
+    Cluster.tick()
+    assert handle.done()
+    assert handle.result()["key"] == job("a").key
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_command_that_was_killed_waits_for_its_jobs(tmp_path: Path) -> None:
+    """The second command submits what has no job, waits for the job that is there, and makes again what is lost."""
+    first = Slurm(Store(tmp_path), 2, 1, {})
+    first.submit([job("a"), job("b"), job("c")])
+    Cluster.jobs["0"].state = "FAILED"
+    Cluster.jobs["2"].state = "UNKNOWN"
+    outcome = execute(Slurm(Store(tmp_path), 2, 1, {}), job("a"), job("b"), job("c"), job("d"))
+    assert outcome.records.keys() == {job(name).key for name in "abcd"}
+    makers = [handle.makes.job.label for handle in Cluster.jobs.values()]
+    assert sorted(makers[3:]) == ["a", "c", "d"]
+    assert Cluster.jobs["1"].state == "COMPLETED"
+    assert first.earlier(job("b")) is None
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_cluster_never_runs_more_than_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither beyond the largest array, nor with jobs that die, nor beside those of an earlier command."""
+    monkeypatch.setattr(launchers, "AT_ONCE", 5)
+    jobs = [replace(job("a"), key=f"v2-{number:016}", label=f"a{number}") for number in range(17)]
+    Slurm(Store(tmp_path), 2, 1, {}).submit(jobs[:4])
+    Cluster.ends[:] = ["COMPLETED"] * 3 + ["FAILED", "COMPLETED"] * 2
+    assert len(execute(Slurm(Store(tmp_path), 2, 1, {}), *jobs).records) == 17
+    assert Cluster.most == 2
+    monkeypatch.setattr(Cluster, "most", 0)
+    launcher = Slurm(Store(tmp_path / "more"), 2, 1, {"array_parallelism": 3})
+    assert len(execute(launcher, *jobs).records) == 17
+    assert Cluster.most == 3
 
 
 def test_a_cluster_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.datamodules import DigitsDataModule
 from filtune.experiments.composition import compose
 from filtune.experiments.keys import canonical_form, run_key
 from filtune.experiments.measurements import GradientNorm, base, block_structure
@@ -162,10 +163,13 @@ def test_the_bounds_of_the_theorem_are_measured(tmp_path: Path) -> None:
     assert measured("TheoremBounds", tmp_path / "b", [], **options) == found
 
 
-def test_the_network_of_the_theorem_is_trained(tmp_path: Path) -> None:
+def test_the_network_of_the_theorem_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, setup = [], DigitsDataModule.setup
+    monkeypatch.setattr(DigitsDataModule, "setup", lambda self, stage: built.append(stage) or setup(self, stage))
     (error,) = measured("TwoLayerFit", tmp_path / "a", ["optimizer/adamw_1e-3"], width=16, steps=4).values()
     assert len(error) == 5
     assert error[-1] < error[0]
+    assert built == ["fit"]  # its data is read once
 
 
 def test_the_bounds_of_the_initial_variance_are_measured(tmp_path: Path) -> None:

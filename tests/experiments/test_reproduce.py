@@ -9,6 +9,7 @@ from filtune.experiments import launchers, reproduce
 from filtune.experiments.cells import cells
 from filtune.experiments.records import Store
 from filtune.experiments.tables import load_table
+from filtune.lightning_modules.locks import FolderLock
 
 from tests.experiments.conftest import write_table
 
@@ -172,7 +173,8 @@ def _hold(root, ready, done):
         done.wait(60)
 
 
-def test_two_commands_into_one_folder_are_refused(tmp_path):
+def test_two_commands_into_one_folder_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(FolderLock.acquire, "__defaults__", (0.1,))  # seconds to wait
     context = multiprocessing.get_context("fork")
     ready, done = context.Event(), context.Event()
     other = context.Process(target=_hold, args=(tmp_path, ready, done))

@@ -132,6 +132,19 @@ def test_a_table_has_options_of_runs_alone(option: str, tmp_path: Path) -> None:
         reproduce.main(["loko.table1", "--set", option, f"--root={tmp_path / 'root'}", "--dry-run"])
 
 
+@pytest.mark.parametrize(
+    ("table", "option", "said"),
+    [
+        ("loko.table1", "measurement.points=3", "there is no measurement that could have this option; leave it out"),
+        ("loko.table4", "measurement.widht=3", "no such option; there are decades, grid, ratio, threshold"),
+        ("loko.table1", "data.max_sample=3", "no such option; did you mean max_samples"),
+    ],
+)
+def test_an_option_that_a_cell_does_not_have_is_refused(table: str, option: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"^{table}, [^\n]*: --set {option.partition('=')[0]}: {said}[^\n]*$"):
+        reproduce.main([table, "--set", option, f"--root={tmp_path / 'root'}", "--dry-run"])
+
+
 def test_a_root_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "file", tmp_path / "file" / "below"):

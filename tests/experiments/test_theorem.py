@@ -13,6 +13,7 @@ import torch
 from filtune.experiments.measurements import two_layer
 from filtune.experiments.measurements.theorem import bounds, check_claims, follow, network
 from filtune.experiments.measurements.two_layer import TwoLayer
+from filtune.experiments.streams import build_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -26,7 +27,7 @@ rhos = st.sampled_from((0.0, 1e-4, 1e-2, 1.0))
 @cache
 def digits(samples: int, width: int, seed: int) -> TwoLayer:
     data = {"class_path": "filtune.datamodules.DigitsDataModule", "init_args": {"max_samples": samples}}
-    return network({"data": data}, width, seed)
+    return network(build_data(data, seed), width, seed)
 
 
 class Linear(TwoLayer):

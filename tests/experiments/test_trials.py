@@ -11,10 +11,13 @@ from typing import Any
 import optuna
 import pytest
 from filtune.experiments import launchers, streams, sweep
+from filtune.experiments.cells import Scale
 from filtune.experiments.composition import compose
 from filtune.experiments.estimate import Estimator
 from filtune.experiments.records import Store
-from filtune.experiments.search import Bounds, SearchSpace
+from filtune.experiments.reproduce import keep_manifest
+from filtune.experiments.search import Bounds, SearchSpace, point_values
+from filtune.experiments.tables import load_table
 from filtune.experiments.trial_runs import Sweep, TrialRuns
 from filtune.experiments.trials import ABOUT
 
@@ -118,6 +121,57 @@ def test_a_point_that_was_drawn_before_is_not_run_again(tmp_path: Path) -> None:
     assert len(keys) == len(set(keys)) == 2
     assert len(process.trials.study.trials) == 8
     assert len(process.ranked()) == 2
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_two_that_ask_for_the_last_trial_at_once_leave_the_one_too_many_to_a_longer_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    alone, store = TrialRuns(drawn(sampler, 5), Store(tmp_path / "alone"), None), Store(tmp_path / "shared")
+    points = [alone.take().key for _ in range(5)]
+    first, second = (TrialRuns(drawn(sampler, 3), store, None) for _ in range(2))
+    keys = [first.take().key for _ in range(2)]
+    ask = first.trials.study.ask
+
+    def asked_by_both() -> Any:
+        keys.append(second.take().key)
+        return ask()
+
+    monkeypatch.setattr(first.trials.study, "ask", asked_by_both)
+    assert first.take() is None
+    assert [trial.number for trial in first.trials.study.trials] == [0, 1, 2, 3]
+    assert len(first.trials.trials()) == 3
+    assert len(first.left()) == 1  # the last one, of the second
+    for process in (first, second):
+        process.close()
+    longer = TrialRuns(drawn(sampler, 5), store, None)
+    keys += [longer.take().key for _ in range(5)][3:]
+    assert keys == points
+    assert longer.take() is None
+
+
+def test_two_sweeps_of_one_name_keep_their_results_apart(tmp_path: Path, runs: list[str]) -> None:
+    """Whichever is first has the name, and keeps it."""
+    root, sets = f"--root={tmp_path}", [[], ["--seeds=2"], ["--data.max_samples=90"]]
+    for more in [*sets, *sets]:
+        assert sweep.main([*PARTS, GRID, root, *more]) == 0
+    names = sorted(path.stem for path in (tmp_path / "manifests").iterdir())
+    assert len(names) == 3
+    assert names[0] == "sweep"
+    assert sorted(path.stem for path in tmp_path.glob("*.yaml")) == names
+    store = Store(tmp_path)
+    assert [len(cell) for cell in store.read_manifest("sweep")["cells"].values()] == [1] * 5
+    assert sum(len(keys) for name in names for keys in store.read_manifest(name)["cells"].values()) == 5 + 10 + 5
+
+
+def test_a_sweep_and_a_table_of_one_name_keep_their_results_apart(tmp_path: Path, runs: list[str]) -> None:
+    store, table = Store(tmp_path), load_table("loko.table1")
+    keep_manifest(store, table, Scale(), [], {}, {})
+    assert sweep.main([*PARTS, GRID, f"--root={tmp_path}", "--name=loko.table1"]) == 0
+    assert store.read_manifest("loko.table1")["table"] == "loko.table1"
+    assert sweep.main([*PARTS, GRID, f"--root={tmp_path}", "--name=loko.table2"]) == 0
+    with pytest.raises(ValueError, match=r"^--root [^\n]*: its manifest loko.table2 is of a sweep or another table; "):
+        keep_manifest(store, load_table("loko.table2"), Scale(), [], {}, {})
 
 
 @pytest.mark.parametrize("sampler", ["grid", "tpe"])
@@ -256,6 +310,12 @@ def test_a_point_that_diverges_is_no_best_one(tmp_path: Path) -> None:
         process.settle(job, made_up(job) if "lr=0.1" in job.label else {**made_up(job), "metrics": {}})
     assert process.best({}) == {"optimizer.lr": 0.1}
     assert len(process.trials.trials(optuna.trial.TrialState.PRUNED)) == 4
+
+
+def test_what_was_measured_before_a_run_diverged_is_no_result() -> None:
+    measured = record("a", 0, {"measured_error": 1.0})
+    assert point_values(["a"], {"a": measured}, "measured_error") == [1.0]
+    assert point_values(["a"], {"a": {**measured, "status": "diverged"}}, "measured_error") == []
 
 
 ONE_LINE = "^--storage [^\n]*"

@@ -112,7 +112,7 @@ def test_no_step_waits_between_two_logs(name: str, tmp_path: Path) -> None:
     assert next(module.parameters()).device.type == "cpu"  # the run has given it back
 
 
-@pytest.mark.parametrize("name", ["LoKO", "AdamW"])
+@pytest.mark.parametrize("name", ["LoKO", pytest.param("AdamW", marks=pytest.mark.slow)])
 def test_figures_are_those_of_the_cpu(name: str, tmp_path: Path) -> None:
     """Online metrics and validation agree to rounding."""
     found = []

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -273,9 +274,14 @@ def stream(kind: str, steps: int = 150) -> list[tuple[Tensor, Tensor]]:
 
 
 KINDS = ["regression", "count", "multilabel"]
-CASES = [(name, KINDS[k % 3]) for k, name in enumerate(OPTIMIZERS)]
-CASES += [(name, kind) for name in ("LoKO", "Filtune", "RING", "AdamW") for kind in KINDS if (name, kind) not in CASES]
-"""Every optimizer on one kind, and one of each family on all."""
+CASES: list[Any] = [(name, KINDS[k % 3]) for k, name in enumerate(OPTIMIZERS)]
+CASES += [
+    pytest.param(name, kind, marks=pytest.mark.slow)
+    for name in ("LoKO", "Filtune", "RING", "AdamW")
+    for kind in KINDS
+    if (name, kind) not in CASES
+]
+"""Every optimizer on one kind, and one of each family on all, which is slow."""
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)

@@ -42,11 +42,11 @@ def test_its_mean_is_one_where_the_filter_is_right() -> None:
     assert float(mean) == pytest.approx(1, rel=1e-12)
 
 
-def test_the_window_is_a_ring_and_nothing_in_it_is_out_of_bounds() -> None:
-    values = torch.ones(3)
-    for step, value in enumerate((2.0, torch.inf, torch.nan, 4.0)):
+def test_the_window_is_a_ring_of_finite_values_within_bounds() -> None:
+    values = torch.tensor([5.0, 6.0, 7.0])
+    for step, value in enumerate((2.0, torch.inf, torch.nan, 1e9)):
         values = remember(values, torch.tensor(step), torch.tensor(value, dtype=torch.float64))
-    assert values.tolist() == [4.0, MOST, MOST]
+    assert values.tolist() == [MOST, 6.0, 7.0]
 
 
 def watched(model: nn.Module, **options: object) -> Filtune:

@@ -37,9 +37,16 @@ def exceedance(values: np.ndarray, probabilities: np.ndarray, high: float, runs:
     return float((total / len(values) > high).mean())
 
 
-@pytest.mark.parametrize("uncertain", [0.0, 2.0])
-@pytest.mark.parametrize("confidence", [0.6, 0.9, 0.95, 0.99, 0.999999])
-@pytest.mark.parametrize("m", [2, 4])
+# every confidence with few classes and with many, with and without uncertainty; the other half is slow
+@pytest.mark.parametrize(
+    ("m", "confidence", "uncertain"),
+    [
+        pytest.param(m, confidence, uncertain, marks=() if (m == 2) == (uncertain == 0) else pytest.mark.slow)
+        for m in (2, 4)
+        for confidence in (0.6, 0.9, 0.95, 0.99, 0.999999)
+        for uncertain in (0.0, 2.0)
+    ],
+)
 def test_the_level_of_classes(m: int, confidence: float, uncertain: float) -> None:
     """Windows of samples whose confidence is near this one; labels come from the predictive distribution.
 
@@ -187,9 +194,15 @@ def test_batches_of_classes_raise_no_alarm(B: int, confidence: float) -> None:
     assert abs(np.mean(values) - mean) <= 4 * math.sqrt(variance / len(values))  # four standard errors
 
 
-@pytest.mark.parametrize("top_k", [1, 2])
-@pytest.mark.parametrize("uncertain", [0.0, 0.5, 4.0, 100.0])
-@pytest.mark.parametrize("confidence", [0.3, 0.99])
+@pytest.mark.parametrize(
+    ("confidence", "uncertain", "top_k"),
+    [
+        pytest.param(confidence, uncertain, top_k, marks=() if (top_k == 1) == (i % 2 == j) else pytest.mark.slow)
+        for j, confidence in enumerate((0.3, 0.99))
+        for i, uncertain in enumerate((0.0, 0.5, 4.0, 100.0))
+        for top_k in (1, 2)
+    ],
+)
 def test_with_top_k_the_level_does_not_depend_on_the_label_that_is_distinguished(
     confidence: float, uncertain: float, top_k: int
 ) -> None:

@@ -170,7 +170,7 @@ def test_a_stream_that_stays_is_learnt_as_without_it() -> None:
     assert "changes" not in plain.stats
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_classes_under_new_names_are_learnt_sooner(seed: int) -> None:
     mistakes = {}
     for renew in (0.0, 100.0):

@@ -121,7 +121,7 @@ def test_one_that_learns_is_left_alone(rule: Any) -> None:
     assert recent.accuracy > 0.5
 
 
-@pytest.mark.parametrize("classes", [2, 5, 50])
+@pytest.mark.parametrize("classes", [2, pytest.param(5, marks=pytest.mark.slow), 50])
 def test_labels_without_meaning_are_no_failure(classes: int) -> None:
     """A filter that learns nothing because there is nothing to learn stays near chance, and is not accused."""
     torch.manual_seed(0)

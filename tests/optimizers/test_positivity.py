@@ -10,10 +10,11 @@ from filtune.optimizers import Categorical, Gaussian, LoKO
 from filtune.optimizers.kalman.state import FILTER
 from torch import Tensor, nn
 
+from tests.conftest import EXAMPLES
 from tests.optimizers.models import FEATURES, drive, labels, mlp
 from tests.optimizers.reference import flat
 
-CASES, STEPS = 300, 4
+CASES, STEPS = 4 * EXAMPLES, 4
 
 
 class Affine(nn.Module):

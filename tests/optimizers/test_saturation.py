@@ -9,6 +9,7 @@ hundreds of repetitions. It is no cure for ever: without process noise R goes on
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ class Outcome(NamedTuple):
     p_min: float
 
 
+@functools.cache
 def one_label_stream(observation: str, m: int, dtype: str, noise: str, repeats: int) -> Outcome:
     """Label 0 over and over at one input, then label 1."""
     floating = torch.float64 if dtype == "float64" else torch.float32
@@ -58,7 +60,7 @@ def test_known_limit_probabilities_hardly_move(m: int, noise: str, dtype: str) -
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_two_classes_observed_as_logits_turn_round(dtype: str) -> None:
-    outcome = one_label_stream("logits", 2, dtype, "ema-2", repeats=300)
+    outcome = one_label_stream("logits", 2, dtype, "ema-2", 300)
     assert outcome.moved > 0.1
     assert outcome.turned
 
@@ -66,9 +68,7 @@ def test_two_classes_observed_as_logits_turn_round(dtype: str) -> None:
 @pytest.mark.parametrize(("m", "settled"), [(2, 1 / (1 + math.exp(2))), (4, 1 / (3 + math.e))])
 def test_logits_settle_at_their_target(m: int, settled: float) -> None:
     """softmax of the target: a difference of 2, or the one-hot vector."""
-    assert one_label_stream("logits", m, "float64", "ema-2", repeats=300).probability == pytest.approx(
-        settled, rel=1e-2
-    )
+    assert one_label_stream("logits", m, "float64", "ema-2", 300).probability == pytest.approx(settled, rel=1e-2)
 
 
 @pytest.mark.parametrize(("m", "noise"), [(2, "ema-1"), (4, "ema-2")])

@@ -191,3 +191,32 @@ def test_derivatives_whose_squares_overflow_do_not_set_it() -> None:
     drive(optimizer, model, Categorical, [(1e25 * x.float(), y)])
     assert not optimizer.filter["prior_initialized"]
     assert all(bool((v > 0).all()) for v in optimizer.variance())
+
+
+@pytest.mark.parametrize("zero_head", [False, True])
+def test_a_matrix_that_closes_an_adapter_has_a_wider_prior(zero_head: bool) -> None:
+    """Three times what its sensitivity gives, and nothing else is wider: no lora_A, and no head that starts at zero."""
+    found = {}
+    for scale in (1.0, 3.0):
+        model = Adapted(adapted_head=False).double()
+        model.head.requires_grad_(True)
+        if zero_head:
+            torch.nn.init.zeros_(model.head.weight)
+        params = [*model.lora.parameters(), *model.head.parameters()]
+        optimizer = Filtune(params, adapter_scale=scale, dtype="float64").attach(model)
+        drive(optimizer, model, Categorical, labels(1, 1, 3))
+        prior = 1 / optimizer.filter["precision"]  # what the sample has added is in the rows of low rank
+        found[scale] = [part.clone() for part in prior.split([param.numel() for param in params])]
+    ratios = [wide / narrow for wide, narrow in zip(found[3.0], found[1.0], strict=True)]
+    for ratio, expected in zip(ratios, (1, 3, 1, 1), strict=True):
+        assert relative(ratio, torch.full_like(ratio, expected)) <= 1e-13
+    assert float(found[3.0][0][0]) == pytest.approx(0.05)
+
+
+def test_a_group_with_a_constant_prior_is_not_widened() -> None:
+    model = Adapted(adapted_head=False).double()
+    groups = [{"params": [model.lora[0]]}, {"params": [model.lora[1]], "p0": 0.7, "p0_init": "constant"}]
+    optimizer = Filtune(groups, dtype="float64").attach(model)
+    drive(optimizer, model, Categorical, labels(1, 1, 3))
+    variance = 1 / optimizer.filter["precision"][model.lora[0].numel() :]
+    assert relative(variance, torch.full_like(variance, 0.7)) <= 1e-13

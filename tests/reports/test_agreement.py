@@ -33,7 +33,7 @@ def test_method_against_adamw_and_the_best_of_a_column(
 ) -> None:
     found = section(own, loko, adamw)  # published, LoKO wins in column a by 5
     claim = found.claims["loko", "a/online_accuracy"]
-    winner = found.winner(found.leaves[0])
+    winner = found.winners.get(found.leaves[0].key)
     assert claim.verdict is verdict
     assert claim.published == pytest.approx(5.0)
     assert not claim.noisy
@@ -46,7 +46,7 @@ def test_where_the_paper_says_that_adamw_wins_so_must_ours(own: Path) -> None:
     made = {"loko/b": runs("loko/b", [60.0, 61.5, 62.0]), "adamw/b": runs("adamw/b", [70.0, 71.0, 72.5])}
     manifest(own, "own.table", made)  # published, AdamW wins in column b by 4
     found = assemble([own], []).sections[0]
-    winner = found.winner(found.leaves[1])
+    winner = found.winners.get(found.leaves[1].key)
     assert found.claims["loko", "b/online_accuracy"].verdict is Agreement.AGREES
     assert winner
     assert (winner.ours, winner.verdict) == ("adamw", Agreement.AGREES)

@@ -22,7 +22,7 @@ def test_a_half_written_record_is_named_and_its_seed_left_out(own: Path) -> None
     (line,) = document.left_out
     assert line.startswith(f"{broken}: damaged or cut short, no JSON")
     assert line.endswith(": left out")
-    assert list(document.sections[0].cells["loko", "a/online_accuracy"].point.values) == [0, 2]
+    assert list(document.sections[0].cells["loko", "a/online_accuracy"].values) == [0, 2]
 
 
 def test_a_newer_format_is_named_and_left_out(own: Path) -> None:
@@ -96,4 +96,4 @@ def test_roots_are_joined_seed_by_seed(own: Path) -> None:
     manifest(own.parent / "more", "own.table", {"loko/a": {1: made[1], 2: made[2]}})
     sections = assemble([own, own.parent / "more"], []).sections
     assert len(sections) == 1
-    assert list(sections[0].cells["loko", "a/online_accuracy"].point.values) == [0, 1, 2]
+    assert list(sections[0].cells["loko", "a/online_accuracy"].values) == [0, 1, 2]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from filtune.reports.curves import mean_band, tag_of
-from filtune.reports.formatting import distinct_looks, looks
 
 from tests.reports.factory import record
 
@@ -55,18 +54,3 @@ def test_what_a_panel_shows() -> None:
     assert tag_of("online/l1", "online_accuracy", runs) == "online/loss"
     assert tag_of("metric", "val_matthews", [curve([1], [1.0], "val/matthews")]) == "val/matthews"
     assert tag_of("online/accuracy", "", runs) is None
-
-
-def test_a_row_has_the_papers_colour_and_a_stroke_of_its_kind() -> None:
-    rows = [
-        ("loko", "loko", "paper"),
-        ("adamw", "adamw", "paper"),
-        ("tuned", "adamw_1e-3", "tuned"),
-        ("dora", "loko", "paper"),
-    ]
-    found = looks(rows)
-    assert found["tuned"].colour == found["adamw"].colour
-    assert found["tuned"].stroke != found["adamw"].stroke
-    assert found["dora"].colour != found["loko"].colour
-    apart = distinct_looks([str(i) for i in range(30)])
-    assert len({(look.colour, look.stroke) for look in apart.values()}) == 30

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from filtune.reports.figures import FigurePlan, Line, draw_figure
-from filtune.reports.formatting import distinct_looks
+from filtune.reports.plots import distinct_looks
 
 from tests.reports.factory import record
 

@@ -11,16 +11,11 @@ import pytest
 from filtune.experiments.escaping import escape_markdown
 from filtune.experiments.tables import load_table, table_names
 from filtune.reports import formatting
-from filtune.reports.document import (
-    assemble,
-    escape_tex,
-    figure_plans,
-    render_html,
-    render_latex,
-    render_markdown,
-)
+from filtune.reports.document import assemble, figure_plans
+from filtune.reports.rendering import render_html, render_latex, render_markdown
 from filtune.reports.report import write_report
 from filtune.reports.statistics import MeanStd
+from filtune.reports.styled import escape_tex
 from rich.console import Console
 
 from tests.reports.factory import manifest, own_table, runs, whole_table
@@ -83,8 +78,8 @@ def check_md(text: str) -> None:
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert rows
     for before, line in itertools.pairwise(rows):
-        if line.startswith("|---"):
-            assert line.count("---|") == len(re.findall(r"(?<!\\)\|", before)) - 1
+        if line.startswith("| ---"):
+            assert line.count("--- |") + line.count("---: |") == len(re.findall(r"(?<!\\)\|", before)) - 1
 
 
 def check_page(text: str) -> None:

@@ -49,7 +49,7 @@ def test_a_sweep_is_sorted_by_its_metric(tmp_path: Path) -> None:
     made["lr=0.4"] = {0: record(key_of("bad"), 0, {}, status="diverged")}
     manifest(tmp_path, None, made, sweep={"grid": {"optimizer.lr": [0.1, 0.2, 0.3, 0.4]}, "metric": "val_accuracy"})
     (listing,) = assemble([tmp_path], []).listings
-    assert [entry.label for entry in listing.entries] == ["lr=0.2", "lr=0.3", "lr=0.1", "lr=0.4"]
+    assert [entry.name for entry in listing.entries] == ["lr=0.2", "lr=0.3", "lr=0.1", "lr=0.4"]
     main([str(tmp_path), "--output", str(tmp_path / "out")])
     text = (tmp_path / "out" / "index.html").read_text()
     check_page(text)
@@ -63,7 +63,7 @@ def test_of_a_halved_sweep_the_longest_runs_come_first(tmp_path: Path) -> None:
         for n, score in ((100, 90.0), (300, 80.0))
     }
     manifest(tmp_path, None, made, sweep={"metric": "val_accuracy", "halving": 3})
-    assert next(entry.label for entry in assemble([tmp_path], []).listings[0].entries) == "lr=1, 300 samples"
+    assert next(entry.name for entry in assemble([tmp_path], []).listings[0].entries) == "lr=1, 300 samples"
 
 
 def test_runs_of_fit_are_grouped_by_all_that_shapes_them(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_runs_of_fit_are_grouped_by_all_that_shapes_them(tmp_path: Path) -> None
     make_run(tmp_path / "runs" / "d", finished=False)
     document = assemble([tmp_path / "runs"], [])
     (listing,) = document.listings
-    assert {entry.label: len(entry.records) for entry in listing.entries} == {
+    assert {entry.name: len(entry.records) for entry in listing.entries} == {
         "AdamW lr=0.1": 2,
         "AdamW lr=0.2": 1,
         "LoKO": 1,

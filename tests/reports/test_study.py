@@ -14,11 +14,11 @@ import yaml
 from filtune.experiments.archive import Archive
 from filtune.experiments.tables import load_table
 from filtune.reports import report
+from filtune.reports.seed_runs import best_runs
 from filtune.reports.statistics import seed_differences
 from filtune.reports.study import (
     Method,
     RecoveryRule,
-    best_method,
     compare_streams,
     convergence_shares,
     recovery_rules,
@@ -174,7 +174,7 @@ def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_best_has_the_best_mean_of_those_with_the_most_seeds(values: list[list[float]], loss: bool) -> None:
     metric = "val_loss" if loss else "val_accuracy"
     methods = [Method(f"row/a/{i}", runs(str(i), found, metric)) for i, found in enumerate(values)]
-    best, most = best_method(methods, metric), max(map(len, values), default=0)
+    best, most = best_runs(methods, metric), max(map(len, values), default=0)
     means = [sum(found) / most for found in values if most and len(found) == most]
     if best is None or not means:
         assert (best, means) == (None, [])

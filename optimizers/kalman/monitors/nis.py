@@ -84,11 +84,12 @@ class NIS(Monitor):
         value = normalised_innovation_squared(innovation, HPH, W)
         value, expected = judge(self._observation, innovation, HPH, value, W)
         self._observation = None
-        state["nis"] = remember(state["nis"], state["steps"], value)
+        counted = value.isfinite() & expected.sum().isfinite()
+        state["nis"] = remember(state["nis"], state["steps"], torch.where(counted, value, torch.nan))
         position = (state["steps"] % self.window).view(1)
         before = state["nis_cumulants"]
         after = before.index_copy(1, position, expected.to(before.dtype).unsqueeze(1))
-        state["nis_cumulants"] = torch.where(expected.sum().isfinite(), after, before)
+        state["nis_cumulants"] = torch.where(counted, after, before)
         state["alarm"] = state["nis"].mean() > interval(state["nis_cumulants"])[1]
 
     def stats(self, state: State, innovation: Innovation) -> dict[str, Tensor]:
@@ -214,9 +215,13 @@ def _unclassified_cumulants(observation: Observation, innovation: Innovation) ->
 
 
 def remember(values: Tensor, step: Tensor, value: Tensor) -> Tensor:
-    """Return the window (w,) with the value of step number ``step`` in place of the oldest."""
+    """Return the window (w,) with the value of step number ``step`` in place of the oldest.
+
+    A value that is not finite is left out: such a step corrects nothing, and is counted by ``nonfinite_steps``.
+    """
     position = (step % len(values)).view(1)
-    return values.index_copy(0, position, value.nan_to_num(MOST).clamp_max(MOST).to(values.dtype).view(1))
+    value = torch.where(value.isfinite(), value.clamp_max(MOST).to(values.dtype), values[position].squeeze(0))
+    return values.index_copy(0, position, value.view(1))
 
 
 def interval(cumulants: Tensor) -> tuple[Tensor, Tensor]:

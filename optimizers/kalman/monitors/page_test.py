@@ -79,8 +79,8 @@ class HeadReset(Monitor):
         return torch.cat([values[stretch] for stretch in self.head])
 
     def stats(self, state: State, innovation: Innovation) -> dict[str, Tensor]:
-        """Return the number of drifts detected."""
-        return {"changes": state["changes"].clone()}
+        """Return the test's statistic in nats, and the number of drifts detected."""
+        return {"page": state["page"].clone(), "changes": state["changes"].clone()}
 
 
 def start(like: Tensor) -> State:

@@ -1,0 +1,119 @@
+"""The tables of a report as frames of texts: ours beside the published, the order of the methods, listings, seeds.
+
+The texts of cells are of macros, ``macros.LANGUAGE.j2``, one file a language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from filtune.experiments.estimate import format_duration
+from filtune.experiments.records import Record
+from filtune.experiments.tables import Row
+
+from .cells import CellResult
+from .formatting import CROSS, DASH, format_difference, format_mean_std, format_metric, metric_title
+from .listings import Entry, Listing
+from .sections import Section
+from .styled import Markup, text_frame
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+HEADINGS = {
+    "paper": "The paper's methods",
+    "tuned": "Tuned baselines (ours, not in the paper)",
+    "ours": "Further methods (ours, not in the paper's table)",
+}
+
+
+def section_frame(section: Section, words: Any) -> DataFrame:
+    """Return the table of a section, with a heading above the rows of each kind where the language has one.
+
+    Args:
+        section: The section.
+        words: Macros of the language.
+    """
+    leaves, rows = section.columns(), []
+    best = {leaf.key: (section.best(leaf, False), section.best(leaf, True)) for leaf in leaves}
+
+    def texts(row: Row, macro: Any) -> list[str]:
+        cells = [(leaf, section.cells.get((row.name, leaf.key))) for leaf in leaves]
+        return [
+            macro(section, row, leaf, cell, *(row.name in names for names in best[leaf.key])) if cell else ""
+            for leaf, cell in cells
+        ]
+
+    for kind, heading in HEADINGS.items():
+        found = section.rows(kind)
+        if found and (text := words.heading(kind, heading, bool(rows))):
+            rows.append((text, [""] * len(leaves)))
+        for row in found:
+            rows.append((words.row_head(section, row), texts(row, words.cell)))
+            if kind == "paper" and hasattr(words, "published"):  # on a line of its own
+                rows.append(("", texts(row, words.published)))
+    return text_frame(words.corner(section), [words.column_head(section, leaf) for leaf in leaves], rows)
+
+
+def order_frame(section: Section, words: Any) -> DataFrame:
+    """Return the table of the order of the methods: the best of a column, and each method against AdamW."""
+    leaves = section.ordered()
+
+    def claim(row: Row, key: str, metric: str) -> str:
+        found = section.claims.get((row.name, key))
+        if not found:
+            return ""
+        published, ours = (format_difference(value, metric) for value in (found.published, found.ours))
+        if section.timed:
+            ours, published = (f"{ratio:.2f}{CROSS}" for ratio in section.cells[row.name, key].ratio)
+        return words.claim(found, published, ours)
+
+    winners = [section.winners.get(leaf.key) for leaf in leaves]
+    rows = [("best of the column", [words.winner(section, winner) if winner else "" for winner in winners])]
+    rows += [
+        (words.row_head(section, row), [claim(row, leaf.key, leaf.metric) for leaf in leaves])
+        for row in filter(section.claimed, section.rows("paper"))
+    ]
+    return text_frame("against AdamW", [words.column_head(section, leaf) for leaf in leaves], rows)
+
+
+def listing_frame(listing: Listing, words: Any, markup: Markup) -> DataFrame:
+    """Return the table of the configurations of a listing: their seeds and metrics, the best of a column in bold."""
+    best = {metric: listing.best(metric) for metric in listing.metrics}
+
+    def shown(entry: Entry, metric: str) -> str:
+        sample = entry.sample(metric)
+        if sample is None and not any(record["status"] == "finished" for record in entry.records.values()):
+            return "diverged" if entry.records else "not run"
+        return markup.strong(format_mean_std(sample, metric), sample is not None and sample.mean == best[metric])
+
+    rows = (
+        (words.entry_head(listing, entry, number), [str(len(entry.records)), *(shown(entry, m) for m in best)])
+        for number, entry in enumerate(listing.entries, 1)
+    )
+    titles = {metric: markup.escape(metric_title(metric)) for metric in best}
+    return text_frame(f"sorted by {titles[listing.metric]}", ["seeds", *titles.values()], rows)
+
+
+def seeds_frame(records: Mapping[int, Record], values: Mapping[int, float], metric: str, markup: Markup) -> DataFrame:
+    """Return the table of the runs of a cell, seed by seed."""
+
+    def texts(seed: int, record: Record) -> list[str]:
+        value = "diverged" if record["status"] == "diverged" else format_metric(values.get(seed), metric)
+        sizes = [f"{record[size]:,}" if record.get(size) else DASH for size in ("samples", "steps")]
+        return [value, *sizes, format_duration(record["times"].get("wall_seconds") or None) or DASH]
+
+    heads = [markup.escape(metric_title(metric)), "samples", "steps", "time"]
+    return text_frame("seed", heads, ((str(seed), texts(seed, record)) for seed, record in records.items()))
+
+
+def points_frame(cell: CellResult, metric: str, markup: Markup) -> DataFrame:
+    """Return the table of the points of a cell's grid, the chosen one in bold."""
+    rows = []
+    for point in cell.points:
+        sample = point.sample(metric)
+        text = "diverged" if point.diverged and not sample else format_mean_std(sample, metric)
+        bold = markup.strong(text, point.name == cell.point.name)
+        rows.append((markup.escape(point.name), [bold, str(len(point.values(metric)))]))
+    return text_frame("setting", [markup.escape(metric_title(metric)), "seeds"], rows)

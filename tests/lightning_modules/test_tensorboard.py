@@ -1,0 +1,79 @@
+"""TensorBoard's page: descriptions of all scalars, curves of several points, and progress without a terminal."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from filtune.lightning_modules import tensorboard
+from filtune.lightning_modules.callbacks import ProgressLines, Validations
+from filtune.lightning_modules.scores import ProbabilityScores
+from filtune.optimizers.likelihoods.base import REGISTRY
+
+from ..optimizers.rules import RULES, Scaled, take_steps
+
+
+def test_all_scalars_have_a_description() -> None:
+    """Of every optimizer with its monitors, of every kind of task, and of the scores of probabilities."""
+    names = {"lr", "online/loss", "val/loss", "online/l1", "online/nonfinite_samples", "val/forgetting"}
+    for name, rule in RULES.items():
+        model = Scaled()
+        options = {"nis_window": 5, "head_reset_scale": 2.0} if name == "Filtune" else {}
+        optimizer = rule(model.parameters(), **options)
+        take_steps(optimizer.attach(model), model, 2)
+        names |= {f"stats/{figure}" for figure in optimizer.stats}
+    for likelihood in REGISTRY.values():
+        names |= {f"{prefix}{metric}" for metric in likelihood.metrics(7) for prefix in ("online/", "val/", "test/")}
+    names |= {*ProbabilityScores().compute("online/"), *ProbabilityScores().compute("online/predictive_")}
+    first = {*tensorboard.GROUPS.values()}
+    lacking = sorted(name for name in names if tensorboard.description(name) in {"", *first})
+    assert not lacking
+    assert tensorboard.description("val/accuracy_2").endswith("Accuracy on segment 2 of the stream, in percent.")
+    assert not tensorboard.description("my/figure")
+
+
+def trainer_of(train_rows: int, val_rows: int, batch_size: int = 1, **options: Any) -> Any:
+    data = SimpleNamespace(sizes={"train_rows": train_rows, "val_rows": val_rows}, batch_size=batch_size)
+    defaults = {"max_epochs": 1, "fast_dev_run": 0, "limit_train_batches": 1.0, "limit_val_batches": 1.0}
+    return SimpleNamespace(datamodule=data, val_check_interval=1.0, **{**defaults, **options})
+
+
+@pytest.mark.parametrize(
+    ("count", "trainer", "steps"),
+    [
+        (None, trainer_of(1500, 297), 300),  # five
+        (None, trainer_of(1000, 872), 500),  # two score at most twice the stream
+        (None, trainer_of(300, 10_000), 300),
+        (None, trainer_of(100, 0), 20),
+        (None, trainer_of(1500, 297, max_epochs=3), 1500),  # one a pass
+        (None, trainer_of(1500, 297, limit_val_batches=0), 1500),
+        (4, trainer_of(61, 40), 16),
+        (4, trainer_of(61, 40, batch_size=32), 1),
+        (1, trainer_of(1500, 297), 1500),
+    ],
+)
+def test_validations_are_spread_over_the_stream(count: int | None, trainer: Any, steps: int) -> None:
+    Validations(count, is_chosen=False).setup(trainer, None, "fit")  # type: ignore[arg-type]
+    batches = -(-trainer.datamodule.sizes["train_rows"] // trainer.datamodule.batch_size)
+    assert int(batches * trainer.val_check_interval) == steps
+
+
+@pytest.mark.parametrize(("count", "is_chosen", "message"), [(0, False, "at least 1"), (2, True, "leave one of them")])
+def test_validations_that_cannot_be(count: int, is_chosen: bool, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^run.validations: .*{message}"):
+        Validations(count, is_chosen)
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 30.0, 60.0, 90.0, 120.0])
+    monkeypatch.setattr("filtune.lightning_modules.callbacks.training.time.monotonic", lambda: next(clock))
+    lines = ProgressLines()
+    trainer: Any = SimpleNamespace(global_step=0, estimated_stepping_batches=10, training=False)
+    lines.on_train_start(trainer, None)  # type: ignore[arg-type]
+    for step in range(1, 5):
+        trainer.global_step = step
+        lines.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
+    assert capsys.readouterr().out.splitlines() == ["step 2 of 10, 4 min left", "step 4 of 10, 3 min left"]
