@@ -26,9 +26,9 @@ class FinalFigures(pl.Callback):
             curves = {"softmax": online.scores.bins}
             if online.predictive.samples():
                 curves["posterior predictive"] = online.predictive.bins
-            figures["reliability"] = reliability_diagram(curves)
+            figures["online/reliability"] = reliability_diagram(curves)
         if pl_module.last_confusion is not None:
-            figures["confusion"] = confusion_figure(pl_module.last_confusion, pl_module.task.classes)
+            figures["val/confusion"] = confusion_figure(pl_module.last_confusion, pl_module.task.classes)
         for writer in writers:
             for name, pixels in figures.items():
                 writer.add_image(name, pixels, trainer.global_step, dataformats="HWC")

@@ -22,7 +22,7 @@ LAYOUT = {
         "innovation squared, normalised": ["Margin", ["stats/nis", "stats/nis_low", "stats/nis_high"]],
         "state variance": ["Multiline", ["stats/variance_mean", "stats/variance_min"]],
     },
-    "first order": {"gradient": ["Multiline", ["stats/grad_norm"]], "learning rate": ["Multiline", ["lr"]]},
+    "first order": {"gradient": ["Multiline", ["stats/grad_norm"]], "learning rate": ["Multiline", ["stats/lr"]]},
 }
 """Charts under CUSTOM SCALARS; each overlays all runs that are selected."""
 
@@ -69,6 +69,7 @@ STATS = {
     "changes": "Changes of the stream detected so far, at each of which the last layer's covariance was reset.",
     "rows": "Rows of the Jacobian in this step.",
     "row_error": "Squared part of the residual in the directions that were left out.",
+    "lr": "Learning rate of this step.",
     "grad_norm": "Norm of the gradient of the batch.",
     "sharpness": "Loss at the perturbed point less the loss at the parameters.",
     "kl": "Kullback-Leibler divergence of the step, by its quadratic approximation.",
@@ -100,8 +101,6 @@ def description(name: str) -> str:
     Args:
         name: The scalar's name, such as ``online/accuracy``.
     """
-    if name == "lr":
-        return "Learning rate of this step."
     if name.startswith("stats/"):
         return STATS.get(name.removeprefix("stats/"), "")
     for prefix, sentence in GROUPS.items():
@@ -116,9 +115,10 @@ def description(name: str) -> str:
 class RunLogger(TensorBoardLogger):
     """TensorBoard's logger of a run's own folder.
 
-    It differs from Lightning's in three ways: each scalar has a description; the number of the epoch, one point of a
-    stream, gets no chart; and the hyper-parameters stand beside the last values of the curves, so that final results
-    need no charts of one point either.
+    It differs from Lightning's in three ways: each scalar has a description; the page that opens first begins with the
+    online metrics, for the learning rate stands among the diagnostics and the number of the epoch, one point of a
+    stream, is left out; and the hyper-parameters stand beside the last values of the curves, so that final results need
+    no charts of one point either.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -128,7 +128,8 @@ class RunLogger(TensorBoardLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         """Write scalars, the first value of each with its description."""
-        metrics = {name: value for name, value in metrics.items() if name != "epoch"}
+        renamed = {"lr": "stats/lr"}
+        metrics = {renamed.get(name, name): value for name, value in metrics.items() if name != "epoch"}
         first = {name: value for name, value in metrics.items() if name not in self._described and description(name)}
         for name, value in first.items():
             self._write_described(name, float(value), step)

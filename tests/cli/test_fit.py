@@ -109,7 +109,7 @@ def test_learning_rate_is_logged(tmp_path: Path) -> None:
     fit(tmp_path, *DIGITS, *SHORT, "--config", "optimizer/adamw")
     events = EventAccumulator(str(only_run(tmp_path)))
     events.Reload()
-    rates = [event.value for event in events.Scalars("lr")]
+    rates = [event.value for event in events.Scalars("stats/lr")]
     assert rates == pytest.approx([1e-4 * 40 / 60, 1e-4 * 20 / 60, 0, 0], abs=1e-9)
 
 

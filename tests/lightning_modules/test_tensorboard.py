@@ -16,7 +16,7 @@ from ..optimizers.rules import RULES, Scaled, take_steps
 
 def test_all_scalars_have_a_description() -> None:
     """Of every optimizer with its monitors, of every kind of task, and of the scores of probabilities."""
-    names = {"lr", "online/loss", "val/loss", "online/l1", "online/nonfinite_samples", "val/forgetting"}
+    names = {"stats/lr", "online/loss", "val/loss", "online/l1", "online/nonfinite_samples", "val/forgetting"}
     for name, rule in RULES.items():
         model = Scaled()
         options = {"nis_window": 5, "head_reset_scale": 2.0} if name == "Filtune" else {}
