@@ -7,13 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from filtune.lightning_modules.integrity import read_json
+from typing import Any, Literal
 
 from . import tables
-from .fields import manifest_fault, record_fault
-from .records import PACKED, Manifest, Record, translate_record, unpack
+from .records import PACKED, Manifest, Record, read_stored, translate_record, unpack
 from .tables import Table
 
 
@@ -101,18 +98,12 @@ class Archive:
         for name, manifest in manifests.items():
             self._add(path, manifest, name)
 
-    def _read(self, path: Path, kind: str) -> dict[str, Any] | None:
+    def _read(self, path: Path, kind: Literal["record", "manifest"]) -> dict[str, Any] | None:
         try:
-            content = read_json(path)
+            return read_stored(path, kind)
         except (ValueError, OSError) as error:
             self.leave_out(error)
             return None
-        fault = (record_fault if kind == "record" else manifest_fault)(content)
-        if not fault and kind == "record" and content["key"] != path.stem.partition("~")[0]:
-            fault = f"it is the record of {content['key']}"
-        if fault:
-            self.leave_out(f"{path}: damaged, or no {kind}: {fault}")
-        return None if fault else content
 
     def _add(self, path: Path, manifest: Manifest, name: str = "") -> None:
         if manifest.get("table") is None:

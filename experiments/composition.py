@@ -364,8 +364,8 @@ def data_options(section: Any) -> Iterator[Config]:
             yield from data_options(stream)
 
 
-def parse_options(pairs: Sequence[str], option: str) -> dict[str, Any]:
-    """Return values by dotted key from ``KEY=VALUE``.
+def parse_options(pairs: Sequence[str], option: str, example: str = "data.max_samples=1000") -> dict[str, Any]:
+    """Return values by key from ``KEY=VALUE``.
 
     Raises:
         ValueError: If there is no equals sign.
@@ -374,7 +374,7 @@ def parse_options(pairs: Sequence[str], option: str) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise ValueError(f"{option} {pair}: is to be KEY=VALUE, such as {option} data.max_samples=1000")
+            raise ValueError(f"{option} {pair}: is to be KEY=VALUE, such as {option} {example}")
         parsed[key.strip()] = parse_value(value.strip())
     return parsed
 

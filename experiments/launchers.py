@@ -21,9 +21,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from filtune.lightning_modules.atomic import atomic_write
-from filtune.lightning_modules.yaml_loader import parse_value
 
-from .composition import lookup
+from .composition import lookup, parse_options
 from .records import Record, Store
 from .runs import Job, RunDied, RunError, run, worker_environment
 
@@ -39,12 +38,12 @@ AT_ONCE = 1000
 REQUEUES = 100
 """Times a job is requeued that ran out of time; it resumes from its checkpoint."""
 
-LOOKS = 20
-"""Looks at the cluster's accounting after which a job that it does not know, or has preempted, is lost. submitit looks
-again after half of the time that has passed, at most every 10 minutes: all in all for about an hour and a half."""
+QUERIES = 20
+"""Queries of the cluster's accounting (``sacct``) after which a job in one of the states ``LOST`` is lost. submitit
+repeats a query after half of the time that has passed, at the latest after 10 minutes: in all about 90 minutes."""
 
 LOST = ("UNKNOWN", "PREEMPTED")
-"""States of a job that nobody will run again if they last; submitit waits for such a job for ever."""
+"""States in which a job is lost if they last: submitit alone would wait without end."""
 
 
 class Launcher(ABC):
@@ -267,13 +266,13 @@ class ClusterJob:
         self._known = job.watcher.num_calls
 
     def done(self) -> bool:
-        """Return whether the job is done, or lost: not known, or preempted and not requeued, at all of the looks."""
+        """Return whether the job is done or lost: unknown, or preempted without a requeue, at ``QUERIES`` queries."""
         return self.job.done() or self._is_lost()
 
     def _is_lost(self) -> bool:
         if self._state("cache") not in LOST:
             self._known = self.job.watcher.num_calls
-        return self.job.watcher.num_calls - self._known >= LOOKS
+        return self.job.watcher.num_calls - self._known >= QUERIES
 
     def _state(self, mode: str = "standard") -> str:
         return self.job.watcher.get_state(self.job.job_id, mode=mode).split()[0]
@@ -365,10 +364,4 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: If one is not of that form.
     """
-    found = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not key or not equals or not value:
-            raise ValueError(f"--slurm {pair}: is to be KEY=VALUE, such as partition=gpu or time=120")
-        found[key.replace("-", "_")] = parse_value(value)
-    return found
+    return {key.replace("-", "_"): value for key, value in parse_options(pairs, "--slurm", "time=120").items()}

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filtune.lightning_modules.atomic import atomic_write, sweep_folder
 from filtune.lightning_modules.integrity import read_json, sealed
@@ -90,16 +90,12 @@ class Store:
 
     def _read_file(self, path: Path) -> Record | None:
         try:
-            record = read_json(path)
-            if not record_fault(record) and record["key"] == path.stem.partition("~")[0]:
-                return translate_record(record)
+            return translate_record(read_stored(path, "record"))
         except FileNotFoundError:
             return None
         except ValueError:
-            pass
-        if path not in self.broken:
-            self.broken.append(path)
-        return None
+            self.broken += [path] if path not in self.broken else []
+            return None
 
     def _read_older(self) -> dict[str, tuple[Record, str]]:
         """Records kept under another name than today's key, with it, by that key; of equal keys the last finished."""
@@ -122,14 +118,12 @@ class Store:
         Raises:
             ValueError: If it cannot be read: overwritten, it would lose the cells of earlier commands.
         """
-        path = self.root / "manifests" / f"{name}.json"
         try:
-            manifest = read_json(path)
+            return read_stored(self.root / "manifests" / f"{name}.json", "manifest")
         except FileNotFoundError:
             return None
-        if fault := manifest_fault(manifest):
-            raise ValueError(f"{path}: damaged, or no manifest: {fault}; delete it: records are found without it")
-        return manifest
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it: records are found without it") from error
 
     def write_manifest(self, name: str, manifest: Manifest) -> Path:
         """Write a manifest and return its path."""
@@ -155,6 +149,21 @@ class Store:
             for folder in (self.root, self.root / "records", self.root / "manifests"):
                 sweep_folder(folder)
             yield
+
+
+def read_stored(path: Path, kind: Literal["record", "manifest"]) -> dict[str, Any]:
+    """Return a record or manifest, as it was written.
+
+    Raises:
+        ValueError: If it cannot be read, or is none; names what is wrong.
+    """
+    content = read_json(path)
+    fault = (record_fault if kind == "record" else manifest_fault)(content)
+    if not fault and kind == "record" and content["key"] != path.stem.partition("~")[0]:
+        fault = f"it is the record of {content['key']}"
+    if fault:
+        raise ValueError(f"{path}: damaged, or no {kind}: {fault}")
+    return content
 
 
 def _key_today(record: Record) -> str:
@@ -188,21 +197,8 @@ def metric_of(record: Record, name: str) -> float | None:
 
 def lower_is_better(metric: str) -> bool:
     """Return whether a metric is better the lower it is: a loss, an error, a deviance, a time."""
-    falling = (
-        "loss",
-        "error",
-        "deviance",
-        "mae",
-        "rmse",
-        "seconds",
-        "steps_to_convergence",
-        "online_l1",
-        "nll",
-        "brier",
-        "ece",
-        "forgetting",
-    )
-    return any(word in metric for word in falling)
+    falling = "loss error deviance mae rmse seconds steps_to_convergence online_l1 nll brier ece forgetting"
+    return any(word in metric for word in falling.split())
 
 
 def pack(roots: list[Path], target: Path) -> int:
@@ -312,19 +308,16 @@ def _read_root(root: Path) -> tuple[dict[str, Manifest], list[Record]]:
     Raises:
         ValueError: If one cannot be read; a packed study is to be complete.
     """
-    content = {}
-    for path in [*sorted((root / "manifests").glob("*.json")), *sorted((root / "records").glob("*.json"))]:
-        try:
-            content[path] = read_json(path)
-            check = manifest_fault if path.parent.name == "manifests" else record_fault
-            if fault := check(content[path]):
-                raise ValueError(fault)
-        except ValueError as error:
-            raise ValueError(f"--pack: {path} cannot be read; delete it, or repeat its run") from error
-    manifests = {path.stem: found for path, found in content.items() if path.parent.name == "manifests"}
+    content: dict[str, dict[str, Any]] = {}
+    for kind in ("manifest", "record"):
+        for path in sorted((root / f"{kind}s").glob("*.json")):
+            try:
+                content.setdefault(kind, {})[path.stem] = read_stored(path, kind)
+            except ValueError as error:
+                raise ValueError(f"--pack: {path} cannot be read; delete it, or repeat its run") from error
     # manifests name a record by its file, which is not its key where an older record has that name
-    records = [{**found, "key": path.stem} for path, found in content.items() if path.parent.name == "records"]
-    return manifests, records
+    records = [{**found, "key": name} for name, found in content.get("record", {}).items()]
+    return content.get("manifest", {}), records
 
 
 _LEAVES = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")

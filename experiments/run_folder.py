@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from filtune.lightning_modules.event_files import EVENTS, check_sizes, records
 from filtune.lightning_modules.integrity import DamagedFile, read_json, read_yaml
 from filtune.lightning_modules.legacy import translate, translate_figure
 
-from .events import read_scalars
 from .fields import config_fault, summary_fault
 
 Scalars = tuple[list[int], list[float]]
@@ -51,8 +51,7 @@ class RunFolder:
 
     @cached_property
     def _curves(self) -> dict[str, Scalars]:
-        found = read_scalars(self.folder, self.summary.get("event_bytes") or {})
-        return {tag: (sorted(points), [points[step] for step in sorted(points)]) for tag, points in found.items()}
+        return read_scalars(self.folder, self.summary.get("event_bytes") or {})
 
 
 def read_run(folder: Path) -> RunFolder:
@@ -132,3 +131,37 @@ def steps_to_convergence(steps: Sequence[int], losses: Sequence[float], threshol
             break
         converged = step
     return None if converged == steps[-1] else converged
+
+
+def read_scalars(folder: Path, sizes: dict[str, int]) -> dict[str, Scalars]:
+    """Return the scalars of all TensorBoard event files in a folder; of a step that was logged twice the later value.
+
+    Args:
+        folder: The folder of a run.
+        sizes: Least bytes of each event file, by name, as a finished run states them.
+
+    Raises:
+        DamagedFile: If one is damaged, cut short or missing; names it.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    missing = check_sizes(folder, sizes)
+    if missing:
+        raise DamagedFile(f"{folder / missing[0]}: missing; the run wrote {sizes[missing[0]]} bytes")
+    found: dict[str, dict[int, float]] = {}
+    for path in sorted(folder.glob(EVENTS), key=_order):
+        for record in records(path):
+            try:
+                event = Event.FromString(record)
+            except Exception as error:  # protobuf has an error of its own in each of its implementations
+                raise DamagedFile(f"{path}: damaged, a record cannot be read") from error
+            for value in event.summary.value:
+                if value.WhichOneof("value") == "simple_value":
+                    found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return {tag: (sorted(points), [points[step] for step in sorted(points)]) for tag, points in found.items()}
+
+
+def _order(path: Path) -> tuple[int, str]:
+    """Sort key of an event file: when it was begun, which its name says."""
+    begun = path.name.split(".")[3]
+    return (int(begun) if begun.isdigit() else 0), path.name

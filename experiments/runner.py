@@ -6,12 +6,13 @@ import argparse
 import os
 import shlex
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from filtune.lightning_modules.atomic import DiskFull, reason_full
 from filtune.lightning_modules.signals import Stopped
@@ -49,26 +50,30 @@ class Outcome:
         self.failures |= other.failures
 
 
-class JobSource(Protocol):
+class JobSource(ABC):
     """Runs that become known one after another, such as those of a search."""
 
+    @abstractmethod
     def known(self) -> list[Job]:
         """Return the runs that are known already, to be checked before the first is made."""
 
+    @abstractmethod
     def take(self) -> Job | None:
         """Return the next run; None if there is none at present."""
 
+    @abstractmethod
     def left(self) -> list[Job]:
         """Return the runs that were not taken yet, or as many others that take as long; empty if none will follow."""
 
-    def settle(self, job: Job, record: Record | None) -> None:
+    def settle(self, job: Job, record: Record | None) -> None:  # noqa: B027 a list needs no outcome
         """Take the record of a run, None if it failed or was stopped."""
 
     def stopped(self, job: Job) -> bool:
         """Return whether a run that is under way is to be stopped; asked every second."""
+        return False
 
 
-class Listed:
+class Listed(JobSource):
     """A source of runs that are all known.
 
     Args:
@@ -76,8 +81,8 @@ class Listed:
     """
 
     def __init__(self, jobs: Iterable[Job]) -> None:
-        self._left = deque({job.key: job for job in jobs}.values())
-        self._known = list(self._left)
+        self._known = list({job.key: job for job in jobs}.values())
+        self._left = deque(self._known)
 
     def known(self) -> list[Job]:
         """Return all runs."""
@@ -90,13 +95,6 @@ class Listed:
     def left(self) -> list[Job]:
         """Return the runs that were not taken yet."""
         return list(self._left)
-
-    def settle(self, job: Job, record: Record | None) -> None:
-        """Do nothing: the outcome has it."""
-
-    def stopped(self, job: Job) -> bool:
-        """Return False: all are made."""
-        return False
 
 
 class Runner:
@@ -255,43 +253,29 @@ def shown_command(name: str, path: Path) -> str:
 
 def add_run_options(parser: argparse.ArgumentParser, root: str) -> None:
     """Add the options of commands that make runs: where they are kept, and how many run at a time."""
-    parser.add_argument(
-        "--local",
-        action="append",
-        default=[],
-        metavar="ID=FOLDER",
+    add = parser.add_argument
+    add(
+        "--local", action="append", default=[], metavar="ID=FOLDER",
         help="where data or weights of a hub id lie on this machine, such as nyu-mll/glue=data/glue; may be repeated",
-    )
-    parser.add_argument("--root", type=Path, default=Path(root), help=f"where runs are kept (default: {root})")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
-    parser.add_argument(
-        "--threads", type=int, help="threads of each run (default: all cores, shared out; 1 on a cluster)"
-    )
-    parser.add_argument(
-        "--launcher",
-        default="local",
-        metavar="NAME",
+    )  # fmt: skip
+    add("--root", type=Path, default=Path(root), help=f"where runs are kept (default: {root})")
+    add("--jobs", type=int, default=1, help="runs at a time (default: 1)")
+    add("--threads", type=int, help="threads of each run (default: all cores, shared out; 1 on a cluster)")
+    add(
+        "--launcher", default="local", metavar="NAME",
         help="where runs are made: local, each in a process, with one GPU each if there are several; slurm, as jobs of "
         "a cluster (default: local)",
-    )
-    parser.add_argument(
-        "--slurm",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
+    )  # fmt: skip
+    add(
+        "--slurm", action="append", default=[], metavar="KEY=VALUE",
         help="option of the cluster's jobs, such as partition=gpu, time=120 (minutes), gpus_per_node=1, account=lab, "
         "array_parallelism=8 (default: --jobs); may be repeated",
-    )
-    parser.add_argument(
-        "--run.resume_changed",
-        dest="resume_changed",
-        choices=("true", "false"),
-        nargs="?",
-        const="true",
-        default="false",
-        help="keep finished runs and resume interrupted ones although their data has changed since",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="show what would be run, and run nothing")
+    )  # fmt: skip
+    add(
+        "--run.resume_changed", dest="resume_changed", choices=("true", "false"), nargs="?", const="true",
+        default="false", help="keep finished runs and resume interrupted ones although their data has changed since",
+    )  # fmt: skip
+    add("--dry-run", action="store_true", help="show what would be run, and run nothing")
 
 
 def read_folders(pairs: list[str]) -> dict[str, str]:

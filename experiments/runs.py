@@ -115,9 +115,8 @@ def run(
     from filtune.lightning_modules.checkpoints import data_differences  # for which torch is imported
 
     folder = store.runs(job.key)
-    done = sorted(folder.rglob("summary.json"), key=lambda path: path.stat().st_mtime)
     reason = None
-    if not done:
+    if _last(folder, "summary.json") is None:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "cell.yaml"
         with atomic_write(config) as file:
@@ -145,23 +144,20 @@ def find_curve(folder: Path, known: int) -> tuple[int, dict[str, Scalars]]:
     Raises:
         DamagedFile: If a file cannot be read.
     """
-    attempts = sorted(folder.rglob("config.yaml"), key=lambda path: path.stat().st_mtime)
+    place = _last(folder, "config.yaml")
     size = sum(path.stat().st_size for path in folder.rglob(EVENTS))
-    return size, read_run(attempts[-1].parent).curves() if attempts and size != known else {}
+    return size, read_run(place).curves() if place and size != known else {}
+
+
+def _last(folder: Path, name: str) -> Path | None:
+    """The folder of the newest file of a name."""
+    return max(folder.rglob(name), key=lambda path: path.stat().st_mtime).parent if any(folder.rglob(name)) else None
 
 
 def _fit(job: Job, folder: Path, config: Path, own: dict[str, str], started: Started) -> str | None:
     """Run the command; none where it finished, else why the optimizer diverged."""
-    command = [
-        sys.executable,
-        "-m",
-        "filtune.experiments.worker",
-        "measure" if "measurement" in job.config else "fit",
-        "--config",
-        str(config),
-        f"--seed_everything={job.seed}",
-        f"--run.root={folder}",
-    ]
+    command = [sys.executable, "-m", "filtune.experiments.worker", "measure" if "measurement" in job.config else "fit"]
+    command += ["--config", str(config), f"--seed_everything={job.seed}", f"--run.root={folder}"]
     if "measurement" not in job.config:
         # a baseline of the configuration would be a second run in the folder
         command += ["--run.baselines=[]", "--trainer.enable_progress_bar=false"]
@@ -176,11 +172,7 @@ def _fit(job: Job, folder: Path, config: Path, own: dict[str, str], started: Sta
         environment[STREAM] = json.dumps(job.stream)
     with open(folder / "output.txt", "ab") as output:
         process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
         )
         started(process)
         status = process.wait()
@@ -204,11 +196,9 @@ def _last_line(path: Path) -> str:
 
 
 def _record(job: Job, folder: Path, reason: str | None, threads: int) -> dict[str, Any]:
-    attempts = sorted(folder.rglob("config.yaml"), key=lambda path: path.stat().st_mtime)
-    if not attempts:
+    place = _last(folder, "summary.json") or _last(folder, "config.yaml")
+    if place is None:
         raise RunError(f"the run left no folder under {folder}")
-    done = sorted(folder.rglob("summary.json"), key=lambda path: path.stat().st_mtime)
-    place = done[-1].parent if done else attempts[-1].parent
     found = read_run(place)
     summary, scalars = found.summary, found.curves()
     kept = {tag: scalars[tag] for tag in scalars if tag in CURVES or tag.startswith(("val/", MEASURED))}
@@ -254,7 +244,7 @@ def _record(job: Job, folder: Path, reason: str | None, threads: int) -> dict[st
 
 def _finite(curve: Scalars) -> Scalars:
     """A curve without values that are not finite."""
-    pairs = [(step, value) for step, value in zip(*curve, strict=True) if value == value and abs(value) != float("inf")]
+    pairs = [(step, value) for step, value in zip(*curve, strict=True) if math.isfinite(value)]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 

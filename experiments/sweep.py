@@ -23,7 +23,8 @@ from .runner import Runner, add_run_options, read_folders, read_launcher, shown_
 from .runs import localise
 from .search import PRUNERS, SAMPLERS, GridPoint, SearchSpace, read_grid, read_ranges
 from .suggestions import suggest
-from .trial_runs import Sweep, TrialRuns, show_results
+from .trial_runs import TrialRuns, show_results
+from .trials import Sweep
 
 EXAMPLES = """examples:
   filtune sweep --config task/digits --config backbone/lenet5 --config optimizer/adamw_1e-3 \\
@@ -90,17 +91,13 @@ def _read_sweep(options: argparse.Namespace, config: Config, folders: dict[str, 
     parts = _part(options.config, "task"), _part(options.config, "backbone")
     if pruner and run_size(config, parts[0]) is None:
         raise ValueError(f"--pruner {pruner}: the length of the stream is not known; say --data.max_samples")
-    if pruner and not translate_figure(options.metric).startswith(("online_", "val_")):
+    metric = translate_figure(options.metric)
+    if pruner and not metric.startswith(("online_", "val_")):
         raise ValueError(f"--pruner {pruner}: --metric {options.metric} is not known before the end of a run")
     if options.halving and pruner != "halving":
-        raise ValueError(
-            f"--halving {options.halving}: is the pruner halving, and --pruner says {pruner}; leave one out"
-        )
-    once = lookup(config, "trainer.max_epochs") in (None, 1) and lookup(config, "trainer.val_check_interval") in (
-        None,
-        1,
-    )
-    if pruner and once and translate_figure(options.metric).startswith("val_"):
+        raise ValueError(f"--halving {options.halving}: is the pruner halving, --pruner says {pruner}; leave one out")
+    is_once = all(lookup(config, f"trainer.{name}") in (None, 1) for name in ("max_epochs", "val_check_interval"))
+    if pruner and is_once and metric.startswith("val_"):
         raise ValueError(
             f"--pruner {pruner}: --metric {options.metric} is known at the end of a run alone; "
             "take an online metric, or set trainer.val_check_interval"
@@ -110,10 +107,9 @@ def _read_sweep(options: argparse.Namespace, config: Config, folders: dict[str, 
     if has_renamed_options(lookup(config, "optimizer.class_path")):
         grid = {translate_key(key): values for key, values in grid.items()}
         ranges = {translate_key(key): bounds for key, bounds in ranges.items()}
-    for key in grid:
-        check_option(config, key, "--grid")
-    for key in ranges:
-        check_option(config, key, "--range")
+    for option, keys in (("--grid", grid), ("--range", ranges)):
+        for key in keys:
+            check_option(config, key, option)
     trials = options.trials
     if (trials is None) != (sampler == "grid"):
         raise ValueError(

@@ -5,81 +5,21 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 from filtune.lightning_modules.integrity import DamagedFile
 from filtune.lightning_modules.legacy import translate_figure
+from optuna.trial import FrozenTrial, Trial
 from rich.console import Console
 
-from .composition import Config, compose, grid_points, point_name
+from .composition import grid_points, point_name
 from .estimate import run_size
-from .keys import run_key
-from .records import FORMAT, Manifest, Record, Store, lower_is_better, metric_of
+from .records import FORMAT, Manifest, Record, Store
 from .run_folder import Scalars
+from .runner import JobSource
 from .runs import Job, find_curve
-from .search import PARTS, GridPoint, SearchSpace, rank
+from .search import PARTS, GridPoint, point_values, rank
 from .terminal import terminal_table
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial, Trial
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A configuration whose options are searched.
-
-    Attributes:
-        name: Name of its manifest, of the best configuration and of the study.
-        config: The configuration, composed.
-        parts: Names of the task and the backbone.
-        space: Where to search.
-        sampler: How points are chosen.
-        total: Points in all.
-        seeds: Seeds of every point.
-        metric: Metric to optimise.
-        pruner: How points are stopped early; None for not at all.
-        rate: One point of so many goes on.
-        folders: Where hub ids lie on this machine.
-    """
-
-    name: str
-    config: Config
-    parts: tuple[str, str]
-    space: SearchSpace
-    sampler: str
-    total: int
-    seeds: list[int]
-    metric: str
-    pruner: str | None
-    rate: int
-    folders: dict[str, str]
-
-    def jobs(self, point: GridPoint) -> list[Job]:
-        """Return the runs of a point."""
-        config, name = compose([], self.config, point), point_name(point)
-        return [
-            Job(run_key(config, seed), config, seed, *self.parts, f"{name} seed {seed}", self.folders)
-            for seed in self.seeds
-        ]
-
-    def options(self) -> dict[str, list[Any]]:
-        """Return what is searched, by dotted key."""
-        ranges = {
-            key: [f"{found.low:g} to {found.high:g}{' (log)' if found.log else ''}"]
-            for key, found in self.space.ranges.items()
-        }
-        return {**self.space.grid, **ranges}
-
-    def about(self) -> dict[str, Any]:
-        """Return what the sweep is, by which its study is recognised; more trials of it are of the same sweep."""
-        pruner = [self.pruner, self.rate] if self.pruner else None
-        if pruner and self.pruner == "halving":
-            pruner.append(self.total)  # after how many samples points are first compared follows from it
-        bounds = {key: [repr(found.low), repr(found.high), found.log] for key, found in self.space.ranges.items()}
-        return {
-            "configuration": run_key(self.config, 0), "options": self.space.grid | bounds, "sampler": self.sampler,
-            "pruner": pruner, "metric": self.metric, "seeds": self.seeds,
-        }  # fmt: skip
+from .trials import REASON, VALUES, Sweep, Trials, written_once
 
 
 @dataclass
@@ -99,7 +39,7 @@ class OpenTrial:
     pruned: str = ""
 
 
-class TrialRuns:
+class TrialRuns(JobSource):
     """The source of a search's runs.
 
     Attributes:
@@ -113,15 +53,9 @@ class TrialRuns:
     """
 
     def __init__(self, sweep: Sweep, store: Store, storage: str | None) -> None:
-        from .trials import Trials, make_pruner, settings_key, written_once  # imports Optuna
-
         self.sweep, self.store = sweep, store
-        key = settings_key(sweep.about())
-        own = store.root / "storage" / f"{sweep.name}-{key}.log"
-        self.trials = Trials(
-            storage or str(own), sweep.name, sweep.about(), not lower_is_better(sweep.metric), sweep.sampler,
-            sweep.space, sweep.total, make_pruner(sweep.pruner, sweep.rate, sweep.total), store.root,
-        )  # fmt: skip
+        key = sweep.key
+        self.trials = Trials(sweep, storage or str(store.root / "storage" / f"{sweep.name}-{key}.log"), store.root)
         self._queue: deque[Job] = deque()
         self._open: dict[str, list[OpenTrial]] = {}
         self._sizes: dict[str, int] = {}
@@ -233,16 +167,14 @@ class TrialRuns:
             self.settle(job, None)
 
     def _finish(self, opened: OpenTrial) -> None:
-        records = [record for record in opened.records.values() if record is not None]
-        values = [value for record in records if (value := metric_of(record, self.sweep.metric)) is not None]
+        records = {key: record for key, record in opened.records.items() if record is not None}
+        values = point_values([job.key for job in opened.jobs], records, self.sweep.metric)
         if opened.pruned:
             self.trials.finish(opened.trial, [], opened.pruned)
         elif len(records) < len(opened.jobs):
             self.trials.fail(opened.trial)
-        elif len(values) < len(opened.jobs):
-            self.trials.finish(opened.trial, [], "diverged")
         else:
-            self.trials.finish(opened.trial, values)
+            self.trials.finish(opened.trial, values, "" if values else "diverged")
         self._write_manifest()
 
     def _write_manifest(self) -> None:
@@ -264,12 +196,12 @@ class TrialRuns:
 
 def values_of(trial: FrozenTrial) -> list[float]:
     """Return the metric of all seeds of a trial; empty if it has none."""
-    return trial.user_attrs.get("values_of_seeds", [])
+    return trial.user_attrs.get(VALUES, [])
 
 
 def reason_of(trial: FrozenTrial) -> str:
     """Return why a trial has no result; empty if it has, or is not complete."""
-    return trial.user_attrs.get("reason", "")
+    return trial.user_attrs.get(REASON, "")
 
 
 def show_results(console: Console, search: TrialRuns) -> None:

@@ -13,25 +13,26 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import optuna
 from filtune.lightning_modules.locks import try_lock
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from .search import PARTS, SAMPLERS, GridPoint, SearchSpace
-
-try:
-    import optuna
-    from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
-except ImportError as error:
-    raise ValueError("filtune sweep: needs optuna; pip install optuna") from error
+from .composition import Config, compose, point_name
+from .keys import run_key
+from .records import lower_is_better
+from .runs import Job
+from .search import PARTS, GridPoint, SearchSpace
 
 if TYPE_CHECKING:
-    from optuna.pruners import BasePruner
     from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial, Trial, TrialState
 
 FORMAT = 1
 """Version of what a study says of the sweep."""
@@ -45,93 +46,112 @@ REASON, REPEATED = "reason", "repeats"
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-class ByNumber(BaseSampler):
-    """Sampler that draws a point from the number of its trial, and from the trials before it where it learns.
+@dataclass(frozen=True)
+class Sweep:
+    """A configuration whose options are searched.
 
-    Args:
-        name: ``grid``, ``random`` or ``tpe``.
+    Attributes:
+        name: Name of its manifest, of the best configuration and of the study.
+        config: The configuration, composed.
+        parts: Names of the task and the backbone.
         space: Where to search.
+        sampler: How points are chosen.
+        total: Points in all.
+        seeds: Seeds of every point.
+        metric: Metric to optimise.
+        pruner: How points are stopped early; None for not at all.
+        rate: One point of so many goes on.
+        folders: Where hub ids lie on this machine.
     """
 
-    def __init__(self, name: str, space: SearchSpace) -> None:
-        self._makers: dict[str, Callable[[int], BaseSampler]] = {
-            "grid": lambda seed: GridSampler(space.choices, seed=0),
-            "random": lambda seed: RandomSampler(seed=seed),
-            "tpe": lambda seed: TPESampler(seed=seed, constant_liar=True),
+    name: str
+    config: Config
+    parts: tuple[str, str]
+    space: SearchSpace
+    sampler: str
+    total: int
+    seeds: list[int]
+    metric: str
+    pruner: str | None
+    rate: int
+    folders: dict[str, str]
+
+    def jobs(self, point: GridPoint) -> list[Job]:
+        """Return the runs of a point."""
+        config, name = compose([], self.config, point), point_name(point)
+        return [
+            Job(run_key(config, seed), config, seed, *self.parts, f"{name} seed {seed}", self.folders)
+            for seed in self.seeds
+        ]
+
+    def options(self) -> dict[str, list[Any]]:
+        """Return what is searched, by dotted key."""
+        ranges = {
+            key: [f"{found.low:g} to {found.high:g}{' (log)' if found.log else ''}"]
+            for key, found in self.space.ranges.items()
         }
-        assert self._makers.keys() == set(SAMPLERS)
-        self._make = self._makers[name]
-        self._last: tuple[int, BaseSampler] | None = None
+        return {**self.space.grid, **ranges}
 
-    def _of(self, trial: FrozenTrial) -> BaseSampler:
-        if self._last is None or self._last[0] != trial.number:
-            seed = int.from_bytes(hashlib.sha256(str(trial.number).encode()).digest()[:4], "big")
-            self._last = trial.number, self._make(seed)
-        return self._last[1]
+    def about(self) -> dict[str, Any]:
+        """Return what the sweep is, by which its study is recognised; more trials of it are of the same sweep."""
+        pruner = [self.pruner, self.rate] if self.pruner else None
+        if pruner and self.pruner == "halving":
+            pruner.append(self.total)  # after how many samples points are first compared follows from it
+        bounds = {key: [repr(found.low), repr(found.high), found.log] for key, found in self.space.ranges.items()}
+        return {
+            "configuration": run_key(self.config, 0), "options": self.space.grid | bounds, "sampler": self.sampler,
+            "pruner": pruner, "metric": self.metric, "seeds": self.seeds,
+        }  # fmt: skip
 
-    def before_trial(self, study: Any, trial: FrozenTrial) -> None:
-        """Prepare the sampler of a trial."""
-        self._of(trial).before_trial(study, trial)
+    @property
+    def key(self) -> str:
+        """Return a short name of what the sweep is, for the names of files."""
+        return hashlib.sha256(json.dumps(self.about(), sort_keys=True).encode()).hexdigest()[:8]
 
-    def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> dict[str, Any]:
-        """Return the part of the search space that is drawn at once."""
-        return self._of(trial).infer_relative_search_space(study, trial)
 
-    def sample_relative(self, study: Any, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
-        """Draw values of the options at once."""
-        return self._of(trial).sample_relative(study, trial, search_space)
+class Grid(GridSampler):
+    """Sampler of a grid outside of Optuna's own loop, which it would stop after the last trial."""
 
-    def sample_independent(self, study: Any, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
-        """Draw the value of an option."""
-        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+    def after_trial(self, *_: Any) -> None:
+        """Do nothing."""
 
 
 class Trials:
-    """The trials of a search.
+    """The trials of a sweep.
 
     Args:
+        sweep: What is searched; a study of another sweep is refused.
         storage: Path of a journal, or URL of a database.
-        name: Name of the study in the storage.
-        about: What the search is: a study of another one is refused.
-        maximize: Whether a higher metric is better.
-        sampler: ``grid``, ``random`` or ``tpe``.
-        space: Where to search.
-        total: Trials in all.
-        pruner: Which trials are stopped early.
         root: Folder of the runs; a trial is continued where its runs are.
 
     Raises:
-        ValueError: If the storage cannot be read, or its study is of another search or another version.
+        ValueError: If the storage cannot be read, or its study is of another sweep or another version.
     """
 
-    def __init__(
-        self,
-        storage: str,
-        name: str,
-        about: dict[str, Any],
-        maximize: bool,
-        sampler: str,
-        space: SearchSpace,
-        total: int,
-        pruner: BasePruner | None,
-        root: Path,
-    ) -> None:
-        self.space, self.total = space, total
+    def __init__(self, sweep: Sweep, storage: str, root: Path) -> None:
+        self.sweep, self.space, self.total = sweep, sweep.space, sweep.total
         with _explained(storage):
             self.study = optuna.create_study(
                 storage=_open(storage),
-                study_name=name,
+                study_name=sweep.name,
                 load_if_exists=True,
-                direction="maximize" if maximize else "minimize",
-                sampler=ByNumber(sampler, space),
-                pruner=pruner or optuna.pruners.NopPruner(),
+                direction="minimize" if lower_is_better(sweep.metric) else "maximize",
+                sampler=self._sampler(0),
+                pruner=make_pruner(sweep.pruner, sweep.rate, sweep.total),
             )
-            self._check(_without_password(storage), name, {"format": FORMAT, **about})
-        self._claims = root / "claims" / f"{name}-{settings_key(about)}"
+            self._check(_without_password(storage), sweep.name, {"format": FORMAT, **sweep.about()})
+        self._claims = root / "claims" / f"{sweep.name}-{sweep.key}"
         self._claims.mkdir(parents=True, exist_ok=True)
         self._root = written_once(self._claims.parent / "id", uuid.uuid4().hex)
         self._held: dict[int, int] = {}
         self.failed: set[int] = set()
+
+    def _sampler(self, number: int) -> BaseSampler:
+        """The sampler of a trial, which draws from its number, and from the trials before it where it learns."""
+        if self.sweep.sampler == "grid":
+            return Grid(self.space.choices, seed=0)
+        seed = int.from_bytes(hashlib.sha256(str(number).encode()).digest()[:4], "big")
+        return RandomSampler(seed) if self.sweep.sampler == "random" else TPESampler(seed=seed, constant_liar=True)
 
     def _check(self, storage: str, name: str, about: dict[str, Any]) -> None:
         found = self.study.user_attrs.get(ABOUT)
@@ -161,12 +181,12 @@ class Trials:
 
     def claim(self) -> Trial | None:
         """Return a trial that was begun by a process that is gone, else a new one; None if there is none."""
-        for frozen in self._open_trials():
-            if frozen.number not in self._held and self._lock(frozen.number):
+        for frozen in filter(self.is_here, self.elsewhere()):
+            if self._lock(frozen.number):
                 if self.study.get_trials(deepcopy=False)[frozen.number].state.is_finished():
                     self.release(frozen.number)
                     continue
-                trial = optuna.trial.Trial(self.study, frozen._trial_id)  # there is no public way to continue one
+                trial = Trial(self.study, frozen._trial_id)  # there is no public way to continue one
                 if self._begin(trial):
                     return trial
         while len(self.study.get_trials(deepcopy=False)) < self.total:
@@ -188,26 +208,22 @@ class Trials:
             self.release(trial.number)
             return False
         trial.set_user_attr(ROOT, self._root)
+        self.study.sampler = self._sampler(trial.number)
         self.space.suggest(trial)
         same = (t.number for t in self.trials() if t.number < trial.number and self.point(t) == self.point(trial))
         earlier = next(same, None)
         if earlier is None:
             return True
         trial.set_user_attr(REPEATED, earlier)
-        self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        self.study.tell(trial, state=TrialState.FAIL)
         self.release(trial.number)
         return False
 
     def elsewhere(self) -> list[FrozenTrial]:
         """Return the trials that other processes are working on, or that are to be made with another root."""
-        running = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         mine = self._held.keys() | self.failed
         return [trial for trial in running if trial.number not in mine and trial.number < self.total]
-
-    def _open_trials(self) -> Iterator[FrozenTrial]:
-        for trial in self.elsewhere():
-            if self.is_here(trial):
-                yield trial
 
     def is_here(self, trial: FrozenTrial) -> bool:
         """Return whether a trial's runs are below this root."""
@@ -234,7 +250,7 @@ class Trials:
             self.study.tell(trial, sum(values) / len(values))
         else:
             trial.set_user_attr(REASON, reason)
-            self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            self.study.tell(trial, state=TrialState.PRUNED)
         self.release(trial.number)
 
     def fail(self, trial: Trial) -> None:
@@ -260,12 +276,7 @@ class Trials:
             self.release(number)
 
 
-def settings_key(about: dict[str, Any]) -> str:
-    """Return a short name of what a search is, for the names of files."""
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def make_pruner(name: str | None, rate: int, total: int) -> BasePruner | None:
+def make_pruner(name: str | None, rate: int, total: int) -> BasePruner:
     """Return a pruner by its name.
 
     Args:
@@ -273,14 +284,12 @@ def make_pruner(name: str | None, rate: int, total: int) -> BasePruner | None:
         rate: Of the points that are compared one of so many goes on, with as many times the samples.
         total: Points in all; halving first compares them where the last of them would get the whole run.
     """
-    if name == "median":
-        return optuna.pruners.MedianPruner()
     if name == "halving":
         rounds = math.ceil(math.log(total, rate) - 1e-9)
-        return optuna.pruners.SuccessiveHalvingPruner(max(1, PARTS // rate**rounds), reduction_factor=rate)
+        return SuccessiveHalvingPruner(max(1, PARTS // rate**rounds), reduction_factor=rate)
     if name == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=PARTS, reduction_factor=rate)
-    return None
+        return HyperbandPruner(min_resource=1, max_resource=PARTS, reduction_factor=rate)
+    return MedianPruner() if name == "median" else NopPruner()
 
 
 def _open(storage: str) -> BaseStorage:

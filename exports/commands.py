@@ -7,13 +7,15 @@ from pathlib import Path
 
 from filtune.lightning_modules.trust import SWITCH
 
-from .formats import FORMATS
+from .formats import EXPORTS, FORMATS
 
 EXPORT = """\
-The folder's README.md says how to load it.
+The folder's README.md is a model card that says how to load it.
 
   filtune export --ckpt_path RUN --to adapter/
   filtune export --ckpt_path RUN --to model/ --merge
+  filtune export --ckpt_path RUN --to graph/ --format onnx
+  filtune export --ckpt_path RUN --push USER/MODEL --private
 """
 
 PREDICT = """\
@@ -29,12 +31,36 @@ byte.
 """
 
 
-def export_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``filtune export``."""
-    parser = _parser("export", "Write a run's model for PEFT, transformers or timm.", EXPORT)
-    parser.add_argument("--to", type=Path, required=True, help="folder to write, which must be new or empty")
+def export_parser(needs_folder: bool = True) -> argparse.ArgumentParser:
+    """Return the parser of ``filtune export``.
+
+    Args:
+        needs_folder: Whether ``--to`` must be given, as it must unless there is ``--push``.
+    """
+    parser = _parser("export", "Write a run's model for PEFT, transformers, timm or ONNX, and to the hub.", EXPORT)
+    parser.add_argument(
+        "--to", type=Path, required=needs_folder, help="folder to write, new or empty; may be left out with --push"
+    )
     parser.add_argument("--merge", action="store_true", help="the whole model, the adapter merged into its weights")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    parser.add_argument(
+        "--format",
+        choices=EXPORTS,
+        help="adapter (default where the run has one); merged, the same as --merge; the merged model as a graph: onnx "
+        "(needs filtune[onnx]) or torch_export",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier export, in the folder and on the hub"
+    )
+    parser.add_argument(
+        "--push", metavar="REPO", help="repository of the hub, USER/MODEL, to write it to; needs a token (HF_TOKEN)"
+    )
+    parser.add_argument("--private", action="store_true", help="a new repository is private, and an old one must be")
+    parser.add_argument(
+        "--base_model", metavar="HUB_ID", help="hub id of the base model, where the run names a folder of it"
+    )
+    parser.add_argument(
+        "--license", metavar="ID", help="licence for the card, such as apache-2.0; default what the base model states"
+    )
     return parser
 
 
@@ -89,7 +115,8 @@ def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentPar
 
 def run_export(args: list[str]) -> None:
     """Run ``filtune export``."""
-    options = export_parser().parse_args(args)
+    needs_folder = not any(arg.partition("=")[0] == "--push" for arg in args)
+    options = export_parser(needs_folder).parse_args(args)
     from filtune.lightning_modules.launch import quiet
 
     from . import export

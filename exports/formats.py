@@ -1,4 +1,7 @@
-"""Formats of the files that predictions are written to; known before torch is imported."""
+"""Formats of predictions and of exports; known before torch is imported."""
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 """Endings of the files."""
+
+EXPORTS = ("adapter", "merged", "onnx", "torch_export")
+"""Formats of an exported model."""

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from filtune.lightning_modules.locks import NAME, PATIENCE, FolderInUse, FolderL
 MARK = "README.md"
 """File by which an export is recognised, together with one of ``WEIGHTS``."""
 
-WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
+WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json", "model.onnx", "model.pt2")
 
 _REMEDY = "name another folder"
 
@@ -88,10 +88,15 @@ def check_target(target: Path, overwrite: bool) -> None:
     if target.is_dir() and any(path.name != NAME for path in target.iterdir()):
         if not overwrite:
             raise ValueError(f"--to: {target} is not empty; name another folder, or replace it with --overwrite")
-        if not ((target / MARK).is_file() and any((target / name).is_file() for name in WEIGHTS)):
+        if not is_export([path.name for path in target.iterdir() if path.is_file()]):
             raise ValueError(f"--overwrite: {target} is not an earlier export, and is left alone; name another folder")
     elif target.exists() and not target.is_dir():
         raise ValueError(f"--to: {target} is a file; name a folder")
+
+
+def is_export(names: Collection[str]) -> bool:
+    """Return whether files of these names are an earlier export."""
+    return MARK in names and any(name in names for name in WEIGHTS)
 
 
 @contextmanager

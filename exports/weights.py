@@ -29,7 +29,7 @@ OTHER_SEED = 0x5EED
 """Not the run's: with it random weights are others, and those from a hub are the same."""
 
 
-def write_adapter(run: Restored, folder: Path, final: Path) -> str:
+def write_adapter(run: Restored, folder: Path, final: Path, hub_id: str | None = None) -> str:
     """Write the adapter with the head, what reads the texts, and ``base/``.
 
     ``base/`` holds the configuration with the names of the classes, and the weights where none but the run has them.
@@ -38,13 +38,14 @@ def write_adapter(run: Restored, folder: Path, final: Path) -> str:
         run: The run.
         folder: Where to write.
         final: What the folder will be called.
+        hub_id: The base model on the hub, where the run has it by another name.
 
     Returns:
         What the base weights are called: a hub id, a timm name or a folder.
     """
     plain = plain_backbone(run)
-    base = _library_model(plain, run)
-    name = base_name(run)
+    base = library_model(plain, run)
+    name = hub_id or base_name(run)
     own = _load_frozen(run, base)
     if own:
         name = str(final.resolve() / "base")
@@ -66,21 +67,37 @@ def write_model(run: Restored, folder: Path) -> None:
     Raises:
         ValueError: If the adapter cannot be merged.
     """
-    backbone = run.backbone
-    if run.architecture.frozen == "4bit":
-        raise ValueError("--merge: nothing can be merged into weights of four bits as exactly as it was; leave it out")
-    if run.architecture.uses_peft:
-        backbone = copy.deepcopy(backbone).float()
-        try:
-            backbone.model = backbone.model.merge_and_unload()
-        except Exception as error:  # every method has errors of its own
-            method = run.architecture.adapter
-            raise ValueError(
-                f"--merge: PEFT cannot merge {method} into the weights ({adapters.one_line(error)}); leave --merge out"
-            ) from error
+    backbone = merged_backbone(run)
     if isinstance(backbone, TextBackbone):
         save_tokenizer(backbone, folder)
-    _save(_library_model(backbone, run), backbone, run, folder)
+    _save(library_model(backbone, run), backbone, run, folder)
+
+
+def merged_backbone(run: Restored, option: str = "--merge") -> Backbone:
+    """Return the run's backbone, or where it has an adapter a copy in float32 with the adapter merged into its weights.
+
+    Args:
+        run: The run.
+        option: The option that asks for it, for messages.
+
+    Raises:
+        ValueError: If the adapter cannot be merged.
+    """
+    if run.architecture.frozen == "4bit":
+        raise ValueError(
+            f"{option}: nothing can be merged into weights of four bits as exactly as it was; leave it out"
+        )
+    if not run.architecture.uses_peft:
+        return run.backbone
+    backbone = copy.deepcopy(run.backbone).float()
+    try:
+        backbone.model = backbone.model.merge_and_unload()
+    except Exception as error:  # every method has errors of its own
+        method = run.architecture.adapter
+        raise ValueError(
+            f"{option}: PEFT cannot merge {method} into the weights ({adapters.one_line(error)}); leave {option} out"
+        ) from error
+    return backbone
 
 
 def read_adapter(run: Restored, folder: Path) -> Backbone:
@@ -132,7 +149,19 @@ def save_tokenizer(backbone: TextBackbone, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _library_model(backbone: Backbone, run: Restored) -> nn.Module:
+def save_reader(backbone: Backbone, run: Restored, folder: Path) -> None:
+    """Write what reads the texts, and the names of the classes, for a graph, whose weights need no configuration."""
+    if not isinstance(backbone, TextBackbone):
+        return
+    save_tokenizer(backbone, folder)
+    model = backbone.model
+    config = copy.deepcopy(model.encoder.config if isinstance(model, MeanPooled) else model.config)
+    for name, value in labels(run).items():
+        setattr(config, name, value)
+    config.save_pretrained(folder)
+
+
+def library_model(backbone: Backbone, run: Restored) -> nn.Module:
     """Return the model as its library knows it, with the names of the classes."""
     model = backbone.model
     if not isinstance(backbone, TextBackbone):

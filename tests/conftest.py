@@ -23,8 +23,6 @@ hypothesis.settings.load_profile("same")
 # a test survives no power failure: a run of 24 samples would wait 14 times for the disk, a fifth of a second in all
 os.fsync = lambda descriptor: None  # type: ignore[assignment]
 
-gc.set_threshold(20_000)  # of 700 objects the most are in use, and searched in vain
-
 # one core a process of the test run; said before torch is imported
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

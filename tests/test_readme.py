@@ -1,4 +1,4 @@
-"""What the README and the docs tell a newcomer to do can be done."""
+"""The README is true: its commands, its badges, its table; and the code of the docs runs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,30 @@ def test_first_screen_has_two_setup_commands() -> None:
         "pip install -e . && filtune fit --config configs/quickstart.yaml",
         "pip install -e '.[test]' && pytest",
     ]
+
+
+def test_first_screen_has_the_figure_and_one_table() -> None:
+    first = (ROOT / "README.md").read_text().partition("\n## ")[0]
+    assert len(re.findall(r"^\|---", first, flags=re.MULTILINE)) == 1
+    assert "](docs/results/pretrained_pretrained_images_panel.png)" in first
+    assert "**For you**" in first
+    assert "**Not for you**" in first
+
+
+def test_figures_of_the_readme_are_those_of_the_results() -> None:
+    pages = ["docs/results.md", "docs/results/pretrained.md", "docs/results/win.md"]
+    results = "".join((ROOT / page).read_text() for page in pages).replace("\u00a0", " ")
+    found = re.findall(r"\d+\.\d+ ± \d+\.\d+", (ROOT / "README.md").read_text())
+    assert len(found) > 20
+    assert [figure for figure in found if figure not in results] == []
+
+
+def test_badges_are_true() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    low, high = re.findall(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', project)[0]
+    assert f">3.{low} to 3.{int(high) - 1}<" in (ROOT / "docs/site/badge_python.svg").read_text()
+    assert 'license = "MIT"' in project
+    assert ">MIT<" in (ROOT / "docs/site/badge_licence.svg").read_text()
 
 
 def test_the_loop_of_the_readme_runs() -> None:

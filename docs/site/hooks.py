@@ -1,4 +1,4 @@
-"""What the documentation site needs beside its pages: equations as MathML, and the tour as a page."""
+"""Hooks of the documentation site: equations as MathML, the tour as a page, and scripts from the site itself."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
+
+SHIM = "https://unpkg.com/iframe-worker/shim"
+"""Script that the theme loads for the search from the disk; ``iframe-worker.js`` is a copy of it."""
 
 TOUR = "tour/tour.py"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Let fences of the language ``math`` be equations."""
+    """Register fences of the language ``math`` as equations."""
     fences = config.mdx_configs.setdefault("pymdownx.superfences", {}).setdefault("custom_fences", [])
     fences.append({"name": "math", "class": "math", "format": equation})
     return config
 
 
 def equation(source: str, *_: Any, **__: Any) -> str:
-    """LaTeX as MathML, which browsers set without a script."""
+    """Return LaTeX as MathML, which browsers set without a script."""
     source = source.replace("{aligned}", "{align*}")  # the converter knows the one, code hosts the other
     source = re.sub(r"& *(\([^()\\]*\)) *(\\\\|\n|$)", r"& \\text{\1}\2", source)  # equation numbers are upright
     return f'<div class="equation">{convert(source, display="block")}</div>'
@@ -35,12 +40,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Let links to the tour's script lead to its page."""
+    """Point links to the script of the tour to its page."""
     return re.sub(r"(\]\([^)]*tour)\.py\)", r"\1.md)", markdown)
 
 
+def on_post_page(output: str, page: Page, **_: Any) -> str:
+    """Load the script of the search from the site, and name its dialog for screen readers."""
+    output = output.replace(SHIM, get_relative_url("site/iframe-worker.js", page.url))
+    dialog = 'data-md-component="search" role="dialog"'
+    return output.replace(dialog, f'{dialog} aria-label="Search"')
+
+
 def page_of(script: str) -> str:
-    """A script of cells as Markdown.
+    """Return a script of cells as Markdown.
 
     Args:
         script: In the percent format: ``# %%`` opens a cell of code, ``# %% [markdown]`` one of commented text.

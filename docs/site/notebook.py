@@ -1,4 +1,4 @@
-"""The tour as a notebook: ``python docs/site/notebook.py`` writes ``docs/tour/tour.ipynb`` from ``tour.py``."""
+"""The tour as a notebook: ``python docs/site/notebook.py`` writes ``tour.ipynb`` from ``tour.py``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ def notebook_of(script: str) -> str:
         text = re.sub(r"^# ?", "", body.strip(), flags=re.MULTILINE) if is_text else body.strip()
         extra = {} if is_text else {"execution_count": None, "outputs": []}
         kind = "markdown" if is_text else "code"
-        cells.append(
-            {"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": text.splitlines(True), **extra}
-        )
+        cell_of = {"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": text.splitlines(True)}
+        cells.append(cell_of | extra)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     whole = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"

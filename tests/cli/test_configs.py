@@ -57,10 +57,8 @@ def test_a_shipped_configuration_parses_and_names_a_class_that_is_there(parts: d
 
 
 def test_quickstart_parses() -> None:
-    assert parsed(trainer="", task="", backbone="", optimizer="quickstart")["run"]["baselines"] == [
-        "loko",
-        "adamw_1e-3",
-    ]
+    config = parsed(trainer="", task="", backbone="", optimizer="quickstart")
+    assert config["run"]["baselines"] == ["loko", "adamw_1e-3"]
 
 
 def test_without_a_trainer_there_is_one_pass() -> None:

@@ -200,7 +200,8 @@ def test_own_images(tmp_path: Path) -> None:
     assert summary["steps"] == 5
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+# lightning_modules/test_lightning_surface.py has all precisions
+@pytest.mark.parametrize("precision", ["bf16-mixed", pytest.param("64-true", marks=pytest.mark.slow)])
 def test_precision(precision: str, tmp_path: Path) -> None:
     summary = fit(
         tmp_path, *DIGITS, "--data.max_samples=8", "--config", "optimizer/loko", f"--trainer.precision={precision}"

@@ -26,9 +26,7 @@ def hub() -> Path:
     """The folder of small data sets laid out like the hub's."""
     folder = Path(os.environ.get("FILTUNE_DATA", ROOT.parent / "shared")) / "data-tiny"
     if not folder.is_dir():
-        pytest.skip(
-            "no data laid out like the hub's is available (set FILTUNE_DATA to the folder that holds data-tiny)"
-        )
+        pytest.skip("no data in the hub's layout is available (set FILTUNE_DATA to the folder that holds data-tiny)")
     return folder
 
 

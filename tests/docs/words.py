@@ -32,9 +32,8 @@ def rules() -> tuple[list[tuple[re.Pattern[str], str, bool]], dict[str, re.Patte
 def tracked() -> list[str]:
     """Return the files of the repository with texts; without git, all those of the folder."""
     try:
-        listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
-            "\n"
-        )
+        done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+        listed = done.stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         listed = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if path.is_file()]
     return [name for name in listed if TEXTS.search(name) and not GENERATED.match(name) and (ROOT / name).exists()]

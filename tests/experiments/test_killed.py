@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filtune.experiments import runs
+from filtune.experiments.composition import compose
 from filtune.experiments.records import Store
 
 from tests.experiments.conftest import write_table
@@ -30,7 +33,7 @@ LENGTH = {
 }
 
 
-def start(table: str, root: Path, jobs: int = 2) -> subprocess.Popen:
+def start(table: str, root: Path) -> subprocess.Popen:
     command = [
         sys.executable,
         "-m",
@@ -40,7 +43,7 @@ def start(table: str, root: Path, jobs: int = 2) -> subprocess.Popen:
         "--root",
         str(root),
         "--jobs",
-        str(jobs),
+        "2",
         "--threads",
         "1",
     ]
@@ -76,10 +79,10 @@ def checkpoints(root: Path) -> set[tuple[Path, int]]:
     return found
 
 
-def wait_for_a_run(command: subprocess.Popen, root: Path) -> None:
+def wait_for_a_run(is_alive: Callable[[], bool], root: Path) -> None:
     before = time.monotonic()
     while not is_running(root):
-        assert command.poll() is None
+        assert is_alive()
         assert time.monotonic() - before < PATIENCE
         time.sleep(0.1)
 
@@ -106,7 +109,7 @@ def test_three_kills_at_random_moments(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     for kill in range(3):
         command = start(table, killed)
-        wait_for_a_run(command, killed)
+        wait_for_a_run(lambda command=command: command.poll() is None, killed)
         # the blow falls anywhere, but at a run, and before all is done, however fast the machine is just now
         old, wanted = checkpoints(killed), rng.randint(1, 15)
         written: set[tuple[Path, int]] = set()
@@ -126,11 +129,27 @@ def test_three_kills_at_random_moments(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes")
+def test_a_run_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """The run is a process of its own, which is importing when the one above is killed."""
+    parts = ["trainer/cpu", "task/digits", "backbone/lenet5", "optimizer/loko"]
+    job = runs.Job("key", compose(parts, {**LENGTH, "trainer.max_epochs": 1000}), 0, "digits", "lenet5", "a run")
+    above = multiprocessing.get_context("fork").Process(target=runs.run, args=(job, Store(tmp_path / "root"), 1))
+    above.start()
+    try:
+        wait_for_a_run(above.is_alive, tmp_path / "root")
+    finally:
+        above.kill()
+        above.join()
+    assert ended(tmp_path / "root")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes")
 def test_a_run_ends_with_the_command_that_started_it(tmp_path: Path) -> None:
     table = write_table(tmp_path, set={**LENGTH, "trainer.max_epochs": 1000})
-    command = start(table, tmp_path / "root", jobs=1)
+    command = start(table, tmp_path / "root")
     try:
-        wait_for_a_run(command, tmp_path / "root")
+        wait_for_a_run(lambda: command.poll() is None, tmp_path / "root")
     finally:
         command.kill()
         command.wait()

@@ -140,7 +140,7 @@ def test_a_process_sees_its_gpu_alone_and_nothing_of_a_cluster(tmp_path: Path, m
 
 
 class Watcher:
-    """Looks at the accounting of the made-up cluster."""
+    """Queries of the accounting of the made-up cluster."""
 
     num_calls = 0
 
@@ -212,6 +212,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit")
     for name, value in (("jobs", {}), ("arrays", []), ("ends", []), ("most", 0)):
         monkeypatch.setattr(Cluster, name, value, raising=False)
+    monkeypatch.setattr(Handle, "watcher", Watcher())
     monkeypatch.setattr("submitit.SlurmExecutor", Cluster)
     monkeypatch.setattr("submitit.SlurmJob", lambda folder, number: Cluster.jobs[number])
     monkeypatch.setattr(launchers, "check_cluster", lambda: None)
@@ -248,14 +249,14 @@ def test_a_job_that_is_lost_is_resubmitted_once_then_reported(tmp_path: Path, st
     assert len(Cluster.jobs) == 2
     if state != "FAILED":
         assert Cluster.jobs["0"].state == "CANCELLED"  # a job that the cluster has after all makes no second run
-        assert Watcher.num_calls <= Handle.watcher.num_calls <= 2 * (times * launchers.LOOKS + 10)
+        assert Handle.watcher.num_calls <= 2 * (times * launchers.QUERIES + 10)
 
 
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("ends", ["UNKNOWN", "PREEMPTED"])
 def test_a_job_that_is_not_known_at_first_is_waited_for(tmp_path: Path, ends: str) -> None:
     (handle,) = Slurm(Store(tmp_path), 1, 1, {}).submit([job("a")])
-    for state in [*[ends] * (launchers.LOOKS - 1), "PENDING"] * 3:
+    for state in [*[ends] * (launchers.QUERIES - 1), "PENDING"] * 3:
         handle.job.state = state
         assert not handle.done()
     Cluster.tick()

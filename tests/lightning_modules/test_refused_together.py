@@ -98,7 +98,7 @@ def train(steps: int, seconds: float, rank: int, when: int) -> tuple[list[int], 
     return known, len(trainer.strategy.exchanges), agreed_signal(trainer)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])  # 1 is the slower one
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(rank: int) -> None:
     """Within ``PERIOD``; with steps of 20 ms on the slower rank there are few exchanges."""
     first, second = together(2, train, 200, 0.01, rank, 30)

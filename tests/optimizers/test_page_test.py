@@ -182,7 +182,7 @@ def test_classes_under_new_names_are_learnt_sooner(seed: int) -> None:
     assert mistakes[100.0] < 0.7 * mistakes[0.0]
 
 
-@pytest.mark.parametrize("taken", [60, 123])
+@pytest.mark.parametrize("taken", [pytest.param(60, marks=pytest.mark.slow), 123])
 def test_a_checkpoint_goes_on_as_if_there_was_none(taken: int) -> None:
     """Before a change and between two of the samples that show it."""
     model, stream = mlp(3), clusters(120, 2) + clusters(20, 3, turn=1)

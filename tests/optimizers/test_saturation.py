@@ -71,7 +71,7 @@ def test_logits_settle_at_their_target(m: int, settled: float) -> None:
     assert one_label_stream("logits", m, "float64", "ema-2", 300).probability == pytest.approx(settled, rel=1e-2)
 
 
-@pytest.mark.parametrize(("m", "noise"), [(2, "ema-1"), (4, "ema-2")])
+@pytest.mark.parametrize(("m", "noise"), [pytest.param(2, "ema-1", marks=pytest.mark.slow), (4, "ema-2")])
 def test_known_limit_logits_lose_their_variance_in_the_long_run(m: int, noise: str) -> None:
     outcome = one_label_stream("logits", m, "float64", noise, repeats=600)
     assert outcome.p_min < 1e-4

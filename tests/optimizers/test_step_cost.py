@@ -107,7 +107,7 @@ MEASURED = {
 
 
 @pytest.mark.parametrize("name", MEASURED)
-@pytest.mark.parametrize(("inputs", "classes", "B"), [(100, 301, 1), (200, 101, 4)])
+@pytest.mark.parametrize(("inputs", "classes", "B"), [pytest.param(100, 301, 1, marks=pytest.mark.slow), (200, 101, 4)])
 def test_a_step_takes_at_least_what_is_announced_and_not_much_more(
     name: str, inputs: int, classes: int, B: int
 ) -> None:
