@@ -96,8 +96,8 @@ def print_total(console: Console, left: int, runs: int, seconds: float, possible
         remarks: What else is said of the time.
     """
     console.print(
-        f"{left} of {runs} runs to be made: about {format_duration(seconds)}{remarks}, {format_duration(possible)} of it "
-        "for what can be run now; estimated from the size of the models until similar runs have been made here",
+        f"{left} of {runs} runs to be made: about {format_duration(seconds)}{remarks}, {format_duration(possible)} of "
+        "it for what can be run now; estimated from the size of the models until similar runs have been made here",
         highlight=False,
     )
     if seconds > LONG:
