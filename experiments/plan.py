@@ -15,6 +15,9 @@ from .records import Store, metric_of
 from .tables import Table, load_table, table_names
 from .terminal import terminal_table
 
+LONG = 3600.0
+"""Seconds from which on a plan says how it becomes shorter."""
+
 
 def print_tables(console: Console) -> None:
     """Print the tables and figures there are."""
@@ -73,15 +76,32 @@ def print_plan(
         )
         grids.append(terminal_table(title, heads, rows, ("backbone", "remarks"), no_wrap=True))
     more = f", {len(unknown)} runs of unknown time" if unknown else ""
-    total, now = format_duration(whole / workers), format_duration(possible / workers)
-    console.print(
-        f"{len(counted)} of {len(found)} runs to be made: about {total} with {workers} at a time, {now} of it for what "
-        f"can be run now{more}; estimated from the size of the models until similar runs have been made here",
-        highlight=False,
+    print_total(
+        console, len(counted), len(found), whole / workers, possible / workers, f" with {workers} at a time{more}"
     )
     for grid in grids:
         console.print(grid)
     _print_needs(console, wanted)
+
+
+def print_total(console: Console, left: int, runs: int, seconds: float, possible: float, remarks: str) -> None:
+    """Print how many runs are left and how long they take, and options that make a long plan shorter.
+
+    Args:
+        console: Where it is printed.
+        left: Runs to be made.
+        runs: All runs.
+        seconds: The time of what is left.
+        possible: The part of it whose data and weights are there.
+        remarks: What else is said of the time.
+    """
+    console.print(
+        f"{left} of {runs} runs to be made: about {format_duration(seconds)}{remarks}, {format_duration(possible)} of "
+        "it for what can be run now; estimated from the size of the models until similar runs have been made here",
+        highlight=False,
+    )
+    if seconds > LONG:
+        console.print("shorter: --seeds 1, --cells NAME ..., --max-samples 500, or another --backbone", highlight=False)
 
 
 def _print_needs(console: Console, wanted: dict[Any, Any]) -> None:

@@ -28,6 +28,9 @@ from .runs import Job, RunDied, RunError
 from .streams import Streams, UnreadableData, check_finished
 from .suggestions import suggest
 
+PERIOD = 60.0
+"""Seconds between two lines of progress where the output is no terminal."""
+
 
 @dataclass
 class Outcome:
@@ -111,6 +114,7 @@ class Runner:
         self.resume_changed, self._streams = resume_changed, Streams()
         self.estimator = Estimator()
         self._started: dict[str, float] = {}
+        self._said = time.monotonic()
         self._waiting: deque[Job] = deque()
         self._resumed: set[str] = set()
         self._stopped: set[str] = set()
@@ -130,7 +134,8 @@ class Runner:
         bar, running = progress.add_task("", total=1.0), dict[Any, Job]()
         try:
             while self._fill(source, running, checked, outcome) or source.left():
-                progress.start()
+                if self.console.is_terminal:
+                    progress.start()
                 self._wait(running)
                 for handle in [handle for handle in running if handle.done()]:
                     self._settle(handle, running, source, outcome)
@@ -244,6 +249,9 @@ class Runner:
         labels = ", ".join([job.label for job in running.values()][: self.launcher.workers])
         labels = labels or "waiting for the runs of another process"
         progress.update(bar, completed=done / max(total, 1), description=f"{words}  {labels}")
+        if not self.console.is_terminal and now - self._said >= PERIOD:  # a file or a pipe
+            self._said = now
+            self.console.print(f"{words}  {labels}", markup=False, highlight=False, soft_wrap=True)
 
 
 def shown_command(name: str, path: Path) -> str:

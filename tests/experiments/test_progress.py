@@ -1,0 +1,38 @@
+"""What a long command says while it runs, and a plan before it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filtune.experiments import plan, runner
+from filtune.experiments.launchers import Local
+from filtune.experiments.records import Store
+from filtune.experiments.runner import Outcome, Runner
+from rich.console import Console
+from rich.progress import Progress
+
+
+def test_progress_in_a_file_is_a_line_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 25))  # every look at the clock is 25 seconds after the one before
+    monkeypatch.setattr(runner.time, "monotonic", lambda: float(next(clock)))
+    file = io.StringIO()
+    console = Console(file=file)
+    made = Runner(Local(Store(tmp_path), 1, 1), console)
+    bar = Progress(console=console)
+    for _ in range(6):
+        made._show(bar, bar.add_task(""), {}, [], Outcome())
+    lines = file.getvalue().splitlines()
+    assert len(lines) in (2, 3)
+    assert all(line.startswith("0 of 0 runs, ") for line in lines)
+
+
+@pytest.mark.parametrize(("seconds", "is_long"), [(60.0, False), (8 * 3600.0, True)])
+def test_a_long_plan_says_how_it_becomes_shorter(seconds: float, is_long: bool, monkeypatch: Any) -> None:
+    monkeypatch.setattr(plan, "LONG", 3600.0)
+    file = io.StringIO()
+    plan.print_total(Console(file=file, width=200), 3, 4, seconds, seconds, "")
+    assert file.getvalue().startswith("3 of 4 runs to be made: about ")
+    assert ("shorter: --seeds 1" in file.getvalue()) == is_long
