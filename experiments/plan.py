@@ -93,7 +93,7 @@ def print_total(console: Console, left: int, runs: int, seconds: float, possible
         runs: All runs.
         seconds: The time of what is left.
         possible: The part of it whose data and weights are there.
-        remarks: What else is said of the time.
+        remarks: Words that follow the time.
     """
     console.print(
         f"{left} of {runs} runs to be made: about {format_duration(seconds)}{remarks}, {format_duration(possible)} of "

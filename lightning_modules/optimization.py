@@ -115,7 +115,7 @@ class WeightAverage:
     with eta = 3), and over no more than K. The optimizer continues from theta, not from the mean.
 
     torch's :class:`~torch.optim.swa_utils.AveragedModel` keeps the mean, of the trained parameters alone: of the whole
-    model it would copy the frozen backbone (91 MB of MiniLM for 0.6 MB that LoRA trains), and so does Lightning's
+    model it would copy the frozen backbone (91 MB of MiniLM for 0.3 MB that LoRA trains), and so does Lightning's
     ``WeightAveraging`` callback, which besides writes the mean in place of the parameters into every checkpoint.
 
     Args:
