@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,18 +93,20 @@ def looks(rows: Iterable[tuple[str, str, str]]) -> dict[str, Look]:
     return found
 
 
-def distinct_looks(names: Iterable[str]) -> dict[str, Look]:
-    """Return looks that distinguish names where the optimizer does not, none in the colour of AdamW or Filtune."""
-    colours = [*dict.fromkeys(c for m, c in METHODS.items() if m not in ("filtune", "adamw")), *OTHERS]
+def distinct_looks(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, Look]:
+    """Return looks that distinguish names, in no colour that is taken, and none in that of AdamW or Filtune."""
+    left_out = {METHODS["filtune"], METHODS["adamw"], *taken}
+    colours = [colour for colour in dict.fromkeys([*METHODS.values(), *OTHERS]) if colour not in left_out]
     strokes, count = list(STROKES.values()), len(colours)
     return {name: Look(colours[i % count], strokes[i // count % len(strokes)]) for i, name in enumerate(names)}
 
 
 def looks_of(rows: Sequence[tuple[str, str]]) -> dict[str, Look]:
-    """Return the looks of names with their optimizers: that of the optimizer, where it distinguishes all names."""
-    if len({optimizer for _, optimizer in rows}) == len(rows):
-        return looks((name, optimizer, "paper") for name, optimizer in rows)
-    return distinct_looks(name for name, _ in rows)
+    """Return the looks of names with their optimizers: that of the optimizer, unless it has three names or more."""
+    count = Counter(optimizer for _, optimizer in rows)
+    own = looks((name, optimizer, "paper") for name, optimizer in rows if count[optimizer] < 3)
+    many = (name for name, optimizer in rows if count[optimizer] > 2)
+    return own | distinct_looks(many, [look.colour for look in own.values()])
 
 
 def _lighter(colour: str, share: float) -> str:

@@ -135,7 +135,9 @@ def test_rows_of_one_method_are_distinguished() -> None:
     assert len({(look.colour, look.stroke) for look in apart.values()}) == 30
     assert not {METHODS["adamw"], METHODS["filtune"]} & {look.colour for look in apart.values()}
     assert looks_of([("a", "loko"), ("b", "adamw")])["a"].colour == METHODS["loko"]
-    assert len({look.colour for look in looks_of([("a", "loko"), ("b", "loko")]).values()}) == 2
+    found = looks_of([("a", "loko"), ("b", "loko"), *((str(i), "adagrad") for i in range(3)), ("c", "filtune")])
+    assert len({look.colour for look in found.values()}) == 6
+    assert (found["a"].colour, found["c"].colour) == (METHODS["loko"], METHODS["filtune"])
 
 
 def test_a_legend_is_in_the_order_of_the_palette() -> None:
