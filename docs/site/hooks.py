@@ -13,7 +13,7 @@ from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
 
 SHIM = "https://unpkg.com/iframe-worker/shim"
-"""Script that the theme loads for the search from the disk; ``iframe-worker.js`` is a copy of it."""
+"""Script that the theme loads for the search from the disk; ``frame_worker.js`` does the same."""
 
 TOUR = "tour/tour.py"
 
@@ -46,7 +46,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def on_post_page(output: str, page: Page, **_: Any) -> str:
     """Load the script of the search from the site, and name its dialog for screen readers."""
-    output = output.replace(SHIM, get_relative_url("site/iframe-worker.js", page.url))
+    output = output.replace(SHIM, get_relative_url("site/frame_worker.js", page.url))
     dialog = 'data-md-component="search" role="dialog"'
     return output.replace(dialog, f'{dialog} aria-label="Search"')
 
