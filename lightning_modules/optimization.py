@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
 from .checkpoints import compare_names
 
@@ -114,9 +113,10 @@ class WeightAverage:
     after step k: over the last quarter of the steps, so that the early ones lose their weight (Shamir & Zhang 2013,
     with eta = 3), and over no more than K. The optimizer continues from theta, not from the mean.
 
-    torch's :class:`~torch.optim.swa_utils.AveragedModel` keeps the mean, of the trained parameters alone: of the whole
-    model it would copy the frozen backbone (91 MB of MiniLM for 0.3 MB that LoRA trains), and so does Lightning's
-    ``WeightAveraging`` callback, which besides writes the mean in place of the parameters into every checkpoint.
+    torch's :class:`~torch.optim.swa_utils.AveragedModel` was tried and copies its counter to the device at every step,
+    for which the host waits; of the whole model it would copy the frozen backbone as well (91 MB of MiniLM for 0.3 MB
+    that LoRA trains). So does Lightning's ``WeightAveraging`` callback, which besides writes the mean in place of the
+    parameters into every checkpoint.
 
     Args:
         model: The model.
@@ -124,35 +124,35 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, steps: int) -> None:
-        self.steps = steps
+        self.steps, self.count = steps, 0
         self.params = {name: param for name, param in model.named_parameters() if param.requires_grad}
-        self._averaged: AveragedModel | None = None
-
-    @property
-    def mean(self) -> dict[str, Tensor]:
-        """The mean by the parameters' names; empty before the first step."""
-        means = () if self._averaged is None else self._averaged.parameters()
-        return {name: mean.detach() for name, mean in zip(self.params, means, strict=self._averaged is not None)}
+        self.mean: dict[str, Tensor] = {}
 
     def restart(self) -> None:
         """Discard the mean, after the parameters were reset to an earlier state."""
-        self._averaged = None
+        self.count, self.mean = 0, {}
 
+    @torch.no_grad()
     def update(self) -> None:
         """Include the parameters after a step."""
-        if self.steps:
-            self._here().update_parameters(self._trained())
+        if not self.steps:
+            return
+        self.count += 1
+        if not self.mean:
+            self.mean = {name: param.detach().clone() for name, param in self.params.items()}
+        weight = max(4 / (self.count + 3), 1 / self.steps)
+        torch._foreach_lerp_(self._means(), list(self.params.values()), weight)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Put the mean in place of the parameters for a while; without a mean, leave them as they are."""
-        if self._averaged is None:
+        if not self.mean:
             yield
             return
         params = list(self.params.values())
         trained = [param.detach().clone() for param in params]
         with torch.no_grad():
-            torch._foreach_copy_(params, list(self._here().parameters()))
+            torch._foreach_copy_(params, self._means())
         try:
             yield
         finally:
@@ -161,7 +161,7 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps and the mean."""
-        return {"count": 0 if self._averaged is None else int(self._averaged.n_averaged), "mean": self.mean}
+        return {"count": self.count, "mean": self.mean}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the number of steps and the mean.
@@ -169,32 +169,12 @@ class WeightAverage:
         Raises:
             CheckpointError: If they are those of another model.
         """
-        self.restart()
         if state["mean"]:
             compare_names(state["mean"], self.params)
-            self._set([state["mean"][name] for name in self.params], state["count"])
+        self.count = state["count"]
+        self.mean = {name: mean.clone() for name, mean in state["mean"].items()}
 
-    def _here(self) -> AveragedModel:
-        """Return the averaged parameters, where the parameters are now: they may have moved since they were loaded."""
-        found = self._averaged
-        places = [(param.device, param.dtype) for param in self.params.values()]
-        if found is None or [(mean.device, mean.dtype) for mean in found.parameters()] != places:
-            before = ([], 0) if found is None else (list(found.parameters()), int(found.n_averaged))
-            self._averaged = found = AveragedModel(self._trained(), multi_avg_fn=self._lerp)
-            self._set(*before)
-        return found
-
-    @torch.no_grad()
-    def _set(self, means: list[Tensor], count: int) -> None:
-        averaged = self._here()
-        averaged.n_averaged.fill_(count)
-        for own, mean in zip(averaged.parameters(), means, strict=bool(means)):
-            own.copy_(mean)
-
-    def _trained(self) -> nn.ParameterList:
-        return nn.ParameterList(self.params.values())
-
-    @torch.no_grad()
-    def _lerp(self, means: Any, params: Any, _: Tensor | int) -> None:
-        before = int(self._here().n_averaged)  # the argument is on the device, which would be waited for
-        torch._foreach_lerp_(means, params, max(4 / (before + 4), 1 / self.steps))
+    def _means(self) -> list[Tensor]:
+        """Return the mean of every parameter, where the parameter is now: it may have moved since it was loaded."""
+        self.mean = {name: self.mean[name].to(param.device, param.dtype) for name, param in self.params.items()}
+        return list(self.mean.values())
