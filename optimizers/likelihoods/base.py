@@ -84,7 +84,7 @@ class Likelihood(ABC):
     online_metrics: ClassVar[tuple[str, ...]]
     validation_metrics: ClassVar[tuple[str, ...]]
     problem_type: ClassVar[str] = "regression"
-    target_requirement: ClassVar[str] = "be finite"
+    target_requirement: ClassVar[str] = ""
     export_note: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
@@ -129,8 +129,8 @@ class Likelihood(ABC):
         return [(B, m), (B,)] if m == 1 else [(B, m)]
 
     def _is_valid(self, target: Tensor) -> Tensor:
-        """Return which entries of a target the likelihood allows, of the target's shape."""
-        return target.isfinite()
+        """Return which entries of a target the likelihood allows; steps with others that are not finite are skipped."""
+        return torch.ones_like(target, dtype=torch.bool)
 
     def at(self, outputs: Tensor) -> Self:
         """Return the same likelihood of other outputs, (B, m)."""

@@ -187,7 +187,7 @@ class Bernoulli(Likelihood):
         return z.sigmoid() * (-z).sigmoid()  # 1 - p would round to zero
 
     def _is_valid(self, target: Tensor) -> Tensor:
-        return (target == 0) | (target == 1)
+        return (target == 0) | (target == 1) | ~target.isfinite()
 
     def _shaped(self, target: Tensor) -> Tensor:
         return target.reshape(self.outputs.shape).to(upcast(self.outputs).dtype)

@@ -161,7 +161,7 @@ class Poisson(Likelihood):
         return self._above_offset(upcast(self.outputs)).clamp_max(LARGEST).exp()
 
     def _is_valid(self, target: Tensor) -> Tensor:
-        return (target >= 0) & target.isfinite()
+        return (target >= 0) | ~target.isfinite()
 
     def _shaped(self, target: Tensor) -> Tensor:
         return target.reshape(self.outputs.shape).to(upcast(self.outputs).dtype)
