@@ -51,6 +51,11 @@ def on_post_page(output: str, page: Page, **_: Any) -> str:
     return output.replace(dialog, f'{dialog} aria-label="Search"')
 
 
+def on_post_template(output_content: str, template_name: str, config: Any) -> str:
+    """Load the script of the search from the site on the page for a missing page as well."""
+    return output_content.replace(SHIM, "site/frame_worker.js")
+
+
 def page_of(script: str) -> str:
     """Return a script of cells as Markdown.
 

@@ -37,6 +37,8 @@ def prose(page: Path) -> str:
 def commands(page: Path) -> list[list[str]]:
     """Return the ``filtune`` commands of a page, without abbreviated ones and those without arguments."""
     text = markdown(page).replace("\\\n", " ")
-    found = re.findall(r"(?:^|&& |`)(?:filtune|torchrun .*?-m cli) ([a-z][^`\n|&]*)", text, flags=re.MULTILINE)
+    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL))
+    command = r"(?:filtune|torchrun .*?-m cli) ([a-z][^`\n|&]*)"
+    found = re.findall(f"(?:^|&& ){command}", blocks, flags=re.MULTILINE) + re.findall(f"`{command}", prose(page))
     lines = [shlex.split(line, comments=True) for line in found if "..." not in line]
     return [line for line in lines if len(line) > 1]

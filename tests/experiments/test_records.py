@@ -12,7 +12,7 @@ from filtune.experiments import launchers, reproduce
 from filtune.experiments.archive import Archive
 from filtune.experiments.cells import cells
 from filtune.experiments.composition import CONFIGS
-from filtune.experiments.keys import complete, run_key
+from filtune.experiments.keys import complete, record_key, run_key
 from filtune.experiments.records import Store, metric_of, pack, unpack
 from filtune.experiments.tables import load_table
 
@@ -171,7 +171,7 @@ def test_the_records_of_past_studies_are_those_of_todays_cells(name: str, count:
     assert all(found["commit_verified"] for found in records)
     if name == "papers":
         return
-    todays = {found["key"]: run_key(found["config"], found["seed"]) for found in records}
+    todays = {found["key"]: record_key(found) for found in records}
     assert len(set(todays.values())) == count
     for study, found in manifests.items():
         named = {cell.name: cell for cell in cells(load_table(study))}
