@@ -12,23 +12,24 @@ LEAST = 100
 """Samples from which on these figures show more than chance."""
 
 
-class FinalFigures(pl.Callback):
-    """Writes the reliability diagram of the online predictions and the confusion matrix of the last validation."""
+def write_figures(trainer: pl.Trainer, module: OnlineModule) -> None:
+    """Write the reliability diagram of the online predictions and the confusion matrix of the last validation.
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write them, for a stream of some length."""
-        assert isinstance(pl_module, OnlineModule)
-        writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if trainer.interrupted or not trainer.is_global_zero or not writers or int(pl_module.online.samples) < LEAST:
-            return
-        online, figures = pl_module.online, {}
-        if online.scores is not None and online.predictive is not None and online.scores.samples():
-            curves = {"softmax": online.scores.bins}
-            if online.predictive.samples():
-                curves["posterior predictive"] = online.predictive.bins
-            figures["online/reliability"] = reliability_diagram(curves)
-        if pl_module.last_confusion is not None:
-            figures["val/confusion"] = confusion_figure(pl_module.last_confusion, pl_module.task.classes)
-        for writer in writers:
-            for name, pixels in figures.items():
-                writer.add_image(name, pixels, trainer.global_step, dataformats="HWC")
+    Args:
+        trainer: The trainer, whose TensorBoard loggers get them.
+        module: The module, of a stream of at least ``LEAST`` samples.
+    """
+    writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    if not writers or int(module.online.samples) < LEAST:
+        return
+    online, figures = module.online, {}
+    if online.scores is not None and online.predictive is not None and online.scores.samples():
+        curves = {"softmax": online.scores.bins}
+        if online.predictive.samples():
+            curves["posterior predictive"] = online.predictive.bins
+        figures["online/reliability"] = reliability_diagram(curves)
+    if module.last_confusion is not None:
+        figures["val/confusion"] = confusion_figure(module.last_confusion, module.task.classes)
+    for writer in writers:
+        for name, pixels in figures.items():
+            writer.add_image(name, pixels, trainer.global_step, dataformats="HWC")

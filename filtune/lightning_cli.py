@@ -56,7 +56,7 @@ from filtune.optimizers import OnlineOptimizer
 
 from .arguments import CommandLine, choose_class, read_line, with_run_config
 from .explain import Schema, check, condensed, explain, take_texts, written
-from .final_figures import FinalFigures
+from .final_figures import write_figures
 from .named_classes import check_classes, own_classes, restricted
 from .save_config import SaveConfig
 from .trainer_options import (
@@ -246,14 +246,13 @@ class FiltuneCLI(LightningCLI):
             if has_own_logger(given):
                 own = RunLogger(self.folder.parents[1], "", f"{name.stem}/{self.folder.name}")
                 kwargs["logger"] = [own, *named_loggers(given)]
-            kwargs["callbacks"] += [
+            validations = self._get(self.config_init, "run").validations
+            kwargs["callbacks"] = [
+                Validations(validations, given.get("val_check_interval") is not None),
+                *kwargs["callbacks"],
                 RunPage(self.model.run_config, given.get("enable_autolog_hparams", True)),
-                FinalFigures(),  # before the summary, which states the sizes of the event files
-                RunSummary(self.folder, name.optimizer, self.model.run_config, not self._is_begun),
+                RunSummary(self.folder, name.optimizer, self.model.run_config, not self._is_begun, write_figures),
                 SameStream(self._place.stream if self._place else None),
-                Validations(
-                    self._get(self.config_init, "run").validations, given.get("val_check_interval") is not None
-                ),
             ]
             if is_checkpointing(given):
                 interval = self._get(self.config_init, "run").save_interval

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .atomic import atomic_write, explained_if_full
 from .defaults import with_defaults
 from .integrity import check_archive, seal_archive
-from .legacy import translate, translate_checkpoint
+from .legacy import translate, translate_checkpoint, with_former_defaults
 from .runs import CheckpointError
 
 COMPARED = (
@@ -149,8 +149,8 @@ def config_differences(
     if not saved or not current:
         return []
     old, new = (
-        dict(_flatten(_joint_batch(with_defaults(translate(config), model), count)))
-        for config, count in zip((saved, current), ranks, strict=True)
+        dict(_flatten(_joint_batch(with_defaults(config, model), count)))
+        for config, count in zip((with_former_defaults(saved), translate(current)), ranks, strict=True)
     )
     keys = COMPARED + (SCHEDULED if new.get("model.schedule.decay", "none") != "none" else ())
     return [

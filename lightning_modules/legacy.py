@@ -81,7 +81,7 @@ OPTIMIZER_VALUES: dict[tuple[str, Any], Config] = {
 }
 """Options of optimizers whose value had another meaning or name, and what they are now."""
 
-ADDED_OPTIONS: dict[str, Config] = {"filtune.Filtune": {"adapter_scale": 1.0}}
+ADDED_OPTIONS: dict[str, Config] = {"Filtune": {"adapter_scale": 1.0}}
 """Options that complete configurations of earlier releases lack, by class, with what was done before they existed."""
 
 MODEL_OPTIONS = {"average": "weight_averaging"}
@@ -178,8 +178,9 @@ def with_former_defaults(config: Config) -> Config:
     """
     new = translate(config)
     optimizer = new.get("optimizer")
-    if isinstance(optimizer, dict) and isinstance(optimizer.get("init_args"), dict):
-        optimizer["init_args"] = {**ADDED_OPTIONS.get(str(optimizer.get("class_path")), {}), **optimizer["init_args"]}
+    module, _, name = str((optimizer or {}).get("class_path")).rpartition(".")
+    if name in ADDED_OPTIONS and module.partition(".")[0] in ("", "filtune"):
+        optimizer["init_args"] = {**ADDED_OPTIONS[name], **(optimizer.get("init_args") or {})}
     return new
 
 

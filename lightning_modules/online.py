@@ -318,6 +318,7 @@ class OnlineModule(Evaluation):
             "fingerprint": self.fingerprint,
             "inputs": self.input_settings,
             "validation": self.last_validation,
+            "confusion": self.last_confusion,
             "forgetting": self.forgetting.state(),
             "rewinds": self.watch.rewinds,
             "weight_averaging": self.average.state_dict(),
@@ -362,7 +363,7 @@ class OnlineModule(Evaluation):
                 f"trained on ({saved['backbone']!r}); load the same backbone, with the same seed where it is random"
             )
         check_inputs(saved.get("inputs") or {}, self.input_settings, self.backbone_config.name)
-        self.last_validation = dict(saved["validation"])
+        self.last_validation, self.last_confusion = dict(saved["validation"]), saved.get("confusion")
         self.forgetting.load(saved.get("forgetting"))
         self.watch.rewinds = saved["rewinds"]
         if saved.get("weight_averaging"):

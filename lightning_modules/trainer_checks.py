@@ -112,7 +112,7 @@ def _options(trainer: pl.Trainer) -> Iterator[tuple[str, object, bool, str]]:
     every, steps = trainer.check_val_every_n_epoch, trainer.log_every_n_steps  # type: ignore[attr-defined]
     yield "check_val_every_n_epoch", every, every is not None and every < 1, "must be at least 1, or null"
     yield "log_every_n_steps", steps, steps < 0, "must be at least 1, or 0 to log at the end of an epoch alone"
-    interval = trainer.val_check_interval  # type: ignore[attr-defined]
+    interval = getattr(trainer, "val_check_interval", None)  # there is none where it is a time
     too_short = isinstance(interval, int | float) and interval <= 0
     yield "val_check_interval", interval, too_short, "must be at least 1 batch, a share of an epoch, or a time"
     registry = trainer._model_registry  # Lightning has no public way to read it

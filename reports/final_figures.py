@@ -40,7 +40,8 @@ def confusion_figure(counts: Tensor, classes: Sequence[str]) -> np.ndarray:
     """
     table, m = counts.cpu().numpy(), len(classes)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
-    names = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in classes]
+    plain = ["".join(each if each.isprintable() else "?" for each in name) for name in classes]
+    names = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in plain]
     side = min(2.0 + 0.32 * m, 12.0)
     with new_figure(1, 1, (side, side)) as (figure, ((axis,),)):
         axis.imshow(shares, cmap=MATRICES, vmin=0, vmax=1)

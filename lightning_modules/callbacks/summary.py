@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,18 @@ class RunSummary(pl.Callback):
         optimizer: Name of the optimizer.
         config: The composed configuration.
         is_new: Whether the folder was created for this run, so that all files of filtune in it are this run's.
+        write_figures: Called before the summary is written, which states the sizes of the event files.
     """
 
-    def __init__(self, folder: Path, optimizer: str, config: dict[str, Any], is_new: bool = False) -> None:
-        self.folder, self.optimizer, self.config = folder, optimizer, config
+    def __init__(
+        self,
+        folder: Path,
+        optimizer: str,
+        config: dict[str, Any],
+        is_new: bool = False,
+        write_figures: Callable[[pl.Trainer, OnlineModule], None] = lambda *_: None,
+    ) -> None:
+        self.folder, self.optimizer, self.config, self.write_figures = folder, optimizer, config, write_figures
         self._found = set() if is_new else set(created_files(folder))
         self._start = 0.0
         self._first_step = 0
@@ -87,6 +96,7 @@ class RunSummary(pl.Callback):
     def _write(self, trainer: pl.Trainer, module: OnlineModule, seconds: float) -> None:
         """Write the log first: the summary is the last file of a run, and lists the bytes of its event files."""
         summary = self._summary(trainer, module, seconds)
+        self.write_figures(trainer, module)
         results = {f"final/{k}": v for k, v in summary.items() if k.startswith("online_") and v is not None}
         results |= {f"final/{name}": value for name, value in module.last_validation.items()}
         for logger in trainer.loggers:

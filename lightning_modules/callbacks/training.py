@@ -45,7 +45,7 @@ class StreamCheckpoint(Checkpoint):
         """Save every so many steps, but not between a batch and the validation that follows it.
 
         The trainer does not make up for a validation that a kill has cut off after the batch was counted. The
-        checkpoint is then made after the next batch, or at the end of the epoch.
+        checkpoint is then made after that validation, or at the end of the epoch.
         """
         regular = trainer.global_step % self.every == 0
         stop = self._stop.has_come(trainer, ask=regular)
@@ -60,6 +60,12 @@ class StreamCheckpoint(Checkpoint):
         """Stop within a validation; the run resumes from the checkpoint before it."""
         if trainer.state.fn == "fit":
             self._stop.stop_now(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save after a validation within an epoch, where that is due."""
+        if trainer.state.fn == "fit" and self._due and not trainer.is_last_batch:
+            self._save(trainer, pl_module)
+            self._stop.act()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save at the end of an epoch, after its validation."""

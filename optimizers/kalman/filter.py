@@ -23,7 +23,7 @@ from .predictive import (
     tempered_predictive,
     update_log_weights,
 )
-from .prior import adapter_factor, combined_squares, probed_output_layer, sensitivity_factor, zero_matrices
+from .prior import combined_squares, probed_output_layer, sensitivity_factor, zero_matrices
 from .rows import RowSelection
 from .state import FilterState
 from .step_cost import announce_cost
@@ -159,9 +159,8 @@ class KalmanOptimizer(FilterState):
     def _set_prior(self, squares: Tensor) -> None:
         """Set the prior by the mean over the rows of H of its squared entries, (n,), where they are finite."""
         state = self.filter
-        factor = sensitivity_factor(squares, self.param_groups)
-        head, scale = [self._params[i] for i in self._head], self._kwargs["adapter_scale"]
-        factor = factor * adapter_factor(self.param_groups, head, scale).to(factor)
+        head = [self._params[i] for i in self._head]
+        factor = sensitivity_factor(squares, self.param_groups, head, self._kwargs["adapter_scale"])
         if bool((squares + factor).isfinite().all()):  # an infinite derivative would make a variance of zero
             prior = factor * self._variance()
             state.update(self._covariance.start(self._sharding.part(prior)))

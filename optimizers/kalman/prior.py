@@ -104,26 +104,9 @@ def combined_squares(squares: Tensor, probed: Tensor, sizes: Sequence[int]) -> T
     return torch.cat([torch.where((own != 0).any(), own, other) for own, other in pairs])
 
 
-def adapter_factor(groups: list[dict[str, Any]], head: Sequence[Tensor], scale: float) -> Tensor:
-    """Return ``scale`` for entries of matrices that are zero and no part of the head, and 1 for all others, (n,).
-
-    Such a matrix is the one of an adapter that closes its branch, as LoRA's B is. What it adds to frozen weights is all
-    that the features can learn; by its sensitivity alone it has 0.2 % of the prior variance of MiniLM's outputs, 4 % of
-    EfficientNet-lite0's, and the rest is the head's (docs/research/filtune.md).
-
-    Args:
-        groups: The parameter groups; only those with ``p0_init`` ``sensitivity`` are scaled.
-        head: The parameters of the output layer.
-        scale: Multiple of the variance.
-    """
-    factors = []
-    for param, chosen in ((p, group["p0_init"] == "sensitivity") for group in groups for p in group["params"]):
-        closed = chosen and param.dim() > 1 and not any(param is own for own in head) and not bool(param.any())
-        factors.append(torch.full((param.numel(),), scale if closed else 1.0, device=param.device))
-    return torch.cat(factors)
-
-
-def sensitivity_factor(squares: Tensor, groups: list[dict[str, Any]]) -> Tensor:
+def sensitivity_factor(
+    squares: Tensor, groups: list[dict[str, Any]], head: Sequence[Tensor] = (), adapter_scale: float = 1.0
+) -> Tensor:
     r"""Return the ratio of every parameter's prior variance to p0, (n,), where ``p0_init`` is ``sensitivity``.
 
     With h_t the root mean square, over the coordinates and the entries of the tensor t, of the derivative of a
@@ -138,14 +121,23 @@ def sensitivity_factor(squares: Tensor, groups: list[dict[str, Any]]) -> Tensor:
     gains influence as its partner grows. Adapters work best with p0 there, the branches of a ResNet, whose last scales
     start at zero, with a tenth of it: half of p0 harms neither.
 
+    a_t is ``adapter_scale`` for a matrix that is zero and no part of the head, and 1 for all others. Such a matrix
+    closes the branch of an adapter, as LoRA's B does. What it adds to frozen weights is all that the features can
+    learn; by its sensitivity alone it has 0.2 % of the prior variance of MiniLM's outputs, 4 % of EfficientNet-lite0's,
+    and the head has the rest.
+
     Args:
         squares: Mean over the rows of H of its squared entries, (n,).
         groups: The parameter groups.
+        head: The parameters of the output layer.
+        adapter_scale: Multiple of the variance of matrices that are zero and not among these.
     """
     factors = []
     for param, chosen in ((p, group["p0_init"] == "sensitivity") for group in groups for p in group["params"]):
+        closed = param.dim() > 1 and not any(param is each for each in head) and not bool(param.any())
         own, squares = squares.split([param.numel(), len(squares) - param.numel()])
         h = own.mean().sqrt()
-        factor = torch.where(h != 0, (h / USUAL).rsqrt().clamp_max(WIDEST), IDLE)
+        a = adapter_scale if closed else 1.0
+        factor = torch.where(h != 0, a * (h / USUAL).rsqrt().clamp_max(WIDEST), IDLE)
         factors.append(factor.expand(param.numel()) if chosen else torch.ones_like(own))
     return torch.cat(factors)

@@ -118,7 +118,8 @@ class Likelihood(ABC):
             raise ValueError(
                 f"{name}: outputs of shape {shape} need a target of shape {expected}, got {tuple(target.shape)}"
             )
-        if target.device.type == "cpu" and not bool((valid := self._is_valid(target)).all()):
+        has_values = target.device.type == "cpu" and torch._C._functorch.peek_interpreter_stack() is None  # no vmap
+        if has_values and not bool((valid := self._is_valid(target)).all()):
             value = target[~valid][0].item()
             raise ValueError(f"{name}: a target is {value}, must {self.target_requirement.format(m=shape[1])}")
         return Observation(self, target)

@@ -46,7 +46,7 @@ class Bernoulli(Likelihood):
     takes_lists = True
     online_metrics: ClassVar = ("f1",)
     validation_metrics: ClassVar = ("f1", "exact_match")
-    target_requirement: ClassVar[str] = "be 0 or 1"
+    target_requirement: ClassVar[str] = "lie in [0, 1]"
     problem_type = "multi_label_classification"
 
     def mean(self) -> Tensor:
@@ -187,7 +187,7 @@ class Bernoulli(Likelihood):
         return z.sigmoid() * (-z).sigmoid()  # 1 - p would round to zero
 
     def _is_valid(self, target: Tensor) -> Tensor:
-        return (target == 0) | (target == 1) | ~target.isfinite()
+        return ((target >= 0) & (target <= 1)) | ~target.isfinite()
 
     def _shaped(self, target: Tensor) -> Tensor:
         return target.reshape(self.outputs.shape).to(upcast(self.outputs).dtype)

@@ -212,7 +212,7 @@ class Categorical(Likelihood):
         return f"{len(self.outputs)} rows: {shares}{more}; mean confidence {confidence:.3f}"
 
     def _target_shapes(self) -> list[tuple[int, ...]]:
-        return [(len(self.outputs),)]
+        return [(len(self.outputs),), tuple(self.outputs.shape)]  # or probabilities, which only ``nll`` takes
 
     def _is_valid(self, target: Tensor) -> Tensor:
         return (target >= 0) & (target < self.classes)

@@ -41,7 +41,7 @@ class Poisson(Likelihood):
     is_discrete = True
     online_metrics: ClassVar = ("deviance",)
     validation_metrics: ClassVar = ("deviance", "mae")
-    target_requirement: ClassVar[str] = "be a count, zero or more"
+    target_requirement: ClassVar[str] = "be zero or positive"
     export_note = "The model's output is the logarithm of the expected count: the prediction is its exponential."
 
     def __init__(self, outputs: Tensor, offset: Tensor | None = None) -> None:

@@ -11,10 +11,12 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from filtune.lightning_modules import OnlineModule
 
 from filtune import cli
 
@@ -159,6 +161,36 @@ def test_progress_bar_and_summary(capsys: pytest.CaptureFixture, monkeypatch: py
     options = ["--trainer.callbacks=TQDMProgressBar", "--trainer.enable_progress_bar=true"]
     fit(*options, "--trainer.log_every_n_steps=1", base=(*DIGITS, SGD))
     assert "online/accuracy=" in "".join(capsys.readouterr())
+
+
+def test_early_stopping_acts_after_validations_within_the_stream(tmp_path: Path) -> None:
+    given = "{class_path: EarlyStopping, init_args: {monitor: val/loss, patience: 1, min_delta: 99}}"
+    fit(f"--trainer.callbacks={given}", "--run.validations=3")
+    (summary,) = tmp_path.rglob("summary.json")
+    assert json.loads(summary.read_text())["steps"] == 4
+
+
+def test_a_validation_after_every_batch_leaves_room_for_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = OnlineModule.training_step
+
+    def fail(module: OnlineModule, batch: Any, index: int) -> Any:
+        if index == 5:
+            raise ZeroDivisionError("killed")
+        return learn(module, batch, index)
+
+    monkeypatch.setattr(OnlineModule, "training_step", fail)
+    with pytest.raises(ZeroDivisionError, match="killed"):
+        fit("--run.validations=6", "--run.save_interval=2")
+    (kept,) = tmp_path.rglob("last.ckpt")
+    assert torch.load(kept, weights_only=True)["global_step"] == 4
+
+
+def test_validations_by_time_have_one_at_the_end(tmp_path: Path) -> None:
+    fit("--trainer.val_check_interval=00:01:00:00")
+    (summary,) = tmp_path.rglob("summary.json")
+    assert json.loads(summary.read_text())["val"]
 
 
 def test_what_a_profiler_and_a_callback_report_is_seen() -> None:

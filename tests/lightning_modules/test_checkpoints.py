@@ -148,3 +148,12 @@ def test_the_same_folder_by_another_path_is_the_same(tmp_path: Path, monkeypatch
 def test_tensors_of_another_model_are_refused(saved: dict, culprit: str) -> None:
     with pytest.raises(CheckpointError, match=culprit):
         compare_names(saved, {"a": torch.zeros(2)})
+
+
+def test_a_checkpoint_from_before_an_option_is_one_without_it() -> None:
+    """The adapters of an earlier Filtune had the prior of all others; a default of today is another setting."""
+    before = {"optimizer": {"class_path": "filtune.Filtune", "init_args": {"p0": 0.1}}}
+    now = {"optimizer": {"class_path": "filtune.Filtune", "init_args": {"p0": 0.1, "adapter_scale": 1.0}}}
+    compare_configs(before, now)
+    with pytest.raises(CheckpointError, match=r"adapter_scale \(checkpoint 1.0, now 3.0\)"):
+        compare_configs(before, {"optimizer": {"class_path": "filtune.Filtune", "init_args": {"p0": 0.1}}})

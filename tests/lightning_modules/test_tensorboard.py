@@ -34,29 +34,56 @@ def test_all_scalars_have_a_description() -> None:
 
 
 def trainer_of(train_rows: int, val_rows: int, batch_size: int = 1, **options: Any) -> Any:
-    data = SimpleNamespace(sizes={"train_rows": train_rows, "val_rows": val_rows}, batch_size=batch_size)
-    defaults = {"max_epochs": 1, "fast_dev_run": 0, "limit_train_batches": 1.0, "limit_val_batches": 1.0}
-    return SimpleNamespace(datamodule=data, val_check_interval=1.0, **{**defaults, **options})
+    part, validation = SimpleNamespace(rows=range(train_rows)), SimpleNamespace(rows=range(val_rows))
+    data = SimpleNamespace(part=part, validation=validation, batch_size=batch_size)
+    defaults = {"max_epochs": 1, "max_steps": -1, "limit_train_batches": 1.0, "limit_val_batches": 1.0, "world_size": 1}
+    batches = -(-train_rows // batch_size)
+    rest = {
+        "fast_dev_run": 0,
+        "check_val_every_n_epoch": 1,
+        "num_training_batches": batches,
+        "val_check_batch": batches,
+    }
+    return SimpleNamespace(datamodule=data, val_check_interval=1.0, **{**defaults, **rest, **options})
+
+
+def validated(validations: Validations, trainer: Any) -> list[int]:
+    """Return after how many batches of a pass there are validations."""
+    validations.setup(trainer, None, "fit")  # type: ignore[arg-type]
+    found, batches = [], trainer.num_training_batches
+    for index in range(batches if trainer.max_steps < 0 else min(batches, trainer.max_steps)):
+        trainer.global_step, trainer.is_last_batch = index, index + 1 == batches
+        validations.on_train_batch_start(trainer, None, None, index)  # type: ignore[arg-type]
+        every = trainer.val_check_batch
+        if trainer.is_last_batch if every == float("inf") else every and (index + 1) % every == 0:
+            found.append(index + 1)
+    return found
 
 
 @pytest.mark.parametrize(
     ("count", "trainer", "steps"),
     [
-        (None, trainer_of(1500, 297), 300),  # five
-        (None, trainer_of(1000, 872), 500),  # two score at most twice the stream
-        (None, trainer_of(300, 10_000), 300),
-        (None, trainer_of(100, 0), 20),
-        (None, trainer_of(1500, 297, max_epochs=3), 1500),  # one a pass
-        (None, trainer_of(1500, 297, limit_val_batches=0), 1500),
-        (4, trainer_of(61, 40), 16),
-        (4, trainer_of(61, 40, batch_size=32), 1),
-        (1, trainer_of(1500, 297), 1500),
+        (None, trainer_of(1500, 297), [300, 600, 900, 1200, 1500]),
+        (None, trainer_of(1000, 872), [500, 1000]),  # two score at most twice the stream
+        (None, trainer_of(300, 10_000), [300]),
+        (None, trainer_of(1500, 297, max_epochs=3), [1500]),  # one a pass
+        (None, trainer_of(20, 10, limit_val_batches=0, val_check_batch=0), []),
+        (4, trainer_of(61, 40), [16, 31, 46, 61]),
+        (3, trainer_of(100, 40, batch_size=16), [3, 5, 7]),
+        (6, trainer_of(10, 40), [2, 4, 5, 7, 9, 10]),
+        (4, trainer_of(61, 40, batch_size=32), [1, 2]),
+        (3, trainer_of(60, 40, max_steps=30), [10, 20, 30]),
+        (1, trainer_of(60, 40, max_steps=30), [30]),
+        (1, trainer_of(60, 40), [60]),
     ],
 )
-def test_validations_are_spread_over_the_stream(count: int | None, trainer: Any, steps: int) -> None:
-    Validations(count, is_chosen=False).setup(trainer, None, "fit")  # type: ignore[arg-type]
-    batches = -(-trainer.datamodule.sizes["train_rows"] // trainer.datamodule.batch_size)
-    assert int(batches * trainer.val_check_interval) == steps
+def test_validations_are_spread_over_the_stream(count: int | None, trainer: Any, steps: list[int]) -> None:
+    assert validated(Validations(count, is_chosen=False), trainer) == steps
+    assert (trainer.val_check_interval == 1.0) == (len(steps) < 2 or count == 1)  # EarlyStopping asks
+
+
+def test_an_interval_of_the_users_has_a_validation_at_the_end_as_well() -> None:
+    assert validated(Validations(None, is_chosen=True), trainer_of(10, 40, val_check_batch=4)) == [4, 8, 10]
 
 
 @pytest.mark.parametrize(("count", "is_chosen", "message"), [(0, False, "at least 1"), (2, True, "leave one of them")])
