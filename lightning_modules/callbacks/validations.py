@@ -50,7 +50,7 @@ class Validations(pl.Callback):
         fitting = min(max(SHARE * rows // max(validated, 1), 1), MOST) if whole and trainer.max_epochs == 1 else 1
         self.count = min(self.asked or fitting, math.ceil(rows / (data.batch_size * trainer.world_size)))
         if self.count > 1:
-            trainer.val_check_interval = 0.5  # several; which batches they follow is said before each of them
+            trainer.val_check_interval = 0.5  # several; after which batches is set before each of them
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
         """Say whether a validation follows: the trainer validates where the number of batches is a multiple."""
