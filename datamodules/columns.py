@@ -34,7 +34,7 @@ def with_columns(table: Dataset, wanted: Mapping[str, str], title: str) -> Datas
             twice = [name for name in table.column_names if name.startswith(f"{column} (column ")]
             name = shown(repr(column))
             wrong = f"has the column {name} more than once" if twice else f"has no column {name}"
-            raise DataError(f"--data.{option}: {title} {wrong}; choose of {shown_list(known, 30)}")
+            raise DataError(f"--data.{option}: {title} {wrong}; choose from {shown_list(known, 30)}")
         table = table.rename_column(similar[0], column)
     return table
 

@@ -140,4 +140,4 @@ class HubFolder:
             return
         if (self.name is None and len(names) > 1) or (self.name is not None and self.name not in names):
             wrong = "needs a configuration" if self.name is None else f"has no configuration {self.name!r}"
-            raise DataError(f"--data.name: {self.location} {wrong}; choose of {', '.join(names)}") from error
+            raise DataError(f"--data.name: {self.location} {wrong}; choose from {', '.join(names)}") from error

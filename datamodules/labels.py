@@ -132,7 +132,7 @@ class LabelCodec:
         known = likelihood.metrics(self.outputs)
         unknown = [metric for metric in asked or () if metric not in known]
         if unknown:
-            raise DataError(f"--data.metrics: a {self.kind} task has no {unknown[0]!r}; choose of {', '.join(known)}")
+            raise DataError(f"--data.metrics: a {self.kind} task has no {unknown[0]!r}; choose from {', '.join(known)}")
         return tuple(asked or likelihood.validation_metrics)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -106,9 +107,16 @@ def read_source(
         return read_file(path, options)
     if os.path.isdir(path):
         return _read_folder(path, source, name, options, modality, labelled)
-    if source.startswith((".", "/", "~")) or source.count("/") > 1 or file_ending(path) in ENDINGS:
+    if (
+        source.startswith((".", "/", "~"))
+        or source.endswith("/")
+        or source.count("/") > 1
+        or file_ending(path) in ENDINGS
+    ):
         kind = "file" if file_ending(path) in ENDINGS else "folder"
-        raise DataError(f"--data.source: dataset {kind} not found: {source}")
+        near = get_close_matches(path.name, _names_beside(path), 1)
+        meant = f"; did you mean {path.with_name(near[0])}?" if near else ""
+        raise DataError(f"--data.source: dataset {kind} not found: {source}{meant}")
     _look_up(source)
     with quiet_reading(local=False), cache_errors(source):
         return Source(HubFolder(source, name).load())
@@ -263,6 +271,11 @@ def _declares(path: Path) -> bool:
     text = readme.read_text(encoding="utf-8", errors="replace")
     head = text.split("\n---", 1)[0] if text.startswith("---") else ""
     return any(line.startswith(("configs:", "dataset_info:")) for line in head.splitlines())
+
+
+def _names_beside(path: Path) -> list[str]:
+    """Return the names in a path's folder."""
+    return [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
 
 
 def _look_up(source: str) -> None:

@@ -287,7 +287,9 @@ class TableDataModule(StreamDataModule):
     def _pick(self, split: str, argument: str) -> Dataset:
         splits = self.read.splits
         if split not in splits:
-            raise DataError(f"--data.{argument}: {self._title()} has no split {split!r}; choose of {', '.join(splits)}")
+            raise DataError(
+                f"--data.{argument}: {self._title()} has no split {split!r}; choose from {', '.join(splits)}"
+            )
         text = "text_columns" if self.modality == "text" else "image_column"
         wanted = {**dict.fromkeys(self.inputs, text), self.label_column: "label_column"}
         files = self.read.files if split == self.split else ()

@@ -75,10 +75,10 @@ class Rows:
         read = read_source(source, name, options, run.task.modality, labelled=False)
         splits, self.file = read.splits, read.file
         if split is None and len(splits) > 1:
-            raise ValueError(f"--split: {source} has several; choose of {', '.join(splits)}")
+            raise ValueError(f"--split: {source} has several; choose from {', '.join(splits)}")
         split = split or next(iter(splits))
         if split not in splits:
-            raise ValueError(f"--split: {source} has no split {split!r}; choose of {', '.join(splits)}")
+            raise ValueError(f"--split: {source} has no split {split!r}; choose from {', '.join(splits)}")
         self.table = splits[split]
         module: TextDataModule | ImageDataModule
         if self.key == "text":

@@ -114,5 +114,6 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # the metrics have been synchronised
     warnings.filterwarnings("ignore", message=".*will save all targets and predictions in the buffer.*")
     warnings.filterwarnings("ignore", message=".*manual optimization and every_n_train_steps.*")  # after a step it is
+    warnings.filterwarnings("ignore", message=".*implemented the batching rule.*")  # torch's, of rows of a Jacobian
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # a run of one process needs none

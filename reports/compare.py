@@ -23,7 +23,7 @@ FORMATS = (".png", ".svg", ".pdf", ".jpg")
 """Ends of the names of plots."""
 
 LEGEND = """\
-online: every sample is predicted before the model learns from it; the loss (lower is better) is that of the last 1000
+online: every sample is predicted before the model learns from it; the loss is the mean of the last 1000 at most
 val: samples that are never learned from; ms per step: median time of a step"""
 """Meaning of the columns of the table, for the terminal."""
 

@@ -146,7 +146,7 @@ def test_a_path_that_does_not_exist_is_named(draw_images: Callable[..., Path]) -
 def test_texts_beside_images(draw_images: Callable[..., Path]) -> None:
     folder = draw_images("0.png", "a/b/1.png")
     (folder / "films.csv").write_text("text,label\nx,a\ny,b\n")
-    with pytest.raises(DataError, match="--data.text_columns: .*photos has no column 'text'; choose of image"):
+    with pytest.raises(DataError, match="--data.text_columns: .*photos has no column 'text'; choose from image"):
         TextDataModule(str(folder), ["text"]).setup()
     for name in ("more.csv", "most.csv"):
         (folder / name).write_text("text,label\nx,a\ny,b\n")

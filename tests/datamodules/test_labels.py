@@ -159,5 +159,5 @@ def test_metrics_are_those_asked_for_if_the_task_has_them(reviews: str) -> None:
     module = TextDataModule(reviews, ["text"], metrics=["matthews", "accuracy"], task_name="mine")
     module.setup()
     assert (module.task.name, module.task.metrics) == ("mine", ("matthews", "accuracy"))
-    with pytest.raises(DataError, match="a classification task has no 'pearson'; choose of accuracy, f1, matthews"):
+    with pytest.raises(DataError, match="a classification task has no 'pearson'; choose from accuracy, f1, matthews"):
         TextDataModule(reviews, ["text"], metrics=["pearson"]).setup()

@@ -92,7 +92,7 @@ def test_a_folder_of_tables_has_a_name(write: Callable[[str, str], str], monkeyp
     assert (module.label, module.task.classes) == (folder.name, ("01", "1", "2"))
     assert module.sizes == {"train_rows": 3, "val_rows": 1}
     assert "not read: 1 files of no split (more.csv): their names decide that" in str(module.report())
-    with pytest.raises(DataError, match=r"\. \(train.csv, test.csv\) has no column 'title'; choose of text, label"):
+    with pytest.raises(DataError, match=r"\. \(train.csv, test.csv\) has no column 'title'; choose from text, label"):
         TextDataModule(".", ["title"]).setup()
     with pytest.raises(DataError, match="--data.source: it is empty"):
         TextDataModule("", ["text"]).setup()

@@ -131,10 +131,14 @@ def test_the_seed_is_the_run_s_unless_given(reviews: str, monkeypatch: pytest.Mo
         ("a/b/c", {}, "dataset folder not found: a/b/c"),
         ("nowhere.csv", {}, "dataset file not found: nowhere.csv"),
         ("{reviews}", {"name": "sst2"}, "is a file and has no configuration 'sst2'"),
-        ("{reviews}", {"split": "test"}, "--data.split: {reviews} has no split 'test'; choose of train"),
-        ("{reviews}", {"val_split": "dev"}, "--data.val_split: {reviews} has no split 'dev'; choose of train"),
-        ("{reviews}", {"label_column": "y"}, "--data.label_column: {reviews} has no column 'y'; choose of text, label"),
-        ("{reviews}", {"text_columns": ["t"]}, "--data.text_columns: {reviews} has no column 't'; choose of text"),
+        ("{reviews}", {"split": "test"}, "--data.split: {reviews} has no split 'test'; choose from train"),
+        ("{reviews}", {"val_split": "dev"}, "--data.val_split: {reviews} has no split 'dev'; choose from train"),
+        (
+            "{reviews}",
+            {"label_column": "y"},
+            "--data.label_column: {reviews} has no column 'y'; choose from text, label",
+        ),
+        ("{reviews}", {"text_columns": ["t"]}, "--data.text_columns: {reviews} has no column 't'; choose from text"),
     ],
 )
 def test_what_does_not_exist_is_named(reviews: str, source: str, options: dict, message: str) -> None:
@@ -170,9 +174,9 @@ def test_an_empty_folder_is_named(tmp_path: Path) -> None:
 
 def test_configurations_are_named(hub: Path) -> None:
     source = str(hub / "nyu-mll" / "glue")
-    with pytest.raises(DataError, match="needs a configuration; choose of sst2, cola, mrpc, stsb"):
+    with pytest.raises(DataError, match="needs a configuration; choose from sst2, cola, mrpc, stsb"):
         TextDataModule(source, ["sentence"]).setup()
-    with pytest.raises(DataError, match="has no configuration 'qqp'; choose of sst2, cola, mrpc, stsb"):
+    with pytest.raises(DataError, match="has no configuration 'qqp'; choose from sst2, cola, mrpc, stsb"):
         TextDataModule(source, ["sentence"], name="qqp").setup()
 
 
@@ -190,3 +194,23 @@ def test_reading_is_quiet(reviews: str, hub: Path, capfd: pytest.CaptureFixture)
     ImageDataModule(str(hub / "ylecun" / "mnist"), val_split="test").setup()
     assert capfd.readouterr() == ("", "")
     assert datasets.are_progress_bars_disabled() == bars
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("photo/", "dataset folder not found: photo/; did you mean photos?"),
+        ("./phtos", "dataset folder not found: ./phtos; did you mean photos?"),
+        ("review.csv", "dataset file not found: review.csv; did you mean reviews.csv?"),
+        ("elsewhere/", "dataset folder not found: elsewhere/"),
+    ],
+)
+def test_a_misspelt_path_is_no_data_set_of_the_hub(
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "reviews.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as error:
+        TextDataModule(source, ["text"]).setup()
+    assert str(error.value) == f"--data.source: {message}"

@@ -131,7 +131,7 @@ def test_what_does_not_load_back_is_refused(text_run: Any, tmp_path: Path, monke
     [
         ("text\n", [], "has no rows"),
         ("", [], "cannot be read"),
-        ("review,stars\ngood,5\n", [], "--text_columns: .* has no column 'text'; choose of review, stars"),
+        ("review,stars\ngood,5\n", [], "--text_columns: .* has no column 'text'; choose from review, stars"),
         ("text,n\ngood,1\n,2\n", [], "row 1 .*empty text.*--on_bad_row skip"),
         ("text\n \n", ["--on_bad_row", "skip"], "no row that can be read"),
         ("text,prediction\ngood,1\n", [], "column 'prediction' already"),
