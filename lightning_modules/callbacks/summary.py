@@ -100,11 +100,12 @@ class RunSummary(pl.Callback):
         results = {f"final/{k}": v for k, v in summary.items() if k.startswith("online_") and v is not None}
         results |= {f"final/{name}": value for name, value in module.last_validation.items()}
         for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
-                logger.log_results(_hyperparameters(summary, self.config), _result_curves(module))
-                logger.experiment.flush()
-            elif isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(_hyperparameters(summary, self.config), results)
+            if isinstance(logger, TensorBoardLogger):
+                hyperparameters = _hyperparameters(summary, self.config)
+                if isinstance(logger, RunLogger):
+                    logger.log_results(hyperparameters, _result_curves(module))
+                else:
+                    logger.log_hyperparams(hyperparameters, results)
                 logger.experiment.flush()
             else:
                 logger.log_metrics(results, step=trainer.global_step)

@@ -112,9 +112,9 @@ class Likelihood(ABC):
             ValueError: On a CPU, if the target has another shape or values that the likelihood excludes. On other
                 devices the values are not looked at: that would wait for the device at every step.
         """
-        name, shape = type(self).__name__, tuple(self.outputs.shape)
-        if tuple(target.shape) not in self._target_shapes():
-            expected = " or ".join(str(each) for each in self._target_shapes())
+        name, shape, shapes = type(self).__name__, tuple(self.outputs.shape), self._target_shapes()
+        if tuple(target.shape) not in shapes:
+            expected = " or ".join(map(str, shapes))
             raise ValueError(
                 f"{name}: outputs of shape {shape} need a target of shape {expected}, got {tuple(target.shape)}"
             )
