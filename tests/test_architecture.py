@@ -23,7 +23,7 @@ BELOW = {
     "lightning_modules": {"optimizers", "datamodules"},
     "experiments": {"lightning_modules", "datamodules", "optimizers"},
     "exports": {"experiments", "lightning_modules", "datamodules", "optimizers"},
-    "reports": {"experiments", "lightning_modules", "datamodules", "optimizers"},
+    "reports": {"exports", "experiments", "lightning_modules", "datamodules", "optimizers"},
     FACE: set(PARTS),
     "benchmarks": {*PARTS, FACE},
 }
@@ -37,7 +37,6 @@ LABELS = ("filtune.datamodules.labels", "filtune.optimizers.likelihoods")
 
 CALLERS_OF_THE_COMMAND_LINE = {
     "filtune.__main__",
-    "benchmarks.chaos",  # kills commands, each in a process of its own
     "filtune.experiments.worker",  # each run of a study is a process of its own: the command line, started anew
 }
 
