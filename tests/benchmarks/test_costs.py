@@ -69,10 +69,9 @@ def test_points_of_the_grid_are_kept_with_a_plot(tmp_path: Path, capsys: pytest.
     for point in points:
         assert point["rounds"] == 3
         assert point["trainable_parameters"] == 83_714
-        assert {"floor", "ordinary-floor", "adamw", "loko", "r-kalman", "low-rank", "neuron"} <= set(
-            point["optimizers"]
-        )
-    assert "n 1e5, 2 outputs, batch 2 (2 outputs, batch 2, n = 83,714, 3 rounds)" in capsys.readouterr().out
+        assert list(point["optimizers"]) == ["floor", "ordinary-floor", "adamw", "loko", "low-rank"]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "n 1e5, 2 outputs, batch 2 (2 outputs, batch 2, n = 83,714, 3 rounds)" in printed
 
 
 def test_a_period_has_a_refresh_and_lazy_steps(tmp_path: Path) -> None:
