@@ -1,4 +1,4 @@
-"""Constants that are made once: a copy from the host makes it wait for a CUDA device, and small ones cost an operation."""
+"""Constants that are made once: a copy from the host would wait for a CUDA device, and each would be an operation."""
 
 from __future__ import annotations
 
