@@ -105,7 +105,7 @@ class ImageDataModule(TableDataModule):
 
 
 class ImageReader:
-    """Reads images out of a column.
+    """A reader of images out of a column.
 
     Args:
         table: The split.

@@ -66,7 +66,7 @@ class TextDataModule(TableDataModule):
 
 
 class TextReader:
-    """Reads texts, or pairs of texts, out of columns.
+    """A reader of texts, or pairs of texts, out of columns.
 
     Args:
         table: The split.

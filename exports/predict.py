@@ -76,7 +76,7 @@ def _print_one(run: Restored, predictor: Predictor, values: list[str]) -> None:
 
 
 def _output(output: Path | None, source: str) -> Path:
-    """Where to write.
+    """Return the path of the output.
 
     Raises:
         ValueError: If the format is unknown, or the input would be overwritten.

@@ -50,7 +50,7 @@ class Restored:
 
     @property
     def coding(self) -> Coding:
-        """How labels are encoded."""
+        """The encoding of the labels."""
         return Coding(tuple(self.task.classes), dict(self.task.label_options))
 
     @cached_property

@@ -276,13 +276,13 @@ class FiltuneCLI(LightningCLI):
 
     @property
     def is_resumed(self) -> bool:
-        """Whether all runs of the command are resumed, those that were begun: asked for, or requeued by SLURM."""
+        """True if all runs of the command that were begun are resumed: asked for, or requeued by SLURM."""
         path = self._get(self.config, "ckpt_path")
         return path == "last" or (path is None and is_requeued() and slurm_job() is not None)
 
     @property
     def is_dev_run(self) -> bool:
-        """Whether a few batches are run to find errors, and nothing is kept (``trainer.fast_dev_run``)."""
+        """True if a few batches are run to find errors, and nothing is kept (``trainer.fast_dev_run``)."""
         return bool(self._get(self.config_init, "trainer").get("fast_dev_run"))
 
     def save_config(self, path: Path) -> None:

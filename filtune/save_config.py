@@ -14,7 +14,7 @@ from filtune.lightning_modules.launch import refused_together
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes ``config.yaml``; over that of a run that is resumed only once its checkpoint has been accepted.
+    """Callback that writes ``config.yaml``; over that of a resumed run only once its checkpoint has been accepted.
 
     Args:
         folder: The run's folder, whatever the loggers have.

@@ -1,4 +1,4 @@
-"""What a run adds to its optimizer: parameter groups by name, a learning-rate schedule, and weight averaging."""
+"""Additions of a run to its optimizer: parameter groups by name, a learning-rate schedule, and weight averaging."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Schedule:
 
     @property
     def constant(self) -> bool:
-        """Whether the learning rate never changes."""
+        """True if the learning rate never changes."""
         return self.decay == "none" and self.warmup == 0
 
     def build(self, optimizer: torch.optim.Optimizer, total_steps: int) -> LambdaLR:

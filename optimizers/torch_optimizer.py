@@ -156,12 +156,12 @@ class TorchOptimizer(OnlineOptimizer):
 
     @property
     def _is_averaged(self) -> bool:
-        """Whether the class predicts with an average of its iterates, which ``eval()`` puts into the parameters."""
+        """Return true if the class predicts with an average of its iterates; ``eval()`` puts it into the parameters."""
         return all(callable(getattr(self._rules[0], name, None)) for name in ("train", "eval"))
 
     @property
     def _is_sampled(self) -> bool:
-        """Whether the class takes its gradient at a sample of the parameters."""
+        """Return true if the class takes its gradient at a sample of the parameters."""
         return callable(getattr(self._rules[0], "sampled_params", None))
 
     def _average(self, enabled: bool) -> None:

@@ -1,4 +1,4 @@
-"""What the training step asks of a backbone, its options, and where its weights come from."""
+"""The interface of a backbone, its options, and the source of its weights."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class BackboneConfig:
 
     @property
     def uses_peft(self) -> bool:
-        """Whether an adapter of PEFT is put on the layers."""
+        """True if an adapter of PEFT is put on the layers."""
         return self.adapter not in (None, HEAD)
 
 
