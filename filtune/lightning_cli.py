@@ -222,14 +222,14 @@ class FiltuneCLI(LightningCLI):
         check_checkpoint_name(self._get(self.config, "ckpt_path"), trainer, self.command)
 
     def instantiate_classes(self) -> None:
-        """Build model, data module and trainer; an error of theirs is reported without the frame of the parser."""
+        """Build model, data module and trainer; an error of theirs is raised without the frame of the parser."""
         try:
             super().instantiate_classes()
         except (TypeError, ValueError) as error:
             raise ValueError(condensed(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Return the trainer of a run: one folder, atomic checkpoints, a progress bar, a summary."""
+        """Return the trainer of a run, with its folder and callbacks; a folder that is refused is an error."""
         given = self._get(self.config_init, "trainer")
         self._dump_config()
         self.model.run_config = {k: v for k, v in self.config_dump.items() if k != "ckpt_path"}
@@ -353,7 +353,7 @@ class FiltuneCLI(LightningCLI):
         return find_run(root, name, matches)
 
     def after_fit(self) -> None:
-        """Broadcast the folder to every process."""
+        """Broadcast the folder to every process; a run that ended before its first step is an error."""
         self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
         if not self.trainer.global_step:
             raise ValueError("trainer: the run ended before its first step; allow a larger trainer.max_time")

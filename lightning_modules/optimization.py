@@ -59,8 +59,8 @@ class Schedule:
     10,000 steps), and its state is another than that of the checkpoints of earlier releases.
 
     Args:
-        decay: ``none``, or ``linear`` to zero at the end of the run.
-        warmup: Steps over which the learning rate rises linearly from zero, before the decay.
+        decay: ``linear`` decreases the learning rate to zero at the end of the run; ``none`` keeps it.
+        warmup: Number of steps over which the learning rate rises linearly from zero, before the decay.
     """
 
     decay: Literal["none", "linear"] = "none"

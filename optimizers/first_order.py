@@ -12,7 +12,7 @@ from .base import FirstOrder
 
 
 class AdamW(FirstOrder, torch.optim.AdamW):  # type: ignore[misc]
-    r"""Adam with decoupled weight decay (Loshchilov and Hutter, 2017).
+    r"""Adam with decoupled weight decay.
 
     .. math::
         m &\leftarrow \beta_1 m + (1 - \beta_1)\, g, \quad v \leftarrow \beta_2 v + (1 - \beta_2)\, g \odot g \\
@@ -56,7 +56,7 @@ class AdamW(FirstOrder, torch.optim.AdamW):  # type: ignore[misc]
 
 
 class AdaGrad(FirstOrder, torch.optim.Adagrad):  # type: ignore[misc]
-    r"""Gradient steps divided by the root of the accumulated squares (Duchi et al., 2011).
+    r"""Gradient steps divided by the root of the summed squares.
 
     .. math::
         s \leftarrow s + g \odot g, \quad

@@ -22,14 +22,15 @@ def base_rules() -> dict[str, type[FirstOrder]]:
 
 
 class SAM(OnlineOptimizer):
-    r"""Sharpness-aware minimization: SGD or AdamW with the gradient at theta + rho g/|g|.
+    r"""Sharpness-aware minimization around SGD, AdamW or AdaGrad.
 
     .. math::
         \hat\epsilon = \rho\, \frac{\nabla L(\theta)}{|\nabla L(\theta)|}, \quad
         g = \nabla L(\theta + \hat\epsilon), \quad \theta \leftarrow \text{base}(\theta, g)
 
-    The norm |.| is over the parameters of all groups. The closure is called twice. A gradient that is not finite is
-    counted in ``stats["nonfinite_steps"]`` and replaced by zero.
+    The base rule takes the gradient at the worst point of a neighbourhood, to first order. The norm |.| is over the
+    parameters of all groups. The closure is called twice. A gradient that is not finite is counted in
+    ``stats["nonfinite_steps"]`` and replaced by zero.
 
     Source: Foret et al. (2020), [arXiv:2010.01412](https://arxiv.org/abs/2010.01412), equations 2 and 3 with p = 2.
 
@@ -130,7 +131,11 @@ class SAM(OnlineOptimizer):
         return {**super().settings(), "base": type(self._base).__name__.lower()}
 
     def check_settings(self, state_dict: dict[str, Any]) -> None:
-        """Check the base rule, which the groups of a state of an earlier release show."""
+        """Check the base rule, which the groups of a state of an earlier release show.
+
+        Raises:
+            ValueError: If the state is that of another rule.
+        """
         super().check_settings(state_dict)
         base = type(self._base).__name__.lower()
         bases = [set(default_arguments(cls)) for cls in base_rules().values()]

@@ -24,7 +24,7 @@ RANGES = {**FIRST_ORDER, "gamma": POSITIVE, "eps": POSITIVE, "hessian_every": CO
 
 
 class Sophia(OnlineOptimizer):
-    r"""Clipped steps preconditioned by a diagonal Gauss-Newton-Bartlett estimate (Sophia-G).
+    r"""Clipped steps over a diagonal Gauss-Newton estimate.
 
     .. math::
         m &\leftarrow \beta_1 m + (1 - \beta_1)\, g \\
@@ -32,9 +32,9 @@ class Sophia(OnlineOptimizer):
         \theta &\leftarrow \theta - \alpha \lambda \theta \\
         \theta &\leftarrow \theta - \alpha\, \mathrm{clip}(m / \max(\gamma h, \epsilon), 1)
 
-    g is the gradient of the mean negative log-likelihood of the B samples, and g-hat the one at labels drawn from the
-    model, from the same graph. A gradient that is not finite is counted in ``stats["nonfinite_steps"]`` and replaced by
-    zero.
+    This is Sophia-G, with the Gauss-Newton-Bartlett estimator. g is the gradient of the mean negative log-likelihood of
+    the B samples, and g-hat the one at labels drawn from the model, from the same graph. A gradient that is not finite
+    is counted in ``stats["nonfinite_steps"]`` and replaced by zero.
 
     Source: Liu et al. (2023), [arXiv:2305.14342](https://arxiv.org/abs/2305.14342), Algorithm 3 with the estimator of
     Algorithm 2.

@@ -28,11 +28,11 @@ _KEPT_BY_TORCH = frozenset({"state", "param_groups", "defaults"})
 
 
 class TorchOptimizer(OnlineOptimizer):
-    """Any class of torch.optim, pytorch_optimizer or ivon, driven by a closure.
+    """Any class of torch.optim, pytorch_optimizer or ivon.
 
-    The class is given the gradient of the mean negative log-likelihood of the samples of all ranks, and a closure that
-    computes it, as torch's protocol has it. A gradient that is not finite is counted in ``stats["nonfinite_steps"]``
-    and replaced by zero.
+    It is driven by a closure as the other optimizers are. The class is given the gradient of the mean negative
+    log-likelihood of the samples of all ranks, and a closure that computes it, as torch's protocol has it. A gradient
+    that is not finite is counted in ``stats["nonfinite_steps"]`` and replaced by zero.
 
     Predictions are made, validated, saved and exported at the point that the method predicts with:
 
@@ -105,7 +105,11 @@ class TorchOptimizer(OnlineOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]
-        """Take one step and return the observation made before it, at the point of the predictions."""
+        """Take one step and return the observation made before it, at the point of the predictions.
+
+        Raises:
+            ValueError: If the class fails or does not evaluate the closure, or its state cannot be saved.
+        """
         main = self._rules[0]
         calls: list[tuple[Observation, Tensor]] = []
         predicted = Ranks.current().join(observe(closure))[0] if self._is_averaged or self._is_sampled else None

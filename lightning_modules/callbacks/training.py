@@ -26,6 +26,9 @@ class StreamCheckpoint(Checkpoint):
     Args:
         folder: Where ``last.ckpt`` goes.
         every: Steps between two checkpoints.
+
+    Raises:
+        ValueError: If ``every`` is below 1.
     """
 
     def __init__(self, folder: Path, every: int) -> None:

@@ -11,17 +11,17 @@ from .filter import KalmanOptimizer
 
 
 class EKF(KalmanOptimizer):
-    r"""Extended Kalman filter over the parameters, with a choice of covariance.
+    r"""Extended Kalman filter with a choice of covariance.
 
     .. math::
         P &\leftarrow P + q I                                                       & (2b)\\
         K &= P H^\top (H P H^\top + R)^{-1}                                         & (3a)\\
         \theta &\leftarrow \theta + K e, \quad P \leftarrow P - K H P               & (3b, 3c)
 
-    The transition is the identity; equation numbers are those of LoKO. An option that belongs to a covariance or a
-    noise other than the chosen one is refused unless it has its default value. A covariance or a noise of your own, one
-    class in a file that is imported, is chosen by its name; options that are not among these arguments go with the
-    name: ``covariance={"name": "mine", "my_option": 3}``.
+    The state is the parameters, its transition the identity; equation numbers are those of LoKO. An option that belongs
+    to a covariance or a noise other than the chosen one is refused unless it has its default value. A covariance or a
+    noise of your own, one class in a file that is imported, is chosen by its name; options that are not among these
+    arguments go with the name: ``covariance={"name": "mine", "my_option": 3}``.
 
     Source: Abdi et al. (2024), [arXiv:2410.11551](https://arxiv.org/abs/2410.11551), section 3.1; ``low_rank`` is LoFi
     (Chang et al., 2023, [arXiv:2305.19535](https://arxiv.org/abs/2305.19535)), ``block_per_neuron`` that of Murtuza and

@@ -10,7 +10,7 @@ from .filter import KalmanOptimizer
 
 
 class Filtune(KalmanOptimizer):
-    r"""Extended Kalman filter with implicit steps, a low-rank precision and nothing to tune.
+    r"""Low-rank Kalman filter with implicit steps; nothing to tune.
 
     It differs from LoKO in three ways. The noise is not estimated: the batch is observed through its own likelihood, at
     the mode of the posterior (:class:`~optimizers.kalman.posterior_mode.PosteriorModeUpdate`), so that a step is

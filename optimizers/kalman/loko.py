@@ -11,7 +11,7 @@ from .filter import KalmanOptimizer
 
 
 class LoKO(KalmanOptimizer):
-    r"""Low-rank Kalman optimizer, a diagonal extended Kalman filter (LoKO, Algorithm 1).
+    r"""Low-rank Kalman optimizer with a diagonal covariance.
 
     The parameters theta are the state of a filter with identity transition and covariance P = diag(p). A batch of B
     samples is observed jointly in d coordinates each: residual e (B*d,), Jacobian H (B*d, n), noise I_B (x) R.

@@ -11,7 +11,7 @@ from .filter import KalmanOptimizer
 
 
 class RKalman(KalmanOptimizer):
-    r"""Regularised Kalman filter with a diagonal covariance (R-Kalman, GRNG, Algorithm 2).
+    r"""Regularised Kalman filter with a diagonal covariance.
 
     .. math::
         P &\leftarrow P + q I                                                              & (\text{line } 5)\\

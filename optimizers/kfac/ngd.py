@@ -13,14 +13,14 @@ from .natural import NaturalOptimizer, Scales, Settings
 
 
 class NGD(NaturalOptimizer):
-    r"""Natural gradient by K-FAC with factored Tikhonov damping (GRNG eq. 8).
+    r"""Natural gradient by K-FAC with Tikhonov damping.
 
     .. math::
         W \leftarrow W - \alpha\, (\Gamma + \sqrt\rho / \pi\, I)^{-1}\, G\, (\Lambda + \pi \sqrt\rho\, I)^{-1}, \quad
         \pi^2 = \frac{\mathrm{tr} \Lambda / k}{\mathrm{tr} \Gamma / \mathrm{out}}
 
     W is (out, k), the weight and the bias in one matrix; Lambda (k, k) and Gamma (out, out) are its Kronecker factors.
-    Call :meth:`attach` before the first step.
+    Call :meth:`attach` before the first step. The equation is number 8 of GRNG.
 
     Source: Martens and Grosse (2015), [arXiv:1503.05671](https://arxiv.org/abs/1503.05671), sections 3 and 6.3; the
     baseline of Dash et al. (2026), [arXiv:2601.18420](https://arxiv.org/abs/2601.18420), equation 8.

@@ -16,7 +16,7 @@ from .unsupported import fused_attention
 
 
 class RENG(NaturalOptimizer):
-    r"""Regularised explicit natural gradient: a penalty on the gradient's norm (GRNG).
+    r"""Natural gradient with a penalty on the gradient's norm.
 
     .. math::
         W \leftarrow W - \alpha\, (\Gamma + \sqrt\rho I)^{-1}\, \nabla_W \left(\mathcal{L} + \tfrac{c}{2}
@@ -27,6 +27,8 @@ class RENG(NaturalOptimizer):
     zero for every model; the batch's gradient is used. The penalty is applied at the refreshes, as in Algorithm 1.
     Fused attention has no second derivative; torch's plain attention is used at the refreshes instead. Call
     :meth:`attach` before the first step.
+
+    RENG is the regularised explicit natural gradient of the paper.
 
     Source: Dash et al. (2026), [arXiv:2601.18420](https://arxiv.org/abs/2601.18420), Algorithm 1 with equations 9 and
     10b.

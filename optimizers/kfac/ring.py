@@ -15,7 +15,7 @@ from .natural import NaturalOptimizer, Scales, Settings, check_paper
 
 
 class RING(NaturalOptimizer):
-    r"""Regularised implicit natural gradient: damping relative to the factors' norms (GRNG).
+    r"""Natural gradient, damped relative to the factors' norms.
 
     .. math::
         W \leftarrow W - \alpha\, (\Gamma + \sqrt\rho\, \|\Gamma\|_2 I)^{-1}\, G\,
@@ -23,6 +23,8 @@ class RING(NaturalOptimizer):
 
     W is (out, k), the weight and the bias in one matrix; the paper prints the equation for (in, out). Lambda (k, k) and
     Gamma (out, out) are its Kronecker factors. Call :meth:`attach` before the first step.
+
+    RING is the regularised implicit natural gradient of the paper.
 
     Source: Dash et al. (2026), [arXiv:2601.18420](https://arxiv.org/abs/2601.18420), Algorithm 1 with equation 10a; the
     inverses are equations 11 and 19 to 21.
