@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
 import shlex
@@ -10,8 +11,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import pytest
+from filtune.optimizers.likelihoods.base import REGISTRY
 from PIL import Image
 
 from filtune import cli
@@ -90,8 +93,8 @@ class Scene:
         data: Folder of small parts of the public data sets.
     """
 
-    def __init__(self, folder: Path, encoder: Path, data: Path, patch: pytest.MonkeyPatch) -> None:
-        self.folder, self.encoder, self.data, self.patch = folder, encoder, data, patch
+    def __init__(self, folder: Path, encoder: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.encoder, self.data = folder, encoder, data
         self.variables: dict[str, str] = {}
         columns = {
             "reviews.csv": ("review,stars", ["good", "bad", "good", "bad"]),
@@ -106,14 +109,21 @@ class Scene:
             image = folder / "photos" / ("cat", "dog")[i % 2] / f"{i}.png"
             image.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (40, 32), (10 * i, 100, 200)).save(image)
-        patch.chdir(folder)
-        patch.setattr(sys, "path", [str(folder), *sys.path])
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
 
-    def write_modules(self, page: Path) -> None:
-        """Write the blocks of Python whose first line names a file of the user's own."""
-        for block in blocks(page):
-            if file := re.match(r"# (\w+\.py)\n", block.text):
-                (self.folder / file[1]).write_text(block.text)
+    @contextlib.contextmanager
+    def own_modules(self, page: Path) -> Iterator[None]:
+        """Write the page's Python into the files that its first lines name; a part of filtune is imported as it is."""
+        with patch.dict(REGISTRY):
+            for block in blocks(page):
+                if file := re.match(r"# ([\w/]+)\.py\n", block.text):
+                    if "/" in file[1]:
+                        exec(block.text, {"__name__": f"filtune.{file[1].replace('/', '.')}"})
+                    else:
+                        (self.folder / f"{file[1]}.py").write_text(block.text)
+                        sys.modules.pop(file[1], None)
+            yield
 
     def make_run(self) -> None:
         """Train on the texts, and put the run where the pages say RUN."""
