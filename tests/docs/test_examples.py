@@ -7,8 +7,10 @@ import inspect
 import re
 
 import pytest
+from filtune.optimizers.kalman.covariance import Covariance
+from filtune.optimizers.kalman.noise import ObservationNoise
 
-from filtune import optimizers
+from filtune import datamodules, optimizers
 from tests.docs.pages import ROOT
 
 RULES = {
@@ -45,3 +47,14 @@ def test_rules_are_those_that_have_pages() -> None:
     """No class escapes these tests."""
     pages = {path.stem.replace("_", "") for path in (ROOT / "docs" / "optimizers").glob("*.md")} - {"index"}
     assert {name.lower() for name in RULES} == pages
+
+
+def test_every_public_part_is_in_the_reference() -> None:
+    """Optimizers, likelihoods, data modules, covariances and observation noises."""
+    pages = "".join(path.read_text() for path in (ROOT / "docs" / "api").glob("*.md"))
+    registered = [part for family in (Covariance, ObservationNoise) for part in family.registry.values()]
+    registered = [part for part in registered if part.__module__.startswith("filtune.")]
+    public = [found for name in optimizers.__all__ if inspect.isclass(found := getattr(optimizers, name))]
+    streams = [getattr(datamodules, name) for name in datamodules.__all__ if name.endswith("DataModule")]
+    missing = {cls.__name__ for cls in [*registered, *public, *streams] if f".{cls.__name__}\n" not in pages}
+    assert not missing

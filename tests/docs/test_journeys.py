@@ -90,6 +90,22 @@ def test_the_commands_of_a_page_run(page: Path, encoder: Path, tmp_path: Path, m
     with scene.own_modules(page):
         for command in found:
             scene.run(command)
+    for listing in listings(page):
+        assert_files(listing)
+
+
+def listings(page: Path) -> list[list[str]]:
+    """Return the lists of files of a page: the folder, then a name at the beginning of each line."""
+    texts = [block.text.splitlines() for block in blocks(page) if block.language == "text"]
+    return [[line.split()[0] for line in lines] for lines in texts if lines[0].startswith("runs/")]
+
+
+def assert_files(listing: list[str]) -> None:
+    """Check that a folder has what a page lists and nothing else; capitals and ``...`` stand for any name."""
+    folder, *names = (re.sub(r"KEY|NAME|\.\.\.", "*", name) for name in listing)
+    assert all(list(Path(folder).glob(name)) for name in names), listing
+    known = {path for name in names for path in Path(folder).glob(name.partition("/")[0])}
+    assert not [path for path in Path(folder).glob("[!.]*") if path not in known]
 
 
 def test_nothing_is_skipped() -> None:
