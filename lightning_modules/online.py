@@ -44,23 +44,24 @@ from .trainer_checks import check_length, check_metrics, check_trainer, watches_
 
 
 class OnlineModule(Evaluation):
-    """Fine-tunes a backbone on a stream, one batch at a time, with any optimizer.
+    """Lightning module that fine-tunes a backbone on a stream, one batch at a time, with any optimizer.
 
     Args:
         backbone: The backbone, its adapter and its head.
-        optimizer_init: Builds the optimizer from parameter groups; filled in from ``--optimizer``.
+        optimizer_init: Function that builds the optimizer from parameter groups; filled in from ``--optimizer``.
         schedule: Warm-up and decay of the learning rate, for optimizers that have one.
-        param_groups: Options for some of the parameters, such as a prior of their own, by a regular expression
-            on the parameter's name: ``{lora_B: {p0: 2.0}}``.
+        param_groups: Options of some parameters, by a regular expression on their names: ``{lora_B: {p0: 2.0}}``.
         weight_averaging: Validate, export and predict with the mean of the trained parameters over the last quarter of
-            the steps, and so many at most; training itself does not change. 0 takes the parameters as they are.
-        on_divergence: ``stop`` with an error when the optimizer diverges, or ``rewind`` parameters and state to the
-            last checkpoint's and go on with the samples that follow, or ``warn`` and go on as it is.
-        checksum_every: Steps between two checks that all processes hold the same parameters, where there are several.
+            the steps, at most this many of them; training itself does not change. 0 takes the last parameters.
+        on_divergence: Reaction to an optimizer that diverges: ``stop`` with an error, ``rewind`` to the last checkpoint
+            and go on with the next samples, or ``warn`` and go on.
+        checksum_every: Steps between two checks that several processes hold the same parameters.
 
     Attributes:
-        restoring: ``read`` while a checkpoint is restored, ``used`` during the first step after it, else empty: an
-            error is then the checkpoint's.
+        restoring: ``read`` while a checkpoint is restored, ``used`` in the first step after it: errors are then its.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
     def __init__(

@@ -59,12 +59,13 @@ class RunConfig:
     """Folder, checkpoint interval, validations and baselines of a run.
 
     Args:
-        root: Folder that holds all runs.
-        save_interval: Steps between two checkpoints.
-        validations: Validations, evenly spread over the stream, the last at its end. By default up to five, as far as
-            they score no more than twice the samples of the stream. ``trainer.val_check_interval`` names steps instead.
-        baselines: Optimizers, by class or by name or path of a configuration, that are then trained on the same stream;
-            a table compares the results.
+        root: Folder of all runs.
+        save_interval: Number of steps from one checkpoint to the next.
+        validations: Number of validations, evenly spread over the stream, the last at its end. Null takes up to five,
+            as far as they score at most twice as many samples as the stream has. ``trainer.val_check_interval`` sets
+            steps instead.
+        baselines: Optimizers that are then trained on the same stream, each by its class or by the name or path of its
+            configuration; a table compares the results.
         resume_changed: Resume from a checkpoint although the data or the settings have changed since it was written.
     """
 

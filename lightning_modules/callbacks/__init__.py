@@ -1,4 +1,4 @@
-"""What happens around the training step: checkpoints, progress, loggers, summary."""
+"""Callbacks around the training step: checkpoints, progress, loggers, summary."""
 
 from .stream import SameStream
 from .summary import RunSummary

@@ -29,7 +29,7 @@ PACKAGES = ("filtune", "torch", "lightning", "peft", "transformers", "timm", "da
 
 
 class RunSummary(pl.Callback):
-    """Writes ``summary.json`` when the fit ends.
+    """Callback that writes ``summary.json`` when the fit ends.
 
     Args:
         folder: The run's folder.
@@ -150,7 +150,7 @@ class RunSummary(pl.Callback):
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory used so far: of the device on CUDA, of the process elsewhere."""
+    """Return the most memory used so far, in bytes: of the device on CUDA, of the process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -158,12 +158,12 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """What the run ran on."""
+    """Return the name of the device of the run."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and the packages that shape the result."""
+    """Return the versions of Python and the packages that shape the result."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -174,7 +174,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Commit of the source tree filtune runs from; None where it is installed elsewhere."""
+    """Return the commit of the source tree that filtune runs from; None where it is installed elsewhere."""
     root = Path(__file__).resolve().parents[2]
     try:
         answer = subprocess.run(
