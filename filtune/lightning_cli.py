@@ -21,7 +21,14 @@ from filtune.experiments.classes import classes, optimizer_label
 from filtune.experiments.composition import notice
 from filtune.lightning_modules import OnlineModule, Schedule, check_precision
 from filtune.lightning_modules.atomic import reason_full
-from filtune.lightning_modules.callbacks import RunPage, RunSummary, SameStream, StreamCheckpoint, Validations
+from filtune.lightning_modules.callbacks import (
+    LogInterval,
+    RunPage,
+    RunSummary,
+    SameStream,
+    StreamCheckpoint,
+    Validations,
+)
 from filtune.lightning_modules.integrity import DamagedFile, read_yaml
 from filtune.lightning_modules.launch import is_first, other_process_lost
 from filtune.lightning_modules.locks import FolderLock
@@ -249,6 +256,7 @@ class FiltuneCLI(LightningCLI):
             validations = self._get(self.config_init, "run").validations
             kwargs["callbacks"] = [
                 Validations(validations, given.get("val_check_interval") is not None),
+                *([] if given.get("log_every_n_steps") is not None or given.get("barebones") else [LogInterval()]),
                 *kwargs["callbacks"],
                 RunPage(self.model.run_config, given.get("enable_autolog_hparams", True)),
                 RunSummary(self.folder, name.optimizer, self.model.run_config, not self._is_begun, write_figures),
