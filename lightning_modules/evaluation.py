@@ -131,7 +131,7 @@ class Evaluation(pl.LightningModule):
         if self.trainer.barebones:  # which logs nothing, and warns of it
             return
         training = self.trainer.state.fn == "fit"
-        self.log_dict(scores, logger=not training)
+        self.log_dict(scores, logger=False if training else None)
         for logger in self.loggers if training else ():
             logger.log_metrics({name: float(value) for name, value in scores.items()}, step=self.global_step)
 

@@ -2,7 +2,7 @@
 
 from .log_interval import LogInterval
 from .stream import SameStream
-from .summary import RunSummary
+from .summary import RunSummary, has_announced
 from .training import OnlineProgressBar, ProgressLines, RunPage, StreamCheckpoint
 from .validations import Validations
 
@@ -15,4 +15,5 @@ __all__ = [
     "SameStream",
     "StreamCheckpoint",
     "Validations",
+    "has_announced",
 ]
