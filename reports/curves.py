@@ -31,9 +31,12 @@ class MeanBand:
 
 
 def tag_of(curve: str, metric: str, records: Iterable[Record]) -> str | None:
-    """Return the tag a panel shows: the one asked for, the column's metric for ``metric``, or an alternative."""
+    """Return the tag a panel shows: the one asked for, the column's metric for ``metric``, or an alternative.
+
+    A scalar with a single point is no curve.
+    """
     wanted = metric.replace("_", "/", 1) if curve == "metric" else curve
-    had = {tag for record in records for tag, (steps, _) in record["curves"].items() if steps}
+    had = {tag for record in records for tag, (steps, _) in record["curves"].items() if len(steps) > 1}
     return next((tag for tag in (wanted, *ALTERNATIVES.get(wanted, ())) if tag in had), None)
 
 

@@ -43,10 +43,15 @@ class Document:
     records: list[Record]
     left_out: list[str]
 
+    @property
+    def first_sections(self) -> list[Section]:
+        """Tables but those that show other figures of the runs of another table, if there are others."""
+        return [section for section in self.sections if not section.is_derived] or self.sections
+
     def counts(self) -> dict[Status, int]:
         """Return the number of the papers' cells by status; a run as published counts before a scaled-down one."""
         best: dict[tuple[str, str, str], Status] = {}
-        for section in self.sections:
+        for section in self.first_sections:
             for key, status in section.statuses().items():
                 name = (section.table.name, *key)
                 best[name] = min(best.get(name, status), status, key=_RANK.index)

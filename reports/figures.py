@@ -15,7 +15,10 @@ from .curves import mean_band, tag_of
 from .formatting import curve_title
 from .plots import INK, Look, draw_legend, draw_mean, new_figure, save_png, to_svg
 
-WIDEST = 4
+WIDTH = 10.0
+"""Width of a figure in inches; a page shows it as wide as itself, so that its letters have one size."""
+
+WIDEST = 3
 """Most panels in a row; further columns go below."""
 
 Draw = Callable[[Any, dict[str, Any]], None]
@@ -64,13 +67,15 @@ class Figure:
         name: Of its files.
         title: Caption.
         inline: SVG for a page, which takes its colour of text.
+        several: Whether means of several seeds are drawn.
         note: What is not in it.
     """
 
     name: str
     title: str
     inline: str
-    note: str
+    several: bool = False
+    note: str = ""
 
 
 def draw_figure(plan: FigurePlan, folder: Path) -> Figure | None:
@@ -91,7 +96,8 @@ def draw_figure(plan: FigurePlan, folder: Path) -> Figure | None:
     }
     styles = {line.label: line.look for line in plan.lines}
     inline, drawn = save_figure(plan.name, _arrange(panels, columns, curves), folder, styles)
-    return Figure(plan.name, plan.title, inline, _note(plan, columns, drawn))
+    several = any(len(records) > 1 for line in plan.lines for records in line.records.values())
+    return Figure(plan.name, plan.title, inline, several, _note(plan, columns, drawn))
 
 
 def _arrange(
@@ -118,7 +124,7 @@ def save_figure(
     """
     rows, width = len(panels), max(map(len, panels))
     handles: dict[str, Any] = {}
-    with new_figure(rows, width, (max(3.0 * width, 4.4) + 0.3, 2.4 * rows + 0.75), name) as (figure, axes):
+    with new_figure(rows, width, (WIDTH, (2.6 if width > 1 else 3.2) * rows + 0.75), name) as (figure, axes):
         for axis in axes.flat:
             axis.set_axis_off()
         for row, draws in zip(axes, panels, strict=True):
@@ -142,7 +148,7 @@ def _panel(plan: FigurePlan, column: str, tag: str | None, title: str) -> Draw |
 
     def draw(axis: Any, handles: dict[str, Any]) -> None:
         for line, band in bands:
-            handles[line.label] = draw_mean(axis, band.x, band.mean, line.look, band.deviation)
+            handles[line.label] = draw_mean(axis, band.x, band.mean, line.look, band.deviation if band.count > 1 else None)
         axis.set(title=title, xlabel="samples" if tag.startswith("online/") else "iterations", ylabel=curve_title(tag))
         axis.ticklabel_format(axis="x", style="plain", useOffset=False)
         axis.locator_params(axis="x", nbins=5)
@@ -165,6 +171,6 @@ def _inline(svg: str, name: str) -> str:
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'(url\(#|xlink:href="#)', rf"\1{name}-", svg)
     svg = re.sub(r"(\d+\.\d{2})\d+(?=[^<>]*>)", r"\1", svg)  # within tags: text is what the axes say
-    svg = re.sub(r'<svg ([^>]*?)width="([\d.]+)pt"', r'<svg \1style="width:\2pt" role="img"', svg, count=1)
-    svg = re.sub(r'(<svg [^>]*?) height="[\d.]+pt"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg [^>]*?) (?:width|height)="[\d.]+pt"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg [^>]*?) (?:width|height)="[\d.]+pt"', rf'\1 role="img" aria-label="{name}"', svg, count=1)
     return svg.replace(INK, "currentColor")

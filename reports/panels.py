@@ -76,7 +76,8 @@ def draw_panels(plan: PanelPlan, folder: Path) -> Figure | None:
     if not rows:
         return None
     inline, _ = save_figure(plan.name, rows, folder, styles)
-    return Figure(plan.name, plan.title, inline, f"not run: {'; '.join(missing)}" if missing else "")
+    several = any(len(point.records) > 1 for cell in plan.section.cells.values() for point in cell.points)
+    return Figure(plan.name, plan.title, inline, several, f"not run: {'; '.join(missing)}" if missing else "")
 
 
 def _styles(plan: PanelPlan) -> dict[str, Look]:

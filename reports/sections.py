@@ -132,30 +132,23 @@ class Section:
         if self.timed:
             notes.append("Beside a time stands its ratio to AdamW's in the same column: compare these.")
         hidden = [leaf.column.title for leaf in self.leaves if leaf not in self.columns()]
+        hidden += [row.title for row in self.table.rows if row.name not in self._attempted(0)]
         if hidden:
-            notes.append(f"Not run at this scale: {'; '.join(dict.fromkeys(hidden))}.")
-        if self.absent():
-            notes.append(f"Not run: {'; '.join(self.absent())}.")
+            notes.append(f"Not attempted: {'; '.join(dict.fromkeys(hidden))}.")
         return notes
 
     def rows(self, kind: str) -> list[Row]:
-        """Return the rows of a kind: of the paper's those that have the columns shown, of ours those with a run."""
-        shown = {leaf.key for leaf in self.columns()}
-        there = {row for row, leaf in self.cells if leaf in shown}
-        rows = [row for row in self.table.rows if self.kinds[row.name] == kind and row.name in there]
-        return [row for row in rows if kind == "paper" or self._run(row)]
-
-    def absent(self) -> list[str]:
-        """Return the titles of rows of ours without a run."""
-        return [row.title for row in self.table.rows if self.kinds[row.name] != "paper" and not self._run(row)]
-
-    def _run(self, row: Row) -> bool:
-        return any(cell.status is not Status.ABSENT for (name, _), cell in self.cells.items() if name == row.name)
+        """Return the rows of a kind with a run, or with the reason why there is none."""
+        return [row for row in self.table.rows if self.kinds[row.name] == kind and row.name in self._attempted(0)]
 
     def columns(self) -> list[Leaf]:
-        """Return the columns to show: all of a run as published, of a scaled-down one those with a run."""
-        run = {leaf for (_, leaf), cell in self.cells.items() if cell.status is not Status.ABSENT or cell.reason}
-        return [leaf for leaf in self.leaves if not self.pool.scale or leaf.key in run]
+        """Return the columns with a run, or with the reason why there is none."""
+        return [leaf for leaf in self.leaves if leaf.key in self._attempted(1)]
+
+    def _attempted(self, place: int) -> set[str]:
+        """Names of the rows (0) or columns (1) of cells that were attempted."""
+        found = self.cells.items()
+        return {key[place] for key, cell in found if cell.status is not Status.ABSENT or cell.reason}
 
     def mixed(self) -> bool:
         """Return whether columns differ in their metric."""
@@ -168,9 +161,13 @@ class Section:
         }
 
     def counts(self) -> Counter[Status]:
-        """Return the number of the paper's cells with each status, of the columns shown."""
-        shown = {leaf.key for leaf in self.columns()}
-        return Counter(status for (_, leaf), status in self.statuses().items() if leaf in shown)
+        """Return the number of the paper's cells with each status, of those that were attempted."""
+        return Counter(status for status in self.statuses().values() if status is not Status.ABSENT)
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether it shows other figures of the runs of another table."""
+        return "of" in self.table.raw
 
     def best(self, leaf: Leaf, published: bool) -> set[str]:
         """Return the rows with the best value of a column, ours or published."""

@@ -50,7 +50,8 @@ def test_a_diverged_seed_is_not_averaged_unless_all_diverged() -> None:
 
 
 def test_what_a_panel_shows() -> None:
-    runs = [curve([1], [1.0], "online/loss")]
+    runs = [curve([1, 2], [1.0, 2.0], "online/loss"), curve([1], [1.0], "val/loss")]
     assert tag_of("online/l1", "online_accuracy", runs) == "online/loss"
-    assert tag_of("metric", "val_matthews", [curve([1], [1.0], "val/matthews")]) == "val/matthews"
+    assert tag_of("metric", "val_matthews", [curve([1, 2], [1.0, 2.0], "val/matthews")]) == "val/matthews"
     assert tag_of("online/accuracy", "", runs) is None
+    assert tag_of("val/loss", "", runs) is None  # a point is no curve
