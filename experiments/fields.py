@@ -209,7 +209,9 @@ def _predictions_faults(predictions: Any) -> Iterator[str]:
     for sample in predictions["worst"]:
         yield from each(sample, {**_SAMPLE, **dict.fromkeys(("label", "predicted"), classes)}, "worst.")
         yield from each(sample, {"row": COUNT, "text": LIST, "image": PICTURE}, "worst.", needed=False)
-        yield from (fault for text in sample.get("text", []) for fault in each({"text": text}, {"text": TEXT}, "worst."))
+        yield from (
+            fault for text in sample.get("text", []) for fault in each({"text": text}, {"text": TEXT}, "worst.")
+        )
 
 
 def config_fault(config: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from filtune.experiments.classes import optimizer_label
+import numpy as np
 from filtune.experiments.escaping import plain
 from filtune.experiments.run_folder import RunFolder, find_runs, read_runs
 from filtune.experiments.terminal import terminal_table
@@ -16,7 +16,9 @@ from filtune.lightning_modules.atomic import atomic_path
 from rich.console import Console
 from rich.table import Table
 
+from .class_tables import joint_predictions
 from .formatting import is_of_segment
+from .labels import run_labels
 from .plots import draw_legend, draw_mean, looks_of, new_figure
 
 FORMATS = (".png", ".svg", ".pdf", ".jpg")
@@ -28,21 +30,11 @@ val: samples that are never learned from; ms per step: median time of a step"""
 """Meaning of the columns of the table, for the terminal."""
 
 
-def run_labels(runs: list[RunFolder]) -> list[str]:
-    """Return a name for each run: its optimizer, and the arguments in which it differs from others of that name."""
-    described = []
-    for run in runs:
-        chosen = run.config.get("optimizer") or {}
-        described.append((optimizer_label(chosen), chosen.get("init_args") or {}, run))
-    names = []
-    for optimizer, arguments, run in described:
-        peers = [other for name, other, _ in described if name == optimizer]
-        differing = [k for k in arguments if any(other.get(k) != arguments[k] for other in peers)]
-        extra = [f"{key}={arguments[key]}" for key in differing]
-        if len({str(other.config.get("seed_everything")) for other in runs}) > 1:
-            extra.append(f"seed {run.config.get('seed_everything')}")
-        names.append(plain(" ".join([optimizer, *extra])))
-    return names
+def labelled(runs: Sequence[RunFolder]) -> list[str]:
+    """Return a label for each run, with its seed where there are several."""
+    seeds = [run.config.get("seed_everything") for run in runs]
+    several = len({str(seed) for seed in seeds}) > 1
+    return [f"{name} seed {seed}" if several else name for name, seed in zip(run_labels(runs), seeds, strict=True)]
 
 
 def results_table(runs: list[RunFolder], left_out: Sequence[str] = ()) -> Table:
@@ -51,7 +43,7 @@ def results_table(runs: list[RunFolder], left_out: Sequence[str] = ()) -> Table:
     online = sorted({name for run in runs if (name := online_score(run.summary))})
     headings = [*(k.replace("_", "\n", 1) for k in online), "online\nloss", *(f"val\n{name}" for name in scores)]
     rows = []
-    for label, run in zip(run_labels(runs), runs, strict=True):
+    for label, run in zip(labelled(runs), runs, strict=True):
         s = run.summary
         if not s:
             rows.append((label, "not finished"))
@@ -81,6 +73,33 @@ def online_score(summary: dict[str, Any]) -> str | None:
     return next((name for name in names if name in summary), None)
 
 
+def class_table(runs: Sequence[RunFolder]) -> Table | None:
+    """Return the F1 of each class of the online predictions, seeds together; None where no classes are common to all."""
+    contents: dict[str, list[dict[str, Any]]] = {}
+    for label, run in zip(run_labels(runs), runs, strict=True):
+        try:
+            contents.setdefault(label, []).extend(filter(None, [run.predictions()]))
+        except (ValueError, OSError) as error:
+            _report([f"{error}: predictions left out"])
+    found = {label: joint_predictions(enumerate(several)) for label, several in contents.items()}
+    counted = {label: p for label, p in found.items() if p is not None and p.confusion is not None}
+    classes = {tuple(predictions.classes) for predictions in counted.values()}
+    if len(classes) != 1:
+        return None
+    scores = [predictions.scores()[:, 2] for predictions in counted.values()]
+    rows = (
+        (plain(name), *("" if np.isnan(score[i]) else f"{score[i]:.1f}" for score in scores))
+        for i, name in enumerate(classes.pop())
+    )
+    return terminal_table("F1 by class (%), online predictions", ["class", *counted], rows)
+
+
+def print_folders(runs: Sequence[RunFolder], console: Console) -> None:
+    """Print the folder of each run."""
+    for label, run in zip(labelled(runs), runs, strict=True):
+        console.print(f"run  {label}: {plain(run.folder)}", highlight=False, soft_wrap=True)
+
+
 def print_runs(folders: list[Path]) -> None:
     """Print the results with the meaning of the columns, the paths of the logs, and the next commands."""
     console = Console(markup=False, emoji=False)
@@ -100,7 +119,7 @@ def plot_runs(runs: list[RunFolder], target: Path) -> None:
     """Draw the online score and the windowed loss of the runs over the steps, as a PNG."""
     scores = [name for run in runs if (name := online_score(run.summary))]
     score = scores[0].replace("_", "/", 1) if scores else "online/accuracy"
-    names = run_labels(runs)
+    names = labelled(runs)
     styles = looks_of([(name, name.split()[0]) for name in names])
     with new_figure(1, 2, (11, 4), target.stem) as (figure, axes):
         for axis, tag, title in [
@@ -127,8 +146,13 @@ def main(args: list[str]) -> None:
     _report(left_out)
     console = Console(markup=False, emoji=False)
     console.print(results_table(runs, left_out))
+    if table := class_table(runs):
+        console.print(table)
+    print_folders(runs, console)
     plot_runs(runs, options.output)
     console.print(f"plot {plain(options.output)}", highlight=False)
+    report = " ".join(dict.fromkeys(map(plain, options.runs)))
+    console.print(f"next filtune report {report} (one page of all)", highlight=False, soft_wrap=True)
 
 
 def _title(runs: list[RunFolder]) -> str:

@@ -20,13 +20,13 @@ class MeanBand:
     Attributes:
         x: The common grid.
         mean: Mean at each point.
-        deviation: Sample standard deviation at each point, zero of one curve.
+        deviation: Sample standard deviation at each point; None of one curve.
         count: How many curves.
     """
 
     x: np.ndarray
     mean: np.ndarray
-    deviation: np.ndarray
+    deviation: np.ndarray | None
     count: int
 
 
@@ -56,7 +56,7 @@ def mean_band(records: Iterable[Record], tag: str) -> MeanBand | None:
     inside = (x >= max(steps[0] for steps, _ in curves)) & (x <= min(steps[-1] for steps, _ in curves))
     x = x[inside] if inside.any() else curves[0][0]
     values = np.stack([np.interp(x, steps, points) for steps, points in curves])
-    deviation = values.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(len(x))
+    deviation = values.std(axis=0, ddof=1) if len(curves) > 1 else None
     return MeanBand(x, values.mean(axis=0), deviation, len(curves))
 
 

@@ -148,7 +148,7 @@ def _panel(plan: FigurePlan, column: str, tag: str | None, title: str) -> Draw |
 
     def draw(axis: Any, handles: dict[str, Any]) -> None:
         for line, band in bands:
-            handles[line.label] = draw_mean(axis, band.x, band.mean, line.look, band.deviation if band.count > 1 else None)
+            handles[line.label] = draw_mean(axis, band.x, band.mean, line.look, band.deviation)
         axis.set(title=title, xlabel="samples" if tag.startswith("online/") else "iterations", ylabel=curve_title(tag))
         axis.ticklabel_format(axis="x", style="plain", useOffset=False)
         axis.locator_params(axis="x", nbins=5)

@@ -22,7 +22,9 @@ def run_labels(runs: Sequence[RunFolder]) -> list[str]:
     """
     options = [run_options(run.config) for run in runs]
     names = [optimizer_label(run.config.get("optimizer") or {}) for run in runs]
-    kinds = [(name, run.summary.get("task"), run.summary.get("backbone")) for name, run in zip(names, runs, strict=True)]
+    kinds = [
+        (name, run.summary.get("task"), run.summary.get("backbone")) for name, run in zip(names, runs, strict=True)
+    ]
     labels = []
     for name, own, kind in zip(names, options, kinds, strict=True):
         peers = [other for other, of in zip(options, kinds, strict=True) if of == kind]

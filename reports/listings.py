@@ -33,6 +33,7 @@ _FIRST = ("online_accuracy", "online_pearson", "online_nll", "val_loss", "second
 _LAST = ("loss", "nll", "brier", "ece", "l1")
 """Ends of the names of metrics that are no score."""
 
+
 @dataclass(frozen=True)
 class Entry(SeedRuns):
     """A configuration's runs.
@@ -171,9 +172,12 @@ def _of_runs(title: str, runs: list[tuple[RunFolder, Record]]) -> Listing:
         rows.setdefault(label, {})[run.config.get("seed_everything") or 0] = record
     shown = [(label, next(iter(records.values()))["optimizer"], records) for label, records in rows.items()]
     repeated = len(runs) - sum(map(len, rows.values()))
-    note = f"{len(runs)} run{'s' * (len(runs) > 1)} of filtune fit" + (
-        f"; {repeated} of them repeat another with the same seed and options, of which the latest is shown" * bool(repeated)
-    )
+    note = f"{len(runs)} run{'s' * (len(runs) > 1)} of filtune fit"
+    if repeated:
+        note += (
+            f"; {repeated} of them repeat{'s' * (repeated == 1)} another with the same seed and options: the latest "
+        )
+        note += "of these is shown"
     return _listing(f"runs-{_slug(title.replace(' / ', '-'))}", title, note, None, shown)
 
 

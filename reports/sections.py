@@ -137,9 +137,10 @@ class Section:
             notes.append(f"Not attempted: {'; '.join(dict.fromkeys(hidden))}.")
         return notes
 
-    def rows(self, kind: str) -> list[Row]:
-        """Return the rows of a kind with a run, or with the reason why there is none."""
-        return [row for row in self.table.rows if self.kinds[row.name] == kind and row.name in self._attempted(0)]
+    def rows(self, kind: str = "") -> list[Row]:
+        """Return the rows, of a kind or all, with a run or with the reason why there is none."""
+        kinds, attempted = {kind} if kind else {*self.kinds.values()}, self._attempted(0)
+        return [row for row in self.table.rows if self.kinds[row.name] in kinds and row.name in attempted]
 
     def columns(self) -> list[Leaf]:
         """Return the columns with a run, or with the reason why there is none."""
