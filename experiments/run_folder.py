@@ -51,7 +51,7 @@ class RunFolder:
         return dict(self._curves)
 
     def predictions(self) -> dict[str, Any] | None:
-        """Return the predictions by class and the worst of them; None of earlier releases, and where there are no classes.
+        """Return the predictions by class and the worst of them; None of earlier releases, and without classes.
 
         Raises:
             DamagedFile: If the file is damaged; names it.

@@ -209,7 +209,7 @@ class Prequential(nn.Module):
             self.predictive.update(*averaged)
 
     def load_log(self, state: dict[str, Any] | None, samples: int) -> None:
-        """Restore the counts of predictions from a checkpoint; those of earlier releases, after ``samples``, have none."""
+        """Restore the counts of predictions, of which checkpoints of earlier releases, after ``samples``, have none."""
         if self.log is not None:
             self.log.load(state or {"samples": samples})
 

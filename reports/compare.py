@@ -74,7 +74,7 @@ def online_score(summary: dict[str, Any]) -> str | None:
 
 
 def class_table(runs: Sequence[RunFolder]) -> Table | None:
-    """Return the F1 of each class of the online predictions, seeds together; None where no classes are common to all."""
+    """Return the F1 of each class of the online predictions, seeds together; None where classes differ."""
     contents: dict[str, list[dict[str, Any]]] = {}
     for label, run in zip(run_labels(runs), runs, strict=True):
         try:

@@ -108,7 +108,8 @@ class Listing:
         difference = format_difference(test.difference if test else sample.mean - behind.mean, self.metric)
         chance = f"paired by seed, {format_p(test.p, 'p')}" if test else "too few common seeds for a test"
         noise = ", which may be chance" if test and not test.significant else ""
-        return f"{text} Next is {second.name}: {_mean(behind, self.metric)}, a difference of {difference} ({chance}){noise}."
+        text += f" Next is {second.name}: {_mean(behind, self.metric)}"
+        return f"{text}, a difference of {difference} ({chance}){noise}."
 
     def best(self, metric: str) -> float | None:
         """Return the best mean of a column."""

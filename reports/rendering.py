@@ -88,8 +88,8 @@ def _environment(language: str) -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        formatting=formatting, tables=section_tables, classes=class_tables, table=table, markup=markup, Status=Status, Agreement=Agreement,
-        INK=INK,
+        formatting=formatting, tables=section_tables, classes=class_tables, table=table, markup=markup, Status=Status,
+        Agreement=Agreement, INK=INK,
     )  # fmt: skip
     environment.filters.update(esc=markup.escape, strong=markup.strong, plain=plain)
     return environment

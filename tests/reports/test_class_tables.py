@@ -13,6 +13,7 @@ from filtune.experiments.records import write_json
 from filtune.reports import figures
 from filtune.reports.class_tables import Predictions, class_frame, joint_predictions, worst_frame
 from filtune.reports.document import assemble
+from filtune.reports.formatting import DASH
 from filtune.reports.report import main
 from filtune.reports.styled import LANGUAGES
 from sklearn.metrics import precision_recall_fscore_support
@@ -63,7 +64,7 @@ def test_seeds_are_counted_together_unless_their_classes_differ() -> None:
 def test_a_class_without_samples_has_dashes_and_does_not_enter_the_mean() -> None:
     found = Predictions(["a", "b"], np.array([[3, 1], [0, 0]]), [])
     frame = class_frame([("AdamW", found)], LANGUAGES["md"])
-    assert frame.loc["b"].tolist() == ["0", "0.0 (P 0.0, R –)"]
+    assert frame.loc["b"].tolist() == ["0", f"0.0 (P 0.0, R {DASH})"]
     assert frame.loc["mean of the classes"].tolist() == ["4", "85.7 (P 100.0, R 75.0)"]
 
 
@@ -72,7 +73,7 @@ def test_samples_show_their_text_their_image_or_their_row() -> None:
     plain = {name: value for name, value in sample.items() if name not in ("text", "row")}
     worst = [{**each, "seed": 0} for each in (sample, {**plain, "row": 5, "image": PIXEL}, plain)]
     found = Predictions(["no", "yes"], None, worst)
-    assert worst_frame(found, LANGUAGES["md"])["sample"].tolist() == ["a text", "row 5", "–"]
+    assert worst_frame(found, LANGUAGES["md"])["sample"].tolist() == ["a text", "row 5", DASH]
     html = worst_frame(found, LANGUAGES["html"])["sample"].tolist()
     assert html[1] == f'<img alt="row 5" src="data:image/png;base64,{PIXEL}">'
     assert worst_frame(found, LANGUAGES["md"]).iloc[0, 2] == "yes (0.900)"
