@@ -1,4 +1,4 @@
-"""What a page says of predictions: by class, confused classes, surprising samples; of a stranger's runs too."""
+"""What a page says of predictions: by class, confused classes, samples with the largest loss; of a stranger's runs too."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_undrawn")
-def test_the_page_has_classes_confusions_and_surprising_samples(tmp_path: Path) -> None:
+def test_the_page_has_classes_confusions_and_worst_samples(tmp_path: Path) -> None:
     for seed in (0, 1):
         with_predictions(tmp_path / "runs" / f"a{seed}", seed=seed)
     with_predictions(tmp_path / "runs" / "b", "LoKO", confusion=[[5, 0], [0, 5]])
@@ -97,7 +97,7 @@ def test_the_page_has_classes_confusions_and_surprising_samples(tmp_path: Path) 
         for words in ("AdamW lr=0.1", "72.7", "a text", "yes (0.900)", "7, seed 0", str(tmp_path / "runs" / "a0")):
             assert words in found.replace("\\", "")
     assert page.count('class="shade"') == 8
-    assert page.index("a text") > page.index("<details><summary>Most surprising samples")
+    assert page.index("a text") > page.index("<details><summary>Samples with the largest loss")
 
 
 @pytest.mark.usefixtures("_undrawn")
