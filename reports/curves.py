@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from filtune.experiments.records import Record
@@ -21,13 +20,13 @@ class MeanBand:
         x: The common grid.
         mean: Mean at each point.
         deviation: Sample standard deviation at each point; None of one curve.
-        count: How many curves.
+        unit: Of x: ``samples``, or ``steps`` of a validation and of what is no run of fit.
     """
 
     x: np.ndarray
     mean: np.ndarray
     deviation: np.ndarray | None
-    count: int
+    unit: str = "steps"
 
 
 def tag_of(curve: str, metric: str, records: Iterable[Record]) -> str | None:
@@ -57,20 +56,16 @@ def mean_band(records: Iterable[Record], tag: str) -> MeanBand | None:
     x = x[inside] if inside.any() else curves[0][0]
     values = np.stack([np.interp(x, steps, points) for steps, points in curves])
     deviation = values.std(axis=0, ddof=1) if len(curves) > 1 else None
-    return MeanBand(x, values.mean(axis=0), deviation, len(curves))
+    return MeanBand(x, values.mean(axis=0), deviation, "samples" if any(_counts(r, tag) for r in finished) else "steps")
 
 
 def _curve(record: Record, tag: str) -> tuple[np.ndarray, np.ndarray]:
     """Samples, or steps of a validation curve, and values."""
     steps, values = (np.asarray(part, dtype=float) for part in record["curves"][tag])
     order = np.argsort(steps, kind="stable")
-    return steps[order] * _samples_per_step(record, tag), values[order]
+    return steps[order] * (record["samples"] / record["steps"] if _counts(record, tag) else 1.0), values[order]
 
 
-def _samples_per_step(record: Record, tag: str) -> float:
-    samples: Any = record.get("samples")
-    return (
-        samples / record["steps"]
-        if tag.startswith(("online/", "measured/")) and samples and record.get("steps")
-        else 1.0
-    )
+def _counts(record: Record, tag: str) -> bool:
+    """Whether a scalar is drawn over samples."""
+    return bool(tag.startswith(("online/", "measured/")) and record.get("samples") and record.get("steps"))

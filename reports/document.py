@@ -15,9 +15,9 @@ from filtune.experiments.suggestions import suggest
 from filtune.experiments.tables import Table, table_names
 
 from .cells import Status
-from .figures import FigurePlan, Line
+from .figures import FigurePlan, Line, plan_curves
 from .listings import Listing, run_listings, sweep_listing
-from .panels import PanelPlan, panel_plans
+from .panels import panel_plans
 from .sections import Section, build_section
 
 _RANK = [
@@ -178,14 +178,12 @@ def merged(pools: list[Pool]) -> Pool:
     return total
 
 
-def figure_plans(sections: list[Section]) -> list[tuple[Section, FigurePlan | PanelPlan]]:
+def figure_plans(sections: list[Section]) -> list[tuple[Section, FigurePlan]]:
     """Return the figures over the cells of the sections, each with the first section that has them.
 
     They are those that a table describes itself, and the papers' figures over the cells of tables.
     """
-    found: list[tuple[Section, FigurePlan | PanelPlan]] = [
-        (section, plan) for section in sections for plan in panel_plans(section)
-    ]
+    found = [(section, plan) for section in sections for plan in panel_plans(section)]
     figures = [table for name in table_names() if not _is_table(table := shipped_table(name))]
     for figure in figures:
         names = [source.name for source in source_tables(figure)]
@@ -212,4 +210,4 @@ def _plan(figure: Table, group: list[Section]) -> FigurePlan:
     run = [leaves[column.name] for column in figure.columns if column.name in leaves]
     columns = [(leaf.column.name, leaf.title, leaf.metric) for leaf in run]
     name = f"{group[0].slug}_{figure.name.rpartition('.')[2]}"
-    return FigurePlan(name, figure.title, columns, figure.raw["curves"], list(lines.values()))
+    return plan_curves(name, figure.title, columns, figure.raw["curves"], list(lines.values()))

@@ -14,7 +14,7 @@ from filtune.experiments.run_folder import RunFolder, read_runs
 from filtune.lightning_modules.integrity import DamagedFile
 
 from .class_tables import Predictions, joint_predictions
-from .figures import Figure, FigurePlan, Line
+from .figures import Figure, FigurePlan, Line, plan_curves
 from .formatting import format_difference, format_mean_std, format_p, is_of_segment, metric_title
 from .labels import rate_label, run_labels
 from .plots import Look, looks_of
@@ -123,7 +123,7 @@ class Listing:
         lines = [Line(entry.name, entry.look, {"": list(entry.records.values())}) for entry in self.entries[:12]]
         more = f", the best 12 of {len(self.entries)}" if len(self.entries) > 12 else ""
         once = list(dict.fromkeys(curves))
-        return FigurePlan(f"{self.slug}_curves", f"{self.title}{more}", [("", "", self.metric)], once, lines)
+        return plan_curves(f"{self.slug}_curves", f"{self.title}{more}", [("", "", self.metric)], once, lines)
 
 
 def sweep_listing(manifest: dict[str, Any], archive: Archive) -> Listing:

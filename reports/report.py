@@ -67,7 +67,6 @@ def write_report(roots: list[Path], tables: list[str], output: Path, formats: li
     """
     from .document import assemble, figure_plans
     from .figures import draw_figure
-    from .panels import PanelPlan, draw_panels
     from .rendering import render_html, render_latex, render_markdown
 
     document = assemble(roots, tables)
@@ -77,8 +76,7 @@ def write_report(roots: list[Path], tables: list[str], output: Path, formats: li
         raise ValueError(f"--output: {output} cannot be made a folder ({error.strerror}); name another") from error
     plans = [*figure_plans(document.sections), *((listing, listing.plan()) for listing in document.listings)]
     for place, plan in track(plans, "figures", console=console, transient=True):
-        figure = draw_panels(plan, output) if isinstance(plan, PanelPlan) else draw_figure(plan, output)
-        if figure is not None:
+        if figure := draw_figure(plan, output):
             place.figures.append(figure)
     written = []
     if "html" in formats:

@@ -1,4 +1,4 @@
-"""What a page says of predictions: by class, confused classes, samples with the largest loss; of a stranger's runs too."""
+"""What a page says of predictions: by class, confusion matrices, samples with the largest loss."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_samples_show_their_text_their_image_or_their_row() -> None:
 
 @pytest.fixture
 def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "save_figure", lambda *_: ("<svg></svg>", set()))
+    monkeypatch.setattr(figures, "save_figure", lambda *_: "<svg></svg>")
 
 
 @pytest.mark.usefixtures("_undrawn")

@@ -44,7 +44,7 @@ def test_a_diverged_seed_is_not_averaged_unless_all_diverged() -> None:
     mixed, all_bad = mean_band([good, bad], "val/accuracy"), mean_band([bad], "val/accuracy")
     assert mixed is not None
     assert all_bad is not None
-    assert (mixed.count, mixed.mean.tolist()) == (1, [1.0, 1.0])
+    assert (mixed.deviation, mixed.mean.tolist()) == (None, [1.0, 1.0])
     assert all_bad.mean.tolist() == [9.0, 9.0]
     assert mean_band([curve([], [])], "val/accuracy") is None
 

@@ -112,7 +112,7 @@ def test_it_starts_without_what_only_a_report_needs() -> None:
 
 @pytest.fixture
 def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "save_figure", lambda *_: ("<svg></svg>", set()))
+    monkeypatch.setattr(figures, "save_figure", lambda *_: "<svg></svg>")
 
 
 @pytest.mark.usefixtures("_undrawn")
