@@ -17,9 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from .class_tables import joint_predictions
+from .figures import Line, drawn, plan_curves
 from .formatting import is_of_segment
 from .labels import run_labels
-from .plots import draw_legend, draw_mean, looks_of, new_figure
+from .listings import run_record
+from .plots import looks_of
 
 FORMATS = (".png", ".svg", ".pdf", ".jpg")
 """Ends of the names of plots."""
@@ -116,22 +118,15 @@ def print_runs(folders: list[Path]) -> None:
 
 
 def plot_runs(runs: list[RunFolder], target: Path) -> None:
-    """Draw the online score and the windowed loss of the runs over the steps, as a PNG."""
+    """Draw the online score and the windowed loss of the runs over the samples."""
     scores = [name for run in runs if (name := online_score(run.summary))]
     score = scores[0].replace("_", "/", 1) if scores else "online/accuracy"
     names = labelled(runs)
     styles = looks_of([(name, name.split()[0]) for name in names])
-    with new_figure(1, 2, (11, 4), target.stem) as (figure, axes):
-        for axis, tag, title in [
-            (axes[0, 0], score, f"{score.replace('/', ' ')}, before the update"),
-            (axes[0, 1], "online/loss", "online loss, mean of the last 1000"),
-        ]:
-            handles = {n: draw_mean(axis, *run.curve(tag), styles[n]) for n, run in zip(names, runs, strict=True)}
-            axis.set(xlabel="step", title=title)
-        draw_legend(figure, handles, styles)
-        figure.suptitle(_title(runs))
-        with atomic_path(target) as temporary:
-            figure.savefig(temporary, dpi=130)
+    lines = [Line(name, styles[name], {"": [run_record(run)]}) for name, run in zip(names, runs, strict=True)]
+    plan = plan_curves(target.stem, _title(runs), [("", _title(runs), "")], [score, "online/loss"], lines)
+    with drawn(plan) as figure, atomic_path(target) as temporary:
+        figure.savefig(temporary, dpi=130)
 
 
 def main(args: list[str]) -> None:

@@ -20,7 +20,7 @@ class MeanBand:
         x: The common grid.
         mean: Mean at each point.
         deviation: Sample standard deviation at each point; None of one curve.
-        unit: Of x: ``samples``, or ``steps`` of a validation and of what is no run of fit.
+        unit: Of x: ``samples``, or ``steps`` of what is no run of fit.
     """
 
     x: np.ndarray
@@ -48,7 +48,7 @@ def mean_band(records: Iterable[Record], tag: str) -> MeanBand | None:
     """
     found = list(records)
     finished = [record for record in found if record["status"] == "finished"] or found
-    curves = [_curve(record, tag) for record in finished if len(record["curves"].get(tag, [[]])[0]) > 0]
+    curves = [curve_of(record, tag) for record in finished if len(record["curves"].get(tag, [[]])[0]) > 0]
     if not curves:
         return None
     x = np.unique(np.concatenate([steps for steps, _ in curves]))
@@ -56,16 +56,22 @@ def mean_band(records: Iterable[Record], tag: str) -> MeanBand | None:
     x = x[inside] if inside.any() else curves[0][0]
     values = np.stack([np.interp(x, steps, points) for steps, points in curves])
     deviation = values.std(axis=0, ddof=1) if len(curves) > 1 else None
-    return MeanBand(x, values.mean(axis=0), deviation, "samples" if any(_counts(r, tag) for r in finished) else "steps")
+    return MeanBand(x, values.mean(axis=0), deviation, "samples" if any(map(_samples, finished)) else "steps")
 
 
-def _curve(record: Record, tag: str) -> tuple[np.ndarray, np.ndarray]:
-    """Samples, or steps of a validation curve, and values."""
+def curve_of(record: Record, tag: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return samples, or steps where the record does not count samples, and the values of a scalar after them.
+
+    Methods with batches of different sizes are thus drawn over one axis.
+
+    Raises:
+        KeyError: If the record has no such curve.
+    """
     steps, values = (np.asarray(part, dtype=float) for part in record["curves"][tag])
-    order = np.argsort(steps, kind="stable")
-    return steps[order] * (record["samples"] / record["steps"] if _counts(record, tag) else 1.0), values[order]
+    return steps * (_samples(record) or 1.0), values
 
 
-def _counts(record: Record, tag: str) -> bool:
-    """Whether a scalar is drawn over samples."""
-    return bool(tag.startswith(("online/", "measured/")) and record.get("samples") and record.get("steps"))
+def _samples(record: Record) -> float:
+    """Samples of a step; zero where they are not known."""
+    samples, steps = record.get("samples"), record.get("steps")
+    return samples / steps if samples and steps else 0.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,8 +89,7 @@ class Figure:
 
 def draw_figure(plan: FigurePlan, folder: Path) -> Figure | None:
     """Draw a figure as SVG and PNG; none where no run has anything of it."""
-    rows = [row for row in plan.rows if any(row)]
-    return Figure(plan, save_figure(plan.name, rows, folder, plan.looks)) if rows else None
+    return Figure(plan, save_figure(plan, folder)) if any(map(any, plan.rows)) else None
 
 
 def plan_curves(
@@ -160,31 +160,32 @@ def _note(lines: Iterable[Line], columns: Sequence[Any], kept: Sequence[Any], dr
     return "; ".join(parts + ([f"not run: {'; '.join(panels)}"] if panels else []))
 
 
-def save_figure(name: str, panels: list[list[Draw | None]], folder: Path, looks: Mapping[str, Look]) -> str:
-    """Draw rows of panels and a legend, write them as SVG and PNG, and return the SVG for a page.
+def save_figure(plan: FigurePlan, folder: Path) -> str:
+    """Write a figure as SVG and PNG into a folder, and return the SVG for a page."""
+    with drawn(plan) as figure:
+        svg = to_svg(figure, transparent=True)
+        figure.set_layout_engine("none")  # it is laid out by now
+        save_png(figure, folder / f"{plan.name}.png")
+    (folder / f"{plan.name}.svg").write_text(svg)
+    return _inline(svg, plan.name)
 
-    Args:
-        name: Of the files.
-        panels: What draws each of them; None for an empty place.
-        folder: Where the files go.
-        looks: The looks in the legend.
-    """
-    rows, width = len(panels), max(map(len, panels))
-    handles: dict[str, Any] = {}
-    with new_figure(rows, width, (WIDTH, (2.6 if width > 1 else 3.2) * rows + 0.75), name) as (figure, axes):
+
+@contextmanager
+def drawn(plan: FigurePlan) -> Iterator[Any]:
+    """Yield a figure with its panels and a legend, as wide as a page."""
+    rows = [row for row in plan.rows if any(row)] or [[None]]
+    width, handles = max(map(len, rows)), dict[str, Any]()
+    size = (WIDTH, (2.6 if width > 1 else 3.2) * len(rows) + 0.75)
+    with new_figure(len(rows), width, size, plan.name) as (figure, axes):
         for axis in axes.flat:
             axis.set_axis_off()
-        for row, draws in zip(axes, panels, strict=True):
+        for row, draws in zip(axes, rows, strict=True):
             for axis, draw in zip(row, draws, strict=False):
                 if draw is not None:
                     axis.set_axis_on()
                     draw(axis, handles)
-        draw_legend(figure, handles, looks)
-        svg = to_svg(figure, transparent=True)
-        figure.set_layout_engine("none")  # it is laid out by now
-        save_png(figure, folder / f"{name}.png")
-    (folder / f"{name}.svg").write_text(svg)
-    return _inline(svg, name)
+        draw_legend(figure, handles, plan.looks)
+        yield figure
 
 
 def _inline(svg: str, name: str) -> str:

@@ -153,7 +153,7 @@ def run_listings(folders: Sequence[Path], left_out: list[str]) -> list[Listing]:
     left_out += [f"{run.folder} is not finished: left out" for run in found if not run.summary]
     runs = []
     for run in (run for run in found if run.summary):
-        if fault := record_fault(record := _record(run), of_store=False):
+        if fault := record_fault(record := run_record(run), of_store=False):
             left_out.append(f"{run.folder}: {fault}: run left out")
             continue
         try:
@@ -208,7 +208,8 @@ def _metrics(entries: list[Entry]) -> list[str]:
     return [name for name in (*own, *_METRICS) if any(entry.sample(name) for entry in entries)]
 
 
-def _record(run: RunFolder) -> Record:
+def run_record(run: RunFolder) -> Record:
+    """Return the record of a run, as a store would have it; its predictions are added later."""
     summary = run.summary
     return {
         "status": "finished",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filtune.experiments.records import write_json
 from filtune.experiments.run_folder import read_run
 from filtune.reports import compare
 from PIL import Image
@@ -86,7 +87,7 @@ def test_command_names_the_folders_and_the_classes(tmp_path: Path, capsys: pytes
     for seed in (0, 1):
         run = make_run(tmp_path / "runs" / f"a{seed}", seed=seed, lr=0.1)
         counts = {"classes": ["no", "yes"], "samples": 10, "confusion": [[4, 1], [2, 3]], "worst": []}
-        (run / "predictions.json").write_text(json.dumps(counts))
+        write_json(run / "predictions.json", counts)
     (make_run(tmp_path / "runs" / "b", "LoKO", p0=0.2) / "predictions.json").write_text("{")
     compare.main([str(tmp_path / "runs"), "--output", str(tmp_path / "c.png")])
     out, warned = capsys.readouterr()
@@ -100,7 +101,7 @@ def test_classes_that_are_not_common_are_not_compared(tmp_path: Path) -> None:
     assert compare.class_table([read_run(run) for run in runs]) is None
     for run, classes in zip(runs, ("xy", "xz"), strict=True):
         counts = {"classes": list(classes), "samples": 2, "confusion": [[1, 0], [0, 1]], "worst": []}
-        (run / "predictions.json").write_text(json.dumps(counts))
+        write_json(run / "predictions.json", counts)
     assert compare.class_table([read_run(runs[0])]) is not None
     runs[1].joinpath("config.yaml").write_text("optimizer: {class_path: filtune.LoKO}")
     assert compare.class_table([read_run(run) for run in runs]) is None

@@ -29,14 +29,18 @@ def test_different_grids_are_interpolated_where_all_have_points() -> None:
     assert found.mean == pytest.approx(found.x + 1)
 
 
-def test_online_curves_are_over_samples_validation_over_iterations() -> None:
+def test_curves_are_over_samples_where_these_are_known() -> None:
+    """Batches differ between methods: over steps their curves could not be compared."""
     changes = {"samples": 320, "steps": 10}
     online = mean_band([curve([5, 10], [1.0, 2.0], "online/loss", **changes)], "online/loss")
     validation = mean_band([curve([5, 10], [1.0, 2.0], **changes)], "val/accuracy")
+    measured = mean_band([curve([5, 10], [1.0, 2.0], "measured/x", samples=None, steps=None)], "measured/x")
     assert online is not None
     assert validation is not None
     assert online.x.tolist() == [160, 320]
-    assert validation.x.tolist() == [5, 10]
+    assert validation.x.tolist() == [160, 320]
+    assert measured is not None
+    assert (measured.x.tolist(), measured.unit, validation.unit) == ([5, 10], "steps", "samples")
 
 
 def test_a_diverged_seed_is_not_averaged_unless_all_diverged() -> None:
