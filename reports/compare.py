@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from .formatting import is_of_segment
 from .labels import run_labels
 from .listings import run_record
 from .plots import looks_of
+from .report import warn_of
 
 FORMATS = (".png", ".svg", ".pdf", ".jpg")
 """Ends of the names of plots."""
@@ -82,7 +82,7 @@ def class_table(runs: Sequence[RunFolder]) -> Table | None:
         try:
             contents.setdefault(label, []).extend(filter(None, [run.predictions()]))
         except (ValueError, OSError) as error:
-            _report([f"{error}: predictions left out"])
+            warn_of([f"{error}: predictions left out"])
     found = {label: joint_predictions(enumerate(several)) for label, several in contents.items()}
     counted = {label: p for label, p in found.items() if p is not None and p.confusion is not None}
     classes = {tuple(predictions.classes) for predictions in counted.values()}
@@ -106,7 +106,7 @@ def print_runs(folders: list[Path]) -> None:
     """Print the results with the meaning of the columns, the paths of the logs, and the next commands."""
     console = Console(markup=False, emoji=False)
     runs, left_out = read_runs(folders)
-    _report(left_out)
+    warn_of(left_out)
     console.print(results_table(runs, left_out))
     console.print(LEGEND, highlight=False, soft_wrap=True)
     for folder in folders:
@@ -124,8 +124,9 @@ def plot_runs(runs: list[RunFolder], target: Path) -> None:
     names = labelled(runs)
     styles = looks_of([(name, name.split()[0]) for name in names])
     lines = [Line(name, styles[name], {"": [run_record(run)]}) for name, run in zip(names, runs, strict=True)]
-    plan = plan_curves(target.stem, _title(runs), [("", _title(runs), "")], [score, "online/loss"], lines)
+    plan = plan_curves(target.stem, _title(runs), [("", "", "")], [score, "online/loss"], lines)
     with drawn(plan) as figure, atomic_path(target) as temporary:
+        figure.suptitle(_title(runs))
         figure.savefig(temporary, dpi=130)
 
 
@@ -138,7 +139,7 @@ def main(args: list[str]) -> None:
     if options.output.suffix.lower() not in FORMATS or options.output.is_dir():
         raise ValueError(f"--output: {options.output}: name a file that ends in one of {', '.join(FORMATS)}")
     runs, left_out = _read_runs(options.runs)
-    _report(left_out)
+    warn_of(left_out)
     console = Console(markup=False, emoji=False)
     console.print(results_table(runs, left_out))
     if table := class_table(runs):
@@ -172,8 +173,3 @@ def _read_runs(paths: list[Path]) -> tuple[list[RunFolder], list[str]]:
     if not runs:
         raise ValueError(f"compare: no run can be read: {'; '.join(left_out)}")
     return runs, left_out
-
-
-def _report(left_out: Sequence[str]) -> None:
-    for reason in left_out:
-        print(f"filtune: warning: {plain(reason)}", file=sys.stderr)

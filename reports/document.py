@@ -20,12 +20,6 @@ from .listings import Listing, run_listings, sweep_listing
 from .panels import panel_plans
 from .sections import Section, build_section
 
-_RANK = [
-    Status.REPRODUCED, Status.EXCEEDS, Status.NOT_REPRODUCED, Status.UNTESTED, Status.OURS, Status.SCALED,
-    Status.DIVERGED, Status.ABSENT,
-]  # fmt: skip
-"""Priority of the statuses of a cell that was run at several scales."""
-
 
 @dataclass
 class Document:
@@ -54,7 +48,7 @@ class Document:
         for section in self.first_sections:
             for key, status in section.statuses().items():
                 name = (section.table.name, *key)
-                best[name] = min(best.get(name, status), status, key=_RANK.index)
+                best[name] = min(best.get(name, status), status, key=[*Status].index)
         total = Counter(best.values())
         return {status: total[status] for status in Status if status is not Status.OURS}
 
@@ -62,10 +56,6 @@ class Document:
         """Return runs, compute, environment and versions in words."""
         wall = [r["times"].get("wall_seconds") or 0.0 for r in self.records]
         finished = sorted(filter(None, (r["times"].get("finished_at") for r in self.records)))
-        versions: dict[str, set[str]] = {}
-        for record in self.records:
-            for name, version in (record.get("environment", {}).get("versions") or {}).items():
-                versions.setdefault(name, set()).add(str(version))
         seeds = sorted({r["seed"] for r in self.records if r.get("seed") is not None})
         environments = [r.get("environment", {}) for r in self.records]
         return {
@@ -76,7 +66,7 @@ class Document:
             "precision": _several(e.get("precision") for e in environments),
             "commits": _several((r.get("commit") or "")[:10] for r in self.records),
             "finished": " to ".join(dict.fromkeys([finished[0][:10], finished[-1][:10]])) if finished else "",
-            "versions": ", ".join(f"{name} {' / '.join(sorted(found))}" for name, found in versions.items()),
+            "versions": _several(f"{name} {v}" for e in environments for name, v in (e.get("versions") or {}).items()),
         }
 
 

@@ -37,7 +37,7 @@ def main(args: list[str]) -> None:
         from filtune.experiments.records import pack
 
         count = pack(find_roots(roots), options.pack)
-        console.print(f"{count} records  {plain(options.pack)}", highlight=False, soft_wrap=True)
+        _say(console, f"{count} records", options.pack)
     elif options.study:
         from filtune.experiments.archive import find_roots
 
@@ -46,8 +46,7 @@ def main(args: list[str]) -> None:
         output = options.output or Path("study.md")
         written, left_out = write_study_page(options.study, find_roots(roots), output, options.title, options.posterior)
         warn_of(left_out)
-        for path in written:
-            console.print(f"see  {plain(path)}", highlight=False, soft_wrap=True)
+        _say(console, "see", *written)
     else:
         write_report(roots, options.tables, options.output or Path("report"), options.formats, console)
 
@@ -85,14 +84,18 @@ def write_report(roots: list[Path], tables: list[str], output: Path, formats: li
         written += [render_markdown(part, output, document.left_out)] if "md" in formats else []
         written += [render_latex(part, output, document.left_out)] if "tex" in formats else []
     warn_of(document.left_out)
-    for path in written:
-        console.print(f"see  {plain(path)}", highlight=False, soft_wrap=True)
+    _say(console, "see", *written)
 
 
 def warn_of(left_out: Sequence[str]) -> None:
     """Say on standard error what was left out, one line each."""
     for message in left_out:
         print(f"filtune: warning: {plain(message)}", file=sys.stderr)
+
+
+def _say(console: Console, word: str, *paths: Path) -> None:
+    for path in paths:
+        console.print(f"{word}  {plain(path)}", highlight=False, soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from filtune.experiments.records import Record
 from filtune.experiments.tables import Row
 
 from .cells import CellResult
-from .formatting import CROSS, DASH, format_difference, format_mean_std, format_metric, metric_title
+from .formatting import DASH, format_mean_std, format_metric, metric_title
 from .listings import Entry, Listing
 from .sections import Section
 from .styled import Markup, text_frame
@@ -60,21 +60,13 @@ def order_frame(section: Section, words: Any) -> DataFrame:
     """Return the table of the order of the methods: the best of a column, and each method against AdamW."""
     leaves = section.ordered()
 
-    def claim(row: Row, key: str, metric: str) -> str:
-        found = section.claims.get((row.name, key))
-        if not found:
-            return ""
-        published, ours = (format_difference(value, metric) for value in (found.published, found.ours))
-        if section.timed:
-            ours, published = (f"{ratio:.2f}{CROSS}" for ratio in section.cells[row.name, key].ratio)
-        return words.claim(found, published, ours)
+    def texts(row: str) -> list[str]:
+        found = [section.orders.get((row, leaf.key)) for leaf in leaves]
+        return [words.order(order) if order else "" for order in found]
 
-    winners = [section.winners.get(leaf.key) for leaf in leaves]
-    rows = [("best of the column", [words.winner(section, winner) if winner else "" for winner in winners])]
-    rows += [
-        (words.row_head(section, row), [claim(row, leaf.key, leaf.metric) for leaf in leaves])
-        for row in filter(section.claimed, section.rows("paper"))
-    ]
+    compared = {row for row, _ in section.orders}
+    rows = [("best of the column", texts(""))]
+    rows += [(words.row_head(section, row), texts(row.name)) for row in section.rows("paper") if row.name in compared]
     return text_frame("against AdamW", [words.column_head(section, leaf) for leaf in leaves], rows)
 
 

@@ -11,7 +11,7 @@ from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Column, Row, Table
 
 from . import formatting
-from .agreement import Agreement, Claim, Winner, best_of_column, claims
+from .agreement import Agreement, Order, column_orders
 from .cells import CellResult, Status, judge_cell, with_ratio
 from .figures import Figure
 from .formatting import reproduce_root
@@ -72,8 +72,7 @@ class Section:
         cells: By row and leaf.
         looks: Colour and stroke by row.
         reference: The row of AdamW that each row is compared with.
-        winners: Whether the published best of a leaf is the best of ours, by its key.
-        claims: Each method against AdamW.
+        orders: Each method against AdamW, by row and leaf; without a row the best of a leaf.
         root: Where the runs lie.
         figures: Drawn later.
     """
@@ -86,8 +85,7 @@ class Section:
     looks: dict[str, Look]
     reference: dict[str, str]
     root: str
-    winners: dict[str, Winner] = field(default_factory=dict)
-    claims: dict[tuple[str, str], Claim] = field(default_factory=dict)
+    orders: dict[tuple[str, str], Order] = field(default_factory=dict)
     figures: list[Figure] = field(default_factory=list)
 
     @property
@@ -186,20 +184,12 @@ class Section:
 
     def ordered(self) -> list[Leaf]:
         """Return the columns whose order can be compared."""
-        compared = {*self.winners, *(leaf for _, leaf in self.claims)}
+        compared = {leaf for _, leaf in self.orders}
         return [leaf for leaf in self.leaves if leaf.key in compared]
 
     def verdicts(self) -> Counter[Agreement]:
         """Return the number of comparisons with AdamW by agreement with the paper."""
-        return Counter(claim.verdict for claim in self.claims.values())
-
-    def claimed(self, row: Row) -> bool:
-        """Return whether a row is compared with AdamW in any column."""
-        return any(name == row.name for name, _ in self.claims)
-
-    def titles(self, names: list[str]) -> str:
-        """Return the titles of rows, joined."""
-        return " / ".join(row.title for row in self.table.rows if row.name in names)
+        return Counter(order.verdict for (row, _), order in self.orders.items() if row)
 
     def command(self, cell: str | None = None) -> str:
         """Return the command that makes the runs, of all cells or one."""
@@ -237,11 +227,11 @@ def build_section(table: Table, pool: Pool, archive: Archive) -> Section:
     tones = looks([(row.name, row.optimizer, kinds[row.name]) for row in table.rows])
     section = Section(table, pool, kinds, leaves, cells, tones, reference, reproduce_root(archive.roots[0]))
     paper = [row.name for row in table.rows if kinds[row.name] == "paper"]
+    titles = {row.name: row.title for row in table.rows}
     for leaf in leaves:
         column = {row: cells[row, leaf.key] for row in paper if (row, leaf.key) in cells}
-        if winner := best_of_column(column, leaf.lower):
-            section.winners[leaf.key] = winner
-        section.claims.update(claims(leaf.key, column, reference, leaf.lower))
+        orders = column_orders(column, titles, reference, leaf.lower)
+        section.orders.update({(row, leaf.key): order for row, order in orders.items()})
     return section
 
 
