@@ -185,6 +185,17 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         is_whole = isinstance(limit, float) and limit == 1.0
         return rows if is_whole else rows[spread_order(self.validation_groups(), self.seed)]
 
+    def sample_at(self, position: int) -> dict[str, Any] | None:
+        """Return the sample that this run's stream hands out at a position, counted over all epochs from 0.
+
+        It is None before the stream is asked for, and where the run went on from another one.
+        """
+        loader = self._loader
+        if loader is None or self.resume_changed:
+            return None
+        epoch, place = divmod(position, len(loader.order))
+        return loader.dataset[int(loader.epoch_order(epoch)[place])]
+
     @property
     def part(self) -> Subset:
         """The samples of the stream, in its order, after ``setup()``."""

@@ -80,6 +80,8 @@ KEY = Kind("a key", lambda value: _matches(value, r"[0-9A-Za-z_][0-9A-Za-z_.~-]{
 SEED = Kind("a seed", lambda value: _matches(value, "[0-9]{1,18}"))
 TABLE = Kind("a table's name", lambda value: _is_text(value) and _matches(value, _TABLE))
 
+PICTURE = Kind("a PNG in base64", lambda value: _matches(value, r"iVBORw0KGgo[0-9A-Za-z+/]{0,100000}={0,2}"))
+
 Fields = Mapping[str, Kind]
 
 _NEEDED: Fields = {
@@ -99,6 +101,7 @@ _TIMES: Fields = {
 _SCALE: Fields = {"max_samples": COUNT.or_none(), "backbone": TEXT.or_none(), "set": MAPPING.or_none()}
 _SWEEP: Fields = {"grid": MAPPING.or_none(), "metric": TEXT.or_none(), "halving": COUNT.or_none()}
 _SUMMARY: Fields = {"optimizer": TEXT, "task": TEXT, "backbone": TEXT, "samples": COUNT, "val": MAPPING}
+_SAMPLE: Fields = {"loss": FINITE, "position": COUNT, "probability": FINITE}
 _OF_SUMMARY: Fields = {
     **dict.fromkeys(("steps", "train_rows", "val_rows", "seed"), COUNT.or_none()),
     **dict.fromkeys(TIMES, FINITE.or_none()),
@@ -184,6 +187,31 @@ def _summary_faults(summary: Any) -> Iterator[str]:
     sizes = summary.get("event_bytes") or {}
     yield from each(sizes, dict.fromkeys(sizes, COUNT), "event_bytes.")
     yield from (f"event_bytes has {_shown(name)}, not a file of the run" for name in sizes if "/" in name)
+
+
+def predictions_fault(predictions: Any) -> str:
+    """Return what is wrong with the predictions of a run: counts by class, and the worst samples."""
+    return next(_predictions_faults(predictions), "")
+
+
+def _predictions_faults(predictions: Any) -> Iterator[str]:
+    yield from each(predictions, {"classes": LIST, "samples": COUNT, "worst": LIST})
+    names, confusion = predictions["classes"], predictions.get("confusion")
+    for name in names:
+        yield from each({"classes": name}, {"classes": TEXT})
+    classes = Kind("a class", lambda value: COUNT.accepts(value) and value < len(names))
+    counts = Kind("a list of a count per class", lambda row: isinstance(row, list) and len(row) == len(names))
+    if confusion is not None and not counts.accepts(confusion):
+        yield f"confusion is {_shown(confusion)}, not a row per class"
+    for row in confusion or []:
+        yield from each({"confusion": row}, {"confusion": counts})
+        yield from (fault for count in row for fault in each({"confusion": count}, {"confusion": COUNT}))
+    for sample in predictions["worst"]:
+        yield from each(sample, {**_SAMPLE, **dict.fromkeys(("label", "predicted"), classes)}, "worst.")
+        yield from each(sample, {"row": COUNT, "text": LIST, "image": PICTURE}, "worst.", needed=False)
+        yield from (
+            fault for text in sample.get("text", []) for fault in each({"text": text}, {"text": TEXT}, "worst.")
+        )
 
 
 def config_fault(config: Any) -> str:

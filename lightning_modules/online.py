@@ -79,9 +79,7 @@ class OnlineModule(Evaluation):
         if checksum_every < 1:
             raise ValueError(f"model.checksum_every: must be at least 1, got {checksum_every}")
         if weight_averaging < 0:
-            raise ValueError(
-                f"model.weight_averaging: must be a number of steps, or 0 for none, got {weight_averaging}"
-            )
+            raise ValueError(f"model.weight_averaging: must be a number of steps, or 0, got {weight_averaging}")
         self.automatic_optimization = False
         self.strict_loading = False
         self.backbone_config, self.optimizer_init = backbone, optimizer_init
@@ -324,6 +322,7 @@ class OnlineModule(Evaluation):
             "inputs": self.input_settings,
             "validation": self.last_validation,
             "confusion": self.last_confusion,
+            "predictions": self.online.log and self.online.log.state(),
             "forgetting": self.forgetting.state(),
             "rewinds": self.watch.rewinds,
             "weight_averaging": self.average.state_dict(),
@@ -369,6 +368,7 @@ class OnlineModule(Evaluation):
             )
         check_inputs(saved.get("inputs") or {}, self.input_settings, self.backbone_config.name)
         self.last_validation, self.last_confusion = dict(saved["validation"]), saved.get("confusion")
+        self.online.load_log(saved.get("predictions"), int(checkpoint["state_dict"]["online.samples"]))
         self.forgetting.load(saved.get("forgetting"))
         self.watch.rewinds = saved["rewinds"]
         if saved.get("weight_averaging"):

@@ -21,6 +21,9 @@ EVENT_SIZES = "events.json"
 SUMMARY = "summary.json"
 """Name of a run's result, in its folder."""
 
+PREDICTIONS = "predictions.json"
+"""Name of the file with a run's predictions by class and the worst of them, in its folder."""
+
 STREAM = "FILTUNE_STREAM"
 """Environment variable with the fingerprint of the stream, as JSON: sweep and reproduce set it for their runs."""
 

@@ -22,6 +22,7 @@ from ..atomic import atomic_write
 from ..event_files import SIZES, sizes_of
 from ..integrity import DamagedFile, read_json, sealed
 from ..online import OnlineModule
+from ..predictions import write_predictions
 from ..run_files import created_files, remove_created
 from ..runs import SUMMARY
 from ..tensorboard import RunLogger
@@ -102,6 +103,8 @@ class RunSummary(pl.Callback):
         """Write the log first: the summary is the last file of a run, and lists the bytes of its event files."""
         summary = self._summary(trainer, module, seconds)
         self.write_figures(trainer, module)
+        if module.online.log is not None:
+            write_predictions(self.folder, module.online.log, trainer.datamodule, module.task.classes)
         results = {f"final/{k}": v for k, v in summary.items() if k.startswith("online_") and v is not None}
         results |= {f"final/{name}": value for name, value in module.last_validation.items()}
         for logger in trainer.loggers:
