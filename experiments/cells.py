@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from filtune.suggestions import suggest
+
 from .composition import Config, assign, compose, grid_points, lookup, point_name
 from .estimate import run_size
 from .keys import run_key
-from .suggestions import suggest
 from .tables import Column, Row, Table
 
 SeedPlan = dict[str, list[int]]

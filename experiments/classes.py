@@ -20,8 +20,7 @@ from filtune.lightning_modules.legacy import translate_class_path
 from filtune.lightning_modules.trust import OwnClasses, check_own
 
 import filtune
-
-from .suggestions import suggest
+from filtune.suggestions import suggest
 
 BASES = {"optimizer": ("optimizers", "OnlineOptimizer"), "data": ("datamodules", "StreamDataModule")}
 """By section of a configuration: the folder of its classes, and their base class."""

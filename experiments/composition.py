@@ -18,8 +18,9 @@ from typing import Any
 
 from filtune.lightning_modules.yaml_loader import load_yaml, parse_value
 
+from filtune.suggestions import did_you_mean, nearest
+
 from .escaping import plain
-from .suggestions import nearest
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 """The configurations that ship with filtune."""
@@ -74,8 +75,8 @@ def find_config(name: str, option: str = "--config") -> Path:
         raise ValueError(f"{option} {name}: is a folder{inside}")
     known = shipped()
     short = {part.removeprefix("optimizer/"): part for part in known}
-    near = nearest(found.removesuffix(".yaml"), [*known, *short])
-    words = f"did you mean {' or '.join(near)}?" if near else f"shipped with filtune are {', '.join(known)}"
+    near = did_you_mean(nearest(found.removesuffix(".yaml"), [*known, *short]))
+    words = near or f"shipped with filtune are {', '.join(known)}"
     raise ValueError(f"{option} {name}: no such file; {words}")
 
 

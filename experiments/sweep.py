@@ -13,6 +13,8 @@ from filtune.lightning_modules.atomic import atomic_write
 from filtune.lightning_modules.legacy import has_renamed_options, translate_figure, translate_key
 from rich.console import Console
 
+from filtune.suggestions import suggest
+
 from .availability import needs
 from .classes import check_option
 from .composition import Config, compose, grid_points, lookup, notice, parse_options, point_name
@@ -22,7 +24,6 @@ from .fields import TIMES
 from .runner import Runner, add_run_options, read_folders, read_launcher, shown_command
 from .runs import localise
 from .search import PRUNERS, SAMPLERS, GridPoint, SearchSpace, read_grid, read_ranges
-from .suggestions import suggest
 from .trial_runs import TrialRuns, show_results
 from .trials import Sweep
 

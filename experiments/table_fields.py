@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
+from filtune.suggestions import suggest
+
 from .fields import COUNT, FINITE, LIST, MAPPING, TEXT, Fields, Kind, each
-from .suggestions import suggest
 
 NAME = Kind(
     "a short name without a slash", lambda value: TEXT.accepts(value) and 0 < len(value) < 120 and "/" not in value

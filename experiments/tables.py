@@ -9,8 +9,9 @@ from typing import Any
 
 from filtune.lightning_modules.yaml_loader import load_yaml
 
+from filtune.suggestions import suggest
+
 from .composition import CONFIGS
-from .suggestions import suggest
 from .table_fields import table_fault
 
 PAPERS = CONFIGS / "papers"

@@ -6,8 +6,9 @@ import re
 
 from lightning.pytorch import accelerators, callbacks, loggers, plugins, profilers, strategies
 
-from filtune.experiments.suggestions import suggest
 from filtune.lightning_modules.defaults import import_class, parameter_defaults
+
+from .suggestions import suggest
 
 PLACES = {
     "trainer.accelerator": accelerators,
