@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from filtune.lightning_modules.defaults import import_class, parameter_defaults
+from filtune.lightning_modules.defaults import constructor_arguments, import_class
 from filtune.lightning_modules.legacy import translate_class_path
 from filtune.lightning_modules.trust import OwnClasses, check_own
 
@@ -158,7 +158,7 @@ def check_option(config: dict[str, Any], key: str, option: str) -> None:
     if section in SKIPPED and path:
         known: Mapping[str, Any] = options(section, find_class(section, path))
     elif section == "measurement" and (cls := import_class(path)) is not None:
-        known = parameter_defaults(cls)
+        known = constructor_arguments(cls)
     else:
         return
     name = name.removeprefix("init_args.").partition(".")[0]
