@@ -45,7 +45,7 @@ class Archive:
     """
 
     def __init__(self, roots: Sequence[Path], own: Sequence[Table] = ()) -> None:
-        self.roots, self.own = list(roots), {table.name: table for table in own}
+        self.roots, self.own = list(roots), tables.tables_by_name(own)
         self.left_out: list[str] = []
         self.pools: dict[str, dict[str, Pool]] = {}
         self.sweeps: list[dict[str, Any]] = []
@@ -113,6 +113,9 @@ class Archive:
             table = self.own.get(manifest["table"]) or shipped_table(manifest["table"])
         except (ValueError, OSError) as error:
             self.left_out.append(f"{path}: {error}: left out; --tables FILE names a table of your own")
+            return
+        if table.is_of_another_file(manifest.get("file"), path.parents[0 if name else 1]):
+            self.leave_out(f"{path}: it is of another table {table.name}, of the file {manifest.get('file')}")
             return
         scale, of = manifest.get("scale") or {}, source_tables(table)
         for source in of:

@@ -156,7 +156,7 @@ def manifest_fault(manifest: Any) -> str:
 def _manifest_faults(manifest: Any) -> Iterator[str]:
     yield from _head(manifest, "manifest", {"cells": MAPPING, "seeds": LIST})
     yield from each(manifest, dict.fromkeys(("scale", "missing", "sweep"), MAPPING.or_none()), needed=False)
-    yield from each(manifest, {"table": TABLE.or_none()}, needed=False)
+    yield from each(manifest, {"table": TABLE.or_none(), "file": TEXT.or_none()}, needed=False)
     for seed in manifest["seeds"]:
         yield from each({"seeds": seed}, {"seeds": COUNT})
     for cell, keys in manifest["cells"].items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class Table:
         raw: The content of the file, for what draws it.
         tuning_seeds: The seeds with which the points of a grid are compared; the best goes on with the others. None
             for all seeds at all points.
+        file: The file of a table of one's own; None of what ships.
     """
 
     name: str
@@ -100,6 +102,19 @@ class Table:
     set: dict[str, Any]
     raw: dict[str, Any]
     tuning_seeds: list[int] = field(default_factory=list)
+    file: Path | None = None
+
+    def is_of_another_file(self, file: str | None, root: Path) -> bool:
+        """Return whether a manifest of this name is of another table.
+
+        Args:
+            file: The file that the manifest names, relative to its root; None for what ships, or if an earlier release
+                wrote the manifest. A file that is no longer there was moved.
+            root: The root.
+        """
+        if file is None or self.file is None:
+            return file is not None or (self.file is not None and _shipped(self.name) is not None)
+        return (root / file).is_file() and not (root / file).samefile(self.file)
 
 
 def table_names() -> list[str]:
@@ -110,6 +125,20 @@ def table_names() -> list[str]:
 def study_names() -> list[str]:
     """Return the names of the studies that ship."""
     return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+
+
+def tables_by_name(tables: Iterable[Table]) -> dict[str, Table]:
+    """Return tables by their names.
+
+    Raises:
+        ValueError: If two files have one name.
+    """
+    found: dict[str, Table] = {}
+    for table in tables:
+        if (other := found.setdefault(table.name, table)).file != table.file:
+            files = " and ".join(str(each.file or "what ships with filtune") for each in (other, table))
+            raise ValueError(f"{table.name}: {files} have one name; rename a file")
+    return found
 
 
 def load_table(name: str) -> Table:
@@ -129,7 +158,9 @@ def _load(name: str, above: tuple[Path, ...]) -> Table:
         raise ValueError(f"{path}: not the description of a table: {fault}")
     label = path.stem if _is_path(name) else name
     try:
-        return _read(label, raw, (*above, path.resolve()))
+        shipped = _shipped(label)
+        file = None if shipped and shipped.samefile(path) else path.resolve()
+        return replace(_read(label, raw, (*above, path.resolve())), file=file)
     except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
         raise ValueError(f"{path}: not the description of a table ({type(error).__name__}: {error})") from error
 
@@ -138,16 +169,20 @@ def _is_path(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
+def _shipped(name: str) -> Path | None:
+    """Return the file of a table or study that ships; None if there is none of this name."""
+    places = (PAPERS / f"{name.replace('.', '/')}.yaml", STUDIES / f"{name}.yaml")
+    return next((place for place in places if os.path.isfile(place)), None)  # whatever the name is
+
+
 def _find(name: str) -> Path:
     """Return the file of a table or study, by its name or path.
 
     Raises:
         ValueError: If there is none, naming near ones.
     """
-    path = Path(name) if _is_path(name) else PAPERS / f"{name.replace('.', '/')}.yaml"
-    if not _is_path(name) and not os.path.isfile(path):  # whatever the name is
-        path = STUDIES / f"{name}.yaml"
-    if "\0" in name or len(path.name) > 200 or not path.is_file():
+    path = Path(name) if _is_path(name) else _shipped(name)
+    if path is None or not os.path.isfile(path):  # whatever the name is
         raise ValueError(f"no table or figure {name!r}; {suggest(name, [*table_names(), *study_names()])}")
     return path
 
