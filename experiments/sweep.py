@@ -144,22 +144,16 @@ def _check_names(name: str, metric: str) -> None:
 
 def _read_rest(rest: list[str]) -> GridPoint:
     """Options of the run: ``--data.max_samples 1000``, or with an equals sign."""
-    pairs: list[str] = []
-    waiting = None
-    for word in rest:
-        if waiting:
-            pairs.append(f"{waiting}={word}")
-            waiting = None
-        elif word.partition("=")[0] == "--run.root":
+    pairs, words = [], iter(rest)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name == "--run.root":
             raise ValueError("--run.root: the runs of a sweep are kept below its root; say --root")
-        elif not word.startswith("--") or "." not in word.partition("=")[0]:
+        if not name.startswith("--") or "." not in name:
             raise ValueError(f"{word}: not an option; see filtune sweep --help")
-        elif "=" in word:
-            pairs.append(word[2:])
-        else:
-            waiting = word[2:]
-    if waiting:
-        raise ValueError(f"--{waiting}: is to have a value")
+        if not equals and (given := next(words, None)) is None:
+            raise ValueError(f"{word}: is to have a value")
+        pairs.append(f"{name[2:]}={value if equals else given}")
     return parse_options(pairs, "--")
 
 

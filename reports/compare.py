@@ -107,7 +107,10 @@ def plot_runs(runs: list[RunFolder], target: Path) -> None:
             (axes[0, 0], score, f"{score.replace('/', ' ')}, before the update"),
             (axes[0, 1], "online/loss", "online loss, mean of the last 1000"),
         ]:
-            handles = {n: draw_mean(axis, *run.curve(tag), styles[n]) for n, run in zip(names, runs, strict=True)}
+            handles = {
+                n: draw_mean(axis, *run.curves.get(tag, ([], [])), styles[n])
+                for n, run in zip(names, runs, strict=True)
+            }
             axis.set(xlabel="step", title=title)
         draw_legend(figure, handles, styles)
         figure.suptitle(_title(runs))

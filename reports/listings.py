@@ -160,17 +160,8 @@ def _options(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _record(run: RunFolder) -> Record:
-    summary = run.summary
-    return {
-        "status": "finished",
-        "config": run.config,
-        "metrics": {k: v for k, v in summary.items() if k.startswith("online_")}
-        | {f"val_{name}": number for name, number in summary.get("val", {}).items()},
-        "curves": run.curves(),
-        "times": {name: summary.get(name) for name in ("wall_seconds", "seconds_per_step", "mean_seconds_per_step")},
-        "environment": {key: summary.get(key) for key in ("device", "precision", "versions")},
-        **{name: summary.get(name) for name in ("task", "backbone", "optimizer", "seed", "samples", "steps", "commit")},
-    }
+    named = {name: run.summary.get(name) for name in ("task", "backbone", "optimizer", "seed")}
+    return {**run.results(), **named, "status": "finished", "config": run.config, "curves": run.curves}
 
 
 def _listing(
