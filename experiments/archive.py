@@ -170,8 +170,7 @@ def _read_table(_: Path, name: str) -> Table:
 
 def source_tables(table: Table) -> list[Table]:
     """Return the tables whose cells a table or figure shows; itself where it has cells of its own."""
-    of = table.raw.get("of")
-    return [table] if of is None else [shipped_table(name) for name in ([of] if isinstance(of, str) else of)]
+    return table.sources or [table]
 
 
 def _has(table: Table, cell: str) -> bool:

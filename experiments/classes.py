@@ -155,14 +155,12 @@ def check_option(config: dict[str, Any], key: str, option: str) -> None:
     path = (config.get(section) or {}).get("class_path")
     if section == "measurement" and not path:
         raise ValueError(f"{option} {key}: there is no measurement that could have this option; leave it out")
-    if section in SKIPPED and path:
-        known: Mapping[str, Any] = options(section, find_class(section, path))
-    elif section == "measurement" and (cls := import_class(path)) is not None:
-        known = constructor_arguments(cls)
-    else:
+    if not path:
         return
+    cls = find_class(section, path) if section in SKIPPED else import_class(path)
+    known = constructor_arguments(cls).keys() - {"params"}
     name = name.removeprefix("init_args.").partition(".")[0]
-    if name not in known and name != "class_path":
+    if cls is not None and name not in known and name != "class_path":
         raise ValueError(f"{option} {key}: no such option; {suggest(name, known)}")
 
 

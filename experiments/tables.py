@@ -90,6 +90,7 @@ class Table:
         raw: The content of the file, for what draws it.
         tuning_seeds: The seeds with which the points of a grid are compared; the best goes on with the others. None
             for all seeds at all points.
+        sources: The tables whose cells it shows; none where it has cells of its own.
         file: The file of a table of one's own; None of what ships.
     """
 
@@ -102,6 +103,7 @@ class Table:
     set: dict[str, Any]
     raw: dict[str, Any]
     tuning_seeds: list[int] = field(default_factory=list)
+    sources: list[Table] = field(default_factory=list)
     file: Path | None = None
 
     def is_of_another_file(self, file: str | None, root: Path) -> bool:
@@ -245,43 +247,30 @@ def _check(name: str, columns: list[Column], rows: list[Row]) -> None:
 def _over(name: str, raw: dict[str, Any], above: tuple[Path, ...]) -> Table:
     """A table over the cells of others, or some of them, with what it publishes itself."""
     sources = [_load(source, above) for source in ([raw["of"]] if isinstance(raw["of"], str) else raw["of"])]
-    columns = [
-        replace(column, set={**table.set, **column.set}, metric=column.metric or table.metric)
-        for table in sources
-        for column in table.columns
-    ]
-    order = raw.get("columns", [column.name for column in columns])
+    found = {column.name: (table, column) for table in sources for column in table.columns}
+    order = raw.get("columns", [*found])
     names = raw.get("rows", [row.name for row in sources[0].rows])
+    columns = [
+        replace(column, metric=raw.get("metric", column.metric or table.metric))
+        for table, column in (found[column] for column in order)
+    ]
     rows = [_join(row, sources, order, (raw.get("published") or {}).get(row)) for row in names]
-    found = {column.name: column for column in columns}
-    chosen = [replace(found[column], metric=raw.get("metric", found[column].metric)) for column in order]
-    _check(name, chosen, rows)
-    return Table(name, raw["title"], chosen, rows, raw.get("metric", sources[0].metric), sources[0].seeds, {}, raw)
+    _check(name, columns, rows)
+    metric = raw.get("metric", sources[0].metric)
+    return Table(name, raw["title"], columns, rows, metric, sources[0].seeds, {}, raw, sources=sources)
 
 
 def _join(name: str, sources: list[Table], order: list[str], published: list[Any] | None) -> Row:
-    """A row of several tables, over some of their columns."""
+    """A row of several tables, over some of their columns; its options are in the cells of these."""
     parts = {
-        column.name: (row, i)
+        column.name: (row, row.published[place] if row.published else None)
         for table in sources
-        for i, column in enumerate(table.columns)
+        for place, column in enumerate(table.columns)
         for row in table.rows
         if row.name == name and (row.columns is None or column.name in row.columns)
     }
-    first = next(iter(parts.values()))[0]
-    options = {key for row, _ in parts.values() for key in (*row.by_column, *row.set)}
-    values = {
-        key: [_option(*parts[column], key) if column in parts else None for column in order] for key in sorted(options)
-    }
-    printed = [parts[c][0].published[parts[c][1]] if c in parts and parts[c][0].published else None for c in order]
-    return replace(
-        first,
-        set={},
-        by_column=values,
-        columns=[column for column in order if column in parts],
-        published=published or (printed if any(printed) else None),
-    )
-
-
-def _option(row: Row, place: int, key: str) -> Any:
-    return row.by_column[key][place] if key in row.by_column else row.set.get(key)
+    first, _ = next(iter(parts.values()))
+    printed = [parts[column][1] if column in parts else None for column in order]
+    published = published or (printed if any(printed) else None)
+    columns = [column for column in order if column in parts]
+    return replace(first, set={}, by_column={}, columns=columns, published=published)
