@@ -19,6 +19,8 @@ from filtune.lightning_modules.signals import Stopped
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from filtune.suggestions import suggest
+
 from .composition import lookup
 from .escaping import plain
 from .estimate import Estimator, format_duration
@@ -26,7 +28,6 @@ from .launchers import LAUNCHERS, Launcher, Local, Slurm, read_options
 from .records import Record, Store
 from .runs import Job, RunDied, RunError
 from .streams import Streams, UnreadableData, check_finished
-from .suggestions import suggest
 
 PERIOD = 60.0
 """Seconds between two lines of progress where the output is no terminal."""
