@@ -46,7 +46,7 @@ def print_plan(
         for cell in chosen[table.name]
         for key in map(cell.key, plans[table.name].get(cell.name, []))
     }
-    estimator = Estimator([record for record in found.values() if record])
+    estimator = Estimator(store.read_all())
     wanted, possible, whole, counted = {}, 0.0, 0.0, set()
     unknown: set[str] = set()
     grids = []
