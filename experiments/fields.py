@@ -99,7 +99,7 @@ _KNOWN: Fields = {
     **dict.fromkeys(("environment", "data_fingerprint", "maps"), MAPPING.or_none()),
 }
 _TIMES: Fields = {
-    **dict.fromkeys(TIMES, FINITE.or_none()),
+    **dict.fromkeys((*TIMES, "process_seconds"), FINITE.or_none()),
     "finished_at": TEXT.or_none(),
 }
 _SCALE: Fields = {"max_samples": COUNT.or_none(), "backbone": TEXT.or_none(), "set": MAPPING.or_none()}
