@@ -24,7 +24,7 @@ WHOLE = 9
 
 
 class RowSelection:
-    """Which rows of the Jacobian are computed.
+    """Selection of the rows of the Jacobian that are computed.
 
     Args:
         top_k: How many classes of a sample are distinguished, and the label beside them; 0 for all; None for what

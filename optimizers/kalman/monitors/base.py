@@ -1,4 +1,4 @@
-"""What the step of a filter calls of a monitor."""
+"""The interface of a monitor, which the step of a filter calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..covariance.base import Covariance
 
 
 class Monitor(Part, ABC):
-    """Watches a filter's steps, and may act on its state.
+    """A monitor of a filter's steps, which may act on its state.
 
     A monitor has no state of its own: what it remembers are tensors of the filter's state, which it changes in place.
     It runs where one of its options differs from its default.
