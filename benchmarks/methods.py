@@ -107,7 +107,7 @@ class TimedMethod:
 
 
 class OptimizerMethod(TimedMethod):
-    """An optimizer.
+    """An optimizer as a method.
 
     Args:
         case: The model.

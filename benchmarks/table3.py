@@ -98,7 +98,7 @@ class GraphedOptimizer(OptimizerMethod):
         return graph
 
     def measure_algebra(self, batch: Batch) -> None:
-        """Measure nothing: inside a graph the algebra cannot be timed separately."""
+        """Measure nothing, because inside a graph the algebra cannot be timed separately."""
 
 
 def _tensors(batch: Batch) -> list[Tensor]:
@@ -107,7 +107,7 @@ def _tensors(batch: Batch) -> list[Tensor]:
 
 
 def measure_pair(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """AdamW, LoKO and the floors on one pair."""
+    """Measure AdamW, LoKO and the lower bounds on one pair."""
     pair, device = PAIRS[name], torch.device(options.device)
     torch.manual_seed(0)
     with device:

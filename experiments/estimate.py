@@ -97,7 +97,7 @@ class Estimator:
 
 
 def _kinds(config: Config, task: str, backbone: str) -> list[tuple]:
-    """Properties by which runs take equally long, the closest first."""
+    """Return the properties by which runs take equally long, the closest first."""
     optimizer = str(lookup(config, "optimizer.class_path"))
     if measurement := config.get("measurement"):
         options = sorted((lookup(config, "measurement.init_args") or {}).items())

@@ -205,7 +205,7 @@ def _is_seed(value: Any) -> bool:
 
 
 def _head(content: Any, kind: str, fields: Fields) -> Iterator[str]:
-    """What is wrong with the format and the first fields."""
+    """Return what is wrong with the format and the first fields."""
     if not isinstance(content, dict):
         yield f"it is no {kind}"
         return

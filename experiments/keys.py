@@ -141,7 +141,7 @@ def _complete_options(values: Config, options: dict[str, Argument]) -> Config:
 
 
 def _section_options(section: str) -> dict[str, Argument] | None:
-    """Options of the sections whose class is fixed; None for those that name their class."""
+    """Return options of the sections whose class is fixed; None for those that name their class."""
     if section == "model":
         return _options(import_class("filtune.OnlineModule"))
     if section == "trainer":
@@ -153,7 +153,7 @@ def _section_options(section: str) -> dict[str, Argument] | None:
 
 
 def _class_options(path: str) -> dict[str, Argument]:
-    """Options of a class by its path; none of a class that is not known, which then has no known default."""
+    """Return the options of a class by its path; none of an unknown class, which has no known default."""
     return _options(import_class(path))
 
 
@@ -165,7 +165,7 @@ def _options(cls: type | None) -> dict[str, Argument]:
 
 
 def _defaults(options: dict[str, Argument]) -> Config:
-    """The defaults that a record can hold: plain values."""
+    """Return the defaults that a record can hold: plain values."""
     found = {}
     for name, option in options.items():
         plain = dataclasses.asdict(option.default) if _is_instance(option.default) else option.default
@@ -180,7 +180,7 @@ def _is_instance(value: Any) -> bool:
 
 
 def _differing(values: Config, options: dict[str, Argument]) -> Config:
-    """Canonical options without those that equal their default."""
+    """Return canonical options without those that equal their default."""
     found = {}
     for name, value in values.items():
         option = options.get(name, Argument(ABSENT, None))

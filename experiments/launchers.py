@@ -1,4 +1,4 @@
-"""Where runs are made: in processes of this machine, or as jobs of a SLURM cluster.
+"""Launchers of runs: in processes of this machine, or as jobs of a SLURM cluster.
 
 Locally a thread of :class:`concurrent.futures.ThreadPoolExecutor` waits for each process. The executors that hold
 processes of their own were compared and are no replacement: a run started by submitit's ``LocalExecutor`` outlives the
@@ -47,7 +47,7 @@ LOST = ("UNKNOWN", "PREEMPTED")
 
 
 class Launcher(ABC):
-    """Makes runs, several at a time.
+    """A launcher of runs, several at a time.
 
     Args:
         store: Where records and run folders are.

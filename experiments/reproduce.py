@@ -91,7 +91,7 @@ def _read_set(pairs: list[str]) -> dict[str, Any]:
 
 
 def _missing(chosen: dict[str, list[Cell]], folders: dict[str, str]) -> dict[str, Need]:
-    """The cells that cannot be run, and the first data or weights they lack."""
+    """Return the cells that cannot be run, and the first data or weights they lack."""
     lacking = {}
     for cell in (cell for found in chosen.values() for cell in found):
         for need in needs(cell.config, folders):
@@ -124,7 +124,7 @@ def _failed(chosen: dict[str, list[Cell]], seeds: dict[str, list[int]], outcome:
 
 
 def _names(asked: Iterable[str]) -> list[str]:
-    """Tables by name; a paper's name stands for all of its tables and figures, ``all`` for those of both."""
+    """Return tables by name; a paper's name stands for all of its tables and figures, ``all`` for those of both."""
     names: list[str] = []
     for name in asked:
         of_paper = [table for table in table_names() if name == "all" or table.startswith(f"{name}.")]

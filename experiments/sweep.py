@@ -142,7 +142,7 @@ def _check_names(name: str, metric: str) -> None:
 
 
 def _read_rest(rest: list[str]) -> GridPoint:
-    """Options of the run: ``--data.max_samples 1000``, or with an equals sign."""
+    """Return options of the run: ``--data.max_samples 1000``, or with an equals sign."""
     pairs: list[str] = []
     waiting = None
     for word in rest:

@@ -47,7 +47,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A method.
+    """A method of a table.
 
     Attributes:
         name: Short name, for cells.
@@ -175,7 +175,7 @@ def _description(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _todays_names(raw: Any) -> Any:
-    """A study of earlier releases: what is ``comparison`` now was called ``contest``."""
+    """Return a study of earlier releases under today's names: ``comparison`` was called ``contest``."""
     if not isinstance(raw, dict) or not isinstance(raw.get("contest"), dict):
         return raw
     names = {"rivals": "baselines", "goals": "targets"}
@@ -207,7 +207,7 @@ def _check(name: str, columns: list[Column], rows: list[Row]) -> None:
 
 
 def _over(name: str, raw: dict[str, Any], above: tuple[Path, ...]) -> Table:
-    """A table over the cells of others, or some of them, with what it publishes itself."""
+    """Return a table over the cells of others, or some of them, with what it publishes itself."""
     sources = [_load(source, above) for source in ([raw["of"]] if isinstance(raw["of"], str) else raw["of"])]
     columns = [
         replace(column, set={**table.set, **column.set}, metric=column.metric or table.metric)
@@ -224,7 +224,7 @@ def _over(name: str, raw: dict[str, Any], above: tuple[Path, ...]) -> Table:
 
 
 def _join(name: str, sources: list[Table], order: list[str], published: list[Any] | None) -> Row:
-    """A row of several tables, over some of their columns."""
+    """Return a row of several tables, over some of their columns."""
     parts = {
         column.name: (row, i)
         for table in sources

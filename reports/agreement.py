@@ -112,7 +112,7 @@ def claims(
 
 
 def _verdict(same: bool, test: TTest | None) -> Agreement:
-    """Whether an order is the paper's, by our test of it."""
+    """Return whether an order is the paper's, by our test of it."""
     if test is None:
         return Agreement.ONE_SEED_AGREES if same else Agreement.ONE_SEED_DISAGREES
     if not test.significant:

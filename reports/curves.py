@@ -58,7 +58,7 @@ def mean_band(records: Iterable[Record], tag: str) -> MeanBand | None:
 
 
 def _curve(record: Record, tag: str) -> tuple[np.ndarray, np.ndarray]:
-    """Samples, or steps of a validation curve, and values."""
+    """Return samples, or steps of a validation curve, and values."""
     steps, values = (np.asarray(part, dtype=float) for part in record["curves"][tag])
     order = np.argsort(steps, kind="stable")
     return steps[order] * _samples_per_step(record, tag), values[order]

@@ -39,7 +39,7 @@ class Line:
 
 @dataclass(frozen=True)
 class FigurePlan:
-    """What a figure shows.
+    """The contents of a figure.
 
     Attributes:
         name: Of its files.
@@ -97,7 +97,7 @@ def draw_figure(plan: FigurePlan, folder: Path) -> Figure | None:
 def _arrange(
     panels: dict[tuple[str, str], Any], columns: list[tuple[str, str, str]], curves: list[str]
 ) -> list[list[Any]]:
-    """Rows of panels: one a curve, further columns below; of a single column side by side."""
+    """Return rows of panels: one per curve, further columns below; of a single column side by side."""
     if len(columns) == 1:
         return [[panels[columns[0][0], curve] for curve in curves]]
     width = math.ceil(len(columns) / math.ceil(len(columns) / WIDEST))
@@ -135,7 +135,7 @@ def save_figure(
 
 
 def _panel(plan: FigurePlan, column: str, tag: str | None, title: str) -> Draw | None:
-    """What draws a scalar of the runs of a column; None where no run has it."""
+    """Return what draws a scalar of the runs of a column; None where no run has it."""
     if tag is None:
         return None
     bands = [(line, band) for line in plan.lines if (band := mean_band(line.records.get(column, []), tag))]
@@ -159,7 +159,7 @@ def _note(plan: FigurePlan, columns: list[tuple[str, str, str]], drawn: set[str]
 
 
 def _inline(svg: str, name: str) -> str:
-    """An SVG that can stand in a page with others: in the page's colour, its names its own, coordinates to 1/100."""
+    """Return an SVG for a page with others: in the page's colour, its names its own, coordinates to 1/100."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)

@@ -142,7 +142,7 @@ def _slug(name: str) -> str:
 
 
 def _metrics(entries: list[Entry]) -> list[str]:
-    """Names of the metrics that any run has: scores that are not among the known ones come first."""
+    """Return names of the metrics that any run has: scores that are not among the known ones come first."""
     found = {name for entry in entries for record in entry.records.values() for name in record["metrics"]}
     others = [name for name in found if name not in _METRICS and not name.endswith(_LAST) and not is_of_segment(name)]
     own = sorted(
@@ -152,7 +152,7 @@ def _metrics(entries: list[Entry]) -> list[str]:
 
 
 def _options(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The options that shape a run's result, by dotted key."""
+    """Return the options that shape a run's result, by dotted key."""
     if not isinstance(config, dict):
         return {prefix: config}
     kept = {key: value for key, value in config.items() if prefix or key not in _NO_OPTIONS}

@@ -80,7 +80,7 @@ def draw_panels(plan: PanelPlan, folder: Path) -> Figure | None:
 
 
 def _styles(plan: PanelPlan) -> dict[str, Look]:
-    """The look of each label: that of its method where this tells the lines apart, as it always does of a baseline."""
+    """Return the look of each label: that of its method where this distinguishes the lines, as of a baseline."""
     rows = plan.section.table.rows
 
     def optimizers(kind: str) -> dict[str, str]:

@@ -100,14 +100,14 @@ class Section:
 
     @property
     def scale_words(self) -> str:
-        """What was changed against the paper."""
+        """The changes against the paper."""
         run = {cell.partition("/")[2].partition("/")[0] for cell in self.pool.cells}
         replaced = dict.fromkeys(column.backbone for column in self.table.columns if column.name in run)
         return formatting.scale_words(self.pool.scale, list(replaced))
 
     @property
     def timed(self) -> bool:
-        """Whether it shows times, which compare as ratios only."""
+        """True if it shows times, which compare as ratios only."""
         return "metrics" in self.table.raw
 
     def names_metric(self, leaf: Leaf) -> bool:
@@ -116,7 +116,7 @@ class Section:
         return self.timed or (leaf.metric != self.table.metric and not said)
 
     def notes(self) -> list[str]:
-        """Return remarks: what the paper leaves open, how baselines were tuned, how few seeds there are."""
+        """Return remarks on what the paper leaves open, how baselines were tuned, and how few seeds there are."""
         run = [cell for cell in self.cells.values() if cell.point.records]
         few = sorted({cell.ours.count for cell in run if cell.ours and cell.ours.count})
         notes = [str(self.table.raw["notes"])] if self.table.raw.get("notes") else []
@@ -257,7 +257,7 @@ def _lower(table: Table, metric: str) -> bool:
 
 
 def _chooser(table: Table, leaf: Leaf) -> str:
-    """The metric by which a grid's best point is chosen: of a table of times, that of the table it looks at."""
+    """Return the metric by which a grid's best point is chosen; of a table of times, that of the table it shows."""
     if "of" not in table.raw:
         return leaf.column.chosen_by or leaf.metric
     own = next(t for t in source_tables(table) if any(column.name == leaf.column.name for column in t.columns))
@@ -266,7 +266,7 @@ def _chooser(table: Table, leaf: Leaf) -> str:
 
 
 def _reference(table: Table, row: Row) -> str:
-    """AdamW as the paper has it, with the adapter of the row."""
+    """Return AdamW as the paper has it, with the adapter of the row."""
     adamw = [r for r in table.rows if r.optimizer.startswith("adamw") and r.published]
     same = [r for r in adamw if _adapter(r) == _adapter(row)]
     return (same or adamw or [row])[0].name

@@ -30,7 +30,7 @@ def escape_tex(text: Any) -> str:
 
 
 class Markup(NamedTuple):
-    """How a language escapes a text and writes it in bold."""
+    """Escapes and bold type of a language."""
 
     escape: Callable[[Any], str]
     bold: str

@@ -83,7 +83,7 @@ class OneBackward(Timed):
     """The floor: one forward pass, and one ordinary backward pass; nothing is updated."""
 
     def work(self, batch: Batch) -> None:
-        """Run both."""
+        """Run both passes."""
         outputs = self.outputs(batch[0])
         torch.autograd.grad(outputs, self.trained, torch.ones_like(outputs), materialize_grads=True)
 
@@ -180,7 +180,7 @@ class Graphed:
     figures = TimedMethod.figures
 
     def measure_memory(self, batch: Batch) -> None:
-        """Measure nothing: a graph's memory is its own."""
+        """Measure nothing, because a graph's memory is its own."""
 
 
 def _tensors(batch: Batch) -> list[Tensor]:
