@@ -161,7 +161,7 @@ def runs_of(method: Method, root: Path) -> Iterator[tuple[int, Restored]]:
 
 
 def validation_samples(run: Restored, samples: int) -> list[Sample]:
-    """Return validation samples of the run's own data."""
+    """Return validation samples of the run's own data; it is an error if there are none."""
     data: StreamDataModule = run.data()
     data.setup()
     part = data.validation
@@ -186,7 +186,7 @@ def show(title: str, found: dict[str, dict[str, Any]]) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command."""
+    """Run the command; a column without runs of both methods is an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", help="a study with a comparison, such as configs/studies/win_stream.yaml")
     parser.add_argument("--root", type=Path, default=Path("runs/reproduce"), help="where its runs are")

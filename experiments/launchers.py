@@ -222,7 +222,7 @@ class Slurm(Launcher):
         return self.workers - running if running else AT_ONCE
 
     def submit(self, jobs: Sequence[Job]) -> list[ClusterJob]:
-        """Submit runs as one array."""
+        """Submit runs as one array; a cluster that refuses them is an error."""
         from submitit.core.utils import FailedJobError
 
         makers = [ClusterRun(job, self.store.root.resolve(), self.threads) for job in jobs]

@@ -32,7 +32,7 @@ EXAMPLES = """examples:
 
 
 def main(args: list[str]) -> int:
-    """Run the command ``filtune reproduce``; return 1 where a run could not be made."""
+    """Run the command ``filtune reproduce``; return 1 where a run could not be made. Invalid options are an error."""
     options = _parser().parse_args(args)
     console = Console(markup=False, emoji=False)
     if not console.is_terminal:
@@ -137,7 +137,7 @@ def keep_manifest(
 ) -> Path:
     """Write which records belong to which cells; cells and seeds of earlier commands stay.
 
-    A record of an earlier release keeps its name, and the manifest names it so.
+    A record of an earlier release keeps its name, and the manifest names it so. That of another table is an error.
     """
     name = f"{table.name}@{scale.name}" if scale.name else table.name
     before = store.read_manifest(name) or {}

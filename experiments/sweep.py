@@ -39,7 +39,7 @@ ROOT/storage.
 
 
 def main(args: list[str]) -> int:
-    """Run the command ``filtune sweep``; return 1 where a run could not be made."""
+    """Run the command ``filtune sweep``; return 1 where a run could not be made. Invalid options are an error."""
     options, rest = _parser().parse_known_args(args)
     if options.seeds < 1:
         raise ValueError(f"--seeds {options.seeds}: must be at least 1")

@@ -116,7 +116,7 @@ def plot_runs(runs: list[RunFolder], target: Path) -> None:
 
 
 def main(args: list[str]) -> None:
-    """Run the command ``filtune compare``."""
+    """Run the command ``filtune compare``; an output of an unknown format is an error."""
     parser = argparse.ArgumentParser(
         prog="filtune compare", description="Show finished runs side by side, as a table and as online curves."
     )

@@ -32,6 +32,9 @@ class VarianceBounds(Measurement):
         threshold: Part of the samples that must be predicted correctly.
         ratio: Precision of a bound, as a factor.
         decades: How many factors of ten beyond the best p0 a bound is looked for.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
     def __init__(
