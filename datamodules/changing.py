@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import rotate
 
 from .base import VALIDATION, StreamDataModule, at_least
-from .corruptions import corrupted
+from .corruptions import corrupted, refuse_range
 from .loader import permutation
 from .samples import DataError, Subset
 from .segments import (
@@ -63,6 +63,19 @@ class ChangingSamples(Dataset):
             None if segment.permute_labels is None else derangement(classes, segment.permute_labels)
             for segment in segments
         ]
+
+    def check_pixels(self) -> None:
+        """Check the range of the images that are corrupted, as far as they have been decoded.
+
+        Raises:
+            DataError: Naming the first image with pixels beyond 0..1.
+        """
+        for number, segment in enumerate(self.segments):
+            reader = self.parts[segment.stream].samples.read
+            beyond = getattr(reader, "beyond", {}) if segment.corruption is not None else {}
+            rows = self.plan.row[self.plan.regime == number]
+            for row in rows[np.isin(rows, list(beyond))].tolist()[:1]:
+                raise refuse_range(str(segment.corruption), *beyond[row], reader.name(row))
 
     def __len__(self) -> int:
         """Return the number of positions of the stream."""
@@ -192,6 +205,7 @@ class ChangingDataModule(StreamDataModule):
         ]
         plan = plan_stream(self.segments, self.repeat, [part.rows for part in parts], self.seed, allowed)
         samples = ChangingSamples(parts, self.segments, plan, self._classes, (self.seed, _TRAINING))
+        samples.check_pixels()
         return Subset(samples, np.arange(len(samples))), self._validation()
 
     def _segments_of(self, index: int) -> list[tuple[int, Segment]]:
@@ -266,6 +280,11 @@ class ChangingDataModule(StreamDataModule):
             notes.append(f"no validation samples for segments {shown_list(lacking)}, whose forgetting is not measured")
         return notes
 
+    def validation_groups(self) -> np.ndarray:
+        """Return the segment of each validation sample, (N,)."""
+        assert self.validation is not None
+        return self.validation.samples.plan.regime[self.validation.rows]
+
     def stream_changes(self) -> Iterable[Any]:
         """Return the segments and how often they come, for the fingerprint."""
         validation = [] if self.validate == "last" else [self.validate]
@@ -300,6 +319,7 @@ class ChangingDataModule(StreamDataModule):
         if plan is None or not len(plan.row):
             return None
         samples = ChangingSamples(parts, self.segments, plan, self._classes, (self.seed, _VALIDATION))
+        samples.check_pixels()
         return Subset(samples, np.arange(len(samples)))
 
     def _fits(self, index: int) -> None:

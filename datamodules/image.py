@@ -13,7 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .base import at_least
-from .image_decoding import ImageError, decode_first, stored
+from .image_decoding import ImageError, decode_first, stored, stored_file
+from .image_files import ImageFiles
 from .samples import BadRow, SplitRef, Subset
 from .table import TableDataModule
 
@@ -119,6 +120,7 @@ class ImageReader:
 
     Attributes:
         animated: Rows decoded so far whose images have several frames, of which the first is taken.
+        beyond: Rows decoded so far whose images have pixels beyond 0..1 as floats, with the least and the greatest.
     """
 
     def __init__(
@@ -136,6 +138,8 @@ class ImageReader:
         self.table, self.column, self.place, self.folder, self.side = table, column, place, folder, side
         self.kept: dict[int, Tensor] | None = {} if keep else None
         self.animated: set[int] = set()
+        self.beyond: dict[int, tuple[float, float]] = {}
+        self.files = ImageFiles(len(table))
 
     def __call__(self, row: int) -> Tensor:
         """Return the image of a row, (C, H, W).
@@ -149,8 +153,20 @@ class ImageReader:
             raise self.place.error([BadRow(row, self.column, error.reason, error.detail)]) from error
 
     def contents(self, rows: np.ndarray) -> Iterator[Any]:
-        """Yield what is stored of the images of some rows: the bytes of files, or nested lists."""
-        return (stored(value, self.folder) for value in self.table[rows][self.column])
+        """Yield what is stored of the images of some rows: the bytes of files, or nested lists.
+
+        A file that has changed when its image is read later is an error.
+        """
+        for row, value in zip(rows.tolist(), self.table[rows][self.column], strict=True):
+            content, file = stored(value, self.folder), stored_file(value, self.folder)
+            if file is not None:
+                self.files.note(row, file, content)
+            yield content
+
+    def name(self, row: int) -> str:
+        """Return the image of a row, as messages name it."""
+        file = stored_file(self.table[row][self.column], self.folder)
+        return str(file) if file else f"the image in row {row} (from 0) of {self.place.source}, {self.place.split!r},"
 
     def find_bad_row(self, row: int) -> BadRow | None:
         """Return why the image of a row cannot be read; None where it can."""
@@ -163,9 +179,14 @@ class ImageReader:
     def _read(self, row: int) -> Tensor:
         if self.kept is not None and row in self.kept:
             return self.kept[row]
-        image, frames = decode_first(self.table[row][self.column], self.folder, self.side)
+        value = self.table[row][self.column]
+        if (file := stored_file(value, self.folder)) is not None:
+            self.files.check(row, file)
+        image, frames = decode_first(value, self.folder, self.side)
         if frames > 1:
             self.animated.add(row)
+        if image.is_floating_point() and (image.min() < 0 or image.max() > 1):
+            self.beyond[row] = float(image.min()), float(image.max())
         if self.kept is not None:
             self.kept[row] = image
         return image

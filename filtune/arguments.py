@@ -16,11 +16,12 @@ import yaml
 
 from filtune.experiments.classes import classes, find_class, public_path
 from filtune.experiments.composition import CONFIGS, Config, add_part, find_config, lookup, merge_over, nested, notice
-from filtune.experiments.suggestions import suggest
 from filtune.lightning_modules.legacy import has_renamed_options, translate_key, translate_optimizer
 from filtune.lightning_modules.runs import CONFIG, find_checkpoint
 from filtune.lightning_modules.trust import OwnClasses, named_classes
 from filtune.lightning_modules.yaml_loader import DuplicateKeyError, parse_value, parse_yaml
+
+from .suggestions import suggest
 
 FOLDERS = {"optimizer": "optimizer", "data": "task"}
 """Folder of configs/ with the configurations that ``--optimizer`` and ``--data`` accept."""

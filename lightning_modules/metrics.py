@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import torch
 import torchmetrics
@@ -12,6 +13,7 @@ from filtune.optimizers.likelihoods import likelihood_of
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassMatthewsCorrCoef
 
+from .predictions import PredictionLog
 from .scores import ProbabilityScores
 
 MOST_CLASSES = 50
@@ -165,6 +167,8 @@ class Prequential(nn.Module):
         self.l1 = WindowedMean(WINDOW) if scored else None
         self.scores = ProbabilityScores() if scored else None
         self.predictive = ProbabilityScores() if scored else None
+        counted = task.outputs <= MOST_CLASSES
+        self.log = PredictionLog(task.outputs, counted) if likelihood.is_softmax else None
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64))
         self.register_buffer("nonfinite", torch.zeros((), dtype=torch.int64))
 
@@ -178,6 +182,8 @@ class Prequential(nn.Module):
             score: Whether it could be predicted; otherwise its samples are counted alone.
         """
         self.samples += len(observation.target)
+        if self.log is not None:
+            self.log.update(observation)
         if not score:
             return
         valid = usable(observation)
@@ -201,6 +207,11 @@ class Prequential(nn.Module):
         averaged = None if predictive is None else likelihood.outcomes(predictive, target)
         if averaged is not None:
             self.predictive.update(*averaged)
+
+    def load_log(self, state: dict[str, Any] | None, samples: int) -> None:
+        """Restore the counts of predictions, of which checkpoints of earlier releases, after ``samples``, have none."""
+        if self.log is not None:
+            self.log.load(state or {"samples": samples})
 
     @torch.no_grad()
     def compute(self) -> dict[str, Tensor]:

@@ -21,6 +21,9 @@ EVENT_SIZES = "events.json"
 SUMMARY = "summary.json"
 """Name of a run's result, in its folder."""
 
+PREDICTIONS = "predictions.json"
+"""Name of the file with a run's predictions by class and the worst of them, in its folder."""
+
 STREAM = "FILTUNE_STREAM"
 """Environment variable with the fingerprint of the stream, as JSON: sweep and reproduce set it for their runs."""
 
@@ -41,16 +44,21 @@ def unreadable(error: Exception, path: str) -> CheckpointError:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that a path means: a run's folder stands for its last one.
+    """Return the checkpoint that a path means: a folder stands for the last one of its run, or of the only run in it.
 
     Raises:
-        CheckpointError: If it is a folder without one.
+        CheckpointError: If it is a folder without a run, or with several; names them.
     """
     if not path.is_dir():
         return path
-    found = [place for place in (path / "checkpoints" / LAST, path / LAST) if place.is_file()]
+    own = [place for place in (path / "checkpoints" / LAST, path / LAST) if place.is_file()]
+    found = own or sorted(path.rglob(f"checkpoints/{LAST}"))
     if not found:
         raise CheckpointError(f"ckpt_path: the folder {path} has no checkpoints/{LAST}; name a run's folder or a file")
+    if len(found) > 1 and not own:
+        runs = [str(place.parents[1]) for place in found]
+        more = f" and {len(runs) - 2} more" if len(runs) > 2 else ""
+        raise CheckpointError(f"ckpt_path: {path} has several runs: {', '.join(runs[:2])}{more}; name one of them")
     return found[0]
 
 

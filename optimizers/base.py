@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from .distributed import Ranks
 from .likelihoods.base import Observation
+from .parts import constructor_parameters
 from .performance import RECENT, Follower, Recent, read_recent
 from .ranges import FIRST_ORDER, Range, check_ranges
 from .ranges import check_arguments as check_arguments
@@ -76,6 +77,21 @@ class OnlineOptimizer(torch.optim.Optimizer):
             is_adapted: Whether weights of the model are frozen.
         """
         return coordinates
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters; its options are those among ``defaults``.
+
+        Raises:
+            ValueError: If it has an option that belongs to the whole optimizer, and would be ignored.
+        """
+        others = param_group.keys() - self.defaults.keys() - {"params", "name"}  # a name is a label of the user's
+        if whole := sorted(others & constructor_parameters(type(self), all_bases=True).keys() if others else ()):
+            known = ", ".join(sorted(self.defaults)) or "none"
+            raise ValueError(
+                f"{type(self).__name__}: {whole[0]} is an option of the whole optimizer, not of a group of parameters; "
+                f"pass it to the optimizer (options of a group: {known})"
+            )
+        super().add_param_group(param_group)
 
     def attach(self, model: nn.Module) -> Self:
         """Let the rule watch the model's layers; most rules need not, and ignore it."""

@@ -21,7 +21,7 @@ class Monitor(Part, ABC):
     It runs where one of its options differs from its default.
 
     Attributes:
-        raises_alarm: Whether it keeps ``alarm`` in the state, on which a covariance may forget.
+        raises_alarm: Whether it keeps ``alarm`` in the state where the covariance forgets on it.
         needs_precision: Whether the batch must be observed through the natural parameters.
         needs_reset: Whether the covariance must be able to reset a part of itself.
         head: Columns of the state that belong to the model's head; set by the filter.
