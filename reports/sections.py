@@ -145,7 +145,7 @@ class Section:
         return [leaf for leaf in self.leaves if leaf.key in self._attempted(1)]
 
     def _attempted(self, place: int) -> set[str]:
-        """Names of the rows (0) or columns (1) of cells that were attempted."""
+        """Return names of the rows (0) or columns (1) of cells that were attempted."""
         found = self.cells.items()
         return {key[place] for key, cell in found if cell.status is not Status.ABSENT or cell.reason}
 
@@ -165,7 +165,7 @@ class Section:
 
     @property
     def is_derived(self) -> bool:
-        """Whether it shows other figures of the runs of another table."""
+        """True if it shows other figures of the runs of another table."""
         return "of" in self.table.raw
 
     def best(self, leaf: Leaf, published: bool) -> set[str]:
