@@ -99,7 +99,7 @@ class Store:
             return None
 
     def _read_older(self) -> dict[str, tuple[Record, str]]:
-        """Records kept under another name than today's key, with it, by that key; of equal keys the last finished."""
+        """Return records kept under another name than today's key, by that key; of equal keys the last finished."""
         if self._older is None:
             paths = (self.root / "records").glob("*.json")
             packed = [unpack(path)[1] for path in sorted(self.root.glob(f"*{PACKED}"))]
@@ -301,7 +301,7 @@ def _place(row: Record, manifests: dict[str, Manifest], heads: dict[str, Any]) -
 
 
 def _read_root(root: Path) -> tuple[dict[str, Manifest], list[Record]]:
-    """The manifests and records of a folder, as they are.
+    """Return the manifests and records of a folder, as they are.
 
     Raises:
         ValueError: If one cannot be read; a packed study is to be complete.
@@ -322,7 +322,7 @@ _LEAVES = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")
 
 
 def _one_line(leaf: re.Match) -> str:
-    """A list of plain values on one line: curves have hundreds."""
+    """Return a list of plain values on one line: curves have hundreds."""
     return "[" + re.sub(r"\n\s+", " ", leaf[1]) + "]"
 
 

@@ -103,7 +103,7 @@ class Listed(JobSource):
 
 
 class Runner:
-    """Makes runs by a launcher, several at a time; one whose process or job dies is resumed once.
+    """Runner of several runs at a time by a launcher; one whose process or job dies is resumed once.
 
     Args:
         launcher: Where runs are made, and the store of their records.
@@ -161,7 +161,7 @@ class Runner:
         return outcome
 
     def _check(self, jobs: Iterable[Job]) -> dict[str, Record]:
-        """Records of runs that are finished, by key, after a check of their data; what is to be said of them is."""
+        """Return the records of finished runs by key, after a check of their data, and print what it finds."""
         known = [self._with_switch(job) for job in jobs]
         finished = [(job, record) for job in known if (record := self.store.read(job.key)) is not None]
         notes = [f"{path} is half written: its run is made again" for path in self.store.broken]

@@ -75,7 +75,7 @@ class Validations(pl.Callback):
             trainer.val_check_batch = math.inf if self.count > 1 else self._interval
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note that the model has been validated as it is."""
+        """Record that the model has been validated as it is."""
         self._validated = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
