@@ -32,14 +32,15 @@ class StreamDataModule(pl.LightningDataModule, ABC):
     (B,), int64 for classes and float32 for values, and of ``row`` (B,), the rows of the source split.
 
     Args:
-        batch_size: Samples per training batch of each process.
-        val_batch_size: Samples per validation batch.
-        max_samples: Length of the stream: the first so many of its order, the same in every epoch; all by default.
-        max_val_samples: How many validation samples to use, chosen by the seed; all by default.
-        seed: Seed of the order of the stream; by default the run's, as set by ``--seed_everything``, else 0.
-        shuffle: Whether to shuffle the stream, differently in each epoch; otherwise the order is that of the source.
-        num_workers: Processes that fetch training samples ahead; 0 for none.
-        task_name: Short name of the task, for log folders; by default taken from the source.
+        batch_size: Number of samples per training batch of each process.
+        val_batch_size: Number of samples per validation batch.
+        max_samples: Number of samples of the stream: the first ones of its order, the same in every epoch; null for
+            all.
+        max_val_samples: Number of validation samples, chosen by the seed; null for all.
+        seed: Seed of the stream's order; null takes the run's seed (``--seed_everything``), else 0.
+        shuffle: Shuffle the stream, differently in each epoch; ``false`` keeps the order of the source.
+        num_workers: Number of processes that fetch training samples ahead; 0 for none.
+        task_name: Short name of the task, for folders and tables; null takes that of the source.
 
     Attributes:
         task: What is predicted, after ``setup()``.
@@ -188,6 +189,17 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         rows, limit = self._val.rows, 1.0 if self.trainer is None else self.trainer.limit_val_batches
         is_whole = isinstance(limit, float) and limit == 1.0
         return rows if is_whole else rows[spread_order(self.validation_groups(), self.seed)]
+
+    def sample_at(self, position: int) -> dict[str, Any] | None:
+        """Return the sample that this run's stream hands out at a position, counted over all epochs from 0.
+
+        It is None before the stream is asked for, and where the run went on from another one.
+        """
+        loader = self._loader
+        if loader is None or self.resume_changed:
+            return None
+        epoch, place = divmod(position, len(loader.order))
+        return loader.dataset[int(loader.epoch_order(epoch)[place])]
 
     @property
     def part(self) -> Subset:

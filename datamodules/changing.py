@@ -117,24 +117,26 @@ class ChangingSamples(Dataset):
 
 
 class ChangingDataModule(StreamDataModule):
-    """A stream composed of segments, each a regime of its own, from one data set or several.
+    """A non-stationary stream, composed of segments.
 
-    Validation is on the last segment's regime, on the validation samples of its stream, or on those of all segments.
+    The segments draw from one data set or several. Validation is on the last segment's regime, on the validation
+    samples of its stream, or on those of all segments.
 
     Args:
-        streams: The data modules that the segments draw from; their batch sizes do not count.
-        segments: The segments, in their order.
-        repeat: How many times they come, one after the other.
-        batch_size: Samples per training batch of each process.
-        val_batch_size: Samples per validation batch.
-        max_samples: Length of the stream; by default that of all segments.
-        max_val_samples: How many validation samples to use, chosen by the seed; all by default.
-        seed: Seed of all that is drawn; by default the run's, as set by ``--seed_everything``, else 0.
-        num_workers: Processes that fetch training samples ahead; 0 for none.
-        task_name: Short name of the task, for log folders; by default ``changing-`` and those of the streams.
-        validate: ``last`` validates on the last segment. ``all`` validates on every segment, as its images, labels and
-            classes are at its end; ``max_val_samples`` is divided equally among them. The accuracy is then reported for
-            each segment as well, and the forgetting.
+        streams: Data modules that the segments draw from; their batch sizes do not count.
+        segments: Segments of the stream, in order.
+        repeat: Number of times that the segments come, one after the other.
+        batch_size: Number of samples per training batch of each process.
+        val_batch_size: Number of samples per validation batch.
+        max_samples: Number of samples of the stream; null for those of all segments.
+        max_val_samples: Number of validation samples, chosen by the seed; null for all.
+        seed: Seed of all random draws; null takes the run's seed (``--seed_everything``), else 0.
+        num_workers: Number of processes that fetch training samples ahead; 0 for none.
+        task_name: Short name of the task, for folders and tables; null takes ``changing-`` and the names of the
+            streams.
+        validate: Segments to validate on. ``last``: the last one. ``all``: every segment, with the images, labels and
+            classes at its end; ``max_val_samples`` is divided equally among them, and the accuracy on each segment and
+            the forgetting are reported as well.
 
     Raises:
         DataError: If an argument is out of range, or the streams are not of one kind.

@@ -22,19 +22,21 @@ _MANY = 3000
 
 
 class ImageDataModule(TableDataModule):
-    """A stream of images, as they are: uint8 in 0..255, or float32; resizing belongs to the backbone.
+    """A stream of images, each in its own size.
+
+    They are uint8 in 0..255, or float32. The backbone resizes and normalises them.
 
     Args:
-        source: A hub id such as ``ylecun/mnist``; a local folder laid out like the hub's; a folder of images with a
-            sub-folder for each class; or a file that holds the images, or their paths relative to itself.
-        image_column: Column of the images.
-        verify: Whether to decode all images of the stream before training, so that a bad one is found first.
-            Otherwise a bad image is an error when its turn comes, whatever ``on_bad_row`` says.
-        resize: Bring larger images to squares of so many pixels a side as they are decoded, by the workers that fetch
-            ahead where there are any (``num_workers``): the shorter side is resized, the middle of the longer one kept.
-        cache: ``memory`` keeps decoded images for later epochs, and what ``verify`` has decoded for the first; a
-            photograph of 256 pixels a side takes 0.2 MB. What workers decode is gone with them at the end of an epoch:
-            with ``num_workers``, let ``verify`` decode the images, or only those for validation are kept.
+        source: A hub id such as ``ylecun/mnist``; a local folder in the hub's layout; a folder of images with one
+            sub-folder for each class; or a table with a column of images, or of their paths relative to the file.
+        image_column: Name of the column of images.
+        verify: Decode all images of the stream before training, so that unreadable ones are found first. With ``false``
+            an unreadable image stops the run when its turn comes, whatever ``on_bad_row`` says.
+        resize: Side in pixels of the squares to which larger images are reduced when they are decoded: the shorter side
+            is resized, the middle of the longer one kept. Null keeps their size; the backbone resizes in any case.
+        cache: ``memory`` keeps decoded images for later epochs, and those that ``verify`` has decoded for the first
+            one; a photograph of 256 pixels a side takes 0.2 MB. Images that worker processes decode are lost at the end
+            of an epoch: with ``num_workers``, let ``verify`` decode them. ``none`` keeps none.
         **kwargs: The arguments of every table.
 
     Raises:
@@ -106,7 +108,7 @@ class ImageDataModule(TableDataModule):
 
 
 class ImageReader:
-    """Reads images out of a column.
+    """A reader of images out of a column.
 
     Args:
         table: The split.

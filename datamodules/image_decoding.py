@@ -1,4 +1,4 @@
-"""How stored images become tensors: files, bytes and nested lists."""
+"""Decoding of stored images into tensors: files, bytes and nested lists."""
 
 from __future__ import annotations
 

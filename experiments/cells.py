@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from filtune.suggestions import suggest
+
 from .composition import Config, assign, compose, grid_points, lookup, point_name
 from .estimate import run_size
 from .keys import run_key
-from .suggestions import suggest
 from .tables import Column, Row, Table
 
 SeedPlan = dict[str, list[int]]
@@ -68,15 +69,19 @@ CURVES = {"trainer.log_every_n_steps": 50}
 
 
 def cells(table: Table, scale: Scale | None = None) -> list[Cell]:
-    """Return all cells of a table, row by row."""
+    """Return all cells of a table, row by row; those of the tables that it is over, where it is."""
     scale = scale or Scale()
-    return [
-        _cell(table, row, column, point, scale)
-        for row in table.rows
-        for column in table.columns
-        if row.columns is None or column.name in row.columns
-        for point in grid_points(row.grid)
-    ]
+    of_sources = [cell for source in table.sources for cell in cells(source, scale)]
+    found = []
+    for row in table.rows:
+        for column in table.columns:
+            if row.columns is not None and column.name not in row.columns:
+                continue
+            if table.sources:
+                found += [cell for cell in of_sources if cell.name.split("/")[:2] == [row.name, column.name]]
+            else:
+                found += [_cell(table, row, column, point, scale) for point in grid_points(row.grid)]
+    return found
 
 
 def _cell(table: Table, row: Row, column: Column, point: dict[str, Any], scale: Scale) -> Cell:

@@ -1,4 +1,4 @@
-r"""From batches to predictions: the likelihood of the outputs, and their covariance where a filter knows it.
+r"""Predictions of batches: the likelihood of the outputs, and their covariance where a filter knows it.
 
 To first order in the uncertainty of the parameters, with the filter's covariance P, the outputs are z ~ N(mu, C) with
 

@@ -226,14 +226,14 @@ class FiltuneCLI(LightningCLI):
         check_checkpoint_name(self._get(self.config, "ckpt_path"), trainer, self.command)
 
     def instantiate_classes(self) -> None:
-        """Build model, data module and trainer; an error of theirs is reported without the frame of the parser."""
+        """Build model, data module and trainer; an error of theirs is raised without the frame of the parser."""
         try:
             super().instantiate_classes()
         except (TypeError, ValueError) as error:
             raise ValueError(condensed(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Return the trainer of a run: one folder, atomic checkpoints, a progress bar, a summary."""
+        """Return the trainer of a run, with its folder and callbacks; a folder that is refused is an error."""
         given = self._get(self.config_init, "trainer")
         self._dump_config()
         self.model.run_config = {k: v for k, v in self.config_dump.items() if k != "ckpt_path"}
@@ -277,13 +277,13 @@ class FiltuneCLI(LightningCLI):
 
     @property
     def is_resumed(self) -> bool:
-        """Whether all runs of the command are resumed, those that were begun: asked for, or requeued by SLURM."""
+        """True if all runs of the command that were begun are resumed: asked for, or requeued by SLURM."""
         path = self._get(self.config, "ckpt_path")
         return path == "last" or (path is None and is_requeued() and slurm_job() is not None)
 
     @property
     def is_dev_run(self) -> bool:
-        """Whether a few batches are run to find errors, and nothing is kept."""
+        """True if a few batches are run to find errors, and nothing is kept (``trainer.fast_dev_run``)."""
         return bool(self._get(self.config_init, "trainer").get("fast_dev_run"))
 
     def save_config(self, path: Path) -> None:
@@ -354,7 +354,7 @@ class FiltuneCLI(LightningCLI):
         return find_run(root, name, matches)
 
     def after_fit(self) -> None:
-        """Broadcast the folder to every process."""
+        """Broadcast the folder to every process; a run that ended before its first step is an error."""
         self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
         if not self.trainer.global_step:
             raise ValueError("trainer: the run ended before its first step; allow a larger trainer.max_time")

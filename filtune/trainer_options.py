@@ -1,4 +1,4 @@
-"""What ``fit`` and ``validate`` make of the options of Lightning's trainer: passed on, refused, or ours.
+"""Treatment of the options of Lightning's trainer by ``fit`` and ``validate``: passed on, refused, or ours.
 
 docs/lightning.md says so of every option; ``lightning_modules/trainer_checks.py`` refuses what no trainer may be given.
 """

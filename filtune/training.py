@@ -106,7 +106,7 @@ class _ParserOnly(FiltuneCLI):
 
 
 def schema_of(command: str) -> Schema:
-    """Return the options of ``fit`` or ``validate``."""
+    """Return the options of ``fit`` or ``validate``; an error if the command line builds no parser."""
     try:
         _ParserOnly([command])
     except _Built as built:

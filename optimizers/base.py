@@ -41,11 +41,12 @@ SETTINGS = "settings"
 
 
 class OnlineOptimizer(torch.optim.Optimizer):
-    """An optimizer whose ``step`` takes a closure that returns an :class:`Observation`, graph attached.
+    """Base of all optimizers, which are driven by a closure that returns an observation.
 
-    The rule calls the closure as often as it needs and returns the observation made before the update, whose
-    outputs are the prediction. Where several processes of a group learn together, each with samples of its own, the
-    update is that of one process with all their samples, and so is the observation that is returned.
+    The closure returns an :class:`Observation`, its graph attached. The rule calls it as often as it needs and returns
+    the observation made before the update, whose outputs are the prediction. Where several processes of a group learn
+    together, each with samples of its own, the update is that of one process with all their samples, and so is the
+    observation that is returned.
 
     Attributes:
         stats: Diagnostics of the last step, by name: detached tensors on the model's device, computed without waiting
@@ -248,7 +249,7 @@ class OnlineOptimizer(torch.optim.Optimizer):
 
 
 class FirstOrder(OnlineOptimizer):
-    """Base of torch's own rules, driven by a closure: backward of the mean negative log-likelihood, then the rule.
+    """Base of torch's own rules: the gradient of the mean negative log-likelihood, then the rule.
 
     Mix it in before the torch class: ``class AdamW(FirstOrder, torch.optim.AdamW)``.
 

@@ -1,4 +1,4 @@
-"""What happens around the training step: checkpoints, progress, loggers, summary."""
+"""Callbacks around the training step: checkpoints, progress, loggers, summary."""
 
 from .log_interval import LogInterval
 from .stream import SameStream

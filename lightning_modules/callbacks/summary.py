@@ -22,6 +22,7 @@ from ..atomic import atomic_write
 from ..event_files import SIZES, sizes_of
 from ..integrity import DamagedFile, read_json, sealed
 from ..online import OnlineModule
+from ..predictions import write_predictions
 from ..run_files import created_files, remove_created
 from ..runs import SUMMARY
 from ..tensorboard import RunLogger
@@ -30,7 +31,7 @@ PACKAGES = ("filtune", "torch", "lightning", "peft", "transformers", "timm", "da
 
 
 class RunSummary(pl.Callback):
-    """Writes ``summary.json`` when the fit ends.
+    """Callback that writes ``summary.json`` when the fit ends.
 
     Args:
         folder: The run's folder.
@@ -102,6 +103,8 @@ class RunSummary(pl.Callback):
         """Write the log first: the summary is the last file of a run, and lists the bytes of its event files."""
         summary = self._summary(trainer, module, seconds)
         self.write_figures(trainer, module)
+        if module.online.log is not None:
+            write_predictions(self.folder, module.online.log, trainer.datamodule, module.task.classes)
         results = {f"final/{k}": v for k, v in summary.items() if k.startswith("online_") and v is not None}
         results |= {f"final/{name}": value for name, value in module.last_validation.items()}
         for logger in trainer.loggers:
@@ -161,7 +164,7 @@ def has_announced(trainer: pl.Trainer) -> bool:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory used so far: of the device on CUDA, of the process elsewhere."""
+    """Return the most memory used so far, in bytes: of the device on CUDA, of the process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -169,7 +172,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """What the run ran on."""
+    """Return the name of the device of the run."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
 
 

@@ -21,11 +21,14 @@ from .stopping import StopRequest
 
 
 class StreamCheckpoint(Checkpoint):
-    """Writes ``last.ckpt`` every so many steps, at the end of each epoch, and when a signal stops the run.
+    """Callback that writes ``last.ckpt`` every so many steps, after each epoch, and when a signal stops the run.
 
     Args:
         folder: Where ``last.ckpt`` goes.
         every: Steps between two checkpoints.
+
+    Raises:
+        ValueError: If ``every`` is below 1.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
@@ -183,7 +186,7 @@ def _scores_so_far(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[s
 
 
 class RunPage(pl.Callback):
-    """Writes the composed configuration to every logger, and to TensorBoard the layout that overlays optimizers.
+    """Callback that writes the configuration to every logger, and the layout that overlays optimizers to TensorBoard.
 
     Args:
         config: The composed configuration.

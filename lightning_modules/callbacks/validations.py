@@ -1,4 +1,4 @@
-"""When a run validates: often enough for a curve, and at its end."""
+"""Times of the validations of a run: often enough for a curve, and at its end."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Validations(pl.Callback):
             trainer.val_check_interval = 0.5  # several; after which batches is set before each of them
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
-        """Say whether a validation follows: the trainer validates where the number of batches is a multiple."""
+        """Set whether a validation follows: the trainer validates where the number of batches is a multiple."""
         if not self._is_known:
             self._interval, self._is_known = trainer.val_check_batch, True
         if self._interval == 0:  # there is nothing to validate on

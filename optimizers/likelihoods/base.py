@@ -46,7 +46,7 @@ class Innovation(NamedTuple):
 
     @property
     def is_projected(self) -> bool:
-        """Whether some directions of the outputs are observed, not all."""
+        """True if some directions of the outputs are observed, not all."""
         return self.has_residual_probe or self.foreseen is not None
 
 

@@ -92,15 +92,16 @@ class Categorical(Likelihood):
     def natural(self, target: Tensor) -> Innovation:
         """Return the logits in the m - 1 coordinates U'z, with F = U'(diag(p) - pp')U and residual U'(y - p).
 
-        F = LL' with L = U'D(I - qq'), D = diag(q), q = sqrt(p): nothing is divided by a small probability.
+        F = LL' with L = U'D(I - qq'), D = diag(q), q = sqrt(p): nothing is divided by a small probability. Of two
+        classes F is 2 p_0 p_1.
         """
         p, basis = self.mean(), self._basis()
-        observed = self._one_hot(target) @ basis
-        q = p.sqrt()
-        scaled = q.unsqueeze(-1) * basis  # DU, so that L' = (I - qq') DU
-        factor = (scaled - q.unsqueeze(-1) * (q.unsqueeze(1) @ scaled)).mT
+        observed, q = basis.index_select(0, target), p.sqrt()
         if self.classes == 2:
-            factor = factor.norm(dim=-1, keepdim=True)
+            factor = (math.sqrt(2) * q.prod(1)).view(-1, 1, 1)
+        else:
+            scaled = q.unsqueeze(-1) * basis  # DU, so that L' = (I - qq') DU
+            factor = (scaled - q.unsqueeze(-1) * (q.unsqueeze(1) @ scaled)).mT
         return Innovation(observed - p @ basis, basis.mT.expand(len(p), -1, -1), observed, factor)
 
     def natural_along(self, target: Tensor, directions: Tensor) -> Innovation:
@@ -109,8 +110,8 @@ class Categorical(Likelihood):
         observed = C.gather(2, target.view(-1, 1, 1).expand(-1, C.shape[1], 1)).squeeze(2)
         q = p.sqrt().unsqueeze(1)
         scaled = q * C
-        factor = torch.linalg.qr((scaled - (scaled @ q.mT) * q).mT, mode="r").R.mT
-        residual = observed - (C @ p.unsqueeze(2)).squeeze(2)
+        factor = torch.linalg.qr((scaled - torch.bmm(scaled, q.mT) * q).mT, mode="r").R.mT
+        residual = observed - torch.bmm(C, p.unsqueeze(2)).squeeze(2)
         return Innovation(residual, C, observed, factor)
 
     def contrasts(self, k: int, target: Tensor | None = None) -> Tensor | None:
@@ -133,7 +134,8 @@ class Categorical(Likelihood):
 
         The third derivative is the third moment E (u - Eu)(v - Ev)^2 <= (max u - min u) Var v.
         """
-        return (direction.amax(-1) - direction.amin(-1)).amax()
+        low, high = direction.aminmax(dim=-1)
+        return (high - low).amax()
 
     def covariance(self) -> Tensor:
         """Return U'(diag(p) - pp')U, the softmax covariance in the m - 1 coordinates, (B, m - 1, m - 1)."""
