@@ -45,6 +45,9 @@ def seal_archive(file: IO[bytes]) -> None:
 
     Args:
         file: The archive, open for reading and writing.
+
+    Raises:
+        ValueError: If the archive has a comment already.
     """
     end = file.seek(-22, 2)
     record = file.read(22)

@@ -50,15 +50,15 @@ class WindowedMean(nn.Module):
         self.count += valid.sum()
 
     def compute(self) -> Tensor:
-        """Mean over what the window holds, ()."""
+        """Return the mean over what the window holds, ()."""
         return self.values.sum() / self.count.clamp(min=1, max=len(self.values))
 
 
 class Matthews(MulticlassMatthewsCorrCoef):
-    """Matthews' correlation; 0 where a single class is predicted or occurs, for which torchmetrics gives 0.04 or 1."""
+    """Matthews' correlation, 0 where a single class is predicted or occurs (torchmetrics gives 0.04 or 1)."""
 
     def compute(self) -> Tensor:
-        """Correlation of the labels with those predicted, ()."""
+        """Return the correlation of the labels with those predicted, ()."""
         predicted, occurring = ((self.confmat.sum(dim) > 0).sum() for dim in (0, 1))
         value = super().compute()
         return torch.where((predicted > 1) & (occurring > 1), value, torch.zeros_like(value))

@@ -33,7 +33,7 @@ JOB = "slurm_job"
 
 
 class MisplacedFile(ValueError):
-    """In a run's folder is what a command must not write to: a link that leads out of it, or another kind of file."""
+    """Error about a file in a run's folder that is not written to: a link that leads out of it, or a special file."""
 
 
 class _CutEvents(DamagedFile):

@@ -11,8 +11,9 @@ from typing import Any
 from filtune.experiments.archive import Archive, Pool, find_roots, packed_studies, shipped_table, source_tables
 from filtune.experiments.estimate import format_duration
 from filtune.experiments.records import Record
-from filtune.experiments.suggestions import suggest
 from filtune.experiments.tables import Table, table_names
+
+from filtune.suggestions import suggest
 
 from .cells import Status
 from .figures import FigurePlan, Line, plan_curves

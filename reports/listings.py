@@ -217,17 +217,14 @@ def _metrics(entries: list[Entry]) -> list[str]:
 
 def run_record(run: RunFolder) -> Record:
     """Return the record of a run, as a store would have it; its predictions are added later."""
-    summary = run.summary
+    named = {name: run.summary.get(name) for name in ("task", "backbone", "optimizer", "seed")}
     return {
+        **run.results(),
+        **named,
         "status": "finished",
         "config": run.config,
         "folder": str(run.folder),
-        "metrics": {k: v for k, v in summary.items() if k.startswith("online_")}
-        | {f"val_{name}": number for name, number in summary.get("val", {}).items()},
-        "curves": run.curves(),
-        "times": {name: summary.get(name) for name in ("wall_seconds", "seconds_per_step", "mean_seconds_per_step")},
-        "environment": {key: summary.get(key) for key in ("device", "precision", "versions")},
-        **{name: summary.get(name) for name in ("task", "backbone", "optimizer", "seed", "samples", "steps", "commit")},
+        "curves": run.curves,
     }
 
 

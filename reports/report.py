@@ -17,6 +17,7 @@ ROOT = Path("runs")
 EXAMPLES = """examples:
   filtune report runs/reproduce runs/sweep --output report
   filtune report runs/reproduce --study win_stream --output study.md
+  filtune report runs/reproduce --study win_stream --evaluate mnist sst2 --posterior posterior.json
   filtune report runs/reproduce --pack study.jsonl.xz
 """
 
@@ -38,6 +39,16 @@ def main(args: list[str]) -> None:
 
         count = pack(find_roots(roots), options.pack)
         _say(console, f"{count} records", options.pack)
+    elif options.evaluate:
+        from filtune.experiments.archive import find_roots
+
+        from .evaluation import evaluate_posterior
+
+        if len(options.study) != 1 or not options.posterior:
+            raise ValueError("--evaluate: name one study by --study and the JSON to write by --posterior")
+        (study,), columns, output = options.study, options.evaluate, options.posterior
+        evaluate_posterior(study, find_roots(roots), columns, output, options.baseline, options.samples, console)
+        _say(console, "see", output)
     elif options.study:
         from filtune.experiments.archive import find_roots
 
@@ -134,8 +145,12 @@ def _parser() -> argparse.ArgumentParser:
         help="studies with a comparison, such as win_stream or configs/studies/win_stream.yaml, on one page",
     )
     parser.add_argument("--title", help="title of the page of a study (default: that of the first study)")
+    parser.add_argument("--posterior", type=Path, metavar="JSON", help="for the page of a study: what --evaluate wrote")
     parser.add_argument(
-        "--posterior", type=Path, help="for the page of a study: what `python -m benchmarks.uncertainty` wrote"
-    )
+        "--evaluate", nargs="+", default=[], metavar="STREAM",
+        help="evaluate the posterior of a study's runs on these streams, from their checkpoints, and write --posterior",
+    )  # fmt: skip
+    parser.add_argument("--baseline", default="AdamW", help="with --evaluate: the baseline (default: AdamW)")
+    parser.add_argument("--samples", type=int, default=1000, help="with --evaluate: most validation samples (1000)")
     parser.add_argument("--pack", type=Path, metavar="FILE", help="write all records of the roots to NAME.jsonl.xz")
     return parser

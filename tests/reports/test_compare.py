@@ -63,7 +63,7 @@ def test_a_continued_curve_has_each_step_once(tmp_path: Path) -> None:
     with SummaryWriter(str(run), filename_suffix=".again") as writer:
         for step in (20, 30, 40):
             writer.add_scalar("online/accuracy", 2 * step, step)
-    assert read_run(run).curve("online/accuracy") == ([10, 20, 30, 40], [10, 40, 60, 80])
+    assert read_run(run).curves["online/accuracy"] == ([10, 20, 30, 40], [10, 40, 60, 80])
 
 
 def test_command_writes_the_plot(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -51,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(tables, "PAPERS", folder / "papers")
         patch.setattr(figures, "save_figure", lambda *_: "<svg></svg>")  # what is drawn is computed all the same
         patch.setattr(study_page, "draw_study", lambda *_: [])
-        patch.setattr(compare, "plot_runs", lambda runs, _: [run.curves() for run in runs])
+        patch.setattr(compare, "plot_runs", lambda runs, _: [run.curves for run in runs])
         yield folder
 
 
