@@ -32,7 +32,7 @@ ENDINGS = (*DELIMITERS, ".json", ".jsonl", ".parquet", ".ndjson")
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How text files are read.
+    """Options of reading text files.
 
     Args:
         encoding: Encoding of files without a byte order mark; UTF-8 by default.

@@ -64,6 +64,10 @@ class Cell:
         return run_key(self.config, seed)
 
 
+CURVES = {"trainer.log_every_n_steps": 50}
+"""Spacing of the curves of cells that set no other: it is part of a run's key, and does not depend on its length."""
+
+
 def cells(table: Table, scale: Scale | None = None) -> list[Cell]:
     """Return all cells of a table, row by row; those of the tables that it is over, where it is."""
     scale = scale or Scale()
@@ -86,7 +90,7 @@ def _cell(table: Table, row: Row, column: Column, point: dict[str, Any], scale: 
     parts = ["trainer/auto", f"task/{column.task}", *(f"{kind}/{name}" for kind, name in named.items() if name)]
     place = table.columns.index(column)
     own = {key: values[place] for key, values in row.by_column.items() if values[place] is not None}
-    whole = compose(parts, table.set, column.set, row.set, own, point)
+    whole = compose(parts, CURVES, table.set, column.set, row.set, own, point)
     shorter = {"data.max_samples": scale.max_samples} if scale.max_samples else {}
     config = compose([], whole, shorter, scale.set)
     if "model.schedule.warmup" not in scale.set:

@@ -84,6 +84,8 @@ SEED = Kind("a seed", lambda value: _matches(value, "[0-9]{1,18}"))
 SEED_OR_SWITCH = Kind("a seed", lambda value: value is None or isinstance(value, bool) or _is_count(value))
 TABLE = Kind("a table's name", lambda value: _is_text(value) and _matches(value, _TABLE))
 
+PICTURE = Kind("a PNG in base64", lambda value: _matches(value, r"iVBORw0KGgo[0-9A-Za-z+/]{0,100000}={0,2}"))
+
 Fields = Mapping[str, Kind]
 
 _NEEDED: Fields = {
@@ -97,12 +99,13 @@ _KNOWN: Fields = {
     **dict.fromkeys(("environment", "data_fingerprint", "maps"), MAPPING.or_none()),
 }
 _TIMES: Fields = {
-    **dict.fromkeys(TIMES, FINITE.or_none()),
+    **dict.fromkeys((*TIMES, "process_seconds"), FINITE.or_none()),
     "finished_at": TEXT.or_none(),
 }
 _SCALE: Fields = {"max_samples": COUNT.or_none(), "backbone": TEXT.or_none(), "set": MAPPING.or_none()}
 _SWEEP: Fields = {"grid": MAPPING.or_none(), "metric": TEXT.or_none(), "halving": COUNT.or_none()}
 _SUMMARY: Fields = {"optimizer": TEXT, "task": TEXT, "backbone": TEXT, "samples": COUNT, "val": MAPPING}
+_SAMPLE: Fields = {"loss": FINITE, "position": COUNT, "probability": FINITE}
 _OPTIMIZER: Fields = {"class_path": TEXT.or_none(), "init_args": MAPPING.or_none()}
 _OF_SUMMARY: Fields = {
     **dict.fromkeys(("steps", "train_rows", "val_rows", "seed"), COUNT.or_none()),
@@ -190,6 +193,28 @@ def summary_fault(summary: Any) -> Iterator[str]:
     sizes = summary.get("event_bytes") or {}
     yield from each(sizes, dict.fromkeys(sizes, COUNT), "event_bytes.")
     yield from (f"event_bytes has {_shown(name)}, not a file of the run" for name in sizes if "/" in name)
+
+
+@first_fault
+def predictions_fault(predictions: Any) -> Iterator[str]:
+    """Yield what is wrong with the predictions of a run: counts by class, and the worst samples."""
+    yield from each(predictions, {"classes": LIST, "samples": COUNT, "worst": LIST})
+    names, confusion = predictions["classes"], predictions.get("confusion")
+    for name in names:
+        yield from each({"classes": name}, {"classes": TEXT})
+    classes = Kind("a class", lambda value: COUNT.accepts(value) and value < len(names))
+    counts = Kind("a list of a count per class", lambda row: isinstance(row, list) and len(row) == len(names))
+    if confusion is not None and not counts.accepts(confusion):
+        yield f"confusion is {_shown(confusion)}, not a row per class"
+    for row in confusion or []:
+        yield from each({"confusion": row}, {"confusion": counts})
+        yield from (fault for count in row for fault in each({"confusion": count}, {"confusion": COUNT}))
+    for sample in predictions["worst"]:
+        yield from each(sample, {**_SAMPLE, **dict.fromkeys(("label", "predicted"), classes)}, "worst.")
+        yield from each(sample, {"row": COUNT, "text": LIST, "image": PICTURE}, "worst.", needed=False)
+        yield from (
+            fault for text in sample.get("text", []) for fault in each({"text": text}, {"text": TEXT}, "worst.")
+        )
 
 
 @first_fault

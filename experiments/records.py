@@ -109,6 +109,10 @@ class Store:
             self._older = {record_key(record): (record, name) for record, name in found}
         return self._older
 
+    def read_all(self) -> list[Record]:
+        """Return the records that were there when the root was first searched, those of packed studies among them."""
+        return [record for record, _ in self._read_older().values()]
+
     def write(self, record: Record) -> None:
         """Write a record."""
         write_json(self.path(record["key"]), record)

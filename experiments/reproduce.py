@@ -57,7 +57,7 @@ def main(args: list[str]) -> int:
     store = launcher.store
     if options.dry_run:
         first = {table.name: first_round(table, chosen[table.name], seeds[table.name], {}) for table in tables}
-        print_plan(console, tables, chosen, first, store, folders, launcher.workers)
+        print_plan(console, tables, chosen, first, seeds, launcher, folders)
         return 0
     for name, need in missing.items():
         said = plain(f"{name} left out: {need.kind} {need.name}: {need.reason}")

@@ -12,8 +12,9 @@ import numpy as np
 from filtune.lightning_modules.event_files import EVENTS, check_sizes, records
 from filtune.lightning_modules.integrity import DamagedFile, read_json, read_yaml
 from filtune.lightning_modules.legacy import translate, translate_figure
+from filtune.lightning_modules.runs import PREDICTIONS
 
-from .fields import TIMES, config_fault, summary_fault
+from .fields import TIMES, config_fault, predictions_fault, summary_fault
 
 Scalars = tuple[list[int], list[float]]
 """Steps and values of a logged scalar."""
@@ -49,6 +50,20 @@ class RunFolder:
             DamagedFile: If an event file is damaged, cut short or missing; names it.
         """
         return read_scalars(self.folder, self.summary.get("event_bytes") or {})
+
+    def predictions(self) -> dict[str, Any] | None:
+        """Return the predictions by class and the worst of them; None of earlier releases, and without classes.
+
+        Raises:
+            DamagedFile: If the file is damaged; names it.
+        """
+        path = self.folder / PREDICTIONS
+        if not path.is_file():
+            return None
+        found = read_json(path)
+        if fault := predictions_fault(found):
+            raise DamagedFile(f"{path}: damaged, or no predictions: {fault}")
+        return found
 
     def results(self) -> dict[str, Any]:
         """Return what the summary says of the run, as a record has it."""

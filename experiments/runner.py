@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,16 @@ class Runner:
     def __init__(self, launcher: Launcher, console: Console, resume_changed: bool = False) -> None:
         self.launcher, self.store, self.console = launcher, launcher.store, console
         self.resume_changed, self._streams = resume_changed, Streams()
-        self.estimator = Estimator()
         self._started: dict[str, float] = {}
         self._said = time.monotonic()
         self._waiting: deque[Job] = deque()
         self._resumed: set[str] = set()
         self._stopped: set[str] = set()
+
+    @cached_property
+    def estimator(self) -> Estimator:
+        """The estimator of the time left, from all runs of the root, and from each that is made."""
+        return Estimator(self.store.read_all())
 
     def execute(self, source: JobSource) -> Outcome:
         """Make the runs that have no record yet, after a check that the data of what has one is still the same.
@@ -220,11 +225,11 @@ class Runner:
             return
         if record["status"] == "diverged":
             self._say(f"{job.label}: diverged ({record['reason']})")
+        self.estimator.learn(record)
         self._keep(job, record, source, outcome)
 
     def _keep(self, job: Job, record: Record, source: JobSource, outcome: Outcome) -> None:
         outcome.records[job.key] = record
-        self.estimator.learn(record)
         source.settle(job, record)
 
     def _fail(self, job: Job, error: Exception, source: JobSource, outcome: Outcome) -> None:

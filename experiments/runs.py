@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -115,7 +116,7 @@ def run(
     from filtune.lightning_modules.checkpoints import data_differences  # for which torch is imported
 
     folder = store.runs(job.key)
-    reason = None
+    reason, begun = None, time.monotonic()
     if _last(folder, "summary.json") is None:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "cell.yaml"
@@ -127,6 +128,7 @@ def run(
         record = _record(job, folder, reason, threads)
     except DamagedFile as error:
         raise RunError(f"{error}; delete {folder} to make the run again") from error
+    record["times"]["process_seconds"] = time.monotonic() - begun  # with imports and data, by which runs are estimated
     changed = data_differences(record["data_fingerprint"], job.stream, "then")
     if changed and not job.resume_changed:
         raise RunError(f"it finished on other data, which differs in {'; '.join(changed)}; delete {folder}")

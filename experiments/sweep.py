@@ -16,6 +16,7 @@ from rich.console import Console
 from filtune.suggestions import suggest
 
 from .availability import needs
+from .cells import CURVES
 from .classes import check_option
 from .composition import Config, compose, grid_points, lookup, notice, parse_options, point_name
 from .escaping import plain
@@ -46,6 +47,8 @@ def main(args: list[str]) -> int:
         raise ValueError(f"--seeds {options.seeds}: must be at least 1")
     _check_names(options.name, options.metric)
     config = compose(["trainer/auto", *options.config], _read_rest(rest))
+    if lookup(config, "trainer.log_every_n_steps") is None:
+        config = compose([], config, CURVES)
     for key in ("data", "model", "optimizer"):
         if not config.get(key):
             raise ValueError(f"--config: nothing says what {key} is; name a task, a backbone and an optimizer")

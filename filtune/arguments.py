@@ -124,7 +124,11 @@ def read_line(args: Iterable[str], own: OwnClasses = None) -> CommandLine:
 
 
 def with_run_config(args: list[str]) -> list[str]:
-    """Return the arguments of ``validate``, with the configuration of the checkpoint's run where none is given."""
+    """Return the arguments of ``validate``, with the configuration of the checkpoint's run where none is given.
+
+    Raises:
+        ValueError: If there is no such checkpoint, or no configuration beside it.
+    """
     configs, options = split(args)
     path = next((option.value for option in options if option.key == "ckpt_path"), None)
     if configs or path in (None, "", "last"):

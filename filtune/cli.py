@@ -26,7 +26,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a process that stops wi
 
 @dataclass(frozen=True)
 class Command:
-    """A command.
+    """A command of the command line.
 
     Attributes:
         module: The module that has it.
@@ -39,7 +39,7 @@ class Command:
     function: str = "main"
 
     def __call__(self, args: list[str]) -> object:
-        """Run it."""
+        """Run the command."""
         return getattr(import_module(self.module), self.function)(args)
 
 

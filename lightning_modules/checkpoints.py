@@ -52,7 +52,7 @@ _FIELDS: dict[str, type] = {"config": dict, "fingerprint": int, "validation": di
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes to a temporary file in the same folder, syncs, and renames; loads tensors and plain values only."""
+    """Reading and writing of checkpoints, under a temporary name, synced and renamed; only plain values are loaded."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint with its checksum, so that ``path`` always holds a complete one.

@@ -23,7 +23,7 @@ BELOW = {
     "lightning_modules": {"optimizers", "datamodules"},
     "experiments": {"lightning_modules", "datamodules", "optimizers"},
     "exports": {"experiments", "lightning_modules", "datamodules", "optimizers"},
-    "reports": {"experiments", "lightning_modules", "datamodules", "optimizers"},
+    "reports": {"exports", "experiments", "lightning_modules", "datamodules", "optimizers"},
     FACE: set(PARTS),
     "benchmarks": {*PARTS, FACE},
 }
@@ -40,7 +40,6 @@ BELOW_ALL = ("filtune.suggestions",)
 
 CALLERS_OF_THE_COMMAND_LINE = {
     "filtune.__main__",
-    "benchmarks.chaos",  # kills commands, each in a process of its own
     "filtune.experiments.worker",  # each run of a study is a process of its own: the command line, started anew
 }
 
