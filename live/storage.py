@@ -30,9 +30,15 @@ LIVE = "live"
 """Entry of a checkpoint with what only a learner has."""
 
 
-def write(learner: OnlineLearner, path: Path) -> None:
-    """Write a learner, whole or not at all."""
-    AtomicCheckpointIO().save_checkpoint(content(learner), path)
+def write(learner: OnlineLearner, path: Path, further: dict[str, Any] | None = None) -> None:
+    """Write a learner, and further entries, whole or not at all.
+
+    Raises:
+        FloatingPointError: If the optimizer has diverged.
+    """
+    with learner.lock:
+        learner.check()
+        AtomicCheckpointIO().save_checkpoint({**content(learner), **(further or {})}, path)
 
 
 def content(learner: OnlineLearner) -> dict[str, Any]:
