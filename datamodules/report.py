@@ -1,4 +1,4 @@
-"""What was read of the data, in one line and as plain values."""
+"""Report of what was read of the data, in one line and as plain values."""
 
 from __future__ import annotations
 

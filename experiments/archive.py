@@ -45,7 +45,7 @@ class Archive:
     """
 
     def __init__(self, roots: Sequence[Path], own: Sequence[Table] = ()) -> None:
-        self.roots, self.own = list(roots), {table.name: table for table in own}
+        self.roots, self.own = list(roots), tables.tables_by_name(own)
         self.left_out: list[str] = []
         self.pools: dict[str, dict[str, Pool]] = {}
         self.sweeps: list[dict[str, Any]] = []
@@ -114,6 +114,9 @@ class Archive:
         except (ValueError, OSError) as error:
             self.left_out.append(f"{path}: {error}: left out; --tables FILE names a table of your own")
             return
+        if table.is_of_another_file(manifest.get("file"), path.parents[0 if name else 1]):
+            self.leave_out(f"{path}: it is of another table {table.name}, of the file {manifest.get('file')}")
+            return
         scale, of = manifest.get("scale") or {}, source_tables(table)
         for source in of:
             pool = self.pools.setdefault(source.name, {}).setdefault(json.dumps(scale, sort_keys=True), Pool(scale))
@@ -167,8 +170,7 @@ def _read_table(_: Path, name: str) -> Table:
 
 def source_tables(table: Table) -> list[Table]:
     """Return the tables whose cells a table or figure shows; itself where it has cells of its own."""
-    of = table.raw.get("of")
-    return [table] if of is None else [shipped_table(name) for name in ([of] if isinstance(of, str) else of)]
+    return table.sources or [table]
 
 
 def _has(table: Table, cell: str) -> bool:

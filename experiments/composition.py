@@ -16,10 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filtune.lightning_modules.legacy import translate
 from filtune.lightning_modules.yaml_loader import load_yaml, parse_value
 
+from filtune.suggestions import did_you_mean, nearest
+
+from .classes import find_class, public_path
 from .escaping import plain
-from .suggestions import nearest
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 """The configurations that ship with filtune."""
@@ -74,8 +77,8 @@ def find_config(name: str, option: str = "--config") -> Path:
         raise ValueError(f"{option} {name}: is a folder{inside}")
     known = shipped()
     short = {part.removeprefix("optimizer/"): part for part in known}
-    near = nearest(found.removesuffix(".yaml"), [*known, *short])
-    words = f"did you mean {' or '.join(near)}?" if near else f"shipped with filtune are {', '.join(known)}"
+    near = did_you_mean(nearest(found.removesuffix(".yaml"), [*known, *short]))
+    words = near or f"shipped with filtune are {', '.join(known)}"
     raise ValueError(f"{option} {name}: no such file; {words}")
 
 
@@ -221,23 +224,22 @@ def _with_current_names(content: Config, merged: Config, path: Path, by_hand: bo
 
     Options of an optimizer are renamed if its class is one of filtune's.
     """
-    from filtune.lightning_modules.legacy import has_renamed_options, translate, translate_class_path
-
     label, content = f"--config {path}", nested(copy.deepcopy(content), f"--config {path}: ")
     for section in _WITH_CLASS:
         name = lookup(content, f"{section}.class_path")
         if isinstance(name, str) and "." not in name:
-            content[section]["class_path"] = class_path(section, name, f"{path}: {section}.class_path")
-    optimizer = lookup(content, "optimizer.class_path") or lookup(merged, "optimizer.class_path")
-    own = not has_renamed_options(translate_class_path(str(optimizer))) and optimizer is not None
+            found = find_class(section, name, f"{path}: {section}.class_path")
+            content[section]["class_path"] = public_path(found)
+    optimizer = content.get("optimizer")
+    options_alone = isinstance(optimizer, dict) and "class_path" not in optimizer
+    if options_alone:
+        content["optimizer"] = {**optimizer, "class_path": lookup(merged, "optimizer.class_path")}
     try:
-        new = translate({**content, "optimizer": None} if own else content)
+        new = translate(content)
     except ValueError as error:
         raise ValueError(f"{label}: {error}") from None
-    if own and "optimizer" in content:
-        new["optimizer"] = content["optimizer"]
-    elif own:
-        del new["optimizer"]
+    if options_alone:
+        del content["optimizer"]["class_path"], new["optimizer"]["class_path"]
     if new == content:
         return content
     if by_hand:
@@ -276,17 +278,6 @@ def nested(content: Config, label: str = "") -> Config:
         if inside:
             given["init_args"] = dict(inside)
     return content
-
-
-def class_path(section: str, name: str, option: str) -> str:
-    """Return the class path of a class by its name in any case.
-
-    Raises:
-        ValueError: If there is no such class; the message suggests similar names.
-    """
-    from .classes import find_class, public_path
-
-    return public_path(find_class(section, name, option))
 
 
 def _report_renames(old: Config, new: Config, path: Path) -> None:

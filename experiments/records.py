@@ -31,6 +31,7 @@ from filtune.lightning_modules.legacy import translate, translate_figure
 from filtune.lightning_modules.locks import FolderLock
 
 from .fields import FORMAT, manifest_fault, record_fault
+from .keys import record_key
 
 Record = dict[str, Any]
 Manifest = dict[str, Any]
@@ -70,7 +71,7 @@ class Store:
         """
         for name in chain([key], (f"{key}~{n}" for n in count(2))):
             record = self._read_file(self.root / "records" / f"{name}.json")
-            if record is None or _key_today(record) == key:
+            if record is None or record_key(record) == key:
                 return name
         raise AssertionError
 
@@ -105,8 +106,12 @@ class Store:
             found = [(record, path.stem) for path in sorted(paths) if (record := self._read_file(path)) is not None]
             found += [(translate_record(record), record["key"]) for records in packed for record in records]
             found.sort(key=lambda pair: pair[0]["times"].get("finished_at") or "")
-            self._older = {_key_today(record): (record, name) for record, name in found}
+            self._older = {record_key(record): (record, name) for record, name in found}
         return self._older
+
+    def read_all(self) -> list[Record]:
+        """Return the records that were there when the root was first searched, those of packed studies among them."""
+        return [record for record, _ in self._read_older().values()]
 
     def write(self, record: Record) -> None:
         """Write a record."""
@@ -164,13 +169,6 @@ def read_stored(path: Path, kind: Literal["record", "manifest"]) -> dict[str, An
     if fault:
         raise ValueError(f"{path}: damaged, or no {kind}: {fault}")
     return content
-
-
-def _key_today(record: Record) -> str:
-    """Return the key that a record's configuration has today."""
-    from .keys import record_key  # reads the constructors of optimizers, for which torch is imported
-
-    return record_key(record)
 
 
 def translate_record(record: Record) -> Record:

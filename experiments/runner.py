@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from filtune.lightning_modules.signals import Stopped
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from filtune.suggestions import suggest
+
 from .composition import lookup
 from .escaping import plain
 from .estimate import Estimator, format_duration
@@ -26,7 +29,6 @@ from .launchers import LAUNCHERS, Launcher, Local, Slurm, read_options
 from .records import Record, Store
 from .runs import Job, RunDied, RunError
 from .streams import Streams, UnreadableData, check_finished
-from .suggestions import suggest
 
 PERIOD = 60.0
 """Seconds between two lines of progress where the output is no terminal."""
@@ -112,12 +114,16 @@ class Runner:
     def __init__(self, launcher: Launcher, console: Console, resume_changed: bool = False) -> None:
         self.launcher, self.store, self.console = launcher, launcher.store, console
         self.resume_changed, self._streams = resume_changed, Streams()
-        self.estimator = Estimator()
         self._started: dict[str, float] = {}
         self._said = time.monotonic()
         self._waiting: deque[Job] = deque()
         self._resumed: set[str] = set()
         self._stopped: set[str] = set()
+
+    @cached_property
+    def estimator(self) -> Estimator:
+        """The estimator of the time left, from all runs of the root, and from each that is made."""
+        return Estimator(self.store.read_all())
 
     def execute(self, source: JobSource) -> Outcome:
         """Make the runs that have no record yet, after a check that the data of what has one is still the same.
@@ -219,11 +225,11 @@ class Runner:
             return
         if record["status"] == "diverged":
             self._say(f"{job.label}: diverged ({record['reason']})")
+        self.estimator.learn(record)
         self._keep(job, record, source, outcome)
 
     def _keep(self, job: Job, record: Record, source: JobSource, outcome: Outcome) -> None:
         outcome.records[job.key] = record
-        self.estimator.learn(record)
         source.settle(job, record)
 
     def _fail(self, job: Job, error: Exception, source: JobSource, outcome: Outcome) -> None:

@@ -78,7 +78,7 @@ class Code(str):
 
 @dataclass(frozen=True)
 class Place:
-    """Where the export is: a folder, or a repository of the hub.
+    """The place of the export: a folder, or a repository of the hub.
 
     Attributes:
         folder: The folder, where there is no repository.

@@ -26,7 +26,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a process that stops wi
 
 @dataclass(frozen=True)
 class Command:
-    """A command.
+    """A command of the command line.
 
     Attributes:
         module: The module that has it.
@@ -39,7 +39,7 @@ class Command:
     function: str = "main"
 
     def __call__(self, args: list[str]) -> object:
-        """Run it."""
+        """Run the command."""
         return getattr(import_module(self.module), self.function)(args)
 
 
@@ -116,7 +116,7 @@ def main(args: list[str] | None = None) -> None:
 def _run(name: str, args: list[str]) -> None:
     command = {**COMMANDS, **RENAMED, **INTERNAL}.get(name)
     if command is None:
-        from filtune.experiments.suggestions import suggest
+        from .suggestions import suggest
 
         if name.startswith("-"):
             raise ValueError(f"{name}: the command comes first, for example filtune fit {name} ...; see filtune --help")
@@ -188,7 +188,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    from filtune.experiments.suggestions import suggest
+    from .suggestions import suggest
 
     see = f"see {parser.prog} --help"
     if found := re.fullmatch(r"unrecognized arguments: (.*)", message, flags=re.DOTALL):

@@ -84,7 +84,7 @@ class Service:
         self.counts: Counter[str] = Counter()
 
     def answer(self, line: bytes | None) -> dict[str, Any]:
-        """Return what is said to a line; nothing is learned from one that is wrong.
+        """Return what is answered to a line; nothing is learned from one that is wrong.
 
         Raises:
             FloatingPointError: If the optimizer has diverged.

@@ -60,6 +60,7 @@ def content(learner: OnlineLearner) -> dict[str, Any]:
             "fingerprint": frozen_fingerprint(model.backbone),
             "inputs": model.backbone.input_settings(),
             "validation": {},
+            "predictions": model.online.log and model.online.log.state(),
             "rewinds": learner.watch.rewinds,
             "weight_averaging": model.average.state_dict(),
             "backbone": settings.architecture.name,
@@ -148,6 +149,7 @@ def _load(learner: OnlineLearner, checkpoint: dict[str, Any], live: dict[str, An
         )
     check_inputs(saved.get("inputs") or {}, model.backbone.input_settings(), name)
     model.load_state_dict(state, strict=False)
+    model.online.load_log(saved.get("predictions"), int(model.online.samples))
     if int(model.online.samples):
         for metric in model.online.set.metrics.values():
             mark_updated(metric)

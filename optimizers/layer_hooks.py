@@ -201,7 +201,7 @@ class _Hook:
 
     @property
     def reports(self) -> bool:
-        """Whether the object it reports to is alive."""
+        """True while the object it reports to is alive."""
         return self._owner is not None and self._owner() is not None
 
     def __call__(self, *arguments: Any) -> None:

@@ -16,6 +16,7 @@ from filtune.experiments.composition import lookup
 from filtune.experiments.records import Record, lower_is_better, metric_of
 from filtune.experiments.tables import Row, Table
 
+from .curves import curve_of
 from .seed_runs import SeedRuns, Values, best_runs, grid_runs
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -57,9 +58,7 @@ class Method(SeedRuns):
         Raises:
             KeyError: If the record has no such curve; :func:`compare_streams` leaves it out.
         """
-        record, tag = self.records[seed], metric.replace("_", "/", 1)
-        steps, scores = map(np.asarray, record["curves"][tag])
-        return steps * (record["samples"] / record["steps"]), scores
+        return curve_of(self.records[seed], metric.replace("_", "/", 1))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from filtune.lightning_modules.atomic import atomic_write
 
 from .coverage import not_run
 from .formatting import metric_title, reproduce_root
-from .posterior import posterior_section
+from .posterior import posterior_section, posterior_streams
 from .study import Method, StreamResult, compare_streams, compared_rows, is_online, learning_rate, recovery_rules
 from .study_figure import draw_study
 from .study_tables import MethodLine, ScoreTable, recovery_table, speed_table
@@ -40,7 +40,7 @@ def write_study_page(
         roots: Folders of ``filtune reproduce``, or packed studies.
         output: Path of the page.
         title: Title of the page; that of the first study by default.
-        posterior: JSON of ``python -m benchmarks.uncertainty``, which becomes a section.
+        posterior: JSON of ``filtune report --evaluate``, which becomes a section.
 
     Returns:
         The paths of the page and the figures, and one line about each file or run that was left out.
@@ -92,9 +92,9 @@ def _commands(
     studies, packed = [shlex.quote(study) for study in studies], shlex.quote(str(roots[0]))
     lines = [f"filtune reproduce {study} --root {folder}" for study in studies]
     if posterior:
-        lines.append(
-            f"python -m benchmarks.uncertainty {studies[0]} --root {folder} --output {shlex.quote(str(posterior))}"
-        )
+        streams = " ".join(map(shlex.quote, posterior_streams(posterior)))
+        written = f"--evaluate {streams} --posterior {shlex.quote(str(posterior))}"
+        lines.append(f"filtune report {folder} --study {studies[0]} {written}")
     if folder != packed:
         lines.append(f"filtune report {folder} --pack {packed}")
     options = {"--title": title, "--posterior": posterior, "--output": output}

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 FLOOR = 1e-10
 """Errors below it are rounding, and left out."""
 
-BOUNDS = ("paper", "tight", "known")
-
 Step = dict[str, float]
 
 

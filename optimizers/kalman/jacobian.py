@@ -77,7 +77,7 @@ def batched_vjp(outputs: Tensor, inputs: Inputs, rows: Tensor, retain_graph: boo
 
 
 class JacobianBuilder:
-    """Computes the Jacobian of the state from outputs and cotangents, in blocks.
+    """The computation of the Jacobian of the state from outputs and cotangents, in blocks.
 
     Args:
         params: The tensors of the state, in order.

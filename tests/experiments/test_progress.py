@@ -33,6 +33,6 @@ def test_progress_in_a_file_is_a_line_a_minute(tmp_path: Path, monkeypatch: pyte
 def test_a_long_plan_says_how_it_becomes_shorter(seconds: float, is_long: bool, monkeypatch: Any) -> None:
     monkeypatch.setattr(plan, "LONG", 3600.0)
     file = io.StringIO()
-    plan.print_total(Console(file=file, width=200), 3, 4, seconds, seconds, "")
-    assert file.getvalue().startswith("3 of 4 runs to be made: about ")
+    plan.print_total(Console(file=file, width=200), 3, "4 runs of 5 cells", seconds, seconds, "")
+    assert file.getvalue().startswith("3 of 4 runs of 5 cells to be made: about ")
     assert ("shorter: --seeds 1" in file.getvalue()) == is_long

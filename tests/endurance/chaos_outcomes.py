@@ -31,7 +31,7 @@ def fitted(folder: Path) -> dict[str, Any]:
         checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
         checkpoint["filtune"].pop("seconds")
         read = read_run(run)
-        scalars = {tag: curve for tag, curve in read.curves().items() if "seconds" not in tag}
+        scalars = {tag: curve for tag, curve in read.curves.items() if "seconds" not in tag}
         found[str(run.relative_to(folder))] = {
             "checkpoint": checkpoint,
             "summary": _timeless(read.summary),
