@@ -209,6 +209,12 @@ class Prequential(nn.Module):
         if averaged is not None:
             self.predictive.update(*averaged)
 
+    def skip(self, samples: int) -> None:
+        """Count samples that could not be predicted."""
+        self.samples += samples
+        if self.log is not None:
+            self.log.samples += samples
+
     def load_log(self, state: dict[str, Any] | None, samples: int) -> None:
         """Restore the counts of predictions, of which checkpoints of earlier releases, after ``samples``, have none."""
         if self.log is not None:
