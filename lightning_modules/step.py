@@ -37,7 +37,7 @@ class OnlineStep:
     task: Task
     likelihood: type[Likelihood]
     backbone: Backbone
-    target_state: StreamState | None = None
+    target_state: StreamState | None  # without a default, which would hide the module of that name
     online: Prequential
     average: WeightAverage
     timer: AbstractContextManager[Any] = nullcontext()

@@ -34,6 +34,9 @@ KEEP_INTERVAL = 200
 NOT_COPIED = {"lock", "_readers", "_snapshot"}
 """Attributes of a process, which a copy makes anew."""
 
+NO_END = 1 << 62
+"""Steps of a stream without an end."""
+
 CHUNK = 64
 """Most samples of one forward pass of a prediction."""
 
@@ -87,15 +90,18 @@ class LearnerCore:
             self.optimizer.attach(self.model.backbone)
         if settings.takes_new:
             check_growth(self.model, self.optimizer)
-        self.scheduler: LambdaLR | None = None
-        if not self.schedule.constant:
-            self.scheduler = self.schedule.build(self.optimizer, settings.total_steps or 1 << 62)
+        self.scheduler = self._build_scheduler()
         self.steps = self.unlabelled = self.answered = self.answered_right = 0
         self.drift_state = page_test.start(torch.zeros((), device=device))
         self.drifted_at = torch.zeros((), dtype=torch.int64, device=device)  # 0: never
         self._advised = False
         self.keep()
         self._open()
+
+    def _build_scheduler(self) -> LambdaLR | None:
+        return (
+            None if self.schedule.constant else self.schedule.build(self.optimizer, self.settings.total_steps or NO_END)
+        )
 
     def keep(self) -> None:
         """Keep the present state as one to rewind to, where that is the policy."""
@@ -207,12 +213,21 @@ class LearnerCore:
         """
         with self.lock:
             memo = {id(param): param for param in self.model.backbone.parameters() if not param.requires_grad}
-            return copy.deepcopy({key: value for key, value in vars(self).items() if key not in NOT_COPIED}, memo)
+            rates = None if self.scheduler is None else self.scheduler.state_dict()  # itself, it holds a function
+            kept = {key: value for key, value in vars(self).items() if key not in NOT_COPIED}
+            return copy.deepcopy({**kept, "scheduler": rates}, memo)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy."""
+        rates = state.pop("scheduler")
         vars(self).update(state)
         self.optimizer.attach(self.model.backbone)
+        saved = [group.get("lr") for group in self.optimizer.param_groups]
+        self.scheduler = self._build_scheduler()  # which sets the rate of the first step
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(rates)
+            for group, rate in zip(self.optimizer.param_groups, saved, strict=True):
+                group["lr"] = rate
         self._open()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

@@ -1,8 +1,8 @@
 r"""New classes while a learner runs: the output layer, the optimizer's state and the metrics grow by their rows.
 
-The model of m classes is taken to be one of infinitely many outputs, of which those of classes not seen so far are left
-out of the likelihood. Their rows of the output layer then have a derivative of zero on every sample, so that nothing was
-learned of them: with a prior that is independent for each entry, as all of filtune's are,
+The model of m classes is taken to be one of more outputs, of which those of classes not seen so far are left out of the
+likelihood. Their rows of the output layer then have a derivative of zero on every sample, so that nothing was
+of them: with a prior that is independent for each entry, as all of filtune's are,
 
 .. math:: p(\theta_{new} \mid y_{1:t}) = p(\theta_{new}), \quad \operatorname{cov}(\theta_{new}, \theta_{old}) = 0.
 

@@ -262,7 +262,7 @@ class OnlineLearner(LearnerCore):
             if found is None:
                 return False
             self.learn([found.sample], [y])
-            if found.waspredicted:
+            if found.was_predicted:
                 self.answered += 1
                 self.answered_right += found.answer == self.labels.given(y)
             return True

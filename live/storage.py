@@ -117,12 +117,12 @@ def _settings(
     options = (config.get("data") or {}).get("init_args") or {}
     found = options.get("text_columns") or options.get("image_column") or []
     return Settings(
-        config,
-        task,
-        live.get("columns", [found] if isinstance(found, str) else list(found)),
-        bool(live.get("takes_new")) if new_classes is None else takes_new(None, new_classes),
-        live.get("max_pending", 10_000) if max_pending is None else max_pending,
-        tuple(own),
+        config=config,
+        task=task,
+        columns=live.get("columns", [found] if isinstance(found, str) else list(found)),
+        takes_new=bool(live.get("takes_new")) if new_classes is None else takes_new(None, new_classes),
+        max_pending=live.get("max_pending", 10_000) if max_pending is None else max_pending,
+        own=tuple(own),
     )
 
 

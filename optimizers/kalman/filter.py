@@ -229,12 +229,8 @@ class KalmanOptimizer(FilterState):
         name, former, state, head = type(self).__name__, self._covariance.shapes, self.filter, self._head_columns()
         covariance, untouched = self._covariance.select(state), self._untouched and not int(state["steps"])
         if not self.can_grow():
-            what = (
-                "several processes share its state" if self._sharding.divided else "its covariance is not made for it"
-            )
-            raise ValueError(
-                f"{name}: cannot take new classes while it runs, for {what}; name all classes at the start"
-            )
+            reason = "several processes share its state" if self._sharding.divided else "its covariance cannot grow"
+            raise ValueError(f"{name}: cannot take new classes while it runs: {reason}; name all classes at the start")
         unknown = bool(state.get("prior_initialized", False)) and not bool(state["prior_factor"].any())
         if unknown:
             raise ValueError(f"{name}: an earlier release wrote this state and did not keep its prior; start a new one")
@@ -245,7 +241,7 @@ class KalmanOptimizer(FilterState):
             return
         self._untouched = False
         kept = kept_positions(former, self._covariance.shapes).to(self.device)
-        q, steps = self._kwargs["process_noise"], state["steps"] - state["nonfinite_steps"]
+        q, steps = self._kwargs["process_noise"], (state["steps"] - state["nonfinite_steps"]).to(self.dtype)
         prior = self._prior_of_rows(state)
         for monitor in self._monitors:
             monitor.grow(state, kept, prior, head)
