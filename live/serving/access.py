@@ -36,6 +36,17 @@ BODY_SECONDS = 30.0
 MOST_CLIENTS = 10_000
 """Addresses whose rate is known at a time."""
 
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""Of every answer: the page loads nothing from elsewhere, and is shown in no other."""
+
+_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -148,9 +159,7 @@ class Guard:
         observe: Called with path, status and seconds of each request.
     """
 
-    def __init__(
-        self, app: Any, token: str | None, limits: Limits, observe: Callable[[str, int, float], None]
-    ) -> None:
+    def __init__(self, app: Any, token: str | None, limits: Limits, observe: Callable[[str, int, float], None]) -> None:
         self.app, self.limits, self.rates, self.observe = app, limits, Rates(limits.max_rate), observe
         self._token = None if token is None else token.encode()
 
@@ -163,7 +172,9 @@ class Guard:
 
         async def sending(message: MutableMapping[str, Any]) -> None:
             nonlocal status
-            status = message.get("status", status)
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
             await send(message)
 
         try:
@@ -217,7 +228,7 @@ class Guard:
 
 
 def _host_of(origin: str) -> str:
-    """Return host and port of an origin; the port is left out where it is the scheme's, as in ``Host``."""
+    """Return host and port of an origin, as ``Host`` has them; nothing where it has none."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
-import asyncio
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
@@ -37,14 +37,6 @@ from .schemas import (
 from .service import Answer, Refused, Service
 
 PAGE = Path(__file__).parent / "page"
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-"""Of every answer: the page loads nothing from elsewhere, and is shown in no other."""
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "The token is missing or wrong."},
@@ -53,6 +45,10 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     429: {"model": Problem, "description": "Too many requests; Retry-After says when to come again."},
     503: {"model": Problem, "description": "Too much waits to be learned (with Retry-After), or learning has stopped."},
     507: {"model": Problem, "description": "The disk is full. Nothing was accepted."},
+}
+NEEDED = {
+    "id": "must be a text of at most 200 characters, or an integer",
+    "y": "must be a text, a number, true or false, or a list of classes",
 }
 LEARNED = Query(False, description="Answer when it was learned, not as soon as it is on the disk.")
 
@@ -206,28 +202,34 @@ def _add_pages(app: FastAPI, service: Service) -> None:
         return HTMLResponse(api_page(app.openapi()))
 
     for name in ("/", "/page.js", "/page.css"):
-        file = PAGE / (name[1:] or "page.html")
-        app.add_api_route(name, partial(FileResponse, file), include_in_schema=False, response_class=FileResponse)
+        app.add_api_route(name, _file(PAGE / (name[1:] or "page.html")), include_in_schema=False)
+
+
+def _file(path: Path) -> Callable[[], FileResponse]:
+    def answer() -> FileResponse:
+        return FileResponse(path)
+
+    return answer
 
 
 def _add_errors(app: FastAPI) -> None:
     """Answer every error with one line."""
 
-    @app.middleware("http")
-    async def headers(request: Request, call_next: Any) -> Response:
-        response: Response = await call_next(request)
-        response.headers.update(HEADERS)
-        return response
-
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")[:200]
-        return _problem(422, f"{where or 'body'}: {first['msg']}")
+        if first["type"] == "json_invalid":
+            return _problem(400, "the body is not JSON")
+        place = [str(part) for part in first["loc"] if part != "body"]
+        for name, needed in NEEDED.items():
+            if name in place[:-1]:  # one of the types that it might have been
+                return _problem(422, f"{'.'.join(place[: place.index(name) + 1])}: {needed}")
+        return _problem(422, f"{'.'.join(place)[:200] or 'body'}: {first['msg']}")
 
     @app.exception_handler(ValueError)
     async def no_sample(request: Request, error: ValueError) -> JSONResponse:
-        return _problem(422, " ".join(str(error).split()))
+        text = str(error).replace("new_classes='add' takes", "a service with --new_classes add takes")
+        return _problem(422, " ".join(text.split()))
 
     @app.exception_handler(Denied)
     async def denied(request: Request, error: Denied) -> JSONResponse:

@@ -94,6 +94,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _serve(options: argparse.Namespace, token: str | None, listening: socket.socket) -> None:
+    import prometheus_client
     import uvicorn
     from filtune.lightning_modules.launch import quiet
 
@@ -103,6 +104,7 @@ def _serve(options: argparse.Namespace, token: str | None, listening: socket.soc
     from .state import open_state
 
     quiet()
+    prometheus_client.disable_created_metrics()
     given = {"new_classes": options.new_classes, "max_pending": options.max_pending, "device": options.device}
     state = open_state(options.ckpt_path, options.state_dir, tuple(options.own), **given)
     begun = f"begins in {state.folder}" if state.is_new else f"goes on in {state.folder} after {state.position} samples"

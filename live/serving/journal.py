@@ -17,6 +17,7 @@ import re
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,7 +121,10 @@ class Journal:
                 if expected > after:
                     yield Entry(max(entry.first, after), entry.operations[max(after - entry.first, 0) :])
         self.end = max(expected, after)
-        if segments and expected >= after:
+        if expected < after:  # all of it is in the snapshot
+            for segment in segments:
+                segment.unlink()
+        elif segments:
             self._open(segments[-1])
 
     def append(self, payloads: Sequence[Payload]) -> int:
@@ -148,7 +152,9 @@ class Journal:
             os.fsync(descriptor)
         except OSError as error:
             self._take_back()
-            raise LogNotWritten(f"{self.folder}: {reason_full(error) or error.strerror}; nothing was learned") from error
+            raise LogNotWritten(
+                f"{self.folder}: {reason_full(error) or error.strerror}; nothing was learned"
+            ) from error
         self._size += len(data)
         start, self.end = self.end, first
         return start
@@ -166,7 +172,7 @@ class Journal:
         """
         with self._segments:
             segments = self.segments()
-            for segment, following in zip(segments, segments[1:], strict=False):
+            for segment, following in pairwise(segments):
                 if _first(following) <= before:
                     segment.unlink(missing_ok=True)
 

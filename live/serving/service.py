@@ -19,12 +19,11 @@ from filtune.lightning_modules.atomic import DiskFull
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from ..pending import Waiting
-from .journal import Entry, LogNotWritten, Operation, Payload, payload
+from .journal import LogNotWritten, Operation, Payload, payload
 from .known_ids import KnownIds, Outcome
 from .monitor import Monitor
 from .samples import check_label, checked, readable
 from .state import State
-
 
 OBSERVE_INTERVAL = 5.0
 """Seconds between two points of the curves while it learns and nobody looks."""
