@@ -72,6 +72,8 @@ def main(args: list[str]) -> None:
     for name in ("port", "max_backlog", "max_body", "max_batch", "max_connections", "save_interval"):
         if getattr(options, name) < (name != "port"):
             raise ValueError(f"--{name}: must be {'0 or more' if name == 'port' else 'positive'}")
+    if options.port > 65535:
+        raise ValueError("--port: must be at most 65535")
     if not 0 <= options.max_rate < float("inf"):
         raise ValueError("--max_rate: must be a number of requests a second, or 0 for no limit")
     missing = [name for name in NEEDED if find_spec(name) is None]

@@ -153,7 +153,7 @@ class Journal:
         except OSError as error:
             self._take_back()
             raise LogNotWritten(
-                f"{self.folder}: {reason_full(error) or error.strerror}; nothing was learned"
+                f"{self.folder}: {reason_full(error) or error.strerror}; nothing was accepted"
             ) from error
         self._size += len(data)
         start, self.end = self.end, first

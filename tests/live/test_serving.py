@@ -158,7 +158,6 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("the path of an image", "/predict", {"x": {"path": "a.png"}}, 422, "columns"),
     ("no image", "/predict", {"x": base64.b64encode(b"text").decode()}, 422, "cannot|can be decoded"),
     ("ragged", "/predict", {"x": [[1, 2], [3]]}, 422, "no image"),
-    ("too small", "/predict", {"x": [[1]]}, 422, "x: "),
     ("another field", "/predict", {"x": XS[0], "z": 1}, 422, "z: Extra"),
     ("a long id", "/predict", {"x": XS[0], "id": "a" * 201}, 422, "id: must be a text of at most 200"),
     ("an id that is true", "/predict", {"x": XS[0], "id": True}, 422, "id: must be"),
@@ -201,11 +200,11 @@ def test_a_body_that_is_no_request_is_refused(client: Any, body: bytes) -> None:
 
 def test_an_image_that_unpacks_to_gigabytes_is_refused(client: Any) -> None:
     file = BytesIO()
-    Image.new("1", (20_000, 20_000)).save(file, "png")
+    Image.new("1", (6000, 5000)).save(file, "png")
     data = base64.b64encode(file.getvalue()).decode()
     answer = client.post("/predict", json={"x": data})
     assert answer.status_code == 422
-    assert "400,000,000 pixels" in answer.json()["error"]
+    assert "30,000,000 pixels" in answer.json()["error"]
 
 
 def test_a_body_that_is_too_long_is_refused_before_it_is_read(folder: Path) -> None:
@@ -256,6 +255,8 @@ def test_the_queue_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert int(codes[-1].headers["Retry-After"]) >= 1
         assert client.post("/predict", json={"x": XS[0]}).status_code == 200  # predictions go on
         gate.set()
+        while client.service.backlog:
+            time.sleep(0.01)
         assert learn(client, range(5, 6)) == ["accepted"]
         assert client.service.learner.metrics["samples"] == 4
 
@@ -296,8 +297,12 @@ def full_snapshot(*_: Any, **__: Any) -> None:
 def test_a_learner_that_diverges_stops_learning_and_goes_on_predicting(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverge(self: OnlineLearner, *_: Any) -> None:
-        raise FloatingPointError("step 3: LoKO has diverged")
+    step = OnlineLearner.learn
+
+    def diverge(self: OnlineLearner, *args: Any) -> None:
+        if self.steps == 2:
+            raise FloatingPointError("step 3: LoKO has diverged")
+        step(self, *args)
 
     with serving(folder) as client:
         assert learn(client, range(2)) == ["accepted"] * 2
@@ -364,7 +369,7 @@ def test_a_folder_in_use_or_without_its_snapshot_is_refused(folder: Path, monkey
         (["--host", "::"], "needs a token"),
         (["--host", "no.such.host.invalid"], "--host no.such.host.invalid: no such address"),
         (["--port", "-1"], "--port: must be 0 or more"),
-        (["--port", "70000"], "--port 70000: cannot listen there"),
+        (["--port", "70000"], "--port: must be at most 65535"),
         (["--max_batch", "0"], "--max_batch: must be positive"),
         (["--max_rate", "nan"], "--max_rate: must be a number"),
         (["--token_file", "nowhere"], "nowhere"),
