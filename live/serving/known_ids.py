@@ -34,10 +34,9 @@ class KnownIds:
         kind, id = operation["op"], operation.get("id")
         if id is None:
             return "accepted"
-        if id in self._learned:
+        if id in self._learned or (kind == "wait" and id in self._waiting):
             return "duplicate"
         if kind == "wait":
-            self._waiting.pop(id, None)
             self._waiting[id] = None
             _bound(self._waiting, self.most_waiting)
             return "waiting"

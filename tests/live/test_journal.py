@@ -133,9 +133,10 @@ def test_ids_decide_what_becomes_of_labels_in_any_order() -> None:
     assert take("label a", "wait a", "label a", "label a") == ["unknown", "waiting", "accepted", "duplicate"]
     assert take("learn", "learn") == ["accepted", "accepted"]  # without an id nothing is known of it
     assert take("wait b", "learn b", "label b", "wait b") == ["waiting", "accepted", "duplicate", "duplicate"]
-    assert take("wait c", "wait d", "wait c", "wait e", "label d") == ["waiting"] * 4 + ["unknown"]  # d was the oldest
+    assert take("wait c", "wait d", "wait c") == ["waiting", "waiting", "duplicate"]
+    assert take("wait e", "label c") == ["waiting", "unknown"]  # c was the oldest
     again = KnownIds(2, 3)
     again.load(ids.state())
     assert again.state() == ids.state()
-    assert [again.take({"op": "label", "id": id}) for id in "abce"] == ["duplicate"] * 2 + ["accepted"] * 2
+    assert [again.take({"op": "label", "id": id}) for id in "abde"] == ["duplicate"] * 2 + ["accepted"] * 2
     assert again.take({"op": "learn", "id": "a"}) == "accepted"  # beyond what is remembered
