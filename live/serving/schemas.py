@@ -66,7 +66,9 @@ class Prediction(BaseModel):
 
     prediction: Any = Field(description="The class, the list of classes, or the number; null before there are classes.")
     probability: dict[str, float | None] | None = Field(None, description="The probability of each class.")
-    outcome: str | None = Field(None, description="waiting: kept for its label; duplicate: its id was kept or learned before.")
+    outcome: str | None = Field(
+        None, description="waiting: kept for its label; duplicate: its id was kept or learned before."
+    )
 
 
 class Predictions(BaseModel):
