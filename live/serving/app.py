@@ -26,13 +26,13 @@ from .schemas import (
     Accepted,
     Feedback,
     Feedbacks,
-    Labelled,
-    ManyLabelled,
-    Prediction,
-    Predictions,
+    ManyPredicted,
+    ManyToLearn,
+    ManyToPredict,
+    Predicted,
     Problem,
-    Sample,
-    Samples,
+    ToLearn,
+    ToPredict,
 )
 from .service import Answer, Refused, Service
 
@@ -57,8 +57,8 @@ The model predicts, and learns from labels, one sample after the other. A label 
 is learned exactly once, even if the process is killed. Predictions go on while it learns, with the parameters after the
 last completed step.
 
-Errors have one line of text in `error`. Where the service has a token, each request needs the header
-`Authorization: Bearer TOKEN`.
+Errors have one line of text in the field error. Where the service has a token, each request needs the header
+"Authorization: Bearer TOKEN".
 """
 
 Many = TypeVar("Many", bound=Sequence[Any])
@@ -119,10 +119,10 @@ def _add_learner(app: FastAPI, service: Service, limits: Limits) -> None:
             await asyncio.wrap_future(ticket.applied)
         return list(outcomes)
 
-    async def predictions(samples: list[Sample]) -> list[Prediction]:
+    async def predictions(samples: list[ToPredict]) -> list[Predicted]:
         xs, ids = [sample.x for sample in bounded(samples)], [sample.id for sample in samples]
         answers: list[Answer] = await in_thread(service.predict, xs)
-        found = [Prediction(**finite(answer._asdict())) for answer in answers]
+        found = [Predicted(**finite(answer._asdict())) for answer in answers]
         kept = [place for place, id in enumerate(ids) if id is not None]
         if kept:
             operations = [
@@ -130,26 +130,26 @@ def _add_learner(app: FastAPI, service: Service, limits: Limits) -> None:
             ]
             for place, outcome in zip(kept, await accept(operations, False), strict=True):
                 found[place].outcome = outcome
-        service.monitor.predicted(xs, answers, ids)
+        service.monitor.predicted(xs, service.learner.inputs.modality, answers, ids)
         return found
 
     @app.post("/predict", tags=["predict"])
-    async def predict(sample: Sample) -> Prediction:
+    async def predict(sample: ToPredict) -> Predicted:
         """Predict a sample. With an id the sample is kept for its label, on the disk, before the answer comes."""
         return (await predictions([sample]))[0]
 
     @app.post("/predict_many", tags=["predict"])
-    async def predict_many(body: Samples) -> Predictions:
+    async def predict_many(body: ManyToPredict) -> ManyPredicted:
         """Predict several samples, all with the parameters of one moment."""
-        return Predictions(predictions=await predictions(body.samples))
+        return ManyPredicted(predictions=await predictions(body.samples))
 
     @app.post("/learn", tags=["learn"])
-    async def learn(sample: Labelled, learned: bool = LEARNED) -> Accepted:
+    async def learn(sample: ToLearn, learned: bool = LEARNED) -> Accepted:
         """Learn from a sample and its label. It is predicted and scored before."""
         return Accepted(outcomes=await accept([_learn(sample)], learned))
 
     @app.post("/learn_many", tags=["learn"])
-    async def learn_many(body: ManyLabelled, learned: bool = LEARNED) -> Accepted:
+    async def learn_many(body: ManyToLearn, learned: bool = LEARNED) -> Accepted:
         """Learn from several samples, one after the other; all of them are accepted, or none."""
         return Accepted(outcomes=await accept([_learn(sample) for sample in bounded(body.samples)], learned))
 
@@ -167,7 +167,7 @@ def _add_learner(app: FastAPI, service: Service, limits: Limits) -> None:
         return Accepted(outcomes=await accept([_label(label) for label in bounded(body.labels)], learned))
 
 
-def _learn(sample: Labelled) -> Operation:
+def _learn(sample: ToLearn) -> Operation:
     known = {} if sample.id is None else {"id": sample.id}
     return {"op": "learn", "x": sample.x, "y": sample.y, **known}
 

@@ -35,7 +35,7 @@ class LogNotWritten(OSError):
     """A request could not be written to the log, and is not in it."""
 
 
-class Entry(NamedTuple):
+class LoggedRequest(NamedTuple):
     """A request in the log.
 
     Attributes:
@@ -93,7 +93,7 @@ class Journal:
         self._broken = ""
         self._segments = threading.Lock()
 
-    def read(self, after: int) -> Iterator[Entry]:
+    def read(self, after: int) -> Iterator[LoggedRequest]:
         """Yield what the log holds from an operation on; afterwards the log is open for writing.
 
         An incomplete last line was never acknowledged, and is cut off.
@@ -119,7 +119,7 @@ class Journal:
             for entry in _entries(segment, expected, is_last):
                 expected = entry.first + len(entry.operations)
                 if expected > after:
-                    yield Entry(max(entry.first, after), entry.operations[max(after - entry.first, 0) :])
+                    yield LoggedRequest(max(entry.first, after), entry.operations[max(after - entry.first, 0) :])
         self.end = max(expected, after)
         if expected < after:  # all of it is in the snapshot
             for segment in segments:
@@ -212,7 +212,7 @@ def _first(segment: Path) -> int:
     return int(segment.stem)
 
 
-def _entries(segment: Path, expected: int, is_last: bool) -> Iterator[Entry]:
+def _entries(segment: Path, expected: int, is_last: bool) -> Iterator[LoggedRequest]:
     """Yield the requests of a segment; cut off an incomplete end of the last one."""
     offset, bad = 0, None
     with segment.open("rb") as file:
@@ -240,14 +240,14 @@ def _entries(segment: Path, expected: int, is_last: bool) -> Iterator[Entry]:
     )
 
 
-def _parsed(line: bytes) -> Entry | None:
+def _parsed(line: bytes) -> LoggedRequest | None:
     """Return the request of a line; None where the line is incomplete or its checksum is wrong."""
     checksum, _, body = line.removesuffix(b"\n").partition(b" ")
     if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(body):
         return None
     first, count, text = body.split(b" ", 2)
     operations = json.loads(text)
-    return Entry(int(first), operations) if len(operations) == int(count) else None
+    return LoggedRequest(int(first), operations) if len(operations) == int(count) else None
 
 
 def _sync_folder(folder: Path) -> None:

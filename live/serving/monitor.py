@@ -27,7 +27,7 @@ STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5,
 """Seconds, of the histograms."""
 
 
-class Monitor:
+class ServiceMonitor:
     """Counts, and keeps the last figures.
 
     Attributes:
@@ -90,14 +90,14 @@ class Monitor:
 
     # predictions
 
-    def predicted(self, xs: Sequence[Any], answers: Sequence[Any], ids: Sequence[Any]) -> None:
+    def predicted(self, xs: Sequence[Any], modality: str, answers: Sequence[Any], ids: Sequence[Any]) -> None:
         """Keep predictions for the page."""
         self._predictions.inc(len(xs))
         now = datetime.now(timezone.utc).strftime("%H:%M:%S")
         with self._lock:
             for x, answer, id in list(zip(xs, answers, ids, strict=True))[-RECENT:]:
                 shown = answer.probability and max(answer.probability.values())
-                entry = {"time": now, "id": id, "x": excerpt(x), "prediction": answer.prediction}
+                entry = {"time": now, "id": id, "x": excerpt(x, modality), "prediction": answer.prediction}
                 key = next(reversed(self._recent), 0) + 1
                 self._recent[key] = {**entry, "probability": shown, "label": None}
                 if id is not None:
@@ -166,6 +166,6 @@ class Figures:
             yield GaugeMetricFamily(f"filtune_{name}", about, value=float(value))
 
 
-def exposition(monitor: Monitor) -> bytes:
+def exposition(monitor: ServiceMonitor) -> bytes:
     """Return the metrics in Prometheus' text format."""
     return generate_latest(monitor.registry)

@@ -59,15 +59,13 @@ def check_label(learner: LearnerCore, y: Any) -> None:
         labels.encode([y])
 
 
-def excerpt(x: Any) -> str:
+def excerpt(x: Any, modality: str) -> str:
     """Return a sample for the page: the start of its text, or the size of its image."""
-    if isinstance(x, bytes):
-        return f"image, {len(x):,} bytes"
     if isinstance(x, Mapping):
-        return _cut(", ".join(f"{name}: {excerpt(value)}" for name, value in x.items()))
-    if isinstance(x, list | tuple):
-        return _cut(" | ".join(x)) if all(isinstance(part, str) for part in x) else "image, as numbers"
-    return _cut(str(x))
+        return _cut(", ".join(f"{name}: {excerpt(value, modality)}" for name, value in x.items()))
+    if modality == "image":
+        return f"image of {len(x) * 3 // 4:,} bytes" if isinstance(x, str) else "image of numbers"
+    return _cut(" | ".join(map(str, x)) if isinstance(x, list | tuple) else str(x))
 
 
 def _cut(text: str) -> str:

@@ -21,14 +21,14 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Sample(Request):
+class ToPredict(Request):
     """A sample to be predicted."""
 
     x: Any = Field(description=SAMPLE, examples=["a fine film"])
     id: Id | None = Field(None, description="Keeps the sample until its label comes by /feedback.", examples=["a1"])
 
 
-class Labelled(Request):
+class ToLearn(Request):
     """A sample to be learned."""
 
     x: Any = Field(description=SAMPLE, examples=["a fine film"])
@@ -43,25 +43,25 @@ class Feedback(Request):
     y: Label = Field(description="Its label.", examples=["pos"])
 
 
-class Samples(Request):
+class ManyToPredict(Request):
     """Samples to be predicted, all with the parameters of one moment."""
 
-    samples: list[Sample] = Field(min_length=1)
+    samples: list[ToPredict] = Field(min_length=1, description="The samples.")
 
 
-class ManyLabelled(Request):
+class ManyToLearn(Request):
     """Samples to be learned one after the other; all of them are accepted, or none."""
 
-    samples: list[Labelled] = Field(min_length=1)
+    samples: list[ToLearn] = Field(min_length=1, description="The samples.")
 
 
 class Feedbacks(Request):
     """Labels of samples that wait, learned one after the other."""
 
-    labels: list[Feedback] = Field(min_length=1)
+    labels: list[Feedback] = Field(min_length=1, description="The labels.")
 
 
-class Prediction(BaseModel):
+class Predicted(BaseModel):
     """A prediction."""
 
     prediction: Any = Field(description="The class, the list of classes, or the number; null before there are classes.")
@@ -71,10 +71,10 @@ class Prediction(BaseModel):
     )
 
 
-class Predictions(BaseModel):
+class ManyPredicted(BaseModel):
     """Predictions in the order of the request."""
 
-    predictions: list[Prediction]
+    predictions: list[Predicted] = Field(description="One for each sample.")
 
 
 class Accepted(BaseModel):

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from ..pending import Waiting
 from .journal import LogNotWritten, Operation, Payload, payload
 from .known_ids import KnownIds, Outcome
-from .monitor import Monitor
+from .monitor import ServiceMonitor
 from .samples import check_label, checked, readable
 from .state import State
 
@@ -99,7 +99,7 @@ class Service:
         self.state, self.learner = state, state.learner
         self.save_interval, self.max_backlog = save_interval, max_backlog
         self.failure = ""
-        self.monitor = Monitor()
+        self.monitor = ServiceMonitor()
         self.backlog = 0
         self._saved_at = state.position
         self._changed = threading.Condition()

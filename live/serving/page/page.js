@@ -20,8 +20,8 @@ function element(name, attributes, text) {
   return made;
 }
 
-// Draws points [x, y] as a line, others as dots, and a dashed limit, with the ranges at the axes.
-function draw(svg, line, dots, limit, low) {
+// Draws points [x, y] as a line, others as dots, a dashed limit, and an upright mark, with the ranges at the axes.
+function draw(svg, line, dots, limit, low, mark) {
   const width = svg.clientWidth || 600, height = 190, left = 48, right = 8, top = 10, bottom = 24;
   svg.replaceChildren();
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -43,6 +43,8 @@ function draw(svg, line, dots, limit, low) {
   svg.append(element("text", { x: width - right, y: height - 6, "text-anchor": "end" }, number(line.at(-1)[0], 0)));
   if (limit !== null)
     svg.append(element("line", { class: "limit", x1: left, x2: width - right, y1: y(limit), y2: y(limit) }));
+  if (mark !== null && mark >= first && mark <= last)
+    svg.append(element("line", { class: "drifted", x1: x(mark), x2: x(mark), y1: top, y2: height - bottom }));
   for (const point of dots) svg.append(element("circle", { class: "dot", cx: x(point[0]), cy: y(point[1]), r: 2.5 }));
   svg.append(element("polyline", { class: "curve", points: line.map((p) => `${x(p[0])},${y(p[1])}`).join(" ") }));
 }
@@ -64,10 +66,10 @@ function rows(recent) {
   return recent.map((entry) => {
     const row = document.createElement("tr");
     const probability = entry.probability === null ? "" : number(entry.probability, 3);
-    for (const text of [entry.time, entry.x, shown(entry.prediction), probability, shown(entry.label)])
+    for (const text of [shown(entry.prediction), shown(entry.label), probability, entry.x, entry.time])
       row.insertCell().textContent = text;
     const numeric = typeof entry.label === "number" && entry.probability === null;
-    if (entry.label !== null && !numeric && shown(entry.label) !== shown(entry.prediction)) row.cells[4].className = "wrong";
+    if (entry.label !== null && !numeric && shown(entry.label) !== shown(entry.prediction)) row.cells[1].className = "wrong";
     return row;
   });
 }
@@ -87,8 +89,8 @@ function show(status) {
   byId("backlog").textContent = number(status.backlog, 0);
   byId("drifts").textContent = number(status.drift.detected, 0);
   const history = status.history.filter((point) => point.value !== null);
-  draw(byId("curve"), history.map((p) => [p.samples, p.value]), intervals(history), null, isShare ? 0 : null);
-  draw(byId("drift"), status.history.map((p) => [p.samples, p.statistic]), [], status.drift.threshold, 0);
+  draw(byId("curve"), history.map((p) => [p.samples, p.value]), intervals(history), null, isShare ? 0 : null, status.drift.last_step);
+  draw(byId("drift"), status.history.map((p) => [p.samples, p.statistic]), [], status.drift.threshold, 0, status.drift.last_step);
   byId("recent").replaceChildren(...rows(status.recent));
   byId("none").hidden = status.recent.length > 0;
 }
