@@ -23,7 +23,7 @@ from .inputs import Inputs, Sample
 from .labels import Labels
 from .model import LiveModel, Readers, Snapshot, autocast, snapshot_of
 from .pending import Pending
-from .settings import Settings
+from .settings import LearnerSettings
 
 CHECK_INTERVAL = 50
 """Steps between two checks for divergence, as many as ``fit`` has between two points of its curves."""
@@ -63,7 +63,7 @@ class LearnerCore:
         """What is predicted."""
         return self.model.task
 
-    def build(self, settings: Settings, device: torch.device, classes: Sequence[Any] | None) -> None:
+    def build(self, settings: LearnerSettings, device: torch.device, classes: Sequence[Any] | None) -> None:
         """Build the model and everything beside it, before the first sample.
 
         Args:

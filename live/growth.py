@@ -18,6 +18,7 @@ from filtune.lightning_modules.metrics import Prequential
 from filtune.optimizers import OnlineOptimizer
 from filtune.optimizers.growth import padded
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from .model import LiveModel
 
@@ -102,10 +103,15 @@ def grown_metrics(online: Prequential, model: LiveModel) -> Prequential:
     grown.load_state_dict(state)
     counted = dict(online.set.metrics.items(keep_base=True))
     for name, metric in grown.set.metrics.items(keep_base=True):
-        if name in counted:  # which torchmetrics does not keep in the state
-            metric._update_count = counted[name]._update_count  # it has no public name
-            metric._computed = None  # likewise
+        if name in counted and counted[name].update_called:
+            mark_updated(metric)
     return grown
+
+
+def mark_updated(metric: Metric) -> None:
+    """Let a metric whose state was loaded know that there were samples, which is not in its state."""
+    metric._update_count = max(metric._update_count, 1)  # torchmetrics has no public name for it
+    metric._computed = None  # likewise
 
 
 def _embedded(value: Tensor, fresh: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class Labels:
         self.likelihood: type[Likelihood] = likelihood_of(kind)
         if takes_new and not self.likelihood.is_softmax:
             raise ValueError(f"new_classes: a {kind} task has no classes that could be added; leave new_classes out")
-        self.values = [plain(value) for value in classes]
+        self.values = [plain_label(value) for value in classes]
         names = self.names
         if len(set(names)) < len(names):
             raise ValueError(f"classes: {next(name for name in names if names.count(name) > 1)!r} is there twice")
@@ -53,7 +53,7 @@ class Labels:
 
     def is_missing(self, y: Any) -> bool:
         """Return whether a label is missing: None, NaN or blank text."""
-        y = plain(y)
+        y = plain_label(y)
         return not isinstance(y, list) and label_name(y) is None and y not in (float("inf"), float("-inf"))
 
     def new_among(self, labels: Sequence[Any]) -> list[Any]:
@@ -65,7 +65,7 @@ class Labels:
         if not self.takes_new:
             return []
         known = set(self.names)
-        found = {str(label_name(y)): y for y in map(plain, labels)}
+        found = {str(label_name(y)): y for y in map(plain_label, labels)}
         new = [y for name, y in found.items() if name not in known]
         if new and len(known) + len(new) > MOST_CLASSES:
             raise ValueError(
@@ -80,7 +80,7 @@ class Labels:
         Raises:
             ValueError: Naming the first label that is none.
         """
-        found = self.likelihood.encode([plain(y) for y in labels], self.coding)
+        found = self.likelihood.encode([plain_label(y) for y in labels], self.coding)
         for place in sorted(found.bad):
             reason, detail = found.bad[place]
             more = "; new_classes='add' takes it as a new one" if self.likelihood.is_softmax and detail else ""
@@ -89,7 +89,7 @@ class Labels:
 
     def given(self, y: Any) -> Any:
         """Return a label as predictions give it: the class as it was given first."""
-        return dict(zip(self.names, self.values, strict=True)).get(str(label_name(plain(y))), plain(y))
+        return dict(zip(self.names, self.values, strict=True)).get(str(label_name(plain_label(y))), plain_label(y))
 
     def answers(self, likelihood: Likelihood) -> list[Any]:
         """Return the predictions of a batch: classes, lists of classes, or numbers."""
@@ -105,7 +105,7 @@ class Labels:
         return [dict(zip(self.values, row, strict=False)) for row in values.tolist()]
 
 
-def plain(y: Any) -> Any:
+def plain_label(y: Any) -> Any:
     """Return a label as a plain value: the number in an array or tensor of one element, a list of an iterable."""
     if isinstance(y, Tensor):
         y = y.item() if y.numel() == 1 else y.tolist()

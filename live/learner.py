@@ -144,7 +144,7 @@ class OnlineLearner(LearnerCore):
         """
         learner = cls.__new__(cls)
         place = torch.device(device)
-        storage.restore(learner, Path(path), new_classes, max_pending, total_steps, tuple(own), place)
+        storage.restore_learner(learner, Path(path), new_classes, max_pending, total_steps, tuple(own), place)
         return learner
 
     load = from_checkpoint

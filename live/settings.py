@@ -28,7 +28,7 @@ OPEN = "open"
 
 
 @dataclass(frozen=True)
-class Settings:
+class LearnerSettings:
     """What a learner is, in plain values.
 
     Attributes:
@@ -128,7 +128,7 @@ def from_parts(
     seed: int,
     precision: str,
     **rest: Any,
-) -> Settings:
+) -> LearnerSettings:
     """Return the settings of a learner of parts; the arguments are those of :class:`~live.learner.OnlineLearner`.
 
     Raises:
@@ -148,10 +148,10 @@ def from_parts(
         if kind_of_input == "image" and image_shape is None:
             image_shape = (1, 28, 28) if architecture.name.startswith("lenet") else (3, 224, 224)
         task = make_task(task, classes, kind_of_input, image_shape)
-    return Settings(config, task, takes_new=takes_new(classes, rest.pop("new_classes")), **rest)
+    return LearnerSettings(config, task, takes_new=takes_new(classes, rest.pop("new_classes")), **rest)
 
 
-def from_config(config: Any, classes: Sequence[Any] | str | None, new_classes: str, **rest: Any) -> Settings:
+def from_config(config: Any, classes: Sequence[Any] | str | None, new_classes: str, **rest: Any) -> LearnerSettings:
     """Return the settings of a learner of a configuration.
 
     Args:
@@ -173,7 +173,7 @@ def from_config(config: Any, classes: Sequence[Any] | str | None, new_classes: s
         found = options.get("text_columns") or options.get("image_column")
         rest["columns"] = [found] if isinstance(found, str) else list(found or [])
     task = _task_of(data, classes)
-    return Settings(merged, task, takes_new=takes_new(classes, new_classes), **rest)
+    return LearnerSettings(merged, task, takes_new=takes_new(classes, new_classes), **rest)
 
 
 def compose_any(config: Any) -> Config:

@@ -19,8 +19,9 @@ from filtune.lightning_modules.checkpoints import (
 )
 from filtune.lightning_modules.runs import CheckpointError, find_checkpoint, unreadable
 
+from .growth import mark_updated
 from .labels import as_saved
-from .settings import Settings, takes_new
+from .settings import LearnerSettings, takes_new
 
 if TYPE_CHECKING:
     from .learner import OnlineLearner
@@ -71,7 +72,7 @@ def content(learner: OnlineLearner) -> dict[str, Any]:
     }
 
 
-def restore(
+def restore_learner(
     learner: OnlineLearner,
     path: Path,
     new_classes: str | None,
@@ -103,7 +104,7 @@ def _settings(
     new_classes: str | None,
     max_pending: int | None,
     own: Sequence[str],
-) -> Settings:
+) -> LearnerSettings:
     saved = checkpoint["filtune"]
     config, known = saved["config"], {each.name for each in fields(Task)}
     if not config.get("optimizer") or not config.get("model"):
@@ -116,7 +117,7 @@ def _settings(
     task = replace(task, target_scaling=any(name.startswith("target_state.") for name in checkpoint["state_dict"]))
     options = (config.get("data") or {}).get("init_args") or {}
     found = options.get("text_columns") or options.get("image_column") or []
-    return Settings(
+    return LearnerSettings(
         config=config,
         task=task,
         columns=live.get("columns", [found] if isinstance(found, str) else list(found)),
@@ -141,6 +142,9 @@ def _load(learner: OnlineLearner, checkpoint: dict[str, Any], live: dict[str, An
         )
     check_inputs(saved.get("inputs") or {}, model.backbone.input_settings(), name)
     model.load_state_dict(state, strict=False)
+    if int(model.online.samples):
+        for metric in model.online.set.metrics.values():
+            mark_updated(metric)
     learner.optimizer.load_state_dict(checkpoint["optimizer_states"][0])
     if learner.scheduler is not None and checkpoint["lr_schedulers"]:
         learner.scheduler.load_state_dict(checkpoint["lr_schedulers"][0])

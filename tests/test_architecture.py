@@ -24,6 +24,7 @@ BELOW = {
     "experiments": {"lightning_modules", "datamodules", "optimizers"},
     "exports": {"experiments", "lightning_modules", "datamodules", "optimizers"},
     "reports": {"experiments", "lightning_modules", "datamodules", "optimizers"},
+    "live": {"exports", "experiments", "lightning_modules", "datamodules", "optimizers"},
     FACE: set(PARTS),
     "benchmarks": {*PARTS, FACE},
 }

@@ -179,7 +179,7 @@ class Dense:
 
 
 @pytest.mark.parametrize(("method", "q"), [("ema-1", 0.0), ("ema-2", 0.0), ("ema-2", 0.01)])
-def test_an_estimated_noise_begins_anew_in_a_new_coordinate(method: str, q: float) -> None:
+def test_an_estimated_noise_is_that_of_a_first_step_in_a_new_coordinate(method: str, q: float) -> None:
     """The filter that grows against dense matrices of all rows; the noise of a coordinate never observed is r0."""
     options: dict[str, Any] = {"covariance": "full", "noise": method, "process_noise": q, "dtype": "float64"}
     model, _ = run(lambda params: EKF(params, p0=0.5, **options), LABELS, grows=True)
@@ -220,7 +220,7 @@ def test_the_public_filters_grow_in_single_precision(rule: Any) -> None:
 
 
 def test_logits_of_two_classes_have_other_coordinates() -> None:
-    """One difference becomes three logits; the noise begins anew."""
+    """One difference becomes three logits; the noise is that of a first step."""
     model, optimizer = run(
         lambda params: EKF(params, p0=0.1, noise="ema-2", observation="logits", dtype="float64"),
         [0, 1, 0, 2, 2, 1],

@@ -122,7 +122,7 @@ class Covariance(Part, ABC):
         raise NotImplementedError(f"covariance {self.name} cannot reset a part of itself")
 
     def grow(self, state: State, before: Sequence[torch.Size], kept: Tensor, prior: Tensor) -> State:
-        """Return the covariance after parameters have gained rows of which no sample has told anything.
+        """Return the covariance after parameters have gained rows that no sample has had a derivative for.
 
         New entries are uncorrelated with all others and have their prior variance.
 
