@@ -172,7 +172,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run all rounds and collect the medians."""
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in SERVICES}
     with tempfile.TemporaryDirectory() as folder:
-        backbone = {"name": options.model, "pretrained": True}
+        backbone = {"name": options.model, "adapter": "lora"}
         OnlineLearner("classification", backbone, Filtune, ["neg", "pos"]).save(f"{folder}/start.ckpt")
         script = Path(folder, "ask.lua")
         script.write_text(SCRIPT % ", ".join(f'"{text}"' for text in TEXTS))

@@ -208,8 +208,8 @@ class Guard:
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the body; None if the client has left before its end."""
         most = self.limits.max_body
-        told = next((value for name, value in scope["headers"] if name.lower() == b"content-length"), b"0")
-        if told.isdigit() and int(told[:20]) > most:
+        stated = next((value for name, value in scope["headers"] if name.lower() == b"content-length"), b"0")
+        if stated.isdigit() and int(stated[:20]) > most:
             raise Denied(413, f"the body is longer than {most:,} bytes", {"Connection": "close"})
         parts, size, until = [], 0, time.monotonic() + BODY_SECONDS
         while True:

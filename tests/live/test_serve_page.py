@@ -1,4 +1,4 @@
-"""The how-to of docs/serve.md, from a file of one's own to a service, as it stands on the page."""
+"""The how-to of docs/serve.md, from your own file to a service: it is run from the page."""
 
 from __future__ import annotations
 
