@@ -87,6 +87,8 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        for place in (folder.parent.parent, folder.parent):  # a power failure may take a folder that is new in them
+            _sync_folder(place)
         self.end = 0
         self._descriptor: int | None = None
         self._size = 0

@@ -59,6 +59,7 @@ class KnownIds:
         """Restore what :meth:`state` returned."""
         self._waiting = OrderedDict.fromkeys(state["waiting"])
         self._learned = OrderedDict.fromkeys(state["learned"])
+        _bound(self._waiting, self.most_waiting)
         _bound(self._learned, self.remembered)
 
 

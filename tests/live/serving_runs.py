@@ -27,9 +27,11 @@ HOST = "http://localhost:8000"
 CLASSES = list(range(10))
 
 
-def new_learner(optimizer: Any = LoKO, **options: Any) -> OnlineLearner:
+def new_learner(
+    optimizer: Any = LoKO, kind: str = "classification", classes: Any = CLASSES, **options: Any
+) -> OnlineLearner:
     backbone = {"name": "lenet_small", "pretrained": False}
-    return OnlineLearner("classification", backbone, optimizer, CLASSES, image_shape=(1, 8, 8), **options)
+    return OnlineLearner(kind, backbone, optimizer, classes, image_shape=(1, 8, 8), **options)
 
 
 @cache

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from filtune.live.serving.access import Limits, Rates, is_loopback, read_token
 from filtune.live.serving.journal import Journal
-from filtune.live.serving.service import Service
+from filtune.live.serving.monitor import ServiceMonitor
+from filtune.live.serving.service import Answer, Service
 from filtune.live.serving.state import SNAPSHOT, open_state
 from PIL import Image
 
@@ -91,6 +92,52 @@ def test_it_is_the_learner_itself(folder: Path) -> None:
         assert 'filtune_operations_total{kind="learn",outcome="accepted"} 9.0' in exposed
         assert f"filtune_online_accuracy {reference.metrics['online_accuracy']}" in exposed
     assert differences(OnlineLearner.load(folder / "serving" / SNAPSHOT), reference) == []
+
+
+KINDS: dict[str, tuple[dict[str, Any], list[Any], Any]] = {
+    "regression": ({"kind": "regression", "classes": ()}, [1.5, -2, 3], "five"),
+    "multilabel": ({"kind": "multilabel", "classes": ["round", "open"]}, [["round"], ["open"], []], ["square"]),
+    "open classes": ({"classes": "open"}, ["a", "b", "a"], None),
+    "columns": ({"columns": ["picture"]}, [1, 2, 1], 11),
+}
+
+
+@pytest.mark.parametrize("case", KINDS)
+def test_every_kind_of_task_is_served(tmp_path: Path, case: str) -> None:
+    options, labels, bad = KINDS[case]
+    reference = new_learner(**options)
+    reference.save(tmp_path / "start.ckpt")
+    xs: list[Any] = [{"picture": x, "more": 1} for x in XS] if case == "columns" else XS
+    with serving(tmp_path) as client:
+        for i, y in enumerate(labels):
+            answer = client.post("/learn?learned=true", json={"x": xs[i], "y": y})
+            assert answer.status_code == 200, answer.text
+            pixels = base64.b64decode(XS[i])
+            reference.learn_one({"picture": pixels} if case == "columns" else pixels, y)
+        assert client.post("/learn", json={"x": xs[0], "y": bad}).status_code == 422
+        assert differences(client.service.learner, reference) == []
+        answer = client.post("/predict", json={"x": xs[5], "id": "a"}).json()
+        pixels = base64.b64decode(XS[5])
+        expected = reference.predict_one({"picture": pixels} if case == "columns" else pixels)
+        assert answer["prediction"] == expected
+        assert (answer["probability"] is None) == (case == "regression")
+        if case == "columns":
+            for path in (__file__, "a.png", {"path": "a.png"}, {"bytes": XS[0]}, None, 3):
+                assert client.post("/predict", json={"x": {"picture": path}}).status_code == 422
+        assert client.get("/card").status_code == 200
+        assert client.get("/metrics").status_code == 200
+
+
+def test_what_is_shown_of_predictions_is_bounded() -> None:
+    monitor, answer = ServiceMonitor(), Answer("a", {"a": 1.0})
+    for number in range(500):
+        monitor.predicted(["<b>text</b>" * 100], "text", [answer], [number % 70])
+    recent = monitor.status()["recent"]
+    assert len(recent) == len({entry["id"] for entry in recent}) == 50
+    assert all(len(entry["x"]) < 90 for entry in recent)
+    monitor.labelled(499 % 70, "b")
+    assert monitor.status()["recent"][0]["label"] == "b"
+    assert len(monitor._by_id) == 50
 
 
 def test_duplicates_are_learned_once_also_after_a_restart(folder: Path) -> None:
