@@ -30,7 +30,7 @@ BELOW = {
 }
 """What the files of a folder may import of the others."""
 
-ABOVE_THE_FACE = {"experiments", "exports", "reports", "benchmarks"}
+ABOVE_THE_FACE = {"experiments", "exports", "reports", "live", "benchmarks"}
 """Folders that may ask ``filtune`` itself for a public name: it hands out those of the three folders below them."""
 
 LABELS = ("filtune.datamodules.labels", "filtune.optimizers.likelihoods")
