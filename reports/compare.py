@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .class_tables import joint_predictions
-from .figures import Line, drawn, plan_curves
+from .figures import Line, drawn_figure, plan_curves
 from .formatting import is_of_segment
 from .labels import run_labels
 from .listings import run_record
@@ -125,14 +125,16 @@ def plot_runs(runs: list[RunFolder], target: Path) -> None:
     styles = looks_of([(name, name.split()[0]) for name in names])
     lines = [Line(name, styles[name], {"": [run_record(run)]}) for name, run in zip(names, runs, strict=True)]
     plan = plan_curves(target.stem, _title(runs), [("", "", "")], [score, "online/loss"], lines)
-    with drawn(plan) as figure, atomic_path(target) as temporary:
+    with drawn_figure(plan) as figure, atomic_path(target) as temporary:
         figure.suptitle(_title(runs))
         figure.savefig(temporary, dpi=130)
 
 
 def main(args: list[str]) -> None:
-    """Run the command ``filtune compare``."""
-    parser = argparse.ArgumentParser(prog="filtune compare", description=__doc__)
+    """Run the command ``filtune compare``; an output of an unknown format is an error."""
+    parser = argparse.ArgumentParser(
+        prog="filtune compare", description="Show finished runs side by side, as a table and as online curves."
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or of several runs")
     parser.add_argument("--output", type=Path, default=Path("compare.png"), help="the plot (default: compare.png)")
     options = parser.parse_args(args)
@@ -160,7 +162,7 @@ def _figure(value: float | None, digits: int) -> str:
 
 
 def _read_runs(paths: list[Path]) -> tuple[list[RunFolder], list[str]]:
-    """Read runs; those that cannot be read are left out.
+    """Read the runs; those that cannot be read are left out.
 
     Raises:
         ValueError: If there is none, or none that can be read.

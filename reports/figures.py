@@ -59,7 +59,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class FigurePlan:
-    """What a figure shows.
+    """The contents of a figure.
 
     Attributes:
         name: Of its files.
@@ -145,7 +145,7 @@ def line_panel(series: Sequence[SeriesLine], title: str, xlabel: str, ylabel: st
 def _arrange(
     panels: Mapping[tuple[str, str], Draw], columns: Sequence[str], curves: Sequence[str]
 ) -> list[list[Draw | None]]:
-    """Rows of panels: one a curve, further columns below; of a single column side by side."""
+    """Return rows of panels: one per curve, further columns below; of a single column side by side."""
     if len(columns) < 2:
         return [[panels.get((column, curve)) for curve in curves] for column in columns]
     width = math.ceil(len(columns) / math.ceil(len(columns) / WIDEST))
@@ -162,7 +162,7 @@ def _note(lines: Iterable[Line], columns: Sequence[Any], kept: Sequence[Any], dr
 
 def save_figure(plan: FigurePlan, folder: Path) -> str:
     """Write a figure as SVG and PNG into a folder, and return the SVG for a page."""
-    with drawn(plan) as figure:
+    with drawn_figure(plan) as figure:
         svg = to_svg(figure, transparent=True)
         figure.set_layout_engine("none")  # it is laid out by now
         save_png(figure, folder / f"{plan.name}.png")
@@ -171,7 +171,7 @@ def save_figure(plan: FigurePlan, folder: Path) -> str:
 
 
 @contextmanager
-def drawn(plan: FigurePlan) -> Iterator[Any]:
+def drawn_figure(plan: FigurePlan) -> Iterator[Any]:
     """Yield a figure with its panels and a legend, as wide as a page."""
     rows = [row for row in plan.rows if any(row)] or [[None]]
     width, handles = max(map(len, rows)), dict[str, Any]()
@@ -189,7 +189,7 @@ def drawn(plan: FigurePlan) -> Iterator[Any]:
 
 
 def _inline(svg: str, name: str) -> str:
-    """An SVG that can stand in a page with others: in the page's colour, its names its own, coordinates to 1/100."""
+    """Return an SVG for a page with others: in the page's colour, its names its own, coordinates to 1/100."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
