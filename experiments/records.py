@@ -57,14 +57,14 @@ class Store:
 
     def path(self, key: str) -> Path:
         """Return the path of the record with a key."""
-        return self.root / "records" / f"{self._name(key)}.json"
+        return self.root / "records" / f"{self._find(key)[0]}.json"
 
     def runs(self, key: str) -> Path:
         """Return the folder of a run, with a folder for each attempt that could not be continued."""
-        return self.root / "runs" / self._name(key)
+        return self.root / "runs" / self._find(key)[0]
 
-    def _name(self, key: str) -> str:
-        """Return the name under which a run is kept: its key, with a number where an older record has that name.
+    def _find(self, key: str) -> tuple[str, Record | None]:
+        """Return the name under which a run is kept, and its record: a key, numbered where an older run has that name.
 
         A key leaves out the defaults. Where one has changed since, the record of that name is of another run; it stays
         as it is.
@@ -72,7 +72,7 @@ class Store:
         for name in chain([key], (f"{key}~{n}" for n in count(2))):
             record = self._read_file(self.root / "records" / f"{name}.json")
             if record is None or record_key(record) == key:
-                return name
+                return name, record
         raise AssertionError
 
     def read(self, key: str) -> Record | None:
@@ -82,12 +82,12 @@ class Store:
         were. Thus a record is not taken for that of a run with another default, and those of earlier releases and of
         packed studies in the root are found. ``record["key"]`` is the key that the record was written with.
         """
-        return self._read_file(self.path(key)) or self._read_older().get(key, (None, ""))[0]
+        return self._find(key)[1] or self._read_older().get(key, (None, ""))[0]
 
     def kept_as(self, key: str) -> str:
         """Return the name of the record of a run, by which manifests name it: its key, but for older records."""
-        path = self.path(key)
-        return path.stem if path.is_file() else self._read_older().get(key, (None, path.stem))[1]
+        name, record = self._find(key)
+        return name if record else self._read_older().get(key, (None, name))[1]
 
     def _read_file(self, path: Path) -> Record | None:
         try:

@@ -243,10 +243,11 @@ class Runner:
     def _show(self, progress: Progress, bar: Any, running: dict[Any, Job], left: list[Job], outcome: Outcome) -> None:
         """Update the bar with the time that unfinished runs take, spread over the workers."""
         now, remaining, known = time.monotonic(), 0.0, True
-        for job in [*running.values(), *left]:
+        for place, job in enumerate([*running.values(), *left]):
             seconds = self.estimator.seconds(job.config, job.task, job.backbone)
             known = known and seconds is not None
-            spent = now - self._started.get(job.key, now)
+            waits = place >= self.launcher.workers  # in the queue of a cluster
+            spent = 0.0 if waits else now - self._started.get(job.key, now)
             remaining += max((seconds or 0.0) - spent, 0.05 * (seconds or 0.0))
         done = len(outcome.records) + len(outcome.failures) + len(self._stopped) - outcome.found
         total = done + len(running) + len(left)

@@ -100,7 +100,9 @@ def worst_frame(found: Predictions, markup: Markup) -> DataFrame:
     rows = []
     for sample in found.worst:
         label, predicted = (markup.escape(found.classes[sample[name]]) for name in ("label", "predicted"))
-        place = f"{sample['position']:,}" + (f", seed {sample['seed']}" if several else "")
+        known = (("seed", several), ("row", "row" in sample))
+        origin = [f"{name} {sample[name]:,}" for name, is_shown in known if is_shown]
+        place = f"{sample['position']:,}" + (markup.aside.format(", ".join(origin)) if origin else "")
         texts = [_shown(sample, markup), label, f"{predicted} ({sample['probability']:.3f})", f"{sample['loss']:.2f}"]
         rows.append((place, texts))
     return text_frame("position in the stream", ["sample", "label", "predicted (probability)", "loss (nats)"], rows)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .class_tables import joint_predictions
-from .figures import Line, drawn, plan_curves
+from .figures import Line, drawn_figure, plan_curves
 from .formatting import is_of_segment
 from .labels import run_labels
 from .listings import run_record
@@ -125,7 +125,7 @@ def plot_runs(runs: list[RunFolder], target: Path) -> None:
     styles = looks_of([(name, name.split()[0]) for name in names])
     lines = [Line(name, styles[name], {"": [run_record(run)]}) for name, run in zip(names, runs, strict=True)]
     plan = plan_curves(target.stem, _title(runs), [("", "", "")], [score, "online/loss"], lines)
-    with drawn(plan) as figure, atomic_path(target) as temporary:
+    with drawn_figure(plan) as figure, atomic_path(target) as temporary:
         figure.suptitle(_title(runs))
         figure.savefig(temporary, dpi=130)
 

@@ -162,7 +162,7 @@ def _note(lines: Iterable[Line], columns: Sequence[Any], kept: Sequence[Any], dr
 
 def save_figure(plan: FigurePlan, folder: Path) -> str:
     """Write a figure as SVG and PNG into a folder, and return the SVG for a page."""
-    with drawn(plan) as figure:
+    with drawn_figure(plan) as figure:
         svg = to_svg(figure, transparent=True)
         figure.set_layout_engine("none")  # it is laid out by now
         save_png(figure, folder / f"{plan.name}.png")
@@ -171,7 +171,7 @@ def save_figure(plan: FigurePlan, folder: Path) -> str:
 
 
 @contextmanager
-def drawn(plan: FigurePlan) -> Iterator[Any]:
+def drawn_figure(plan: FigurePlan) -> Iterator[Any]:
     """Yield a figure with its panels and a legend, as wide as a page."""
     rows = [row for row in plan.rows if any(row)] or [[None]]
     width, handles = max(map(len, rows)), dict[str, Any]()

@@ -47,6 +47,11 @@ class Entry(SeedRuns):
     look: Look
 
     @property
+    def samples(self) -> int:
+        """Samples of its longest run."""
+        return max((record.get("samples") or 0 for record in self.records.values()), default=0)
+
+    @property
     def predictions(self) -> Predictions | None:
         """Predictions by class, of all seeds together."""
         found = ((seed, record.get("predictions")) for seed, record in self.records.items())
@@ -96,13 +101,15 @@ class Listing:
 
     def answer(self) -> str:
         """Return which configuration is best, and whether the next one is behind it by more than chance."""
-        ranked = [(entry, sample) for entry in self.entries if (sample := entry.sample(self.metric))]
+        scored = [(entry, sample) for entry in self.entries if (sample := entry.sample(self.metric))]
+        ranked = [pair for pair in scored if pair[0].samples == scored[0][0].samples]  # of a halved sweep the longest
         if not ranked:
             return ""
         (best, sample), *others = ranked
-        text = f"{best.name} has the best {metric_title(self.metric)}: {_mean(sample, self.metric)}."
+        title = metric_title(self.metric)
         if not others:
-            return text
+            return f"{best.name}: {title} {_mean(sample, self.metric)}."
+        text = f"{best.name} has the best {title}: {_mean(sample, self.metric)}."
         second, behind = others[0]
         test = paired(best.values(self.metric), second.values(self.metric))
         difference = format_difference(test.difference if test else sample.mean - behind.mean, self.metric)
@@ -112,9 +119,9 @@ class Listing:
         return f"{text}, a difference of {difference} ({chance}){noise}."
 
     def best(self, metric: str) -> float | None:
-        """Return the best mean of a column."""
+        """Return the best mean of a column; None where nothing is compared."""
         means = [sample.mean for entry in self.entries if (sample := entry.sample(metric))]
-        return (min if lower_is_better(metric) else max)(means) if means else None
+        return (min if lower_is_better(metric) else max)(means) if len(means) > 1 else None
 
     def plan(self) -> FigurePlan:
         """Return the plan of the figure of its curves."""
@@ -237,8 +244,7 @@ def _listing(
 
     def place(entry: Entry) -> tuple[bool, int, float]:
         sample = entry.sample(chosen)
-        longest = max((record.get("samples") or 0 for record in entry.records.values()), default=0)
-        return sample is None, -longest if halved else 0, sign * sample.mean if sample else 0.0
+        return sample is None, -entry.samples if halved else 0, sign * sample.mean if sample else 0.0
 
     entries.sort(key=place)
     return Listing(slug, title, note, chosen, entries)

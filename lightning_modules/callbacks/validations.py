@@ -80,7 +80,8 @@ class Validations(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate the model that an unforeseen end has left, before the summary is written."""
-        if trainer.enable_validation and self._validated != trainer.global_step:
+        has_samples = trainer.enable_validation and trainer.datamodule.validation is not None
+        if has_samples and self._validated != trainer.global_step:
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True

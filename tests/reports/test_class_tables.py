@@ -94,7 +94,7 @@ def test_the_page_has_classes_confusions_and_worst_samples(tmp_path: Path) -> No
     check_page(page)
     check_md(text)
     for found in (page, text):
-        for words in ("AdamW lr=0.1", "72.7", "a text", "yes (0.900)", "7, seed 0", str(tmp_path / "runs" / "a0")):
+        for words in ("AdamW lr=0.1", "72.7", "a text", "yes (0.900)", "seed 0, row 3", str(tmp_path / "runs" / "a0")):
             assert words in found.replace("\\", "")
     assert page.count('class="shade"') == 8
     assert page.index("a text") > page.index("<details><summary>Samples with the largest loss")

@@ -65,7 +65,9 @@ def test_of_a_halved_sweep_the_longest_runs_come_first(tmp_path: Path) -> None:
         for n, score in ((100, 90.0), (300, 80.0))
     }
     manifest(tmp_path, None, made, sweep={"metric": "val_accuracy", "halving": 3})
-    assert next(entry.name for entry in assemble([tmp_path], []).listings[0].entries) == "lr=1, 300 samples"
+    (listing,) = assemble([tmp_path], []).listings
+    assert listing.entries[0].name == "lr=1, 300 samples"
+    assert listing.answer() == "lr=1, 300 samples: validation accuracy (%) 80.00 (1 seed)."
 
 
 def test_runs_of_fit_are_grouped_by_all_that_shapes_them(tmp_path: Path) -> None:
