@@ -54,8 +54,9 @@ def reason(command: Command) -> str | None:
 
 
 def to_run(page: Path) -> list[Command]:
-    """Return the commands of a page that run, without those that an earlier page has."""
-    earlier = {str(command) for other in PAGES[: PAGES.index(page)] for command in commands(other)}
+    """Return the commands of a page that run; in the default suite, without those that an earlier page has."""
+    before = PAGES[: PAGES.index(page)] if is_fast(page) else []
+    earlier = {str(command) for other in before if is_fast(other) for command in commands(other)}
     return [command for command in commands(page) if not reason(command) and str(command) not in earlier]
 
 
