@@ -101,7 +101,7 @@ def test_autolog_hparams_false_keeps_the_configuration_from_it() -> None:
 
 def test_no_logger_and_no_checkpoints(capsys: pytest.CaptureFixture) -> None:
     fit("--trainer.logger=false", "--trainer.enable_checkpointing=false")
-    assert names(Path("runs")) == {"config.yaml", "summary.json"}
+    assert names(Path("runs")) == {"config.yaml", "summary.json", "predictions.json"}
     assert "tensorboard" not in capsys.readouterr().out
     cli.main(["compare", "runs"])
     assert "SGD" in capsys.readouterr().out
@@ -109,7 +109,7 @@ def test_no_logger_and_no_checkpoints(capsys: pytest.CaptureFixture) -> None:
 
 def test_barebones() -> None:
     fit("--trainer.barebones=true")
-    assert names(Path("runs")) == {"config.yaml", "summary.json"}
+    assert names(Path("runs")) == {"config.yaml", "summary.json", "predictions.json"}
 
 
 def test_a_validation_by_the_configuration_of_a_run_with_a_model_checkpoint(capsys: pytest.CaptureFixture) -> None:
