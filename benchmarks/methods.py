@@ -160,7 +160,7 @@ class TimedMethod:
 
 
 class OptimizerMethod(TimedMethod):
-    """An optimizer.
+    """An optimizer as a method.
 
     Args:
         case: The model.
@@ -291,7 +291,7 @@ class Graphed(OptimizerMethod):
         self.graph.replay()
 
     def measure_rest(self, stream: Iterator[Batch], steps: int) -> None:
-        """Measure nothing: inside a graph the algebra cannot be timed separately, and its memory is its own."""
+        """Measure nothing, because inside a graph the algebra cannot be timed separately, and its memory is its own."""
 
     def _capture(self, batch: Batch) -> Any:
         """Record a step."""

@@ -152,9 +152,14 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         """Return this process's validation samples in the order of the source; an empty list if there are none.
 
         Raises:
-            DataError: If there are fewer than processes.
+            DataError: If there are fewer than processes, or none and nothing else is to be done.
         """
         if self._val is None:
+            if self.trainer is not None and self.trainer.state.fn == "validate":
+                raise DataError(
+                    f"--data: there are no validation samples ({self.validation_source()}); name a split that has some "
+                    "by --data.val_split, or hold some out by --data.val_fraction"
+                )
             return []
         ranks, rank = self._ranks
         if len(self._val.rows) < ranks:

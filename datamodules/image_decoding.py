@@ -98,11 +98,11 @@ def decode_first(value: Any, folder: Path, side: int | None = None) -> tuple[Ten
     frames = 1
     try:
         if isinstance(value, list):
-            pixels = _from_lists(value)
+            pixels = pixels_of_array(value)
         else:
             file = BytesIO(value) if isinstance(value, bytes) else folder / value
             with Image.open(file, formats=image_formats()) as image:
-                pixels = _from_file(image if side is None else _reduced(image, side))
+                pixels = pixels_of_image(image if side is None else _reduced(image, side))
                 frames = _count_frames(image)
     except Exception as error:  # the decoders raise errors of every kind on corrupt data
         raise ImageError("undecodable image", _describe(value, folder, error)) from error
@@ -146,7 +146,12 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
 
 
-def _from_file(image: Image.Image) -> Tensor:
+def pixels_of_image(image: Image.Image) -> Tensor:
+    """Return the pixels of an opened image, (C, H, W), as :func:`decode_first` does.
+
+    Raises:
+        ValueError: If a pixel has more than 16 bits.
+    """
     image = _plain(ImageOps.exif_transpose(image))
     pixels = np.array(image)
     if image.mode.startswith("I"):
@@ -156,7 +161,12 @@ def _from_file(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1).contiguous()
 
 
-def _from_lists(value: list) -> Tensor:
+def pixels_of_array(value: list | np.ndarray) -> Tensor:
+    """Return the pixels of nested lists or of an array, (C, H, W), as :func:`decode_first` does.
+
+    Raises:
+        ValueError: If they are neither (H, W), (C, H, W) nor (H, W, C), no numbers, or integers beyond 0..255.
+    """
     pixels = np.array(value)
     if not np.issubdtype(pixels.dtype, np.number) or pixels.ndim not in (2, 3):
         raise ValueError("neither (H, W) nor (C, H, W) numbers")

@@ -181,7 +181,7 @@ class TableDataModule(StreamDataModule):
 
     def notes(self) -> list[str]:
         """Return what was read in a way of its own, what was not read, and what the labels look like."""
-        inferred = self.classes is None and self.kind == "auto"
+        inferred = self.classes is None and self.kind == "auto" and not self._has_declared
         advice = describe_labels(self.task, self.part, inferred, whole=self.max_samples is None)
         padded = 0 if self._label_text is None else self._label_text.padded
         blanks = [f"blanks around {padded} labels left out"] if padded else []
@@ -284,7 +284,8 @@ class TableDataModule(StreamDataModule):
             kind = self._label_text.task
             classes = None if self._label_text.classes is None else list(self._label_text.classes)
         self.codec = LabelCodec.infer(table, self.label_column, kind, classes)
-        if self.classes is None and (self.read.is_image_folder or not declared_classes(table, self.label_column)):
+        self._has_declared = bool(declared_classes(table, self.label_column))
+        if self.classes is None and (self.read.is_image_folder or not self._has_declared):
             refuse_similar(self.codec.coding.classes, self.label_column, self._title())
 
     def _pick(self, split: str, argument: str) -> Dataset:

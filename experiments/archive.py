@@ -81,7 +81,7 @@ class Archive:
         return [record for record in self._records.values() if record is not None]
 
     def leave_out(self, reason: object) -> None:
-        """Say, once, what is left out and why."""
+        """Report, once, what is left out and why."""
         if (line := f"{reason}: left out") not in self.left_out:
             self.left_out.append(line)
 

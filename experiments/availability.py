@@ -56,7 +56,7 @@ def _data(options: Config, folders: dict[str, str]) -> Need:
 
 
 def _configuration(source: str, folder: Path, name: str | None) -> Need:
-    """Whether a folder in the hub's layout has one of its configurations; checked only where it has several."""
+    """Return whether a folder in the hub's layout has one of its configurations; checked only where it has several."""
     parts = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if name and len(parts) > 1 and not any(part == name or part.startswith(f"{name}-") for part in parts):
         reason = f"the folder has {', '.join(parts)} alone; name one that has {name} by --local {source}=FOLDER"
@@ -112,7 +112,7 @@ def _ask_hub(kind: Literal["dataset", "model"], name: str) -> tuple[Where, str]:
 
 @cache
 def _reachable() -> bool:
-    """Whether the hub answers, asked once."""
+    """Return whether the hub answers, asked once."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

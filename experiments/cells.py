@@ -19,7 +19,7 @@ SeedPlan = dict[str, list[int]]
 
 @dataclass(frozen=True)
 class Scale:
-    """How the runs of a table depart from the paper; empty for the paper's own scale.
+    """Differences of the runs of a table from the paper's; empty for the paper's own scale.
 
     Attributes:
         max_samples: Length of the stream.

@@ -139,40 +139,30 @@ def merge_over(merged: Config, new: Config, *, kind: str | None = None) -> Confi
     if kind in _CHOICES:
         place, mark = _CHOICES[kind]
         if lookup(merged, f"{place}.{mark}") and lookup(new, f"{place}.{mark}"):
-            if kind == "optimizer":
-                for key in (place, *_OF_OPTIMIZER):
-                    merged = _without(merged, key.split("."))
-            else:
-                merged = _without_choices(merged, kind, place)
+            merged = copy.deepcopy(merged)
+            for key in (place, *_OF_OPTIMIZER) if kind == "optimizer" else _chosen(merged, kind, place):
+                way, _, last = key.rpartition(".")
+                if isinstance(holder := lookup(merged, way) if way else merged, dict):
+                    holder.pop(last, None)
     return _merge(merged, new)
 
 
-def _without_choices(merged: Config, kind: str, place: str) -> Config:
-    """Return a configuration without the options of a shipped file of this kind; other options stay."""
-    decided = {
+def _chosen(merged: Config, kind: str, place: str) -> list[str]:
+    """Return the options, by dotted key, to which a shipped file of this kind gives the value that they have."""
+    given = {
         (key, repr(value))
         for path in (CONFIGS / kind).glob("*.yaml")
-        for key, value in _flat(lookup(read_part(path)[0], place) or {})
+        for key, value in _flat(lookup(read_part(path)[0], place) or {}, place)
     }
-    for key, value in list(_flat(lookup(merged, place) or {})):
-        if (key, repr(value)) in decided:
-            merged = _without(merged, [*place.split("."), *key.split(".")])
-    return merged
+    return [key for key, value in _flat(lookup(merged, place) or {}, place) if (key, repr(value)) in given]
 
 
-def _flat(tree: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(tree: Config, place: str) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, dict) and value and key in ("init_args",):
-            yield from _flat(value, f"{prefix}{key}.")
+        if isinstance(value, dict) and value and key == "init_args":
+            yield from _flat(value, f"{place}.{key}")
         else:
-            yield f"{prefix}{key}", value
-
-
-def _without(config: Config, way: list[str]) -> Config:
-    kept = {key: value for key, value in config.items() if key != way[0]}
-    if way[1:] and isinstance(config.get(way[0]), dict):
-        kept[way[0]] = _without(config[way[0]], way[1:])
-    return kept
+            yield f"{place}.{key}", value
 
 
 def read_part(path: Path) -> tuple[Config, bool]:

@@ -160,12 +160,12 @@ class Estimator:
         return start + size.steps * step + size.validated * (sample or 0.0)
 
     def _size(self, config: Config, task: str) -> RunSize | None:
-        """Length of a run, of a task that states none by what a run without a limit had."""
+        """Return the length of a run; of a task that states none, what a run without a limit had."""
         stated = stated_rows(task)
         return run_size(config, task, stated if stated.train else self._rows.get(task))
 
     def _guess_step(self, config: Config, task: str, backbone: str) -> float | None:
-        """Seconds of a training step: three forward passes of its batch, times the relative cost of the optimizer."""
+        """Return the seconds of a step: three forward passes of its batch, times the optimizer's relative cost."""
         gflops = metadata("backbone", backbone).get("gflops")
         if gflops is None:
             return None
@@ -173,7 +173,7 @@ class Estimator:
         return max(3 * gflops * batch / self.speed, LEAST_STEP) * _cost(config, task)
 
     def _guess_sample(self, backbone: str) -> float | None:
-        """Seconds of a validated sample: one forward pass."""
+        """Return seconds of a validated sample: one forward pass."""
         gflops = metadata("backbone", backbone).get("gflops")
         return None if gflops is None else max(gflops / self.speed, LEAST_SAMPLE)
 
@@ -215,19 +215,19 @@ class _Rates:
 
 
 def _step_kinds(config: Config, task: str, backbone: str) -> list[tuple]:
-    """Properties by which training steps take equally long, the closest first."""
+    """Return properties by which training steps take equally long, the closest first."""
     optimizer, adapter = str(lookup(config, "optimizer.class_path")), lookup(config, "model.backbone.adapter")
     batch = lookup(config, "data.batch_size") or 1
     return [(backbone, adapter, batch, optimizer, task), (backbone, adapter, batch, optimizer)]
 
 
 def _sample_kinds(task: str, backbone: str) -> list[tuple]:
-    """Properties by which validated samples take equally long, the closest first."""
+    """Return properties by which validated samples take equally long, the closest first."""
     return [(backbone, task), (backbone,)]
 
 
 def _canonical(config: Config) -> str:
-    """The options of a configuration that differ from their defaults, as a text."""
+    """Return the options of a configuration that differ from their defaults, as a text."""
     return json.dumps(canonical_form(config), sort_keys=True)
 
 

@@ -227,7 +227,7 @@ def config_fault(config: Any) -> Iterator[str]:
 
 
 def _head(content: Any, kind: str, fields: Fields) -> Iterator[str]:
-    """What is wrong with the format and the first fields."""
+    """Return what is wrong with the format and the first fields."""
     if not isinstance(content, dict):
         yield f"it is no {kind}"
         return

@@ -105,7 +105,7 @@ def complete(config: Config) -> Config:
 
 
 def _section_options(section: str) -> dict[str, Argument] | None:
-    """Options of the sections whose class is fixed; None for those that name their class."""
+    """Return options of the sections whose class is fixed; None for those that name their class."""
     if section == "model":
         return constructor_arguments(import_class("filtune.OnlineModule"))
     if section == "trainer":
@@ -117,7 +117,7 @@ def _section_options(section: str) -> dict[str, Argument] | None:
 
 
 def _differing(values: Config, options: dict[str, Argument]) -> Config:
-    """Canonical options without those that equal their default."""
+    """Return canonical options without those that equal their default."""
     found = {}
     for name, value in values.items():
         option = options.get(name, UNKNOWN)

@@ -33,7 +33,7 @@ EXAMPLES = """examples:
 
 
 def main(args: list[str]) -> int:
-    """Run the command ``filtune reproduce``; return 1 where a run could not be made."""
+    """Run the command ``filtune reproduce``; return 1 where a run could not be made. Invalid options are an error."""
     options = _parser().parse_args(args)
     console = Console(markup=False, emoji=False)
     if not console.is_terminal:
@@ -92,7 +92,7 @@ def _read_set(pairs: list[str]) -> dict[str, Any]:
 
 
 def _missing(chosen: dict[str, list[Cell]], folders: dict[str, str]) -> dict[str, Need]:
-    """The cells that cannot be run, and the first data or weights they lack."""
+    """Return the cells that cannot be run, and the first data or weights they lack."""
     lacking = {}
     for cell in (cell for found in chosen.values() for cell in found):
         for need in needs(cell.config, folders):
@@ -125,7 +125,7 @@ def _failed(chosen: dict[str, list[Cell]], seeds: dict[str, list[int]], outcome:
 
 
 def _names(asked: Iterable[str]) -> list[str]:
-    """Tables by name; a paper's name stands for all of its tables and figures, ``all`` for those of both."""
+    """Return tables by name; a paper's name stands for all of its tables and figures, ``all`` for those of both."""
     names: list[str] = []
     for name in asked:
         of_paper = [table for table in table_names() if name == "all" or table.startswith(f"{name}.")]
@@ -138,7 +138,7 @@ def keep_manifest(
 ) -> Path:
     """Write which records belong to which cells; cells and seeds of earlier commands stay.
 
-    A record of an earlier release keeps its name, and the manifest names it so.
+    A record of an earlier release keeps its name, and the manifest names it so. That of another table is an error.
     """
     name = f"{table.name}@{scale.name}" if scale.name else table.name
     before = store.read_manifest(name) or {}

@@ -103,7 +103,7 @@ class Listed(JobSource):
 
 
 class Runner:
-    """Makes runs by a launcher, several at a time; one whose process or job dies is resumed once.
+    """Runner of several runs at a time by a launcher; one whose process or job dies is resumed once.
 
     Args:
         launcher: Where runs are made, and the store of their records.
@@ -161,7 +161,7 @@ class Runner:
         return outcome
 
     def _check(self, jobs: Iterable[Job]) -> dict[str, Record]:
-        """Records of runs that are finished, by key, after a check of their data; what is to be said of them is."""
+        """Return the records of finished runs by key, after a check of their data, and print what it finds."""
         known = [self._with_switch(job) for job in jobs]
         finished = [(job, record) for job in known if (record := self.store.read(job.key)) is not None]
         notes = [f"{path} is half written: its run is made again" for path in self.store.broken]
@@ -243,10 +243,11 @@ class Runner:
     def _show(self, progress: Progress, bar: Any, running: dict[Any, Job], left: list[Job], outcome: Outcome) -> None:
         """Update the bar with the time that unfinished runs take, spread over the workers."""
         now, remaining, known = time.monotonic(), 0.0, True
-        for job in [*running.values(), *left]:
+        for place, job in enumerate([*running.values(), *left]):
             seconds = self.estimator.seconds(job.config, job.task, job.backbone)
             known = known and seconds is not None
-            spent = now - self._started.get(job.key, now)
+            waits = place >= self.launcher.workers  # in the queue of a cluster
+            spent = 0.0 if waits else now - self._started.get(job.key, now)
             remaining += max((seconds or 0.0) - spent, 0.05 * (seconds or 0.0))
         done = len(outcome.records) + len(outcome.failures) + len(self._stopped) - outcome.found
         total = done + len(running) + len(left)

@@ -152,7 +152,7 @@ def find_curve(folder: Path, known: int) -> tuple[int, dict[str, Scalars]]:
 
 
 def _last(folder: Path, name: str) -> Path | None:
-    """The folder of the newest file of a name."""
+    """Return the folder of the newest file of a name."""
     return max(folder.rglob(name), key=lambda path: path.stat().st_mtime).parent if any(folder.rglob(name)) else None
 
 
@@ -230,13 +230,13 @@ def _record(job: Job, folder: Path, reason: str | None, threads: int) -> dict[st
 
 
 def _finite(curve: Scalars) -> Scalars:
-    """A curve without values that are not finite."""
+    """Return a curve without values that are not finite."""
     pairs = [(step, value) for step, value in zip(*curve, strict=True) if math.isfinite(value)]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
 def _thin(curve: Scalars) -> list[list[Any]]:
-    """At most ``POINTS`` of a curve's points, evenly, its last among them; five digits each."""
+    """Return at most ``POINTS`` of a curve's points, evenly spaced, with the last; five digits each."""
     steps, values = curve
     stride = -(-len(steps) // POINTS) or 1
     chosen = sorted({*range(len(steps) - 1, -1, -stride)})

@@ -41,7 +41,7 @@ ROOT/storage.
 
 
 def main(args: list[str]) -> int:
-    """Run the command ``filtune sweep``; return 1 where a run could not be made."""
+    """Run the command ``filtune sweep``; return 1 where a run could not be made. Invalid options are an error."""
     options, rest = _parser().parse_known_args(args)
     if options.seeds < 1:
         raise ValueError(f"--seeds {options.seeds}: must be at least 1")
@@ -146,7 +146,7 @@ def _check_names(name: str, metric: str) -> None:
 
 
 def _read_rest(rest: list[str]) -> GridPoint:
-    """Options of the run: ``--data.max_samples 1000``, or with an equals sign."""
+    """Return options of the run: ``--data.max_samples 1000``, or with an equals sign."""
     pairs, words = [], iter(rest)
     for word in words:
         name, equals, value = word.partition("=")

@@ -49,7 +49,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A method.
+    """A method of a table.
 
     Attributes:
         name: Short name, for cells.
@@ -91,7 +91,7 @@ class Table:
         tuning_seeds: The seeds with which the points of a grid are compared; the best goes on with the others. None
             for all seeds at all points.
         sources: The tables whose cells it shows; none where it has cells of its own.
-        file: The file of a table of one's own; None of what ships.
+        file: The file of a user's table; None of what ships.
     """
 
     name: str
@@ -213,7 +213,7 @@ def _description(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _todays_names(raw: Any) -> Any:
-    """A study of earlier releases: what is ``comparison`` now was called ``contest``."""
+    """Return a study of earlier releases under today's names: ``comparison`` was called ``contest``."""
     if not isinstance(raw, dict) or not isinstance(raw.get("contest"), dict):
         return raw
     names = {"rivals": "baselines", "goals": "targets"}
@@ -245,7 +245,7 @@ def _check(name: str, columns: list[Column], rows: list[Row]) -> None:
 
 
 def _over(name: str, raw: dict[str, Any], above: tuple[Path, ...]) -> Table:
-    """A table over the cells of others, or some of them, with what it publishes itself."""
+    """Return a table over the cells of others, or some of them, with what it publishes itself."""
     sources = [_load(source, above) for source in ([raw["of"]] if isinstance(raw["of"], str) else raw["of"])]
     found = {column.name: (table, column) for table in sources for column in table.columns}
     order = raw.get("columns", [*found])
@@ -261,7 +261,7 @@ def _over(name: str, raw: dict[str, Any], above: tuple[Path, ...]) -> Table:
 
 
 def _join(name: str, sources: list[Table], order: list[str], published: list[Any] | None) -> Row:
-    """A row of several tables, over some of their columns; its options are in the cells of these."""
+    """Return a row of several tables, over some of their columns; its options are in the cells of these."""
     parts = {
         column.name: (row, row.published[place] if row.published else None)
         for table in sources

@@ -17,7 +17,7 @@ _HERE = Path(__file__).resolve().parent
 if not (_HERE / "optimizers").is_dir():  # in a clone the folders stand beside this one; installed, inside it
     __path__.append(str(_HERE.parent))
 
-_FACES = ("optimizers", "datamodules", "lightning_modules")
+_FACES = ("optimizers", "datamodules", "lightning_modules", "live")
 """The folders whose public names are filtune's own, in the order in which they are asked."""
 
 

@@ -46,8 +46,10 @@ class Command:
 COMMANDS = {
     "fit": Command("filtune.training", "learn from a stream of samples, one at a time", "fit"),
     "validate": Command("filtune.training", "score a checkpoint on the validation samples", "validate"),
+    "learn": Command("filtune.live.commands", "learn from JSON lines without an end, and predict each", "run_learn"),
     "predict": Command("filtune.exports.commands", "predict texts or images, with their uncertainty", "run_predict"),
     "export": Command("filtune.exports.commands", "write the model for PEFT, transformers or timm", "run_export"),
+    "serve": Command("filtune.live.serving.commands", "predict and learn by HTTP, and lose nothing"),
     "compare": Command("filtune.reports.compare", "show finished runs side by side, as a table and curves"),
     "report": Command("filtune.reports.report", "write runs as tables and figures, beside what the papers print"),
     "reproduce": Command("filtune.experiments.reproduce", "run the tables and figures of the papers, or a study"),

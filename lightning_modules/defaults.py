@@ -121,7 +121,7 @@ def _complete(value: Any, holds: type | None, by_module: bool) -> Any:
         cls = import_class(value["class_path"])
         path = f"{cls.__module__}.{cls.__qualname__}" if cls and by_module else value["class_path"]
         given = _filled(value.get("init_args") or {}, constructor_arguments(cls), by_module)
-        return {**value, "class_path": path, "init_args": given}
+        return {**value, "class_path": path, **({"init_args": given} if given else {})}
     if holds is not None:
         return _filled(value, constructor_arguments(holds), by_module)
     return {name: _complete(item, None, by_module) for name, item in value.items()}

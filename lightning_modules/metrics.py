@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -208,6 +209,12 @@ class Prequential(nn.Module):
         if averaged is not None:
             self.predictive.update(*averaged)
 
+    def skip(self, samples: int) -> None:
+        """Count samples that could not be predicted."""
+        self.samples += samples
+        if self.log is not None:
+            self.log.samples += samples
+
     def load_log(self, state: dict[str, Any] | None, samples: int) -> None:
         """Restore the counts of predictions, of which checkpoints of earlier releases, after ``samples``, have none."""
         if self.log is not None:
@@ -216,7 +223,9 @@ class Prequential(nn.Module):
     @torch.no_grad()
     def compute(self) -> dict[str, Tensor]:
         """Return ``online/*`` by name."""
-        figures = {**self.set.compute("online/"), "online/loss": self.loss.compute()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of one sample, or of equal ones, there is no correlation yet
+            figures = {**self.set.compute("online/"), "online/loss": self.loss.compute()}
         if int(self.nonfinite):
             figures["online/nonfinite_samples"] = self.nonfinite
         if self.l1 is not None and self.scores is not None and self.predictive is not None:

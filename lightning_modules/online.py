@@ -11,16 +11,14 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from filtune.datamodules import Task
-from filtune.optimizers import Likelihood, Observation, OnlineOptimizer
+from filtune.optimizers import OnlineOptimizer
 from filtune.optimizers.base import SETTINGS
-from filtune.optimizers.distributed import Ranks
-from filtune.optimizers.likelihoods import likelihood_of
 from filtune.optimizers.likelihoods.tasks import StreamState
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from .backbones import BackboneConfig, build_backbone
+from .backbones import BackboneConfig
 from .checkpoints import (
     FORMAT,
     check_inputs,
@@ -36,15 +34,15 @@ from .evaluation import Evaluation, check_loaders, task_of
 from .forgetting import Forgetting
 from .launch import refused_together
 from .legacy import translate_checkpoint
-from .metrics import MetricSet, Prequential, build_confusion
+from .metrics import MetricSet, build_confusion
 from .monitoring import StepTimer, Watch
-from .optimization import Schedule, WeightAverage, group_parameters
+from .optimization import Schedule, group_parameters
 from .runs import CheckpointError
-from .seeding import seed_step
+from .step import OnlineStep
 from .trainer_checks import await_metrics, check_length, check_metrics, check_trainer, watches_steps
 
 
-class OnlineModule(Evaluation):
+class OnlineModule(OnlineStep, Evaluation):
     """Lightning module that fine-tunes a backbone on a stream, one batch at a time, with any optimizer.
 
     Args:
@@ -104,18 +102,13 @@ class OnlineModule(Evaluation):
         """
         if self._built:
             return
-        self.task: Task = getattr(self, "task", None) or task_of(self.trainer)
-        self.likelihood = likelihood_of(self.task.kind)
-        scaled = self.task.target_scaling
-        self.target_state = self.likelihood.build_state(self.task.outputs) if scaled else None
-        self.backbone = build_backbone(self.backbone_config, self.task)
-        self.online = Prequential(self.task)
+        task: Task = getattr(self, "task", None) or task_of(self.trainer)
+        self.build(self.backbone_config, task, self.weight_averaging)
         self.validation = MetricSet(self.task, self.task.metrics)
         self.validation.metrics.persistent(False)
         self.validation_loss = MeanMetric()
         self.confusion = build_confusion(self.task)
         self.forgetting = Forgetting(self.task.segments)
-        self.average = WeightAverage(self.backbone, self.weight_averaging)
         self.fingerprint, self.input_settings = frozen_fingerprint(self.backbone), self.backbone.input_settings()
         data = getattr(self.trainer, "datamodule", None)
         fingerprint = getattr(data, "fingerprint", None) if stage == "fit" else None
@@ -174,31 +167,14 @@ class OnlineModule(Evaluation):
         self._is_new = True
         check_length(self.trainer)
 
-    def likelihood_given(self, inputs: Any) -> Likelihood:
-        """Return the likelihood of the outputs for preprocessed inputs."""
-        value = None if self.target_state is None else self.target_state.value()
-        return self.likelihood.of(self.backbone(inputs), value)
-
-    def observe(self, inputs: Any, target: Tensor) -> Observation:
-        """Return the likelihood of the outputs, bound to the target."""
-        return self.likelihood_given(inputs).observe(target)
-
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Predict, learn, and record the predictions, of the samples of all processes.
 
         Returns:
             ``loss``, the mean negative log-likelihood of the predictions, (), for callbacks that look at it.
         """
-        seed_step(self.run_config.get("seed_everything"), self.global_step, self.device)
-        inputs, target = self.backbone.preprocess(batch), batch["label"]
-        known, before = self._see_targets(target)
-        with self.timer:
-            prediction = self.optimizers().step(lambda: self.observe(inputs, target))
-            self.average.update()
-        if self.target_state is not None:
-            self.target_state.see_residuals(prediction)
-            prediction = self.likelihood.of(prediction.outputs, before).observe(prediction.target)
-        self.online.update(prediction, self.optimizers(use_pl_optimizer=False).predictive(), score=known)
+        optimizer, seed = self.optimizers(use_pl_optimizer=False), self.run_config.get("seed_everything")
+        prediction = self.learn_batch(batch, optimizer, seed, self.global_step, self.optimizers().step)
         if not self.schedule.constant:
             self.lr_schedulers().step()
         self.restoring = ""
@@ -213,21 +189,6 @@ class OnlineModule(Evaluation):
         elif self._is_watched:
             self.publish()
         return {"loss": prediction.nll().detach()}
-
-    def _see_targets(self, target: Tensor) -> tuple[bool, Any]:
-        """Update the state of the targets with those of all processes, before the batch is learnt from.
-
-        Returns:
-            Whether targets had been seen before, without which their units are unknown; and the state's value then,
-            for the prediction must not know its own target.
-        """
-        state = self.target_state
-        if state is None:
-            return True, None
-        known, before, ranks = state.is_ready, state.value(), Ranks.current()
-        sizes = [len(target)] if ranks.world == 1 else ranks.integers(len(target), target.device)
-        state.see_targets(ranks.gather([target], sizes)[0])
-        return known, before
 
     def check_ranks(self) -> None:
         """Check that all processes hold the same parameters.
@@ -307,7 +268,7 @@ class OnlineModule(Evaluation):
         """
         if not self._built:  # a callback saves because something failed, and that is what is reported
             raise sys.exc_info()[1] or CheckpointError("there is nothing to save before training has started")
-        kept = self._saved_names()
+        kept = self.saved_names(self.state_dict())
         if self.trainer.state.fn == "fit":
             optimizer = self.optimizers(use_pl_optimizer=False)
             if self.restore_if_diverged(optimizer):  # a callback of the user's saves what has just been restored
@@ -359,7 +320,7 @@ class OnlineModule(Evaluation):
             state = self.likelihood.build_state(self.task.outputs) if scaled else None
             self.target_state = None if state is None else state.to(self.device)
         own = self.state_dict()
-        expected = {name: own[name] for name in self._saved_names()}
+        expected = {name: own[name] for name in self.saved_names(own)}
         compare_names(checkpoint["state_dict"], expected, earlier="format" not in saved)
         if saved["fingerprint"] != self.fingerprint:
             raise CheckpointError(
@@ -393,7 +354,3 @@ class OnlineModule(Evaluation):
             self.trainer.datamodule.resume_changed = allowed
         if saved.get("data") is None and self.data_fingerprint is not None:
             rank_zero_info("the checkpoint has no fingerprint of the data, which is taken to be the same")
-
-    def _saved_names(self) -> set[str]:
-        trained = {f"backbone.{name}" for name, p in self.backbone.named_parameters() if p.requires_grad}
-        return trained | {name for name in self.state_dict() if name.startswith(("online.", "target_state."))}

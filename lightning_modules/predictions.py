@@ -27,7 +27,7 @@ TEXT, SIDE = 400, 64
 
 
 class Stream(Protocol):
-    """What knows the samples of a stream by their position."""
+    """A stream whose samples are known by their position."""
 
     def sample_at(self, position: int) -> dict[str, Any] | None:
         """Return the sample that was handed out at a position; None where that is not known."""
@@ -86,7 +86,7 @@ class PredictionLog:
         return {"samples": self.samples, "worst": self._worst, **kept}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a state, of which only the number of samples is needed."""
+        """Continue from a state, of which only the number of samples is needed."""
         self.samples, self._pending = state["samples"], []
         self._worst = state.get("worst", self._worst).cpu()
         if self._confusion is not None:
@@ -118,7 +118,7 @@ class PredictionLog:
 
 
 def _shown(stream: Stream, position: int, label: int) -> dict[str, Any]:
-    """The row of a sample and its text or thumbnail; empty where another sample is there now, or none can be read."""
+    """Return the row of a sample and its text or thumbnail; empty where another one is there now, or none."""
     try:
         sample = stream.sample_at(position)
         if sample is None or int(sample["label"]) != label:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from .distributed import Ranks
+from .growth import grow_elementwise
 from .likelihoods.base import Observation
 from .parts import constructor_parameters
-from .performance import RECENT, Follower, Recent, read_recent
+from .performance import RECENT, Follower, Recent, read_recent, with_more_outcomes
 from .ranges import FIRST_ORDER, Range, check_ranges
 from .ranges import check_arguments as check_arguments
 
@@ -133,6 +134,13 @@ class OnlineOptimizer(torch.optim.Optimizer):
         """Take a batch into the recent scores; the arguments are those of :meth:`Follower.add`."""
         self.follower.add(self.memory(), observation, finite, **residuals)
 
+    def grow_recent(self, before: Mapping[Tensor, torch.Size]) -> None:
+        """Let the recent scores know classes that have not occurred; the arguments are those of :meth:`grow`."""
+        memory, more = self.memory(), max(len(param) - shape[0] for param, shape in before.items())
+        self.follower.settle(memory)
+        if RECENT in memory:
+            memory[RECENT] = with_more_outcomes(memory[RECENT], more)
+
     def recent(self) -> Recent | None:
         """Return how well the last samples were predicted; None before the first. Waits for the device."""
         self.follower.settle(self.memory())
@@ -192,6 +200,24 @@ class OnlineOptimizer(torch.optim.Optimizer):
         self.follower.settle(self.memory())
         left_out = self.transient | torch_attributes() | {"_follower"}
         return {**{key: value for key, value in vars(self).items() if key not in left_out}, **super().__getstate__()}
+
+    def can_grow(self) -> bool:
+        """Return whether :meth:`grow` is implemented."""
+        return False
+
+    def grow(self, before: Mapping[Tensor, torch.Size]) -> None:
+        """Take in rows that parameters have gained at their ends, of outputs that no sample has had yet.
+
+        Args:
+            before: Shapes of the parameters that have grown, as they were.
+
+        Raises:
+            ValueError: If the rule cannot; nothing is changed.
+        """
+        raise ValueError(
+            f"{type(self).__name__}: cannot take new classes while it runs; take a filter (Filtune, LoKO, RKalman, "
+            "EKF) or one of torch's rules (AdamW, AdaGrad, SGD), or name all classes at the start"
+        )
 
     def predictive(self) -> Tensor | None:
         """Return the posterior predictive probabilities of the last batch, (B, m), where the rule knows them."""
@@ -283,6 +309,18 @@ class FirstOrder(OnlineOptimizer):
         self.follow(joint, norm.isfinite())
         unhooked_step(super().step)()
         return joint
+
+    def can_grow(self) -> bool:
+        """Return True, for the state of these rules is element-wise, or refused when it grows."""
+        return True
+
+    def grow(self, before: Mapping[Tensor, torch.Size]) -> None:
+        """Give the new rows the state of rows whose gradient was always zero."""
+        name, fill = type(self).__name__, {"sum": self.defaults.get("initial_accumulator_value", 0.0)}
+        known = [(param, shape) for param, shape in before.items() if param in self.state]
+        grown = {param: grow_elementwise(self.state[param], shape, param, fill, name) for param, shape in known}
+        self.state.update(grown)
+        self.grow_recent(before)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the rule's state; the diagnostics restart, but not the count of non-finite steps."""

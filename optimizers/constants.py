@@ -1,4 +1,4 @@
-"""Constants on a device, copied there once: a copy from the host makes it wait for a CUDA device."""
+"""Constants that are made once: a copy from the host would wait for a CUDA device, and each would be an operation."""
 
 from __future__ import annotations
 

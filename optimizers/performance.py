@@ -247,6 +247,15 @@ def _has_skill(recent: Tensor) -> Tensor:
     return (weight > ENOUGH) & (loss < SKILL * variance)
 
 
+def with_more_outcomes(recent: Tensor, more: int) -> Tensor:
+    """Return averages with classes that have not occurred yet, (7 + k + more,); those of numbers as they are."""
+    if not bool(recent[HEAD - 1]):
+        return recent
+    grown = torch.cat([recent, recent.new_zeros(more)])
+    grown[HEAD - 1] += more
+    return grown
+
+
 def read_recent(recent: Tensor | None) -> Recent | None:
     """Return the averages on the host, for which the device is waited for; None before the first sample."""
     if recent is None:

@@ -83,7 +83,7 @@ def column_orders(
 
 
 def _best(column: Mapping[str, CellResult], titles: Mapping[str, str], sign: int) -> Order | None:
-    """The best of a column among the paper's methods that were run here; None for fewer than two."""
+    """Return the best of a column among the paper's methods that were run here; None for fewer than two."""
     pairs = {row: (cell.published, cell.ours) for row, cell in column.items()}
     printed = {row: sign * published.mean for row, (published, ours) in pairs.items() if published and ours}
     means = {row: sign * ours.mean for row, (published, ours) in pairs.items() if published and ours}
@@ -100,7 +100,7 @@ def _best(column: Mapping[str, CellResult], titles: Mapping[str, str], sign: int
 
 
 def _verdict(same: bool, test: TTest | None) -> Agreement:
-    """Whether an order is the paper's, by our test of it."""
+    """Return whether an order is the paper's, by our test of it."""
     if test is None:
         return Agreement.ONE_SEED_AGREES if same else Agreement.ONE_SEED_DISAGREES
     if not test.significant:

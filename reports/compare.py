@@ -131,8 +131,10 @@ def plot_runs(runs: list[RunFolder], target: Path) -> None:
 
 
 def main(args: list[str]) -> None:
-    """Run the command ``filtune compare``."""
-    parser = argparse.ArgumentParser(prog="filtune compare", description=__doc__)
+    """Run the command ``filtune compare``; an output of an unknown format is an error."""
+    parser = argparse.ArgumentParser(
+        prog="filtune compare", description="Show finished runs side by side, as a table and as online curves."
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or of several runs")
     parser.add_argument("--output", type=Path, default=Path("compare.png"), help="the plot (default: compare.png)")
     options = parser.parse_args(args)
@@ -160,7 +162,7 @@ def _figure(value: float | None, digits: int) -> str:
 
 
 def _read_runs(paths: list[Path]) -> tuple[list[RunFolder], list[str]]:
-    """Read runs; those that cannot be read are left out.
+    """Read the runs; those that cannot be read are left out.
 
     Raises:
         ValueError: If there is none, or none that can be read.

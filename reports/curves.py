@@ -72,6 +72,6 @@ def curve_of(record: Record, tag: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _samples(record: Record) -> float:
-    """Samples of a step; zero where they are not known."""
+    """Return samples of a step; zero where they are not known."""
     samples, steps = record.get("samples"), record.get("steps")
     return samples / steps if samples and steps else 0.0

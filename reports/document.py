@@ -24,7 +24,7 @@ from .sections import Section, build_section
 
 @dataclass
 class Document:
-    """A report.
+    """A report as a document.
 
     Attributes:
         sections: Tables of papers.
@@ -116,7 +116,7 @@ def assemble(roots: Sequence[Path], wanted: Sequence[str]) -> Document:
 
 
 def _distinguish(parts: Sequence[Section | Listing]) -> None:
-    """Number the listings whose pages would have one name, such as sweeps of one name in several roots."""
+    """Add numbers to listings whose pages would have one name, such as sweeps of one name in several roots."""
     taken: set[str] = set()
     for part in parts:
         if isinstance(part, Listing):
@@ -130,7 +130,7 @@ def _names(roots: Sequence[Path]) -> str:
 
 
 def _tables(archive: Archive, chosen: list[Table]) -> list[tuple[Table, Pool]]:
-    """The tables with any run, at each scale: those with cells of their own, and those that look at these."""
+    """Return the tables with any run, at each scale: those with cells of their own, and those that show them."""
     named = [table for asked in chosen for table in ([asked] if _is_table(asked) else source_tables(asked))]
     tables = {table.name: table for table in named} or _known(archive)
     found = []
@@ -154,7 +154,7 @@ def _is_table(table: Table) -> bool:
 
 
 def _concerns(table: Table, pool: Pool) -> bool:
-    """Whether any cell of a table was asked for."""
+    """Return whether any cell of a table was asked for."""
     rows, columns = {row.name for row in table.rows}, {column.name for column in table.columns}
     return any(cell.split("/")[0] in rows and cell.split("/")[1] in columns for cell in [*pool.cells, *pool.missing])
 

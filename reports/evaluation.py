@@ -163,7 +163,7 @@ def runs_of(method: Method, roots: Sequence[Path]) -> Iterator[tuple[int, Restor
 
 
 def validation_samples(run: Restored, samples: int) -> list[Sample]:
-    """Return validation samples of the run's own data."""
+    """Return validation samples of the run's own data; it is an error if there are none."""
     data: StreamDataModule = run.data()
     data.setup()
     part = data.validation

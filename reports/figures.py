@@ -59,7 +59,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class FigurePlan:
-    """What a figure shows.
+    """The contents of a figure.
 
     Attributes:
         name: Of its files.
@@ -145,7 +145,7 @@ def line_panel(series: Sequence[SeriesLine], title: str, xlabel: str, ylabel: st
 def _arrange(
     panels: Mapping[tuple[str, str], Draw], columns: Sequence[str], curves: Sequence[str]
 ) -> list[list[Draw | None]]:
-    """Rows of panels: one a curve, further columns below; of a single column side by side."""
+    """Return rows of panels: one per curve, further columns below; of a single column side by side."""
     if len(columns) < 2:
         return [[panels.get((column, curve)) for curve in curves] for column in columns]
     width = math.ceil(len(columns) / math.ceil(len(columns) / WIDEST))
@@ -189,7 +189,7 @@ def drawn_figure(plan: FigurePlan) -> Iterator[Any]:
 
 
 def _inline(svg: str, name: str) -> str:
-    """An SVG that can stand in a page with others: in the page's colour, its names its own, coordinates to 1/100."""
+    """Return an SVG for a page with others: in the page's colour, its names its own, coordinates to 1/100."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)

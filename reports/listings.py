@@ -190,7 +190,7 @@ def _of_runs(title: str, runs: list[tuple[RunFolder, Record]]) -> Listing:
 
 
 def _with_rate(name: str, records: dict[int, Record]) -> str:
-    """The name of a sweep's point with the learning rate or prior, where the point does not name it."""
+    """Return the name of a sweep's point with the learning rate or prior, where the point does not name it."""
     rates = {rate_label(record["config"]) for record in records.values()} - {""}
     rate = rates.pop() if len(rates) == 1 else ""
     return f"{name}, {rate}" if rate and rate.partition("=")[0] not in name else name
@@ -206,7 +206,7 @@ def _slug(name: str) -> str:
 
 
 def _metrics(entries: list[Entry]) -> list[str]:
-    """Names of the metrics that any run has: scores that are not among the known ones come first."""
+    """Return names of the metrics that any run has: scores that are not among the known ones come first."""
     found = {name for entry in entries for record in entry.records.values() for name in record["metrics"]}
     others = [name for name in found if name not in _METRICS and not name.endswith(_LAST) and not is_of_segment(name)]
     own = sorted(

@@ -58,7 +58,7 @@ def _plan(name: str, figure: dict[str, Any], section: Section) -> FigurePlan:
 
 
 def _styles(panels: list[dict[str, Any]], section: Section) -> dict[str, Look]:
-    """The look of each label: that of its method where this tells the lines apart, as it always does of a baseline."""
+    """Return the look of each label: that of its method where this distinguishes the lines, as of a baseline."""
 
     def optimizers(kind: str) -> list[tuple[str, str]]:
         specs = {label: spec for panel in panels for label, spec in (panel.get(kind) or {}).items()}

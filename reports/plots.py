@@ -52,7 +52,7 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Look:
-    """How a method is drawn.
+    """The style in which a method is drawn.
 
     Attributes:
         colour: Hexadecimal.
@@ -66,7 +66,7 @@ class Look:
 
     @property
     def ink(self) -> str:
-        """Its colour for text, no lighter than can be read on white."""
+        """The colour for text, no lighter than can be read on white."""
         return _with_light(self.colour, lambda light: min(light, 0.3))
 
 

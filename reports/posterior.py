@@ -66,7 +66,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _posterior_columns(content: Any) -> dict[str, Any]:
-    """Values of each seed, by column, view and metric.
+    """Return values of each seed, by column, view and metric.
 
     Raises:
         ValueError: If there is anything else.
@@ -81,7 +81,7 @@ def _posterior_columns(content: Any) -> dict[str, Any]:
 
 
 def _view_title(view: str) -> str:
-    """The name of a kind of probabilities, of earlier releases too."""
+    """Return the name of a kind of probabilities, of earlier releases too."""
     return view.replace("moderated", "posterior predictive").replace("in full", "untempered")
 
 

@@ -67,7 +67,7 @@ def _write(path: Path, text: str) -> Path:
 
 
 def _words(language: str) -> Any:
-    """The macros of a language, whose texts are in one line."""
+    """Return the macros of a language, whose texts are in one line."""
     return _environment(language).get_template(f"macros.{language}.j2").module
 
 

@@ -99,7 +99,7 @@ def write_report(roots: list[Path], tables: list[str], output: Path, formats: li
 
 
 def warn_of(left_out: Sequence[str]) -> None:
-    """Say on standard error what was left out, one line each."""
+    """Report on standard error what was left out, one line each."""
     for message in left_out:
         print(f"filtune: warning: {plain(message)}", file=sys.stderr)
 

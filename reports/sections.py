@@ -98,14 +98,14 @@ class Section:
 
     @property
     def scale_words(self) -> str:
-        """What was changed against the paper."""
+        """The changes against the paper."""
         run = {cell.partition("/")[2].partition("/")[0] for cell in self.pool.cells}
         replaced = dict.fromkeys(column.backbone for column in self.table.columns if column.name in run)
         return formatting.scale_words(self.pool.scale, list(replaced))
 
     @property
     def timed(self) -> bool:
-        """Whether it shows times, which compare as ratios only."""
+        """True if it shows times, which compare as ratios only."""
         return "metrics" in self.table.raw
 
     def names_metric(self, leaf: Leaf) -> bool:
@@ -114,7 +114,7 @@ class Section:
         return self.timed or (leaf.metric != self.table.metric and not said)
 
     def notes(self) -> list[str]:
-        """Return remarks: what the paper leaves open, how baselines were tuned, how few seeds there are."""
+        """Return remarks on what the paper leaves open, how baselines were tuned, and how few seeds there are."""
         run = [cell for cell in self.cells.values() if cell.point.records]
         few = sorted({cell.ours.count for cell in run if cell.ours and cell.ours.count})
         notes = [str(self.table.raw["notes"])] if self.table.raw.get("notes") else []
@@ -145,7 +145,7 @@ class Section:
         return [leaf for leaf in self.leaves if leaf.key in self._attempted(1)]
 
     def _attempted(self, place: int) -> set[str]:
-        """Names of the rows (0) or columns (1) of cells that were attempted."""
+        """Return names of the rows (0) or columns (1) of cells that were attempted."""
         found = self.cells.items()
         return {key[place] for key, cell in found if cell.status is not Status.ABSENT or cell.reason}
 
@@ -165,7 +165,7 @@ class Section:
 
     @property
     def is_derived(self) -> bool:
-        """Whether it shows other figures of the runs of another table."""
+        """True if it shows other figures of the runs of another table."""
         return "of" in self.table.raw
 
     def best(self, leaf: Leaf, published: bool) -> set[str]:
@@ -245,7 +245,7 @@ def _lower(table: Table, metric: str) -> bool:
 
 
 def _chooser(table: Table, leaf: Leaf) -> str:
-    """The metric by which a grid's best point is chosen: of a table of times, that of the table it looks at."""
+    """Return the metric by which a grid's best point is chosen; of a table of times, that of the table it shows."""
     if "of" not in table.raw:
         return leaf.column.chosen_by or leaf.metric
     own = next(t for t in source_tables(table) if any(column.name == leaf.column.name for column in t.columns))
@@ -254,7 +254,7 @@ def _chooser(table: Table, leaf: Leaf) -> str:
 
 
 def _reference(table: Table, row: Row) -> str:
-    """AdamW as the paper has it, with the adapter of the row."""
+    """Return AdamW as the paper has it, with the adapter of the row."""
     adamw = [r for r in table.rows if r.optimizer.startswith("adamw") and r.published]
     same = [r for r in adamw if _adapter(r) == _adapter(row)]
     return (same or adamw or [row])[0].name

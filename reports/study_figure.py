@@ -47,7 +47,7 @@ def draw_study(streams: Sequence[StreamResult], table: Table, target: Path) -> l
 
 
 def _draw_panel(streams: Sequence[StreamResult], table: Table, target: Path) -> list[Path]:
-    """One panel or several side by side, to be read at half their size, on a white ground of their own."""
+    """Draw one panel or several side by side, legible at half their size, on a white ground of their own."""
     if not streams:
         return []
     styles, paths = _styles(table), [target.with_name(f"{target.stem}_panel{end}") for end in (".png", ".svg")]
@@ -72,7 +72,7 @@ def _label_axes(axes: Any, scores: Sequence[str], columns: int) -> None:
 
 
 def _styles(table: Table) -> dict[str, Look]:
-    """The look of each row by its title; tuned rows are dashed."""
+    """Return the look of each row by its title; tuned rows are dashed."""
     rows = compared_rows(table)
     return looks([(row.title, row.optimizer, "tuned" if learning_rate(row) == "tuned" else "paper") for row in rows])
 
@@ -80,7 +80,7 @@ def _styles(table: Table) -> dict[str, Look]:
 def _draw_stream(
     axis: Any, stream: StreamResult, table: Table, styles: dict[str, Look]
 ) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
-    """The mean of each row over the seeds, the method with a band of one deviation; lines and their ends by title."""
+    """Draw the mean of each row over the seeds, the method with a band; return lines and their ends by title."""
     lines, ends = {}, {}
     for row in reversed(compared_rows(table)):  # the method on top
         runs = stream.rows[row.name]

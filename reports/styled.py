@@ -30,7 +30,7 @@ def escape_tex(text: Any) -> str:
 
 
 class Markup(NamedTuple):
-    """How a language escapes a text, and patterns for what is bold, of less weight, prose, shaded, or an image.
+    """Escapes of a language, and its patterns for bold, light, prose, shaded cells and images.
 
     A shade takes a text and a share, an image a text that stands for it and a PNG in base64.
     """

@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("optimizers", "datamodules", "lightning_modules", "experiments", "exports", "reports")
+PARTS = ("optimizers", "datamodules", "lightning_modules", "experiments", "exports", "reports", "live")
 """Folders at the root that are sub-packages of ``filtune``."""
 
 FACE = "filtune"

@@ -24,12 +24,13 @@ BELOW = {
     "experiments": {"lightning_modules", "datamodules", "optimizers"},
     "exports": {"experiments", "lightning_modules", "datamodules", "optimizers"},
     "reports": {"exports", "experiments", "lightning_modules", "datamodules", "optimizers"},
+    "live": {"exports", "experiments", "lightning_modules", "datamodules", "optimizers"},
     FACE: set(PARTS),
     "benchmarks": {*PARTS, FACE},
 }
 """What the files of a folder may import of the others."""
 
-ABOVE_THE_FACE = {"experiments", "exports", "reports", "benchmarks"}
+ABOVE_THE_FACE = {"experiments", "exports", "reports", "live", "benchmarks"}
 """Folders that may ask ``filtune`` itself for a public name: it hands out those of the three folders below them."""
 
 LABELS = ("filtune.datamodules.labels", "filtune.optimizers.likelihoods")

@@ -1,4 +1,4 @@
-"""How many steps lie between two points of the logged curves."""
+"""Number of steps between two points of the logged curves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INTERVALS = (50, 25, 10, 5, 2, 1)
 
 
 class LogInterval(pl.Callback):
-    """Chooses the steps between two points by the length of the run, where the user has not.
+    """Callback that chooses the steps between two points by the length of the run, where the user has not.
 
     With 50 a stream of 72 samples has a curve of two points. A point costs the metrics of the stream so far and a look
     for divergence, about as much as a step of a small model. Fewer than twice ``POINTS`` of them are made more often

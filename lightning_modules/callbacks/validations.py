@@ -75,12 +75,13 @@ class Validations(pl.Callback):
             trainer.val_check_batch = math.inf if self.count > 1 else self._interval
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note that the model has been validated as it is."""
+        """Record that the model has been validated as it is."""
         self._validated = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate the model that an unforeseen end has left, before the summary is written."""
-        if trainer.enable_validation and self._validated != trainer.global_step:
+        has_samples = trainer.enable_validation and trainer.datamodule.validation is not None
+        if has_samples and self._validated != trainer.global_step:
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True

@@ -3,6 +3,7 @@ r"""The filter that all Kalman optimizers share: observe, solve in the space of 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 
 from ..base import Closure, observe
+from ..growth import kept_positions
 from ..likelihoods.base import Innovation, Likelihood, Observation
 from ..parts import State
 from .blocks import BlockJacobian
+from .covariance.base import Covariance
 from .diagnostics import REMEDIES, LastStep, check_divergence, diagnose, diagnose_mode, statistics
 from .posterior_mode import PosteriorModeUpdate
 from .predictive import (
@@ -23,9 +26,9 @@ from .predictive import (
     tempered_predictive,
     update_log_weights,
 )
-from .prior import combined_squares, probed_output_layer, sensitivity_factor, zero_matrices
+from .prior import combined_squares, initial_variance, probed_output_layer, sensitivity_factor, zero_matrices
 from .rows import RowSelection
-from .state import FilterState
+from .state import FILTER, FilterState
 from .step_cost import announce_cost
 from .update import GaussianUpdate, MeasurementUpdate, NaturalParameterUpdate
 
@@ -167,6 +170,7 @@ class KalmanOptimizer(FilterState):
             for monitor in self._monitors:
                 monitor.set_prior(state, prior)
             state["prior_initialized"].fill_(True)
+            state["prior_factor"] = torch.stack([part[0] for part in factor.split([p.numel() for p in self._params])])
 
     def _predict(self) -> State:
         """Return the covariance before the batch, with process noise (eq. 2b)."""
@@ -206,6 +210,57 @@ class KalmanOptimizer(FilterState):
         state["failed_at"] = torch.where((state["failed_at"] == 0) & failed, state["steps"], state["failed_at"])
         names = ("nonfinite_steps", "exploded", "cholesky_retries", "clamped")
         torch._foreach_add_([state[name] for name in names], [(~finite).long(), exploded.long(), level, clamped])
+
+    def can_grow(self) -> bool:
+        """Return whether the covariance has :meth:`Covariance.grow`."""
+        return type(self._covariance).grow is not Covariance.grow and not self._sharding.divided
+
+    def grow(self, before: Mapping[Tensor, torch.Size]) -> None:
+        """Take in rows that parameters have gained at their ends, of outputs that no sample has had yet.
+
+        All derivatives with respect to them were zero: their means and variances are those of the prior, with the
+        process noise since, and they are uncorrelated with all others. The noise of a coordinate that was never
+        observed starts as at the first step.
+
+        Raises:
+            ValueError: If the covariance cannot, the prior of an earlier release's checkpoint is not known, or several
+                processes share the state; nothing is changed.
+        """
+        name, former, state, head = type(self).__name__, self._covariance.shapes, self.filter, self._head_columns()
+        covariance, untouched = self._covariance.select(state), self._untouched and not int(state["steps"])
+        if not self.can_grow():
+            reason = "several processes share its state" if self._sharding.divided else "its covariance cannot grow"
+            raise ValueError(f"{name}: cannot take new classes while it runs: {reason}; name all classes at the start")
+        unknown = bool(state.get("prior_initialized", False)) and not bool(state["prior_factor"].any())
+        if unknown:
+            raise ValueError(f"{name}: an earlier release wrote this state and did not keep its prior; start a new one")
+        self.grow_recent(before)
+        self._prepare()
+        if untouched:
+            self.state[FILTER] = self._start()  # type: ignore[index]
+            return
+        self._untouched = False
+        kept = kept_positions(former, self._covariance.shapes).to(self.device)
+        q, steps = self._kwargs["process_noise"], (state["steps"] - state["nonfinite_steps"]).to(self.dtype)
+        prior = self._prior_of_rows(state)
+        for monitor in self._monitors:
+            monitor.grow(state, kept, prior, head)
+        state.update(self._covariance.grow(covariance, former, kept, prior + q * steps))
+        if self._noise is not None and "R" in state:
+            more = max(len(param) - shape[0] for param, shape in before.items())
+            rows = max(map(len, before))
+            if rows - more == 2 and self._kwargs["observation"] == "logits":  # two classes have other coordinates
+                state.update(self._noise.start(rows, prior))
+            else:
+                state.update(self._noise.grow(state, prior, len(state["R"]) + more))
+
+    def _prior_of_rows(self, state: State) -> Tensor:
+        """Return the prior variance of every entry, (n,), in which the factor of its tensor is that of the start."""
+        prior = torch.cat([initial_variance(group, self.dtype) for group in self.param_groups])
+        if not bool(state.get("prior_initialized", False)):
+            return prior
+        sizes = torch.tensor([param.numel() for param in self._params], device=self.device)
+        return prior * state["prior_factor"].repeat_interleave(sizes)
 
     def _move(self, delta: Tensor) -> None:
         parts = delta.split([param.numel() for param in self._params])

@@ -2,6 +2,7 @@ r"""The parts of a filter and its state: the covariance, the counters, and how t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import accumulate, chain
 from typing import Any, ClassVar
@@ -221,6 +222,7 @@ class FilterState(OnlineOptimizer):
             start |= monitor.start(prior, [p.shape for p in self._params])
         if any(group["p0_init"] == "sensitivity" for group in self.param_groups):
             start["prior_initialized"] = torch.zeros((), dtype=torch.bool)  # on the host, which must know it
+            start["prior_factor"] = torch.zeros(len(self._params), dtype=self.dtype, device=self.device)
         return start
 
     @property
@@ -273,12 +275,16 @@ class FilterState(OnlineOptimizer):
         Args:
             head: Indices of its parameters; None where no model was seen: the last layer in the order of the state.
         """
-        ends = list(accumulate(p.numel() for p in self._params))
         chosen = last_layer([p.shape for p in self._params]) if head is None else head
         self._head = chosen
-        columns = [slice(ends[i] - self._params[i].numel(), ends[i]) for i in chosen]
         for monitor in self._monitors:
-            monitor.head = columns
+            monitor.head = self._head_columns()
+
+    def _head_columns(self) -> list[slice]:
+        """Return the columns of the state that belong to the head, as the covariance has them."""
+        sizes = [math.prod(shape) for shape in self._covariance.shapes]
+        ends = list(accumulate(sizes))
+        return [slice(ends[i] - sizes[i], ends[i]) for i in self._head]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group before the first step is taken.

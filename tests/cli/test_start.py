@@ -26,7 +26,8 @@ PATIENCE = 300
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
     """A folder with files of the user that have the names of filtune's, and raise where they are imported."""
-    for name in ("optimizers", "datamodules", "lightning_modules", "experiments", "exports", "reports", "configs"):
+    folders = ("optimizers", "datamodules", "lightning_modules", "experiments", "exports", "reports", "live", "configs")
+    for name in folders:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(RAISES)
     (tmp_path / "cli.py").write_text(RAISES)

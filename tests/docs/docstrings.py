@@ -114,10 +114,38 @@ def kind_of(node: ast.AST) -> str:
     return "property" if decorators & {"property", "cached_property"} else "function"
 
 
+def silent_errors(path: str, source: str) -> Iterator[Hit]:
+    """Yield the public functions that raise an error of which neither their docstring nor that of their class speaks.
+
+    Args:
+        path: Path of the module, as a hit names it.
+        source: Its text.
+    """
+    tree = ast.parse(source)
+    bodies = [(tree, "")] + [
+        (node, ast.get_docstring(node) or "") for node in tree.body if isinstance(node, ast.ClassDef)
+    ]
+    for owner, about in bodies:
+        for node in owner.body:
+            if not isinstance(node, ast.FunctionDef) or (node.name.startswith("_") and node.name != "__init__"):
+                continue
+            text = (ast.get_docstring(node) or "") + (about if node.name == "__init__" else "")
+            raised = {ast.unparse(found.exc) for found in ast.walk(node) if isinstance(found, ast.Raise) and found.exc}
+            if any(not SELF_EVIDENT.match(error) for error in raised) and not re.search(
+                r"Raises:|[Ee]rror|[Rr]efus", text
+            ):
+                yield Hit(path, node.lineno, node.name, "is silent about an error", sorted(raised)[0])
+
+
+SELF_EVIDENT = re.compile(r"(NotImplementedError|AttributeError|AssertionError|TypeError$|_\w+|Stop)\b")
+"""Errors of the programmer, and exceptions that do not leave a module."""
+
+
 def main(folders: list[str]) -> list[Hit]:
-    """Return the hits of all modules of some folders."""
+    """Return the hits of all modules of some folders, those of the first lines before those of the errors."""
     paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
-    return [hit for path in paths for hit in hits(str(path.relative_to(ROOT)), path.read_text(encoding="utf-8"))]
+    sources = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
+    return [hit for check in (hits, silent_errors) for path, source in sources.items() for hit in check(path, source)]
 
 
 if __name__ == "__main__":

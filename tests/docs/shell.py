@@ -19,7 +19,7 @@ from PIL import Image
 
 from filtune import cli
 from tests.cli.harness import forked_workers
-from tests.docs.pages import PAGES, markdown, prose
+from tests.docs.pages import DOCS, PAGES, markdown, name, prose
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROGRAMS = ("filtune", "pip", "pytest", "make", "python", "tensorboard", "torchrun")
@@ -70,6 +70,15 @@ def arguments(page: Path) -> list[list[str]]:
     lines += [words[words.index("cli") + 1 :] for words in found if words[:1] == ["torchrun"]]
     texts = re.findall(r"`filtune ([a-z][^`\n|&]*)`", prose(page))
     return lines + [words for text in texts if "..." not in text and len(words := shlex.split(text)) > 1]
+
+
+FAST = {"README.md", "docs/getting_started.md"}
+"""Pages whose commands run in the default suite, with those of the optimizers."""
+
+
+def is_fast(page: Path) -> bool:
+    """Return whether the commands of a page run in the default suite."""
+    return name(page) in FAST or page.parent == DOCS / "optimizers"
 
 
 ALL = [command for page in PAGES for command in commands(page)]

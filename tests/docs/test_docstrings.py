@@ -6,10 +6,8 @@ import pytest
 
 from tests.docs import docstrings
 
-CHECKED = [folder for folder in docstrings.FOLDERS if folder not in ("experiments", "reports", "benchmarks")]
 
-
-@pytest.mark.parametrize("folder", CHECKED)
+@pytest.mark.parametrize("folder", docstrings.FOLDERS)
 def test_first_lines_are_sentences(folder: str) -> None:
     found = docstrings.main([folder])
     assert not found, "\n".join(map(str, found))

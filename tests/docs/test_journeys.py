@@ -19,8 +19,8 @@ from tensorboard.plugins.core.core_plugin import CorePluginLoader
 
 from filtune import Filtune, Gaussian
 from tests.conftest import _shared
-from tests.docs.pages import DOCS, PAGES, ROOT, name
-from tests.docs.shell import ALL, Block, Command, Scene, blocks, commands
+from tests.docs.pages import PAGES, ROOT, name
+from tests.docs.shell import ALL, Block, Command, Scene, blocks, commands, is_fast
 from tests.docs.test_commands import Understood
 
 LANGUAGES = {"bash", "python", "yaml", "text", "math"}
@@ -44,9 +44,6 @@ PARSED_ONLY = {
 }
 """By patterns of the page and of the command, why commands are parsed and not run."""
 
-FAST = {"README.md", "docs/getting_started.md"}
-"""Pages whose commands run in the default suite, with those of the optimizers."""
-
 
 def reason(command: Command) -> str | None:
     """Return why a command is parsed only, if it is."""
@@ -60,11 +57,6 @@ def to_run(page: Path) -> list[Command]:
     """Return the commands of a page that run, without those that an earlier page has."""
     earlier = {str(command) for other in PAGES[: PAGES.index(page)] for command in commands(other)}
     return [command for command in commands(page) if not reason(command) and str(command) not in earlier]
-
-
-def is_fast(page: Path) -> bool:
-    """Return whether the commands of a page run in the default suite."""
-    return name(page) in FAST or page.parent == DOCS / "optimizers"
 
 
 RUN = [
@@ -116,6 +108,7 @@ def test_nothing_is_skipped() -> None:
     run = {str(command) for parameter in RUN for command in to_run(parameter.values[0])}
     assert {str(command) for command in ALL if not reason(command)} == run
     assert len(run) > 40
+    assert not [command for command in ALL if "fit" in command.words and is_fast(command.page) and reason(command)]
 
 
 OTHER_PROGRAMS = [command for command in ALL if command.words and command.words[0] != "filtune" and reason(command)]

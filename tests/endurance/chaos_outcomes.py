@@ -1,4 +1,4 @@
-"""What a command leaves, in a form that two of them can be compared by: without times, memory and places."""
+"""Outcomes of a command in a form that can be compared: without times, memory and places."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ CHANGE = 0.9
 
 @dataclass
 class SoakState:
-    """What a run has to remember from window to window; it is saved as it is.
+    """State of a run from window to window; it is saved as it is.
 
     Attributes:
         step: Steps taken.
@@ -163,7 +163,7 @@ def resident_bytes() -> int:
 
 
 def report(optimizer: OnlineOptimizer, run: SoakState) -> dict[str, float]:
-    """Note what the optimizer says of itself, and return its diagnostics."""
+    """Record what the optimizer reports, and return its diagnostics."""
     for message in (optimizer.check_divergence(), optimizer.diagnose()):
         if message is None:
             continue

@@ -121,6 +121,22 @@ class Covariance(Part, ABC):
         """
         raise NotImplementedError(f"covariance {self.name} cannot reset a part of itself")
 
+    def grow(self, state: State, before: Sequence[torch.Size], kept: Tensor, prior: Tensor) -> State:
+        """Return the covariance after parameters have gained rows that no sample has had a derivative for.
+
+        New entries are uncorrelated with all others and have their prior variance.
+
+        Args:
+            state: The tensors of before.
+            before: Shapes of the parameters before; those of this object are the shapes now.
+            kept: Where the entries of before are now, (n before,).
+            prior: Variances of the new entries, at their places; those of the others are not looked at, (n,).
+
+        Raises:
+            ValueError: If this covariance cannot.
+        """
+        raise ValueError(f"covariance {self.name} cannot take new classes while it runs; take another one")
+
     @abstractmethod
     def variance(self, state: State) -> Tensor:
         """Return the diagonal of P, (n,)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -92,6 +93,18 @@ class BlockDiagonal(Covariance):
             clamped += (variance < floor).sum()
             variance.copy_(torch.maximum(variance, floor))
         return Correction(torch.cat(deltas), posterior, clamped)
+
+    def grow(self, state: State, before: Sequence[torch.Size], kept: Tensor, prior: Tensor) -> State:
+        """Return blocks with diagonal ones for new rows: appended to a block, or blocks of their own."""
+        former, grown = type(self)(before), self.start(prior)
+        for i, (old, new) in enumerate(zip(former.stretches(), self.stretches(), strict=True)):
+            P = state[f"P{i}"]
+            inside = kept[old.columns].to(P.device) - new.start
+            if old.size == new.size:
+                grown[f"P{i}"][: old.blocks] = P
+            else:
+                grown[f"P{i}"][0, inside.unsqueeze(1), inside] = P[0]
+        return grown
 
     def variance(self, state: State) -> Tensor:
         """Return the diagonals, joined."""

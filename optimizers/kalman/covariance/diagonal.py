@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from ...parts import State
@@ -47,6 +50,10 @@ class Diagonal(Covariance):
         delta, reduction = H.update(state["p"], gain)
         posterior, clamped = posterior_variance(state["p"], reduction)
         return Correction(delta, {"p": posterior}, clamped)
+
+    def grow(self, state: State, before: Sequence[torch.Size], kept: Tensor, prior: Tensor) -> State:
+        """Return the variances, those of new entries from the prior."""
+        return {"p": prior.index_copy(0, kept, state["p"])}
 
     def variance(self, state: State) -> Tensor:
         """Return the variances."""

@@ -197,6 +197,20 @@ class LowRank(Covariance):
             if self.rows_per_sample:
                 state["pending"][stretch] = torch.where(when, 0, state["pending"][stretch])
 
+    def grow(self, state: State, before: Sequence[torch.Size], kept: Tensor, prior: Tensor) -> State:
+        """Return Upsilon with 1 / prior and V with columns of zeros for new entries, which leaves VDV' as it is.
+
+        So it is for zero columns of H whatever was compressed: singular directions have zeros where all rows have, and
+        the diagonal of the others is zero there.
+        """
+        V = state["V"].new_zeros(len(state["V"]), self.n).index_copy(1, kept, state["V"])
+        grown = {**state, "V": V, "precision": (1 / prior).index_copy(0, kept, state["precision"])}
+        if "pending" in state:
+            grown["pending"] = torch.zeros_like(prior).index_copy(0, kept, state["pending"])
+        if "prior" in state:
+            grown["prior"] = (1 / prior).index_copy(0, kept, state["prior"])
+        return grown
+
     def variance(self, state: State) -> Tensor:
         """Return the diagonal of (Upsilon + V'V)^-1."""
         k, D = int(state["filled"]), 1 / state["precision"]

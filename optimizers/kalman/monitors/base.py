@@ -40,6 +40,16 @@ class Monitor(Part, ABC):
     def set_prior(self, state: State, prior: Tensor) -> None:
         """Take note of prior variances (n,) that were set after the start."""
 
+    def grow(self, state: State, kept: Tensor, prior: Tensor, head: Sequence[slice]) -> None:
+        """Take note that parameters have gained rows; the arguments are those of :meth:`Covariance.grow`.
+
+        Args:
+            state: The filter's state, changed in place.
+            kept: Where the entries of before are now, (n before,).
+            prior: Variances of the new entries, at their places, (n,).
+            head: Columns of the model's head before.
+        """
+
     def before(self, state: State, covariance: Covariance, observation: Observation) -> None:
         """Update the monitor by a batch before its update."""
 

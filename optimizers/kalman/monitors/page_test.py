@@ -14,6 +14,7 @@ Shapes: ``B`` batch, ``m`` classes, ``n`` state.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -64,6 +65,11 @@ class HeadReset(Monitor):
     def set_prior(self, state: State, prior: Tensor) -> None:
         """Take the head's part of the prior."""
         state["tail"] = self._of_head(prior)
+
+    def grow(self, state: State, kept: Tensor, prior: Tensor, head: Sequence[slice]) -> None:
+        """Give new entries of the head their first variances."""
+        own = torch.cat([kept[stretch] for stretch in head])
+        state["tail"] = self._of_head(prior.index_copy(0, own, state["tail"]))
 
     def before(self, state: State, covariance: Covariance, observation: Observation) -> None:
         """Reset the covariance of the head where the batch shows that the stream has changed."""

@@ -32,6 +32,23 @@ class ObservationNoise(Part, ABC):
         """Return what is remembered before the first step, in the dtype and on the device of a tensor."""
         return {}
 
+    def grow(self, state: State, like: Tensor, d: int) -> State:
+        """Return what is remembered once there are d coordinates, the last of them new.
+
+        Of a coordinate that was never observed nothing is known: its noise is that of a first step, and it is
+        uncorrelated with the others.
+
+        Args:
+            state: What is remembered so far.
+            like: A tensor of the dtype and on the device.
+            d: Coordinates from now on.
+        """
+        fresh = self.start(d, like)
+        if "R" in state and "R" in fresh:
+            k = len(state["R"])
+            fresh["R"][:k, :k] = state["R"]
+        return {**{name: state[name] for name in fresh if name in state}, **({"R": fresh["R"]} if "R" in fresh else {})}
+
     @abstractmethod
     def update(self, state: State, e: Tensor, HPH: Tensor) -> tuple[Tensor, State]:
         """Return R of this step, (d, d), and what is remembered.

@@ -88,6 +88,10 @@ class Scalar(MovingAverage):
 
     name = "scalar"
 
+    def grow(self, state: State, like: Tensor, d: int) -> State:
+        """Return r I; there is one number for all coordinates."""
+        return {"R": state["R"][0, 0] * torch.eye(d, dtype=like.dtype, device=like.device)}
+
     def update(self, state: State, e: Tensor, HPH: Tensor) -> tuple[Tensor, State]:
         """Average in the mean square of the residual."""
         identity = torch.eye(e.shape[1], dtype=e.dtype, device=e.device)

@@ -1,0 +1,91 @@
+"""The requests and answers of the service, as its OpenAPI description shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+Id = Annotated[StrictStr, Field(max_length=200)] | Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+Label = StrictStr | StrictBool | StrictInt | StrictFloat | list[StrictStr | StrictInt]
+
+SAMPLE = (
+    "A text; the two texts of a pair; an image, as the base64 of its file or as nested lists of numbers; or an object "
+    "of columns. Never a path or an address: nothing is read or fetched for it."
+)
+
+
+class Request(BaseModel):
+    """A request; fields that there are not are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ToPredict(Request):
+    """A sample to be predicted."""
+
+    x: Any = Field(description=SAMPLE, examples=["a fine film"])
+    id: Id | None = Field(None, description="Keeps the sample until its label comes by /feedback.", examples=["a1"])
+
+
+class ToLearn(Request):
+    """A sample to be learned."""
+
+    x: Any = Field(description=SAMPLE, examples=["a fine film"])
+    y: Label = Field(description="Its label: the class itself, a list of classes, or a number.", examples=["pos"])
+    id: Id | None = Field(None, description="With an id it is learned once, however often it is sent.")
+
+
+class Feedback(Request):
+    """The label of a sample that waits."""
+
+    id: Id = Field(description="The id that the sample was predicted with.", examples=["a1"])
+    y: Label = Field(description="Its label.", examples=["pos"])
+
+
+class ManyToPredict(Request):
+    """Samples to be predicted, all with the parameters of one moment."""
+
+    samples: list[ToPredict] = Field(min_length=1, description="The samples.")
+
+
+class ManyToLearn(Request):
+    """Samples to be learned one after the other; all of them are accepted, or none."""
+
+    samples: list[ToLearn] = Field(min_length=1, description="The samples.")
+
+
+class Feedbacks(Request):
+    """Labels of samples that wait, learned one after the other."""
+
+    labels: list[Feedback] = Field(min_length=1, description="The labels.")
+
+
+class Predicted(BaseModel):
+    """A prediction."""
+
+    prediction: Any = Field(description="The class, the list of classes, or the number; null before there are classes.")
+    probability: dict[str, float | None] | None = Field(None, description="The probability of each class.")
+    outcome: str | None = Field(
+        None, description="waiting: kept for its label; duplicate: its id was kept or learned before."
+    )
+
+
+class ManyPredicted(BaseModel):
+    """Predictions in the order of the request."""
+
+    predictions: list[Predicted] = Field(description="One for each sample.")
+
+
+class Accepted(BaseModel):
+    """What became of labels; they are on the disk."""
+
+    outcomes: list[str] = Field(
+        description="Of each label: accepted; duplicate: it had been accepted before; unknown: no sample waits for it."
+    )
+
+
+class Problem(BaseModel):
+    """An error."""
+
+    error: str = Field(description="What is wrong, in one line.")

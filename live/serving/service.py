@@ -1,0 +1,342 @@
+"""The threads of a service: one writes the log, one learns, any number predict.
+
+A request goes to a bounded queue. The writer takes all that wait there, writes them to the log at once and acknowledges
+them; the learner takes them from the log's order, one sample after the other. Predictions are made in the threads of
+their requests, on the parameters after the last completed step.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from filtune.lightning_modules.atomic import DiskFull
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from ..pending import Waiting
+from .journal import LogNotWritten, Operation, Payload, payload
+from .known_ids import KnownIds, Outcome
+from .monitor import ServiceMonitor
+from .samples import check_label, checked, readable
+from .state import State
+
+OBSERVE_INTERVAL = 5.0
+"""Seconds between two points of the curves while it learns and nobody looks."""
+
+
+class Refused(Exception):
+    """A request that changes the learner is not accepted now.
+
+    Args:
+        reason: Why, in one line.
+        retry_after: Seconds after which it may be; None where a person must look first.
+    """
+
+    def __init__(self, reason: str, retry_after: int | None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class Answer(NamedTuple):
+    """A prediction.
+
+    Attributes:
+        prediction: The class, the list of classes, or the number; None before there are classes.
+        probability: The probability of each class by its name, where there are classes.
+    """
+
+    prediction: Any
+    probability: dict[str, float] | None
+
+
+@dataclass
+class Ticket:
+    """A request under way.
+
+    Attributes:
+        payload: What is written.
+        operations: The same, to be learned.
+        durable: The outcomes, once the request is on the disk.
+        applied: Done once it was learned.
+    """
+
+    payload: Payload
+    operations: list[Operation]
+    durable: Future[list[Outcome]] = field(default_factory=Future)
+    applied: Future[None] = field(default_factory=Future)
+
+    def __post_init__(self) -> None:
+        """Keep a client that leaves from cancelling what is under way."""
+        self.durable.set_running_or_notify_cancel()
+        self.applied.set_running_or_notify_cancel()
+
+    def fail(self, error: Exception) -> None:
+        """End it with an error."""
+        for future in (self.durable, self.applied):
+            if not future.done():
+                future.set_exception(error)
+
+
+class Service:
+    """A learner with its log.
+
+    Args:
+        state: What it goes on from.
+        save_interval: Operations between two snapshots: after a kill, at most about so many are learned again.
+        max_backlog: Operations that may wait to be learned; beyond it requests are refused.
+
+    Attributes:
+        replayed: Operations that were in the log and not in the snapshot.
+        failure: Why it learns no more; empty while it does.
+    """
+
+    def __init__(self, state: State, save_interval: int = 1000, max_backlog: int = 1000) -> None:
+        self.state, self.learner = state, state.learner
+        self.save_interval, self.max_backlog = save_interval, max_backlog
+        self.failure = ""
+        self.monitor = ServiceMonitor()
+        self.backlog = 0
+        self._saved_at = state.position
+        self._changed = threading.Condition()
+        self._arrived: deque[Ticket] = deque()
+        self._written: deque[Ticket] = deque()
+        self._stopping = self._rotates = False
+        self._step_seconds = 0.1
+        self.replayed = self._replay()
+        # at the end of the log, where the state's own ids are at what was learned
+        self._ids_written = KnownIds(state.ids.most_waiting, state.ids.remembered)
+        self._ids_written.load(state.ids.state())
+        self.learner.newest()
+        self.monitor.observe(self.learner, state.position)
+        self._threads = [
+            threading.Thread(target=loop, name=loop.__name__.strip("_"), daemon=True)
+            for loop in (self._write_all, self._learn_all)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # requests
+
+    def predict(self, xs: Sequence[Any]) -> list[Answer]:
+        """Return the predictions for samples of requests, all with the parameters of one moment.
+
+        Raises:
+            ValueError: If one is no sample.
+        """
+        learner = self.learner
+        samples = [learner.inputs.read(readable(learner, x)) for x in xs]
+        snapshot = learner.newest()
+        if learner.has_no_choice(snapshot):
+            only = snapshot.classes[0] if snapshot.classes else None
+            return [Answer(only, {str(value): 1.0 for value in snapshot.classes})] * len(samples)
+        names = [str(value) for value in snapshot.classes]
+        found = []
+        for part in self._outputs(samples, snapshot):
+            rows = part.mean().tolist() if learner.labels.likelihood.has_classes else [None] * len(part.outputs)
+            probabilities = [None if row is None else dict(zip(names, row, strict=False)) for row in rows]
+            found += list(map(Answer, learner.labels.answers(part), probabilities))
+        return found
+
+    def _outputs(self, samples: list[Any], snapshot: Any) -> list[Any]:
+        try:
+            return self.learner.predicted(samples, snapshot) if samples else []
+        except RuntimeError as error:  # such as a size that the layers cannot take
+            raise ValueError(f"x: the model cannot take it: {' '.join(str(error).split())[:200]}") from error
+
+    def status(self) -> dict[str, Any]:
+        """Return what the page and Prometheus show; waits for the step under way where something was learned."""
+        if self.monitor.position != self.state.position and (not self.backlog or self.monitor.age() > 0.5):
+            self.monitor.observe(self.learner, self.state.position)
+        state = "stopped" if self.failure else "learning" if self.backlog else "waiting"
+        about = {"state": state, "failure": self.failure, "position": self.state.position, "backlog": self.backlog}
+        return {**about, "snapshot_position": self._saved_at, **self.monitor.status()}
+
+    def check(self, operations: Sequence[Operation]) -> Payload:
+        """Return operations as they are written, after a check of their samples and labels.
+
+        Raises:
+            ValueError: If a sample or a label is none; names its place where there are several.
+        """
+        for place, operation in enumerate(operations):
+            try:
+                if "x" in operation:
+                    checked(self.learner, operation["x"])
+                if "y" in operation:
+                    check_label(self.learner, operation["y"])
+            except ValueError as error:
+                where = f"sample {place}: " if len(operations) > 1 else ""
+                raise ValueError(f"{where}{error}") from error
+        if self.learner.inputs.modality != "text":  # whether the model can take it, only the model can say
+            self.predict([operation["x"] for operation in operations if "x" in operation])
+        return payload(operations)
+
+    def submit(self, operations: list[Operation], written: Payload) -> Ticket:
+        """Take a request into the queue.
+
+        Args:
+            operations: What is to be learned.
+            written: The same from :meth:`check`.
+
+        Raises:
+            Refused: If the queue is full, or nothing more is learned.
+        """
+        with self._changed:
+            if self.failure:
+                raise Refused(self.failure, None)
+            if self._stopping:
+                raise Refused("the service stops", 5)
+            if self.backlog and self.backlog + len(operations) > self.max_backlog:
+                raise Refused(
+                    f"{self.backlog} samples wait to be learned, and more than {self.max_backlog} may not",
+                    max(1, round(self.backlog * self._step_seconds / 2)),
+                )
+            ticket = Ticket(written, operations)
+            self.backlog += len(operations)
+            self._arrived.append(ticket)
+            self._changed.notify_all()
+        return ticket
+
+    def close(self) -> None:
+        """Stop: what was acknowledged and not yet learned is in the log, and is learned after the next start."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        for ticket in self._written:
+            ticket.fail(Refused("the service stopped before this was learned; it is in the log", 5))
+        self._save()
+        self.state.journal.close()
+        self.state.lock.release()
+
+    # the writer
+
+    def _write_all(self) -> None:
+        while tickets := self._wait_for(self._arrived):
+            if self._rotates:
+                self._rotates = False
+                self.state.journal.rotate()
+            try:
+                self.state.journal.append([ticket.payload for ticket in tickets])
+            except LogNotWritten as error:
+                with self._changed:
+                    self.backlog -= sum(len(ticket.operations) for ticket in tickets)
+                self.monitor.unwritten(error)
+                for ticket in tickets:
+                    ticket.fail(error)
+                continue
+            outcomes = [list(map(self._ids_written.take, ticket.operations)) for ticket in tickets]
+            with self._changed:
+                self._written.extend(tickets)
+                self._changed.notify_all()
+            for ticket, outcome in zip(tickets, outcomes, strict=True):
+                ticket.durable.set_result(outcome)
+
+    def _wait_for(self, queue: deque[Ticket], most: int | None = None) -> list[Ticket]:
+        """Return what waits in a queue, its first ``most``; nothing when the service stops."""
+        with self._changed:
+            while not queue and not self._stopping:
+                self._changed.wait()
+            # what has arrived is written before the end; what was written is learned after the next start
+            if self._stopping and queue is self._written:
+                return []
+            return [queue.popleft() for _ in range(min(len(queue), most or len(queue)))]
+
+    # the learner
+
+    def _learn_all(self) -> None:
+        while tickets := self._wait_for(self._written, 1):
+            (ticket,) = tickets
+            begin = time.monotonic()
+            try:
+                for operation in ticket.operations:
+                    self._apply(operation)
+            except Exception as error:  # of whatever kind: what follows in the log must not be learned without this
+                self._stop_learning(error, ticket)
+                return
+            seconds = (time.monotonic() - begin) / len(ticket.operations)
+            self._step_seconds += 0.1 * (seconds - self._step_seconds)
+            with self._changed:
+                self.backlog -= len(ticket.operations)
+            self.monitor.learned(seconds, len(ticket.operations))
+            if self.monitor.age() > OBSERVE_INTERVAL:
+                self.monitor.observe(self.learner, self.state.position)
+            ticket.applied.set_result(None)
+            if self.state.position - self._saved_at >= self.save_interval:
+                self._save()
+
+    def _stop_learning(self, error: Exception, ticket: Ticket) -> None:
+        with self._changed:
+            self.failure = _stopped(self.state.position, error)
+            waiting = [ticket, *self._written]
+        rank_zero_warn(self.failure)
+        for each in waiting:
+            each.fail(Refused(self.failure, None))
+
+    def _apply(self, operation: Operation) -> None:
+        """Apply the next operation of the log.
+
+        What is refused is refused again when the log is read after a kill, for nothing but the state decides it.
+        """
+        outcome = self.state.ids.take(operation)
+        self.monitor.outcome(operation["op"], outcome)
+        try:
+            if outcome in ("accepted", "waiting"):
+                self._change(operation)
+        except ValueError as error:  # such as a class beyond the most that there may be
+            self.monitor.rejected(error)
+        self.state.position += 1
+
+    def _change(self, operation: Operation) -> None:
+        learner, kind, id = self.learner, operation["op"], operation.get("id")
+        if kind == "label":
+            learner.feedback(id, operation["y"])
+            self.monitor.labelled(id, operation["y"])
+        elif kind == "wait":
+            sample = learner.inputs.read(readable(learner, operation["x"]))
+            with learner.lock:
+                learner.pending.add(id, Waiting(sample, operation["answer"], True))
+        else:
+            if id is not None and id in learner.pending:
+                learner.pending.take(id)
+            learner.learn_one(readable(learner, operation["x"]), operation["y"])
+
+    # what is kept
+
+    def _replay(self) -> int:
+        """Learn what the log has beyond the snapshot."""
+        count = 0
+        for _, operations in self.state.journal.read(self.state.position):
+            if self.failure:
+                continue
+            try:
+                for operation in operations:
+                    self._apply(operation)
+                    count += 1
+            except Exception as error:  # as it stopped before the restart
+                self.failure = _stopped(self.state.position, error)
+        return count
+
+    def _save(self) -> None:
+        if self.failure or self._saved_at == self.state.position or not self.state.may_save():
+            return
+        try:
+            with self.learner.lock:
+                self.state.save()
+        except DiskFull as error:  # the log has everything
+            self.monitor.unsaved(error)
+            rank_zero_warn(f"{error}; the log is kept, and the snapshot tried again")
+            self._saved_at = self.state.position - self.save_interval // 2
+            return
+        self._saved_at, self._rotates = self.state.position, True
+        self.state.journal.prune(self.state.position)
+
+
+def _stopped(position: int, error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"the learner has stopped at operation {position}: {reason}"

@@ -1,0 +1,131 @@
+"""The folder of a service: its last snapshot, the log since then, and a lock."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
+from filtune.lightning_modules.locks import FolderLock
+from filtune.lightning_modules.runs import CheckpointError, find_checkpoint
+
+from ..core import KEEP_INTERVAL
+from ..learner import OnlineLearner
+from ..storage import content
+from .journal import Journal
+from .known_ids import KnownIds
+
+SNAPSHOT = "snapshot.ckpt"
+"""Name of the snapshot, which :meth:`OnlineLearner.load` reads too."""
+
+SERVING = "serving"
+"""Entry of a snapshot with the position of the log and the ids."""
+
+
+@dataclass
+class State:
+    """What a service goes on from.
+
+    Attributes:
+        learner: The learner.
+        ids: What it knows by id.
+        position: Operations of the log that are in both.
+        folder: Where it is kept.
+        journal: The log.
+        lock: Keeps other processes out of the folder.
+        origin: Checksum of the checkpoint that the service began with.
+        is_new: Whether the service begins here.
+    """
+
+    learner: OnlineLearner
+    ids: KnownIds
+    position: int
+    folder: Path
+    journal: Journal
+    lock: FolderLock
+    origin: str
+    is_new: bool
+
+    def save(self) -> None:
+        """Replace the snapshot by the state of now; the caller holds the learner's lock, or is its only thread.
+
+        Nothing is changed by it, so that a run with snapshots is equal to one without.
+
+        Raises:
+            DiskFull: If there is no space left; the snapshot before is still there.
+        """
+        serving = {"position": self.position, "origin": self.origin, **self.ids.state()}
+        AtomicCheckpointIO().save_checkpoint({**content(self.learner), SERVING: serving}, self.folder / SNAPSHOT)
+
+    def may_save(self) -> bool:
+        """Return whether a snapshot of now continues bit for bit.
+
+        Where the policy for divergence is to rewind, the state to rewind to is not in the snapshot; just after it was
+        kept, it is the state of the snapshot.
+        """
+        return self.learner.watch.policy != "rewind" or self.learner.steps % KEEP_INTERVAL == 0
+
+
+def open_state(ckpt_path: Path, folder: Path | None, own: Sequence[str] = (), **options: Any) -> State:
+    """Return the state of a service: of its folder, or of a run's checkpoint where it begins.
+
+    Args:
+        ckpt_path: A run's folder or a checkpoint.
+        folder: The folder; by default ``serving`` in the run's.
+        own: Class paths outside filtune that the checkpoint may name.
+        options: Further options of :meth:`OnlineLearner.from_checkpoint`, for a service that begins.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read, or the folder is of another one.
+        FolderInUse: If another process serves from the folder.
+    """
+    given = ckpt_path
+    folder = folder or (given if given.is_dir() else given.parent) / "serving"
+    is_new = not (folder / SNAPSHOT).is_file()
+    checkpoint = find_checkpoint(given)  # fails before the folder is created
+    if is_new and not checkpoint.is_file():
+        raise CheckpointError(f"ckpt_path: there is no checkpoint {checkpoint}")
+    lock = FolderLock(folder, f"--state_dir {folder}", "name another --state_dir")
+    lock.acquire()
+    try:
+        origin = _checksum(checkpoint) if checkpoint.is_file() else ""
+        journal = Journal(folder / "log")
+        if is_new and journal.segments():
+            raise CheckpointError(
+                f"{folder / SNAPSHOT}: missing, though there is a log; restore it from a backup, or name another "
+                "--state_dir"
+            )
+        learner = OnlineLearner.from_checkpoint(checkpoint if is_new else folder / SNAPSHOT, own=own, **options)
+        state = State(learner, KnownIds(learner.pending.most), 0, folder, journal, lock, origin, is_new)
+        if is_new:
+            state.save()
+        else:
+            _continue(state)
+    except BaseException:
+        lock.release()
+        raise
+    return state
+
+
+def _continue(state: State) -> None:
+    saved = AtomicCheckpointIO().load_checkpoint(state.folder / SNAPSHOT).get(SERVING)
+    if saved is None:
+        raise CheckpointError(f"{state.folder / SNAPSHOT}: no service wrote it; name another --state_dir")
+    if state.origin and saved["origin"] != state.origin:
+        raise CheckpointError(
+            f"--state_dir {state.folder}: it holds what was learned from another checkpoint; name another --state_dir, "
+            "or the checkpoint that it began with"
+        )
+    state.position, state.origin = saved["position"], saved["origin"]
+    state.ids.load(saved)
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
