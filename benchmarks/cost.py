@@ -1,144 +1,132 @@
-r"""Cost of a step of every filter relative to AdamW's and to the floor: over outputs, size of the state, and batch.
+"""Cost of a step relative to AdamW's and to the floor, as a table of models, sizes and batches, with a plot.
 
-The model is a transformer of MiniLM's shape (6 layers, width 384, 24 tokens) with random weights; the state is LoRA on
-its layers and its head. A matrix or a block of P that does not fit is left out. Under eight minutes on two cores.
+``filters`` has every filter over outputs, size of the state and batch, under eight minutes on two cores; ``classes``
+Filtune over the number of classes; ``natural`` the lazy steps, refreshes and periods of natural gradients; ``table3``
+the twelve pairs of LoKO's Table 3. How methods are compared is described in :mod:`benchmarks.timing`.
 
     python -m benchmarks.cost --threads 1 --output docs/results/cost
+    python -m benchmarks.cost classes --threads 1 --output docs/results/cost_classes
+    python -m benchmarks.cost natural --threads 1 --output docs/results/natural_cost
+    python -m benchmarks.cost table3 --points "*/ResNet18" --rounds 3
+    python -m benchmarks.cost table3 --device cuda --methods adamw loko loko-graph loko-plain-attention
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from filtune.experiments.terminal import terminal_table
 from filtune.reports.plots import draw_legend, draw_mean, log_scale, looks, new_figure, save_png
 from rich.console import Console
 
-from benchmarks.models import transformer
-from benchmarks.timing import batches, build_methods, compare_methods, describe_environment, interleave
+from benchmarks.methods import OPTIMIZERS
+from benchmarks.tables import TABLES
+from benchmarks.timing import Point, measure_points, parser_of
 
-STATES: dict[str, tuple[int, list[str]]] = {"1e4": (2, ["query"]), "1e5": (2, ["linear"]), "1e6": (24, ["linear"])}
-"""LoRA's rank and layers, by the size of the state they make."""
+AIMS = {"ngd": {"refresh": 1.5}, "ring": {"lazy": 1.05, "period": 1.10}, "reng": {"lazy": 1.05, "period": 1.25}}
+"""Ratios to AdamW that are aimed at, of natural gradients."""
 
-OUTPUTS = (2, 10, 100)
-BATCHES = (1, 2, 4, 8)
-
-
-class GridPoint(NamedTuple):
-    """A point of the grid: size of the state, outputs, batch."""
-
-    state: str
-    outputs: int
-    batch: int
-
-    def optimizers(self) -> list[str]:
-        """Return the names of the optimizers whose covariance fits."""
-        names = ["adamw", "loko", "r-kalman", "low-rank"]
-        if self.batch == 1:
-            names += ["loko-logits"]
-        if self.state != "1e6":
-            names += ["filtune", "neuron"]
-        if self.state != "1e6" and self.outputs > 2:  # two classes are a row anyway
-            names += ["filtune-top-k"]
-        if self.state == "1e4" and self.outputs < 100:
-            names += ["tensor", "full"]
-        return names
+FIGURES = {
+    "ms / step": ("median_seconds", 1000.0, 2),
+    "/ AdamW": ("ratio_to_adamw", 1.0, 2),
+    "sum / AdamW": ("ratio_of_sums_to_adamw", 1.0, 2),
+    "/ floor": ("ratio_to_floor", 1.0, 2),
+    "lazy": ("lazy", 1.0, 2),
+    "refresh": ("refresh", 1.0, 2),
+    "period": ("period", 1.0, 2),
+    "algebra, %": ("algebra_share", 100.0, 1),
+    "peak of a step, MiB": ("peak_step_bytes", 2.0**-20, 1),
+    "state, MiB": ("state_bytes", 2.0**-20, 2),
+}
+"""Columns of a table: the figure, its scale and its digits."""
 
 
-def grid() -> Iterator[GridPoint]:
-    """Yield every size with every number of outputs, and batches for the middle size and few outputs."""
-    yield from (GridPoint(state, outputs, 1) for state in STATES for outputs in OUTPUTS)
-    yield from (GridPoint("1e5", outputs, batch) for outputs in (2, 10) for batch in BATCHES if batch > 1)
+def print_points(points: list[dict[str, Any]]) -> None:
+    """Print the figures of every method, one table for each point."""
+    for point in points:
+        found = point["optimizers"]
+        heads = [head for head, (key, *_) in FIGURES.items() if any(key in own for own in found.values())]
+        rows = []
+        for name, own in found.items():
+            cells = []
+            for key, scale, digits in (FIGURES[head] for head in heads):
+                aim = AIMS.get(name, {}).get(key)
+                text = f"{scale * own[key]:.{digits}f}" if key in own else ""
+                cells.append(f"{text} (aim {aim:.2f})" if text and aim else text)
+            rows.append((name, *cells))
+        size = f"{point['outputs']} outputs, batch {point['batch']}, n = {point['trainable_parameters']:,}"
+        published = f"; LoKO / AdamW in the paper: {point['published']:.1f}" if point["published"] else ""
+        title = f"{point['name']} ({size}, {point['rounds']} rounds{published})"
+        Console(width=150).print(terminal_table(title, ("method", *heads), rows))
 
 
-def measure_point(cell: GridPoint, seconds: float, device: torch.device) -> dict[str, Any]:
-    """Return the figures of all methods at one point."""
-    torch.manual_seed(0)
-    rank, targets = STATES[cell.state]
-    case = transformer(cell.outputs, rank, targets).to(device)
-    methods = build_methods(case, cell.optimizers(), cell.outputs, device)
-    rounds = interleave(
-        methods, batches(case, cell.outputs, cell.batch, device), warmup=2, rounds=1000, seconds=seconds
-    )
-    n = sum(p.numel() for p in case.parameters() if p.requires_grad)
-    return {**cell._asdict(), "trainable_parameters": n, "rounds": rounds, "optimizers": compare_methods(methods)}
-
-
-def print_grid(cells: list[dict[str, Any]]) -> None:
-    """Print the ratios to AdamW and to the floor, and the share of the algebra."""
-    names = list(dict.fromkeys(name for cell in cells for name in cell["optimizers"] if name != "adamw"))
-    rows = []
-    for cell in cells:
-        found = cell["optimizers"]
-        row = [f"{cell['trainable_parameters']:,}", str(cell["outputs"]), str(cell["batch"])]
-        row += [f"{1000 * found['adamw']['median_seconds']:.1f}", *(_entry(found.get(name)) for name in names)]
-        rows.append(row)
-    title = "ratio to AdamW, ratio to the floor, algebra in % of the step"
-    Console(width=170).print(terminal_table(title, ("n", "m", "B", "AdamW, ms", *names), rows))
-
-
-def _entry(figures: dict[str, Any] | None) -> str:
-    if figures is None:
-        return ""
-    share = figures.get("algebra_share")
-    ratios = f"{figures['ratio_to_adamw']:.2f} {figures['ratio_to_floor']:.2f}"
-    return ratios if share is None else f"{ratios} {100 * share:.0f}"
-
-
-def plot_grid(cells: list[dict[str, Any]], target: Path) -> None:
-    """Plot the ratio to AdamW against m for each size of the state, and against B."""
-    names = dict.fromkeys(name for cell in cells for name in cell["optimizers"])
+def plot_points(points: list[dict[str, Any]], target: Path) -> None:
+    """Plot the ratio to AdamW, of a period where a method has one, over outputs or batches or at each point."""
+    names = list(dict.fromkeys(name for point in points for name in point["optimizers"]))
     styles = looks((name, name, "tuned" if "floor" in name else "paper") for name in names)
-    single = [cell for cell in cells if cell["batch"] == 1]
-    few = [cell for cell in cells if cell["state"] == "1e5" and cell["outputs"] == 2]
-    panels = {f"n ≈ {state}, batch 1": [cell for cell in single if cell["state"] == state] for state in STATES}
-    handles: dict[str, Any] = {}
-    with new_figure(1, len(STATES) + 1, (15, 4.2)) as (figure, axes):
-        for axis, (title, found) in zip(axes[0], {**panels, "n ≈ 1e5, two outputs": few}.items(), strict=True):
-            over = "batch" if found is few else "outputs"
+    panels: dict[str, list[dict[str, Any]]] = {}
+    for point in points:
+        panels.setdefault(point["panel"], []).append(point)
+    columns, handles = min(len(panels), 4), dict[str, Any]()
+    rows = -(-len(panels) // columns)
+    with new_figure(rows, columns, (max(3.6 * columns, 8), 3.6 * rows)) as (figure, axes):
+        for axis, (title, own) in zip(axes.flat, panels.items(), strict=False):
+            is_scaled = own[0]["x"] is not None
+            places = [point["x"] if is_scaled else place for place, point in enumerate(own)]
             for name in names:
-                points = [(c[over], c["optimizers"][name]["ratio_to_adamw"]) for c in found if name in c["optimizers"]]
-                if points:
-                    handles[name] = draw_mean(axis, *zip(*points, strict=True), styles[name], marker="o")
-            axis.set(title=title, xlabel="batch B" if found is few else "outputs m")
-            log_scale(axis, "x")
+                pairs = [
+                    (x, p["optimizers"][name]) for x, p in zip(places, own, strict=True) if name in p["optimizers"]
+                ]
+                if pairs:
+                    drawn = [(x, found.get("period", found["ratio_to_adamw"])) for x, found in pairs]
+                    style = {} if is_scaled else {"linestyle": "none"}
+                    handles[name] = draw_mean(axis, *zip(*drawn, strict=True), styles[name], marker="o", **style)
+            axis.set(title=title, ylabel="step time, ratio to AdamW")
             log_scale(axis, "y")
-            axis.set_xticks(sorted({cell[over] for cell in found}))
-        low, high = zip(*(axis.get_ylim() for axis in axes[0]), strict=True)
-        for axis in axes[0]:
-            axis.set_ylim(min(low), max(high))
-        axes[0, 0].set_ylabel("step time, ratio to AdamW")
+            if is_scaled:
+                log_scale(axis, "x")
+                axis.set_xticks(places)
+            else:
+                axis.set_xticks(places, [point["name"].replace(", ", "\n") for point in own], fontsize="small")
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
         draw_legend(figure, handles, styles)
         save_png(figure, target)
 
 
+def check_methods(names: list[str], options: argparse.Namespace, parser: argparse.ArgumentParser, option: str) -> None:
+    """End with a message where the reference is not among the methods, or one cannot run on the device."""
+    if "adamw" not in names:
+        parser.error(f"{option}: adamw is the reference and must be among them")
+    if any(OPTIMIZERS[name].has_graph for name in names) and options.device.type != "cuda":
+        parser.error(f"{option}: there are graphs on a CUDA device alone; take --device cuda")
+
+
 def main(args: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--states", nargs="+", choices=STATES, default=list(STATES))
-    parser.add_argument("--outputs", nargs="+", type=int, choices=OUTPUTS, default=list(OUTPUTS))
-    parser.add_argument("--batches", nargs="+", type=int, choices=BATCHES, default=list(BATCHES))
-    parser.add_argument("--seconds", type=float, default=12, help="for a point of the grid, but at least three rounds")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, help="path of the JSON and the PNG, without suffix")
+    parser = parser_of(__doc__)
+    parser.add_argument("table", nargs="?", choices=TABLES, default="filters")
+    parser.add_argument("--points", nargs="+", metavar="PATTERN", help='only points of these names, such as "minilm*"')
+    parser.add_argument("--methods", nargs="+", choices=OPTIMIZERS, help="in place of those of each point")
+    parser.set_defaults(rounds=None)
     options = parser.parse_args(args)
-    torch.set_num_threads(options.threads)
-    device, cells = torch.device(options.device), []
-    for cell in grid():
-        if cell.state in options.states and cell.outputs in options.outputs and cell.batch in options.batches:
-            print(f"n ~ {cell.state}, m = {cell.outputs}, B = {cell.batch}", flush=True)
-            cells.append(measure_point(cell, options.seconds, device))
-    print_grid(cells)
+    table = TABLES[options.table]
+    if options.methods:
+        check_methods(options.methods, options, parser, "--methods")
+    options.rounds = table.rounds if options.rounds is None else options.rounds
+    options.seconds = table.seconds if options.seconds is None else options.seconds
+    every, patterns = list(table.points()), options.points or table.default
+    chosen: list[Point] = [point for point in every if any(fnmatch(point.name, pattern) for pattern in patterns)]
+    if not chosen:
+        parser.error(f"--points: none has such a name; there are {'; '.join(point.name for point in every)}")
+    if options.methods:
+        chosen = [point._replace(methods=options.methods) for point in chosen]
+    points = measure_points(chosen, options)
+    print_points(points)
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        record = {"cells": cells, "environment": describe_environment(device, options.threads)}
-        options.output.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
-        plot_grid(cells, options.output.with_suffix(".png"))
+        plot_points(points, options.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

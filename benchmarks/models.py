@@ -71,6 +71,18 @@ def transformer(outputs: int, rank: int, targets: list[str], length: int = 24) -
     return Case(_adapted(model, rank, targets, "head"), _tokens(shape.vocab_size, length))
 
 
+def small_transformer(outputs: int) -> Case:
+    """Return a transformer of two layers with LoRA on queries and values and a trained head, for checks."""
+    shape = BertConfig(vocab_size=200, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+    model = MeanPooled(BertModel(shape, add_pooling_layer=False), outputs)
+
+    def draw(generator: torch.Generator, batch: int) -> dict[str, Tensor]:
+        ids = torch.randint(5, 200, (batch, 12), generator=generator)
+        return {"input_ids": ids}  # nothing is padded; transformers would read a mask on the host
+
+    return Case(_adapted(model, 4, ["query", "value"], "head"), draw)
+
+
 def minilm(outputs: int, weights: str | None, length: int) -> Case:
     """Return MiniLM, LoRA r=8 on the queries, mean of the tokens and a linear head."""
     if weights is None:

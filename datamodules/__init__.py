@@ -1,4 +1,4 @@
-"""Where samples come from: streams of texts and images, one at a time, resumable to the sample.
+"""Sources of samples: streams of texts and images, one sample at a time, resumable to the sample.
 
 Every data module in a file of this folder is a public name: adding one is adding its file.
 """

@@ -21,6 +21,9 @@ from .task import Task
 VALIDATION = (0, 2)
 """Key of the permutation that chooses the validation samples."""
 
+LIMITED = (0, 7)
+"""Key of the permutation of validation samples of which the trainer takes the first."""
+
 
 class StreamDataModule(pl.LightningDataModule, ABC):
     """A stream of training samples and, if there are any, validation samples.
@@ -29,14 +32,15 @@ class StreamDataModule(pl.LightningDataModule, ABC):
     (B,), int64 for classes and float32 for values, and of ``row`` (B,), the rows of the source split.
 
     Args:
-        batch_size: Samples per training batch of each process.
-        val_batch_size: Samples per validation batch.
-        max_samples: Length of the stream: the first so many of its order, the same in every epoch; all by default.
-        max_val_samples: How many validation samples to use, chosen by the seed; all by default.
-        seed: Seed of the order of the stream; by default the run's, as set by ``--seed_everything``, else 0.
-        shuffle: Whether to shuffle the stream, differently in each epoch; otherwise the order is that of the source.
-        num_workers: Processes that fetch training samples ahead; 0 for none.
-        task_name: Short name of the task, for log folders; by default taken from the source.
+        batch_size: Number of samples per training batch of each process.
+        val_batch_size: Number of samples per validation batch.
+        max_samples: Number of samples of the stream: the first ones of its order, the same in every epoch; null for
+            all.
+        max_val_samples: Number of validation samples, chosen by the seed; null for all.
+        seed: Seed of the stream's order; null takes the run's seed (``--seed_everything``), else 0.
+        shuffle: Shuffle the stream, differently in each epoch; ``false`` keeps the order of the source.
+        num_workers: Number of processes that fetch training samples ahead; 0 for none.
+        task_name: Short name of the task, for folders and tables; null takes that of the source.
 
     Attributes:
         task: What is predicted, after ``setup()``.
@@ -148,9 +152,14 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         """Return this process's validation samples in the order of the source; an empty list if there are none.
 
         Raises:
-            DataError: If there are fewer than processes.
+            DataError: If there are fewer than processes, or none and nothing else is to be done.
         """
         if self._val is None:
+            if self.trainer is not None and self.trainer.state.fn == "validate":
+                raise DataError(
+                    f"--data: there are no validation samples ({self.validation_source()}); name a split that has some "
+                    "by --data.val_split, or hold some out by --data.val_fraction"
+                )
             return []
         ranks, rank = self._ranks
         if len(self._val.rows) < ranks:
@@ -161,10 +170,36 @@ class StreamDataModule(pl.LightningDataModule, ABC):
         return DataLoader(
             self._val.samples,
             batch_size=self.val_batch_size,
-            sampler=self._val.rows[rank::ranks].tolist(),
+            sampler=self._validation_order()[rank::ranks].tolist(),
             collate_fn=collate,
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+    def validation_groups(self) -> np.ndarray:
+        """Return the group of each validation sample, (N,), of which a limited validation has its share each."""
+        assert self._val is not None
+        return np.zeros(len(self._val.rows), dtype=np.int64)
+
+    def _validation_order(self) -> np.ndarray:
+        """Return the validation samples in the order of the source, or spread over it where the first alone are taken.
+
+        The trainer's ``limit_val_batches`` takes the first batches, and a source may be sorted by class.
+        """
+        assert self._val is not None
+        rows, limit = self._val.rows, 1.0 if self.trainer is None else self.trainer.limit_val_batches
+        is_whole = isinstance(limit, float) and limit == 1.0
+        return rows if is_whole else rows[spread_order(self.validation_groups(), self.seed)]
+
+    def sample_at(self, position: int) -> dict[str, Any] | None:
+        """Return the sample that this run's stream hands out at a position, counted over all epochs from 0.
+
+        It is None before the stream is asked for, and where the run went on from another one.
+        """
+        loader = self._loader
+        if loader is None or self.resume_changed:
+            return None
+        epoch, place = divmod(position, len(loader.order))
+        return loader.dataset[int(loader.epoch_order(epoch)[place])]
 
     @property
     def part(self) -> Subset:
@@ -243,6 +278,21 @@ class StreamDataModule(pl.LightningDataModule, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the position, at which the next stream begins."""
         self._restored = state_dict.get("stream")
+
+
+def spread_order(groups: np.ndarray, seed: int) -> np.ndarray:
+    """Return an order drawn at random, (N,), in whose beginning every group is, and has its share.
+
+    Args:
+        groups: The group of each sample, (N,), from 0.
+        seed: Seed of the order.
+    """
+    order = permutation(len(groups), seed, *LIMITED)
+    drawn, place = groups[order], np.empty(len(groups))
+    for group in np.unique(groups):
+        size = int((drawn == group).sum())
+        place[drawn == group] = np.arange(size) / size
+    return order[np.argsort(place, kind="stable")]
 
 
 def at_least(name: str, value: float | None, least: float) -> None:

@@ -1,4 +1,4 @@
-"""What a file is that is not what its name says, by its first bytes."""
+"""Kinds of files by their first bytes, for those that are not what their name says."""
 
 from __future__ import annotations
 

@@ -55,7 +55,11 @@ def writable_cache() -> Path:
 
 @contextmanager
 def cache_errors(source: str) -> Iterator[None]:
-    """Report errors of the library in one line: of the cache where it cannot be written, else of the source."""
+    """Report errors of the library in one line: of the cache where it cannot be written, else of the source.
+
+    Raises:
+        DataError: If the block raises any error.
+    """
     try:
         yield
     except DataError:

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import rotate
 
 from .base import VALIDATION, StreamDataModule, at_least
-from .corruptions import corrupted
+from .corruptions import corrupted, refuse_range
 from .loader import permutation
 from .samples import DataError, Subset
 from .segments import (
@@ -64,6 +64,19 @@ class ChangingSamples(Dataset):
             for segment in segments
         ]
 
+    def check_pixels(self) -> None:
+        """Check the range of the images that are corrupted, as far as they have been decoded.
+
+        Raises:
+            DataError: Naming the first image with pixels beyond 0..1.
+        """
+        for number, segment in enumerate(self.segments):
+            reader = self.parts[segment.stream].samples.read
+            beyond = getattr(reader, "beyond", {}) if segment.corruption is not None else {}
+            rows = self.plan.row[self.plan.regime == number]
+            for row in rows[np.isin(rows, list(beyond))].tolist()[:1]:
+                raise refuse_range(str(segment.corruption), *beyond[row], reader.name(row))
+
     def __len__(self) -> int:
         """Return the number of positions of the stream."""
         return len(self.plan.row)
@@ -104,24 +117,26 @@ class ChangingSamples(Dataset):
 
 
 class ChangingDataModule(StreamDataModule):
-    """A stream composed of segments, each a regime of its own, from one data set or several.
+    """A non-stationary stream, composed of segments.
 
-    Validation is on the last segment's regime, on the validation samples of its stream, or on those of all segments.
+    The segments draw from one data set or several. Validation is on the last segment's regime, on the validation
+    samples of its stream, or on those of all segments.
 
     Args:
-        streams: The data modules that the segments draw from; their batch sizes do not count.
-        segments: The segments, in their order.
-        repeat: How many times they come, one after the other.
-        batch_size: Samples per training batch of each process.
-        val_batch_size: Samples per validation batch.
-        max_samples: Length of the stream; by default that of all segments.
-        max_val_samples: How many validation samples to use, chosen by the seed; all by default.
-        seed: Seed of all that is drawn; by default the run's, as set by ``--seed_everything``, else 0.
-        num_workers: Processes that fetch training samples ahead; 0 for none.
-        task_name: Short name of the task, for log folders; by default ``changing-`` and those of the streams.
-        validate: ``last`` validates on the last segment. ``all`` validates on every segment, as its images, labels and
-            classes are at its end; ``max_val_samples`` is divided equally among them. The accuracy is then reported for
-            each segment as well, and the forgetting.
+        streams: Data modules that the segments draw from; their batch sizes do not count.
+        segments: Segments of the stream, in order.
+        repeat: Number of times that the segments come, one after the other.
+        batch_size: Number of samples per training batch of each process.
+        val_batch_size: Number of samples per validation batch.
+        max_samples: Number of samples of the stream; null for those of all segments.
+        max_val_samples: Number of validation samples, chosen by the seed; null for all.
+        seed: Seed of all random draws; null takes the run's seed (``--seed_everything``), else 0.
+        num_workers: Number of processes that fetch training samples ahead; 0 for none.
+        task_name: Short name of the task, for folders and tables; null takes ``changing-`` and the names of the
+            streams.
+        validate: Segments to validate on. ``last``: the last one. ``all``: every segment, with the images, labels and
+            classes at its end; ``max_val_samples`` is divided equally among them, and the accuracy on each segment and
+            the forgetting are reported as well.
 
     Raises:
         DataError: If an argument is out of range, or the streams are not of one kind.
@@ -190,6 +205,7 @@ class ChangingDataModule(StreamDataModule):
         ]
         plan = plan_stream(self.segments, self.repeat, [part.rows for part in parts], self.seed, allowed)
         samples = ChangingSamples(parts, self.segments, plan, self._classes, (self.seed, _TRAINING))
+        samples.check_pixels()
         return Subset(samples, np.arange(len(samples))), self._validation()
 
     def _segments_of(self, index: int) -> list[tuple[int, Segment]]:
@@ -264,6 +280,11 @@ class ChangingDataModule(StreamDataModule):
             notes.append(f"no validation samples for segments {shown_list(lacking)}, whose forgetting is not measured")
         return notes
 
+    def validation_groups(self) -> np.ndarray:
+        """Return the segment of each validation sample, (N,)."""
+        assert self.validation is not None
+        return self.validation.samples.plan.regime[self.validation.rows]
+
     def stream_changes(self) -> Iterable[Any]:
         """Return the segments and how often they come, for the fingerprint."""
         validation = [] if self.validate == "last" else [self.validate]
@@ -298,6 +319,7 @@ class ChangingDataModule(StreamDataModule):
         if plan is None or not len(plan.row):
             return None
         samples = ChangingSamples(parts, self.segments, plan, self._classes, (self.seed, _VALIDATION))
+        samples.check_pixels()
         return Subset(samples, np.arange(len(samples)))
 
     def _fits(self, index: int) -> None:

@@ -57,6 +57,14 @@ def corruption(*constants: float) -> Callable[[Corrupt], Corrupt]:
     return register
 
 
+def refuse_range(name: str, least: float, greatest: float, which: str = "an image") -> DataError:
+    """Return the error of a corruption of an image with pixels beyond 0..1."""
+    return DataError(
+        f"--data.segments: corruption {name}: {which} has pixels from {least:g} to {greatest:g}; "
+        "corruptions are defined for images of whole numbers, or of floats in 0..1: rescale the images"
+    )
+
+
 def corrupted(image: Tensor, name: str, severity: int, rng: np.random.Generator) -> Tensor:
     """Return a corrupted image, of the same shape and type.
 
@@ -71,10 +79,7 @@ def corrupted(image: Tensor, name: str, severity: int, rng: np.random.Generator)
     """
     pixels = image.double().numpy() / (1 if image.is_floating_point() else 255)
     if pixels.min() < 0 or pixels.max() > 1:
-        raise DataError(
-            f"--data.segments: corruption {name}: an image has pixels from {pixels.min():g} to {pixels.max():g}; "
-            "corruptions are defined for images of whole numbers, or of floats in 0..1: rescale the images"
-        )
+        raise refuse_range(name, pixels.min(), pixels.max())
     apply, constants = CORRUPTIONS[name]
     found = torch.from_numpy(apply(pixels, constants[severity - 1], rng).clip(0, 1))
     return found.to(image.dtype) if image.is_floating_point() else (255 * found).round().to(image.dtype)

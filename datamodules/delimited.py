@@ -79,7 +79,7 @@ class DelimitedFile:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The path of the file."""
         return self.file.path
 
     @cached_property

@@ -30,7 +30,7 @@ class BadLine(Exception):
 
 @dataclass(frozen=True)
 class Dialect:
-    r"""How the fields of a record are separated and quoted.
+    r"""Separation and quoting of the fields of a record.
 
     Args:
         delimiter: The character between fields.
@@ -45,7 +45,7 @@ class Dialect:
 
     @property
     def is_plain(self) -> bool:
-        """Whether quotes are characters like any other."""
+        """True if quotes are characters like any other."""
         return self.quoting == "none"
 
     @property

@@ -18,9 +18,10 @@ _TRAINING = 1500
 
 
 class DigitsDataModule(StreamDataModule):
-    """The 1,797 digits of ``sklearn.datasets.load_digits``: uint8 images (1, 8, 8) of ten classes.
+    """A stream of the 1,797 handwritten digits of scikit-learn.
 
-    1,500 are for training and 297 for validation, the same ones whatever the seed.
+    They are uint8 images (1, 8, 8) of ten classes (``sklearn.datasets.load_digits``). 1,500 are for training and 297
+    for validation, the same ones whatever the seed.
     """
 
     modality: ClassVar = "image"

@@ -51,7 +51,7 @@ class HubFolder:
 
     @property
     def kind(self) -> str:
-        """What reads the files, such as ``parquet`` or ``imagefolder``."""
+        """The builder that reads the files, such as ``parquet`` or ``imagefolder``."""
         return type(self._builder).__module__.rpartition(".")[2]
 
     def load(self) -> dict[str, Dataset]:

@@ -13,7 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .base import at_least
-from .image_decoding import ImageError, decode_first, stored
+from .image_decoding import ImageError, decode_first, stored, stored_file
+from .image_files import ImageFiles
 from .samples import BadRow, SplitRef, Subset
 from .table import TableDataModule
 
@@ -21,19 +22,21 @@ _MANY = 3000
 
 
 class ImageDataModule(TableDataModule):
-    """A stream of images, as they are: uint8 in 0..255, or float32; resizing belongs to the backbone.
+    """A stream of images, each in its own size.
+
+    They are uint8 in 0..255, or float32. The backbone resizes and normalises them.
 
     Args:
-        source: A hub id such as ``ylecun/mnist``; a local folder laid out like the hub's; a folder of images with a
-            sub-folder for each class; or a file that holds the images, or their paths relative to itself.
-        image_column: Column of the images.
-        verify: Whether to decode all images of the stream before training, so that a bad one is found first.
-            Otherwise a bad image is an error when its turn comes, whatever ``on_bad_row`` says.
-        resize: Bring larger images to squares of so many pixels a side as they are decoded, by the workers that fetch
-            ahead where there are any (``num_workers``): the shorter side is resized, the middle of the longer one kept.
-        cache: ``memory`` keeps decoded images for later epochs, and what ``verify`` has decoded for the first; a
-            photograph of 256 pixels a side takes 0.2 MB. What workers decode is gone with them at the end of an epoch:
-            with ``num_workers``, let ``verify`` decode the images, or only those for validation are kept.
+        source: A hub id such as ``ylecun/mnist``; a local folder in the hub's layout; a folder of images with one
+            sub-folder for each class; or a table with a column of images, or of their paths relative to the file.
+        image_column: Name of the column of images.
+        verify: Decode all images of the stream before training, so that unreadable ones are found first. With ``false``
+            an unreadable image stops the run when its turn comes, whatever ``on_bad_row`` says.
+        resize: Side in pixels of the squares to which larger images are reduced when they are decoded: the shorter side
+            is resized, the middle of the longer one kept. Null keeps their size; the backbone resizes in any case.
+        cache: ``memory`` keeps decoded images for later epochs, and those that ``verify`` has decoded for the first
+            one; a photograph of 256 pixels a side takes 0.2 MB. Images that worker processes decode are lost at the end
+            of an epoch: with ``num_workers``, let ``verify`` decode them. ``none`` keeps none.
         **kwargs: The arguments of every table.
 
     Raises:
@@ -105,7 +108,7 @@ class ImageDataModule(TableDataModule):
 
 
 class ImageReader:
-    """Reads images out of a column.
+    """A reader of images out of a column.
 
     Args:
         table: The split.
@@ -117,6 +120,7 @@ class ImageReader:
 
     Attributes:
         animated: Rows decoded so far whose images have several frames, of which the first is taken.
+        beyond: Rows decoded so far whose images have pixels beyond 0..1 as floats, with the least and the greatest.
     """
 
     def __init__(
@@ -134,6 +138,8 @@ class ImageReader:
         self.table, self.column, self.place, self.folder, self.side = table, column, place, folder, side
         self.kept: dict[int, Tensor] | None = {} if keep else None
         self.animated: set[int] = set()
+        self.beyond: dict[int, tuple[float, float]] = {}
+        self.files = ImageFiles(len(table))
 
     def __call__(self, row: int) -> Tensor:
         """Return the image of a row, (C, H, W).
@@ -147,8 +153,20 @@ class ImageReader:
             raise self.place.error([BadRow(row, self.column, error.reason, error.detail)]) from error
 
     def contents(self, rows: np.ndarray) -> Iterator[Any]:
-        """Yield what is stored of the images of some rows: the bytes of files, or nested lists."""
-        return (stored(value, self.folder) for value in self.table[rows][self.column])
+        """Yield what is stored of the images of some rows: the bytes of files, or nested lists.
+
+        A file that has changed when its image is read later is an error.
+        """
+        for row, value in zip(rows.tolist(), self.table[rows][self.column], strict=True):
+            content, file = stored(value, self.folder), stored_file(value, self.folder)
+            if file is not None:
+                self.files.note(row, file, content)
+            yield content
+
+    def name(self, row: int) -> str:
+        """Return the image of a row, as messages name it."""
+        file = stored_file(self.table[row][self.column], self.folder)
+        return str(file) if file else f"the image in row {row} (from 0) of {self.place.source}, {self.place.split!r},"
 
     def find_bad_row(self, row: int) -> BadRow | None:
         """Return why the image of a row cannot be read; None where it can."""
@@ -161,9 +179,14 @@ class ImageReader:
     def _read(self, row: int) -> Tensor:
         if self.kept is not None and row in self.kept:
             return self.kept[row]
-        image, frames = decode_first(self.table[row][self.column], self.folder, self.side)
+        value = self.table[row][self.column]
+        if (file := stored_file(value, self.folder)) is not None:
+            self.files.check(row, file)
+        image, frames = decode_first(value, self.folder, self.side)
         if frames > 1:
             self.animated.add(row)
+        if image.is_floating_point() and (image.min() < 0 or image.max() > 1):
+            self.beyond[row] = float(image.min()), float(image.max())
         if self.kept is not None:
             self.kept[row] = image
         return image

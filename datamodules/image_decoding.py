@@ -1,4 +1,4 @@
-"""How stored images become tensors: files, bytes and nested lists."""
+"""Decoding of stored images into tensors: files, bytes and nested lists."""
 
 from __future__ import annotations
 
@@ -43,12 +43,24 @@ def stored(value: Any, folder: Path) -> Any:
         value: Bytes, path, dict of the two, or nested lists.
         folder: What a path is relative to.
     """
+    path = stored_file(value, folder)
+    if path is not None:
+        return path.read_bytes()
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
-    if not isinstance(value, str) or not value:
-        return value
-    path = folder / value
-    return path.read_bytes() if os.path.isfile(path) else None
+    return None if isinstance(value, str) and value else value
+
+
+def stored_file(value: Any, folder: Path) -> Path | None:
+    """Return the file that an image is stored in; None where it is stored as bytes or lists, or there is none.
+
+    Args:
+        value: Bytes, path, dict of the two, or nested lists.
+        folder: What a path is relative to.
+    """
+    if isinstance(value, dict):
+        value = value.get("path") if value.get("bytes") is None else None
+    return folder / value if isinstance(value, str) and value and os.path.isfile(folder / value) else None
 
 
 def decode(value: Any, folder: Path, side: int | None = None) -> Tensor:

@@ -39,7 +39,7 @@ class JsonFile:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The path of the file."""
         return self.file.path
 
     def texts(self) -> Iterator[str]:

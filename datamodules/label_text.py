@@ -1,4 +1,4 @@
-"""What the strings of an untyped column of labels mean: classes, or numbers.
+"""Interpretation of the strings of an untyped column of labels: classes, or numbers.
 
 The cells of a CSV file have no types. A label is the string that stands there, so that ``01`` and ``1`` are two
 classes, unless the labels are to be numbers: then all of them must be. Blanks around a label do not count.
@@ -41,7 +41,7 @@ MANY = 20
 
 @dataclass(frozen=True)
 class LabelText:
-    """How the strings of a column become labels.
+    """Interpretation of the strings of a column as labels.
 
     Args:
         task: Kind of task.

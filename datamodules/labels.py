@@ -47,7 +47,7 @@ def likelihood_for(kind: str) -> type[Likelihood]:
 
 @dataclass(frozen=True)
 class LabelCodec:
-    """How the labels of a column become targets.
+    """Encoding of the labels of a column as targets.
 
     Args:
         kind: The kind of task.

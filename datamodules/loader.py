@@ -19,7 +19,7 @@ def permutation(size: int, seed: int, *key: int) -> np.ndarray:
 
 
 class StreamLoader:
-    """Hands out a dataset in batches, epoch by epoch, in an order that is a function of (seed, epoch) alone.
+    """A loader of batches, epoch by epoch, in an order that is a function of (seed, epoch) alone.
 
     The state is (epoch, position), where the position counts the samples handed out in the epoch: neither those
     that workers have fetched ahead, nor the batches of an iterator that was dropped. An iterator begins where the

@@ -1,4 +1,4 @@
-"""What was read of the data, in one line and as plain values."""
+"""Report of what was read of the data, in one line and as plain values."""
 
 from __future__ import annotations
 
@@ -95,5 +95,6 @@ def describe_labels(task: Task, stream: Subset, inferred: bool, whole: bool) -> 
     seen = set(values.tolist())
     absent = [name for target, name in enumerate(task.classes) if target not in seen]
     if absent and whole:
-        said.append(f"{len(absent)} classes have no sample in the stream ({shown_list(absent, 5)})")
+        have = "class has" if len(absent) == 1 else "classes have"
+        said.append(f"{len(absent)} {have} no sample in the stream ({shown_list(absent, 5)})")
     return said

@@ -25,17 +25,18 @@ class Segment:
     """One segment of a non-stationary stream.
 
     Args:
-        samples: Its length.
-        stream: Which of the streams it takes samples from, counted from 0; it goes on where the last one left off.
-        permute_labels: Seed of a permutation of the classes that leaves none in its place; none leaves all.
-        rotate: Degrees of a counter-clockwise rotation of the images; two numbers for a gradual one, from and to.
-        gradual: Over its first so many samples the segment before is still drawn from, with a probability that falls
-            linearly from one to zero.
-        classes: Only samples of these classes, in the stream's order: names, or indices from 0 where no class is so
-            named, before any permutation. Where there are too few they come again, permuted. All classes by default.
-        corruption: A corruption of ImageNet-C, of the image in the size that the data set has, after any rotation:
-            a name in ``datamodules/corruptions.py``, such as ``gaussian_noise`` or ``contrast``.
-        severity: That of the corruption, from 1 to 5.
+        samples: Number of samples of the segment.
+        stream: Index of the stream that the samples come from, from 0; it continues where it was left.
+        permute_labels: Seed of a permutation of the classes that leaves none in its place; null permutes none.
+        rotate: Counter-clockwise rotation of the images, in degrees; two numbers, from and to, for a gradual one.
+        gradual: Number of samples at the beginning of the segment over which samples of the segment before are still
+            drawn, with a probability that falls linearly from one to zero.
+        classes: Classes whose samples alone are taken, in the stream's order: names, or indices from 0 where no class
+            has such a name, before any permutation. If there are too few samples, they are repeated in another order.
+            Null for all classes.
+        corruption: Corruption of ImageNet-C, such as ``gaussian_noise`` or ``contrast``, applied after any rotation to
+            the image in the size that the data set has; null for none.
+        severity: Severity of the corruption, from 1 to 5.
     """
 
     samples: int

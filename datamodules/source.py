@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,8 @@ import datasets
 from datasets import Dataset
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
+
+from filtune.suggestions import did_you_mean, nearest
 
 from .cache import cache_errors, check_parquet, content_cache, quiet_reading
 from .delimited import DELIMITERS, DelimitedFile, Quoting
@@ -31,7 +32,7 @@ ENDINGS = (*DELIMITERS, ".json", ".jsonl", ".parquet", ".ndjson")
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How text files are read.
+    """Options of reading text files.
 
     Args:
         encoding: Encoding of files without a byte order mark; UTF-8 by default.
@@ -114,9 +115,8 @@ def read_source(
         or file_ending(path) in ENDINGS
     ):
         kind = "file" if file_ending(path) in ENDINGS else "folder"
-        near = get_close_matches(path.name, _names_beside(path), 1)
-        meant = f"; did you mean {path.with_name(near[0])}?" if near else ""
-        raise DataError(f"--data.source: dataset {kind} not found: {source}{meant}")
+        meant = did_you_mean(str(path.with_name(near)) for near in nearest(path.name, _names_beside(path)))
+        raise DataError(f"--data.source: dataset {kind} not found: {source}{meant and f'; {meant}'}")
     _look_up(source)
     with quiet_reading(local=False), cache_errors(source):
         return Source(HubFolder(source, name).load())

@@ -39,39 +39,42 @@ class TableDataModule(StreamDataModule):
             sub-folder for each class, whatever the files are called; or a file, .csv, .tsv, .json, .jsonl, .ndjson or
             .parquet. The cells of a .csv or .tsv are strings: labels are classes by the string that stands there, or
             numbers where all of them are.
-        name: Configuration of the data set, such as ``sst2``; none where there is only one.
-        split: The split to learn from.
-        val_split: The split to validate on. Where it is none, or the data has no split of the usual name
-            ``validation``, ``val_fraction`` decides.
-        label_column: Column of the labels.
-        batch_size: Samples per training batch of each process.
-        val_batch_size: Samples per validation batch.
-        max_samples: Length of the stream: the first so many of its order, the same in every epoch; all by default.
-        max_val_samples: How many validation samples to use, chosen by the seed; all by default.
-        seed: Seed of the order of the stream; by default the run's, as set by ``--seed_everything``, else 0.
-        shuffle: Whether to shuffle the stream, again in each epoch; otherwise the order is that of the source.
-        val_fraction: Fraction of ``split`` that is held out for validation, chosen by the seed, where there is no
-            validation split; 0 for no validation.
+        name: Configuration of a hub data set, such as ``sst2`` of GLUE; null where there is only one.
+        split: Split to learn from.
+        val_split: Split to validate on. Null holds out ``val_fraction`` of ``split``, and so does the default where the
+            data has no split ``validation``.
+        label_column: Name of the column of labels.
+        batch_size: Number of samples per training batch of each process.
+        val_batch_size: Number of samples per validation batch.
+        max_samples: Number of samples of the stream: the first ones of its order, the same in every epoch; null for
+            all.
+        max_val_samples: Number of validation samples, chosen by the seed; null for all.
+        seed: Seed of the stream's order; null takes the run's seed (``--seed_everything``), else 0.
+        shuffle: Shuffle the stream, differently in each epoch; ``false`` keeps the order of the source.
+        val_fraction: Fraction of ``split``, in [0, 1), that is held out for validation where there is no validation
+            split, chosen by the seed; 0 for no validation.
         task: Kind of task: ``classification``, ``regression``, ``count``, ``multilabel`` (several labels per row), or
-            that of a user-defined likelihood; ``auto`` takes floats for values, all else for classes.
-        classes: Names of the classes, in the order of the model's outputs; by default as the data declares them,
-            else all labels found, sorted. Labels that differ in case or blanks alone are refused without it.
-        target_scaling: Units in which numbers are learned: ``running`` subtracts the mean of the targets seen so far,
-            divides by their standard deviation and estimates the noise variance (for counts, the logarithm of their
-            mean is the offset of the rate); ``none`` learns them as they are, with unit variance; ``auto`` takes
-            ``none`` where mean and standard deviation are of order one, as in STS-B, and ``running`` elsewhere.
-        metrics: Validation metrics: of accuracy, f1, matthews (and top5 for more than five classes) for classes, by
-            default accuracy; of pearson, spearman, rmse, mae for values, by default the first two; of deviance, mae,
-            rmse, pearson for counts, by default the first two; of f1, macro_f1, accuracy, exact_match for several
-            labels, by default f1 and exact_match.
-        on_bad_row: ``error`` stops before training at a row without label, text or readable image; ``skip`` leaves
-            such rows out and says how many.
-        num_workers: Processes that fetch training samples ahead; 0 for none.
-        task_name: Short name of the task, for log folders; by default that of the configuration or the source.
-        encoding: Encoding of text files that have no byte order mark, such as ``latin-1``; UTF-8 by default.
-        quoting: Quoting of a .csv or .tsv: ``doubled``, quotes around a field and twice within it; ``backslash``, a
-            backslash before a quote or a delimiter; ``none``, quotes are characters like any other; ``auto`` takes
-            what gives every row as many cells as the header, and refuses a file that can be read in two ways.
+            the kind of a likelihood of your own; ``auto`` takes numbers with decimals for values, and all other labels
+            for classes.
+        classes: Names of the classes in the order of the model's outputs; null takes the classes that the data
+            declares, else all labels found, sorted. Labels that differ only in case or blanks are refused unless they
+            are named here.
+        target_scaling: Units in which values are learned. ``running``: the mean of the targets so far is subtracted,
+            the rest divided by their standard deviation, and the noise variance estimated; counts are learned relative
+            to their mean so far. ``none``: as they are, with unit variance. ``auto``: ``none`` where mean and standard
+            deviation are of order one, as in STS-B, else ``running``.
+        metrics: Names of the validation metrics. Classes: accuracy (the default), f1, matthews, and top5 with more than
+            five classes. Values: pearson and spearman (the default), rmse, mae. Counts: deviance and mae (the default),
+            rmse, pearson. Several labels: f1 and exact_match (the default), macro_f1, accuracy.
+        on_bad_row: Reaction to a row without a label, a text or a readable image: ``error`` stops before training;
+            ``skip`` leaves it out and reports the number of such rows.
+        num_workers: Number of processes that fetch training samples ahead; 0 for none.
+        task_name: Short name of the task, for folders and tables; null takes that of the configuration or the source.
+        encoding: Encoding of text files without a byte order mark, such as ``latin-1``; null takes UTF-8.
+        quoting: Quoting of a .csv or .tsv. ``doubled``: quotes around a field, and doubled quotes within it.
+            ``backslash``: a backslash before a quote or a delimiter. ``none``: quotes are ordinary characters.
+            ``auto``: the quoting that gives every row as many cells as the header; a file that can be read in two ways
+            is refused.
 
     Raises:
         DataError: If an argument is out of range.
@@ -178,7 +181,7 @@ class TableDataModule(StreamDataModule):
 
     def notes(self) -> list[str]:
         """Return what was read in a way of its own, what was not read, and what the labels look like."""
-        inferred = self.classes is None and self.kind == "auto"
+        inferred = self.classes is None and self.kind == "auto" and not self._has_declared
         advice = describe_labels(self.task, self.part, inferred, whole=self.max_samples is None)
         padded = 0 if self._label_text is None else self._label_text.padded
         blanks = [f"blanks around {padded} labels left out"] if padded else []
@@ -281,7 +284,8 @@ class TableDataModule(StreamDataModule):
             kind = self._label_text.task
             classes = None if self._label_text.classes is None else list(self._label_text.classes)
         self.codec = LabelCodec.infer(table, self.label_column, kind, classes)
-        if self.classes is None and (self.read.is_image_folder or not declared_classes(table, self.label_column)):
+        self._has_declared = bool(declared_classes(table, self.label_column))
+        if self.classes is None and (self.read.is_image_folder or not self._has_declared):
             refuse_similar(self.codec.coding.classes, self.label_column, self._title())
 
     def _pick(self, split: str, argument: str) -> Dataset:

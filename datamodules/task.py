@@ -1,4 +1,4 @@
-"""What a data module says about its task."""
+"""The task that a data module describes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Task:
-    """What is predicted, and from what.
+    """A task: what is predicted, and from what.
 
     Args:
         name: Short name, for log folders.

@@ -18,9 +18,9 @@ class TextDataModule(TableDataModule):
     """A stream of texts, or of pairs of texts.
 
     Args:
-        source: A hub id such as ``nyu-mll/glue``; a local folder laid out like the hub's; or a file, .csv, .tsv, .json,
-            .jsonl or .parquet.
-        text_columns: The column of the text, or the two columns of a pair.
+        source: A hub id such as ``nyu-mll/glue``; a local folder in the hub's layout; or a file, .csv, .tsv, .json,
+            .jsonl, .ndjson or .parquet.
+        text_columns: Name of the text column, or names of the two columns of a pair.
         **kwargs: The arguments of every table.
 
     Raises:
@@ -66,7 +66,7 @@ class TextDataModule(TableDataModule):
 
 
 class TextReader:
-    """Reads texts, or pairs of texts, out of columns.
+    """A reader of texts, or pairs of texts, out of columns.
 
     Args:
         table: The split.

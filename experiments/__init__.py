@@ -1,1 +1,1 @@
-"""What to run and what came of it: the papers' tables and figures as runs, sweeps, and a record of each run."""
+"""Studies and their results: the papers' tables and figures as runs, sweeps, and a record of each run."""

@@ -45,7 +45,7 @@ class Archive:
     """
 
     def __init__(self, roots: Sequence[Path], own: Sequence[Table] = ()) -> None:
-        self.roots, self.own = list(roots), {table.name: table for table in own}
+        self.roots, self.own = list(roots), tables.tables_by_name(own)
         self.left_out: list[str] = []
         self.pools: dict[str, dict[str, Pool]] = {}
         self.sweeps: list[dict[str, Any]] = []
@@ -81,7 +81,7 @@ class Archive:
         return [record for record in self._records.values() if record is not None]
 
     def leave_out(self, reason: object) -> None:
-        """Say, once, what is left out and why."""
+        """Report, once, what is left out and why."""
         if (line := f"{reason}: left out") not in self.left_out:
             self.left_out.append(line)
 
@@ -113,6 +113,9 @@ class Archive:
             table = self.own.get(manifest["table"]) or shipped_table(manifest["table"])
         except (ValueError, OSError) as error:
             self.left_out.append(f"{path}: {error}: left out; --tables FILE names a table of your own")
+            return
+        if table.is_of_another_file(manifest.get("file"), path.parents[0 if name else 1]):
+            self.leave_out(f"{path}: it is of another table {table.name}, of the file {manifest.get('file')}")
             return
         scale, of = manifest.get("scale") or {}, source_tables(table)
         for source in of:
@@ -167,8 +170,7 @@ def _read_table(_: Path, name: str) -> Table:
 
 def source_tables(table: Table) -> list[Table]:
     """Return the tables whose cells a table or figure shows; itself where it has cells of its own."""
-    of = table.raw.get("of")
-    return [table] if of is None else [shipped_table(name) for name in ([of] if isinstance(of, str) else of)]
+    return table.sources or [table]
 
 
 def _has(table: Table, cell: str) -> bool:

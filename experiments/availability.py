@@ -40,7 +40,9 @@ def needs(config: Config, folders: dict[str, str]) -> list[Need]:
         folders: Where hub ids lie on this machine.
     """
     found = [_data(options, folders) for options in data_options(config.get("data")) if options.get("source")]
-    return [*dict.fromkeys(found or [Need("data", "embedded", "none needed")]), _weights(config, folders)]
+    data = [*dict.fromkeys(found or [Need("data", "embedded", "none needed")])]
+    has_backbone = lookup(config, "model.backbone.name") is not None  # a measurement may have a model of its own
+    return [*data, _weights(config, folders)] if has_backbone else data
 
 
 def _data(options: Config, folders: dict[str, str]) -> Need:
@@ -54,10 +56,11 @@ def _data(options: Config, folders: dict[str, str]) -> Need:
 
 
 def _configuration(source: str, folder: Path, name: str | None) -> Need:
-    """Whether a folder in the hub's layout has one of its configurations; checked only where it has several."""
+    """Return whether a folder in the hub's layout has one of its configurations; checked only where it has several."""
     parts = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if name and len(parts) > 1 and not any(part == name or part.startswith(f"{name}-") for part in parts):
-        return Need("data", f"{source} ({name})", "missing", f"the folder has {', '.join(parts)} alone")
+        reason = f"the folder has {', '.join(parts)} alone; name one that has {name} by --local {source}=FOLDER"
+        return Need("data", f"{source} ({name})", "missing", reason)
     return Need("data", source, "here")
 
 
@@ -109,7 +112,7 @@ def _ask_hub(kind: Literal["dataset", "model"], name: str) -> tuple[Where, str]:
 
 @cache
 def _reachable() -> bool:
-    """Whether the hub answers, asked once."""
+    """Return whether the hub answers, asked once."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

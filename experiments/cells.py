@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from filtune.suggestions import suggest
+
 from .composition import Config, assign, compose, grid_points, lookup, point_name
 from .estimate import run_size
 from .keys import run_key
-from .suggestions import suggest
 from .tables import Column, Row, Table
 
 SeedPlan = dict[str, list[int]]
@@ -18,7 +19,7 @@ SeedPlan = dict[str, list[int]]
 
 @dataclass(frozen=True)
 class Scale:
-    """How the runs of a table depart from the paper; empty for the paper's own scale.
+    """Differences of the runs of a table from the paper's; empty for the paper's own scale.
 
     Attributes:
         max_samples: Length of the stream.
@@ -63,16 +64,24 @@ class Cell:
         return run_key(self.config, seed)
 
 
+CURVES = {"trainer.log_every_n_steps": 50}
+"""Spacing of the curves of cells that set no other: it is part of a run's key, and does not depend on its length."""
+
+
 def cells(table: Table, scale: Scale | None = None) -> list[Cell]:
-    """Return all cells of a table, row by row."""
+    """Return all cells of a table, row by row; those of the tables that it is over, where it is."""
     scale = scale or Scale()
-    return [
-        _cell(table, row, column, point, scale)
-        for row in table.rows
-        for column in table.columns
-        if row.columns is None or column.name in row.columns
-        for point in grid_points(row.grid)
-    ]
+    of_sources = [cell for source in table.sources for cell in cells(source, scale)]
+    found = []
+    for row in table.rows:
+        for column in table.columns:
+            if row.columns is not None and column.name not in row.columns:
+                continue
+            if table.sources:
+                found += [cell for cell in of_sources if cell.name.split("/")[:2] == [row.name, column.name]]
+            else:
+                found += [_cell(table, row, column, point, scale) for point in grid_points(row.grid)]
+    return found
 
 
 def _cell(table: Table, row: Row, column: Column, point: dict[str, Any], scale: Scale) -> Cell:
@@ -81,7 +90,7 @@ def _cell(table: Table, row: Row, column: Column, point: dict[str, Any], scale: 
     parts = ["trainer/auto", f"task/{column.task}", *(f"{kind}/{name}" for kind, name in named.items() if name)]
     place = table.columns.index(column)
     own = {key: values[place] for key, values in row.by_column.items() if values[place] is not None}
-    whole = compose(parts, table.set, column.set, row.set, own, point)
+    whole = compose(parts, CURVES, table.set, column.set, row.set, own, point)
     shorter = {"data.max_samples": scale.max_samples} if scale.max_samples else {}
     config = compose([], whole, shorter, scale.set)
     if "model.schedule.warmup" not in scale.set:

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from filtune.lightning_modules.defaults import import_class, parameter_defaults
+from filtune.lightning_modules.defaults import constructor_arguments, import_class
 from filtune.lightning_modules.legacy import translate_class_path
 from filtune.lightning_modules.trust import OwnClasses, check_own
 
 import filtune
-
-from .suggestions import suggest
+from filtune.suggestions import suggest
 
 BASES = {"optimizer": ("optimizers", "OnlineOptimizer"), "data": ("datamodules", "StreamDataModule")}
 """By section of a configuration: the folder of its classes, and their base class."""
@@ -156,14 +155,12 @@ def check_option(config: dict[str, Any], key: str, option: str) -> None:
     path = (config.get(section) or {}).get("class_path")
     if section == "measurement" and not path:
         raise ValueError(f"{option} {key}: there is no measurement that could have this option; leave it out")
-    if section in SKIPPED and path:
-        known: Mapping[str, Any] = options(section, find_class(section, path))
-    elif section == "measurement" and (cls := import_class(path)) is not None:
-        known = parameter_defaults(cls)
-    else:
+    if not path:
         return
+    cls = find_class(section, path) if section in SKIPPED else import_class(path)
+    known = constructor_arguments(cls).keys() - {"params"}
     name = name.removeprefix("init_args.").partition(".")[0]
-    if name not in known and name != "class_path":
+    if cls is not None and name not in known and name != "class_path":
         raise ValueError(f"{option} {key}: no such option; {suggest(name, known)}")
 
 

@@ -16,10 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filtune.lightning_modules.legacy import translate
 from filtune.lightning_modules.yaml_loader import load_yaml, parse_value
 
+from filtune.suggestions import did_you_mean, nearest
+
+from .classes import find_class, public_path
 from .escaping import plain
-from .suggestions import nearest
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 """The configurations that ship with filtune."""
@@ -74,8 +77,8 @@ def find_config(name: str, option: str = "--config") -> Path:
         raise ValueError(f"{option} {name}: is a folder{inside}")
     known = shipped()
     short = {part.removeprefix("optimizer/"): part for part in known}
-    near = nearest(found.removesuffix(".yaml"), [*known, *short])
-    words = f"did you mean {' or '.join(near)}?" if near else f"shipped with filtune are {', '.join(known)}"
+    near = did_you_mean(nearest(found.removesuffix(".yaml"), [*known, *short]))
+    words = near or f"shipped with filtune are {', '.join(known)}"
     raise ValueError(f"{option} {name}: no such file; {words}")
 
 
@@ -136,40 +139,30 @@ def merge_over(merged: Config, new: Config, *, kind: str | None = None) -> Confi
     if kind in _CHOICES:
         place, mark = _CHOICES[kind]
         if lookup(merged, f"{place}.{mark}") and lookup(new, f"{place}.{mark}"):
-            if kind == "optimizer":
-                for key in (place, *_OF_OPTIMIZER):
-                    merged = _without(merged, key.split("."))
-            else:
-                merged = _without_choices(merged, kind, place)
+            merged = copy.deepcopy(merged)
+            for key in (place, *_OF_OPTIMIZER) if kind == "optimizer" else _chosen(merged, kind, place):
+                way, _, last = key.rpartition(".")
+                if isinstance(holder := lookup(merged, way) if way else merged, dict):
+                    holder.pop(last, None)
     return _merge(merged, new)
 
 
-def _without_choices(merged: Config, kind: str, place: str) -> Config:
-    """Return a configuration without the options of a shipped file of this kind; other options stay."""
-    decided = {
+def _chosen(merged: Config, kind: str, place: str) -> list[str]:
+    """The options, by dotted key, to which a shipped file of this kind gives the value that they have."""
+    given = {
         (key, repr(value))
         for path in (CONFIGS / kind).glob("*.yaml")
-        for key, value in _flat(lookup(read_part(path)[0], place) or {})
+        for key, value in _flat(lookup(read_part(path)[0], place) or {}, place)
     }
-    for key, value in list(_flat(lookup(merged, place) or {})):
-        if (key, repr(value)) in decided:
-            merged = _without(merged, [*place.split("."), *key.split(".")])
-    return merged
+    return [key for key, value in _flat(lookup(merged, place) or {}, place) if (key, repr(value)) in given]
 
 
-def _flat(tree: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(tree: Config, place: str) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, dict) and value and key in ("init_args",):
-            yield from _flat(value, f"{prefix}{key}.")
+        if isinstance(value, dict) and value and key == "init_args":
+            yield from _flat(value, f"{place}.{key}")
         else:
-            yield f"{prefix}{key}", value
-
-
-def _without(config: Config, way: list[str]) -> Config:
-    kept = {key: value for key, value in config.items() if key != way[0]}
-    if way[1:] and isinstance(config.get(way[0]), dict):
-        kept[way[0]] = _without(config[way[0]], way[1:])
-    return kept
+            yield f"{place}.{key}", value
 
 
 def read_part(path: Path) -> tuple[Config, bool]:
@@ -221,23 +214,22 @@ def _with_current_names(content: Config, merged: Config, path: Path, by_hand: bo
 
     Options of an optimizer are renamed if its class is one of filtune's.
     """
-    from filtune.lightning_modules.legacy import has_renamed_options, translate, translate_class_path
-
     label, content = f"--config {path}", nested(copy.deepcopy(content), f"--config {path}: ")
     for section in _WITH_CLASS:
         name = lookup(content, f"{section}.class_path")
         if isinstance(name, str) and "." not in name:
-            content[section]["class_path"] = class_path(section, name, f"{path}: {section}.class_path")
-    optimizer = lookup(content, "optimizer.class_path") or lookup(merged, "optimizer.class_path")
-    own = not has_renamed_options(translate_class_path(str(optimizer))) and optimizer is not None
+            found = find_class(section, name, f"{path}: {section}.class_path")
+            content[section]["class_path"] = public_path(found)
+    optimizer = content.get("optimizer")
+    options_alone = isinstance(optimizer, dict) and "class_path" not in optimizer
+    if options_alone:
+        content["optimizer"] = {**optimizer, "class_path": lookup(merged, "optimizer.class_path")}
     try:
-        new = translate({**content, "optimizer": None} if own else content)
+        new = translate(content)
     except ValueError as error:
         raise ValueError(f"{label}: {error}") from None
-    if own and "optimizer" in content:
-        new["optimizer"] = content["optimizer"]
-    elif own:
-        del new["optimizer"]
+    if options_alone:
+        del content["optimizer"]["class_path"], new["optimizer"]["class_path"]
     if new == content:
         return content
     if by_hand:
@@ -276,17 +268,6 @@ def nested(content: Config, label: str = "") -> Config:
         if inside:
             given["init_args"] = dict(inside)
     return content
-
-
-def class_path(section: str, name: str, option: str) -> str:
-    """Return the class path of a class by its name in any case.
-
-    Raises:
-        ValueError: If there is no such class; the message suggests similar names.
-    """
-    from .classes import find_class, public_path
-
-    return public_path(find_class(section, name, option))
 
 
 def _report_renames(old: Config, new: Config, path: Path) -> None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec
 
 from filtune.lightning_modules.legacy import translate_figure
+
+P = ParamSpec("P")
 
 FORMAT = 1
 """Format of records, manifests and packed studies."""
@@ -78,7 +81,10 @@ CURVE = Kind("a curve: ascending steps and as many numbers", _is_curve)
 STATUS = Kind("finished or diverged", lambda value: value in ("finished", "diverged"))
 KEY = Kind("a key", lambda value: _matches(value, r"[0-9A-Za-z_][0-9A-Za-z_.~-]{0,120}"))
 SEED = Kind("a seed", lambda value: _matches(value, "[0-9]{1,18}"))
+SEED_OR_SWITCH = Kind("a seed", lambda value: value is None or isinstance(value, bool) or _is_count(value))
 TABLE = Kind("a table's name", lambda value: _is_text(value) and _matches(value, _TABLE))
+
+PICTURE = Kind("a PNG in base64", lambda value: _matches(value, r"iVBORw0KGgo[0-9A-Za-z+/]{0,100000}={0,2}"))
 
 Fields = Mapping[str, Kind]
 
@@ -93,12 +99,14 @@ _KNOWN: Fields = {
     **dict.fromkeys(("environment", "data_fingerprint", "maps"), MAPPING.or_none()),
 }
 _TIMES: Fields = {
-    **dict.fromkeys(TIMES, FINITE.or_none()),
+    **dict.fromkeys((*TIMES, "process_seconds"), FINITE.or_none()),
     "finished_at": TEXT.or_none(),
 }
 _SCALE: Fields = {"max_samples": COUNT.or_none(), "backbone": TEXT.or_none(), "set": MAPPING.or_none()}
 _SWEEP: Fields = {"grid": MAPPING.or_none(), "metric": TEXT.or_none(), "halving": COUNT.or_none()}
 _SUMMARY: Fields = {"optimizer": TEXT, "task": TEXT, "backbone": TEXT, "samples": COUNT, "val": MAPPING}
+_SAMPLE: Fields = {"loss": FINITE, "position": COUNT, "probability": FINITE}
+_OPTIMIZER: Fields = {"class_path": TEXT.or_none(), "init_args": MAPPING.or_none()}
 _OF_SUMMARY: Fields = {
     **dict.fromkeys(("steps", "train_rows", "val_rows", "seed"), COUNT.or_none()),
     **dict.fromkeys(TIMES, FINITE.or_none()),
@@ -127,17 +135,24 @@ def each(content: Any, fields: Fields, place: str = "", needed: bool = True) -> 
             yield f"{place}{name} is {_shown(content[name])}, not {kind.name}"
 
 
-def record_fault(record: Any, of_store: bool = True) -> str:
-    """Return what is wrong with a record.
+def first_fault(check: Callable[P, Iterator[str]]) -> Callable[P, str]:
+    """Return a check that returns the first fault that is found; an empty text if there is none."""
+
+    @wraps(check)
+    def first(*args: P.args, **kwargs: P.kwargs) -> str:
+        return next(check(*args, **kwargs), "")
+
+    return first
+
+
+@first_fault
+def record_fault(record: Any, of_store: bool = True) -> Iterator[str]:
+    """Yield what is wrong with a record.
 
     Args:
         record: Its content, in the names of any release.
         of_store: Whether it is of a store, and has a format and a key.
     """
-    return next(_record_faults(record, of_store), "")
-
-
-def _record_faults(record: Any, of_store: bool) -> Iterator[str]:
     if of_store:
         yield from _head(record, "record", {"key": KEY})
     yield from each(record, _NEEDED if of_store else {**_NEEDED, "seed": COUNT.or_none()})
@@ -148,15 +163,12 @@ def _record_faults(record: Any, of_store: bool) -> Iterator[str]:
     yield from each(record.get("environment") or {}, {"versions": MAPPING.or_none()}, "environment.", needed=False)
 
 
-def manifest_fault(manifest: Any) -> str:
-    """Return what is wrong with a manifest, whose ``cells`` are keys of records by seed and cell."""
-    return next(_manifest_faults(manifest), "")
-
-
-def _manifest_faults(manifest: Any) -> Iterator[str]:
+@first_fault
+def manifest_fault(manifest: Any) -> Iterator[str]:
+    """Yield what is wrong with a manifest, whose ``cells`` are keys of records by seed and cell."""
     yield from _head(manifest, "manifest", {"cells": MAPPING, "seeds": LIST})
     yield from each(manifest, dict.fromkeys(("scale", "missing", "sweep"), MAPPING.or_none()), needed=False)
-    yield from each(manifest, {"table": TABLE.or_none()}, needed=False)
+    yield from each(manifest, {"table": TABLE.or_none(), "file": TEXT.or_none()}, needed=False)
     for seed in manifest["seeds"]:
         yield from each({"seeds": seed}, {"seeds": COUNT})
     for cell, keys in manifest["cells"].items():
@@ -170,12 +182,9 @@ def _manifest_faults(manifest: Any) -> Iterator[str]:
     yield from each(sweep.get("grid") or {}, dict.fromkeys(sweep.get("grid") or {}, LIST), "sweep.grid.")
 
 
-def summary_fault(summary: Any) -> str:
-    """Return what is wrong with the summary of a run, of this release or an earlier one."""
-    return next(_summary_faults(summary), "")
-
-
-def _summary_faults(summary: Any) -> Iterator[str]:
+@first_fault
+def summary_fault(summary: Any) -> Iterator[str]:
+    """Yield what is wrong with the summary of a run, of this release or an earlier one."""
     yield from each(summary, _SUMMARY)
     yield from each(summary, _OF_SUMMARY, needed=False)
     online = [name for name in summary if translate_figure(name).startswith("online_")]
@@ -186,26 +195,39 @@ def _summary_faults(summary: Any) -> Iterator[str]:
     yield from (f"event_bytes has {_shown(name)}, not a file of the run" for name in sizes if "/" in name)
 
 
-def config_fault(config: Any) -> str:
-    """Return what is wrong with the configuration of a run: what pages and tables show of it."""
+@first_fault
+def predictions_fault(predictions: Any) -> Iterator[str]:
+    """Yield what is wrong with the predictions of a run: counts by class, and the worst samples."""
+    yield from each(predictions, {"classes": LIST, "samples": COUNT, "worst": LIST})
+    names, confusion = predictions["classes"], predictions.get("confusion")
+    for name in names:
+        yield from each({"classes": name}, {"classes": TEXT})
+    classes = Kind("a class", lambda value: COUNT.accepts(value) and value < len(names))
+    counts = Kind("a list of a count per class", lambda row: isinstance(row, list) and len(row) == len(names))
+    if confusion is not None and not counts.accepts(confusion):
+        yield f"confusion is {_shown(confusion)}, not a row per class"
+    for row in confusion or []:
+        yield from each({"confusion": row}, {"confusion": counts})
+        yield from (fault for count in row for fault in each({"confusion": count}, {"confusion": COUNT}))
+    for sample in predictions["worst"]:
+        yield from each(sample, {**_SAMPLE, **dict.fromkeys(("label", "predicted"), classes)}, "worst.")
+        yield from each(sample, {"row": COUNT, "text": LIST, "image": PICTURE}, "worst.", needed=False)
+        yield from (
+            fault for text in sample.get("text", []) for fault in each({"text": text}, {"text": TEXT}, "worst.")
+        )
+
+
+@first_fault
+def config_fault(config: Any) -> Iterator[str]:
+    """Yield what is wrong with the configuration of a run: what pages and tables show of it."""
     if not MAPPING.accepts(config):
-        return "it is not a mapping"
-    optimizer = config.get("optimizer") or {}
-    checks = (
-        each(config, {"optimizer": MAPPING.or_none(), "seed_everything": Kind("a seed", _is_seed)}, needed=False),
-        each(optimizer, {"class_path": TEXT.or_none(), "init_args": MAPPING.or_none()}, "optimizer.", needed=False)
-        if isinstance(optimizer, dict)
-        else iter(()),
-    )
-    return next((fault for check in checks for fault in check), "")
-
-
-def _is_seed(value: Any) -> bool:
-    return value is None or isinstance(value, bool) or _is_count(value)
+        yield "it is not a mapping"
+    yield from each(config, {"optimizer": MAPPING.or_none(), "seed_everything": SEED_OR_SWITCH}, needed=False)
+    yield from each(config.get("optimizer") or {}, _OPTIMIZER, "optimizer.", needed=False)
 
 
 def _head(content: Any, kind: str, fields: Fields) -> Iterator[str]:
-    """What is wrong with the format and the first fields."""
+    """Return what is wrong with the format and the first fields."""
     if not isinstance(content, dict):
         yield f"it is no {kind}"
         return

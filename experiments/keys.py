@@ -25,11 +25,18 @@ import hashlib
 import json
 import math
 from contextlib import suppress
-from functools import cache
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
-from filtune.lightning_modules.defaults import ABSENT, held_dataclass, import_class, parameter_defaults
+from filtune.lightning_modules.defaults import (
+    ABSENT,
+    TRAINER_DEFAULTS,
+    UNKNOWN,
+    Argument,
+    constructor_arguments,
+    import_class,
+    with_defaults,
+)
 from filtune.lightning_modules.legacy import translate, with_former_defaults
 from filtune.lightning_modules.trust import named_classes
 from filtune.lightning_modules.yaml_loader import parse_number
@@ -39,23 +46,8 @@ from .composition import Config
 KEY_VERSION = "v2"
 """First part of a key. Keys without it are those of earlier releases: hashes of the configuration as it was written."""
 
-TRAINER_DEFAULTS = {"max_epochs": 1, "precision": "32-true"}
-"""Defaults of a run where they differ from those of Lightning's Trainer, or are another spelling of them."""
-
 _IGNORED = ("run", "ckpt_path", "seed_everything", "config")
 _IGNORED_OF_TRAINER = ("accelerator", "default_root_dir", "enable_model_summary", "enable_progress_bar", "logger")
-
-
-class Argument(NamedTuple):
-    """An argument of a constructor.
-
-    Attributes:
-        default: Its default; ``ABSENT`` where it has none.
-        holds: The dataclass of which it holds one or several, given as dictionaries; None for plain values.
-    """
-
-    default: Any
-    holds: type | None
 
 
 def run_key(config: Config, seed: int) -> str:
@@ -109,88 +101,30 @@ def complete(config: Config) -> Config:
     A record keeps this form, so that it says what a run was made with even when a default changes later. As long as
     none does, its key is that of the configuration itself.
     """
-    new = translate(config)
-    for section in ("data", "optimizer", "measurement"):
-        if isinstance(new.get(section), dict):
-            new[section] = _complete(new[section], None)
-    for section in ("model", "trainer"):
-        if isinstance(new.get(section), dict):
-            options = _section_options(section) or {}
-            defaults = TRAINER_DEFAULTS if section == "trainer" else _defaults(options)
-            new[section] = {**defaults, **_complete_options(new[section], options)}
-    return new
-
-
-def _complete(value: Any, holds: type | None) -> Any:
-    """Return a value with the defaults of the class that it names or of the dataclass that it describes."""
-    if isinstance(value, list):
-        return [_complete(item, holds) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if isinstance(value.get("class_path"), str):
-        options = _class_options(value["class_path"])
-        given = _complete_options(value.get("init_args") or {}, options)
-        return {**value, "init_args": {**_defaults(options), **given}}
-    if holds is None:
-        return {name: _complete(item, None) for name, item in value.items()}
-    return {**_defaults(_options(holds)), **_complete_options(value, _options(holds))}
-
-
-def _complete_options(values: Config, options: dict[str, Argument]) -> Config:
-    return {name: _complete(value, options.get(name, _EMPTY).holds) for name, value in values.items()}
+    return with_defaults(translate(config), import_class("filtune.OnlineModule"))
 
 
 def _section_options(section: str) -> dict[str, Argument] | None:
-    """Options of the sections whose class is fixed; None for those that name their class."""
+    """Return options of the sections whose class is fixed; None for those that name their class."""
     if section == "model":
-        return _options(import_class("filtune.OnlineModule"))
+        return constructor_arguments(import_class("filtune.OnlineModule"))
     if section == "trainer":
         from lightning.pytorch import Trainer
 
-        found = {name: Argument(option.default, None) for name, option in _options(Trainer).items()}
-        return found | {name: Argument(value, None) for name, value in TRAINER_DEFAULTS.items()}
+        found = {name: Argument(option.default) for name, option in constructor_arguments(Trainer).items()}
+        return found | {name: Argument(value) for name, value in TRAINER_DEFAULTS.items()}
     return None
 
 
-def _class_options(path: str) -> dict[str, Argument]:
-    """Options of a class by its path; none of a class that is not known, which then has no known default."""
-    return _options(import_class(path))
-
-
-@cache
-def _options(cls: type | None) -> dict[str, Argument]:
-    """Return the arguments of a constructor."""
-    found = {} if cls is None else parameter_defaults(cls)
-    return {name: Argument(default, held_dataclass(hint)) for name, (default, hint) in found.items()}
-
-
-def _defaults(options: dict[str, Argument]) -> Config:
-    """The defaults that a record can hold: plain values."""
-    found = {}
-    for name, option in options.items():
-        plain = dataclasses.asdict(option.default) if _is_instance(option.default) else option.default
-        plain = list(plain) if isinstance(plain, tuple) else plain
-        if option.default is not ABSENT and isinstance(plain, str | int | float | bool | list | dict | None):
-            found[name] = plain
-    return found
-
-
-def _is_instance(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
-
-
 def _differing(values: Config, options: dict[str, Argument]) -> Config:
-    """Canonical options without those that equal their default."""
+    """Return canonical options without those that equal their default."""
     found = {}
     for name, value in values.items():
-        option = options.get(name, Argument(ABSENT, None))
+        option = options.get(name, UNKNOWN)
         kept = _canonical(value, option.holds)
         if option.default is ABSENT or not _same(kept, _canonical(option.default, option.holds)):
             found[name] = kept
-    return {name: kept for name, kept in found.items() if not (kept == {} and options.get(name, _EMPTY).holds)}
-
-
-_EMPTY = Argument(ABSENT, None)
+    return {name: kept for name, kept in found.items() if not (kept == {} and options.get(name, UNKNOWN).holds)}
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -199,12 +133,16 @@ def _same(a: Any, b: Any) -> bool:
 
 def _canonical(value: Any, holds: type | None = None) -> Any:
     """Return a value such that two spellings of it are equal, without the defaults of classes within it."""
-    if _is_instance(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         holds, value = type(value), dataclasses.asdict(value)
     if isinstance(value, dict):
         if isinstance(value.get("class_path"), str):
             return _canonical_class(value)
-        return _differing(value, _options(holds)) if holds else {str(k): _canonical(v) for k, v in value.items()}
+        return (
+            _differing(value, constructor_arguments(holds))
+            if holds
+            else {str(k): _canonical(v) for k, v in value.items()}
+        )
     if isinstance(value, list | tuple):
         return [_canonical(item, holds) for item in value]
     value = parse_number(value)
@@ -220,7 +158,7 @@ def _canonical_class(value: Config) -> Config:
     cls = import_class(path)
     own = cls is not None and cls.__module__.partition(".")[0] == "filtune"
     is_optimizer = cls is not None and ".optimizers." in f"{cls.__module__}."
-    options, given = _class_options(path), value.get("init_args") or {}
+    options, given = constructor_arguments(cls), value.get("init_args") or {}
     kept = _differing(_lift_parts(given, options) if is_optimizer else given, options)
     return {"class_path": f"filtune.{cls.__name__}" if own and cls else path, **({"init_args": kept} if kept else {})}
 

@@ -1,4 +1,4 @@
-"""Where runs are made: in processes of this machine, or as jobs of a SLURM cluster.
+"""Launchers of runs: in processes of this machine, or as jobs of a SLURM cluster.
 
 Locally a thread of :class:`concurrent.futures.ThreadPoolExecutor` waits for each process. The executors that hold
 processes of their own were compared and are no replacement: a run started by submitit's ``LocalExecutor`` outlives the
@@ -47,7 +47,7 @@ LOST = ("UNKNOWN", "PREEMPTED")
 
 
 class Launcher(ABC):
-    """Makes runs, several at a time.
+    """A launcher of runs, several at a time.
 
     Args:
         store: Where records and run folders are.
@@ -222,7 +222,7 @@ class Slurm(Launcher):
         return self.workers - running if running else AT_ONCE
 
     def submit(self, jobs: Sequence[Job]) -> list[ClusterJob]:
-        """Submit runs as one array."""
+        """Submit runs as one array; a cluster that refuses them is an error."""
         from submitit.core.utils import FailedJobError
 
         makers = [ClusterRun(job, self.store.root.resolve(), self.threads) for job in jobs]

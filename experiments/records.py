@@ -31,6 +31,7 @@ from filtune.lightning_modules.legacy import translate, translate_figure
 from filtune.lightning_modules.locks import FolderLock
 
 from .fields import FORMAT, manifest_fault, record_fault
+from .keys import record_key
 
 Record = dict[str, Any]
 Manifest = dict[str, Any]
@@ -56,22 +57,22 @@ class Store:
 
     def path(self, key: str) -> Path:
         """Return the path of the record with a key."""
-        return self.root / "records" / f"{self._name(key)}.json"
+        return self.root / "records" / f"{self._find(key)[0]}.json"
 
     def runs(self, key: str) -> Path:
         """Return the folder of a run, with a folder for each attempt that could not be continued."""
-        return self.root / "runs" / self._name(key)
+        return self.root / "runs" / self._find(key)[0]
 
-    def _name(self, key: str) -> str:
-        """Return the name under which a run is kept: its key, with a number where an older record has that name.
+    def _find(self, key: str) -> tuple[str, Record | None]:
+        """Return the name under which a run is kept, and its record: a key, numbered where an older run has that name.
 
         A key leaves out the defaults. Where one has changed since, the record of that name is of another run; it stays
         as it is.
         """
         for name in chain([key], (f"{key}~{n}" for n in count(2))):
             record = self._read_file(self.root / "records" / f"{name}.json")
-            if record is None or _key_today(record) == key:
-                return name
+            if record is None or record_key(record) == key:
+                return name, record
         raise AssertionError
 
     def read(self, key: str) -> Record | None:
@@ -81,12 +82,12 @@ class Store:
         were. Thus a record is not taken for that of a run with another default, and those of earlier releases and of
         packed studies in the root are found. ``record["key"]`` is the key that the record was written with.
         """
-        return self._read_file(self.path(key)) or self._read_older().get(key, (None, ""))[0]
+        return self._find(key)[1] or self._read_older().get(key, (None, ""))[0]
 
     def kept_as(self, key: str) -> str:
         """Return the name of the record of a run, by which manifests name it: its key, but for older records."""
-        path = self.path(key)
-        return path.stem if path.is_file() else self._read_older().get(key, (None, path.stem))[1]
+        name, record = self._find(key)
+        return name if record else self._read_older().get(key, (None, name))[1]
 
     def _read_file(self, path: Path) -> Record | None:
         try:
@@ -98,15 +99,19 @@ class Store:
             return None
 
     def _read_older(self) -> dict[str, tuple[Record, str]]:
-        """Records kept under another name than today's key, with it, by that key; of equal keys the last finished."""
+        """Return records kept under another name than today's key, by that key; of equal keys the last finished."""
         if self._older is None:
             paths = (self.root / "records").glob("*.json")
             packed = [unpack(path)[1] for path in sorted(self.root.glob(f"*{PACKED}"))]
             found = [(record, path.stem) for path in sorted(paths) if (record := self._read_file(path)) is not None]
             found += [(translate_record(record), record["key"]) for records in packed for record in records]
             found.sort(key=lambda pair: pair[0]["times"].get("finished_at") or "")
-            self._older = {_key_today(record): (record, name) for record, name in found}
+            self._older = {record_key(record): (record, name) for record, name in found}
         return self._older
+
+    def read_all(self) -> list[Record]:
+        """Return the records that were there when the root was first searched, those of packed studies among them."""
+        return [record for record, _ in self._read_older().values()]
 
     def write(self, record: Record) -> None:
         """Write a record."""
@@ -164,13 +169,6 @@ def read_stored(path: Path, kind: Literal["record", "manifest"]) -> dict[str, An
     if fault:
         raise ValueError(f"{path}: damaged, or no {kind}: {fault}")
     return content
-
-
-def _key_today(record: Record) -> str:
-    """Return the key that a record's configuration has today."""
-    from .keys import record_key  # reads the constructors of optimizers, for which torch is imported
-
-    return record_key(record)
 
 
 def translate_record(record: Record) -> Record:
@@ -303,7 +301,7 @@ def _place(row: Record, manifests: dict[str, Manifest], heads: dict[str, Any]) -
 
 
 def _read_root(root: Path) -> tuple[dict[str, Manifest], list[Record]]:
-    """The manifests and records of a folder, as they are.
+    """Return the manifests and records of a folder, as they are.
 
     Raises:
         ValueError: If one cannot be read; a packed study is to be complete.
@@ -324,7 +322,7 @@ _LEAVES = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")
 
 
 def _one_line(leaf: re.Match) -> str:
-    """A list of plain values on one line: curves have hundreds."""
+    """Return a list of plain values on one line: curves have hundreds."""
     return "[" + re.sub(r"\n\s+", " ", leaf[1]) + "]"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -21,7 +22,7 @@ from .records import FORMAT, Store
 from .runner import Listed, Outcome, Runner, add_run_options, read_folders, read_launcher, shown_command
 from .runs import Job
 from .search import SECTIONS, first_round, second_round
-from .tables import Table, load_table, table_names
+from .tables import Table, load_table, table_names, tables_by_name
 
 EXAMPLES = """examples:
   filtune reproduce                                           list of tables and figures
@@ -32,7 +33,7 @@ EXAMPLES = """examples:
 
 
 def main(args: list[str]) -> int:
-    """Run the command ``filtune reproduce``; return 1 where a run could not be made."""
+    """Run the command ``filtune reproduce``; return 1 where a run could not be made. Invalid options are an error."""
     options = _parser().parse_args(args)
     console = Console(markup=False, emoji=False)
     if not console.is_terminal:
@@ -45,7 +46,7 @@ def main(args: list[str]) -> int:
             raise ValueError(f"{name} {value}: must be at least 1")
     folders, launcher = read_folders(options.local), read_launcher(options)
     scale = Scale(options.max_samples, options.backbone, _read_set(options.set))
-    tables = [load_table(name) for name in _names(options.tables)]
+    tables = list(tables_by_name(map(load_table, _names(options.tables))).values())
     chosen = {table.name: select(cells(table, scale), options.cells) for table in tables}
     for table in tables:
         for cell in chosen[table.name]:
@@ -56,7 +57,7 @@ def main(args: list[str]) -> int:
     store = launcher.store
     if options.dry_run:
         first = {table.name: first_round(table, chosen[table.name], seeds[table.name], {}) for table in tables}
-        print_plan(console, tables, chosen, first, store, folders, launcher.workers)
+        print_plan(console, tables, chosen, first, seeds, launcher, folders)
         return 0
     for name, need in missing.items():
         said = plain(f"{name} left out: {need.kind} {need.name}: {need.reason}")
@@ -91,7 +92,7 @@ def _read_set(pairs: list[str]) -> dict[str, Any]:
 
 
 def _missing(chosen: dict[str, list[Cell]], folders: dict[str, str]) -> dict[str, Need]:
-    """The cells that cannot be run, and the first data or weights they lack."""
+    """Return the cells that cannot be run, and the first data or weights they lack."""
     lacking = {}
     for cell in (cell for found in chosen.values() for cell in found):
         for need in needs(cell.config, folders):
@@ -124,7 +125,7 @@ def _failed(chosen: dict[str, list[Cell]], seeds: dict[str, list[int]], outcome:
 
 
 def _names(asked: Iterable[str]) -> list[str]:
-    """Tables by name; a paper's name stands for all of its tables and figures, ``all`` for those of both."""
+    """Return tables by name; a paper's name stands for all of its tables and figures, ``all`` for those of both."""
     names: list[str] = []
     for name in asked:
         of_paper = [table for table in table_names() if name == "all" or table.startswith(f"{name}.")]
@@ -137,11 +138,11 @@ def keep_manifest(
 ) -> Path:
     """Write which records belong to which cells; cells and seeds of earlier commands stay.
 
-    A record of an earlier release keeps its name, and the manifest names it so.
+    A record of an earlier release keeps its name, and the manifest names it so. That of another table is an error.
     """
     name = f"{table.name}@{scale.name}" if scale.name else table.name
     before = store.read_manifest(name) or {}
-    if before.get("table", table.name) != table.name:
+    if before and (before.get("table") != table.name or table.is_of_another_file(before.get("file"), store.root)):
         raise ValueError(f"--root {store.root}: its manifest {name} is of a sweep or another table; name another root")
     found = dict(before.get("cells", {}))
     for cell in (cell for cell in chosen if cell.name in plan):
@@ -152,6 +153,7 @@ def keep_manifest(
     manifest = {
         "format": FORMAT,
         "table": table.name,
+        **({"file": os.path.relpath(table.file, store.root.resolve())} if table.file else {}),
         "scale": scale.describe(),
         "seeds": sorted({*before.get("seeds", []), *chain.from_iterable(plan.values())}),
         "cells": found,

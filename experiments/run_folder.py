@@ -8,14 +8,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filtune.lightning_modules.event_files import EVENTS, check_sizes, records
 from filtune.lightning_modules.integrity import DamagedFile, read_json, read_yaml
 from filtune.lightning_modules.legacy import translate, translate_figure
+from filtune.lightning_modules.runs import PREDICTIONS
 
-from .fields import config_fault, summary_fault
+from .fields import TIMES, config_fault, predictions_fault, summary_fault
 
 Scalars = tuple[list[int], list[float]]
 """Steps and values of a logged scalar."""
+
+_RESULTS = ("samples", "steps", "train_rows", "val_rows", "trainable_parameters", "total_parameters", "commit")
+_RESULTS += ("peak_memory_bytes", "data_fingerprint")
 
 CONVERGED = 0.01
 """A loss that has converged falls by less than this share of the first loss."""
@@ -35,23 +40,41 @@ class RunFolder:
     summary: dict[str, Any]
     config: dict[str, Any]
 
-    def curve(self, tag: str) -> Scalars:
-        """Return steps and values of a scalar that the run logged, each step once; empty lists where there is none."""
-        return self.curves().get(tag, ([], []))
-
+    @cached_property
     def curves(self) -> dict[str, Scalars]:
-        """Return steps and values of all scalars that the run logged, each step once.
+        """Steps and values of all scalars that the run logged, each step once.
 
         A resumed run repeats the steps between its last checkpoint and the kill: the later ones count.
 
         Raises:
             DamagedFile: If an event file is damaged, cut short or missing; names it.
         """
-        return dict(self._curves)
-
-    @cached_property
-    def _curves(self) -> dict[str, Scalars]:
         return read_scalars(self.folder, self.summary.get("event_bytes") or {})
+
+    def predictions(self) -> dict[str, Any] | None:
+        """Return the predictions by class and the worst of them; None of earlier releases, and without classes.
+
+        Raises:
+            DamagedFile: If the file is damaged; names it.
+        """
+        path = self.folder / PREDICTIONS
+        if not path.is_file():
+            return None
+        found = read_json(path)
+        if fault := predictions_fault(found):
+            raise DamagedFile(f"{path}: damaged, or no predictions: {fault}")
+        return found
+
+    def results(self) -> dict[str, Any]:
+        """Return what the summary says of the run, as a record has it."""
+        summary, online = self.summary, {k: v for k, v in self.summary.items() if k.startswith("online_")}
+        validation = {f"val_{name}": value for name, value in summary.get("val", {}).items()}
+        return {
+            **{name: summary.get(name) for name in _RESULTS},
+            "metrics": online | validation,
+            "times": {name: summary.get(name) for name in TIMES},
+            "environment": {name: summary.get(name) for name in ("device", "precision", "versions")},
+        }
 
 
 def read_run(folder: Path) -> RunFolder:
@@ -87,7 +110,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[RunFolder], list[str]]:
     for folder in folders:
         try:
             run = read_run(folder)
-            run.curves()
+            run.curves  # noqa: B018 read, so that damage is found
         except (ValueError, OSError) as error:
             left_out.append(f"{' '.join(str(error).split())}: run left out")
         else:
@@ -123,14 +146,10 @@ def steps_to_convergence(steps: Sequence[int], losses: Sequence[float], threshol
     """
     if len(steps) < 2:
         return None
-    lowest = losses[-1]
-    converged = None
-    for step, loss in zip(reversed(steps), reversed(losses), strict=True):
-        lowest = min(lowest, loss)
-        if loss - lowest >= threshold * losses[0]:
-            break
-        converged = step
-    return None if converged == steps[-1] else converged
+    falls = np.asarray(losses) - np.minimum.accumulate(losses[::-1])[::-1]  # from each step on
+    steep = np.flatnonzero(falls >= threshold * losses[0])
+    first = steep[-1] + 1 if len(steep) else 0
+    return steps[first] if first < len(steps) - 1 else None
 
 
 def read_scalars(folder: Path, sizes: dict[str, int]) -> dict[str, Scalars]:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from filtune.lightning_modules.signals import Stopped
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from filtune.suggestions import suggest
+
 from .composition import lookup
 from .escaping import plain
 from .estimate import Estimator, format_duration
@@ -26,7 +29,6 @@ from .launchers import LAUNCHERS, Launcher, Local, Slurm, read_options
 from .records import Record, Store
 from .runs import Job, RunDied, RunError
 from .streams import Streams, UnreadableData, check_finished
-from .suggestions import suggest
 
 PERIOD = 60.0
 """Seconds between two lines of progress where the output is no terminal."""
@@ -101,7 +103,7 @@ class Listed(JobSource):
 
 
 class Runner:
-    """Makes runs by a launcher, several at a time; one whose process or job dies is resumed once.
+    """Runner of several runs at a time by a launcher; one whose process or job dies is resumed once.
 
     Args:
         launcher: Where runs are made, and the store of their records.
@@ -112,12 +114,16 @@ class Runner:
     def __init__(self, launcher: Launcher, console: Console, resume_changed: bool = False) -> None:
         self.launcher, self.store, self.console = launcher, launcher.store, console
         self.resume_changed, self._streams = resume_changed, Streams()
-        self.estimator = Estimator()
         self._started: dict[str, float] = {}
         self._said = time.monotonic()
         self._waiting: deque[Job] = deque()
         self._resumed: set[str] = set()
         self._stopped: set[str] = set()
+
+    @cached_property
+    def estimator(self) -> Estimator:
+        """The estimator of the time left, from all runs of the root, and from each that is made."""
+        return Estimator(self.store.read_all())
 
     def execute(self, source: JobSource) -> Outcome:
         """Make the runs that have no record yet, after a check that the data of what has one is still the same.
@@ -155,7 +161,7 @@ class Runner:
         return outcome
 
     def _check(self, jobs: Iterable[Job]) -> dict[str, Record]:
-        """Records of runs that are finished, by key, after a check of their data; what is to be said of them is."""
+        """Return the records of finished runs by key, after a check of their data, and print what it finds."""
         known = [self._with_switch(job) for job in jobs]
         finished = [(job, record) for job in known if (record := self.store.read(job.key)) is not None]
         notes = [f"{path} is half written: its run is made again" for path in self.store.broken]
@@ -219,11 +225,11 @@ class Runner:
             return
         if record["status"] == "diverged":
             self._say(f"{job.label}: diverged ({record['reason']})")
+        self.estimator.learn(record)
         self._keep(job, record, source, outcome)
 
     def _keep(self, job: Job, record: Record, source: JobSource, outcome: Outcome) -> None:
         outcome.records[job.key] = record
-        self.estimator.learn(record)
         source.settle(job, record)
 
     def _fail(self, job: Job, error: Exception, source: JobSource, outcome: Outcome) -> None:
@@ -237,10 +243,11 @@ class Runner:
     def _show(self, progress: Progress, bar: Any, running: dict[Any, Job], left: list[Job], outcome: Outcome) -> None:
         """Update the bar with the time that unfinished runs take, spread over the workers."""
         now, remaining, known = time.monotonic(), 0.0, True
-        for job in [*running.values(), *left]:
+        for place, job in enumerate([*running.values(), *left]):
             seconds = self.estimator.seconds(job.config, job.task, job.backbone)
             known = known and seconds is not None
-            spent = now - self._started.get(job.key, now)
+            waits = place >= self.launcher.workers  # in the queue of a cluster
+            spent = 0.0 if waits else now - self._started.get(job.key, now)
             remaining += max((seconds or 0.0) - spent, 0.05 * (seconds or 0.0))
         done = len(outcome.records) + len(outcome.failures) + len(self._stopped) - outcome.found
         total = done + len(running) + len(left)

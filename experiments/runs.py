@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -115,7 +116,7 @@ def run(
     from filtune.lightning_modules.checkpoints import data_differences  # for which torch is imported
 
     folder = store.runs(job.key)
-    reason = None
+    reason, begun = None, time.monotonic()
     if _last(folder, "summary.json") is None:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "cell.yaml"
@@ -127,6 +128,7 @@ def run(
         record = _record(job, folder, reason, threads)
     except DamagedFile as error:
         raise RunError(f"{error}; delete {folder} to make the run again") from error
+    record["times"]["process_seconds"] = time.monotonic() - begun  # with imports and data, by which runs are estimated
     changed = data_differences(record["data_fingerprint"], job.stream, "then")
     if changed and not job.resume_changed:
         raise RunError(f"it finished on other data, which differs in {'; '.join(changed)}; delete {folder}")
@@ -146,11 +148,11 @@ def find_curve(folder: Path, known: int) -> tuple[int, dict[str, Scalars]]:
     """
     place = _last(folder, "config.yaml")
     size = sum(path.stat().st_size for path in folder.rglob(EVENTS))
-    return size, read_run(place).curves() if place and size != known else {}
+    return size, read_run(place).curves if place and size != known else {}
 
 
 def _last(folder: Path, name: str) -> Path | None:
-    """The folder of the newest file of a name."""
+    """Return the folder of the newest file of a name."""
     return max(folder.rglob(name), key=lambda path: path.stat().st_mtime).parent if any(folder.rglob(name)) else None
 
 
@@ -200,14 +202,14 @@ def _record(job: Job, folder: Path, reason: str | None, threads: int) -> dict[st
     if place is None:
         raise RunError(f"the run left no folder under {folder}")
     found = read_run(place)
-    summary, scalars = found.summary, found.curves()
-    kept = {tag: scalars[tag] for tag in scalars if tag in CURVES or tag.startswith(("val/", MEASURED))}
-    online = {k: v for k, v in summary.items() if k.startswith("online_")}
+    results = found.results()
+    kept = {tag: found.curves[tag] for tag in found.curves if tag in CURVES or tag.startswith(("val/", MEASURED))}
     curves = {tag: _thin(_finite(curve)) for tag, curve in kept.items()}
     loss = _finite(kept.get("online/loss", ([], [])))
     last = {tag.replace("/", "_"): values[-1] for tag, (_, values) in kept.items() if tag.startswith(MEASURED)}
     measured = {name: value if math.isfinite(value) else None for name, value in last.items()}
     return {
+        **results,
         "format": FORMAT,
         "key": job.key,
         "status": "diverged" if reason else "finished",
@@ -217,39 +219,24 @@ def _record(job: Job, folder: Path, reason: str | None, threads: int) -> dict[st
         "backbone": job.backbone,
         "optimizer": optimizer_label(job.config.get("optimizer") or job.config.get("measurement") or {}),
         "config": complete(job.config),
-        "data_fingerprint": summary.get("data_fingerprint", job.stream if reason else None),
-        **{name: summary.get(name) for name in ("samples", "steps", "train_rows", "val_rows")},
-        "metrics": {**online, **{f"val_{k}": v for k, v in summary.get("val", {}).items()}, **measured},
+        "data_fingerprint": results["data_fingerprint"] or (job.stream if reason else None),
+        "metrics": {**results["metrics"], **measured},
         "curves": curves,
         **({"maps": read_json(place / MAPS)} if (place / MAPS).is_file() else {}),
         "steps_to_convergence": None if reason else steps_to_convergence(*loss),
-        "trainable_parameters": summary.get("trainable_parameters"),
-        "total_parameters": summary.get("total_parameters"),
-        "times": {
-            "wall_seconds": summary.get("wall_seconds"),
-            "seconds_per_step": summary.get("seconds_per_step"),
-            "mean_seconds_per_step": summary.get("mean_seconds_per_step"),
-            "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        },
-        "peak_memory_bytes": summary.get("peak_memory_bytes"),
-        "environment": {
-            "device": summary.get("device"),
-            "threads": threads,
-            "precision": summary.get("precision"),
-            "versions": summary.get("versions", {}),
-        },
-        "commit": summary.get("commit"),
+        "times": {**results["times"], "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds")},
+        "environment": {**results["environment"], "threads": threads},
     }
 
 
 def _finite(curve: Scalars) -> Scalars:
-    """A curve without values that are not finite."""
+    """Return a curve without values that are not finite."""
     pairs = [(step, value) for step, value in zip(*curve, strict=True) if math.isfinite(value)]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
 def _thin(curve: Scalars) -> list[list[Any]]:
-    """At most ``POINTS`` of a curve's points, evenly, its last among them; five digits each."""
+    """Return at most ``POINTS`` of a curve's points, evenly spaced, with the last; five digits each."""
     steps, values = curve
     stride = -(-len(steps) // POINTS) or 1
     chosen = sorted({*range(len(steps) - 1, -1, -stride)})

@@ -1,4 +1,4 @@
-"""What is searched: grids and ranges of options, which runs each point gets, and which point is best."""
+"""Search spaces: grids and ranges of options, the runs of each point, and the choice of the best point."""
 
 from __future__ import annotations
 

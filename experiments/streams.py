@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from .records import Record, Store
 
@@ -119,7 +119,7 @@ def build_data(data: Any, seed: int) -> StreamDataModule:
     classes("data")  # imported, so that the parser finds their names
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(StreamDataModule, "data", fail_untyped=False, required=True)
-    with _seeded(seed):
+    with patch.dict(os.environ, PL_GLOBAL_SEED=str(seed)):  # from which a data module takes its own
         module = parser.instantiate_classes(parser.parse_object({"data": data})).data
         try:
             module.setup("fit")
@@ -127,21 +127,6 @@ def build_data(data: Any, seed: int) -> StreamDataModule:
             return module
         except DataError as error:
             raise UnreadableData(str(error)) from error
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Set the run's seed, from which a data module takes its own, for a moment."""
-    name = "PL_GLOBAL_SEED"
-    before = os.environ.get(name)
-    os.environ[name] = str(seed)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def check_finished(finished: Sequence[tuple[Job, Record]], streams: Streams, store: Store) -> list[str]:

@@ -13,7 +13,10 @@ from filtune.lightning_modules.atomic import atomic_write
 from filtune.lightning_modules.legacy import has_renamed_options, translate_figure, translate_key
 from rich.console import Console
 
+from filtune.suggestions import suggest
+
 from .availability import needs
+from .cells import CURVES
 from .classes import check_option
 from .composition import Config, compose, grid_points, lookup, notice, parse_options, point_name
 from .escaping import plain
@@ -22,7 +25,6 @@ from .fields import TIMES
 from .runner import Runner, add_run_options, read_folders, read_launcher, shown_command
 from .runs import localise
 from .search import PRUNERS, SAMPLERS, GridPoint, SearchSpace, read_grid, read_ranges
-from .suggestions import suggest
 from .trial_runs import TrialRuns, show_results
 from .trials import Sweep
 
@@ -39,12 +41,14 @@ ROOT/storage.
 
 
 def main(args: list[str]) -> int:
-    """Run the command ``filtune sweep``; return 1 where a run could not be made."""
+    """Run the command ``filtune sweep``; return 1 where a run could not be made. Invalid options are an error."""
     options, rest = _parser().parse_known_args(args)
     if options.seeds < 1:
         raise ValueError(f"--seeds {options.seeds}: must be at least 1")
     _check_names(options.name, options.metric)
     config = compose(["trainer/auto", *options.config], _read_rest(rest))
+    if lookup(config, "trainer.log_every_n_steps") is None:
+        config = compose([], config, CURVES)
     for key in ("data", "model", "optimizer"):
         if not config.get(key):
             raise ValueError(f"--config: nothing says what {key} is; name a task, a backbone and an optimizer")
@@ -142,23 +146,17 @@ def _check_names(name: str, metric: str) -> None:
 
 
 def _read_rest(rest: list[str]) -> GridPoint:
-    """Options of the run: ``--data.max_samples 1000``, or with an equals sign."""
-    pairs: list[str] = []
-    waiting = None
-    for word in rest:
-        if waiting:
-            pairs.append(f"{waiting}={word}")
-            waiting = None
-        elif word.partition("=")[0] == "--run.root":
+    """Return options of the run: ``--data.max_samples 1000``, or with an equals sign."""
+    pairs, words = [], iter(rest)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name == "--run.root":
             raise ValueError("--run.root: the runs of a sweep are kept below its root; say --root")
-        elif not word.startswith("--") or "." not in word.partition("=")[0]:
+        if not name.startswith("--") or "." not in name:
             raise ValueError(f"{word}: not an option; see filtune sweep --help")
-        elif "=" in word:
-            pairs.append(word[2:])
-        else:
-            waiting = word[2:]
-    if waiting:
-        raise ValueError(f"--{waiting}: is to have a value")
+        if not equals and (given := next(words, None)) is None:
+            raise ValueError(f"{word}: is to have a value")
+        pairs.append(f"{name[2:]}={value if equals else given}")
     return parse_options(pairs, "--")
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from .fields import COUNT, FINITE, LIST, MAPPING, TEXT, Fields, Kind, each
-from .suggestions import suggest
+from filtune.suggestions import suggest
+
+from .fields import COUNT, FINITE, LIST, MAPPING, TEXT, Fields, Kind, each, first_fault
 
 NAME = Kind(
     "a short name without a slash", lambda value: TEXT.accepts(value) and 0 < len(value) < 120 and "/" not in value
@@ -81,12 +82,9 @@ _LEVELS: Fields = {"level": FINITE, "share": FINITE}
 """Of these a rule has one."""
 
 
-def table_fault(raw: dict[str, Any]) -> str:
-    """Return what is wrong with the description of a table that has cells of its own; empty if nothing."""
-    return next(_faults(raw), "")
-
-
-def _faults(raw: dict[str, Any]) -> Iterator[str]:
+@first_fault
+def table_fault(raw: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the description of a table that has cells of its own."""
     yield from each(raw, _TABLE)
     yield from each(raw, _MORE, needed=False)
     measured = any(MEASUREMENT in (part.get("set") or {}) for part in (raw, *raw["columns"], *raw["rows"]))

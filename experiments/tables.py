@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from filtune.lightning_modules.yaml_loader import load_yaml
 
+from filtune.suggestions import suggest
+
 from .composition import CONFIGS
-from .suggestions import suggest
 from .table_fields import table_fault
 
 PAPERS = CONFIGS / "papers"
@@ -47,7 +49,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A method.
+    """A method of a table.
 
     Attributes:
         name: Short name, for cells.
@@ -88,6 +90,8 @@ class Table:
         raw: The content of the file, for what draws it.
         tuning_seeds: The seeds with which the points of a grid are compared; the best goes on with the others. None
             for all seeds at all points.
+        sources: The tables whose cells it shows; none where it has cells of its own.
+        file: The file of a table of one's own; None of what ships.
     """
 
     name: str
@@ -99,6 +103,20 @@ class Table:
     set: dict[str, Any]
     raw: dict[str, Any]
     tuning_seeds: list[int] = field(default_factory=list)
+    sources: list[Table] = field(default_factory=list)
+    file: Path | None = None
+
+    def is_of_another_file(self, file: str | None, root: Path) -> bool:
+        """Return whether a manifest of this name is of another table.
+
+        Args:
+            file: The file that the manifest names, relative to its root; None for what ships, or if an earlier release
+                wrote the manifest. A file that is no longer there was moved.
+            root: The root.
+        """
+        if file is None or self.file is None:
+            return file is not None or (self.file is not None and _shipped(self.name) is not None)
+        return (root / file).is_file() and not (root / file).samefile(self.file)
 
 
 def table_names() -> list[str]:
@@ -109,6 +127,20 @@ def table_names() -> list[str]:
 def study_names() -> list[str]:
     """Return the names of the studies that ship."""
     return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+
+
+def tables_by_name(tables: Iterable[Table]) -> dict[str, Table]:
+    """Return tables by their names.
+
+    Raises:
+        ValueError: If two files have one name.
+    """
+    found: dict[str, Table] = {}
+    for table in tables:
+        if (other := found.setdefault(table.name, table)).file != table.file:
+            files = " and ".join(str(each.file or "what ships with filtune") for each in (other, table))
+            raise ValueError(f"{table.name}: {files} have one name; rename a file")
+    return found
 
 
 def load_table(name: str) -> Table:
@@ -128,7 +160,9 @@ def _load(name: str, above: tuple[Path, ...]) -> Table:
         raise ValueError(f"{path}: not the description of a table: {fault}")
     label = path.stem if _is_path(name) else name
     try:
-        return _read(label, raw, (*above, path.resolve()))
+        shipped = _shipped(label)
+        file = None if shipped and shipped.samefile(path) else path.resolve()
+        return replace(_read(label, raw, (*above, path.resolve())), file=file)
     except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
         raise ValueError(f"{path}: not the description of a table ({type(error).__name__}: {error})") from error
 
@@ -137,16 +171,20 @@ def _is_path(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
+def _shipped(name: str) -> Path | None:
+    """Return the file of a table or study that ships; None if there is none of this name."""
+    places = (PAPERS / f"{name.replace('.', '/')}.yaml", STUDIES / f"{name}.yaml")
+    return next((place for place in places if os.path.isfile(place)), None)  # whatever the name is
+
+
 def _find(name: str) -> Path:
     """Return the file of a table or study, by its name or path.
 
     Raises:
         ValueError: If there is none, naming near ones.
     """
-    path = Path(name) if _is_path(name) else PAPERS / f"{name.replace('.', '/')}.yaml"
-    if not _is_path(name) and not os.path.isfile(path):  # whatever the name is
-        path = STUDIES / f"{name}.yaml"
-    if "\0" in name or len(path.name) > 200 or not path.is_file():
+    path = Path(name) if _is_path(name) else _shipped(name)
+    if path is None or not os.path.isfile(path):  # whatever the name is
         raise ValueError(f"no table or figure {name!r}; {suggest(name, [*table_names(), *study_names()])}")
     return path
 
@@ -175,7 +213,7 @@ def _description(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _todays_names(raw: Any) -> Any:
-    """A study of earlier releases: what is ``comparison`` now was called ``contest``."""
+    """Return a study of earlier releases under today's names: ``comparison`` was called ``contest``."""
     if not isinstance(raw, dict) or not isinstance(raw.get("contest"), dict):
         return raw
     names = {"rivals": "baselines", "goals": "targets"}
@@ -207,45 +245,32 @@ def _check(name: str, columns: list[Column], rows: list[Row]) -> None:
 
 
 def _over(name: str, raw: dict[str, Any], above: tuple[Path, ...]) -> Table:
-    """A table over the cells of others, or some of them, with what it publishes itself."""
+    """Return a table over the cells of others, or some of them, with what it publishes itself."""
     sources = [_load(source, above) for source in ([raw["of"]] if isinstance(raw["of"], str) else raw["of"])]
-    columns = [
-        replace(column, set={**table.set, **column.set}, metric=column.metric or table.metric)
-        for table in sources
-        for column in table.columns
-    ]
-    order = raw.get("columns", [column.name for column in columns])
+    found = {column.name: (table, column) for table in sources for column in table.columns}
+    order = raw.get("columns", [*found])
     names = raw.get("rows", [row.name for row in sources[0].rows])
+    columns = [
+        replace(column, metric=raw.get("metric", column.metric or table.metric))
+        for table, column in (found[column] for column in order)
+    ]
     rows = [_join(row, sources, order, (raw.get("published") or {}).get(row)) for row in names]
-    found = {column.name: column for column in columns}
-    chosen = [replace(found[column], metric=raw.get("metric", found[column].metric)) for column in order]
-    _check(name, chosen, rows)
-    return Table(name, raw["title"], chosen, rows, raw.get("metric", sources[0].metric), sources[0].seeds, {}, raw)
+    _check(name, columns, rows)
+    metric = raw.get("metric", sources[0].metric)
+    return Table(name, raw["title"], columns, rows, metric, sources[0].seeds, {}, raw, sources=sources)
 
 
 def _join(name: str, sources: list[Table], order: list[str], published: list[Any] | None) -> Row:
-    """A row of several tables, over some of their columns."""
+    """Return a row of several tables, over some of their columns; its options are in the cells of these."""
     parts = {
-        column.name: (row, i)
+        column.name: (row, row.published[place] if row.published else None)
         for table in sources
-        for i, column in enumerate(table.columns)
+        for place, column in enumerate(table.columns)
         for row in table.rows
         if row.name == name and (row.columns is None or column.name in row.columns)
     }
-    first = next(iter(parts.values()))[0]
-    options = {key for row, _ in parts.values() for key in (*row.by_column, *row.set)}
-    values = {
-        key: [_option(*parts[column], key) if column in parts else None for column in order] for key in sorted(options)
-    }
-    printed = [parts[c][0].published[parts[c][1]] if c in parts and parts[c][0].published else None for c in order]
-    return replace(
-        first,
-        set={},
-        by_column=values,
-        columns=[column for column in order if column in parts],
-        published=published or (printed if any(printed) else None),
-    )
-
-
-def _option(row: Row, place: int, key: str) -> Any:
-    return row.by_column[key][place] if key in row.by_column else row.set.get(key)
+    first, _ = next(iter(parts.values()))
+    printed = [parts[column][1] if column in parts else None for column in order]
+    published = published or (printed if any(printed) else None)
+    columns = [column for column in order if column in parts]
+    return replace(first, set={}, by_column={}, columns=columns, published=published)

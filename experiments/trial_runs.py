@@ -151,7 +151,7 @@ class TrialRuns(JobSource):
         return f"pruned after {part} of {PARTS} parts" if part else ""
 
     def _new_curves(self, job: Job) -> dict[str, Scalars]:
-        """The curves of a run under way, if anything was logged since they were last read."""
+        """Return the curves of a run under way, if anything was logged since they were last read."""
         try:
             size, curves = find_curve(self.store.runs(job.key), self._sizes.get(job.key, 0))
         except (DamagedFile, OSError):  # it is being written

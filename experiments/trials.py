@@ -113,7 +113,7 @@ class Grid(GridSampler):
     """Sampler of a grid outside of Optuna's own loop, which it would stop after the last trial."""
 
     def after_trial(self, *_: Any) -> None:
-        """Do nothing."""
+        """Do nothing, because a grid needs no result."""
 
 
 class Trials:
@@ -147,7 +147,7 @@ class Trials:
         self.failed: set[int] = set()
 
     def _sampler(self, number: int) -> BaseSampler:
-        """The sampler of a trial, which draws from its number, and from the trials before it where it learns."""
+        """Return the sampler of a trial, which draws from its number, and from the trials before it where it learns."""
         if self.sweep.sampler == "grid":
             return Grid(self.space.choices, seed=0)
         seed = int.from_bytes(hashlib.sha256(str(number).encode()).digest()[:4], "big")

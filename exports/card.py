@@ -139,7 +139,7 @@ def _short(value: Any) -> str:
 
 
 def _description(run: Restored) -> dict[str, Any]:
-    """The task, the classes in the order of the outputs, and what the model expects of an image."""
+    """Return the task, the classes in the order of the outputs, and what the model expects of an image."""
     task, backbone = run.task, run.backbone
     described: dict[str, Any] = {"name": task.name, "kind": task.kind, "classes": list(task.classes)}
     if isinstance(backbone, ImageBackbone):

@@ -14,9 +14,12 @@ from .graphs import GraphFormat
 from .restore import Restored
 
 ADAPTER_OWN = """\
+import warnings
+
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*")  # between PEFT and transformers
 folder = {folder!r}
 config = AutoConfig.from_pretrained(f"{{folder}}/base")
 base = AutoModelForSequenceClassification.from_pretrained({base}, config=config, ignore_mismatched_sizes=True)
@@ -26,10 +29,13 @@ print(pipeline("text-classification", model=model, tokenizer=tokenizer)({text}, 
 """
 
 ADAPTER_MEAN = """\
+import warnings
+
 from filtune.exports import MeanPooledForSequenceClassification
 from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
+warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*")  # between PEFT and transformers
 folder = {folder!r}
 config = AutoConfig.from_pretrained(f"{{folder}}/base")
 base = MeanPooledForSequenceClassification.from_encoder({base}, config)
@@ -78,7 +84,7 @@ class Code(str):
 
 @dataclass(frozen=True)
 class Place:
-    """Where the export is: a folder, or a repository of the hub.
+    """The place of the export: a folder, or a repository of the hub.
 
     Attributes:
         folder: The folder, where there is no repository.

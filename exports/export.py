@@ -24,7 +24,11 @@ from .weights import merged_backbone, read_adapter, read_model, save_reader, wri
 
 
 def main(options: argparse.Namespace) -> None:
-    """Export a checkpoint, by the options of ``filtune export``."""
+    """Export a checkpoint, by the options of ``filtune export``.
+
+    Raises:
+        ValueError: If options contradict each other, or the run cannot be exported as they say.
+    """
     asked, hub = _format(options), HubOptions(None, options.base_model, options.license and options.license.lower())
     hub.check()
     graph = GRAPHS[asked]() if asked in GRAPHS else None

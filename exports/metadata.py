@@ -37,7 +37,7 @@ _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,60}")
 
 @dataclass(frozen=True)
 class HubOptions:
-    """What the options of ``filtune export`` say about the model on the hub.
+    """Options of ``filtune export`` that describe the model on the hub.
 
     Attributes:
         repo: The repository that it will be in; None for a folder on disk.

@@ -51,7 +51,7 @@ class MeanPooledForSequenceClassification(PreTrainedModel):
     def from_encoder(
         cls, name: str, config: MeanPooledConfig | None = None, **kwargs: Any
     ) -> MeanPooledForSequenceClassification:
-        """A fresh head on an encoder.
+        """Build a fresh head on an encoder.
 
         Args:
             name: The encoder's hub id or folder; or the folder of a whole model of this class.
@@ -70,7 +70,7 @@ class MeanPooledForSequenceClassification(PreTrainedModel):
             nn.init.zeros_(module.bias)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any) -> Any:
-        """Tokens (B, L) -> logits (B, m)."""
+        """Return the logits (B, m) of tokens (B, L)."""
         if attention_mask is None:
             attention_mask = input_ids.new_ones(input_ids.shape)
         inputs = {name: value for name, value in inputs.items() if name == "token_type_ids" and value is not None}

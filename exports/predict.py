@@ -23,7 +23,11 @@ from .tables import check_names, write_table
 
 
 def main(options: argparse.Namespace) -> None:
-    """Predict a file, a folder, or one text, by the options of ``filtune predict``."""
+    """Predict a file, a folder, or one text, by the options of ``filtune predict``.
+
+    Raises:
+        ValueError: If an option is invalid, or the input does not suit the run.
+    """
     if options.batch_size < 1:
         raise ValueError(f"--batch_size: must be at least 1, got {options.batch_size}")
     output = None if options.input is None else _output(options.output, options.input)
@@ -76,7 +80,7 @@ def _print_one(run: Restored, predictor: Predictor, values: list[str]) -> None:
 
 
 def _output(output: Path | None, source: str) -> Path:
-    """Where to write.
+    """Return the path of the output.
 
     Raises:
         ValueError: If the format is unknown, or the input would be overwritten.

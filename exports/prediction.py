@@ -1,4 +1,4 @@
-r"""From batches to predictions: the likelihood of the outputs, and their covariance where a filter knows it.
+r"""Predictions of batches: the likelihood of the outputs, and their covariance where a filter knows it.
 
 To first order in the uncertainty of the parameters, with the filter's covariance P, the outputs are z ~ N(mu, C) with
 
@@ -50,9 +50,10 @@ class OutputCovariance:
         """Return C, (B, m, m), given the likelihood of outputs with their graph, (B, m)."""
         return self._optimizer.output_covariance(likelihood)
 
-    def factorised(self, likelihood: Likelihood) -> tuple[Tensor, Tensor | None]:
-        """Return C, and G with C = GG', (B, m, k), where the filter knows it in a few directions only."""
-        return self._optimizer.output_uncertainty(likelihood)
+    def factorised(self, likelihood: Likelihood) -> tuple[Tensor | None, Tensor | None]:
+        """Return C unless its rows do not fit, and G, (B, m, k), where the filter observes a few directions only."""
+        rows = likelihood.outputs.shape[1] * self._parameters
+        return self._optimizer.output_uncertainty(likelihood, whole=rows <= MOST_ELEMENTS)
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,11 @@ class Prediction:
 
     Attributes:
         likelihood: Of the outputs, (B, m).
-        covariance: C, (B, m, m).
+        covariance: C, (B, m, m); None also where it has more elements than fit, and the factor alone is known.
         tempering_log_weights: Log weights of ``SCALES`` times C by how well each predicted the stream, (K,); None
             where that is not known, and C is taken as it is.
-        factor: G with C = GG', (B, m, k), where the filter knows C in a few directions only: probabilities are then
-            averaged as in training, by cubature.
+        factor: G, (B, m, k), where the filter observes a few directions of the outputs only, whose covariance is GG':
+            probabilities are then averaged as in training, by cubature.
     """
 
     likelihood: Likelihood
@@ -81,12 +82,12 @@ class Prediction:
     @property
     def predictive(self) -> Tensor | None:
         """Posterior predictive mean, such as probabilities, (B, m); None without a covariance."""
-        if self.covariance is None:
-            return None
         if self.factor is not None:
             scaled = cubature_predictive(self.outputs, self.factor)
             known = self.tempering_log_weights
             return scaled[-1] if known is None else tempered_predictive(scaled, known)
+        if self.covariance is None:
+            return None
         if self.tempering_log_weights is None:
             return self.likelihood.predictive(self.covariance)
         weights = self.tempering_log_weights.softmax(0)

@@ -50,7 +50,7 @@ class Restored:
 
     @property
     def coding(self) -> Coding:
-        """How labels are encoded."""
+        """The encoding of the labels."""
         return Coding(tuple(self.task.classes), dict(self.task.label_options))
 
     @cached_property
@@ -94,7 +94,11 @@ class Restored:
         return _build_data(self.config, self.own)
 
     def optimizer(self) -> OnlineOptimizer:
-        """Return the run's optimizer over the backbone's parameters, with its state."""
+        """Return the run's optimizer over the backbone's parameters, with its state.
+
+        Raises:
+            ValueError: If the checkpoint has no state that the optimizer can read.
+        """
         groups = group_parameters(self.backbone, self.config["model"].get("param_groups") or {})
         cls, arguments = self.optimizer_class, self.config["optimizer"].get("init_args") or {}
         allow_optimizer(cls, arguments, "--config: optimizer", self.own)

@@ -16,11 +16,12 @@ import yaml
 
 from filtune.experiments.classes import classes, find_class, public_path
 from filtune.experiments.composition import CONFIGS, Config, add_part, find_config, lookup, merge_over, nested, notice
-from filtune.experiments.suggestions import suggest
 from filtune.lightning_modules.legacy import has_renamed_options, translate_key, translate_optimizer
 from filtune.lightning_modules.runs import CONFIG, find_checkpoint
 from filtune.lightning_modules.trust import OwnClasses, named_classes
 from filtune.lightning_modules.yaml_loader import DuplicateKeyError, parse_value, parse_yaml
+
+from .suggestions import suggest
 
 FOLDERS = {"optimizer": "optimizer", "data": "task"}
 """Folder of configs/ with the configurations that ``--optimizer`` and ``--data`` accept."""
@@ -123,7 +124,11 @@ def read_line(args: Iterable[str], own: OwnClasses = None) -> CommandLine:
 
 
 def with_run_config(args: list[str]) -> list[str]:
-    """Return the arguments of ``validate``, with the configuration of the checkpoint's run where none is given."""
+    """Return the arguments of ``validate``, with the configuration of the checkpoint's run where none is given.
+
+    Raises:
+        ValueError: If there is no such checkpoint, or no configuration beside it.
+    """
     configs, options = split(args)
     path = next((option.value for option in options if option.key == "ckpt_path"), None)
     if configs or path in (None, "", "last"):

@@ -6,8 +6,9 @@ import re
 
 from lightning.pytorch import accelerators, callbacks, loggers, plugins, profilers, strategies
 
-from filtune.experiments.suggestions import suggest
-from filtune.lightning_modules.defaults import import_class, parameter_defaults
+from filtune.lightning_modules.defaults import constructor_arguments, import_class
+
+from .suggestions import suggest
 
 PLACES = {
     "trainer.accelerator": accelerators,
@@ -51,5 +52,4 @@ def _short(path: str) -> str:
 
 
 def _options(path: str) -> list[str]:
-    cls = import_class(path)
-    return sorted(parameter_defaults(cls)) if cls else []
+    return sorted(constructor_arguments(import_class(path)))

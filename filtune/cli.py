@@ -26,7 +26,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a process that stops wi
 
 @dataclass(frozen=True)
 class Command:
-    """A command.
+    """A command of the command line.
 
     Attributes:
         module: The module that has it.
@@ -39,13 +39,14 @@ class Command:
     function: str = "main"
 
     def __call__(self, args: list[str]) -> object:
-        """Run it."""
+        """Run the command."""
         return getattr(import_module(self.module), self.function)(args)
 
 
 COMMANDS = {
     "fit": Command("filtune.training", "learn from a stream of samples, one at a time", "fit"),
     "validate": Command("filtune.training", "score a checkpoint on the validation samples", "validate"),
+    "learn": Command("filtune.live.commands", "learn from JSON lines without an end, and predict each", "run_learn"),
     "predict": Command("filtune.exports.commands", "predict texts or images, with their uncertainty", "run_predict"),
     "export": Command("filtune.exports.commands", "write the model for PEFT, transformers or timm", "run_export"),
     "serve": Command("filtune.live.serving.commands", "predict and learn by HTTP, and lose nothing"),
@@ -116,7 +117,7 @@ def main(args: list[str] | None = None) -> None:
 def _run(name: str, args: list[str]) -> None:
     command = {**COMMANDS, **RENAMED, **INTERNAL}.get(name)
     if command is None:
-        from filtune.experiments.suggestions import suggest
+        from .suggestions import suggest
 
         if name.startswith("-"):
             raise ValueError(f"{name}: the command comes first, for example filtune fit {name} ...; see filtune --help")
@@ -188,7 +189,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    from filtune.experiments.suggestions import suggest
+    from .suggestions import suggest
 
     see = f"see {parser.prog} --help"
     if found := re.fullmatch(r"unrecognized arguments: (.*)", message, flags=re.DOTALL):

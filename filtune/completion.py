@@ -104,7 +104,11 @@ class _Caught(Exception):
 
 
 def parser_of(command: Any) -> argparse.ArgumentParser:
-    """Return the parser of a command, intercepted before it parses."""
+    """Return the parser of a command, intercepted before it parses.
+
+    Raises:
+        AssertionError: If the command parses nothing.
+    """
     caught: list[argparse.ArgumentParser] = []
 
     def catch(parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:

@@ -13,11 +13,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import filtune
 from filtune.experiments.classes import Option, classes, find_class, options
 from filtune.experiments.composition import Config, assign, lookup, nested, read_part
-from filtune.experiments.suggestions import nearest, suggest
 from filtune.lightning_modules.defaults import held_dataclass
 
 from .arguments import FOLDERS, CommandLine
 from .class_errors import explain_class
+from .suggestions import did_you_mean, nearest, suggest
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
@@ -214,9 +214,8 @@ def _suggest(key: str, known: list[str], help_of: str, dashes: str = "") -> str:
     beside = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == place}
     near = [beside[found] for found in nearest(name, beside)] if beside else nearest(key, known)
     near = near or [other for other in known if other.endswith(f".{name}")]
-    if near:
-        return f"did you mean {' or '.join(f'{dashes}{found}' for found in near)}?"
-    return suggest(name, beside, help_of) if beside else help_of
+    meant = did_you_mean(f"{dashes}{found}" for found in near)
+    return meant or (suggest(name, beside, help_of) if beside else help_of)
 
 
 def origin(line: CommandLine, key: str) -> str:

@@ -1,4 +1,4 @@
-"""Writes a run's figures to TensorBoard when it ends."""
+"""Callback that writes a run's figures to TensorBoard when it ends."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from filtune.experiments.classes import classes, optimizer_label
 from filtune.experiments.composition import notice
 from filtune.lightning_modules import OnlineModule, Schedule, check_precision
 from filtune.lightning_modules.atomic import reason_full
-from filtune.lightning_modules.callbacks import RunPage, RunSummary, SameStream, StreamCheckpoint, Validations
+from filtune.lightning_modules.callbacks import RunPage, RunSummary, SameStream, StreamCheckpoint
 from filtune.lightning_modules.integrity import DamagedFile, read_yaml
 from filtune.lightning_modules.launch import is_first, other_process_lost
 from filtune.lightning_modules.locks import FolderLock
@@ -67,6 +67,7 @@ from .trainer_options import (
     is_checkpointing,
     named_loggers,
     refusals_of_lightning,
+    timing_callbacks,
     trainer_arguments,
 )
 from .validation import Validation
@@ -94,14 +95,17 @@ class FiltuneCLI(LightningCLI):
         args: Command line without the program's name: the command, then its options.
         locks: Holds the lock of the run's folder until the command ends.
         place: Where the run belongs, if it is a baseline.
+        announces: Whether the line of the data is printed, which is that of all runs of a command.
 
     Raises:
         ValueError: Naming what is wrong with the command line or a configuration, and the remedy.
     """
 
-    def __init__(self, args: list[str], locks: ExitStack | None = None, place: Baseline | None = None) -> None:
+    def __init__(
+        self, args: list[str], locks: ExitStack | None = None, place: Baseline | None = None, announces: bool = True
+    ) -> None:
         self.folder: Path | None = None
-        self.command, self._place = args[0], place
+        self.command, self._place, self._announces = args[0], place, announces
         self._locks = locks if locks is not None else ExitStack()
         self.scratch: TemporaryDirectory | None = None
         self._is_begun = False
@@ -222,41 +226,38 @@ class FiltuneCLI(LightningCLI):
         check_checkpoint_name(self._get(self.config, "ckpt_path"), trainer, self.command)
 
     def instantiate_classes(self) -> None:
-        """Build model, data module and trainer; an error of theirs is reported without the frame of the parser."""
+        """Build model, data module and trainer; an error of theirs is raised without the frame of the parser."""
         try:
             super().instantiate_classes()
         except (TypeError, ValueError) as error:
             raise ValueError(condensed(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Return the trainer of a run: one folder, atomic checkpoints, a progress bar, a summary."""
+        """Return the trainer of a run, with its folder and callbacks; a folder that is refused is an error."""
         given = self._get(self.config_init, "trainer")
         self._dump_config()
         self.model.run_config = {k: v for k, v in self.config_dump.items() if k != "ckpt_path"}
         kwargs |= trainer_arguments(given, training=self.subcommand == "fit")
         refusal: Exception | None = None
         if self.subcommand == "fit":
-            name = self._name()
-            refusal = self._open(name)
+            refusal = self._open(name := self._name())
             assert self.folder is not None
             # where Lightning puts what has no folder of its own, as its checkpoint when SLURM requeues the job
-            is_slurm = SLURMEnvironment.detect()
+            kwargs["default_root_dir"] = str(self.folder / ("checkpoints" if SLURMEnvironment.detect() else ""))
             self.save_config_kwargs = {"folder": self.folder, "refusal": refusal}
-            kwargs["default_root_dir"] = str(self.folder / "checkpoints" if is_slurm else self.folder)
             if has_own_logger(given):
                 own = RunLogger(self.folder.parents[1], "", f"{name.stem}/{self.folder.name}")
                 kwargs["logger"] = [own, *named_loggers(given)]
-            validations = self._get(self.config_init, "run").validations
+            config, is_new, run = self.model.run_config, not self._is_begun, self._get(self.config_init, "run")
             kwargs["callbacks"] = [
-                Validations(validations, given.get("val_check_interval") is not None),
+                *timing_callbacks(given, run.validations),
                 *kwargs["callbacks"],
-                RunPage(self.model.run_config, given.get("enable_autolog_hparams", True)),
-                RunSummary(self.folder, name.optimizer, self.model.run_config, not self._is_begun, write_figures),
+                RunPage(config, given.get("enable_autolog_hparams", True)),
+                RunSummary(self.folder, name.optimizer, config, is_new, write_figures, self._announces),
                 SameStream(self._place.stream if self._place else None),
             ]
             if is_checkpointing(given):
-                interval = self._get(self.config_init, "run").save_interval
-                kwargs["callbacks"].append(StreamCheckpoint(self.folder / "checkpoints", interval))
+                kwargs["callbacks"].append(StreamCheckpoint(self.folder / "checkpoints", run.save_interval))
         else:
             self.save_config_callback = None
             kwargs["callbacks"].append(Validation())
@@ -276,13 +277,13 @@ class FiltuneCLI(LightningCLI):
 
     @property
     def is_resumed(self) -> bool:
-        """Whether all runs of the command are resumed, those that were begun: asked for, or requeued by SLURM."""
+        """True if all runs of the command that were begun are resumed: asked for, or requeued by SLURM."""
         path = self._get(self.config, "ckpt_path")
         return path == "last" or (path is None and is_requeued() and slurm_job() is not None)
 
     @property
     def is_dev_run(self) -> bool:
-        """Whether a few batches are run to find errors, and nothing is kept (``trainer.fast_dev_run``)."""
+        """True if a few batches are run to find errors, and nothing is kept (``trainer.fast_dev_run``)."""
         return bool(self._get(self.config_init, "trainer").get("fast_dev_run"))
 
     def save_config(self, path: Path) -> None:
@@ -353,7 +354,7 @@ class FiltuneCLI(LightningCLI):
         return find_run(root, name, matches)
 
     def after_fit(self) -> None:
-        """Broadcast the folder to every process."""
+        """Broadcast the folder to every process; a run that ended before its first step is an error."""
         self.folder = Path(self.trainer.strategy.broadcast(str(self.folder)))
         if not self.trainer.global_step:
             raise ValueError("trainer: the run ended before its first step; allow a larger trainer.max_time")

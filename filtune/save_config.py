@@ -14,7 +14,7 @@ from filtune.lightning_modules.launch import refused_together
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes ``config.yaml``; over that of a run that is resumed only once its checkpoint has been accepted.
+    """Callback that writes ``config.yaml``; over that of a resumed run only once its checkpoint has been accepted.
 
     Args:
         folder: The run's folder, whatever the loggers have.
@@ -28,7 +28,11 @@ class SaveConfig(SaveConfigCallback):
         self.path, self._refusal = folder / self.config_filename, refusal
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file of a new run, unless a process was refused its folder."""
+        """Write the file of a new run.
+
+        Raises:
+            Exception: The refusal, on all processes, if one of them was refused the folder.
+        """
         with refused_together():
             if self._refusal is not None:
                 raise self._refusal

@@ -1,4 +1,4 @@
-"""What ``fit`` and ``validate`` make of the options of Lightning's trainer: passed on, refused, or ours.
+"""Treatment of the options of Lightning's trainer by ``fit`` and ``validate``: passed on, refused, or ours.
 
 docs/lightning.md says so of every option; ``lightning_modules/trainer_checks.py`` refuses what no trainer may be given.
 """
@@ -21,11 +21,11 @@ import yaml
 from lightning.fabric.loggers.logger import Logger
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from filtune.lightning_modules.callbacks import OnlineProgressBar, ProgressLines
+from filtune.lightning_modules.callbacks import LogInterval, OnlineProgressBar, ProgressLines, Validations
 from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
 from filtune.lightning_modules.defaults import import_class
 from filtune.lightning_modules.trainer_checks import check_callback_classes
@@ -128,6 +128,18 @@ def trainer_arguments(given: Mapping[str, Any], training: bool) -> dict[str, Any
         "logger": named_loggers(given) or False,
         "use_distributed_sampler": False,
     }
+
+
+def timing_callbacks(given: Mapping[str, Any], validations: int | None) -> list[Callback]:
+    """Return what decides when a run validates and logs; they come first among the callbacks.
+
+    Args:
+        given: The options of the trainer.
+        validations: ``run.validations``.
+    """
+    found: list[Callback] = [Validations(validations, given.get("val_check_interval") is not None)]
+    is_left = given.get("log_every_n_steps") is None and not given.get("barebones")
+    return [*found, LogInterval()] if is_left else found
 
 
 def named_loggers(given: Mapping[str, Any]) -> list[Logger]:

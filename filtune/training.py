@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser
 
 from filtune.lightning_modules import signals
+from filtune.lightning_modules.callbacks import has_announced
 from filtune.lightning_modules.callbacks.stopping import agreed_signal
 from filtune.lightning_modules.launch import is_first, quiet
 from filtune.lightning_modules.resume import Baseline
@@ -42,13 +43,14 @@ def fit(args: list[str]) -> None:
         if cli.is_dev_run:
             _dev_run_baselines(cli)
             return
-        folders = [cli.folder]
+        folders, is_announced = [cli.folder], has_announced(cli.trainer)
         resumed = "last" if cli.is_resumed else "null"
         for name in cli.baselines:
             finish_loggers(named_loggers(cli.config_init["fit"]["trainer"]))
             same = ["--config", str(cli.folder / CONFIG), f"--optimizer={name}", "--run.baselines=[]"]
             place = Baseline(cli.folder, name, cli.model.data_fingerprint)
-            baseline = FiltuneCLI(["fit", *same, f"--ckpt_path={resumed}"], locks, place)
+            baseline = FiltuneCLI(["fit", *same, f"--ckpt_path={resumed}"], locks, place, not is_announced)
+            is_announced = is_announced or has_announced(baseline.trainer)
             _stop_if_asked(baseline)
             assert baseline.folder is not None
             folders.append(baseline.folder)
@@ -73,7 +75,7 @@ def _dev_run_baselines(cli: FiltuneCLI) -> None:
         config = Path(folder) / "config.yaml"
         cli.save_config(config)
         for name in cli.baselines:
-            FiltuneCLI(["fit", "--config", str(config), f"--optimizer={name}", "--run.baselines=[]"])
+            FiltuneCLI(["fit", "--config", str(config), f"--optimizer={name}", "--run.baselines=[]"], announces=False)
     if is_first():
         print(f"fast_dev_run: {cli.trainer.max_steps} steps and the validation ran without an error; nothing is kept")
 
@@ -104,7 +106,7 @@ class _ParserOnly(FiltuneCLI):
 
 
 def schema_of(command: str) -> Schema:
-    """Return the options of ``fit`` or ``validate``."""
+    """Return the options of ``fit`` or ``validate``; an error if the command line builds no parser."""
     try:
         _ParserOnly([command])
     except _Built as built:

@@ -1,4 +1,4 @@
-"""What ``filtune validate`` prints: the line of the data, and the scores."""
+"""The output of ``filtune validate``: the line of the data, and the scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from filtune.lightning_modules import OnlineModule
 
 
 class Validation(Callback):
-    """Prints what was read of the data, and the scores by their names in the table of ``fit``."""
+    """Callback that prints what was read of the data, and the scores by their names in the table of ``fit``."""
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line of the data, as ``fit`` does."""

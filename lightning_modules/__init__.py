@@ -1,4 +1,4 @@
-"""What a training step is: batch -> likelihood -> optimizer.step -> online metrics; backbones and adapters.
+"""Training steps (batch -> likelihood -> optimizer.step -> online metrics), backbones and adapters.
 
 The public names are imported when they are asked for, so that a module of this folder that needs no torch, such as
 ``legacy`` or ``runs``, costs nothing.

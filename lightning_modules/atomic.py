@@ -82,6 +82,9 @@ def explained_if_full(path: Path) -> Iterator[None]:
     """Turn any error of a write for which there is no space into :class:`DiskFull`, which names the file.
 
     Libraries report it by errors of their own, without its number: torch by a RuntimeError.
+
+    Raises:
+        DiskFull: If there is no space left; other errors pass through.
     """
     try:
         yield

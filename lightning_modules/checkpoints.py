@@ -52,7 +52,7 @@ _FIELDS: dict[str, type] = {"config": dict, "fingerprint": int, "validation": di
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes to a temporary file in the same folder, syncs, and renames; loads tensors and plain values only."""
+    """Reading and writing of checkpoints, under a temporary name, synced and renamed; only plain values are loaded."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint with its checksum, so that ``path`` always holds a complete one.
@@ -149,7 +149,7 @@ def config_differences(
     if not saved or not current:
         return []
     old, new = (
-        dict(_flatten(_joint_batch(with_defaults(config, model), count)))
+        dict(_flatten(_joint_batch(with_defaults(_plain_settings(config), model, by_module=True), count)))
         for config, count in zip((with_former_defaults(saved), translate(current)), ranks, strict=True)
     )
     keys = COMPARED + (SCHEDULED if new.get("model.schedule.decay", "none") != "none" else ())
@@ -306,6 +306,14 @@ def _listed(names: list[str]) -> str:
 def _short(value: Any) -> str:
     """Return a value of a fingerprint: a number in full, the first digits of a hash."""
     return str(value) if isinstance(value, int) or value is None else str(value)[:12]
+
+
+def _plain_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration with the seed and the precision that Lightning takes where none is given."""
+    trainer = {
+        name: value for name, value in (config.get("trainer") or {}).items() if (name, value) != ("precision", None)
+    }
+    return {"seed_everything": 0, **config, "trainer": trainer}
 
 
 def _joint_batch(config: dict[str, Any], ranks: int) -> dict[str, Any]:

@@ -127,8 +127,13 @@ class Evaluation(pl.LightningModule):
         return {"answer": likelihood.answer(), "mean": likelihood.mean()}
 
     def _report(self, scores: dict[str, Tensor]) -> None:
-        if not self.trainer.barebones:  # which logs nothing, and warns of it
-            self.log_dict(scores)
+        """Hand scores to the callbacks and loggers, in training as of the steps taken: Lightning counts one less."""
+        if self.trainer.barebones:  # which logs nothing, and warns of it
+            return
+        training = self.trainer.state.fn == "fit"
+        self.log_dict(scores, logger=False if training else None)
+        for logger in self.loggers if training else ():
+            logger.log_metrics({name: float(value) for name, value in scores.items()}, step=self.global_step)
 
     def _scores(self, prefix: str, samples: int | None = None) -> dict[str, Tensor]:
         """Return the scores by prefixed name; during training, ``samples`` is the number of training samples so far."""

@@ -120,8 +120,9 @@ class Forgetting(nn.Module):
             self.best.copy_(torch.tensor(state["best"], dtype=torch.float64))
 
     def names(self, prefix: str) -> set[str]:
-        """Return the names of the accuracies."""
-        return {f"{prefix}accuracy_{number}" for number in range(self.count)}
+        """Return the names of the accuracies, and of the forgetting where an earlier segment comes to an end."""
+        forgetting = {f"{prefix}forgetting"} if len(set(self.order)) > 1 else set()
+        return {f"{prefix}accuracy_{number}" for number in range(self.count)} | forgetting
 
     @staticmethod
     def _scored(values: Tensor) -> list[int]:

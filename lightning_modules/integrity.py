@@ -19,7 +19,7 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any
 
-from .runs import EVENT_SIZES, SUMMARY
+from .runs import EVENT_SIZES, PREDICTIONS, SUMMARY
 from .yaml_loader import load_yaml, parse_yaml
 
 CHECKSUM = "checksum"
@@ -32,7 +32,7 @@ _YAML_WORDS = "sha256 of the content"
 _YAML_MARK = f"# {_YAML_WORDS}: "
 _YAML_END = "# the first line has the checksum of these settings"
 
-_YOUNGER = {SUMMARY: "event_bytes", EVENT_SIZES: "event_bytes"}
+_YOUNGER = {SUMMARY: "event_bytes", EVENT_SIZES: "event_bytes", PREDICTIONS: "worst"}
 """By name of a JSON file, a field that no release wrote without the checksum."""
 
 
@@ -45,6 +45,9 @@ def seal_archive(file: IO[bytes]) -> None:
 
     Args:
         file: The archive, open for reading and writing.
+
+    Raises:
+        ValueError: If the archive has a comment already.
     """
     end = file.seek(-22, 2)
     record = file.read(22)

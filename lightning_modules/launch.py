@@ -108,6 +108,7 @@ def quiet() -> None:
     warnings.formatwarning = _one_line
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*length of `list` across ranks is zero.*")  # the data line says so
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # it is intended
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # between two libraries

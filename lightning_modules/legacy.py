@@ -104,7 +104,7 @@ def translate_class_path(path: str) -> str:
 
 def has_renamed_options(path: str | None) -> bool:
     """Return whether options of an optimizer may stand in names of earlier releases: not those of one's own class."""
-    return path is None or path in {f"filtune.{name}" for name in CLASSES["optimizers"]}
+    return path is None or str(path) in {f"filtune.{name}" for name in CLASSES["optimizers"]}
 
 
 def _check_once(section: str, name: str, becomes: Config, options: Config) -> None:

@@ -48,7 +48,7 @@ def try_lock(descriptor: int, shared: bool = False) -> bool | None:
 
 
 class FolderLock:
-    """Keeps other processes from writing into a folder until it is released or this process ends.
+    """A lock that keeps other processes from writing into a folder until it is released or this process ends.
 
     Processes that are forked from this one, such as the workers of a data loader, do not hold it.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
+from typing import Any
 
 import torch
 import torchmetrics
@@ -12,6 +14,7 @@ from filtune.optimizers.likelihoods import likelihood_of
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassMatthewsCorrCoef
 
+from .predictions import PredictionLog
 from .scores import ProbabilityScores
 
 MOST_CLASSES = 50
@@ -48,15 +51,15 @@ class WindowedMean(nn.Module):
         self.count += valid.sum()
 
     def compute(self) -> Tensor:
-        """Mean over what the window holds, ()."""
+        """Return the mean over what the window holds, ()."""
         return self.values.sum() / self.count.clamp(min=1, max=len(self.values))
 
 
 class Matthews(MulticlassMatthewsCorrCoef):
-    """Matthews' correlation; 0 where a single class is predicted or occurs, for which torchmetrics gives 0.04 or 1."""
+    """Matthews' correlation, 0 where a single class is predicted or occurs (torchmetrics gives 0.04 or 1)."""
 
     def compute(self) -> Tensor:
-        """Correlation of the labels with those predicted, ()."""
+        """Return the correlation of the labels with those predicted, ()."""
         predicted, occurring = ((self.confmat.sum(dim) > 0).sum() for dim in (0, 1))
         value = super().compute()
         return torch.where((predicted > 1) & (occurring > 1), value, torch.zeros_like(value))
@@ -165,6 +168,8 @@ class Prequential(nn.Module):
         self.l1 = WindowedMean(WINDOW) if scored else None
         self.scores = ProbabilityScores() if scored else None
         self.predictive = ProbabilityScores() if scored else None
+        counted = task.outputs <= MOST_CLASSES
+        self.log = PredictionLog(task.outputs, counted) if likelihood.is_softmax else None
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64))
         self.register_buffer("nonfinite", torch.zeros((), dtype=torch.int64))
 
@@ -178,6 +183,8 @@ class Prequential(nn.Module):
             score: Whether it could be predicted; otherwise its samples are counted alone.
         """
         self.samples += len(observation.target)
+        if self.log is not None:
+            self.log.update(observation)
         if not score:
             return
         valid = usable(observation)
@@ -202,10 +209,23 @@ class Prequential(nn.Module):
         if averaged is not None:
             self.predictive.update(*averaged)
 
+    def skip(self, samples: int) -> None:
+        """Count samples that could not be predicted."""
+        self.samples += samples
+        if self.log is not None:
+            self.log.samples += samples
+
+    def load_log(self, state: dict[str, Any] | None, samples: int) -> None:
+        """Restore the counts of predictions, of which checkpoints of earlier releases, after ``samples``, have none."""
+        if self.log is not None:
+            self.log.load(state or {"samples": samples})
+
     @torch.no_grad()
     def compute(self) -> dict[str, Tensor]:
         """Return ``online/*`` by name."""
-        figures = {**self.set.compute("online/"), "online/loss": self.loss.compute()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of one sample, or of equal ones, there is no correlation yet
+            figures = {**self.set.compute("online/"), "online/loss": self.loss.compute()}
         if int(self.nonfinite):
             figures["online/nonfinite_samples"] = self.nonfinite
         if self.l1 is not None and self.scores is not None and self.predictive is not None:

@@ -76,6 +76,9 @@ class Watch:
         policy: ``stop``, or ``rewind``: restore parameters and state, and continue with the samples that follow; after
             ``MOST_REWINDS`` times, stop as well. Or ``warn``: warn once and go on, for a comparison in which a method
             may fail.
+
+    Raises:
+        ValueError: If the policy is unknown.
     """
 
     def __init__(self, policy: Literal["stop", "rewind", "warn"]) -> None:

@@ -39,27 +39,28 @@ from .monitoring import StepTimer, Watch
 from .optimization import Schedule, group_parameters
 from .runs import CheckpointError
 from .step import OnlineStep
-from .trainer_checks import check_length, check_metrics, check_trainer, watches_steps
+from .trainer_checks import await_metrics, check_length, check_metrics, check_trainer, watches_steps
 
 
 class OnlineModule(OnlineStep, Evaluation):
-    """Fine-tunes a backbone on a stream, one batch at a time, with any optimizer.
+    """Lightning module that fine-tunes a backbone on a stream, one batch at a time, with any optimizer.
 
     Args:
         backbone: The backbone, its adapter and its head.
-        optimizer_init: Builds the optimizer from parameter groups; filled in from ``--optimizer``.
+        optimizer_init: Function that builds the optimizer from parameter groups; filled in from ``--optimizer``.
         schedule: Warm-up and decay of the learning rate, for optimizers that have one.
-        param_groups: Options for some of the parameters, such as a prior of their own, by a regular expression
-            on the parameter's name: ``{lora_B: {p0: 2.0}}``.
+        param_groups: Options of some parameters, by a regular expression on their names: ``{lora_B: {p0: 2.0}}``.
         weight_averaging: Validate, export and predict with the mean of the trained parameters over the last quarter of
-            the steps, and so many at most; training itself does not change. 0 takes the parameters as they are.
-        on_divergence: ``stop`` with an error when the optimizer diverges, or ``rewind`` parameters and state to the
-            last checkpoint's and go on with the samples that follow, or ``warn`` and go on as it is.
-        checksum_every: Steps between two checks that all processes hold the same parameters, where there are several.
+            the steps, at most this many of them; training itself does not change. 0 takes the last parameters.
+        on_divergence: Reaction to an optimizer that diverges: ``stop`` with an error, ``rewind`` to the last checkpoint
+            and go on with the next samples, or ``warn`` and go on.
+        checksum_every: Steps between two checks that several processes hold the same parameters.
 
     Attributes:
-        restoring: ``read`` while a checkpoint is restored, ``used`` during the first step after it, else empty: an
-            error is then the checkpoint's.
+        restoring: ``read`` while a checkpoint is restored, ``used`` in the first step after it: errors are then its.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
     def __init__(
@@ -76,9 +77,7 @@ class OnlineModule(OnlineStep, Evaluation):
         if checksum_every < 1:
             raise ValueError(f"model.checksum_every: must be at least 1, got {checksum_every}")
         if weight_averaging < 0:
-            raise ValueError(
-                f"model.weight_averaging: must be a number of steps, or 0 for none, got {weight_averaging}"
-            )
+            raise ValueError(f"model.weight_averaging: must be a number of steps, or 0, got {weight_averaging}")
         self.automatic_optimization = False
         self.strict_loading = False
         self.backbone_config, self.optimizer_init = backbone, optimizer_init
@@ -92,7 +91,7 @@ class OnlineModule(OnlineStep, Evaluation):
         self.last_validation: dict[str, float] = {}
         self.target_state: StreamState | None = None
         self.restoring: Literal["", "read", "used"] = ""
-        self._built = False
+        self._built, self._recorded = False, -1
         self._advised = False
 
     def setup(self, stage: str) -> None:
@@ -163,6 +162,7 @@ class OnlineModule(OnlineStep, Evaluation):
         self.watch.keep(self.optimizers(use_pl_optimizer=False), self.global_step, self.target_state)
         self.check_ranks()
         check_metrics(self.trainer, self.metric_names, False, "lr" in self.optimizers(use_pl_optimizer=False).defaults)
+        await_metrics(self.trainer, self.forgetting.names("val/"))
         self._is_watched = watches_steps(self.trainer)
         self._is_new = True
         check_length(self.trainer)
@@ -207,7 +207,8 @@ class OnlineModule(OnlineStep, Evaluation):
         Raises:
             FloatingPointError: If it diverged.
         """
-        optimizer, figures = self.optimizers(use_pl_optimizer=False), self.publish()
+        self._recorded, optimizer = self.global_step, self.optimizers(use_pl_optimizer=False)
+        figures = self.publish()
         for logger in self.loggers:
             logger.log_metrics({name: float(value) for name, value in figures.items()}, step=self.global_step)
         self.restore_if_diverged(optimizer)
@@ -227,8 +228,9 @@ class OnlineModule(OnlineStep, Evaluation):
         return figures
 
     def on_train_epoch_end(self) -> None:
-        """Record where the epoch ended, between two regular points, before any callback looks at it."""
-        self.record()
+        """Record where the epoch ended, unless that is a regular point, before any callback looks at it."""
+        if self._recorded != self.global_step:
+            self.record()
 
     def metric_names(self) -> set[str]:
         """Return the names of the online and validation metrics, before the first step."""
@@ -281,6 +283,7 @@ class OnlineModule(OnlineStep, Evaluation):
             "inputs": self.input_settings,
             "validation": self.last_validation,
             "confusion": self.last_confusion,
+            "predictions": self.online.log and self.online.log.state(),
             "forgetting": self.forgetting.state(),
             "rewinds": self.watch.rewinds,
             "weight_averaging": self.average.state_dict(),
@@ -326,6 +329,7 @@ class OnlineModule(OnlineStep, Evaluation):
             )
         check_inputs(saved.get("inputs") or {}, self.input_settings, self.backbone_config.name)
         self.last_validation, self.last_confusion = dict(saved["validation"]), saved.get("confusion")
+        self.online.load_log(saved.get("predictions"), int(checkpoint["state_dict"]["online.samples"]))
         self.forgetting.load(saved.get("forgetting"))
         self.watch.rewinds = saved["rewinds"]
         if saved.get("weight_averaging"):

@@ -1,4 +1,4 @@
-"""What a run adds to its optimizer: parameter groups by name, a learning-rate schedule, and weight averaging."""
+"""Additions of a run to its optimizer: parameter groups by name, a learning-rate schedule, and weight averaging."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Schedule:
     10,000 steps), and its state is another than that of the checkpoints of earlier releases.
 
     Args:
-        decay: ``none``, or ``linear`` to zero at the end of the run.
-        warmup: Steps over which the learning rate rises linearly from zero, before the decay.
+        decay: ``linear`` decreases the learning rate to zero at the end of the run; ``none`` keeps it.
+        warmup: Number of steps over which the learning rate rises linearly from zero, before the decay.
     """
 
     decay: Literal["none", "linear"] = "none"
@@ -68,7 +68,7 @@ class Schedule:
 
     @property
     def constant(self) -> bool:
-        """Whether the learning rate never changes."""
+        """True if the learning rate never changes."""
         return self.decay == "none" and self.warmup == 0
 
     def build(self, optimizer: torch.optim.Optimizer, total_steps: int) -> LambdaLR:

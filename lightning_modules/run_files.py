@@ -23,7 +23,7 @@ from .event_files import EVENTS, SIZES, check_sizes, records, stated_sizes, sync
 from .integrity import DamagedFile, check_archive, read_json, read_yaml, sealed
 from .legacy import translate
 from .locks import NAME as LOCK
-from .runs import CONFIG, EVENT_SIZES, LAST, SUMMARY
+from .runs import CONFIG, EVENT_SIZES, LAST, PREDICTIONS, SUMMARY
 
 BASELINES = "baselines.json"
 """File in a run's folder that names the folders of its baselines."""
@@ -33,7 +33,7 @@ JOB = "slurm_job"
 
 
 class MisplacedFile(ValueError):
-    """In a run's folder is what a command must not write to: a link that leads out of it, or another kind of file."""
+    """Error about a file in a run's folder that is not written to: a link that leads out of it, or a special file."""
 
 
 class _CutEvents(DamagedFile):
@@ -127,7 +127,7 @@ def _check_event_sizes(folder: Path, sizes: dict[str, int]) -> None:
 
 def created_files(folder: Path) -> list[Path]:
     """Return the files beside the checkpoints that filtune and its TensorBoard logger write into a run's folder."""
-    names = (CONFIG, EVENT_SIZES, SUMMARY, BASELINES, JOB, EVENTS, LOCK, "hparams.yaml")
+    names = (CONFIG, EVENT_SIZES, SUMMARY, PREDICTIONS, BASELINES, JOB, EVENTS, LOCK, "hparams.yaml")
     return [path for name in names for path in folder.glob(name)] if os.path.isdir(folder) else []
 
 
@@ -175,6 +175,7 @@ _KINDS: tuple[tuple[str, Callable[[Path], Any], str], ...] = (
     (CONFIG, _check_config, "delete it: it is written again from the options of the command"),
     (EVENT_SIZES, _check_sizes, "delete it: each event file is then checked by itself"),
     (SUMMARY, _check_sizes, "delete it: it is written again when the run ends"),
+    (PREDICTIONS, read_json, "delete it: it is written again when the run ends"),
     (
         BASELINES,
         lambda path: read_baselines(path.parent),

@@ -21,6 +21,9 @@ EVENT_SIZES = "events.json"
 SUMMARY = "summary.json"
 """Name of a run's result, in its folder."""
 
+PREDICTIONS = "predictions.json"
+"""Name of the file with a run's predictions by class and the worst of them, in its folder."""
+
 STREAM = "FILTUNE_STREAM"
 """Environment variable with the fingerprint of the stream, as JSON: sweep and reproduce set it for their runs."""
 
@@ -41,16 +44,21 @@ def unreadable(error: Exception, path: str) -> CheckpointError:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that a path means: a run's folder stands for its last one.
+    """Return the checkpoint that a path means: a folder stands for the last one of its run, or of the only run in it.
 
     Raises:
-        CheckpointError: If it is a folder without one.
+        CheckpointError: If it is a folder without a run, or with several; names them.
     """
     if not path.is_dir():
         return path
-    found = [place for place in (path / "checkpoints" / LAST, path / LAST) if place.is_file()]
+    own = [place for place in (path / "checkpoints" / LAST, path / LAST) if place.is_file()]
+    found = own or sorted(path.rglob(f"checkpoints/{LAST}"))
     if not found:
         raise CheckpointError(f"ckpt_path: the folder {path} has no checkpoints/{LAST}; name a run's folder or a file")
+    if len(found) > 1 and not own:
+        runs = [str(place.parents[1]) for place in found]
+        more = f" and {len(runs) - 2} more" if len(runs) > 2 else ""
+        raise CheckpointError(f"ckpt_path: {path} has several runs: {', '.join(runs[:2])}{more}; name one of them")
     return found[0]
 
 
@@ -59,12 +67,13 @@ class RunConfig:
     """Folder, checkpoint interval, validations and baselines of a run.
 
     Args:
-        root: Folder that holds all runs.
-        save_interval: Steps between two checkpoints.
-        validations: Validations, evenly spread over the stream, the last at its end. By default up to five, as far as
-            they score no more than twice the samples of the stream. ``trainer.val_check_interval`` names steps instead.
-        baselines: Optimizers, by class or by name or path of a configuration, that are then trained on the same stream;
-            a table compares the results.
+        root: Folder of all runs.
+        save_interval: Number of steps from one checkpoint to the next.
+        validations: Number of validations, evenly spread over the stream, the last at its end. Null takes up to five,
+            as far as they score at most twice as many samples as the stream has. ``trainer.val_check_interval`` sets
+            steps instead.
+        baselines: Optimizers that are then trained on the same stream, each by its class or by the name or path of its
+            configuration; a table compares the results.
         resume_changed: Resume from a checkpoint although the data or the settings have changed since it was written.
     """
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from filtune.datamodules import Task
 from filtune.optimizers import Likelihood, Observation, OnlineOptimizer
 from filtune.optimizers.base import Closure
@@ -18,6 +17,7 @@ from torch import Tensor
 from .backbones import Backbone, BackboneConfig, build_backbone
 from .metrics import Prequential
 from .optimization import WeightAverage
+from .seeding import seed_step
 from .trust import OwnClasses
 
 
@@ -89,7 +89,7 @@ class OnlineStep:
         Returns:
             The observation of before the update.
         """
-        torch.manual_seed(_step_seed(seed, number))
+        seed_step(seed, number, batch["label"].device)
         inputs, target = self.backbone.preprocess(batch), batch["label"]
         known, before = self._see_targets(target)
         with self.timer:
@@ -120,8 +120,3 @@ class OnlineStep:
         sizes = [len(target)] if ranks.world == 1 else ranks.integers(len(target), target.device)
         state.see_targets(ranks.gather([target], sizes)[0])
         return known, before
-
-
-def _step_seed(seed: int | None, step: int) -> int:
-    """Seed of a step, a function of the run's seed and the step alone, so that a resumed run repeats it."""
-    return ((seed or 0) * 1_000_003 + step) % (2**63)

@@ -7,7 +7,9 @@ compares it with the installed version, and tries each row.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments import LightningEnvironment
@@ -208,6 +210,26 @@ def check_metrics(trainer: pl.Trainer, names: Callable[[], set[str]], stats: boo
                 f"trainer.callbacks: {name}: monitor: there is no metric {monitor!r}; there are "
                 f"{', '.join(sorted(names()))}{others}"
             )
+
+
+def await_metrics(trainer: pl.Trainer, names: Collection[str]) -> None:
+    """Let callbacks wait for metrics that a validation may not know yet, such as the forgetting before there is any.
+
+    Lightning's own would end the run at the first validation without the metric that they monitor.
+
+    Args:
+        trainer: The trainer, when training starts.
+        names: Names of such metrics.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Checkpoint | EarlyStopping) and getattr(callback, "monitor", None) in names:
+            for hook in ("on_validation_end", "on_train_epoch_end"):
+                setattr(callback, hook, partial(_once_known, getattr(callback, hook), callback.monitor))  # type: ignore[union-attr]
+
+
+def _once_known(hook: Callable[..., None], monitor: str, trainer: pl.Trainer, *rest: Any) -> None:
+    if monitor in trainer.callback_metrics:
+        hook(trainer, *rest)
 
 
 def watches_steps(trainer: pl.Trainer) -> bool:

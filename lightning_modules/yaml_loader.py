@@ -21,7 +21,7 @@ class _Loader(yaml.SafeLoader):
     inside_anchor = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Return a node; an alias within something that has a name itself would repeat it without bounds."""
+        """Return a node; an alias within an anchor is an error, because it would repeat that without bounds."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             if self.inside_anchor:
@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
             self.inside_anchor -= named
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping of a node."""
+        """Return the mapping of a node; a key that stands there twice is an error."""
         seen: dict[Any, yaml.Mark] = {}
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge" or not isinstance(key, yaml.ScalarNode):

@@ -157,7 +157,7 @@ class LearnerCore:
         """Take one step; the lock is held."""
         self.add_classes(self.labels.new_among(labels))
         if self.labels.likelihood.is_softmax and len(self.labels.values) < 2:
-            self.model.online.samples += len(samples)  # of a single class nothing can be learned
+            self.model.online.skip(len(samples))  # of a single class nothing can be learned
             return
         target = self.labels.encode(labels).to(self.device)
         batch = {**self.inputs.batch(samples), "label": target}

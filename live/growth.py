@@ -101,6 +101,11 @@ def grown_metrics(online: Prequential, model: LiveModel) -> Prequential:
         if name in state:
             state[name] = _embedded(value, state[name])
     grown.load_state_dict(state)
+    if online.log is not None and grown.log is not None:
+        log, own = online.log.state(), grown.log.state()
+        if "confusion" in log and "confusion" in own:
+            log["confusion"] = _embedded(log["confusion"], own["confusion"])
+        grown.log.load(log)
     counted = dict(online.set.metrics.items(keep_base=True))
     for name, metric in grown.set.metrics.items(keep_base=True):
         if name in counted and counted[name].update_called:

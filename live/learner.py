@@ -93,6 +93,7 @@ class OnlineLearner(LearnerCore):
         classes: Sequence[Any] | Literal["open"] | None = None,
         new_classes: Literal["refuse", "add"] = "refuse",
         columns: Sequence[str] = (),
+        image_shape: tuple[int, int, int] | None = None,
         max_pending: int = 10_000,
         total_steps: int | None = None,
         device: str | torch.device = "cpu",
@@ -105,6 +106,7 @@ class OnlineLearner(LearnerCore):
             classes: The classes; by default those of the configuration's data, which is read to know them.
             new_classes: ``refuse`` or ``add``.
             columns: The columns of a dict that are the input; by default those of the data.
+            image_shape: (C, H, W) of the images, where the classes are given and the data is not read.
             max_pending: Most samples that wait for their labels.
             total_steps: Length of the stream, for a learning rate that decays over it.
             device: Where the model is.
@@ -113,7 +115,7 @@ class OnlineLearner(LearnerCore):
             ValueError: Naming what is wrong with the configuration.
         """
         bounds = {"max_pending": max_pending, "total_steps": total_steps}
-        settings = from_config(config, classes, new_classes, columns=list(columns), **bounds)
+        settings = from_config(config, classes, new_classes, image_shape, columns=list(columns), **bounds)
         learner = cls.__new__(cls)
         learner.build(settings, torch.device(device), classes if isinstance(classes, list | tuple) else None)
         return learner
@@ -158,9 +160,7 @@ class OnlineLearner(LearnerCore):
             FloatingPointError: If the optimizer has diverged.
             DiskFull: If there is no space left; what was there before is still there.
         """
-        with self.lock:
-            self.check()
-            storage.write(self, Path(path))
+        storage.write(self, Path(path))
 
     # prediction
 
@@ -248,6 +248,12 @@ class OnlineLearner(LearnerCore):
             self.unlabelled += len(pairs) - len(known)
             if known:
                 self.learn(*map(list, zip(*known, strict=True)))
+
+    def wait(self, x: Any, id: Id, answer: Any) -> None:
+        """Let a sample wait for its label under an id, with the prediction that was given out for it."""
+        sample = self.inputs.read(x)
+        with self.lock:
+            self.pending.add(id, Waiting(sample, answer, True))
 
     def feedback(self, id: Id, y: Any) -> bool:
         """Learn from the sample that waits under an id, now that its label is known.

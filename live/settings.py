@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -145,19 +145,24 @@ def from_parts(
     if isinstance(task, str):
         architecture = read_backbone(options, None)
         kind_of_input = modality or ("image" if image_shape else modality_of(architecture))
-        if kind_of_input == "image" and image_shape is None:
-            image_shape = (1, 28, 28) if architecture.name.startswith("lenet") else (3, 224, 224)
-        task = make_task(task, classes, kind_of_input, image_shape)
+        task = make_task(task, classes, kind_of_input, usual_shape(architecture, image_shape))
     return LearnerSettings(config, task, takes_new=takes_new(classes, rest.pop("new_classes")), **rest)
 
 
-def from_config(config: Any, classes: Sequence[Any] | str | None, new_classes: str, **rest: Any) -> LearnerSettings:
+def from_config(
+    config: Any,
+    classes: Sequence[Any] | str | None,
+    new_classes: str,
+    shape: tuple[int, int, int] | None = None,
+    **rest: Any,
+) -> LearnerSettings:
     """Return the settings of a learner of a configuration.
 
     Args:
         config: A file or the name of a shipped configuration, a list of these, or a dict.
         classes: The classes; by default those of the configuration's data, which is read for that.
         new_classes: ``refuse`` or ``add``.
+        shape: (C, H, W) of images, where the classes are given and the data is not read.
         **rest: Other settings.
 
     Raises:
@@ -167,12 +172,11 @@ def from_config(config: Any, classes: Sequence[Any] | str | None, new_classes: s
     for key in ("model", "optimizer"):
         if not isinstance(merged.get(key), dict):
             raise ValueError(f"config: it has no {key}; name a configuration that has, such as 'quickstart'")
-    data = merged.get("data") or {}
-    options = data.get("init_args") or {}
+    options = (merged.get("data") or {}).get("init_args") or {}
     if not rest.get("columns"):
         found = options.get("text_columns") or options.get("image_column")
         rest["columns"] = [found] if isinstance(found, str) else list(found or [])
-    task = _task_of(data, classes)
+    task = _task_of(merged, classes, shape)
     return LearnerSettings(merged, task, takes_new=takes_new(classes, new_classes), **rest)
 
 
@@ -188,17 +192,33 @@ def compose_any(config: Any) -> Config:
     return merged
 
 
-def _task_of(data: Config, classes: Sequence[Any] | str | None) -> Task:
-    """Return the task of a configuration's data; its classes are those given, if any are."""
-    if not data.get("class_path"):
-        raise ValueError("config: it names no data, by which the task is known; build the learner from parts instead")
-    cls = find_class("data", data["class_path"])
-    module = cls(**(data.get("init_args") or {}))
+def _task_of(config: Config, classes: Sequence[Any] | str | None, shape: tuple[int, int, int] | None) -> Task:
+    """Return the task of a configuration: that of its data, which is read unless the classes are given.
+
+    Raises:
+        ValueError: If there is neither data nor classes.
+    """
+    data, backbone = config.get("data") or {}, read_backbone(config["model"].get("backbone") or {}, None)
+    cls = find_class("data", data["class_path"]) if data.get("class_path") else None
+    options = data.get("init_args") or {}
+    if classes is None and cls is None:
+        raise ValueError("config: it names no data, by which the classes are known; give classes=[...], or 'open'")
+    if classes is not None:
+        kind = options.get("task") or "auto"
+        modality = modality_of(backbone) if cls is None else cls.modality
+        return make_task("classification" if kind == "auto" else kind, classes, modality, usual_shape(backbone, shape))
+    assert cls is not None
+    try:
+        module = cls(**options)
+    except TypeError as error:
+        raise ValueError(f"config: data: {' '.join(str(error).split())}; give it, or classes=[...]") from error
     module.setup()
-    if classes is None:
-        return module.task
-    names = [] if classes == OPEN else [str(value) for value in classes]
-    return replace(module.task, classes=tuple(names), outputs=max(2, len(names)))
+    return module.task
+
+
+def usual_shape(backbone: BackboneConfig, given: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    """Return the shape of the images, (C, H, W): that given, else what is usual for the backbone."""
+    return given or ((1, 28, 28) if backbone.name.startswith("lenet") else (3, 224, 224))
 
 
 def make_task(
@@ -221,6 +241,7 @@ def make_task(
         raise ValueError(f"classes: a {kind} task has none; leave them out")
     outputs = max(2, len(names)) if likelihood.is_softmax else len(names) or 1
     scaled = not likelihood.has_classes and likelihood.build_state(1) is not None
+    shape = shape if modality == "image" else None
     return Task("live", kind, outputs, names, modality, shape, likelihood.validation_metrics, {}, scaled)
 
 

@@ -30,9 +30,15 @@ LIVE = "live"
 """Entry of a checkpoint with what only a learner has."""
 
 
-def write(learner: OnlineLearner, path: Path) -> None:
-    """Write a learner, whole or not at all."""
-    AtomicCheckpointIO().save_checkpoint(content(learner), path)
+def write(learner: OnlineLearner, path: Path, further: dict[str, Any] | None = None) -> None:
+    """Write a learner, and further entries, whole or not at all.
+
+    Raises:
+        FloatingPointError: If the optimizer has diverged.
+    """
+    with learner.lock:
+        learner.check()
+        AtomicCheckpointIO().save_checkpoint({**content(learner), **(further or {})}, path)
 
 
 def content(learner: OnlineLearner) -> dict[str, Any]:
@@ -54,6 +60,7 @@ def content(learner: OnlineLearner) -> dict[str, Any]:
             "fingerprint": frozen_fingerprint(model.backbone),
             "inputs": model.backbone.input_settings(),
             "validation": {},
+            "predictions": model.online.log and model.online.log.state(),
             "rewinds": learner.watch.rewinds,
             "weight_averaging": model.average.state_dict(),
             "backbone": settings.architecture.name,
@@ -142,6 +149,7 @@ def _load(learner: OnlineLearner, checkpoint: dict[str, Any], live: dict[str, An
         )
     check_inputs(saved.get("inputs") or {}, model.backbone.input_settings(), name)
     model.load_state_dict(state, strict=False)
+    model.online.load_log(saved.get("predictions"), int(model.online.samples))
     if int(model.online.samples):
         for metric in model.online.set.metrics.values():
             mark_updated(metric)

@@ -14,6 +14,7 @@ from typing_extensions import Self
 from .distributed import Ranks
 from .growth import grow_elementwise
 from .likelihoods.base import Observation
+from .parts import constructor_parameters
 from .performance import RECENT, Follower, Recent, read_recent, with_more_outcomes
 from .ranges import FIRST_ORDER, Range, check_ranges
 from .ranges import check_arguments as check_arguments
@@ -41,11 +42,12 @@ SETTINGS = "settings"
 
 
 class OnlineOptimizer(torch.optim.Optimizer):
-    """An optimizer whose ``step`` takes a closure that returns an :class:`Observation`, graph attached.
+    """Base of all optimizers, which are driven by a closure that returns an observation.
 
-    The rule calls the closure as often as it needs and returns the observation made before the update, whose
-    outputs are the prediction. Where several processes of a group learn together, each with samples of its own, the
-    update is that of one process with all their samples, and so is the observation that is returned.
+    The closure returns an :class:`Observation`, its graph attached. The rule calls it as often as it needs and returns
+    the observation made before the update, whose outputs are the prediction. Where several processes of a group learn
+    together, each with samples of its own, the update is that of one process with all their samples, and so is the
+    observation that is returned.
 
     Attributes:
         stats: Diagnostics of the last step, by name: detached tensors on the model's device, computed without waiting
@@ -76,6 +78,21 @@ class OnlineOptimizer(torch.optim.Optimizer):
             is_adapted: Whether weights of the model are frozen.
         """
         return coordinates
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters; its options are those among ``defaults``.
+
+        Raises:
+            ValueError: If it has an option that belongs to the whole optimizer, and would be ignored.
+        """
+        others = param_group.keys() - self.defaults.keys() - {"params", "name"}  # a name is a label of the user's
+        if whole := sorted(others & constructor_parameters(type(self), all_bases=True).keys() if others else ()):
+            known = ", ".join(sorted(self.defaults)) or "none"
+            raise ValueError(
+                f"{type(self).__name__}: {whole[0]} is an option of the whole optimizer, not of a group of parameters; "
+                f"pass it to the optimizer (options of a group: {known})"
+            )
+        super().add_param_group(param_group)
 
     def attach(self, model: nn.Module) -> Self:
         """Let the rule watch the model's layers; most rules need not, and ignore it."""
@@ -258,7 +275,7 @@ class OnlineOptimizer(torch.optim.Optimizer):
 
 
 class FirstOrder(OnlineOptimizer):
-    """Base of torch's own rules, driven by a closure: backward of the mean negative log-likelihood, then the rule.
+    """Base of torch's own rules: the gradient of the mean negative log-likelihood, then the rule.
 
     Mix it in before the torch class: ``class AdamW(FirstOrder, torch.optim.AdamW)``.
 

@@ -6,9 +6,11 @@ positions, y_t = W x_t + b; a convolution at T patches of its input. Both famili
 call and the derivative with respect to its output y, and nothing else of the model.
 
 Layers that are supported:
-    ``nn.Linear``, and ``nn.Conv2d`` with one group and explicit zero padding. Subclasses count unless they override
-    the forward computation. A layer has to hold a trained parameter that no other module holds. A parameter that two
-    modules share is left out of ``WatchedLayer.params``, because its derivative is a sum over both.
+    ``nn.Linear``, and ``nn.Conv2d`` with explicit zero padding. Subclasses count unless they override the forward
+    computation. With several groups, such as a depthwise convolution, a layer applies a matrix for each, to its own
+    channels: Jacobians take them (``grouped``), the factors of natural gradients need one matrix. A layer has to hold a
+    trained parameter that no other module holds. A parameter that two modules share is left out of
+    ``WatchedLayer.params``, because its derivative is a sum over both.
 
 Calls that count:
     A call counts if its output has a graph (DoRA calls its layers a second time without one, for a norm) and if the
@@ -86,6 +88,11 @@ class LayerIO(NamedTuple):
         """Number of positions of a sample, T."""
         return (self.shape[2:] if isinstance(self.layer.module, nn.Conv2d) else self.shape[1:-1]).numel()
 
+    @property
+    def groups(self) -> int:
+        """Number of matrices that the layer applies, each to channels of its own."""
+        return self.layer.module.groups if isinstance(self.layer.module, nn.Conv2d) else 1
+
     def unfolded_input(self, dtype: torch.dtype) -> Tensor:
         """Return the vectors x_t to which the layer's matrix is applied, (B, T, in); of a convolution its patches."""
         layer, x = self.layer.module, self.x.to(dtype)
@@ -108,13 +115,20 @@ class LayerHooks:
         params: The trained parameters.
         always_on: Record at all times, at most two calls of a layer, rather than within ``with hooks:`` alone.
         masks: Record the mask of the tokens from an argument ``attention_mask`` (B, T) of the model or of a part.
+        grouped: Watch convolutions with several groups as well.
 
     Attributes:
         layers: The supported layers, in the order of the model's modules.
     """
 
     def __init__(
-        self, model: nn.Module, params: Iterable[Tensor], *, always_on: bool = False, masks: bool = False
+        self,
+        model: nn.Module,
+        params: Iterable[Tensor],
+        *,
+        always_on: bool = False,
+        masks: bool = False,
+        grouped: bool = False,
     ) -> None:
         self.layers: list[WatchedLayer] = []
         self.always_on = self._recording = always_on
@@ -128,7 +142,7 @@ class LayerHooks:
             # not getattr: a parametrised weight is computed, and no parameter
             own = {kind: p for kind in ("weight", "bias") if (p := module._parameters.get(kind)) is not None}
             own = {kind: p for kind, p in own.items() if id(p) in trained and uses[id(p)] == 1}
-            if own and is_supported(module):
+            if own and is_supported(module, grouped):
                 assert isinstance(module, nn.Linear | nn.Conv2d)
                 hook = _Hook(self, LayerHooks._record, len(self.layers))
                 self.layers.append(WatchedLayer(name, module, own))
@@ -201,7 +215,7 @@ class _Hook:
 
     @property
     def reports(self) -> bool:
-        """Whether the object it reports to is alive."""
+        """True while the object it reports to is alive."""
         return self._owner is not None and self._owner() is not None
 
     def __call__(self, *arguments: Any) -> None:
@@ -230,14 +244,14 @@ def _remove(handles: list[RemovableHandle]) -> None:
         handle.remove()
 
 
-def is_supported(module: nn.Module) -> bool:
-    """Return whether the module applies one matrix at every position, as its class in torch does."""
+def is_supported(module: nn.Module, grouped: bool = False) -> bool:
+    """Return whether the module applies one matrix at every position, or one per group, as its class in torch does."""
     kind = type(module)
     if isinstance(module, nn.Conv2d):
         names = ("forward", "_conv_forward")
         standard = all(getattr(kind, name) is getattr(nn.Conv2d, name) for name in names)
         explicit = module.padding_mode == "zeros" and not isinstance(module.padding, str)
-        return standard and explicit and module.groups == 1
+        return standard and explicit and (grouped or module.groups == 1)
     return isinstance(module, nn.Linear) and kind.forward is nn.Linear.forward
 
 

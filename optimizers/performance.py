@@ -1,4 +1,4 @@
-r"""How well an optimizer did on the last samples, against a predictor that does not look at the inputs.
+r"""Scores of an optimizer on the last samples, against a predictor that does not look at the inputs.
 
 A diverged or saturated optimizer is recognised by its predictions: probabilities cannot explode, and a gain of zero is
 right where the errors are zero. Over the last samples, with weights that fade as (1 - 1/W)^age, these are averaged
@@ -90,7 +90,7 @@ class Recent(NamedTuple):
 
     @property
     def fails(self) -> bool:
-        """Whether loss or accuracy are far worse than those of a predictor without inputs."""
+        """True if loss or accuracy are far worse than those of a predictor without inputs."""
         if self.weight < ENOUGH:
             return False
         chance = 1 / self.classes if self.classes else 0.0
@@ -98,12 +98,12 @@ class Recent(NamedTuple):
 
     @property
     def guesses(self) -> bool:
-        """Whether no skill is left: the classes predicted are no better than the most frequent one."""
+        """True if no skill is left: the classes predicted are no better than the most frequent one."""
         return not self.classes or self.accuracy <= self.usual + _deviation(self.usual)
 
     @property
     def diverged(self) -> bool:
-        """Whether it fails and never did better: there is nothing to lose."""
+        """True if it fails and never did better: there is nothing to lose."""
         if not self.classes:  # a squared error may lag behind a drift, or fall slowly from far away
             return False
         certain = self.fails and self.guesses and self.weight > CERTAIN
@@ -111,7 +111,7 @@ class Recent(NamedTuple):
 
     @property
     def saturated(self) -> bool:
-        """Whether it fails and its steps remove almost none of the error."""
+        """True if it fails and its steps remove almost none of the error."""
         return self.fails and self.corrected is not None and self.corrected < SATURATED
 
     def describe(self) -> str:
@@ -154,7 +154,7 @@ class Sample(NamedTuple):
 
 
 class Follower:
-    """Collects samples, and averages them every ``TOGETHER`` steps or when asked."""
+    """A collector of samples, which averages them every ``TOGETHER`` steps or when asked."""
 
     def __init__(self) -> None:
         self._samples: list[Sample] = []

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Range(NamedTuple):
-    """What a value must be.
+    """Range of the values that an option may have.
 
     Attributes:
         holds: Whether a value does.

@@ -22,27 +22,41 @@ def base_rules() -> dict[str, type[FirstOrder]]:
 
 
 class SAM(OnlineOptimizer):
-    r"""SGD or AdamW with the gradient at the worst point of a neighbourhood, to first order.
+    r"""Sharpness-aware minimization around SGD, AdamW or AdaGrad.
 
     .. math::
         \hat\epsilon = \rho\, \frac{\nabla L(\theta)}{|\nabla L(\theta)|}, \quad
         g = \nabla L(\theta + \hat\epsilon), \quad \theta \leftarrow \text{base}(\theta, g)
 
-    These are equations 2 and 3 of the paper with p = 2. The norm |.| is over the parameters of all groups. The closure
-    is called twice. A gradient that is not finite is counted in ``stats["nonfinite_steps"]`` and replaced by zero.
+    The base rule takes the gradient at the worst point of a neighbourhood, to first order. The norm |.| is over the
+    parameters of all groups. The closure is called twice. A gradient that is not finite is counted in
+    ``stats["nonfinite_steps"]`` and replaced by zero.
+
+    Source: Foret et al. (2020), [arXiv:2010.01412](https://arxiv.org/abs/2010.01412), equations 2 and 3 with p = 2.
 
     Args:
         params: Parameters or parameter groups, each of which may have its own ``rho`` and options of the base rule.
-        base: The base rule of torch: ``sgd``, ``adamw`` or another of the first-order rules, in lower case.
-        lr: Learning rate of the base rule.
-        rho: Radius of the neighbourhood; 0 gives the base rule.
-        momentum: Momentum of ``sgd``; ``adamw`` has none.
-        betas: Decay of the first and second moment of ``adamw``; ``sgd`` has none.
-        eps: Added to the root of the second moment of ``adamw``; ``sgd`` has none.
-        weight_decay: L2 penalty of ``sgd``, decoupled weight decay of ``adamw``.
+        base: Rule that takes the step, a first-order one of filtune in lower case: ``sgd``, ``adamw`` or ``adagrad``.
+        lr: Learning rate of the base rule, zero or positive.
+        rho: Radius of the neighbourhood, in the unit of the parameters, zero or positive; 0 gives the base rule.
+        momentum: Momentum of ``sgd``, in [0, 1); the other rules have none.
+        betas: Decay of the averages of the gradient and of its square, of ``adamw``, each in [0, 1).
+        eps: Term that is added to the denominator, of ``adamw`` and ``adagrad``.
+        weight_decay: L2 penalty of ``sgd`` and ``adagrad``, decoupled weight decay of ``adamw``; zero or positive.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or the base rule is unknown.
+
+    Examples:
+        The gradient of (theta - 2)^2 / 2 at theta = 0 - 0.5 is -2.5, where it is -2 at theta itself.
+
+        >>> import torch
+        >>> from filtune import SAM, Gaussian
+        >>> theta = torch.zeros(1, 1, requires_grad=True)
+        >>> optimizer = SAM([theta], lr=0.1, rho=0.5)
+        >>> seen = optimizer.step(lambda: Gaussian(theta).observe(torch.tensor([2.0])))
+        >>> round(theta.item(), 6)
+        0.25
     """
 
     relative_cost: ClassVar[float] = 2.0  # two passes
@@ -117,7 +131,11 @@ class SAM(OnlineOptimizer):
         return {**super().settings(), "base": type(self._base).__name__.lower()}
 
     def check_settings(self, state_dict: dict[str, Any]) -> None:
-        """Check the base rule, which the groups of a state of an earlier release show."""
+        """Check the base rule, which the groups of a state of an earlier release show.
+
+        Raises:
+            ValueError: If the state is that of another rule.
+        """
         super().check_settings(state_dict)
         base = type(self._base).__name__.lower()
         bases = [set(default_arguments(cls)) for cls in base_rules().values()]

@@ -24,7 +24,7 @@ RANGES = {**FIRST_ORDER, "gamma": POSITIVE, "eps": POSITIVE, "hessian_every": CO
 
 
 class Sophia(OnlineOptimizer):
-    r"""Sophia-G: Algorithm 3 with the Gauss-Newton-Bartlett estimator of Algorithm 2.
+    r"""Clipped steps over a diagonal Gauss-Newton estimate.
 
     .. math::
         m &\leftarrow \beta_1 m + (1 - \beta_1)\, g \\
@@ -32,21 +32,38 @@ class Sophia(OnlineOptimizer):
         \theta &\leftarrow \theta - \alpha \lambda \theta \\
         \theta &\leftarrow \theta - \alpha\, \mathrm{clip}(m / \max(\gamma h, \epsilon), 1)
 
-    g is the gradient of the mean negative log-likelihood of the B samples, and g-hat the one at labels drawn from the
-    model, from the same graph. A gradient that is not finite is counted in ``stats["nonfinite_steps"]`` and replaced by
-    zero.
+    This is Sophia-G, with the Gauss-Newton-Bartlett estimator. g is the gradient of the mean negative log-likelihood of
+    the B samples, and g-hat the one at labels drawn from the model, from the same graph. A gradient that is not finite
+    is counted in ``stats["nonfinite_steps"]`` and replaced by zero.
+
+    Source: Liu et al. (2023), [arXiv:2305.14342](https://arxiv.org/abs/2305.14342), Algorithm 3 with the estimator of
+    Algorithm 2.
 
     Args:
         params: Parameters or parameter groups, each of which may have its own options except ``hessian_every``.
-        lr: Learning rate, alpha; bounds the step of every coordinate, weight decay aside.
-        betas: beta_1 and beta_2; the defaults are those of GRNG, Table 5.
-        gamma: Scale of h; the larger, the fewer coordinates are clipped.
-        eps: Lower bound of the denominator, epsilon.
-        weight_decay: Decoupled weight decay, lambda; GRNG states none.
-        hessian_every: Steps between two estimates of h, k; the first step includes one.
+        lr: Learning rate alpha, zero or positive; it bounds the step of every entry, weight decay aside.
+        betas: Decay of the averages of the gradient and of its square, beta_1 and beta_2, each in [0, 1); the defaults
+            are those of GRNG, Table 5.
+        gamma: Scale of h, positive; the larger it is, the fewer entries are clipped.
+        eps: Lower bound epsilon of the denominator, positive.
+        weight_decay: Decoupled weight decay lambda, zero or positive; GRNG states none.
+        hessian_every: Number of steps from one estimate of h to the next, k; the first step includes one.
 
     Raises:
         ValueError: If an argument is out of range.
+
+    Examples:
+        No entry moves by more than the learning rate.
+
+        >>> import torch
+        >>> from filtune import Categorical, Sophia
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Linear(2, 3)
+        >>> before = model.weight.detach().clone()
+        >>> optimizer = Sophia(model.parameters(), lr=0.01)
+        >>> seen = optimizer.step(lambda: Categorical(model(torch.ones(1, 2))).observe(torch.tensor([1])))
+        >>> bool((model.weight - before).abs().max() < 0.0101)
+        True
     """
 
     relative_cost: ClassVar[float] = 1.1  # measured on transformers on a CPU in batches

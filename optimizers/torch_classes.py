@@ -6,7 +6,6 @@ configuration; one of another package only where the user has named it (:func:`a
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import math
@@ -15,6 +14,8 @@ from types import ModuleType
 from typing import Any, get_args
 
 import torch
+
+from filtune.suggestions import did_you_mean, nearest
 
 from .base import OnlineOptimizer
 from .parts import constructor_parameters
@@ -59,9 +60,9 @@ def import_rule(name: str) -> type[torch.optim.Optimizer]:
     found = getattr(module, cls, None)
     if not _is_rule(found):
         what = "is not a subclass of torch.optim.Optimizer" if hasattr(module, cls) else f"{package} has no class {cls}"
-        near = difflib.get_close_matches(cls, [key for key in dir(module) if _is_rule(getattr(module, key))], 3)
-        hint = f"; did you mean {' or '.join(f'{package}.{key}' for key in near)}?" if near else ""
-        raise ValueError(f"TorchOptimizer: name: {name}: {what}{hint}")
+        rules = [key for key in dir(module) if _is_rule(getattr(module, key))]
+        meant = did_you_mean(f"{package}.{key}" for key in nearest(cls, rules))
+        raise ValueError(f"TorchOptimizer: name: {name}: {'; '.join(filter(None, (what, meant)))}")
     return found  # type: ignore[return-value]
 
 
@@ -84,11 +85,8 @@ def check_rule_arguments(name: str, cls: type, arguments: Mapping[str, Any]) -> 
     known = _parameters(cls)
     for key in arguments:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(
-                f"TorchOptimizer: arguments: {name} has no argument {key!r}; {hint}it has {', '.join(known)}"
-            )
+            has = " ".join(filter(None, (did_you_mean(nearest(str(key), known)), f"it has {', '.join(known)}")))
+            raise ValueError(f"TorchOptimizer: arguments: {name} has no argument {key!r}; {has}")
     for key in required_arguments(cls):
         if key not in arguments:
             raise ValueError(f"TorchOptimizer: arguments: {name} needs {key}; set --optimizer.arguments.{key}")

@@ -1,4 +1,4 @@
-"""Which parameters a class of another package takes, where it is made for some of them only.
+"""Parameter groups of a class of another package that takes some of the parameters only.
 
 Muon moves matrices, LoRA-RITE pairs of LoRA matrices. What such a class does not take, AdamW does: the class itself
 where it contains an AdamW, else one beside it.
@@ -41,7 +41,7 @@ def arrange(cls: type, params: Iterable[Any]) -> Arranged:
 
 
 def _flagged(group: Group) -> Arranged:
-    """It takes tensors of two dimensions or more, flagged by ``use_muon``."""
+    """Return the groups of a class that takes tensors of two dimensions or more, flagged by ``use_muon``."""
     if "use_muon" in group:
         return [group], []
     parts = _divided(group["params"], lambda p: p.ndim >= 2)
@@ -50,12 +50,12 @@ def _flagged(group: Group) -> Arranged:
 
 
 def _matrices(group: Group) -> Arranged:
-    """It takes matrices."""
+    """Return the groups of a class that takes matrices."""
     return _beside(group, *_divided(group["params"], lambda p: p.ndim == 2))
 
 
 def _pairs(group: Group) -> Arranged:
-    """It takes pairs of LoRA matrices A (r, n) and B (m, r, ...), which follow each other in one group."""
+    """Return the groups of a class that takes pairs of LoRA matrices, A (r, n) before B (m, r, ...) in one group."""
     params = list(group["params"])
     pairs: list[Tensor] = []
     for a, b in pairwise(params):

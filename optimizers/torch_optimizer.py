@@ -28,32 +28,46 @@ _KEPT_BY_TORCH = frozenset({"state", "param_groups", "defaults"})
 
 
 class TorchOptimizer(OnlineOptimizer):
-    r"""A subclass of ``torch.optim.Optimizer``, driven by a closure: a baseline that is not written here.
+    """Any class of torch.optim, pytorch_optimizer or ivon.
 
-    The class is given the gradient of the mean negative log-likelihood of the samples of all ranks, and a closure that
-    computes it, as torch's protocol has it. A gradient that is not finite is counted in ``stats["nonfinite_steps"]``
-    and replaced by zero.
+    It is driven by a closure as the other optimizers are. The class is given the gradient of the mean negative
+    log-likelihood of the samples of all ranks, and a closure that computes it, as torch's protocol has it. A gradient
+    that is not finite is counted in ``stats["nonfinite_steps"]`` and replaced by zero.
 
     Predictions are made, validated, saved and exported at the point that the method predicts with:
 
-    * Of a class with ``train()`` and ``eval()`` (Schedule-Free) that is the average x. The parameters are x outside
-      of a step; within it they are y, at which the gradient is taken.
+    * Of a class with ``train()`` and ``eval()`` (Schedule-Free) that is the average x. The parameters are x outside of
+      a step; within it they are y, at which the gradient is taken.
     * Of a class with ``sampled_params()`` (IVON) it is the mean. The gradient is taken at a sample.
     * Of all others it is where the gradient is taken.
 
     In the first two cases a step costs a forward pass more, for the prediction before the update.
 
+    Source: the class that is named; the update is its own.
+
     Args:
         params: Parameters or parameter groups, each of which may have its own options of the class.
-        name: The class path: ``torch.optim.NAME``, ``pytorch_optimizer.NAME`` or ``ivon.IVON``; another one only where
-            the user has named it.
-        arguments: Arguments of the class, by name; those that are left out have the class's defaults.
+        name: Class path of the rule: ``torch.optim.NAME``, ``pytorch_optimizer.NAME`` or ``ivon.IVON``; a class of
+            another package only where the user has named it.
+        arguments: Arguments of the class by name, such as ``{lr: 1e-3}``; those that are left out have the class's
+            defaults.
         fallback_lr: Learning rate of AdamW (without weight decay) for the parameters that the class does not take:
             those which are no pair of LoRA matrices (``pytorch_optimizer.LoRARite``) or no matrices
             (``torch.optim.Muon``). Other classes take all.
 
     Raises:
         ValueError: If there is no such class, or it does not take the arguments or the parameters.
+
+    Examples:
+        >>> import torch
+        >>> from filtune import Categorical, TorchOptimizer
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Linear(2, 2)
+        >>> optimizer = TorchOptimizer(model.parameters(), "torch.optim.NAdam", {"lr": 0.1})
+        >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
+        >>> losses = [optimizer.step(lambda: Categorical(model(x)).observe(y)).nll().item() for _ in range(20)]
+        >>> losses[-1] < 0.5 * losses[0]
+        True
     """
 
     class_option: ClassVar[str] = "name"
@@ -91,7 +105,11 @@ class TorchOptimizer(OnlineOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]
-        """Take one step and return the observation made before it, at the point of the predictions."""
+        """Take one step and return the observation made before it, at the point of the predictions.
+
+        Raises:
+            ValueError: If the class fails or does not evaluate the closure, or its state cannot be saved.
+        """
         main = self._rules[0]
         calls: list[tuple[Observation, Tensor]] = []
         predicted = Ranks.current().join(observe(closure))[0] if self._is_averaged or self._is_sampled else None
@@ -156,12 +174,12 @@ class TorchOptimizer(OnlineOptimizer):
 
     @property
     def _is_averaged(self) -> bool:
-        """Whether the class predicts with an average of its iterates, which ``eval()`` puts into the parameters."""
+        """Return true if the class predicts with an average of its iterates; ``eval()`` puts it into the parameters."""
         return all(callable(getattr(self._rules[0], name, None)) for name in ("train", "eval"))
 
     @property
     def _is_sampled(self) -> bool:
-        """Whether the class takes its gradient at a sample of the parameters."""
+        """Return true if the class takes its gradient at a sample of the parameters."""
         return callable(getattr(self._rules[0], "sampled_params", None))
 
     def _average(self, enabled: bool) -> None:

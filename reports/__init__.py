@@ -1,1 +1,1 @@
-"""What came of runs: tables and plots from their folders. Imports nothing of the training code."""
+"""Reports of runs: tables and plots from their folders, without the training code."""

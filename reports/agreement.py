@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from .cells import CellResult
+from .formatting import CROSS, format_difference
 from .statistics import TTest, paired, welch
 
 
@@ -33,68 +34,37 @@ class Agreement(Enum):
         return self.word.partition(",")[0].replace(" ", "-")
 
 
-@dataclass(frozen=True)
-class Winner:
-    """The best of a column.
+class Order(NamedTuple):
+    """An order in a column, in the paper and here: its best, or a method against AdamW.
 
     Attributes:
-        published: The rows that win in the paper, of those that were run here.
-        ours: The row that wins here.
-        verdict: Whether it is one of those, and significantly different from the other.
-        p: Of the paired test of ours against the paper's best, or against the next where they are the same.
-        lacking: The paper's rows without a figure here.
+        published: The rows that win in the paper, of those that were run here; or the published difference to AdamW.
+        ours: The row that wins here, or our difference; of times their ratio.
+        verdict: Whether the order is the same, by our test of it.
+        p: Of the test paired by seed: against AdamW, against the paper's best, or against the next where it is ours.
+        note: What else is to be known of it.
     """
 
-    published: list[str]
+    published: str
     ours: str
     verdict: Agreement
     p: float | None
-    lacking: list[str]
+    note: str = ""
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A method against AdamW in a column.
+def column_orders(
+    column: Mapping[str, CellResult], titles: Mapping[str, str], reference: Mapping[str, str], lower: bool
+) -> dict[str, Order]:
+    """Return the orders in a column: by row that of a method against AdamW, and without a name that of the best.
 
-    Attributes:
-        published: Published mean minus that of AdamW.
-        noisy: Whether the published difference is itself within noise.
-        ours: Our mean difference, seed by seed.
-        p: Of the paired test.
-        verdict: Whether the signs agree.
+    Args:
+        column: Cells by row, of the paper's methods.
+        titles: Titles of the rows.
+        reference: The row of AdamW by row.
+        lower: Whether less is better.
     """
-
-    published: float
-    noisy: bool
-    ours: float
-    p: float | None
-    verdict: Agreement
-
-
-def best_of_column(column: Mapping[str, CellResult], lower: bool) -> Winner | None:
-    """Return the best of a column among the paper's methods that were run here; None for fewer than two."""
-    sign = -1 if lower else 1
-    there = {row: cell for row, cell in column.items() if cell.published and cell.ours}
-    if len(there) < 2:
-        return None
-    means = {row: sign * cell.ours.mean for row, cell in there.items() if cell.ours}
-    printed = {row: sign * cell.published.mean for row, cell in there.items() if cell.published}
-    best = [row for row in printed if printed[row] == max(printed.values())]
-    if len(best) == len(there):  # a tie claims nothing
-        return None
-    first = max(means, key=lambda row: means[row])
-    others = [row for row in means if row not in best] if first in best else best
-    other = max(others, key=lambda row: means[row])
-    test = paired(column[first].values, column[other].values)
-    lacking = [row for row, cell in column.items() if cell.published and row not in there]
-    return Winner(best, first, _verdict(first in best, test), test.p if test else None, lacking)
-
-
-def claims(
-    leaf: str, column: Mapping[str, CellResult], reference: Mapping[str, str], lower: bool
-) -> dict[tuple[str, str], Claim]:
-    """Return the comparison of each method of a column with AdamW, by row and leaf."""
-    found = {}
+    best = _best(column, titles, -1 if lower else 1)
+    found = {"": best} if best else {}
     for row, cell in column.items():
         adamw = column.get(reference[row])
         if adamw is None or adamw is cell or not (cell.published and adamw.published and cell.ours and adamw.ours):
@@ -102,17 +72,35 @@ def claims(
         printed = cell.published.mean - adamw.published.mean
         if printed == 0:  # a tie claims nothing
             continue
-        published_test = welch(cell.published, adamw.published)
-        test = paired(cell.values, adamw.values)
-        ours = test.difference if test else cell.ours.mean - adamw.ours.mean
-        noisy = bool(published_test and not published_test.significant)
-        verdict = _verdict(printed * ours > 0, test)
-        found[row, leaf] = Claim(printed, noisy, ours, test.p if test else None, verdict)
+        published_test, test = welch(cell.published, adamw.published), paired(cell.values, adamw.values)
+        difference = test.difference if test else cell.ours.mean - adamw.ours.mean
+        texts = [format_difference(value, cell.metric) for value in (printed, difference)]
+        if None not in cell.ratio:
+            texts = [f"{ratio:.2f}{CROSS}" for ratio in cell.ratio[::-1]]
+        note = "within noise in the paper" if published_test and not published_test.significant else ""
+        found[row] = Order(*texts, _verdict(printed * difference > 0, test), test.p if test else None, note)
     return found
 
 
+def _best(column: Mapping[str, CellResult], titles: Mapping[str, str], sign: int) -> Order | None:
+    """Return the best of a column among the paper's methods that were run here; None for fewer than two."""
+    pairs = {row: (cell.published, cell.ours) for row, cell in column.items()}
+    printed = {row: sign * published.mean for row, (published, ours) in pairs.items() if published and ours}
+    means = {row: sign * ours.mean for row, (published, ours) in pairs.items() if published and ours}
+    best = [row for row in printed if printed[row] == max(printed.values())]
+    if len(best) == len(printed):  # there are fewer than two, or a tie, which claims nothing
+        return None
+    first = max(means, key=lambda row: means[row])
+    others = [row for row in means if row not in best] if first in best else best
+    test = paired(column[first].values, column[max(others, key=lambda row: means[row])].values)
+    lacking = sum(published is not None for published, _ in pairs.values()) - len(printed)
+    note = f"of those run; {lacking} of the paper's not" if lacking else ""
+    published = " / ".join(titles[row] for row in best)
+    return Order(published, titles[first], _verdict(first in best, test), test.p if test else None, note)
+
+
 def _verdict(same: bool, test: TTest | None) -> Agreement:
-    """Whether an order is the paper's, by our test of it."""
+    """Return whether an order is the paper's, by our test of it."""
     if test is None:
         return Agreement.ONE_SEED_AGREES if same else Agreement.ONE_SEED_DISAGREES
     if not test.significant:

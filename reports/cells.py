@@ -14,7 +14,7 @@ from .statistics import MeanStd, TTest, welch
 
 
 class Status(Enum):
-    """The status of a cell.
+    """The status of a cell; of one that was run at several scales the first counts.
 
     Attributes:
         word: Its name.

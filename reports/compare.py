@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from filtune.experiments.classes import optimizer_label
+import numpy as np
 from filtune.experiments.escaping import plain
 from filtune.experiments.run_folder import RunFolder, find_runs, read_runs
 from filtune.experiments.terminal import terminal_table
@@ -16,8 +15,13 @@ from filtune.lightning_modules.atomic import atomic_path
 from rich.console import Console
 from rich.table import Table
 
+from .class_tables import joint_predictions
+from .figures import Line, drawn_figure, plan_curves
 from .formatting import is_of_segment
-from .plots import draw_legend, draw_mean, looks_of, new_figure
+from .labels import run_labels
+from .listings import run_record
+from .plots import looks_of
+from .report import warn_of
 
 FORMATS = (".png", ".svg", ".pdf", ".jpg")
 """Ends of the names of plots."""
@@ -28,21 +32,11 @@ val: samples that are never learned from; ms per step: median time of a step"""
 """Meaning of the columns of the table, for the terminal."""
 
 
-def run_labels(runs: list[RunFolder]) -> list[str]:
-    """Return a name for each run: its optimizer, and the arguments in which it differs from others of that name."""
-    described = []
-    for run in runs:
-        chosen = run.config.get("optimizer") or {}
-        described.append((optimizer_label(chosen), chosen.get("init_args") or {}, run))
-    names = []
-    for optimizer, arguments, run in described:
-        peers = [other for name, other, _ in described if name == optimizer]
-        differing = [k for k in arguments if any(other.get(k) != arguments[k] for other in peers)]
-        extra = [f"{key}={arguments[key]}" for key in differing]
-        if len({str(other.config.get("seed_everything")) for other in runs}) > 1:
-            extra.append(f"seed {run.config.get('seed_everything')}")
-        names.append(plain(" ".join([optimizer, *extra])))
-    return names
+def labelled(runs: Sequence[RunFolder]) -> list[str]:
+    """Return a label for each run, with its seed where there are several."""
+    seeds = [run.config.get("seed_everything") for run in runs]
+    several = len({str(seed) for seed in seeds}) > 1
+    return [f"{name} seed {seed}" if several else name for name, seed in zip(run_labels(runs), seeds, strict=True)]
 
 
 def results_table(runs: list[RunFolder], left_out: Sequence[str] = ()) -> Table:
@@ -51,7 +45,7 @@ def results_table(runs: list[RunFolder], left_out: Sequence[str] = ()) -> Table:
     online = sorted({name for run in runs if (name := online_score(run.summary))})
     headings = [*(k.replace("_", "\n", 1) for k in online), "online\nloss", *(f"val\n{name}" for name in scores)]
     rows = []
-    for label, run in zip(run_labels(runs), runs, strict=True):
+    for label, run in zip(labelled(runs), runs, strict=True):
         s = run.summary
         if not s:
             rows.append((label, "not finished"))
@@ -81,11 +75,38 @@ def online_score(summary: dict[str, Any]) -> str | None:
     return next((name for name in names if name in summary), None)
 
 
+def class_table(runs: Sequence[RunFolder]) -> Table | None:
+    """Return the F1 of each class of the online predictions, seeds together; None where classes differ."""
+    contents: dict[str, list[dict[str, Any]]] = {}
+    for label, run in zip(run_labels(runs), runs, strict=True):
+        try:
+            contents.setdefault(label, []).extend(filter(None, [run.predictions()]))
+        except (ValueError, OSError) as error:
+            warn_of([f"{error}: predictions left out"])
+    found = {label: joint_predictions(enumerate(several)) for label, several in contents.items()}
+    counted = {label: p for label, p in found.items() if p is not None and p.confusion is not None}
+    classes = {tuple(predictions.classes) for predictions in counted.values()}
+    if len(classes) != 1:
+        return None
+    scores = [predictions.scores()[:, 2] for predictions in counted.values()]
+    rows = (
+        (plain(name), *("" if np.isnan(score[i]) else f"{score[i]:.1f}" for score in scores))
+        for i, name in enumerate(classes.pop())
+    )
+    return terminal_table("F1 by class (%), online predictions", ["class", *counted], rows)
+
+
+def print_folders(runs: Sequence[RunFolder], console: Console) -> None:
+    """Print the folder of each run."""
+    for label, run in zip(labelled(runs), runs, strict=True):
+        console.print(f"run  {label}: {plain(run.folder)}", highlight=False, soft_wrap=True)
+
+
 def print_runs(folders: list[Path]) -> None:
     """Print the results with the meaning of the columns, the paths of the logs, and the next commands."""
     console = Console(markup=False, emoji=False)
     runs, left_out = read_runs(folders)
-    _report(left_out)
+    warn_of(left_out)
     console.print(results_table(runs, left_out))
     console.print(LEGEND, highlight=False, soft_wrap=True)
     for folder in folders:
@@ -97,38 +118,39 @@ def print_runs(folders: list[Path]) -> None:
 
 
 def plot_runs(runs: list[RunFolder], target: Path) -> None:
-    """Draw the online score and the windowed loss of the runs over the steps, as a PNG."""
+    """Draw the online score and the windowed loss of the runs over the samples."""
     scores = [name for run in runs if (name := online_score(run.summary))]
     score = scores[0].replace("_", "/", 1) if scores else "online/accuracy"
-    names = run_labels(runs)
+    names = labelled(runs)
     styles = looks_of([(name, name.split()[0]) for name in names])
-    with new_figure(1, 2, (11, 4), target.stem) as (figure, axes):
-        for axis, tag, title in [
-            (axes[0, 0], score, f"{score.replace('/', ' ')}, before the update"),
-            (axes[0, 1], "online/loss", "online loss, mean of the last 1000"),
-        ]:
-            handles = {n: draw_mean(axis, *run.curve(tag), styles[n]) for n, run in zip(names, runs, strict=True)}
-            axis.set(xlabel="step", title=title)
-        draw_legend(figure, handles, styles)
+    lines = [Line(name, styles[name], {"": [run_record(run)]}) for name, run in zip(names, runs, strict=True)]
+    plan = plan_curves(target.stem, _title(runs), [("", "", "")], [score, "online/loss"], lines)
+    with drawn_figure(plan) as figure, atomic_path(target) as temporary:
         figure.suptitle(_title(runs))
-        with atomic_path(target) as temporary:
-            figure.savefig(temporary, dpi=130)
+        figure.savefig(temporary, dpi=130)
 
 
 def main(args: list[str]) -> None:
-    """Run the command ``filtune compare``."""
-    parser = argparse.ArgumentParser(prog="filtune compare", description=__doc__)
+    """Run the command ``filtune compare``; an output of an unknown format is an error."""
+    parser = argparse.ArgumentParser(
+        prog="filtune compare", description="Show finished runs side by side, as a table and as online curves."
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or of several runs")
     parser.add_argument("--output", type=Path, default=Path("compare.png"), help="the plot (default: compare.png)")
     options = parser.parse_args(args)
     if options.output.suffix.lower() not in FORMATS or options.output.is_dir():
         raise ValueError(f"--output: {options.output}: name a file that ends in one of {', '.join(FORMATS)}")
     runs, left_out = _read_runs(options.runs)
-    _report(left_out)
+    warn_of(left_out)
     console = Console(markup=False, emoji=False)
     console.print(results_table(runs, left_out))
+    if table := class_table(runs):
+        console.print(table)
+    print_folders(runs, console)
     plot_runs(runs, options.output)
     console.print(f"plot {plain(options.output)}", highlight=False)
+    report = " ".join(dict.fromkeys(map(plain, options.runs)))
+    console.print(f"next filtune report {report} (one page of all)", highlight=False, soft_wrap=True)
 
 
 def _title(runs: list[RunFolder]) -> str:
@@ -140,7 +162,7 @@ def _figure(value: float | None, digits: int) -> str:
 
 
 def _read_runs(paths: list[Path]) -> tuple[list[RunFolder], list[str]]:
-    """Read runs; those that cannot be read are left out.
+    """Read the runs; those that cannot be read are left out.
 
     Raises:
         ValueError: If there is none, or none that can be read.
@@ -153,8 +175,3 @@ def _read_runs(paths: list[Path]) -> tuple[list[RunFolder], list[str]]:
     if not runs:
         raise ValueError(f"compare: no run can be read: {'; '.join(left_out)}")
     return runs, left_out
-
-
-def _report(left_out: Sequence[str]) -> None:
-    for reason in left_out:
-        print(f"filtune: warning: {plain(reason)}", file=sys.stderr)

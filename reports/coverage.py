@@ -27,7 +27,7 @@ def not_run(table: Table, archive: Archive, streams: Sequence[StreamResult]) -> 
 
 
 def _lacking(table: Table, archive: Archive, pool: Pool, row: Row, stream: StreamResult) -> str:
-    """The points and seeds of a row on a stream; empty if none."""
+    """Return the points and seeds of a row on a stream; empty if none."""
     found = {}
     for point in map(point_name, grid_points(row.grid)):
         cell = "/".join([row.name, stream.name, *([point] if point else [])])

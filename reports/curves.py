@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from filtune.experiments.records import Record
@@ -20,20 +19,23 @@ class MeanBand:
     Attributes:
         x: The common grid.
         mean: Mean at each point.
-        deviation: Sample standard deviation at each point, zero of one curve.
-        count: How many curves.
+        deviation: Sample standard deviation at each point; None of one curve.
+        unit: Of x: ``samples``, or ``steps`` of what is no run of fit.
     """
 
     x: np.ndarray
     mean: np.ndarray
-    deviation: np.ndarray
-    count: int
+    deviation: np.ndarray | None
+    unit: str = "steps"
 
 
 def tag_of(curve: str, metric: str, records: Iterable[Record]) -> str | None:
-    """Return the tag a panel shows: the one asked for, the column's metric for ``metric``, or an alternative."""
+    """Return the tag a panel shows: the one asked for, the column's metric for ``metric``, or an alternative.
+
+    A scalar with a single point is no curve.
+    """
     wanted = metric.replace("_", "/", 1) if curve == "metric" else curve
-    had = {tag for record in records for tag, (steps, _) in record["curves"].items() if steps}
+    had = {tag for record in records for tag, (steps, _) in record["curves"].items() if len(steps) > 1}
     return next((tag for tag in (wanted, *ALTERNATIVES.get(wanted, ())) if tag in had), None)
 
 
@@ -46,28 +48,30 @@ def mean_band(records: Iterable[Record], tag: str) -> MeanBand | None:
     """
     found = list(records)
     finished = [record for record in found if record["status"] == "finished"] or found
-    curves = [_curve(record, tag) for record in finished if len(record["curves"].get(tag, [[]])[0]) > 0]
+    curves = [curve_of(record, tag) for record in finished if len(record["curves"].get(tag, [[]])[0]) > 0]
     if not curves:
         return None
     x = np.unique(np.concatenate([steps for steps, _ in curves]))
     inside = (x >= max(steps[0] for steps, _ in curves)) & (x <= min(steps[-1] for steps, _ in curves))
     x = x[inside] if inside.any() else curves[0][0]
     values = np.stack([np.interp(x, steps, points) for steps, points in curves])
-    deviation = values.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(len(x))
-    return MeanBand(x, values.mean(axis=0), deviation, len(curves))
+    deviation = values.std(axis=0, ddof=1) if len(curves) > 1 else None
+    return MeanBand(x, values.mean(axis=0), deviation, "samples" if any(map(_samples, finished)) else "steps")
 
 
-def _curve(record: Record, tag: str) -> tuple[np.ndarray, np.ndarray]:
-    """Samples, or steps of a validation curve, and values."""
+def curve_of(record: Record, tag: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return samples, or steps where the record does not count samples, and the values of a scalar after them.
+
+    Methods with batches of different sizes are thus drawn over one axis.
+
+    Raises:
+        KeyError: If the record has no such curve.
+    """
     steps, values = (np.asarray(part, dtype=float) for part in record["curves"][tag])
-    order = np.argsort(steps, kind="stable")
-    return steps[order] * _samples_per_step(record, tag), values[order]
+    return steps * (_samples(record) or 1.0), values
 
 
-def _samples_per_step(record: Record, tag: str) -> float:
-    samples: Any = record.get("samples")
-    return (
-        samples / record["steps"]
-        if tag.startswith(("online/", "measured/")) and samples and record.get("steps")
-        else 1.0
-    )
+def _samples(record: Record) -> float:
+    """Return samples of a step; zero where they are not known."""
+    samples, steps = record.get("samples"), record.get("steps")
+    return samples / steps if samples and steps else 0.0

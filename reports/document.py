@@ -11,25 +11,20 @@ from typing import Any
 from filtune.experiments.archive import Archive, Pool, find_roots, packed_studies, shipped_table, source_tables
 from filtune.experiments.estimate import format_duration
 from filtune.experiments.records import Record
-from filtune.experiments.suggestions import suggest
 from filtune.experiments.tables import Table, table_names
 
-from .cells import Status
-from .figures import FigurePlan, Line
-from .listings import Listing, run_listings, sweep_listing
-from .panels import PanelPlan, panel_plans
-from .sections import Section, build_section
+from filtune.suggestions import suggest
 
-_RANK = [
-    Status.REPRODUCED, Status.EXCEEDS, Status.NOT_REPRODUCED, Status.UNTESTED, Status.OURS, Status.SCALED,
-    Status.DIVERGED, Status.ABSENT,
-]  # fmt: skip
-"""Priority of the statuses of a cell that was run at several scales."""
+from .cells import Status
+from .figures import FigurePlan, Line, plan_curves
+from .listings import Listing, run_listings, sweep_listing
+from .panels import panel_plans
+from .sections import Section, build_section
 
 
 @dataclass
 class Document:
-    """A report.
+    """A report as a document.
 
     Attributes:
         sections: Tables of papers.
@@ -43,13 +38,18 @@ class Document:
     records: list[Record]
     left_out: list[str]
 
+    @property
+    def first_sections(self) -> list[Section]:
+        """Tables but those that show other figures of the runs of another table, if there are others."""
+        return [section for section in self.sections if not section.is_derived] or self.sections
+
     def counts(self) -> dict[Status, int]:
         """Return the number of the papers' cells by status; a run as published counts before a scaled-down one."""
         best: dict[tuple[str, str, str], Status] = {}
-        for section in self.sections:
+        for section in self.first_sections:
             for key, status in section.statuses().items():
                 name = (section.table.name, *key)
-                best[name] = min(best.get(name, status), status, key=_RANK.index)
+                best[name] = min(best.get(name, status), status, key=[*Status].index)
         total = Counter(best.values())
         return {status: total[status] for status in Status if status is not Status.OURS}
 
@@ -57,10 +57,6 @@ class Document:
         """Return runs, compute, environment and versions in words."""
         wall = [r["times"].get("wall_seconds") or 0.0 for r in self.records]
         finished = sorted(filter(None, (r["times"].get("finished_at") for r in self.records)))
-        versions: dict[str, set[str]] = {}
-        for record in self.records:
-            for name, version in (record.get("environment", {}).get("versions") or {}).items():
-                versions.setdefault(name, set()).add(str(version))
         seeds = sorted({r["seed"] for r in self.records if r.get("seed") is not None})
         environments = [r.get("environment", {}) for r in self.records]
         return {
@@ -71,7 +67,7 @@ class Document:
             "precision": _several(e.get("precision") for e in environments),
             "commits": _several((r.get("commit") or "")[:10] for r in self.records),
             "finished": " to ".join(dict.fromkeys([finished[0][:10], finished[-1][:10]])) if finished else "",
-            "versions": ", ".join(f"{name} {' / '.join(sorted(found))}" for name, found in versions.items()),
+            "versions": _several(f"{name} {v}" for e in environments for name, v in (e.get("versions") or {}).items()),
         }
 
 
@@ -120,7 +116,7 @@ def assemble(roots: Sequence[Path], wanted: Sequence[str]) -> Document:
 
 
 def _distinguish(parts: Sequence[Section | Listing]) -> None:
-    """Number the listings whose pages would have one name, such as sweeps of one name in several roots."""
+    """Add numbers to listings whose pages would have one name, such as sweeps of one name in several roots."""
     taken: set[str] = set()
     for part in parts:
         if isinstance(part, Listing):
@@ -134,7 +130,7 @@ def _names(roots: Sequence[Path]) -> str:
 
 
 def _tables(archive: Archive, chosen: list[Table]) -> list[tuple[Table, Pool]]:
-    """The tables with any run, at each scale: those with cells of their own, and those that look at these."""
+    """Return the tables with any run, at each scale: those with cells of their own, and those that show them."""
     named = [table for asked in chosen for table in ([asked] if _is_table(asked) else source_tables(asked))]
     tables = {table.name: table for table in named} or _known(archive)
     found = []
@@ -158,7 +154,7 @@ def _is_table(table: Table) -> bool:
 
 
 def _concerns(table: Table, pool: Pool) -> bool:
-    """Whether any cell of a table was asked for."""
+    """Return whether any cell of a table was asked for."""
     rows, columns = {row.name for row in table.rows}, {column.name for column in table.columns}
     return any(cell.split("/")[0] in rows and cell.split("/")[1] in columns for cell in [*pool.cells, *pool.missing])
 
@@ -173,14 +169,12 @@ def merged(pools: list[Pool]) -> Pool:
     return total
 
 
-def figure_plans(sections: list[Section]) -> list[tuple[Section, FigurePlan | PanelPlan]]:
+def figure_plans(sections: list[Section]) -> list[tuple[Section, FigurePlan]]:
     """Return the figures over the cells of the sections, each with the first section that has them.
 
     They are those that a table describes itself, and the papers' figures over the cells of tables.
     """
-    found: list[tuple[Section, FigurePlan | PanelPlan]] = [
-        (section, plan) for section in sections for plan in panel_plans(section)
-    ]
+    found = [(section, plan) for section in sections for plan in panel_plans(section)]
     figures = [table for name in table_names() if not _is_table(table := shipped_table(name))]
     for figure in figures:
         names = [source.name for source in source_tables(figure)]
@@ -207,4 +201,4 @@ def _plan(figure: Table, group: list[Section]) -> FigurePlan:
     run = [leaves[column.name] for column in figure.columns if column.name in leaves]
     columns = [(leaf.column.name, leaf.title, leaf.metric) for leaf in run]
     name = f"{group[0].slug}_{figure.name.rpartition('.')[2]}"
-    return FigurePlan(name, figure.title, columns, figure.raw["curves"], list(lines.values()))
+    return plan_curves(name, figure.title, columns, figure.raw["curves"], list(lines.values()))

@@ -1,36 +1,56 @@
-"""The papers' figures: one column of panels a data set and model, one row a curve, one line a method."""
+"""Figures of a page: rows of panels with lines, the papers' curves and those of runs among them."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filtune.experiments.records import Record
 
-from .curves import mean_band, tag_of
+from .curves import MeanBand, mean_band, tag_of
 from .formatting import curve_title
-from .plots import INK, Look, draw_legend, draw_mean, new_figure, save_png, to_svg
+from .plots import INK, Look, draw_legend, draw_mean, draw_points, new_figure, save_png, to_svg
 
-WIDEST = 4
+WIDTH = 10.0
+"""Width of a figure in inches; a page shows it as wide as itself, so that its letters have one size."""
+
+WIDEST = 3
 """Most panels in a row; further columns go below."""
 
 Draw = Callable[[Any, dict[str, Any]], None]
 """Draws a panel on an axis and adds the handles of its lines, by label."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line of a figure.
+class SeriesLine(NamedTuple):
+    """A line of a panel.
 
     Attributes:
         label: In the legend.
         look: Colour and stroke.
-        records: The runs of each column of panels, by its name.
+        band: Mean and deviation over the seeds at each x.
+        kind: ``curve`` over samples or steps, ``points`` over the values of an option, or ``level`` over all of them.
     """
+
+    label: str
+    look: Look
+    band: MeanBand
+    kind: str = "curve"
+
+    def draw(self, axis: Any) -> Any:
+        """Draw it, and return its handle."""
+        if self.kind == "level":
+            return axis.axhline(self.band.mean[0], color=self.look.colour, linestyle=self.look.stroke, linewidth=1.0)
+        draw = draw_mean if self.kind == "curve" else draw_points
+        return draw(axis, self.band.x, self.band.mean, self.look, self.band.deviation)
+
+
+class Line(NamedTuple):
+    """The runs behind a line of curves: its label, its look, and the records of each column of panels, by its name."""
 
     label: str
     look: Look
@@ -39,111 +59,82 @@ class Line:
 
 @dataclass(frozen=True)
 class FigurePlan:
-    """What a figure shows.
+    """The contents of a figure.
 
     Attributes:
         name: Of its files.
         title: Caption.
-        columns: Name, title and metric of each column of panels.
-        curves: One row of panels each.
-        lines: The methods.
+        rows: What draws each panel, row by row; None for an empty place. A figure without a panel is not drawn.
+        looks: In the legend, by label.
+        note: What is not in it.
+        several: Whether there are means of several seeds.
     """
 
     name: str
     title: str
-    columns: list[tuple[str, str, str]]
-    curves: list[str]
-    lines: list[Line]
+    rows: list[list[Draw | None]]
+    looks: Mapping[str, Look]
+    note: str = ""
+    several: bool = False
+    lines: list[Line] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawn figure.
+    """A drawn figure: its plan, and its SVG for a page, which takes the page's colour of text."""
 
-    Attributes:
-        name: Of its files.
-        title: Caption.
-        inline: SVG for a page, which takes its colour of text.
-        note: What is not in it.
-    """
-
-    name: str
-    title: str
+    plan: FigurePlan
     inline: str
-    note: str
 
 
 def draw_figure(plan: FigurePlan, folder: Path) -> Figure | None:
-    """Draw a figure as SVG and PNG; none where no run has any of its curves."""
-    tags = {
-        (name, curve): tag_of(curve, metric, [r for line in plan.lines for r in line.records.get(name, [])])
-        for name, _, metric in plan.columns
-        for curve in plan.curves
-    }
-    columns = [column for column in plan.columns if any(tags[column[0], curve] for curve in plan.curves)]
-    curves = [curve for curve in plan.curves if any(tags[column[0], curve] for column in columns)]
-    if not columns:
-        return None
-    panels = {
-        (name, curve): _panel(plan, name, tags[name, curve], title if curve == curves[0] else "")
-        for name, title, _ in columns
-        for curve in curves
-    }
-    styles = {line.label: line.look for line in plan.lines}
-    inline, drawn = save_figure(plan.name, _arrange(panels, columns, curves), folder, styles)
-    return Figure(plan.name, plan.title, inline, _note(plan, columns, drawn))
+    """Draw a figure as SVG and PNG; none where no run has anything of it."""
+    return Figure(plan, save_figure(plan, folder)) if any(map(any, plan.rows)) else None
 
 
-def _arrange(
-    panels: dict[tuple[str, str], Any], columns: list[tuple[str, str, str]], curves: list[str]
-) -> list[list[Any]]:
-    """Rows of panels: one a curve, further columns below; of a single column side by side."""
-    if len(columns) == 1:
-        return [[panels[columns[0][0], curve] for curve in curves]]
-    width = math.ceil(len(columns) / math.ceil(len(columns) / WIDEST))
-    blocks = [columns[i : i + width] for i in range(0, len(columns), width)]
-    return [[panels[name, curve] for name, _, _ in block] for block in blocks for curve in curves]
-
-
-def save_figure(
-    name: str, panels: list[list[Draw | None]], folder: Path, styles: Mapping[str, Look]
-) -> tuple[str, set[str]]:
-    """Draw rows of panels and a legend, write them as SVG and PNG, and return the SVG for a page, and the labels.
+def plan_curves(
+    name: str, title: str, columns: Sequence[tuple[str, str, str]], curves: Sequence[str], lines: list[Line]
+) -> FigurePlan:
+    """Return the plan of a figure of logged scalars: one column of panels a data set and model, one row a curve.
 
     Args:
-        name: Of the files.
-        panels: What draws each of them; None for an empty place.
-        folder: Where the files go.
-        styles: The looks in the legend.
+        name: Of its files.
+        title: Caption.
+        columns: Name, title and metric of each column of panels.
+        curves: Tags of the scalars; ``metric`` for that of the column.
+        lines: The methods.
     """
-    rows, width = len(panels), max(map(len, panels))
-    handles: dict[str, Any] = {}
-    with new_figure(rows, width, (max(3.0 * width, 4.4) + 0.3, 2.4 * rows + 0.75), name) as (figure, axes):
-        for axis in axes.flat:
-            axis.set_axis_off()
-        for row, draws in zip(axes, panels, strict=True):
-            for axis, draw in zip(row, draws, strict=False):
-                if draw is not None:
-                    axis.set_axis_on()
-                    draw(axis, handles)
-        draw_legend(figure, handles, styles)
-        svg = to_svg(figure, transparent=True)
-        figure.set_layout_engine("none")  # it is laid out by now
-        save_png(figure, folder / f"{name}.png")
-    (folder / f"{name}.svg").write_text(svg)
-    return _inline(svg, name), set(handles)
+    panels: dict[tuple[str, str], Draw] = {}
+    drawn: set[str] = set()
+    for curve in curves:
+        for column, heading, metric in columns:
+            tag = tag_of(curve, metric, [record for line in lines for record in line.records.get(column, [])])
+            if tag is not None:
+                series = [
+                    SeriesLine(line.label, line.look, band)
+                    for line in lines
+                    if (band := mean_band(line.records.get(column, []), tag))
+                ]
+                drawn.update(line.label for line in series)
+                first = not any(other == column for other, _ in panels)
+                panels[column, curve] = line_panel(
+                    series, heading * first, series[0].band.unit if series else "", curve_title(tag)
+                )
+    kept = [column for column in columns if any(column[0] == name for name, _ in panels)]
+    used = [curve for curve in curves if any(curve == other for _, other in panels)]
+    several = any(len(records) > 1 for line in lines for records in line.records.values())
+    looks = {line.label: line.look for line in lines}
+    note = _note(lines, columns, kept, drawn)
+    return FigurePlan(name, title, _arrange(panels, [column[0] for column in kept], used), looks, note, several, lines)
 
 
-def _panel(plan: FigurePlan, column: str, tag: str | None, title: str) -> Draw | None:
-    """What draws a scalar of the runs of a column; None where no run has it."""
-    if tag is None:
-        return None
-    bands = [(line, band) for line in plan.lines if (band := mean_band(line.records.get(column, []), tag))]
+def line_panel(series: Sequence[SeriesLine], title: str, xlabel: str, ylabel: str) -> Draw:
+    """Return what draws lines on an axis, with few ticks in plain numbers."""
 
     def draw(axis: Any, handles: dict[str, Any]) -> None:
-        for line, band in bands:
-            handles[line.label] = draw_mean(axis, band.x, band.mean, line.look, band.deviation)
-        axis.set(title=title, xlabel="samples" if tag.startswith("online/") else "iterations", ylabel=curve_title(tag))
+        for line in series:
+            handles.setdefault(line.label, line.draw(axis))
+        axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
         axis.ticklabel_format(axis="x", style="plain", useOffset=False)
         axis.locator_params(axis="x", nbins=5)
         axis.locator_params(axis="y", nbins=6)
@@ -151,20 +142,59 @@ def _panel(plan: FigurePlan, column: str, tag: str | None, title: str) -> Draw |
     return draw
 
 
-def _note(plan: FigurePlan, columns: list[tuple[str, str, str]], drawn: set[str]) -> str:
-    lacking = [line.label for line in plan.lines if line.label not in drawn]
-    panels = [title for name, title, metric in plan.columns if (name, title, metric) not in columns]
+def _arrange(
+    panels: Mapping[tuple[str, str], Draw], columns: Sequence[str], curves: Sequence[str]
+) -> list[list[Draw | None]]:
+    """Return rows of panels: one per curve, further columns below; of a single column side by side."""
+    if len(columns) < 2:
+        return [[panels.get((column, curve)) for curve in curves] for column in columns]
+    width = math.ceil(len(columns) / math.ceil(len(columns) / WIDEST))
+    blocks = [columns[i : i + width] for i in range(0, len(columns), width)]
+    return [[panels.get((column, curve)) for column in block] for block in blocks for curve in curves]
+
+
+def _note(lines: Iterable[Line], columns: Sequence[Any], kept: Sequence[Any], drawn: set[str]) -> str:
+    lacking = [line.label for line in lines if line.label not in drawn]
+    panels = [column[1] for column in columns if column not in kept]
     parts = [f"no curve of {', '.join(lacking)}"] if lacking else []
     return "; ".join(parts + ([f"not run: {'; '.join(panels)}"] if panels else []))
 
 
+def save_figure(plan: FigurePlan, folder: Path) -> str:
+    """Write a figure as SVG and PNG into a folder, and return the SVG for a page."""
+    with drawn_figure(plan) as figure:
+        svg = to_svg(figure, transparent=True)
+        figure.set_layout_engine("none")  # it is laid out by now
+        save_png(figure, folder / f"{plan.name}.png")
+    (folder / f"{plan.name}.svg").write_text(svg)
+    return _inline(svg, plan.name)
+
+
+@contextmanager
+def drawn_figure(plan: FigurePlan) -> Iterator[Any]:
+    """Yield a figure with its panels and a legend, as wide as a page."""
+    rows = [row for row in plan.rows if any(row)] or [[None]]
+    width, handles = max(map(len, rows)), dict[str, Any]()
+    size = (WIDTH, (2.6 if width > 1 else 3.2) * len(rows) + 0.75)
+    with new_figure(len(rows), width, size, plan.name) as (figure, axes):
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for row, draws in zip(axes, rows, strict=True):
+            for axis, draw in zip(row, draws, strict=False):
+                if draw is not None:
+                    axis.set_axis_on()
+                    draw(axis, handles)
+        draw_legend(figure, handles, plan.looks)
+        yield figure
+
+
 def _inline(svg: str, name: str) -> str:
-    """An SVG that can stand in a page with others: in the page's colour, its names its own, coordinates to 1/100."""
+    """Return an SVG for a page with others: in the page's colour, its names its own, coordinates to 1/100."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'(url\(#|xlink:href="#)', rf"\1{name}-", svg)
     svg = re.sub(r"(\d+\.\d{2})\d+(?=[^<>]*>)", r"\1", svg)  # within tags: text is what the axes say
-    svg = re.sub(r'<svg ([^>]*?)width="([\d.]+)pt"', r'<svg \1style="width:\2pt" role="img"', svg, count=1)
-    svg = re.sub(r'(<svg [^>]*?) height="[\d.]+pt"', r"\1", svg, count=1)
-    return svg.replace(INK, "currentColor")
+    head, _, rest = svg.partition(">")
+    head = re.sub(r' (width|height)="[\d.]+pt"', "", head)  # it is as wide as the page
+    return f'{head} role="img" aria-label="{name}">{rest}'.replace(INK, "currentColor")

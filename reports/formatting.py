@@ -81,7 +81,8 @@ def format_metric(value: float | None, metric: str) -> str:
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
     if metric.startswith("measured_") and 0 < abs(value) < 1:  # of any size
         return f"{value:.3g}"
-    return f"{value:.4f}" if "loss" in metric else f"{value:.2f}"
+    fine = any(word in metric for word in ("loss", "nll", "brier"))
+    return f"{value:.4f}" if fine else f"{value:.2f}"
 
 
 def format_mean_std(sample: MeanStd | None, metric: str) -> str:

@@ -8,26 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from filtune.experiments.archive import Archive
-from filtune.experiments.classes import optimizer_label
 from filtune.experiments.fields import record_fault
 from filtune.experiments.records import Record, lower_is_better
 from filtune.experiments.run_folder import RunFolder, read_runs
+from filtune.lightning_modules.integrity import DamagedFile
 
-from .figures import Figure, FigurePlan, Line
-from .formatting import is_of_segment
+from .class_tables import Predictions, joint_predictions
+from .figures import Figure, FigurePlan, Line, plan_curves
+from .formatting import format_difference, format_mean_std, format_p, is_of_segment, metric_title
+from .labels import rate_label, run_labels
 from .plots import Look, looks_of
 from .seed_runs import SeedRuns
+from .statistics import MeanStd, paired
 
 _METRICS = (
     "val_accuracy", "val_matthews", "val_pearson", "val_spearman", "val_f1", "val_forgetting", "online_accuracy",
-    "online_pearson", "online_top5", "val_loss", "online_loss", "seconds_per_step",
+    "online_pearson", "online_top5", "online_nll", "online_ece", "val_loss", "online_loss", "seconds_per_step",
 )  # fmt: skip
 """In the order of the columns; the first there is sorts the runs unless a sweep says otherwise."""
 
+_FIRST = ("online_accuracy", "online_pearson", "online_nll", "val_loss", "seconds_per_step")
+"""Columns of the first table of a page, after that of the metric that sorts; the others are folded."""
+
 _LAST = ("loss", "nll", "brier", "ece", "l1")
 """Ends of the names of metrics that are no score."""
-
-_NO_OPTIONS = ("seed_everything", "run", "ckpt_path")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,17 @@ class Entry(SeedRuns):
 
     optimizer: str
     look: Look
+
+    @property
+    def samples(self) -> int:
+        """Samples of its longest run."""
+        return max((record.get("samples") or 0 for record in self.records.values()), default=0)
+
+    @property
+    def predictions(self) -> Predictions | None:
+        """Predictions by class, of all seeds together."""
+        found = ((seed, record.get("predictions")) for seed, record in self.records.items())
+        return joint_predictions((seed, content) for seed, content in found if content)
 
 
 @dataclass
@@ -69,10 +84,44 @@ class Listing:
         had = _metrics(self.entries)
         return [self.metric, *(metric for metric in had if metric != self.metric)]
 
+    @property
+    def first_metrics(self) -> list[str]:
+        """Metrics of the columns that answer which configuration is best, and at which cost."""
+        return [metric for metric in self.metrics if metric in (self.metric, *_FIRST)]
+
+    @property
+    def predicted(self) -> list[tuple[str, Predictions]]:
+        """Name and predictions of the configurations whose runs have kept them, the best first, six at most."""
+        return [(entry.name, found) for entry in self.entries if (found := entry.predictions)][:6]
+
+    @property
+    def counted(self) -> list[tuple[str, Predictions]]:
+        """Those of them with counts by class."""
+        return [(name, found) for name, found in self.predicted if found.confusion is not None]
+
+    def answer(self) -> str:
+        """Return which configuration is best, and whether the next one is behind it by more than chance."""
+        scored = [(entry, sample) for entry in self.entries if (sample := entry.sample(self.metric))]
+        ranked = [pair for pair in scored if pair[0].samples == scored[0][0].samples]  # of a halved sweep the longest
+        if not ranked:
+            return ""
+        (best, sample), *others = ranked
+        title = metric_title(self.metric)
+        if not others:
+            return f"{best.name}: {title} {_mean(sample, self.metric)}."
+        text = f"{best.name} has the best {title}: {_mean(sample, self.metric)}."
+        second, behind = others[0]
+        test = paired(best.values(self.metric), second.values(self.metric))
+        difference = format_difference(test.difference if test else sample.mean - behind.mean, self.metric)
+        chance = f"paired by seed, {format_p(test.p, 'p')}" if test else "too few common seeds for a test"
+        noise = ", which may be chance" if test and not test.significant else ""
+        text += f" Next is {second.name}: {_mean(behind, self.metric)}"
+        return f"{text}, a difference of {difference} ({chance}){noise}."
+
     def best(self, metric: str) -> float | None:
-        """Return the best mean of a column."""
+        """Return the best mean of a column; None where nothing is compared."""
         means = [sample.mean for entry in self.entries if (sample := entry.sample(metric))]
-        return (min if lower_is_better(metric) else max)(means) if means else None
+        return (min if lower_is_better(metric) else max)(means) if len(means) > 1 else None
 
     def plan(self) -> FigurePlan:
         """Return the plan of the figure of its curves."""
@@ -81,13 +130,14 @@ class Listing:
         lines = [Line(entry.name, entry.look, {"": list(entry.records.values())}) for entry in self.entries[:12]]
         more = f", the best 12 of {len(self.entries)}" if len(self.entries) > 12 else ""
         once = list(dict.fromkeys(curves))
-        return FigurePlan(f"{self.slug}_curves", f"{self.title}{more}", [("", "", self.metric)], once, lines)
+        return plan_curves(f"{self.slug}_curves", f"{self.title}{more}", [("", "", self.metric)], once, lines)
 
 
 def sweep_listing(manifest: dict[str, Any], archive: Archive) -> Listing:
     """Return the listing of a sweep, sorted by its metric; with successive halving the longest runs first."""
     cells = {name: {int(seed): key for seed, key in keys.items()} for name, keys in manifest["cells"].items()}
-    found = {name or "as it is": archive.records(keys) for name, keys in cells.items()}
+    named = {name or "as it is": archive.records(keys) for name, keys in cells.items()}
+    found = {_with_rate(name, records): records for name, records in named.items()}
     rows = [(name, next((r["optimizer"] for r in records.values()), "?"), records) for name, records in found.items()]
     sweep = manifest.get("sweep") or {}
     grid = "; ".join(f"{key}: {', '.join(map(str, v))}" for key, v in (sweep.get("grid") or {}).items())
@@ -110,30 +160,44 @@ def run_listings(folders: Sequence[Path], left_out: list[str]) -> list[Listing]:
     left_out += [f"{run.folder} is not finished: left out" for run in found if not run.summary]
     runs = []
     for run in (run for run in found if run.summary):
-        if fault := record_fault(_record(run), of_store=False):
+        if fault := record_fault(record := run_record(run), of_store=False):
             left_out.append(f"{run.folder}: {fault}: run left out")
-        else:
-            runs.append(run)
-    groups: dict[str, list[RunFolder]] = {}
-    for run in runs:
-        groups.setdefault(f"{run.summary['task']} / {run.summary['backbone']}", []).append(run)
+            continue
+        try:
+            record["predictions"] = run.predictions()
+        except (DamagedFile, OSError) as error:
+            left_out.append(f"{error}: predictions left out")
+        runs.append((run, record))
+    groups: dict[str, list[tuple[RunFolder, Record]]] = {}
+    for run, record in runs:
+        groups.setdefault(f"{record['task']} / {record['backbone']}", []).append((run, record))
     return [_of_runs(title, group) for title, group in groups.items()]
 
 
-def _of_runs(title: str, runs: list[RunFolder]) -> Listing:
-    options = [_options(run.config) for run in runs]
-    names = [optimizer_label(run.config.get("optimizer") or {}) for run in runs]
+def _of_runs(title: str, runs: list[tuple[RunFolder, Record]]) -> Listing:
     rows: dict[str, dict[int, Record]] = {}
-    optimizers = {}
-    for name, own, run in zip(names, options, runs, strict=True):
-        peers = [other for peer, other in zip(names, options, strict=True) if peer == name]
-        differing = [key for key in own if any(other.get(key) != own[key] for other in peers)]
-        label = " ".join([name, *(f"{key.rpartition('.')[2]}={own[key]}" for key in differing)])
-        rows.setdefault(label, {})[run.config.get("seed_everything") or 0] = _record(run)
-        optimizers[label] = run.summary["optimizer"]
-    slug = f"runs-{_slug(title.replace(' / ', '-'))}"
-    note = f"{len(runs)} runs of filtune fit; duplicate runs: the latest is shown"
-    return _listing(slug, title, note, None, [(name, optimizers[name], records) for name, records in rows.items()])
+    for label, (run, record) in zip(run_labels([run for run, _ in runs]), runs, strict=True):
+        rows.setdefault(label, {})[run.config.get("seed_everything") or 0] = record
+    shown = [(label, next(iter(records.values()))["optimizer"], records) for label, records in rows.items()]
+    repeated = len(runs) - sum(map(len, rows.values()))
+    note = f"{len(runs)} run{'s' * (len(runs) > 1)} of filtune fit"
+    if repeated:
+        note += (
+            f"; {repeated} of them repeat{'s' * (repeated == 1)} another with the same seed and options: the latest "
+        )
+        note += "of these is shown"
+    return _listing(f"runs-{_slug(title.replace(' / ', '-'))}", title, note, None, shown)
+
+
+def _with_rate(name: str, records: dict[int, Record]) -> str:
+    """Return the name of a sweep's point with the learning rate or prior, where the point does not name it."""
+    rates = {rate_label(record["config"]) for record in records.values()} - {""}
+    rate = rates.pop() if len(rates) == 1 else ""
+    return f"{name}, {rate}" if rate and rate.partition("=")[0] not in name else name
+
+
+def _mean(sample: MeanStd, metric: str) -> str:
+    return f"{format_mean_std(sample, metric)} ({sample.count} seed{'' if sample.count == 1 else 's'})"
 
 
 def _slug(name: str) -> str:
@@ -142,7 +206,7 @@ def _slug(name: str) -> str:
 
 
 def _metrics(entries: list[Entry]) -> list[str]:
-    """Names of the metrics that any run has: scores that are not among the known ones come first."""
+    """Return names of the metrics that any run has: scores that are not among the known ones come first."""
     found = {name for entry in entries for record in entry.records.values() for name in record["metrics"]}
     others = [name for name in found if name not in _METRICS and not name.endswith(_LAST) and not is_of_segment(name)]
     own = sorted(
@@ -151,25 +215,16 @@ def _metrics(entries: list[Entry]) -> list[str]:
     return [name for name in (*own, *_METRICS) if any(entry.sample(name) for entry in entries)]
 
 
-def _options(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The options that shape a run's result, by dotted key."""
-    if not isinstance(config, dict):
-        return {prefix: config}
-    kept = {key: value for key, value in config.items() if prefix or key not in _NO_OPTIONS}
-    return {k: v for key, value in kept.items() for k, v in _options(value, f"{prefix}.{key}".lstrip(".")).items()}
-
-
-def _record(run: RunFolder) -> Record:
-    summary = run.summary
+def run_record(run: RunFolder) -> Record:
+    """Return the record of a run, as a store would have it; its predictions are added later."""
+    named = {name: run.summary.get(name) for name in ("task", "backbone", "optimizer", "seed")}
     return {
+        **run.results(),
+        **named,
         "status": "finished",
         "config": run.config,
-        "metrics": {k: v for k, v in summary.items() if k.startswith("online_")}
-        | {f"val_{name}": number for name, number in summary.get("val", {}).items()},
-        "curves": run.curves(),
-        "times": {name: summary.get(name) for name in ("wall_seconds", "seconds_per_step", "mean_seconds_per_step")},
-        "environment": {key: summary.get(key) for key in ("device", "precision", "versions")},
-        **{name: summary.get(name) for name in ("task", "backbone", "optimizer", "seed", "samples", "steps", "commit")},
+        "folder": str(run.folder),
+        "curves": run.curves,
     }
 
 
@@ -189,8 +244,7 @@ def _listing(
 
     def place(entry: Entry) -> tuple[bool, int, float]:
         sample = entry.sample(chosen)
-        longest = max((record.get("samples") or 0 for record in entry.records.values()), default=0)
-        return sample is None, -longest if halved else 0, sign * sample.mean if sample else 0.0
+        return sample is None, -entry.samples if halved else 0, sign * sample.mean if sample else 0.0
 
     entries.sort(key=place)
     return Listing(slug, title, note, chosen, entries)

@@ -14,9 +14,8 @@ or ``maps``, the name of the matrices to be drawn, and their ``cell``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,154 +23,102 @@ from filtune.experiments.composition import lookup
 from filtune.experiments.records import Record, metric_of
 
 from .curves import MeanBand, mean_band
-from .figures import WIDEST, Draw, Figure, save_figure
+from .figures import WIDEST, Draw, FigurePlan, SeriesLine, line_panel
 from .formatting import curve_title, metric_title
-from .plots import MATRICES, Look, draw_mean, draw_points, log_scale, looks, looks_of
+from .plots import MATRICES, Look, log_scale, looks, looks_of
 
 if TYPE_CHECKING:
     from .sections import Section
     from .seed_runs import SeedRuns
 
 
-@dataclass(frozen=True)
-class PanelPlan:
-    """A figure of a table.
-
-    Attributes:
-        name: Of its files.
-        title: Caption.
-        panels: Their descriptions.
-        section: The table, with its runs.
-    """
-
-    name: str
-    title: str
-    panels: list[dict[str, Any]]
-    section: Section
-
-
-def panel_plans(section: Section) -> list[PanelPlan]:
+def panel_plans(section: Section) -> list[FigurePlan]:
     """Return the figures that a table describes itself."""
-    figures = section.table.raw.get("figures") or []
     return [
-        PanelPlan(f"{section.slug}_figure{number or ''}", figure["title"], figure["panels"], section)
-        for number, figure in enumerate(figures)
+        _plan(f"{section.slug}_figure{number or ''}", figure, section)
+        for number, figure in enumerate(section.table.raw.get("figures") or [])
     ]
 
 
-def draw_panels(plan: PanelPlan, folder: Path) -> Figure | None:
-    """Draw a figure as SVG and PNG; none where no run has anything of it."""
-    styles = _styles(plan)
+def _plan(name: str, figure: dict[str, Any], section: Section) -> FigurePlan:
+    styles = _styles(figure["panels"], section)
     rows: list[list[Draw | None]] = [[]]
     missing = []
-    for panel in plan.panels:
-        found = _maps(plan.section, panel) if "maps" in panel else _panel(plan.section, panel, styles)
+    for panel in figure["panels"]:
+        found = _maps(section, panel) if "maps" in panel else _panel(section, panel, styles)
         if not found:
             missing.append(str(panel.get("title", "")))
-        elif "maps" not in panel and len(rows[-1]) < WIDEST and not (rows[-1] and "maps" in plan.panels[0]):
+        elif "maps" not in panel and len(rows[-1]) < WIDEST and not (rows[-1] and "maps" in figure["panels"][0]):
             rows[-1] += found
         else:
             rows.append([*found])
-    rows = [row for row in rows if row]
-    if not rows:
-        return None
-    inline, _ = save_figure(plan.name, rows, folder, styles)
-    return Figure(plan.name, plan.title, inline, f"not run: {'; '.join(missing)}" if missing else "")
+    several = any(len(point.records) > 1 for cell in section.cells.values() for point in cell.points)
+    note = f"not run: {'; '.join(missing)}" if missing else ""
+    return FigurePlan(name, figure["title"], rows, styles, note, several)
 
 
-def _styles(plan: PanelPlan) -> dict[str, Look]:
-    """The look of each label: that of its method where this tells the lines apart, as it always does of a baseline."""
-    rows = plan.section.table.rows
+def _styles(panels: list[dict[str, Any]], section: Section) -> dict[str, Look]:
+    """Return the look of each label: that of its method where this distinguishes the lines, as of a baseline."""
 
-    def optimizers(kind: str) -> dict[str, str]:
-        specs = {label: spec for panel in plan.panels for label, spec in (panel.get(kind) or {}).items()}
+    def optimizers(kind: str) -> list[tuple[str, str]]:
+        specs = {label: spec for panel in panels for label, spec in (panel.get(kind) or {}).items()}
         names = {label: str(spec["cell"] if isinstance(spec, dict) else spec) for label, spec in specs.items()}
-        return {
-            label: next((row.optimizer for row in rows if fnmatchcase(row.name, name.split("/")[0])), "")
+        rows = section.table.rows
+        return [
+            (label, next((row.optimizer for row in rows if fnmatchcase(row.name, name.split("/")[0])), ""))
             for label, name in names.items()
-        }
+        ]
 
-    levels = looks((label, optimizer, "tuned") for label, optimizer in optimizers("level").items())
-    return levels | looks_of([*optimizers("lines").items()])
+    return looks((label, optimizer, "tuned") for label, optimizer in optimizers("level")) | looks_of(
+        optimizers("lines")
+    )
 
 
 def _panel(section: Section, panel: dict[str, Any], styles: dict[str, Look]) -> list[Draw]:
     """Return the panel of lines, or nothing where no run has them."""
-    lines = [line for label, spec in (panel.get("lines") or {}).items() for line in _line(section, panel, label, spec)]
+    lines, levels = (
+        [
+            line
+            for label, spec in (panel.get(kind) or {}).items()
+            for line in _line(section, panel, label, spec, styles[label], kind == "level")
+        ]
+        for kind in ("lines", "level")
+    )
     if not lines:
         return []
-    levels = [line for label, spec in (panel.get("level") or {}).items() for line in _line(section, panel, label, spec)]
+    y, option = panel.get("y", ""), str(panel.get("x", "")).rpartition(".")[2]
+    over = (f"1 - {option}" if panel.get("complement") else option) or lines[0].band.unit
+    title = metric_title(y) if option else curve_title(y)
+    plain = line_panel([*lines, *levels], str(panel.get("title", "")), over, "" if "measured" in y else title)
 
     def draw(axis: Any, handles: dict[str, Any]) -> None:
-        for line in lines:
-            handles[line.label] = line.draw(axis, line.look(styles))
-        for line in levels:
-            handles.setdefault(line.label, line.draw(axis, line.look(styles, "--")))
-        name = str(panel.get("x", "")).rpartition(".")[2]
-        over = f"1 - {name}" if panel.get("complement") else name
-        y = panel.get("y", "")
-        title = metric_title(y) if panel.get("x") else curve_title(y)
-        axis.set(title=str(panel.get("title", "")), xlabel=over or lines[0].unit)
-        axis.set_ylabel("" if "measured" in y else title)
+        plain(axis, handles)
         for which in panel.get("log") or []:
             log_scale(axis, which, [x for line in lines for x in line.band.x] if which == "x" else (1.0,))
 
     return [draw]
 
 
-@dataclass(frozen=True)
-class SeriesLine:
-    """A line of a panel.
-
-    Attributes:
-        label: In the legend.
-        stroke: As matplotlib writes it; empty for the usual one.
-        band: Mean and deviation over the seeds at each x.
-        kind: ``curve`` over samples or steps, ``points`` over the values of an option, or ``level`` over all of them.
-        unit: Of x.
-    """
-
-    label: str
-    stroke: str
-    band: MeanBand
-    kind: str
-    unit: str = ""
-
-    def look(self, styles: dict[str, Look], usual: str = "") -> Look:
-        """Return its look, with a stroke of its own or the usual one."""
-        return replace(styles[self.label], stroke=self.stroke or usual or styles[self.label].stroke)
-
-    def draw(self, axis: Any, look: Look) -> Any:
-        """Draw it, and return its handle."""
-        if self.kind == "level":
-            return axis.axhline(self.band.mean[0], color=look.colour, linestyle=look.stroke, linewidth=1.0)
-        draw = draw_mean if self.kind == "curve" else draw_points
-        return draw(axis, self.band.x, self.band.mean, look, self.band.deviation)
-
-
-def _line(section: Section, panel: dict[str, Any], label: str, spec: Any) -> Iterator[SeriesLine]:
+def _line(
+    section: Section, panel: dict[str, Any], label: str, spec: Any, look: Look, is_level: bool
+) -> Iterator[SeriesLine]:
     """Yield the line, where there are runs of it."""
     given = spec if isinstance(spec, dict) else {"cell": spec}
-    y, pattern, stroke = str(given.get("y", panel.get("y", ""))), str(given["cell"]), str(given.get("stroke", ""))
-    is_level = label in (panel.get("level") or {}) and spec is panel["level"][label]
+    y, pattern = str(given.get("y", panel.get("y", ""))), str(given["cell"])
+    look = replace(look, stroke=str(given.get("stroke") or ("--" if is_level else look.stroke)))
+    every = "x" in panel and not is_level
+    records = [record for point in _points(section, pattern, every) for record in point.records.values()]
     if "x" not in panel:
-        records = [r for point in _points(section, pattern, False) for r in point.records.values()]
         if (band := mean_band(records, y)) is not None:
-            yield SeriesLine(label, stroke, band, "curve", _unit(y, records))
+            yield SeriesLine(label, look, band)
         return
     from pandas import DataFrame
 
-    records = [r for point in _points(section, pattern, not is_level) for r in point.records.values()]
     pairs = [(0.0 if is_level else _option(r, panel), metric_of(r, y)) for r in records if r["status"] == "finished"]
-    found = DataFrame(pairs, columns=["x", "y"], dtype=float).dropna().groupby("x").y.agg(["mean", "std", "count"])
+    found = DataFrame(pairs, columns=["x", "y"], dtype=float).dropna().groupby("x").y.agg(["mean", "std"])
     if len(found):
         x, mean, deviation = found.index.to_numpy(), found["mean"].to_numpy(), found["std"].fillna(0.0).to_numpy()
-        yield SeriesLine(label, stroke, MeanBand(x, mean, deviation, 1), "level" if is_level else "points")
-
-
-def _unit(tag: str, records: list[Record]) -> str:
-    counted = tag.startswith("measured/") and any(record.get("steps") for record in records)  # along a run of fit
-    return "samples" if counted or tag.startswith("online/") else "steps"
+        yield SeriesLine(label, look, MeanBand(x, mean, deviation), "level" if is_level else "points")
 
 
 def _points(section: Section, pattern: str, every: bool) -> Iterator[SeedRuns]:

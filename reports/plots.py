@@ -9,7 +9,7 @@ from __future__ import annotations
 import colorsys
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Look:
-    """How a method is drawn.
+    """The style in which a method is drawn.
 
     Attributes:
         colour: Hexadecimal.
@@ -66,9 +66,8 @@ class Look:
 
     @property
     def ink(self) -> str:
-        """Its colour for text, no lighter than can be read on white."""
-        hue, light, full = colorsys.rgb_to_hls(*_rgb(self.colour))
-        return _hexadecimal(hue, min(light, 0.3), full)
+        """The colour for text, no lighter than can be read on white."""
+        return _with_light(self.colour, lambda light: min(light, 0.3))
 
 
 def looks(rows: Iterable[tuple[str, str, str]]) -> dict[str, Look]:
@@ -88,7 +87,8 @@ def looks(rows: Iterable[tuple[str, str, str]]) -> dict[str, Look]:
         rank, method = next(((i, m) for i, m in enumerate(METHODS) if plain.startswith(m)), (len(METHODS), ""))
         colour = METHODS[method] if method else next(others)
         before = seen[colour, kind] = seen.get((colour, kind), -1) + 1
-        shade = _lighter(colour, 0.45 * min(before, 1) + 0.1 * max(before - 1, 0))
+        share = 0.35 + 0.1 * before
+        shade = _with_light(colour, lambda x, s=share: min(x + s * (1 - x), 0.85)) if before else colour
         found[name] = Look(shade, REPEATED if before else STROKES[kind], rank)
     return found
 
@@ -109,18 +109,11 @@ def looks_of(rows: Sequence[tuple[str, str]]) -> dict[str, Look]:
     return own | distinct_looks(many, [look.colour for look in own.values()])
 
 
-def _lighter(colour: str, share: float) -> str:
-    hue, light, full = colorsys.rgb_to_hls(*_rgb(colour))
-    return _hexadecimal(hue, min(light + share * (1 - light), 0.85), full) if share else colour
+def _with_light(colour: str, change: Callable[[float], float]) -> str:
+    from matplotlib.colors import to_hex, to_rgb
 
-
-def _rgb(colour: str) -> tuple[float, float, float]:
-    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    return red, green, blue
-
-
-def _hexadecimal(hue: float, light: float, saturation: float) -> str:
-    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, light, saturation))
+    hue, light, saturation = colorsys.rgb_to_hls(*to_rgb(colour))
+    return to_hex(colorsys.hls_to_rgb(hue, change(light), saturation))
 
 
 @contextmanager

@@ -20,19 +20,16 @@ POSTERIOR = {
     "aurc": "error over all coverages (%)",
     "accuracy_at_80": "accuracy at 80 % coverage (%)",
 }
-"""Titles of the metrics of ``benchmarks.uncertainty``; another is the name of a kind of out-of-distribution inputs."""
+"""Titles of the metrics of :mod:`reports.evaluation`; another is the name of a kind of out-of-distribution inputs."""
 
 
 def posterior_section(path: Path) -> list[str]:
-    """Return the section on the posterior, of the JSON of ``python -m benchmarks.uncertainty``: headings and tables.
+    """Return the section on the posterior, of the JSON that ``filtune report --evaluate`` writes: headings and tables.
 
     Raises:
-        ValueError: If the file is not what the benchmark writes.
+        ValueError: If the file is not what the evaluation writes.
     """
-    try:
-        columns = _posterior_columns(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"--posterior {path}: is not what `python -m benchmarks.uncertainty` writes") from error
+    columns = _read(path)
     parts = [
         "## Calibration and out-of-distribution detection with the posterior",
         'On validation samples after the stream. "Posterior predictive" are the method\'s probabilities averaged over '
@@ -51,8 +48,25 @@ def posterior_section(path: Path) -> list[str]:
     return parts
 
 
+def posterior_streams(path: Path) -> list[str]:
+    """Return the names of the streams that were evaluated."""
+    return list(_read(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the values of each seed, by column, view and metric.
+
+    Raises:
+        ValueError: If the file is not what the evaluation writes.
+    """
+    try:
+        return _posterior_columns(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"--posterior {path}: is not what `filtune report --evaluate` writes") from error
+
+
 def _posterior_columns(content: Any) -> dict[str, Any]:
-    """Values of each seed, by column, view and metric.
+    """Return values of each seed, by column, view and metric.
 
     Raises:
         ValueError: If there is anything else.
@@ -67,7 +81,7 @@ def _posterior_columns(content: Any) -> dict[str, Any]:
 
 
 def _view_title(view: str) -> str:
-    """The name of a kind of probabilities, of earlier releases too."""
+    """Return the name of a kind of probabilities, of earlier releases too."""
     return view.replace("moderated", "posterior predictive").replace("in full", "untempered")
 
 

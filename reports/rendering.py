@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from filtune.experiments.escaping import plain
 from filtune.lightning_modules.atomic import atomic_write
 
-from . import formatting, section_tables
+from . import class_tables, formatting, section_tables
 from .agreement import Agreement
 from .cells import Status
 from .document import Document
@@ -49,7 +49,7 @@ def render_latex(part: Section | Listing, folder: Path, left_out: Sequence[str] 
         frame = section_frame(part, _words("tex"))
     else:
         caption = f"{escape_tex(part.title)}; the best of a column is bold."
-        frame = listing_frame(part, _words("tex"), LANGUAGES["tex"])
+        frame = listing_frame(part, part.metrics, _words("tex"), LANGUAGES["tex"])
     comments = [f"% left out: {plain(message)}" for message in left_out]
     return _write(
         folder / f"{part.slug}.tex", "\n".join(["% needs booktabs", latex_table(frame, caption, part.slug), *comments])
@@ -67,7 +67,7 @@ def _write(path: Path, text: str) -> Path:
 
 
 def _words(language: str) -> Any:
-    """The macros of a language, whose texts are in one line."""
+    """Return the macros of a language, whose texts are in one line."""
     return _environment(language).get_template(f"macros.{language}.j2").module
 
 
@@ -88,8 +88,8 @@ def _environment(language: str) -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        formatting=formatting, tables=section_tables, table=table, markup=markup, Status=Status, Agreement=Agreement,
-        INK=INK,
+        formatting=formatting, tables=section_tables, classes=class_tables, table=table, markup=markup, Status=Status,
+        Agreement=Agreement, INK=INK,
     )  # fmt: skip
     environment.filters.update(esc=markup.escape, strong=markup.strong, plain=plain)
     return environment

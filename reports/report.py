@@ -17,6 +17,7 @@ ROOT = Path("runs")
 EXAMPLES = """examples:
   filtune report runs/reproduce runs/sweep --output report
   filtune report runs/reproduce --study win_stream --output study.md
+  filtune report runs/reproduce --study win_stream --evaluate mnist sst2 --posterior posterior.json
   filtune report runs/reproduce --pack study.jsonl.xz
 """
 
@@ -37,7 +38,17 @@ def main(args: list[str]) -> None:
         from filtune.experiments.records import pack
 
         count = pack(find_roots(roots), options.pack)
-        console.print(f"{count} records  {plain(options.pack)}", highlight=False, soft_wrap=True)
+        _say(console, f"{count} records", options.pack)
+    elif options.evaluate:
+        from filtune.experiments.archive import find_roots
+
+        from .evaluation import evaluate_posterior
+
+        if len(options.study) != 1 or not options.posterior:
+            raise ValueError("--evaluate: name one study by --study and the JSON to write by --posterior")
+        (study,), columns, output = options.study, options.evaluate, options.posterior
+        evaluate_posterior(study, find_roots(roots), columns, output, options.baseline, options.samples, console)
+        _say(console, "see", output)
     elif options.study:
         from filtune.experiments.archive import find_roots
 
@@ -46,8 +57,7 @@ def main(args: list[str]) -> None:
         output = options.output or Path("study.md")
         written, left_out = write_study_page(options.study, find_roots(roots), output, options.title, options.posterior)
         warn_of(left_out)
-        for path in written:
-            console.print(f"see  {plain(path)}", highlight=False, soft_wrap=True)
+        _say(console, "see", *written)
     else:
         write_report(roots, options.tables, options.output or Path("report"), options.formats, console)
 
@@ -67,7 +77,6 @@ def write_report(roots: list[Path], tables: list[str], output: Path, formats: li
     """
     from .document import assemble, figure_plans
     from .figures import draw_figure
-    from .panels import PanelPlan, draw_panels
     from .rendering import render_html, render_latex, render_markdown
 
     document = assemble(roots, tables)
@@ -77,8 +86,7 @@ def write_report(roots: list[Path], tables: list[str], output: Path, formats: li
         raise ValueError(f"--output: {output} cannot be made a folder ({error.strerror}); name another") from error
     plans = [*figure_plans(document.sections), *((listing, listing.plan()) for listing in document.listings)]
     for place, plan in track(plans, "figures", console=console, transient=True):
-        figure = draw_panels(plan, output) if isinstance(plan, PanelPlan) else draw_figure(plan, output)
-        if figure is not None:
+        if figure := draw_figure(plan, output):
             place.figures.append(figure)
     written = []
     if "html" in formats:
@@ -87,14 +95,18 @@ def write_report(roots: list[Path], tables: list[str], output: Path, formats: li
         written += [render_markdown(part, output, document.left_out)] if "md" in formats else []
         written += [render_latex(part, output, document.left_out)] if "tex" in formats else []
     warn_of(document.left_out)
-    for path in written:
-        console.print(f"see  {plain(path)}", highlight=False, soft_wrap=True)
+    _say(console, "see", *written)
 
 
 def warn_of(left_out: Sequence[str]) -> None:
-    """Say on standard error what was left out, one line each."""
+    """Report on standard error what was left out, one line each."""
     for message in left_out:
         print(f"filtune: warning: {plain(message)}", file=sys.stderr)
+
+
+def _say(console: Console, word: str, *paths: Path) -> None:
+    for path in paths:
+        console.print(f"{word}  {plain(path)}", highlight=False, soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,8 +145,12 @@ def _parser() -> argparse.ArgumentParser:
         help="studies with a comparison, such as win_stream or configs/studies/win_stream.yaml, on one page",
     )
     parser.add_argument("--title", help="title of the page of a study (default: that of the first study)")
+    parser.add_argument("--posterior", type=Path, metavar="JSON", help="for the page of a study: what --evaluate wrote")
     parser.add_argument(
-        "--posterior", type=Path, help="for the page of a study: what `python -m benchmarks.uncertainty` wrote"
-    )
+        "--evaluate", nargs="+", default=[], metavar="STREAM",
+        help="evaluate the posterior of a study's runs on these streams, from their checkpoints, and write --posterior",
+    )  # fmt: skip
+    parser.add_argument("--baseline", default="AdamW", help="with --evaluate: the baseline (default: AdamW)")
+    parser.add_argument("--samples", type=int, default=1000, help="with --evaluate: most validation samples (1000)")
     parser.add_argument("--pack", type=Path, metavar="FILE", help="write all records of the roots to NAME.jsonl.xz")
     return parser

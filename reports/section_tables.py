@@ -5,7 +5,7 @@ The texts of cells are of macros, ``macros.LANGUAGE.j2``, one file a language.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from filtune.experiments.estimate import format_duration
@@ -13,7 +13,7 @@ from filtune.experiments.records import Record
 from filtune.experiments.tables import Row
 
 from .cells import CellResult
-from .formatting import CROSS, DASH, format_difference, format_mean_std, format_metric, metric_title
+from .formatting import DASH, format_mean_std, format_metric, metric_title
 from .listings import Entry, Listing
 from .sections import Section
 from .styled import Markup, text_frame
@@ -60,27 +60,19 @@ def order_frame(section: Section, words: Any) -> DataFrame:
     """Return the table of the order of the methods: the best of a column, and each method against AdamW."""
     leaves = section.ordered()
 
-    def claim(row: Row, key: str, metric: str) -> str:
-        found = section.claims.get((row.name, key))
-        if not found:
-            return ""
-        published, ours = (format_difference(value, metric) for value in (found.published, found.ours))
-        if section.timed:
-            ours, published = (f"{ratio:.2f}{CROSS}" for ratio in section.cells[row.name, key].ratio)
-        return words.claim(found, published, ours)
+    def texts(row: str) -> list[str]:
+        found = [section.orders.get((row, leaf.key)) for leaf in leaves]
+        return [words.order(order) if order else "" for order in found]
 
-    winners = [section.winners.get(leaf.key) for leaf in leaves]
-    rows = [("best of the column", [words.winner(section, winner) if winner else "" for winner in winners])]
-    rows += [
-        (words.row_head(section, row), [claim(row, leaf.key, leaf.metric) for leaf in leaves])
-        for row in filter(section.claimed, section.rows("paper"))
-    ]
+    compared = {row for row, _ in section.orders}
+    rows = [("best of the column", texts(""))]
+    rows += [(words.row_head(section, row), texts(row.name)) for row in section.rows("paper") if row.name in compared]
     return text_frame("against AdamW", [words.column_head(section, leaf) for leaf in leaves], rows)
 
 
-def listing_frame(listing: Listing, words: Any, markup: Markup) -> DataFrame:
+def listing_frame(listing: Listing, metrics: Sequence[str], words: Any, markup: Markup) -> DataFrame:
     """Return the table of the configurations of a listing: their seeds and metrics, the best of a column in bold."""
-    best = {metric: listing.best(metric) for metric in listing.metrics}
+    best = {metric: listing.best(metric) for metric in metrics}
 
     def shown(entry: Entry, metric: str) -> str:
         sample = entry.sample(metric)
@@ -89,11 +81,26 @@ def listing_frame(listing: Listing, words: Any, markup: Markup) -> DataFrame:
         return markup.strong(format_mean_std(sample, metric), sample is not None and sample.mean == best[metric])
 
     rows = (
-        (words.entry_head(listing, entry, number), [str(len(entry.records)), *(shown(entry, m) for m in best)])
-        for number, entry in enumerate(listing.entries, 1)
+        (words.entry_head(entry), [str(len(entry.records)), *(shown(entry, m) for m in best)])
+        for entry in listing.entries
     )
-    titles = {metric: markup.escape(metric_title(metric)) for metric in best}
-    return text_frame(f"sorted by {titles[listing.metric]}", ["seeds", *titles.values()], rows)
+    return text_frame("configuration", ["seeds", *(markup.escape(metric_title(metric)) for metric in best)], rows)
+
+
+def runs_frame(listing: Listing, markup: Markup) -> DataFrame:
+    """Return the table of all runs of a listing: seed, metric, sizes, time and folder."""
+    rows = []
+    for entry in listing.entries:
+        frame = seeds_frame(entry.records, entry.values(listing.metric), listing.metric, markup)
+        for (seed, texts), record in zip(frame.iterrows(), entry.records.values(), strict=True):
+            place = record.get("folder") or f"record {record.get('key')}"
+            rows.append((markup.escape(entry.name), [str(seed), *texts, markup.escape(place)]))
+    return text_frame("run", ["seed", *seeds_heads(listing.metric, markup), "folder"], rows)
+
+
+def seeds_heads(metric: str, markup: Markup) -> list[str]:
+    """Return the titles of the columns of a table of runs, after the seed."""
+    return [markup.escape(metric_title(metric)), "samples", "steps", "time"]
 
 
 def seeds_frame(records: Mapping[int, Record], values: Mapping[int, float], metric: str, markup: Markup) -> DataFrame:
@@ -104,8 +111,8 @@ def seeds_frame(records: Mapping[int, Record], values: Mapping[int, float], metr
         sizes = [f"{record[size]:,}" if record.get(size) else DASH for size in ("samples", "steps")]
         return [value, *sizes, format_duration(record["times"].get("wall_seconds") or None) or DASH]
 
-    heads = [markup.escape(metric_title(metric)), "samples", "steps", "time"]
-    return text_frame("seed", heads, ((str(seed), texts(seed, record)) for seed, record in records.items()))
+    rows = ((str(seed), texts(seed, record)) for seed, record in records.items())
+    return text_frame("seed", seeds_heads(metric, markup), rows)
 
 
 def points_frame(cell: CellResult, metric: str, markup: Markup) -> DataFrame:

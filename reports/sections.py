@@ -11,7 +11,7 @@ from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Column, Row, Table
 
 from . import formatting
-from .agreement import Agreement, Claim, Winner, best_of_column, claims
+from .agreement import Agreement, Order, column_orders
 from .cells import CellResult, Status, judge_cell, with_ratio
 from .figures import Figure
 from .formatting import reproduce_root
@@ -72,8 +72,7 @@ class Section:
         cells: By row and leaf.
         looks: Colour and stroke by row.
         reference: The row of AdamW that each row is compared with.
-        winners: Whether the published best of a leaf is the best of ours, by its key.
-        claims: Each method against AdamW.
+        orders: Each method against AdamW, by row and leaf; without a row the best of a leaf.
         root: Where the runs lie.
         figures: Drawn later.
     """
@@ -86,8 +85,7 @@ class Section:
     looks: dict[str, Look]
     reference: dict[str, str]
     root: str
-    winners: dict[str, Winner] = field(default_factory=dict)
-    claims: dict[tuple[str, str], Claim] = field(default_factory=dict)
+    orders: dict[tuple[str, str], Order] = field(default_factory=dict)
     figures: list[Figure] = field(default_factory=list)
 
     @property
@@ -100,14 +98,14 @@ class Section:
 
     @property
     def scale_words(self) -> str:
-        """What was changed against the paper."""
+        """The changes against the paper."""
         run = {cell.partition("/")[2].partition("/")[0] for cell in self.pool.cells}
         replaced = dict.fromkeys(column.backbone for column in self.table.columns if column.name in run)
         return formatting.scale_words(self.pool.scale, list(replaced))
 
     @property
     def timed(self) -> bool:
-        """Whether it shows times, which compare as ratios only."""
+        """True if it shows times, which compare as ratios only."""
         return "metrics" in self.table.raw
 
     def names_metric(self, leaf: Leaf) -> bool:
@@ -116,7 +114,7 @@ class Section:
         return self.timed or (leaf.metric != self.table.metric and not said)
 
     def notes(self) -> list[str]:
-        """Return remarks: what the paper leaves open, how baselines were tuned, how few seeds there are."""
+        """Return remarks on what the paper leaves open, how baselines were tuned, and how few seeds there are."""
         run = [cell for cell in self.cells.values() if cell.point.records]
         few = sorted({cell.ours.count for cell in run if cell.ours and cell.ours.count})
         notes = [str(self.table.raw["notes"])] if self.table.raw.get("notes") else []
@@ -132,30 +130,24 @@ class Section:
         if self.timed:
             notes.append("Beside a time stands its ratio to AdamW's in the same column: compare these.")
         hidden = [leaf.column.title for leaf in self.leaves if leaf not in self.columns()]
+        hidden += [row.title for row in self.table.rows if row.name not in self._attempted(0)]
         if hidden:
-            notes.append(f"Not run at this scale: {'; '.join(dict.fromkeys(hidden))}.")
-        if self.absent():
-            notes.append(f"Not run: {'; '.join(self.absent())}.")
+            notes.append(f"Not attempted: {'; '.join(dict.fromkeys(hidden))}.")
         return notes
 
-    def rows(self, kind: str) -> list[Row]:
-        """Return the rows of a kind: of the paper's those that have the columns shown, of ours those with a run."""
-        shown = {leaf.key for leaf in self.columns()}
-        there = {row for row, leaf in self.cells if leaf in shown}
-        rows = [row for row in self.table.rows if self.kinds[row.name] == kind and row.name in there]
-        return [row for row in rows if kind == "paper" or self._run(row)]
-
-    def absent(self) -> list[str]:
-        """Return the titles of rows of ours without a run."""
-        return [row.title for row in self.table.rows if self.kinds[row.name] != "paper" and not self._run(row)]
-
-    def _run(self, row: Row) -> bool:
-        return any(cell.status is not Status.ABSENT for (name, _), cell in self.cells.items() if name == row.name)
+    def rows(self, kind: str = "") -> list[Row]:
+        """Return the rows, of a kind or all, with a run or with the reason why there is none."""
+        kinds, attempted = {kind} if kind else {*self.kinds.values()}, self._attempted(0)
+        return [row for row in self.table.rows if self.kinds[row.name] in kinds and row.name in attempted]
 
     def columns(self) -> list[Leaf]:
-        """Return the columns to show: all of a run as published, of a scaled-down one those with a run."""
-        run = {leaf for (_, leaf), cell in self.cells.items() if cell.status is not Status.ABSENT or cell.reason}
-        return [leaf for leaf in self.leaves if not self.pool.scale or leaf.key in run]
+        """Return the columns with a run, or with the reason why there is none."""
+        return [leaf for leaf in self.leaves if leaf.key in self._attempted(1)]
+
+    def _attempted(self, place: int) -> set[str]:
+        """Return names of the rows (0) or columns (1) of cells that were attempted."""
+        found = self.cells.items()
+        return {key[place] for key, cell in found if cell.status is not Status.ABSENT or cell.reason}
 
     def mixed(self) -> bool:
         """Return whether columns differ in their metric."""
@@ -168,9 +160,13 @@ class Section:
         }
 
     def counts(self) -> Counter[Status]:
-        """Return the number of the paper's cells with each status, of the columns shown."""
-        shown = {leaf.key for leaf in self.columns()}
-        return Counter(status for (_, leaf), status in self.statuses().items() if leaf in shown)
+        """Return the number of the paper's cells with each status, of those that were attempted."""
+        return Counter(status for status in self.statuses().values() if status is not Status.ABSENT)
+
+    @property
+    def is_derived(self) -> bool:
+        """True if it shows other figures of the runs of another table."""
+        return "of" in self.table.raw
 
     def best(self, leaf: Leaf, published: bool) -> set[str]:
         """Return the rows with the best value of a column, ours or published."""
@@ -188,20 +184,12 @@ class Section:
 
     def ordered(self) -> list[Leaf]:
         """Return the columns whose order can be compared."""
-        compared = {*self.winners, *(leaf for _, leaf in self.claims)}
+        compared = {leaf for _, leaf in self.orders}
         return [leaf for leaf in self.leaves if leaf.key in compared]
 
     def verdicts(self) -> Counter[Agreement]:
         """Return the number of comparisons with AdamW by agreement with the paper."""
-        return Counter(claim.verdict for claim in self.claims.values())
-
-    def claimed(self, row: Row) -> bool:
-        """Return whether a row is compared with AdamW in any column."""
-        return any(name == row.name for name, _ in self.claims)
-
-    def titles(self, names: list[str]) -> str:
-        """Return the titles of rows, joined."""
-        return " / ".join(row.title for row in self.table.rows if row.name in names)
+        return Counter(order.verdict for (row, _), order in self.orders.items() if row)
 
     def command(self, cell: str | None = None) -> str:
         """Return the command that makes the runs, of all cells or one."""
@@ -239,11 +227,11 @@ def build_section(table: Table, pool: Pool, archive: Archive) -> Section:
     tones = looks([(row.name, row.optimizer, kinds[row.name]) for row in table.rows])
     section = Section(table, pool, kinds, leaves, cells, tones, reference, reproduce_root(archive.roots[0]))
     paper = [row.name for row in table.rows if kinds[row.name] == "paper"]
+    titles = {row.name: row.title for row in table.rows}
     for leaf in leaves:
         column = {row: cells[row, leaf.key] for row in paper if (row, leaf.key) in cells}
-        if winner := best_of_column(column, leaf.lower):
-            section.winners[leaf.key] = winner
-        section.claims.update(claims(leaf.key, column, reference, leaf.lower))
+        orders = column_orders(column, titles, reference, leaf.lower)
+        section.orders.update({(row, leaf.key): order for row, order in orders.items()})
     return section
 
 
@@ -257,7 +245,7 @@ def _lower(table: Table, metric: str) -> bool:
 
 
 def _chooser(table: Table, leaf: Leaf) -> str:
-    """The metric by which a grid's best point is chosen: of a table of times, that of the table it looks at."""
+    """Return the metric by which a grid's best point is chosen; of a table of times, that of the table it shows."""
     if "of" not in table.raw:
         return leaf.column.chosen_by or leaf.metric
     own = next(t for t in source_tables(table) if any(column.name == leaf.column.name for column in t.columns))
@@ -266,7 +254,7 @@ def _chooser(table: Table, leaf: Leaf) -> str:
 
 
 def _reference(table: Table, row: Row) -> str:
-    """AdamW as the paper has it, with the adapter of the row."""
+    """Return AdamW as the paper has it, with the adapter of the row."""
     adamw = [r for r in table.rows if r.optimizer.startswith("adamw") and r.published]
     same = [r for r in adamw if _adapter(r) == _adapter(row)]
     return (same or adamw or [row])[0].name

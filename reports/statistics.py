@@ -46,7 +46,7 @@ class TTest:
 
     @property
     def significant(self) -> bool:
-        """Whether the difference is significant at the level of 5 %."""
+        """True if the difference is significant at the level of 5 %."""
         return self.p < LEVEL
 
 
@@ -113,7 +113,7 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> TTest | None:
 
 
 def _exact(difference: float) -> TTest:
-    """The test of numbers without variance: equal, or not."""
+    """Return the test of numbers without variance: equal, or not."""
     return TTest(difference, 1.0 if difference == 0 else 0.0, difference, difference)
 
 

@@ -16,6 +16,7 @@ from filtune.experiments.composition import lookup
 from filtune.experiments.records import Record, lower_is_better, metric_of
 from filtune.experiments.tables import Row, Table
 
+from .curves import curve_of
 from .seed_runs import SeedRuns, Values, best_runs, grid_runs
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -43,7 +44,7 @@ class Method(SeedRuns):
 
     @property
     def knows_end(self) -> bool:
-        """Whether its learning rate decays to the end of the run, which it must know."""
+        """True if its learning rate decays to the end of the run, which it must know."""
         decays = (lookup(record["config"], "model.schedule.decay", "none") for record in self.records.values())
         return any(decay not in (None, "none") for decay in decays)
 
@@ -57,9 +58,7 @@ class Method(SeedRuns):
         Raises:
             KeyError: If the record has no such curve; :func:`compare_streams` leaves it out.
         """
-        record, tag = self.records[seed], metric.replace("_", "/", 1)
-        steps, scores = map(np.asarray, record["curves"][tag])
-        return steps * (record["samples"] / record["steps"]), scores
+        return curve_of(self.records[seed], metric.replace("_", "/", 1))
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class StreamResult:
 
     @property
     def online(self) -> bool:
-        """Whether the metric is prequential: every sample is predicted before it is trained on."""
+        """True if the metric is prequential: every sample is predicted before it is trained on."""
         return is_online(self.metric)
 
 
@@ -174,7 +173,7 @@ def samples_to(curve: Curve, score: float, for_good: bool) -> float:
 def _methods(
     archive: Archive, pool: Pool, name: str, seeds: Collection[int] | None, metrics: Collection[str]
 ) -> list[Method]:
-    """The points of a cell with their finished records; a record without a needed curve is left out."""
+    """Return the points of a cell with their finished records; a record without a needed curve is left out."""
     found = []
     for runs in grid_runs(archive, pool, name):
         full = "/".join(filter(None, [name, runs.name]))
@@ -189,7 +188,7 @@ def _methods(
 
 
 def _lacking(record: Record, metrics: Collection[str]) -> str:
-    """What a record lacks to be compared; empty if nothing."""
+    """Return what a record lacks to be compared; empty if nothing."""
     if not (record.get("samples") and record.get("steps")):
         return "it has no number of samples and steps"
     for metric in metrics:

@@ -11,9 +11,10 @@ import numpy as np
 from filtune.experiments.tables import Table
 from filtune.lightning_modules.atomic import atomic_write
 
+from .curves import mean_band
 from .formatting import metric_title
 from .plots import PAPER, Look, draw_legend, draw_mean, looks, new_figure, save_png, to_svg
-from .study import Curve, StreamResult, compared_rows, learning_rate
+from .study import StreamResult, compared_rows, learning_rate
 
 
 def draw_study(streams: Sequence[StreamResult], table: Table, target: Path) -> list[Path]:
@@ -46,7 +47,7 @@ def draw_study(streams: Sequence[StreamResult], table: Table, target: Path) -> l
 
 
 def _draw_panel(streams: Sequence[StreamResult], table: Table, target: Path) -> list[Path]:
-    """One panel or several side by side, to be read at half their size, on a white ground of their own."""
+    """Draw one panel or several side by side, legible at half their size, on a white ground of their own."""
     if not streams:
         return []
     styles, paths = _styles(table), [target.with_name(f"{target.stem}_panel{end}") for end in (".png", ".svg")]
@@ -71,7 +72,7 @@ def _label_axes(axes: Any, scores: Sequence[str], columns: int) -> None:
 
 
 def _styles(table: Table) -> dict[str, Look]:
-    """The look of each row by its title; tuned rows are dashed."""
+    """Return the look of each row by its title; tuned rows are dashed."""
     rows = compared_rows(table)
     return looks([(row.title, row.optimizer, "tuned" if learning_rate(row) == "tuned" else "paper") for row in rows])
 
@@ -79,17 +80,17 @@ def _styles(table: Table) -> dict[str, Look]:
 def _draw_stream(
     axis: Any, stream: StreamResult, table: Table, styles: dict[str, Look]
 ) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
-    """The mean of each row over the seeds, the method with a band of one deviation; lines and their ends by title."""
+    """Draw the mean of each row over the seeds, the method with a band; return lines and their ends by title."""
     lines, ends = {}, {}
     for row in reversed(compared_rows(table)):  # the method on top
         runs = stream.rows[row.name]
         if not runs.records:
             continue
-        samples, scores = interpolate_curves([runs.curve(seed, stream.metric) for seed in runs.records])
-        mean, own = scores.mean(0), runs is stream.method
-        deviation = scores.std(0, ddof=1) if own and len(scores) > 1 else None
-        lines[row.title] = draw_mean(axis, samples, mean, styles[row.title], deviation, 2.6 if own else 1.2)
-        ends[row.title] = (float(samples[-1]), float(mean[-1]))
+        band, own = mean_band(runs.records.values(), stream.metric.replace("_", "/", 1)), runs is stream.method
+        assert band is not None  # a record without the curve is left out of the comparison
+        deviation, width = (band.deviation, 2.6) if own else (None, 1.2)
+        lines[row.title] = draw_mean(axis, band.x, band.mean, styles[row.title], deviation, width)
+        ends[row.title] = (float(band.x[-1]), float(band.mean[-1]))
     return lines, ends
 
 
@@ -132,9 +133,3 @@ def panel_columns(panels: int) -> int:
 def panel_labels(labels: Sequence[str], columns: int) -> list[str]:
     """Return the label of each panel's axis, empty where it is that of the panel on its left."""
     return ["" if i % columns and label == labels[i - 1] else label for i, label in enumerate(labels)]
-
-
-def interpolate_curves(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the samples of the first curve (points,), and all curves at these (curves, points)."""
-    samples = curves[0][0]
-    return samples, np.stack([np.interp(samples, *curve) for curve in curves])

@@ -15,7 +15,7 @@ from filtune.lightning_modules.atomic import atomic_write
 
 from .coverage import not_run
 from .formatting import metric_title, reproduce_root
-from .posterior import posterior_section
+from .posterior import posterior_section, posterior_streams
 from .study import Method, StreamResult, compare_streams, compared_rows, is_online, learning_rate, recovery_rules
 from .study_figure import draw_study
 from .study_tables import MethodLine, ScoreTable, recovery_table, speed_table
@@ -40,7 +40,7 @@ def write_study_page(
         roots: Folders of ``filtune reproduce``, or packed studies.
         output: Path of the page.
         title: Title of the page; that of the first study by default.
-        posterior: JSON of ``python -m benchmarks.uncertainty``, which becomes a section.
+        posterior: JSON of ``filtune report --evaluate``, which becomes a section.
 
     Returns:
         The paths of the page and the figures, and one line about each file or run that was left out.
@@ -80,21 +80,21 @@ def write_study_page(
 
 
 def _anchor(title: str) -> str:
-    """The name by which a heading is linked."""
+    """Return the name by which a heading is linked."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def _commands(
     studies: Sequence[str], roots: Sequence[Path], output: Path, title: str | None, posterior: Path | None
 ) -> str:
-    """The commands that make the runs and the page."""
+    """Return the commands that make the runs and the page."""
     folder = shlex.quote(reproduce_root(roots[0]))
     studies, packed = [shlex.quote(study) for study in studies], shlex.quote(str(roots[0]))
     lines = [f"filtune reproduce {study} --root {folder}" for study in studies]
     if posterior:
-        lines.append(
-            f"python -m benchmarks.uncertainty {studies[0]} --root {folder} --output {shlex.quote(str(posterior))}"
-        )
+        streams = " ".join(map(shlex.quote, posterior_streams(posterior)))
+        written = f"--evaluate {streams} --posterior {shlex.quote(str(posterior))}"
+        lines.append(f"filtune report {folder} --study {studies[0]} {written}")
     if folder != packed:
         lines.append(f"filtune report {folder} --pack {packed}")
     options = {"--title": title, "--posterior": posterior, "--output": output}
@@ -142,7 +142,7 @@ class StudySection:
         ]
 
     def _answers(self, scores: ScoreTable) -> list[str]:
-        """The tables of the metric that is compared: methods that need no learning rate, and the others."""
+        """Return the tables of the metric that is compared: methods that need no learning rate, and the others."""
         method, *others = self.lines
         free = [line for line in others if learning_rate(line.row) == "none"]
         rated = [line for line in others if line not in free]
@@ -181,7 +181,7 @@ class StudySection:
         return ["### Targets", caption, "\n".join(f"* {result}" for result in targets.results), discussion]
 
     def _tables(self, *metrics: tuple[str, int]) -> list[str]:
-        """Metrics of all methods with their decimals, the posterior predictive a line of its own.
+        """Return metrics of all methods with their decimals, the posterior predictive a line of its own.
 
         A metric is left out on streams where it is the one that is compared, which has tables already, and an online
         one where samples are repeated: their predictions are then not prequential.
@@ -229,7 +229,7 @@ class StudySection:
         ]
 
     def _averages(self) -> list[str]:
-        """The mean over a run of scores that were taken several times."""
+        """Return the mean over a run of scores that were taken several times."""
         metric = self.streams[0].metric
         runs = [stream.method for stream in self.streams if stream.metric == metric]
         validations = max((len(run.curve(seed, metric)[1]) for run in runs for seed in run.records), default=0)
@@ -255,6 +255,6 @@ def _headed(heading: str, parts: Sequence[str]) -> list[str]:
 
 
 def _details(summary: str, *parts: str) -> list[str]:
-    """A block that opens by a click, in which Markdown is rendered; none without a table or a list."""
+    """Return a block that opens by a click, in which Markdown is rendered; none without a table or a list."""
     shown = any(part.startswith(("|", "*")) for part in parts)
     return [f'<details markdown="1">\n<summary>{summary}</summary>', *parts, "</details>"] if shown else []

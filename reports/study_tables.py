@@ -175,7 +175,7 @@ class ScoreTable:
         return self._of(stream.rows[line.row.name], line.metric or self.metric or stream.metric)
 
     def _differences(self, stream: StreamResult, line: MethodLine) -> MeanStd | None:
-        """Mean and deviation of the method's values minus a baseline's, of the seeds that both have."""
+        """Return mean and deviation of the method's values minus a baseline's, of the seeds that both have."""
         if line.row.name == self.rows[0].name:
             return None
         return summarise(seed_differences(self._values(stream, MethodLine(self.rows[0])), self._values(stream, line)))

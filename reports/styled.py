@@ -30,10 +30,17 @@ def escape_tex(text: Any) -> str:
 
 
 class Markup(NamedTuple):
-    """How a language escapes a text and writes it in bold."""
+    """Escapes of a language, and its patterns for bold, light, prose, shaded cells and images.
+
+    A shade takes a text and a share, an image a text that stands for it and a PNG in base64.
+    """
 
     escape: Callable[[Any], str]
     bold: str
+    aside: str = " ({})"
+    prose: str = "{}"
+    shade: str = "{}"
+    image: str = "{}"
 
     def strong(self, text: str, is_bold: bool = True) -> str:
         """Return a text escaped, in bold if it is to be."""
@@ -43,7 +50,14 @@ class Markup(NamedTuple):
 LANGUAGES = {
     "md": Markup(escape_markdown, "**{}**"),
     "tex": Markup(escape_tex, r"\textbf{{{}}}"),
-    "html": Markup(lambda text: html.escape(plain(text)), '<span class="best">{}</span>'),
+    "html": Markup(
+        lambda text: html.escape(plain(text)),
+        '<span class="best">{}</span>',
+        '<span class="sub">{}</span>',
+        '<span class="prose">{}</span>',
+        '<span class="shade" style="--share: {1:.3f}">{0}</span>',
+        '<img alt="{0}" src="data:image/png;base64,{1}">',
+    ),
 }
 
 

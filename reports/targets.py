@@ -67,7 +67,7 @@ class TargetResult(NamedTuple):
 
     @property
     def head(self) -> str:
-        """Whether it is reached, and on how many streams."""
+        """The first words: whether it is reached, and on how many streams."""
         count = sum(outcome.reached is True for outcome in self.outcomes)
         wanted = "" if self.needed == len(self.outcomes) else f", {self.needed} needed"
         return f"**{self.status}**: {self.words} ({count} of {len(self.outcomes)} streams{wanted})"
@@ -120,7 +120,7 @@ class Targets:
         self.results = [result for name, target in wanted.items() for result in self._judge(name, target)]
 
     def _judge(self, name: str, target: Target) -> Iterator[TargetResult]:
-        """The results of each kind that a target has."""
+        """Return the results of each kind that a target has."""
         label = name
         if "best_of" not in target:
             runs = (stream.baselines[name] for stream in self._streams if name in stream.baselines)
@@ -131,7 +131,7 @@ class Targets:
             yield TargetResult(words, outcomes, int(target.get("streams", len(outcomes))))
 
     def _applies(self, kind: str, stream: StreamResult) -> bool:
-        """Whether a stream has changes to recover from, and the method, where it was run, the metric."""
+        """Return whether a stream has changes to recover from, and the method, where it was run, the metric."""
         if kind == "recovery" and stream.name not in self._rules:
             return False
         return not stream.method.records or bool(stream.method.values(_metric(stream, kind)))
@@ -167,14 +167,14 @@ class Targets:
         return StreamOutcome(stream.title, None if awaited else bool(reached), said)
 
     def _awaited(self, stream: StreamResult, name: str) -> str:
-        """The title of a row that is yet to be run on a stream; empty if it was run."""
+        """Return the title of a row that is yet to be run on a stream; empty if it was run."""
         row, runs = self._table_rows[name], stream.rows[name]
         wanted = row.columns is None or stream.name in row.columns
         return row.title if wanted and not runs.records and not runs.failed else ""
 
 
 def _words(label: str, target: Target) -> dict[str, str]:
-    """Each kind of a target in words."""
+    """Return each kind of a target in words."""
     value = {kind: target.get(kind, 0.0) for kind in ("ahead", "level", "log_loss", "validation", "share", "recovery")}
     ahead, loss, score = value["ahead"], value["log_loss"], value["validation"]
     distance = f"at most {-ahead:g} behind" if ahead < 0 else f"{ahead:g} ahead of" if ahead else "level with"
@@ -190,7 +190,7 @@ def _words(label: str, target: Target) -> dict[str, str]:
 
 
 def _metric(stream: StreamResult, kind: str) -> str:
-    """The metric of a kind of target on a stream."""
+    """Return the metric of a kind of target on a stream."""
     if kind == "validation" and not stream.metric.startswith("val_"):
         return next((score for score in SCORES if stream.method.values(score)), stream.metric)
     return "online_nll" if kind == "log_loss" else stream.metric

@@ -23,7 +23,7 @@ BELOW = {
     "lightning_modules": {"optimizers", "datamodules"},
     "experiments": {"lightning_modules", "datamodules", "optimizers"},
     "exports": {"experiments", "lightning_modules", "datamodules", "optimizers"},
-    "reports": {"experiments", "lightning_modules", "datamodules", "optimizers"},
+    "reports": {"exports", "experiments", "lightning_modules", "datamodules", "optimizers"},
     "live": {"exports", "experiments", "lightning_modules", "datamodules", "optimizers"},
     FACE: set(PARTS),
     "benchmarks": {*PARTS, FACE},
@@ -36,9 +36,11 @@ ABOVE_THE_FACE = {"experiments", "exports", "reports", "live", "benchmarks"}
 LABELS = ("filtune.datamodules.labels", "filtune.optimizers.likelihoods")
 """The one arrow beside these: how a column becomes targets is the likelihood's to say."""
 
+BELOW_ALL = ("filtune.suggestions",)
+"""Files that every folder may import, for they need the standard library alone."""
+
 CALLERS_OF_THE_COMMAND_LINE = {
     "filtune.__main__",
-    "benchmarks.chaos",  # kills commands, each in a process of its own
     "filtune.experiments.worker",  # each run of a study is a process of its own: the command line, started anew
 }
 
@@ -63,10 +65,16 @@ def test_arrows_between_folders_go_down() -> None:
         source, target = folder_of(edge.source), folder_of(edge.target)
         labels = edge.source == LABELS[0] and f"{edge.target}.".startswith(f"{LABELS[1]}.")
         command_line = edge.source in CALLERS_OF_THE_COMMAND_LINE and edge.target == "filtune.cli"
-        face = edge.target == FACE and source in ABOVE_THE_FACE
+        face = edge.target in BELOW_ALL or (edge.target == FACE and source in ABOVE_THE_FACE)
         if source != target and target not in BELOW[source] and not (labels or command_line or face):
             wrong.append(str(edge))
     assert not wrong, listed(wrong)
+
+
+def test_what_every_folder_may_import_needs_the_standard_library_alone() -> None:
+    edges = [edge for module in modules() if module.name in BELOW_ALL for edge in module.imports()]
+    assert edges
+    assert not [str(edge) for edge in edges if edge.target.partition(".")[0] not in sys.stdlib_module_names]
 
 
 def test_the_command_line_is_imported_by_its_callers_alone() -> None:

@@ -1,4 +1,4 @@
-"""What a part records: results and errors by name, in a file that is written after each of them."""
+"""Records of a part: results and errors by name, in a file that is written after each of them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Record:
 
     @property
     def cuda(self) -> bool:
-        """Whether the device is a CUDA device."""
+        """True if the device is a CUDA device."""
         return self.device.type == "cuda"
 
     def left(self) -> float:

@@ -7,52 +7,23 @@ from functools import partial
 from typing import Any
 
 import torch
-from filtune.lightning_modules.backbones.text import MeanPooled
-from filtune.optimizers import (
-    EKF,
-    NGD,
-    RENG,
-    RING,
-    SAM,
-    SGD,
-    AdaGrad,
-    AdamW,
-    Categorical,
-    Filtune,
-    LoKO,
-    Observation,
-    OnlineOptimizer,
-    RKalman,
-    Sophia,
-)
+from filtune.optimizers import EKF, NGD, RENG, RING, Categorical, Filtune, LoKO, Observation, OnlineOptimizer, RKalman
 from filtune.optimizers.kalman.covariance import Covariance
 from filtune.optimizers.kalman.noise import ObservationNoise
 from filtune.optimizers.kfac.inverses import InverseMethod
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
 
-from benchmarks.models import Case, lenet5
+from benchmarks.methods import OPTIMIZERS, Make
+from benchmarks.models import Case, lenet5, small_transformer
 
-Make = Callable[..., OnlineOptimizer]
 
-FIRST: dict[str, Make] = {"adamw": AdamW, "sgd": SGD, "adagrad": AdaGrad, "sam": SAM, "sophia": Sophia}
+def _named(*names: str) -> dict[str, Make]:
+    return {name: OPTIMIZERS[name].make for name in names}
 
-FILTERS: dict[str, Make] = {
-    "loko": LoKO,
-    "loko-logits": partial(LoKO, observation="logits"),
-    "r-kalman": RKalman,
-    "filtune": Filtune,
-    "filtune-top-1": partial(Filtune, top_k=1),
-    "filtune-top-2": partial(Filtune, top_k=2),
-    "lofi": partial(EKF, covariance="low_rank", rank=10),
-}
 
-NATURAL: dict[str, Make] = {
-    "ngd": partial(NGD, skip=8),
-    "ring": partial(RING, skip=8),
-    "reng": partial(RENG, skip=8),
-}
+FIRST = _named("adamw", "sgd", "adagrad", "sam", "sophia")
+FILTERS = _named("loko", "loko-logits", "r-kalman", "filtune", "filtune-top-1", "filtune-top-2", "low-rank")
+NATURAL: dict[str, Make] = {**_named("ring", "reng"), "ngd": partial(NGD, skip=8)}
 
 VARIANTS: dict[str, Make] = {
     **{f"ekf {name}": partial(EKF, covariance=name, p0=0.01) for name in Covariance.registry},
@@ -69,7 +40,7 @@ VARIANTS: dict[str, Make] = {
     "filtune forgets": partial(Filtune, forgetting_factor=0.9, nis_window=5),
     "filtune resets": partial(Filtune, head_reset_scale=1.0),
     "filtune uniform": partial(Filtune, p0_init="uniform"),
-    "lofi buffered": partial(EKF, covariance="low_rank", rank=10, buffer_size=5, process_noise=1e-4),
+    "low-rank buffered": partial(EKF, covariance="low_rank", rank=10, buffer_size=5, process_noise=1e-4),
     **{
         f"ring {inverse} {fisher}": partial(RING, skip=2, inverse_method=inverse, fisher_type=fisher)
         for inverse in InverseMethod.registry
@@ -81,20 +52,6 @@ VARIANTS: dict[str, Make] = {
 }
 
 ALL: dict[str, Make] = {**FIRST, **FILTERS, **NATURAL, **VARIANTS}
-
-
-def small_transformer(outputs: int) -> Case:
-    """Return a transformer of two layers with LoRA on the queries and a trained head."""
-    shape = BertConfig(vocab_size=200, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
-    model = MeanPooled(BertModel(shape, add_pooling_layer=False), outputs)
-    adapter = LoraConfig(r=4, lora_alpha=4, target_modules=["query", "value"], modules_to_save=["head"])
-    with_adapter = get_peft_model(model, adapter)
-
-    def draw(generator: torch.Generator, batch: int) -> dict[str, Tensor]:
-        ids = torch.randint(5, 200, (batch, 12), generator=generator)
-        return {"input_ids": ids}  # nothing is padded; transformers would read a mask on the host
-
-    return Case(with_adapter, draw)
 
 
 def lenet(outputs: int) -> Case:

@@ -1,4 +1,4 @@
-"""What a paper shows that is no run of ``filtune fit``, or is measured beside one.
+"""Measurements: results of a paper that are no run of ``filtune fit``, or are measured beside one.
 
 A measurement is a class that a table names, and its results are a run's: a folder, a record, curves and metrics
 ``measured_NAME``. There are two kinds, one file each:

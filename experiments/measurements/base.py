@@ -28,11 +28,11 @@ Log = Callable[..., None]
 
 
 class Measurement(ABC):
-    """A measurement; the arguments of its constructor are the options ``measurement.NAME`` of a table."""
+    """A measurement of a table; the arguments of its constructor are the options ``measurement.NAME``."""
 
     @abstractmethod
     def measure(self, config: Config, data: StreamDataModule, seed: int, log: Log) -> None:
-        """Measure.
+        """Measure and return the results.
 
         Args:
             config: The composed configuration of the cell, with local folders in place of hub ids.

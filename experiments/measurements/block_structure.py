@@ -72,14 +72,5 @@ def measures(P: Tensor, partitions: dict[str, Tensor]) -> dict[str, float]:
     return found
 
 
-def even(blocks: Tensor) -> dict[str, float]:
-    """Return :func:`outside` of a matrix all whose entries are alike, and the most that concentration can be."""
-    n, sizes = len(blocks), blocks.bincount().double()
-    return {
-        "outside": float(1 - sizes.square().sum() / n**2),
-        "most_concentration": float(n * (n - 1) / (sizes * (sizes - 1)).sum()),
-    }
-
-
 def _same(blocks: Tensor) -> Tensor:
     return blocks.unsqueeze(0) == blocks.unsqueeze(1)

@@ -17,7 +17,7 @@ from ..runs import MEASURED
 
 
 class GradientNorm(pl.Callback):
-    """Measures the gradient of the mean loss before the first step, at even distances, and after the last step.
+    """Measurement of the mean loss's gradient before the first step, at even distances, and after the last step.
 
     The scalars are ``gradient_norm``, ``average_gradient_norm`` (the mean over the evaluations so far, as the paper's
     figure has it over iterations) and the task's metrics on the validation samples.
@@ -26,6 +26,9 @@ class GradientNorm(pl.Callback):
         points: Evaluations of a run, beside that before the first step.
         samples: Training samples whose gradient is measured: the first of the stream.
         chunk: Samples of a batch of an evaluation; it changes the time alone.
+
+    Raises:
+        ValueError: If an argument is below 1.
     """
 
     def __init__(self, points: int = 6, samples: int = 64, chunk: int = 32) -> None:

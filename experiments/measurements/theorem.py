@@ -28,13 +28,11 @@ if TYPE_CHECKING:
 FLOOR = 1e-10
 """Errors below it are rounding, and left out."""
 
-BOUNDS = ("paper", "tight", "known")
-
 Step = dict[str, float]
 
 
 class TheoremBounds(Measurement):
-    """Follows the exact update with several dampings, and checks every statement of the proof at every step.
+    """Measurement of the exact update with several dampings; every statement of the proof is checked at every step.
 
     The scalars are, for each rho, the curves ``error_rho_R`` and ``BOUND_rho_R``; ``C_drawn``, ``C_climbed``,
     ``C_certain`` and ``C_trajectory``, what is known of the constant of assumption 4.2 from random points of the ball,
@@ -92,7 +90,7 @@ class TheoremBounds(Measurement):
 
 
 class TwoLayerFit(Measurement):
-    """Trains the network of the theorem with the optimizer of the configuration, full batch.
+    """Training of the network of the theorem with the optimizer of the configuration, full batch.
 
     The scalar is ``error``, |yhat_k - y| before every step and after the last.
 
@@ -107,7 +105,7 @@ class TwoLayerFit(Measurement):
         self.width, self.steps = width, steps
 
     def measure(self, config: Config, data: StreamDataModule, seed: int, log: Log) -> None:
-        """Train."""
+        """Train the network and return its curves."""
         net = network(data, self.width, seed)
         W = net.W0.clone().requires_grad_()
         cls: Any = find_class("optimizer", config["optimizer"]["class_path"])

@@ -116,7 +116,7 @@ def measure(net: TwoLayer, W: Tensor, V: Tensor, rho: float) -> dict[str, float]
 
 
 def least(net: TwoLayer) -> float:
-    """Return lambda_min(G0)."""
+    """Return the least eigenvalue of G0, ()."""
     S = net.slopes(net.W0)
     return float(torch.linalg.eigvalsh(net.gram(S, S))[0])
 

@@ -21,7 +21,7 @@ Holds = Callable[[float], bool]
 
 
 class VarianceBounds(Measurement):
-    """Searches the range of p0 in which a filter predicts a part of the first half of the stream.
+    """Search for the range of p0 in which a filter predicts a part of the first half of the stream.
 
     Below the range it is too slow for that, above it diverges. The search starts from the best p0 of a grid, goes
     outwards in factors of ten, and then by bisection in log p0. The scalars are ``p0_min`` and ``p0_max``; a bound
@@ -32,6 +32,9 @@ class VarianceBounds(Measurement):
         threshold: Part of the samples that must be predicted correctly.
         ratio: Precision of a bound, as a factor.
         decades: How many factors of ten beyond the best p0 a bound is looked for.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
     def __init__(

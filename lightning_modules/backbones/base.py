@@ -1,4 +1,4 @@
-"""What the training step asks of a backbone, its options, and where its weights come from."""
+"""The interface of a backbone, its options, and the source of its weights."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ class BackboneConfig:
     """A backbone, its adapter and its head.
 
     Args:
-        name: ``lenet5``, a timm model name, a transformers hub id, a local folder in the hub's layout (of transformers
-            or of timm), a file of weights in such a folder of timm's, or the dotted path of a user-defined class, such
-            as ``my_module.MyBackbone``.
-        library: Where the name is looked up: ``builtin``, ``timm`` or ``transformers``; ``auto`` takes ``builtin``
-            for the names it has, ``transformers`` for text and ``timm`` for images.
-        pretrained: Load pre-trained weights; otherwise random ones from the seed.
-        adapter: ``lora``, ``dora``, the name of any other PEFT method that is put on layers (such as ``ia3``),
-            ``head`` to train the head alone, or null to train all weights.
+        name: Name of the model: ``lenet5``, a timm model, a transformers hub id, a local folder in the hub's layout (of
+            transformers or of timm), a file of weights in such a folder of timm's, or the dotted path of a class of
+            your own, such as ``my_module.MyBackbone``.
+        library: Library in which the name is looked up: ``builtin``, ``timm`` or ``transformers``; ``auto`` takes
+            ``builtin`` for the names it has, ``transformers`` for texts and ``timm`` for images.
+        pretrained: Load pre-trained weights; ``false`` starts from random weights, drawn from the seed.
+        adapter: Adapter of the layers: ``lora``, ``dora`` or another PEFT method (such as ``ia3``); ``head`` trains the
+            head alone, null all weights.
         rank: Rank r of ``lora``, ``dora``, ``loha`` and ``lokr``; other methods take theirs from ``adapter_args``.
-        alpha: Scale of these, alpha / r; null takes alpha = r.
-        targets: Modules the adapter goes on, by role (``query``, ``key``, ``value``, ``linear``, ``conv``, and
+        alpha: Scale of the adapter's output, which is multiplied by alpha / r; null takes alpha = r.
+        targets: Modules that get an adapter, by role (``query``, ``key``, ``value``, ``linear``, ``conv``, and
             ``pointwise`` for ungrouped convolutions of one pixel) or by the end of their name.
-        adapter_args: Further arguments of the PEFT configuration.
-        head: ``own``, the architecture's classification head, or ``mean``, a linear layer on the mean of the
-            token states (transformers).
+        adapter_args: Further arguments of the adapter's PEFT configuration, by name.
+        head: Classification head: ``own`` is the architecture's, ``mean`` a linear layer on the mean of the token
+            states (transformers).
         head_init: Initialisation of a fresh head: ``random``, as the library does it, or ``zero`` for its last layer,
             which gives all classes the same probability before the first sample; ``auto`` takes ``zero`` on
             pre-trained weights and ``random`` where the whole network is random. A head that comes with the
@@ -46,8 +46,9 @@ class BackboneConfig:
         weight_init: Initialisation of the weights of a network that is not pre-trained: ``library``, as the library
             does it, or ``xavier_uniform``, ``xavier_normal`` (Glorot and Bengio, 2010), ``kaiming_uniform`` or
             ``kaiming_normal`` (He et al., 2015), with biases of zero.
-        max_length: Most tokens of a text; longer ones are cut, and so is what the model has no positions for.
-        image_size: Side of the image the backbone sees; null takes the backbone's own.
+        max_length: Largest number of tokens of a text; longer texts are cut, also at the number of positions of the
+            model.
+        image_size: Side in pixels of the square image that the backbone gets; null takes the model's own.
         frozen: Storage of the weights that are not trained: ``float32``, ``bfloat16``, which halves their memory, or
             ``4bit`` (transformers on CUDA, with bitsandbytes installed). Trained parameters are always float32.
         gradient_checkpointing: Store only the inputs of the model's layers for the backward pass and recompute the
@@ -72,7 +73,7 @@ class BackboneConfig:
 
     @property
     def uses_peft(self) -> bool:
-        """Whether an adapter of PEFT is put on the layers."""
+        """True if an adapter of PEFT is put on the layers."""
         return self.adapter not in (None, HEAD)
 
 

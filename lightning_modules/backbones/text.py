@@ -72,7 +72,7 @@ class TextBackbone(Backbone):
 
     @classmethod
     def accepts(cls, name: str) -> bool:
-        """Return True: ``build`` reports a name that is neither a folder nor on the hub."""
+        """Return true, because ``build`` reports a name that is neither a folder nor on the hub."""
         return True
 
     @classmethod

@@ -45,7 +45,7 @@ model = timm.create_model({name!r}, num_classes={outputs}, checkpoint_path={file
 
     @classmethod
     def accepts(cls, name: str) -> bool:
-        """Return True: ``build`` names the similar ones where timm has none of that name."""
+        """Return true, because ``build`` names the similar ones where timm has none of that name."""
         return True
 
     @classmethod

@@ -1,11 +1,13 @@
-"""What happens around the training step: checkpoints, progress, loggers, summary."""
+"""Callbacks around the training step: checkpoints, progress, loggers, summary."""
 
+from .log_interval import LogInterval
 from .stream import SameStream
-from .summary import RunSummary
+from .summary import RunSummary, has_announced
 from .training import OnlineProgressBar, ProgressLines, RunPage, StreamCheckpoint
 from .validations import Validations
 
 __all__ = [
+    "LogInterval",
     "OnlineProgressBar",
     "ProgressLines",
     "RunPage",
@@ -13,4 +15,5 @@ __all__ = [
     "SameStream",
     "StreamCheckpoint",
     "Validations",
+    "has_announced",
 ]

@@ -13,7 +13,7 @@ from ..runs import STREAM
 
 
 class SameStream(pl.Callback):
-    """Compares the data of a run with that of the command's first run, before the first step.
+    """Callback that compares the data of a run with that of the command's first run, before the first step.
 
     Args:
         stream: Fingerprint of the first run's data; by default that in the environment variable ``FILTUNE_STREAM``.
@@ -24,7 +24,7 @@ class SameStream(pl.Callback):
         self.stream = json.loads(given) if given else stream
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare.
+        """Compare the data with that of the first run.
 
         Raises:
             ValueError: If the data has changed; names what differs.

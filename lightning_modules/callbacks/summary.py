@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ..atomic import atomic_write
 from ..event_files import SIZES, sizes_of
 from ..integrity import DamagedFile, read_json, sealed
 from ..online import OnlineModule
+from ..predictions import write_predictions
 from ..run_files import created_files, remove_created
 from ..runs import SUMMARY
 from ..tensorboard import RunLogger
@@ -29,7 +31,7 @@ PACKAGES = ("filtune", "torch", "lightning", "peft", "transformers", "timm", "da
 
 
 class RunSummary(pl.Callback):
-    """Writes ``summary.json`` when the fit ends.
+    """Callback that writes ``summary.json`` when the fit ends.
 
     Args:
         folder: The run's folder.
@@ -37,6 +39,7 @@ class RunSummary(pl.Callback):
         config: The composed configuration.
         is_new: Whether the folder was created for this run, so that all files of filtune in it are this run's.
         write_figures: Called before the summary is written, which states the sizes of the event files.
+        announces: Whether to print what was read of the data when training starts.
     """
 
     def __init__(
@@ -46,9 +49,11 @@ class RunSummary(pl.Callback):
         config: dict[str, Any],
         is_new: bool = False,
         write_figures: Callable[[pl.Trainer, OnlineModule], None] = lambda *_: None,
+        announces: bool = True,
     ) -> None:
         self.folder, self.optimizer, self.config, self.write_figures = folder, optimizer, config, write_figures
         self._found = set() if is_new else set(created_files(folder))
+        self.announces, self.announced = announces, False
         self._start = 0.0
         self._first_step = 0
 
@@ -56,8 +61,9 @@ class RunSummary(pl.Callback):
         """Print what was read of the data, and start the clock."""
         assert isinstance(pl_module, OnlineModule)
         self._start, self._first_step = time.perf_counter(), trainer.global_step
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and self.announces:
             print(trainer.datamodule.report(), flush=True)
+        self.announced = self.announces
         pl_module.clock = lambda: time.perf_counter() - self._start
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -97,6 +103,8 @@ class RunSummary(pl.Callback):
         """Write the log first: the summary is the last file of a run, and lists the bytes of its event files."""
         summary = self._summary(trainer, module, seconds)
         self.write_figures(trainer, module)
+        if module.online.log is not None:
+            write_predictions(self.folder, module.online.log, trainer.datamodule, module.task.classes)
         results = {f"final/{k}": v for k, v in summary.items() if k.startswith("online_") and v is not None}
         results |= {f"final/{name}": value for name, value in module.last_validation.items()}
         for logger in trainer.loggers:
@@ -149,8 +157,14 @@ class RunSummary(pl.Callback):
         }
 
 
+def has_announced(trainer: pl.Trainer) -> bool:
+    """Return whether a run has printed what was read of the data."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return any(callback.announced for callback in callbacks if isinstance(callback, RunSummary))
+
+
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory used so far: of the device on CUDA, of the process elsewhere."""
+    """Return the most memory used so far, in bytes: of the device on CUDA, of the process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -158,12 +172,13 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """What the run ran on."""
+    """Return the name of the device of the run."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
 
 
+@cache
 def versions() -> dict[str, str]:
-    """Versions of Python and the packages that shape the result."""
+    """Return the versions of Python and the packages that shape the result; read once in a process."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -173,8 +188,9 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def commit() -> str | None:
-    """Commit of the source tree filtune runs from; None where it is installed elsewhere."""
+    """Return the commit of the source tree filtune runs from, read once; None where it is installed elsewhere."""
     root = Path(__file__).resolve().parents[2]
     try:
         answer = subprocess.run(

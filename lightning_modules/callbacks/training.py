@@ -21,11 +21,14 @@ from .stopping import StopRequest
 
 
 class StreamCheckpoint(Checkpoint):
-    """Writes ``last.ckpt`` every so many steps, at the end of each epoch, and when a signal stops the run.
+    """Callback that writes ``last.ckpt`` every so many steps, after each epoch, and when a signal stops the run.
 
     Args:
         folder: Where ``last.ckpt`` goes.
         every: Steps between two checkpoints.
+
+    Raises:
+        ValueError: If ``every`` is below 1.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
@@ -118,7 +121,7 @@ class ProgressLines(ProgressBar):
 
     def __init__(self, period: float = 60.0) -> None:
         super().__init__()
-        self.period, self._start, self._last, self._first = period, 0.0, 0.0, 0
+        self.period, self._start, self._began, self._last, self._first = period, 0.0, 0.0, 0.0, 0
         self._enabled = True
 
     def disable(self) -> None:
@@ -130,12 +133,40 @@ class ProgressLines(ProgressBar):
         self._start = self._last = time.monotonic()
         self._first = trainer.global_step
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock of a validation, which is another's."""
+        self._began = time.monotonic()
+        self._last = self._last if trainer.state.fn == "fit" else self._began
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         """Print a line where the last one is a minute old."""
+        if (now := self._due()) is None:
+            return
+        total, made = sum(trainer.num_val_batches), batch_idx + 1
+        left = (total - made) * (now - self._began) / made
+        print(f"validation: batch {made:,} of {int(total):,}, {left / 60:.0f} min left", flush=True)
+
+    def _due(self) -> float | None:
+        """Return the time if a line is due, and count it as printed."""
         now = time.monotonic()
         if not self._enabled or now - self._last < self.period:
+            return None
+        self._last = now
+        return now
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Print a line where the last one is a minute old."""
+        if (now := self._due()) is None:
             return
-        self._last, step = now, trainer.global_step
+        step = trainer.global_step
         total, made = trainer.estimated_stepping_batches, step - self._first
         said = [f"{name} {value}" for name, value in _scores_so_far(trainer, pl_module).items()]
         if math.isfinite(total) and made:
@@ -155,7 +186,7 @@ def _scores_so_far(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[s
 
 
 class RunPage(pl.Callback):
-    """Writes the composed configuration to every logger, and to TensorBoard the layout that overlays optimizers.
+    """Callback that writes the configuration to every logger, and the layout that overlays optimizers to TensorBoard.
 
     Args:
         config: The composed configuration.

@@ -43,7 +43,7 @@ class Gain(NamedTuple):
 
 
 class Block(Protocol):
-    """What the filter calls of a part of the Jacobian."""
+    """Interface of a part of the Jacobian, as the filter calls it."""
 
     def gram(self, p: Tensor) -> Tensor:
         """Return H diag(p) H', (rows, rows)."""

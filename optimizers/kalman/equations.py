@@ -6,12 +6,13 @@ are stacked, and its observation noise is I_B (x) R.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..constants import constant
+from ..constants import constant, identity
 
 JITTERS = (0.0, 1e-7, 1e-5, 1e-3)
 """Relative jitters on the diagonal, tried in this order until a matrix has a Cholesky factor."""
@@ -25,6 +26,8 @@ def mean_outer(e: Tensor) -> Tensor:
 def own_blocks(HPH: Tensor, d: int) -> Tensor:
     """Return HPH' of each sample's own coordinates: (B*d, B*d) -> (B, d, d)."""
     B = len(HPH) // d
+    if B == 1:
+        return HPH.unsqueeze(0)
     own = torch.arange(B, device=HPH.device)
     return HPH.view(B, d, B, d)[own, :, own]
 
@@ -34,14 +37,12 @@ def block_diagonal(L: Tensor) -> Tensor:
     B, d, k = L.shape
     if B == 1:
         return L[0]
-    identity = torch.eye(B, dtype=L.dtype, device=L.device)
-    return torch.einsum("bdk,bc->bdck", L, identity).reshape(B * d, B * k)
+    return torch.einsum("bdk,bc->bdck", L, identity(B, L.dtype, L.device)).reshape(B * d, B * k)
 
 
 def innovation_covariance(HPH: Tensor, R: Tensor) -> Tensor:
     """Return the bracket of LoKO eq. 11a for a batch: S = HPH' + I_B (x) R, (B*d, B*d)."""
-    identity = torch.eye(len(HPH) // len(R), dtype=R.dtype, device=R.device)
-    return HPH + torch.kron(identity, R)
+    return HPH + torch.kron(identity(len(HPH) // len(R), R.dtype, R.device), R)
 
 
 def regularised_noise(R: Tensor, rho: float) -> Tensor:
@@ -49,8 +50,7 @@ def regularised_noise(R: Tensor, rho: float) -> Tensor:
 
     Positive definite wherever R is, for any rho >= 0. rho I must be meant in orthonormal coordinates.
     """
-    identity = torch.eye(len(R), dtype=R.dtype, device=R.device)
-    regularised = torch.linalg.solve_ex(identity + rho * R, R).result
+    regularised = torch.linalg.solve_ex(identity(len(R), R.dtype, R.device) + rho * R, R).result
     return (0.5 * (regularised + regularised.mT)).contiguous()  # column-major from the solver, which kron rejects
 
 
@@ -61,8 +61,8 @@ def neumann_noise(R: Tensor, rho: float) -> tuple[Tensor, Tensor]:
         R - rho R^2, (d, d), and whether it is positive definite where R is, that is rho lambda_max(R) < 1, () bool:
         whether I - rho R has a Cholesky factor.
     """
-    identity = torch.eye(len(R), dtype=R.dtype, device=R.device)
-    return R - rho * (R @ R), torch.linalg.cholesky_ex(identity - rho * R).info == 0
+    shrunk = identity(len(R), R.dtype, R.device) - rho * R
+    return R - rho * (R @ R), torch.linalg.cholesky_ex(shrunk).info == 0
 
 
 def posterior_variance(p: Tensor, reduction: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,20 +100,25 @@ class CholeskyFactor(NamedTuple):
 def robust_cholesky(S: Tensor) -> CholeskyFactor:
     """Return the Cholesky factor of S in float64, with as little relative jitter on the diagonal as it takes.
 
-    All jitters are factorised as one batch and the first success is selected on the device, so that a retry never
-    makes the host wait. The jitter is relative to the mean of the diagonal, absolute for a matrix that has underflowed
-    to zero.
+    On a CPU the jitters are tried one after the other. Elsewhere all are factorised as one batch and the first success
+    is selected on the device, so that a retry never makes the host wait. The jitter is relative to the mean of the
+    diagonal, absolute for a matrix that has underflowed to zero.
 
     Args:
         S: Symmetric positive (semi-)definite matrix, (k, k), any floating dtype.
     """
     S = 0.5 * (S + S.mT).double()
+    eye = identity(len(S), S.dtype, S.device)
+    if S.device.type == "cpu":
+        factor, info = torch.linalg.cholesky_ex(S)
+        if not int(info) and math.isfinite(float(factor.sum())):
+            inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
+            return CholeskyFactor(inverse, info.to(torch.int64), info == 0)
     scale = S.diagonal().mean()
     jitters = constant(JITTERS, S.dtype, S.device) * torch.where(scale == 0, 1.0, scale)
     ladder = S + torch.diag_embed(jitters.unsqueeze(-1).expand(-1, len(S)))
     factors, info = torch.linalg.cholesky_ex(ladder)
     worked = (info == 0) & factors.isfinite().all(-1).all(-1)
     level = worked.to(torch.int64).argmax()
-    identity = torch.eye(len(S), dtype=S.dtype, device=S.device)
-    inverse = torch.linalg.solve_triangular(factors.index_select(0, level.view(1))[0], identity, upper=False)
+    inverse = torch.linalg.solve_triangular(factors.index_select(0, level.view(1))[0], eye, upper=False)
     return CholeskyFactor(inverse, level, worked.any())

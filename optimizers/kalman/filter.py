@@ -294,9 +294,7 @@ class KalmanOptimizer(FilterState):
         return log_weights if log_weights is not None and bool(log_weights.any()) else None
 
     def output_covariance(self, likelihood: Likelihood) -> Tensor:
-        """Return the covariance C = JPJ' of each sample's outputs under the filter, (B, m, m).
-
-        With ``top_k`` it is that of the k most probable classes and of the rest as one, as in training.
+        """Return the covariance C = JPJ' of each sample's outputs under the filter, (B, m, m), by m rows of J.
 
         Args:
             likelihood: Of model outputs with their graph attached, (B, m); it is used up.
@@ -304,14 +302,19 @@ class KalmanOptimizer(FilterState):
         Raises:
             ValueError: If several processes share the state.
         """
-        return self.output_uncertainty(likelihood)[0]
+        covariance, _ = self.output_uncertainty(likelihood)
+        assert covariance is not None
+        return covariance
 
     @torch.no_grad()
-    def output_uncertainty(self, likelihood: Likelihood) -> tuple[Tensor, Tensor | None]:
-        """Return :meth:`output_covariance`, and with ``top_k`` the factor G with C = GG' of the predictive, (B, m, k).
+    def output_uncertainty(self, likelihood: Likelihood, whole: bool = True) -> tuple[Tensor | None, Tensor | None]:
+        """Return :meth:`output_covariance`, and with ``top_k`` the factor G of the predictive, (B, m, k), else None.
+
+        GG' is the covariance of the k most probable classes and of the rest as one, as in training.
 
         Args:
             likelihood: Of model outputs with their graph attached, (B, m); it is used up.
+            whole: Whether C is needed where there is a factor, which takes m rows of J for a sample instead of k.
 
         Raises:
             ValueError: If several processes share the state.
@@ -322,13 +325,14 @@ class KalmanOptimizer(FilterState):
         B, m = outputs.shape
         directions = likelihood.contrasts(k) if k else None
         every = torch.eye(m, dtype=outputs.dtype, device=outputs.device).expand(B, m, m)
-        chosen = every if directions is None else directions
+        chosen = every if whole or directions is None else directions
         gram, _ = self._covariance.project(self._covariance.select(self.filter), self._build(outputs, chosen))
         chosen = chosen.to(gram.dtype)
+        covariance = output_covariance(gram, chosen) if whole or directions is None else None
         if directions is None:
-            return output_covariance(gram, chosen), None
-        all_of_them = torch.eye(k, dtype=gram.dtype, device=gram.device).expand(B, k, k)
-        return output_covariance(gram, chosen), output_factor(gram, chosen, all_of_them)
+            return covariance, None
+        foreseen = directions.to(gram.dtype) @ chosen.mT  # in the coordinates of the rows
+        return covariance, output_factor(gram, chosen, foreseen)
 
     def _scaled_predictive(self, observation: Observation, innovation: Innovation, HPH: Tensor) -> Tensor | None:
         """Return the predictive probabilities for each scale of the outputs' covariance, (K, B, m), if it is known."""

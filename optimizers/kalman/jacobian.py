@@ -77,7 +77,7 @@ def batched_vjp(outputs: Tensor, inputs: Inputs, rows: Tensor, retain_graph: boo
 
 
 class JacobianBuilder:
-    """Computes the Jacobian of the state from outputs and cotangents, in blocks.
+    """The computation of the Jacobian of the state from outputs and cotangents, in blocks.
 
     Args:
         params: The tensors of the state, in order.
@@ -109,7 +109,7 @@ class JacobianBuilder:
         """Watch the layers of ``model``, so that a batch costs what its samples cost, and dense heads are factored."""
         if self._hooks is not None:
             self._hooks.remove()
-        self._hooks, self._verified = LayerHooks(model, self.params, always_on=True), {}
+        self._hooks, self._verified = LayerHooks(model, self.params, always_on=True, grouped=True), {}
         self._convolves = any(isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for module in model.modules())
 
     def __call__(
@@ -151,7 +151,8 @@ class JacobianBuilder:
         total = B * d * sum(p.numel() for p in others)
         for io in layers:
             for name, p in io.layer.params.items():
-                is_factored = io.positions == 1 and name == "weight" and p.numel() > FACTORED_PARAMETERS
+                is_outer = io.positions == io.groups == 1 and name == "weight"
+                is_factored = is_outer and p.numel() > FACTORED_PARAMETERS
                 total += B * (d * len(p) + p.numel() // len(p)) if is_factored else B * d * p.numel()
         return total
 

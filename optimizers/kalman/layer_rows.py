@@ -5,6 +5,8 @@ Of a layer y_t = W x_t + b at T positions, with g_t the derivative of a sample's
     H_W = sum_t g_t x_t',     H_b = sum_t g_t,
 
 so that one backward pass to the layer's outputs serves all samples at once: y has a dimension of samples, W has not.
+A convolution with several groups has such a matrix for each, of its own channels: the rows of W are those of all groups
+one after the other.
 
 Shapes: ``B`` batch, ``d`` observation coordinates, ``rows`` = B*d, ``T`` positions, ``n_i`` entries of a parameter.
 """
@@ -34,6 +36,9 @@ def layer_rows(io: LayerIO, G: Tensor, dtype: torch.dtype) -> dict[int, OuterPro
     for name, param in io.layer.params.items():
         if name == "bias":
             found[id(param)] = G.sum(-1).reshape(rows, -1)
+        elif io.groups > 1:
+            own, X = G.unflatten(2, (io.groups, -1)), io.unfolded_input(dtype).unflatten(2, (io.groups, -1))
+            found[id(param)] = torch.einsum("bdgot,btgi->bdgoi", own, X).reshape(rows, -1)
         elif io.positions == 1:
             found[id(param)] = OuterProduct(G.squeeze(-1), io.unfolded_input(dtype).squeeze(1))
         else:

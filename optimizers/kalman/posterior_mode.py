@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..constants import identity
 from ..likelihoods.base import Innovation, Observation
 from .blocks import Gain
 from .equations import block_diagonal, robust_cholesky
@@ -60,7 +61,6 @@ class PosteriorModeUpdate:
         self.observation, self.samples = observation, len(observation.outputs)
         self.outputs = observation.outputs.detach().double()
         self.cotangents = innovation.cotangents.double()
-        self.shape = innovation.residual.shape
         self.is_projected = innovation.is_projected
 
     def solve(self, A: Tensor) -> Solution:
@@ -69,15 +69,15 @@ class PosteriorModeUpdate:
         dual, last = A.new_zeros(len(A)), float("inf")
         for iteration in range(1, ITERATIONS + 1):
             e, L = self._at(A @ dual)
-            gap = e - dual
-            inner = torch.linalg.cholesky_ex(_inner(A, L)).L
-            step = gap - L @ torch.cholesky_solve((L.mT @ (A @ gap)).unsqueeze(1), inner).squeeze(1)
+            gap, LA = e - dual, L.mT @ A
+            inner = torch.linalg.cholesky_ex(_inner(LA, L)).L
+            step = torch.addmv(gap, L, torch.cholesky_solve((LA @ gap).unsqueeze(1), inner).squeeze(1), alpha=-1)
             ahead = A @ step
             length = _length(self.observation.likelihood.self_concordance_bound(self._shift(ahead)))
-            moved = dual + length * step
+            moved = torch.addcmul(dual, length, step)
             if A.device.type == "cpu" or iteration >= UNREAD:
                 # the whole step counts, for a short one is small wherever it is
-                size, taken = torch.stack([step.abs().amax() / moved.abs().amax(), length.to(step)]).tolist()
+                size, taken = torch.stack([_largest(step) / _largest(moved), length]).tolist()
                 if not size > CONVERGED or last <= size < STALLED:
                     dual = moved
                     break
@@ -87,7 +87,7 @@ class PosteriorModeUpdate:
             dual = moved
         e, self.L = self._at(A @ dual)
         self.iterations, self.residual = iteration, (e - dual).abs().amax()
-        factor = robust_cholesky(_inner(A, self.L))
+        factor = robust_cholesky(_inner(self.L.mT @ A, self.L))
         W = factor.inverse @ self.L.mT
         return Solution(Gain(W, W.new_zeros(len(W)), dual), factor.level, factor.valid, dual)
 
@@ -125,23 +125,27 @@ class PosteriorModeUpdate:
 
     def _at(self, eta: Tensor) -> tuple[Tensor, Tensor]:
         """Return residual, (rows,), and factor of F, (rows, B*k), where the coordinates are shifted by eta, (rows,)."""
-        moved = self.observation.at(self.outputs + self._shift(eta))
-        along = self.is_projected
-        innovation = moved.likelihood.natural_along(moved.target, self.cotangents) if along else moved.natural()
+        moved, target = self.observation.likelihood.at(self.outputs + self._shift(eta)), self.observation.target
+        innovation = moved.natural_along(target, self.cotangents) if self.is_projected else moved.natural(target)
         assert innovation.factor is not None
         return innovation.residual.flatten(), block_diagonal(innovation.factor)
 
     def _shift(self, eta: Tensor) -> Tensor:
         """Return the same shift in the outputs, (B, m), for the coordinates are orthonormal."""
-        return (eta.view(self.shape).unsqueeze(1) @ self.cotangents).squeeze(1)
+        return torch.bmm(eta.view(self.samples, 1, -1), self.cotangents).squeeze(1)
 
 
-def _inner(A: Tensor, L: Tensor) -> Tensor:
-    """Return I + L'AL."""
-    return torch.eye(L.shape[1], dtype=L.dtype, device=L.device) + L.mT @ A @ L
+def _inner(LA: Tensor, L: Tensor) -> Tensor:
+    """Return I + L'AL, given L'A."""
+    return torch.addmm(identity(L.shape[1], L.dtype, L.device), LA, L)
 
 
 def _length(bound: Tensor) -> Tensor:
     """Return ln(1 + b)/b, 1 at zero."""
-    least = torch.finfo(bound.dtype).eps
-    return torch.log1p(bound.clamp_min(least)) / bound.clamp_min(least)
+    bound = bound.clamp_min(torch.finfo(bound.dtype).eps)
+    return bound.log1p() / bound
+
+
+def _largest(values: Tensor) -> Tensor:
+    """Return the largest absolute value, ()."""
+    return torch.linalg.vector_norm(values, torch.inf)

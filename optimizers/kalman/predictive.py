@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..constants import constant
+from ..constants import constant, identity
 from ..likelihoods.categorical import predictive_probabilities
 from .equations import own_blocks
 
@@ -31,7 +31,7 @@ def output_covariance(HPH: Tensor, cotangents: Tensor) -> Tensor:
         cotangents: The coordinates' derivatives with respect to the outputs, (B, d, m).
     """
     back = cotangents / cotangents.square().sum(-1, keepdim=True)
-    return back.mT @ own_blocks(HPH, cotangents.shape[1]).to(back.dtype) @ back
+    return torch.bmm(torch.bmm(back.mT, own_blocks(HPH, cotangents.shape[1]).to(back.dtype)), back)
 
 
 def output_factor(HPH: Tensor, cotangents: Tensor, foreseen: Tensor) -> Tensor:
@@ -45,11 +45,11 @@ def output_factor(HPH: Tensor, cotangents: Tensor, foreseen: Tensor) -> Tensor:
         foreseen: Orthonormal directions of these coordinates that do not depend on the target, (B, j, d).
     """
     M = foreseen.double()
-    own = M @ own_blocks(HPH, cotangents.shape[1]).double() @ M.mT
+    own = torch.bmm(torch.bmm(M, own_blocks(HPH, cotangents.shape[1]).double()), M.mT)
     rounding = torch.finfo(torch.float64).eps * own.diagonal(dim1=1, dim2=2).sum(1) + torch.finfo(torch.float64).tiny
-    identity = torch.eye(own.shape[1], dtype=own.dtype, device=own.device)
-    root = torch.linalg.cholesky_ex(0.5 * (own + own.mT) + rounding.view(-1, 1, 1) * identity).L
-    return (M @ cotangents.double()).mT.to(cotangents.dtype) @ root.to(cotangents.dtype)
+    jitter = rounding.view(-1, 1, 1) * identity(own.shape[1], own.dtype, own.device)
+    root = torch.linalg.cholesky_ex(0.5 * (own + own.mT) + jitter).L
+    return torch.bmm(torch.bmm(M, cotangents.double()).mT.to(cotangents.dtype), root.to(cotangents.dtype))
 
 
 def scaled_predictive(mean: Tensor, covariance: Tensor) -> Tensor:
@@ -60,8 +60,8 @@ def scaled_predictive(mean: Tensor, covariance: Tensor) -> Tensor:
     return every.view(K, *shape[:2])
 
 
-def cubature_predictive(mean: Tensor, factor: Tensor) -> Tensor:
-    r"""Return the posterior predictive probabilities for C = GG' times each of ``SCALES``, (K, B, m).
+def cubature_predictive(mean: Tensor, factor: Tensor, scales: tuple[float, ...] = SCALES) -> Tensor:
+    r"""Return the posterior predictive probabilities for C = GG' times each of the scales, (K, B, m).
 
     By the spherical-radial rule of the third degree (Arasaratnam & Haykin 2009, eq. 34), which takes O(jm):
 
@@ -71,9 +71,10 @@ def cubature_predictive(mean: Tensor, factor: Tensor) -> Tensor:
     Args:
         mean: Logits mu, (B, m).
         factor: G, (B, m, j).
+        scales: Scales a of C.
     """
-    scales = constant(SCALES, factor.dtype, factor.device).view(-1, 1, 1, 1)
-    offsets = (scales * factor.shape[2]).sqrt() * factor.mT
+    spread = constant(scales, factor.dtype, factor.device).view(-1, 1, 1, 1)
+    offsets = (spread * factor.shape[2]).sqrt() * factor.mT
     points = torch.cat([mean.unsqueeze(1) + offsets, mean.unsqueeze(1) - offsets], 2)
     return points.softmax(-1).mean(2)
 

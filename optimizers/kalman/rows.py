@@ -24,7 +24,7 @@ WHOLE = 9
 
 
 class RowSelection:
-    """Which rows of the Jacobian are computed.
+    """Selection of the rows of the Jacobian that are computed.
 
     Args:
         top_k: How many classes of a sample are distinguished, and the label beside them; 0 for all; None for what
@@ -94,9 +94,11 @@ class RowSelection:
             observation: The batch.
         """
         likelihood, target = observation.likelihood, observation.target
-        foreseen = likelihood.contrasts(self.top_k) if self.top_k else None
         seen = likelihood.contrasts(self.top_k, target) if self.top_k else None
-        if foreseen is not None and seen is not None:
+        if seen is not None:
+            # as many as without the target are the same
+            foreseen = seen if seen.shape[1] == self.top_k else likelihood.contrasts(self.top_k)
+            assert foreseen is not None
             return likelihood.natural_along(target, seen)._replace(foreseen=foreseen @ seen.mT)
         full = observation.natural()
         return leading_directions(full, self.rank_tolerance) if self.rank_tolerance else full

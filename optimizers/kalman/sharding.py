@@ -28,7 +28,7 @@ SMALL = 1000
 
 
 class Sharding:
-    """Which columns of a state are this rank's; with one process, all.
+    """The columns of a state that are this rank's; with one process, all.
 
     Every stratum of the state, a large tensor or a run of small ones, is divided evenly. So is H then, whichever of
     the tensors it holds in factors.

@@ -1,4 +1,4 @@
-r"""What a filter is made of and remembers: its parts, its covariance and counters, and how they are saved."""
+r"""The parts of a filter and its state: the covariance, the counters, and how they are saved."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ class FilterState(OnlineOptimizer):
 
     @property
     def _observes_outputs(self) -> bool:
-        """Whether the coordinates observed are those of the outputs, whose covariance is then known."""
+        """True if the coordinates observed are those of the outputs, whose covariance is then known."""
         return self._natural or self._kwargs["observation"] == "logits"
 
     @property

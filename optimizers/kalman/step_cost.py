@@ -1,4 +1,4 @@
-"""What a step with many classes costs, said before the first one.
+"""The cost of a step with many classes, reported before the first one.
 
 A sample of m classes has m - 1 rows of the Jacobian, one backward pass and one vector over the state each; the algebra
 in the space of the B (m - 1) rows takes the cube of their number.

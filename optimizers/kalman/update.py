@@ -1,4 +1,4 @@
-r"""Measurement updates: what a batch says about the state, as the gain and the information it adds.
+r"""Measurement updates: the gain of a batch, and the information that it adds to the state.
 
 Every update gives the gain of a filter whose covariance P is known by A = HPH', and the information H'Z'ZH that the
 batch adds to P^-1.
@@ -101,7 +101,7 @@ class GaussianUpdate:
         return self.R.trace()
 
     def figures(self) -> dict[str, Tensor]:
-        """Return nothing: the update is exact."""
+        """Return no diagnostics, because the update is exact."""
         return {}
 
 
@@ -142,7 +142,7 @@ class NaturalParameterUpdate:
         return Solution(Gain(W, u, self.e), factor.level, factor.valid, self.e + u @ W)
 
     def information(self) -> Tensor:
-        """Return L'."""
+        """Return L' of the likelihood's precision."""
         return self.L.mT
 
     def noise_trace(self) -> Tensor:
@@ -150,7 +150,7 @@ class NaturalParameterUpdate:
         return self.L.square().sum() / self.samples
 
     def figures(self) -> dict[str, Tensor]:
-        """Return nothing: the update is exact."""
+        """Return no diagnostics, because the update is exact."""
         return {}
 
 

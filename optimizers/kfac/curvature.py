@@ -1,4 +1,4 @@
-"""From a closure to what a natural gradient needs: the gradient, the layers' inputs, and their output gradients."""
+"""Quantities that a natural gradient takes of a closure: the gradient, the layers' inputs and output gradients."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Gradients(NamedTuple):
 
 
 class CurvatureCollector:
-    """Calls closures, differentiates, and collects what Kronecker factors are made of.
+    """Collector of what Kronecker factors are made of: it calls closures and differentiates.
 
     Args:
         name: Name of the optimizer, for messages.

@@ -26,7 +26,7 @@ PHI = Range(lambda value: 0 < value <= 1, "lie in (0, 1]")
 
 
 class DampingSchedule(Part, ABC):
-    """How rho changes from step to step.
+    """Schedule of the damping rho from step to step.
 
     Args:
         optimizer: Name of the optimizer, for messages.
@@ -94,7 +94,7 @@ class LossSchedule(AdaptiveDamping):
 
 
 class RatioSchedule(AdaptiveDamping):
-    """By the reduction ratio at every refresh (Martens and Grosse, 2015, section 6.5)."""
+    """Damping adapted by the reduction ratio at every refresh (Martens and Grosse, 2015, section 6.5)."""
 
     name, uses_ratio = "ratio", True
 

@@ -146,7 +146,7 @@ class DenseFactor(Factor):
         return self.inverse.solve(self.state, V, lam)
 
     def times(self, V: Tensor) -> Tensor:
-        """Return VM."""
+        """Return the product VM."""
         return V @ self.state["M"]
 
     def spectral_norm(self) -> Tensor:
@@ -201,7 +201,7 @@ class LowRankFactor(Factor):
         return (V - (inner @ Q.mT) @ X) * reciprocal(lam)[:, None, None]
 
     def times(self, V: Tensor) -> Tensor:
-        """Return VM."""
+        """Return the product VM."""
         X = self._rows()
         return (V @ X.mT) @ X
 

@@ -44,7 +44,7 @@ class KroneckerLayer:
 
     @property
     def has_bias(self) -> bool:
-        """Whether the bias is trained."""
+        """True if the bias is trained."""
         return "bias" in self.watched.params
 
     @property

@@ -108,7 +108,7 @@ class Eigen(InverseMethod):
         return {"values": values.clamp_min(0), "vectors": vectors}
 
     def prepare(self, M: Tensor, lam: Tensor, previous: State) -> State:
-        """Return lam0; an eigendecomposition does not fail."""
+        """Return the damping lam0 unchanged, because an eigendecomposition does not fail."""
         return {"prepared": lam, "inverse_failures": torch.zeros((), dtype=torch.int64, device=M.device)}
 
     def solve(self, state: State, V: Tensor, lam: Tensor | None) -> Tensor:
@@ -119,7 +119,7 @@ class Eigen(InverseMethod):
 
 
 class NewtonInverse(DenseInverse):
-    """Newton's iteration; GRNG eqs. 19 to 21.
+    """Inverse by Newton's iteration, GRNG eqs. 19 to 21.
 
     With the residual E = I - AX, X <- X(I + E), X(I + E + E^2), X(I + E + E^2 + E^3), whose residuals are E^order.
 

@@ -159,7 +159,7 @@ class NaturalOptimizer(OnlineOptimizer):
 
     @property
     def natural(self) -> dict[str, Any]:
-        """The state: rho, the factors with their inverses, momentum and counters."""
+        """The state of the natural gradient: rho, the factors with their inverses, momentum and counters."""
         return self.state[NATURAL]  # type: ignore[index]
 
     def settings(self) -> dict[str, Any]:

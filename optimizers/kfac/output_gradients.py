@@ -42,7 +42,7 @@ class OutputGradients(Part, ABC):
 
     @property
     def from_loss(self) -> bool:
-        """Whether they follow from the derivatives of the loss, so that no further backward pass is needed."""
+        """True if they follow from the derivatives of the loss, so that no further backward pass is needed."""
         return False
 
     def may_need_more(self, shapes: Iterable[torch.Size]) -> bool:
@@ -79,7 +79,7 @@ class Empirical(OutputGradients):
 
     @property
     def from_loss(self) -> bool:
-        """Return true: they are the derivatives of the loss."""
+        """Return true, because they are the derivatives of the loss."""
         return True
 
     def each(self, loss_gradients: Derivatives, edges: Sequence[GradientEdge]) -> Iterator[Derivatives]:
@@ -103,7 +103,7 @@ class Exact(OutputGradients):
 
     @property
     def from_loss(self) -> bool:
-        """Whether a single coordinate is observed."""
+        """True if a single coordinate is observed."""
         return self.natural.residual.shape[1] == 1
 
     def may_need_more(self, shapes: Iterable[torch.Size]) -> bool:

@@ -16,7 +16,7 @@ from ..ranges import NOT_NEGATIVE, check_ranges
 
 
 class UnsupportedParams(Part, ABC):
-    """What happens to trained parameters that have no Kronecker factors.
+    """Policy for trained parameters that have no Kronecker factors.
 
     Args:
         optimizer: Name of the optimizer, for messages.
@@ -60,7 +60,7 @@ class UnsupportedParams(Part, ABC):
 
 
 class Freeze(UnsupportedParams):
-    """They are not updated."""
+    """Parameters without factors are not updated."""
 
     name = "freeze"
 
@@ -71,7 +71,7 @@ class Refuse(UnsupportedParams):
     name = "refuse"
 
     def announce(self, model: nn.Module, params: Sequence[Tensor]) -> None:
-        """Refuse them.
+        """Refuse the parameters without factors.
 
         Raises:
             ValueError: If there are any.

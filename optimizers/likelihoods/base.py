@@ -46,7 +46,7 @@ class Innovation(NamedTuple):
 
     @property
     def is_projected(self) -> bool:
-        """Whether some directions of the outputs are observed, not all."""
+        """True if some directions of the outputs are observed, not all."""
         return self.has_residual_probe or self.foreseen is not None
 
 
@@ -106,7 +106,7 @@ class Likelihood(ABC):
         return cls(outputs)
 
     def observe(self, target: Tensor) -> Observation:
-        """Bind the likelihood to the target that was observed, (B,) or (B, m).
+        """Bind the likelihood to the target that was observed, (B,) or (B, m), of the type that it takes.
 
         Raises:
             ValueError: On a CPU, if the target has another shape or values that the likelihood excludes. On other
@@ -118,6 +118,7 @@ class Likelihood(ABC):
             raise ValueError(
                 f"{name}: outputs of shape {shape} need a target of shape {expected}, got {tuple(target.shape)}"
             )
+        target = self._typed(target)
         has_values = target.device.type == "cpu" and torch._C._functorch.peek_interpreter_stack() is None  # no vmap
         if has_values and not bool((valid := self._is_valid(target)).all()):
             value = target[~valid][0].item()
@@ -128,6 +129,10 @@ class Likelihood(ABC):
         """Return the shapes that a target may have."""
         B, m = self.outputs.shape
         return [(B, m), (B,)] if m == 1 else [(B, m)]
+
+    def _typed(self, target: Tensor) -> Tensor:
+        """Return a target of one of these shapes, of the type that the likelihood computes with."""
+        return target
 
     def _is_valid(self, target: Tensor) -> Tensor:
         """Return which entries of a target the likelihood allows; steps with others that are not finite are skipped."""

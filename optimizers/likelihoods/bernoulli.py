@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from .base import Innovation, Likelihood, check_observation, identity_cotangents, upcast, upcast_graph
-from .categorical import by_class
+from .categorical import by_class, counted
 from .tasks import MISSING, BadLabel, Coding, Encoded, Metric, label_name, short_list
 
 SEPARATORS = (";", "|", ",")
@@ -175,9 +175,7 @@ class Bernoulli(Likelihood):
     def summary(self, coding: Coding) -> str:
         """Return how often each label is predicted."""
         counts = Counter(name for names in self._names(coding) for name in names)
-        shares = ", ".join(f"{name} {count}" for name, count in counts.most_common(8)) or "no label"
-        more = f" and {len(counts) - 8} more" if len(counts) > 8 else ""
-        return f"{len(self.outputs)} rows: {shares}{more}"
+        return counted(len(self.outputs), counts)
 
     def _names(self, coding: Coding) -> list[list[str]]:
         return [[coding.classes[k] for k, one in enumerate(row) if one] for row in self.answer().tolist()]

@@ -41,6 +41,10 @@ class Categorical(Likelihood):
     of :func:`simplex_basis`. Observed as ``logits``: y is ``target_scale`` times one-hot and h the logits, m
     coordinates; of two classes the difference of the logits is observed, against +-``target_scale``.
 
+    A target is the index of a class, (B,), of any integer type or boolean. No index is ignored: leave samples without
+    a label, which torch's cross-entropy marks by -100, out of the batch. The negative log-likelihood also takes
+    probabilities, (B, m), of floating type, as first-order optimizers do.
+
     Args:
         outputs: Logits, (B, m).
         target_scale: Scale of the target where logits are observed; default 1 for more than two classes and
@@ -56,7 +60,9 @@ class Categorical(Likelihood):
     is_discrete = True
     online_metrics: ClassVar = ("accuracy", "top5")
     validation_metrics: ClassVar = ("accuracy",)
-    target_requirement: ClassVar[str] = "be the index of a class, from 0 to below {m}"
+    target_requirement: ClassVar[str] = (
+        "be the index of a class, from 0 to below {m}; leave samples without a label out"
+    )
     problem_type = "single_label_classification"
 
     def __init__(self, outputs: Tensor, target_scale: float | None = None) -> None:
@@ -86,15 +92,16 @@ class Categorical(Likelihood):
     def natural(self, target: Tensor) -> Innovation:
         """Return the logits in the m - 1 coordinates U'z, with F = U'(diag(p) - pp')U and residual U'(y - p).
 
-        F = LL' with L = U'D(I - qq'), D = diag(q), q = sqrt(p): nothing is divided by a small probability.
+        F = LL' with L = U'D(I - qq'), D = diag(q), q = sqrt(p): nothing is divided by a small probability. Of two
+        classes F is 2 p_0 p_1.
         """
         p, basis = self.mean(), self._basis()
-        observed = self._one_hot(target) @ basis
-        q = p.sqrt()
-        scaled = q.unsqueeze(-1) * basis  # DU, so that L' = (I - qq') DU
-        factor = (scaled - q.unsqueeze(-1) * (q.unsqueeze(1) @ scaled)).mT
+        observed, q = basis.index_select(0, target), p.sqrt()
         if self.classes == 2:
-            factor = factor.norm(dim=-1, keepdim=True)
+            factor = (math.sqrt(2) * q.prod(1)).view(-1, 1, 1)
+        else:
+            scaled = q.unsqueeze(-1) * basis  # DU, so that L' = (I - qq') DU
+            factor = (scaled - q.unsqueeze(-1) * (q.unsqueeze(1) @ scaled)).mT
         return Innovation(observed - p @ basis, basis.mT.expand(len(p), -1, -1), observed, factor)
 
     def natural_along(self, target: Tensor, directions: Tensor) -> Innovation:
@@ -103,8 +110,8 @@ class Categorical(Likelihood):
         observed = C.gather(2, target.view(-1, 1, 1).expand(-1, C.shape[1], 1)).squeeze(2)
         q = p.sqrt().unsqueeze(1)
         scaled = q * C
-        factor = torch.linalg.qr((scaled - (scaled @ q.mT) * q).mT, mode="r").R.mT
-        residual = observed - (C @ p.unsqueeze(2)).squeeze(2)
+        factor = torch.linalg.qr((scaled - torch.bmm(scaled, q.mT) * q).mT, mode="r").R.mT
+        residual = observed - torch.bmm(C, p.unsqueeze(2)).squeeze(2)
         return Innovation(residual, C, observed, factor)
 
     def contrasts(self, k: int, target: Tensor | None = None) -> Tensor | None:
@@ -115,6 +122,7 @@ class Categorical(Likelihood):
         first, further = p.topk(k + 1, dim=1).indices.split([k, 1], 1)
         kept = first
         if target is not None:
+            check_index(target)
             label = target.unsqueeze(1)
             is_among = (first == label).any(1, keepdim=True)
             if label.device.type != "cpu" or not bool(is_among.all()):  # a GPU takes a row more sooner than it is read
@@ -126,7 +134,8 @@ class Categorical(Likelihood):
 
         The third derivative is the third moment E (u - Eu)(v - Ev)^2 <= (max u - min u) Var v.
         """
-        return (direction.amax(-1) - direction.amin(-1)).amax()
+        low, high = direction.aminmax(dim=-1)
+        return (high - low).amax()
 
     def covariance(self) -> Tensor:
         """Return U'(diag(p) - pp')U, the softmax covariance in the m - 1 coordinates, (B, m - 1, m - 1)."""
@@ -206,10 +215,21 @@ class Categorical(Likelihood):
     def summary(self, coding: Coding) -> str:
         """Return how often each class is predicted, and the mean of the largest probability."""
         counts = Counter(coding.classes[label] for label in self.answer().tolist())
-        shares = ", ".join(f"{name} {count}" for name, count in counts.most_common(8))
-        more = f" and {len(counts) - 8} more" if len(counts) > 8 else ""
         confidence = self.mean().amax(1).mean()
-        return f"{len(self.outputs)} rows: {shares}{more}; mean confidence {confidence:.3f}"
+        return f"{counted(len(self.outputs), counts)}; mean confidence {confidence:.3f}"
+
+    def _typed(self, target: Tensor) -> Tensor:
+        """Return indices as int64.
+
+        Raises:
+            ValueError: If they are of another kind of type, or probabilities are not of floating type.
+        """
+        is_floating, is_index = target.is_floating_point(), target.dim() == 1
+        if is_index == is_floating or target.is_complex():
+            needed = "whole numbers, such as torch.int64" if is_index else "of floating type, such as torch.float32"
+            what = "indices of classes" if is_index else "probabilities of classes"
+            raise ValueError(f"Categorical: {what} must be {needed}, got a target of {target.dtype}")
+        return target.long() if is_index else target
 
     def _target_shapes(self) -> list[tuple[int, ...]]:
         return [(len(self.outputs),), tuple(self.outputs.shape)]  # or probabilities, which only ``nll`` takes
@@ -241,6 +261,7 @@ class Categorical(Likelihood):
         return Innovation(observed - z, identity_cotangents(z), observed)
 
     def _one_hot(self, target: Tensor) -> Tensor:
+        check_index(target)
         return torch.nn.functional.one_hot(target, self.classes).to(upcast(self.outputs).dtype)
 
 
@@ -264,6 +285,27 @@ def predictive_probabilities(mean: Tensor, covariance: Tensor) -> Tensor:
     """
     kappa = (1 + math.pi / 8 * difference_variance(covariance)).rsqrt()
     return torch.softmax(-torch.logsumexp(kappa * (mean.unsqueeze(1) - mean.unsqueeze(2)), 2), 1)
+
+
+def check_index(target: Tensor) -> None:
+    """Check that a target is the index of a class, which a filter observes.
+
+    Raises:
+        ValueError: If it holds probabilities.
+    """
+    if target.dim() != 1:
+        raise ValueError(
+            "Categorical: a target of probabilities has a likelihood alone, which first-order optimizers learn from; a "
+            "filter observes the index of a class"
+        )
+
+
+def counted(rows: int, counts: Counter[str]) -> str:
+    """Return how often each label is predicted, in words: ``5 rows, predicted: 3 as 'yes', 2 as 'no'``."""
+    shares = [f"{count:,} as {name!r}" for name, count in counts.most_common(8)]
+    further = len(counts) - len(shares)
+    more = f", the rest as {further} further class{'es' if further > 1 else ''}" if further else ""
+    return f"{rows:,} rows, predicted: {', '.join(shares) or 'no label'}{more}"
 
 
 def by_class(name: str, values: Tensor, classes: Sequence[str]) -> dict[str, list[float]]:

@@ -117,7 +117,7 @@ class Gaussian(Likelihood):
         return Innovation(plain.residual / v, plain.cotangents, plain.observed / v, plain.cotangents * v.rsqrt())
 
     def self_concordance_bound(self, direction: Tensor) -> Tensor:
-        """Return zero: the log-likelihood is a parabola."""
+        """Return zero, because the log-likelihood is a parabola."""
         return direction.new_zeros(())
 
     def covariance(self) -> Tensor:

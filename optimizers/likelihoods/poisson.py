@@ -125,7 +125,7 @@ class Poisson(Likelihood):
 
     @classmethod
     def needs_scaling(cls, targets: Tensor) -> bool:
-        """Return true: without an offset the first rates are one, whatever the counts."""
+        """Return true, because without an offset the first rates are one, whatever the counts."""
         return True
 
     def answer(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a likelihood says about its task beside probabilities: labels, metrics, estimates that follow the stream."""
+"""Task of a likelihood beside probabilities: labels, metrics, and estimates that follow the stream."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Coding:
-    """How labels become targets, and predictions become labels.
+    """Encoding of labels as targets, and of predictions as labels.
 
     Args:
         classes: Names of the classes, in the order of their targets; empty where labels are numbers.
@@ -49,7 +49,7 @@ class Coding:
 
 
 class BadLabel(NamedTuple):
-    """Why a label cannot be used: a reason that rows may share, and what was found in this one."""
+    """A label that cannot be used: the reason, which rows may share, and what was found in this one."""
 
     reason: str
     detail: str = ""
@@ -78,7 +78,7 @@ class StreamState(nn.Module, ABC):
 
     @property
     def is_ready(self) -> bool:
-        """Whether any target has been seen; waits for the device until one has."""
+        """True once a target has been seen; waits for the device until then."""
         self._seen = self._seen or bool(self.count > 0)
         return self._seen
 

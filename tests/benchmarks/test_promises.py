@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -65,10 +64,10 @@ def test_quickstart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("model", "outputs", "bound"), [("minilm", 2, 1.10), ("minilm", 10, 3.0), ("lenet5", 10, 3.0)])
-def test_step_time(model: str, outputs: int, bound: float) -> None:
+def test_step_time(model: str, outputs: int, bound: float, tmp_path: Path) -> None:
     """Ratio of medians to AdamW's, interleaved, on two threads."""
-    options = argparse.Namespace(
-        model=model, outputs=outputs, optimizers=["adamw", "loko"], weights=None, batch_size=1, length=24,
-        rounds=100, warmup=10, threads=2, device="cpu",
-    )  # fmt: skip
-    assert step_time.measure_model(options)["optimizers"]["loko"]["ratio_to_adamw"] <= bound
+    target = tmp_path / "step_time.json"
+    options = ["--optimizers", "adamw", "loko", "--rounds", "100", "--warmup", "10", "--threads", "2"]
+    step_time.main(["--model", model, "--outputs", str(outputs), *options, "--output", str(target)])
+    (point,) = json.loads(target.read_text())["points"]
+    assert point["optimizers"]["loko"]["ratio_to_adamw"] <= bound

@@ -150,7 +150,7 @@ def test_other_damaged_files_are_refused(copied: Path, name: str, command: list[
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut_off=st.booleans())
 def test_event_files_of_a_finished_run(finished: Path, place: float, bit: int, cut_off: bool) -> None:
     folder = only_run(finished)
-    whole = read_run(folder).curves()
+    whole = read_run(folder).curves
     path = next(folder.glob("events.out*"))
     content = path.read_bytes()
     changed = bytearray(content)
@@ -162,10 +162,10 @@ def test_event_files_of_a_finished_run(finished: Path, place: float, bit: int, c
     try:
         path.write_bytes(changed)
         with pytest.raises(DamagedFile, match=path.name):
-            read_run(folder).curves()
+            _ = read_run(folder).curves
     finally:
         path.write_bytes(content)
-    assert read_run(folder).curves() == whole
+    assert read_run(folder).curves == whole
 
 
 def test_a_run_that_was_killed_may_have_an_incomplete_event(copied: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_run_that_was_killed_may_have_an_incomplete_event(copied: Path) -> Non
     (folder / "summary.json").unlink()
     path = next(folder.glob("events.out*"))
     path.write_bytes(path.read_bytes()[:-3])
-    assert "online/loss" in read_run(folder).curves()
+    assert "online/loss" in read_run(folder).curves
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}x", '{"samples": "many"}', '{"optimizer": "LoKO"}'])

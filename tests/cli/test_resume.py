@@ -130,7 +130,7 @@ def test_killed_in_a_validation_within_the_epoch(tasks: dict, tmp_path: Path) ->
     killer = "{class_path: tests.cli.harness.KillAt, init_args: {moment: validation, step: 12}}"
     assert run([*command, f"--trainer.callbacks=[{killer}]"], killed)[0] == -9
     assert run([*command, "--ckpt_path=last"], killed)[0] == 0
-    runs = [read_run(only_run(folder)).curves() for folder in (whole, killed)]
+    runs = [read_run(only_run(folder)).curves for folder in (whole, killed)]
     assert len(runs[0]["val/accuracy"][0]) == 2 * EPOCHS
     for tag in runs[0]:
         if not tag.startswith("final/"):

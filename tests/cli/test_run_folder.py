@@ -36,3 +36,19 @@ def test_validate_and_export_take_the_folder(
 def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"{tmp_path} has no checkpoints/last.ckpt"):
         find_checkpoint(tmp_path)
+
+
+def test_a_folder_above_the_only_run_stands_for_it_and_several_runs_are_named(tmp_path: Path) -> None:
+    """As ``runs/digits-lenet5/Filtune-seed0``, whose run is ``version_0``."""
+    place = tmp_path / "Filtune-seed0"
+    for version in (0, 1, 2):
+        checkpoint = place / f"version_{version}" / "checkpoints" / "last.ckpt"
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+        if version == 0:
+            assert find_checkpoint(place) == find_checkpoint(tmp_path) == checkpoint
+    assert find_checkpoint(place / "version_1") == place / "version_1" / "checkpoints" / "last.ckpt"
+    with pytest.raises(CheckpointError) as refused:
+        find_checkpoint(place)
+    said = f"{place} has several runs: {place / 'version_0'}, {place / 'version_1'} and 1 more; name one of them"
+    assert str(refused.value) == f"ckpt_path: {said}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import colorsys
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from filtune.datamodules import ChangingDataModule, DataError, DigitsDataModule, Segment
+from filtune.datamodules import ChangingDataModule, DataError, DigitsDataModule, ImageDataModule, Segment
 from filtune.datamodules.corruptions import CORRUPTIONS, SEVERITIES, corrupted
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import jpeg
 
@@ -198,3 +200,20 @@ def test_what_there_is_not_is_refused(options: dict, message: str) -> None:
 def test_pixels_beyond_the_definition_are_refused() -> None:
     with pytest.raises(DataError, match="contrast: an image has pixels from -1 to 1; .*: rescale the images"):
         apply(torch.tensor([[[-1.0, 1.0]]]), "contrast")
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_an_image_beyond_the_definition_is_named_before_training(tmp_path: Path, split: str) -> None:
+    """Whichever it is of those that a corrupted segment takes; other segments may have any pixels."""
+    for part in ("train", "validation"):
+        for label in "ab":
+            (tmp_path / part / label).mkdir(parents=True)
+            for k in range(3):
+                pixels = np.full((8, 8), 2.5 if (part, label, k) == (split, "b", 2) else 0.5, np.float32)
+                Image.fromarray(pixels).save(tmp_path / part / label / f"{k}.tiff")
+    stream = {"source": str(tmp_path)}
+    ChangingDataModule([ImageDataModule(**stream)], [Segment(12, rotate=90)]).setup()
+    with pytest.raises(DataError) as error:
+        ChangingDataModule([ImageDataModule(**stream)], [Segment(6), Segment(6, corruption="contrast")]).setup()
+    assert f"corruption contrast: {tmp_path / split / 'b' / '2.tiff'} has pixels from 2.5 to 2.5" in str(error.value)
+    assert "\n" not in str(error.value)

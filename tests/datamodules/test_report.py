@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import pytest
 from datasets import Dataset
-from filtune.datamodules import DataError, DigitsDataModule, TextDataModule
+from filtune.datamodules import DataError, DigitsDataModule, ImageDataModule, TextDataModule
 
 
 def test_a_table(write: Callable[[str, str], str]) -> None:
@@ -145,3 +147,26 @@ def test_bad_lines_of_json_are_named(write: Callable[[str, str], str], line: str
         TextDataModule(path, ["text"]).setup()
     assert path in str(error.value)
     assert "line 2" in str(error.value) or "column 'text' has half of a surrogate pair" in str(error.value)
+
+
+def test_declared_classes_may_be_many(pictures: Path) -> None:
+    """Folders of images, and classes that the data declares, are no numbers that were taken for classes."""
+    for k in range(12):
+        (pictures / f"kind {k}").mkdir()
+        shutil.copy(next((pictures / "cat").iterdir()), pictures / f"kind {k}")
+    module = ImageDataModule(str(pictures), max_samples=14, val_fraction=0.0)
+    module.setup()
+    assert len(module.task.classes) == 14
+    assert "class of its own" not in str(module.report())
+
+
+def test_a_validation_without_samples_is_refused(reviews: str) -> None:
+    """A run goes on without one; the command that is nothing else does not end as if it had scored something."""
+    module = TextDataModule(reviews, text_columns=["text"], val_fraction=0.0)
+    module.setup()
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn="fit"), world_size=1, global_rank=0)
+    module.trainer = trainer
+    assert module.val_dataloader() == []
+    trainer.state.fn = "validate"
+    with pytest.raises(DataError, match=r"^--data: there are no validation .*val_fraction 0 of 20 rows\); name"):
+        module.val_dataloader()

@@ -1,9 +1,8 @@
-"""The pages of the documentation, and their text and commands."""
+"""The pages of the documentation, and their text."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,13 +31,3 @@ def markdown(page: Path) -> str:
 def prose(page: Path) -> str:
     """Return the text of a page without its blocks of code."""
     return re.sub(r"^```.*?^```$", "", markdown(page), flags=re.MULTILINE | re.DOTALL)
-
-
-def commands(page: Path) -> list[list[str]]:
-    """Return the ``filtune`` commands of a page, without abbreviated ones and those without arguments."""
-    text = markdown(page).replace("\\\n", " ")
-    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL))
-    command = r"(?:filtune|torchrun .*?-m cli) ([a-z][^`\n|&]*)"
-    found = re.findall(f"(?:^|&& ){command}", blocks, flags=re.MULTILINE) + re.findall(f"`{command}", prose(page))
-    lines = [shlex.split(line, comments=True) for line in found if "..." not in line]
-    return [line for line in lines if len(line) > 1]

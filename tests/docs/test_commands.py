@@ -1,4 +1,4 @@
-"""Every command of the README and the docs is understood; those that need nothing but the digits run."""
+"""Every command and option of the README and the docs is understood by the parser; test_journeys runs them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import yaml
 from filtune.experiments.composition import compose, find_config
 
 from filtune import cli, completion, datamodules, optimizers, training
-from tests.docs.pages import DOCS, PAGES, commands, name, prose
+from tests.docs.pages import DOCS, PAGES, name, prose
+from tests.docs.shell import arguments, commands, is_fast
 
 TRAINER = ("fit", "validate")
 KNOWN = {
@@ -29,16 +30,12 @@ KNOWN = {
     "--optimizer",
     "--run",
 }
-SHORT = [
-    "--data.max_samples=16",
-    "--data.max_val_samples=16",
-    "--trainer.enable_progress_bar=false",
-    "--run.baselines=[]",
-]
 
-ALL = [(page, arguments) for page in PAGES for arguments in commands(page)]
-ON_DIGITS = [(page, arguments) for page, arguments in ALL if arguments[0] == "fit" and "task/digits" in arguments]
-OTHERS = [pair for pair in ALL if pair not in ON_DIGITS]
+ALL = [(page, words) for page in PAGES for words in arguments(page)]
+RUN = [list(command.words[1:]) for page in PAGES if is_fast(page) for command in commands(page)]
+"""Commands of the pages that the default suite runs (test_journeys)."""
+
+PARSED = [(page, words) for page, words in ALL if words[0] != "fit" or words not in RUN]
 
 
 def label(given: Any) -> str:
@@ -66,48 +63,39 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return run
 
 
-@pytest.mark.parametrize(("page", "arguments"), OTHERS, ids=label)
+@pytest.mark.parametrize(("page", "words"), PARSED, ids=label)
 def test_a_command_is_understood(
-    page: Path, arguments: list[str], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, words: list[str], run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is parsed as on a command line, and stopped before it does anything."""
-    assert arguments[0] in {**cli.COMMANDS, **cli.RENAMED}, f"there is no command {arguments[0]}"
+    assert words[0] in {**cli.COMMANDS, **cli.RENAMED}, f"there is no command {words[0]}"
     monkeypatch.setattr(training.FiltuneCLI, "instantiate_classes", stop)
     parse = argparse.ArgumentParser.parse_known_args
 
     def parse_and_stop(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
         _, rest = parse(parser, *args, **kwargs)
-        if rest and arguments[0] != "sweep":  # whose further options are those of fit
+        if rest and words[0] != "sweep":  # whose further options are those of fit
             parser.error(f"unknown: {rest}")
         raise Understood
 
-    if arguments[0] not in TRAINER:
+    if words[0] not in TRAINER:
         monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_and_stop)
-        for i, argument in enumerate(arguments[:-1]):
+        for i, argument in enumerate(words[:-1]):
             if argument == "--config":
-                find_config(arguments[i + 1])
-    if any(argument.partition("=")[0].endswith("help") for argument in arguments):
+                find_config(words[i + 1])
+    if any(argument.partition("=")[0].endswith("help") for argument in words):
         with contextlib.suppress(SystemExit):
-            cli.main(list(arguments))
+            cli.main(list(words))
         return
     with pytest.raises(Understood):
-        cli.main(list(arguments))
-
-
-@pytest.mark.parametrize(("page", "arguments"), ON_DIGITS, ids=label)
-def test_a_command_on_digits_runs(
-    page: Path, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    cli.main([*arguments, *SHORT])
-    assert len(list(tmp_path.rglob("summary.json"))) == 1
+        cli.main(list(words))
 
 
 def test_there_are_commands_to_check() -> None:
     """One a page of an optimizer, and many more."""
     pages = {page for page in (DOCS / "optimizers").glob("*.md") if page.stem != "index"}
-    assert {page for page, _ in ON_DIGITS if page.parent == DOCS / "optimizers"} == pages
-    assert len(ALL) > 20
+    assert pages <= {page for page, words in ALL if words[0] == "fit" and "task/digits" in words}
+    assert len(ALL) > 110
 
 
 def options(page: Path) -> list[str]:

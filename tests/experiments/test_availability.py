@@ -37,7 +37,12 @@ def test_a_folder_that_is_named_is_here(tmp_path):
     assert [need.where for need in needs(text(), folders)] == ["here", "here"]
     lacking = needs(text(**{"data.name": "qqp"}), folders)[0]
     assert lacking.where == "missing"
-    assert "the folder has cola, sst2 alone" in lacking.reason
+    assert lacking.reason == "the folder has cola, sst2 alone; name one that has qqp by --local nyu-mll/glue=FOLDER"
+
+
+def test_a_measurement_with_a_model_of_its_own_needs_no_weights():
+    options = {"measurement.class_path": "filtune.experiments.measurements.TheoremBounds"}
+    assert [need.kind for need in needs(compose(["task/digits"], options), {})] == ["data"]
 
 
 def test_streams_of_a_changing_stream_are_needed_and_found(tmp_path):

@@ -15,6 +15,7 @@ def record(seconds: float, steps: int, **options):
         "task": "sst2",
         "backbone": "minilm",
         "steps": steps,
+        "status": "finished",
         "times": {"wall_seconds": seconds},
     }
 
@@ -30,11 +31,11 @@ def test_metadata_of_a_part_is_in_its_own_file_and_is_no_option():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, RunSize(67349, 67349)),
-        ({"data.batch_size": 64, "trainer.max_epochs": 2}, RunSize(67349, 2 * 1053)),
-        ({"data.max_samples": 1000, "data.batch_size": 3}, RunSize(1000, 334)),
-        ({"data.max_samples": 1000, "trainer.max_steps": 7}, RunSize(1000, 7)),
-        ({"trainer.max_epochs": -1, "trainer.max_steps": 7}, RunSize(67349, 7)),
+        ({}, RunSize(67349, 67349, 872)),
+        ({"data.batch_size": 64, "trainer.max_epochs": 2}, RunSize(67349, 2 * 1053, 2 * 872)),
+        ({"data.max_samples": 1000, "data.batch_size": 3}, RunSize(1000, 334, 872)),
+        ({"data.max_samples": 1000, "trainer.max_steps": 7}, RunSize(1000, 7, 872)),
+        ({"trainer.max_epochs": -1, "trainer.max_steps": 7}, RunSize(67349, 7, 872)),
         ({"trainer.max_epochs": -1}, None),
     ],
 )
@@ -79,10 +80,11 @@ def test_a_filter_is_estimated_by_the_rows_that_it_forms(optimizer, backbone, op
     parts = ["trainer/auto", "task/cifar10", f"backbone/{backbone}", optimizer]
     estimator = Estimator()
     estimator.speed = 100.0
-    size = {"data.max_samples": 1000}
-    step = max(3 * metadata("backbone", backbone)["gflops"] / 100.0, 0.003)
+    size = {"data.max_samples": 1000, "data.max_val_samples": 1}
+    gflops = metadata("backbone", backbone)["gflops"]
+    step, sample = max(3 * gflops / 100.0, 0.003), max(gflops / 100.0, 0.0002)
     found = estimator.seconds(compose(parts, {**size, **options}), "cifar10", backbone)
-    assert found == pytest.approx(START + 1000 * step * (1.0 + 0.2 * (rows - 1)))
+    assert found == pytest.approx(START + 1000 * step * (1.0 + 0.2 * (rows - 1)) + sample)
 
 
 @pytest.mark.parametrize(

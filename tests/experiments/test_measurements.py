@@ -78,13 +78,14 @@ def covariance(n: int, seed: int) -> torch.Tensor:
 
 @given(blocks=partitions(), seed=st.integers(0, 99))
 def test_measures_know_the_extremes(blocks: torch.Tensor, seed: int) -> None:
-    n, even = len(blocks), block_structure.even(blocks)
+    n, sizes = len(blocks), blocks.bincount().double()
+    most = float(n * (n - 1) / (sizes * (sizes - 1)).sum())
     ones, P = torch.ones(n, n, dtype=torch.float64), covariance(n, seed)
-    assert block_structure.outside(ones, blocks) == pytest.approx(even["outside"], abs=1e-12)
+    assert block_structure.outside(ones, blocks) == pytest.approx(float(1 - sizes.square().sum() / n**2), abs=1e-12)
     assert block_structure.concentration(ones, blocks) == pytest.approx(1, rel=1e-12)
     block_diagonal = P * (blocks.unsqueeze(0) == blocks.unsqueeze(1))
     assert block_structure.outside(block_diagonal, blocks) == 0
-    assert block_structure.concentration(block_diagonal, blocks) == pytest.approx(even["most_concentration"], rel=1e-12)
+    assert block_structure.concentration(block_diagonal, blocks) == pytest.approx(most, rel=1e-12)
     assert block_structure.outside(torch.diag(P.diagonal())) == 0
     assert block_structure.outside(P) >= block_structure.outside(P, blocks) >= 0
 
@@ -147,7 +148,7 @@ def measured(name: str, folder: Path, parts: list[str], **options: Any) -> dict[
     assert found.summary["finished"]
     assert found.summary["data_fingerprint"]
     assert found.config["seed_everything"] == 3
-    return {tag.removeprefix(MEASURED): values for tag, (_, values) in found.curves().items()}
+    return {tag.removeprefix(MEASURED): values for tag, (_, values) in found.curves.items()}
 
 
 def test_the_bounds_of_the_theorem_are_measured(tmp_path: Path) -> None:

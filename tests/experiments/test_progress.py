@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from filtune.experiments import plan, runner
 from filtune.experiments.launchers import Local
 from filtune.experiments.records import Store
 from filtune.experiments.runner import Outcome, Runner
+from filtune.experiments.runs import Job
 from rich.console import Console
 from rich.progress import Progress
 
@@ -33,6 +35,23 @@ def test_progress_in_a_file_is_a_line_a_minute(tmp_path: Path, monkeypatch: pyte
 def test_a_long_plan_says_how_it_becomes_shorter(seconds: float, is_long: bool, monkeypatch: Any) -> None:
     monkeypatch.setattr(plan, "LONG", 3600.0)
     file = io.StringIO()
-    plan.print_total(Console(file=file, width=200), 3, 4, seconds, seconds, "")
-    assert file.getvalue().startswith("3 of 4 runs to be made: about ")
+    plan.print_total(Console(file=file, width=200), 3, "4 runs of 5 cells", seconds, seconds, "")
+    assert file.getvalue().startswith("3 of 4 runs of 5 cells to be made: about ")
     assert ("shorter: --seeds 1" in file.getvalue()) == is_long
+
+
+def test_a_run_that_waits_in_the_queue_of_a_cluster_has_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two were submitted 30 seconds ago, one at a time runs; each takes 40."""
+    monkeypatch.setattr(runner.time, "monotonic", lambda: 1000.0)
+    file = io.StringIO()
+    console = Console(file=file)
+    made = Runner(Local(Store(tmp_path), 1, 1), console)
+    monkeypatch.setattr(made, "estimator", SimpleNamespace(seconds=lambda *_: 40.0))
+    made._started = {"a": 970.0, "b": 970.0}
+    made._said = 0.0
+    bar = Progress(console=console)
+    running = {key: Job(key, {}, 0, "digits", "lenet5", key) for key in "ab"}
+    made._show(bar, bar.add_task(""), running, [], Outcome())
+    assert file.getvalue().startswith("0 of 2 runs, 50 s left  a")

@@ -107,7 +107,7 @@ def test_a_measurement_is_run_kept_and_skipped_like_a_run(tmp_path, capsys, monk
     monkeypatch.setenv("COLUMNS", "200")
     assert reproduce.main([table, "--root", str(root), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("2 of 2 runs to be made: about ")  # both columns show the same runs
+    assert said.startswith("2 of 2 runs of 4 cells to be made: about ")  # both columns show the same runs
     assert "2 runs of unknown time" in said
     assert reproduce.main([table, "--root", str(root), "--threads", "1"]) == 0
     assert "2 runs, 0 of them made before" in capsys.readouterr().out

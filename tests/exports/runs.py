@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,12 @@ def run_of(architecture: BackboneConfig, task: Task, folder: Path) -> Restored:
 
 
 def run_card(folder: Path) -> dict[str, Any]:
-    """Run the code of an export's README.md; what it printed is ``printed``."""
+    """Run the code of an export's README.md, which may warn of nothing; what it printed is ``printed``."""
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
         exec(code, names)
     return {**names, "printed": printed.getvalue()}
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from filtune.exports import prediction
 from filtune.exports.prediction import OutputCovariance, Prediction
 from filtune.optimizers import EKF, Categorical, Filtune, Gaussian, LoKO
 from filtune.optimizers.kalman.filter import KalmanOptimizer
+from filtune.optimizers.likelihoods.tasks import Coding
 from torch import Tensor, nn
 
 FILTERS: dict[str, Callable[[Any], KalmanOptimizer]] = {
@@ -88,3 +90,22 @@ def test_what_is_predicted_is_what_was_scored(top_k: int) -> None:
         assert scored is not None
         if known:  # without a label all scales weigh the same in training, and the posterior is taken as it is after
             torch.testing.assert_close(found, scored, rtol=1e-6, atol=1e-7)
+
+
+def test_a_covariance_that_does_not_fit_is_left_out_and_the_probabilities_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``top_k``: logit_std_CLASS needs the rows of all classes, the posterior predictive those of k."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 5).double()
+    optimizer = Filtune(model.parameters(), top_k=2, dtype="float64")
+    optimizer.step(lambda: Categorical(model(torch.randn(3, 4).double())).observe(torch.tensor([0, 1, 4])))
+    x, coding, found = torch.randn(2, 4).double(), Coding(tuple("abcde")), []
+    for elements in (5 * 25, 5 * 25 - 1):
+        monkeypatch.setattr(prediction, "MOST_ELEMENTS", elements)
+        covariance, factor = OutputCovariance(optimizer, model).factorised(Categorical(model(x)))
+        predicted = Prediction(Categorical(model(x).detach()), covariance, None, factor)
+        found.append(predicted.likelihood.columns(coding, predicted.covariance, predicted.predictive))
+    whole, partial = found
+    stds = {f"logit_std_{name}" for name in "abcde"}
+    assert whole.keys() - partial.keys() == stds
+    for name in "abcde":
+        assert partial[f"probability_bayes_{name}"] == pytest.approx(whole[f"probability_bayes_{name}"], rel=1e-12)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
+import types
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +175,54 @@ def test_a_module_that_an_earlier_release_left_frozen_at_random(
         assert "and 1 more" in line
         assert "an earlier release, which neither trained nor saved what the backbone has no weights of" in line
         assert "start a new run" in line
+
+
+@dataclass
+class Part:
+    """A part of a rule."""
+
+    size: int = 2
+
+
+PART = Part(3)
+
+
+class Rule:
+    """A rule with options of several kinds."""
+
+    def __init__(
+        self,
+        pair: tuple[int, int] = (1, 2),
+        part: Part = PART,
+        maybe: Part | None = None,
+        many: list[Part] | None = None,
+        kind: type = int,
+        needed: str = ...,  # type: ignore[assignment]
+    ) -> None:
+        raise AssertionError  # nothing is built
+
+
+def test_what_a_file_cannot_hold_is_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record is written with the same defaults by which checkpoints are compared."""
+
+    monkeypatch.setitem(sys.modules, "own_rule", types.SimpleNamespace(Rule=Rule, Alias=Rule))
+    section = {"class_path": "own_rule.Alias", "init_args": {"needed": "x", "many": [{}]}}
+    filled = with_defaults({"optimizer": section, "trainer": {"max_epochs": 3}})
+    assert filled["optimizer"]["init_args"] == {
+        "pair": [1, 2], "part": {"size": 3}, "maybe": {"size": 2}, "many": [{"size": 2}], "needed": "x",
+    }  # fmt: skip
+    assert filled["optimizer"]["class_path"] == "own_rule.Alias"
+    assert filled["trainer"] == {"max_epochs": 3, "precision": "32-true"}
+    assert json.loads(json.dumps(filled)) == filled
+    whole = with_defaults({"optimizer": section}, by_module=True)["optimizer"]
+    assert whole["class_path"] == f"{Rule.__module__}.{Rule.__qualname__}"
+
+
+@pytest.mark.parametrize("precision", [None, "32-true"])
+def test_a_precision_that_is_null_is_lightnings(precision: str | None) -> None:
+    compare_configs({**NEW, "trainer": {"precision": precision}}, NEW, model=OnlineModule)
+    with pytest.raises(CheckpointError, match=r"trainer.precision \(checkpoint '32-true', now 'bf16-mixed'\)"):
+        compare_configs(
+            {**NEW, "trainer": {"precision": precision}}, {**NEW, "trainer": {"precision": "bf16-mixed"}},
+            model=OnlineModule,
+        )  # fmt: skip

@@ -17,6 +17,7 @@ from filtune.lightning_modules.forgetting import Forgetting
 from filtune.optimizers import Categorical, LoKO
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from tests.cli.harness import only_run, result, run, run_ranks
 
@@ -79,7 +80,8 @@ def test_segments_that_recur() -> None:
     for accuracies, samples in (([80, 0, 0], 5), ([60, 70, 0], 10)):
         validate(scores, accuracies, samples)
     assert validate(scores, [50, 40, 90], 12)["val/forgetting"] == 70 - 40
-    assert scores.names("val/") == {"val/accuracy_0", "val/accuracy_1", "val/accuracy_2"}
+    assert scores.names("val/") == {"val/accuracy_0", "val/accuracy_1", "val/accuracy_2", "val/forgetting"}
+    assert Forgetting([(0, 5), (0, 5), (1, 0)]).names("val/") == {"val/accuracy_0", "val/accuracy_1"}
 
 
 @given(st.lists(st.lists(st.integers(0, 10), min_size=3, max_size=3), min_size=1, max_size=8), st.integers(1, 7))
@@ -151,6 +153,29 @@ def test_a_resumed_run_forgets_as_much(tmp_path: Path) -> None:
     assert alone == pytest.approx({k: v for k, v in whole.scores[-1].items() if k != "val/forgetting"})
     accuracy = [alone[f"val/accuracy_{number}"] for number in range(3)]
     assert alone["val/accuracy"] == pytest.approx(np.mean(accuracy))
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_callbacks_wait_until_the_forgetting_is_known(tmp_path: Path, within: bool) -> None:
+    """There is none before a second segment is validated after the first; Lightning's callbacks would end the run."""
+    best = ModelCheckpoint(tmp_path, "{step}", monitor="val/forgetting", save_top_k=-1)
+    stop = EarlyStopping("val/forgetting", patience=50)
+    waits = {"val_check_interval": 4} if within else {"val_check_interval": 24}
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1 if within else 2,
+        num_sanity_val_steps=0,
+        callbacks=[best, stop],
+        plugins=[AtomicCheckpointIO()],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **waits,  # type: ignore[arg-type]
+    )
+    trainer.fit(OnlineModule(BackboneConfig(), LoKO), datamodule=stream())
+    saved = sorted(int(path.stem.partition("=")[2]) for path in tmp_path.glob("*.ckpt"))
+    assert saved == ([12, 16, 20, 24] if within else [48])
+    assert math.isfinite(stop.best_score)
 
 
 COMMAND = [

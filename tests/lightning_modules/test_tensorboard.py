@@ -35,12 +35,13 @@ def test_all_scalars_have_a_description() -> None:
 
 def trainer_of(train_rows: int, val_rows: int, batch_size: int = 1, **options: Any) -> Any:
     part, validation = SimpleNamespace(rows=range(train_rows)), SimpleNamespace(rows=range(val_rows))
-    data = SimpleNamespace(part=part, validation=validation, batch_size=batch_size)
+    data = SimpleNamespace(part=part, validation=validation, batch_size=batch_size, val_batch_size=64)
     defaults = {"max_epochs": 1, "max_steps": -1, "limit_train_batches": 1.0, "limit_val_batches": 1.0, "world_size": 1}
     batches = -(-train_rows // batch_size)
     rest = {
         "fast_dev_run": 0,
         "check_val_every_n_epoch": 1,
+        "current_epoch": 0,
         "num_training_batches": batches,
         "val_check_batch": batches,
     }
@@ -68,6 +69,9 @@ def validated(validations: Validations, trainer: Any) -> list[int]:
         (None, trainer_of(300, 10_000), [300]),
         (None, trainer_of(1500, 297, max_epochs=3), [1500]),  # one a pass
         (None, trainer_of(20, 10, limit_val_batches=0, val_check_batch=0), []),
+        (None, trainer_of(20, 0, val_check_batch=0), []),
+        (None, trainer_of(300, 10_000, limit_val_batches=2), [75, 150, 225, 300]),  # of 64 samples
+        (None, trainer_of(300, 10_000, limit_val_batches=0.01), [60, 120, 180, 240, 300]),
         (4, trainer_of(61, 40), [16, 31, 46, 61]),
         (3, trainer_of(100, 40, batch_size=16), [3, 5, 7]),
         (6, trainer_of(10, 40), [2, 4, 5, 7, 9, 10]),
@@ -104,3 +108,19 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
         trainer.global_step = step
         lines.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
     assert capsys.readouterr().out.splitlines() == ["step 2 of 10, 4 min left", "step 4 of 10, 3 min left"]
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_a_long_validation_prints_lines_as_well(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    clock = iter([1000.0, 1040.0, 1080.0, 1100.0, 1160.0])
+    monkeypatch.setattr("filtune.lightning_modules.callbacks.training.time.monotonic", lambda: next(clock))
+    lines: Any = ProgressLines()
+    lines._last = 1000.0 if command == "fit" else 0.0
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=command), num_val_batches=[12])
+    lines.on_validation_start(trainer, None)
+    for index in range(4):
+        lines.on_validation_batch_end(trainer, None, None, None, index)
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["validation: batch 2 of 12, 7 min left", "validation: batch 4 of 12, 5 min left"]

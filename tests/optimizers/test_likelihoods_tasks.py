@@ -125,7 +125,7 @@ def test_predicted_labels_are_joined_by_the_separator_of_the_data() -> None:
     assert found["probability_x"] == pytest.approx(z[:, 0].sigmoid().tolist())
     assert found["logit_std_y"] == [2.0, 2.0]
     assert 0.5 < found["probability_bayes_z"][0] < found["probability_z"][0]
-    assert Bernoulli(z).summary(coding) == "2 rows: x 1, z 1"
+    assert Bernoulli(z).summary(coding) == "2 rows, predicted: 1 as 'x', 1 as 'z'"
 
 
 def test_counts_are_predicted_with_the_uncertainty_of_their_logarithm() -> None:

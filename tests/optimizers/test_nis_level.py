@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,7 @@ def alarms(top_k: int) -> tuple[int, int]:
         likelihood = Categorical(z)
         observation = likelihood.observe(likelihood.sample())
         innovation = select(observation)
-        monitor.before(state, None, observation)  # type: ignore[arg-type]
+        monitor.before(state, SimpleNamespace(uses_alarm=True), observation)  # type: ignore[arg-type]
         d = innovation.residual.shape[1]
         monitor.after(state, innovation, torch.zeros(d, d, dtype=torch.float64))
         state["steps"] += 1

@@ -141,8 +141,8 @@ def test_a_prediction_does_not_depend_on_the_label() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2])
-def test_the_covariance_of_the_outputs_is_that_of_the_classes_told_apart(k: int) -> None:
-    """CC'JPJ'CC' by the whole covariance, for the k most probable classes."""
+def test_the_covariance_of_the_outputs_is_whole_and_the_predictive_that_of_the_classes_distinguished(k: int) -> None:
+    """JPJ', whatever is observed in training, and GG' = CC'JPJ'CC' for the k most probable classes, as in training."""
     m, model = 6, linear(6)
     optimizer = KalmanOptimizer(
         model.parameters(), 0.5, top_k=k, covariance="full", update="posterior_mode", dtype="float64"
@@ -150,11 +150,17 @@ def test_the_covariance_of_the_outputs_is_that_of_the_classes_told_apart(k: int)
     drive(optimizer, model, Categorical, labels(5, 1, m))
     x = torch.randn(3, model.in_features, dtype=torch.float64)
     found = optimizer.output_covariance(Categorical(model(x)))
+    none, factor = optimizer.output_uncertainty(Categorical(model(x)), whole=False)
+    _, same = optimizer.output_uncertainty(Categorical(model(x)))
     J = torch.func.jacrev(outputs_of(model, x))(flat(model))
     z = model(x).detach()
     C = contrasts_between(z.softmax(1), z.topk(k).indices)
-    expected = C @ C.mT @ J @ optimizer.filter["P0"] @ J.mT @ C @ C.mT
+    expected = J @ optimizer.filter["P0"] @ J.mT
     assert relative(found, expected) <= 1e-12
+    assert none is None
+    for G in (factor, same):
+        assert G is not None
+        assert relative(G @ G.mT, C @ C.mT @ expected @ C @ C.mT) <= 1e-12
 
 
 def test_values_have_no_classes() -> None:

@@ -32,30 +32,26 @@ def test_method_against_adamw_and_the_best_of_a_column(
     own: Path, loko: list[float], adamw: list[float], verdict: Agreement
 ) -> None:
     found = section(own, loko, adamw)  # published, LoKO wins in column a by 5
-    claim = found.claims["loko", "a/online_accuracy"]
-    winner = found.winners.get(found.leaves[0].key)
-    assert claim.verdict is verdict
-    assert claim.published == pytest.approx(5.0)
-    assert not claim.noisy
-    assert winner
-    assert (winner.published, winner.verdict) == (["loko"], verdict)
-    assert (claim.p is None) == (len(loko) == 1)
+    order, best = found.orders["loko", "a/online_accuracy"], found.orders["", "a/online_accuracy"]
+    assert order.verdict is verdict
+    assert (order.published, order.note) == ("+5.00", "")
+    assert (best.published, best.verdict) == ("LoKO", verdict)
+    assert (order.p is None) == (len(loko) == 1)
 
 
 def test_where_the_paper_says_that_adamw_wins_so_must_ours(own: Path) -> None:
     made = {"loko/b": runs("loko/b", [60.0, 61.5, 62.0]), "adamw/b": runs("adamw/b", [70.0, 71.0, 72.5])}
     manifest(own, "own.table", made)  # published, AdamW wins in column b by 4
     found = assemble([own], []).sections[0]
-    winner = found.winners.get(found.leaves[1].key)
-    assert found.claims["loko", "b/online_accuracy"].verdict is Agreement.AGREES
-    assert winner
-    assert (winner.ours, winner.verdict) == ("adamw", Agreement.AGREES)
+    best = found.orders["", "b/online_accuracy"]
+    assert found.orders["loko", "b/online_accuracy"].verdict is Agreement.AGREES
+    assert (best.ours, best.verdict) == ("AdamW", Agreement.AGREES)
 
 
 def test_the_test_is_paired_by_seed(own: Path) -> None:
     # the same advantage in each seed, far below the spread between seeds
     found = section(own, [60.5, 70.6, 80.4], [60.0, 70.0, 80.0])
-    assert found.claims["loko", "a/online_accuracy"].verdict is Agreement.AGREES
+    assert found.orders["loko", "a/online_accuracy"].verdict is Agreement.AGREES
 
 
 def test_a_published_tie_claims_nothing(own: Path) -> None:
@@ -63,8 +59,7 @@ def test_a_published_tie_claims_nothing(own: Path) -> None:
     rows = [{"name": name, "title": name, "optimizer": name, "published": same} for name in ("loko", "adamw")]
     own_table(own.parent, rows=rows)
     found = section(own, [70.0, 71.0], [60.0, 61.0])
-    assert not found.claims
-    assert not found.winners
+    assert not found.orders
 
 
 def test_a_published_difference_within_noise_is_marked(own: Path) -> None:
@@ -73,7 +68,7 @@ def test_a_published_difference_within_noise_is_marked(own: Path) -> None:
         {"name": "adamw", "title": "AdamW", "optimizer": "adamw", "published": [[75.1, 1.0], None]},
     ]
     own_table(own.parent, rows=rows)
-    assert section(own, [70.0, 71.0], [60.0, 61.0]).claims["loko", "a/online_accuracy"].noisy
+    assert section(own, [70.0, 71.0], [60.0, 61.0]).orders["loko", "a/online_accuracy"].note
 
 
 def test_dora_is_compared_with_adamw_on_dora(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from filtune.experiments.records import write_json
 from filtune.experiments.run_folder import read_run
 from filtune.reports import compare
 from PIL import Image
@@ -51,9 +53,9 @@ def test_labels_tell_apart_what_differs(tmp_path: Path) -> None:
         make_run(tmp_path / "b", lr=0.2, eps=1e-8),
         make_run(tmp_path / "c", "LoKO", p0=0.2),
     ]
-    assert compare.run_labels([read_run(run) for run in runs]) == ["AdamW lr=0.1", "AdamW lr=0.2", "LoKO"]
+    assert compare.labelled([read_run(run) for run in runs]) == ["AdamW lr=0.1", "AdamW lr=0.2", "LoKO p0=0.2"]
     seeds = [make_run(tmp_path / "d"), make_run(tmp_path / "e", seed=1)]
-    assert compare.run_labels([read_run(run) for run in seeds]) == ["AdamW seed 0", "AdamW seed 1"]
+    assert compare.labelled([read_run(run) for run in seeds]) == ["AdamW seed 0", "AdamW seed 1"]
 
 
 def test_a_continued_curve_has_each_step_once(tmp_path: Path) -> None:
@@ -61,7 +63,7 @@ def test_a_continued_curve_has_each_step_once(tmp_path: Path) -> None:
     with SummaryWriter(str(run), filename_suffix=".again") as writer:
         for step in (20, 30, 40):
             writer.add_scalar("online/accuracy", 2 * step, step)
-    assert read_run(run).curve("online/accuracy") == ([10, 20, 30, 40], [10, 40, 60, 80])
+    assert read_run(run).curves["online/accuracy"] == ([10, 20, 30, 40], [10, 40, 60, 80])
 
 
 def test_command_writes_the_plot(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -78,3 +80,28 @@ def test_command_writes_the_plot(tmp_path: Path, capsys: pytest.CaptureFixture) 
 def test_what_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no run under"):
         compare.main([str(tmp_path)])
+
+
+def test_command_names_the_folders_and_the_classes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Seeds are counted together; a damaged file is named, and costs its run alone."""
+    for seed in (0, 1):
+        run = make_run(tmp_path / "runs" / f"a{seed}", seed=seed, lr=0.1)
+        counts = {"classes": ["no", "yes"], "samples": 10, "confusion": [[4, 1], [2, 3]], "worst": []}
+        write_json(run / "predictions.json", counts)
+    (make_run(tmp_path / "runs" / "b", "LoKO", p0=0.2) / "predictions.json").write_text("{")
+    compare.main([str(tmp_path / "runs"), "--output", str(tmp_path / "c.png")])
+    out, warned = capsys.readouterr()
+    assert f"run  AdamW lr=0.1 seed 0: {tmp_path / 'runs' / 'a0'}" in out
+    assert re.search(r"│ no +│ +72.7 │", out)
+    assert "b/predictions.json: damaged or cut short" in warned
+
+
+def test_classes_that_are_not_common_are_not_compared(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name) for name in "ab"]
+    assert compare.class_table([read_run(run) for run in runs]) is None
+    for run, classes in zip(runs, ("xy", "xz"), strict=True):
+        counts = {"classes": list(classes), "samples": 2, "confusion": [[1, 0], [0, 1]], "worst": []}
+        write_json(run / "predictions.json", counts)
+    assert compare.class_table([read_run(runs[0])]) is not None
+    runs[1].joinpath("config.yaml").write_text("optimizer: {class_path: filtune.LoKO}")
+    assert compare.class_table([read_run(run) for run in runs]) is None

@@ -49,11 +49,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write_json(path, read(path))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "PAPERS", folder / "papers")
-        patch.setattr(
-            figures, "save_figure", lambda *_: ("<svg></svg>", set())
-        )  # what is drawn is computed all the same
+        patch.setattr(figures, "save_figure", lambda *_: "<svg></svg>")  # what is drawn is computed all the same
         patch.setattr(study_page, "draw_study", lambda *_: [])
-        patch.setattr(compare, "plot_runs", lambda runs, _: [run.curves() for run in runs])
+        patch.setattr(compare, "plot_runs", lambda runs, _: [run.curves for run in runs])
         yield folder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from filtune.reports.figures import FigurePlan, Line, draw_figure
+from filtune.reports.figures import Line, draw_figure, plan_curves
 from filtune.reports.plots import distinct_looks
 
 from tests.reports.factory import record
@@ -15,7 +15,7 @@ def test_the_axes_numbers_are_whole(tmp_path: Path) -> None:
     """Coordinates are cut to hundredths, but 0.172 on an axis is not 0.17."""
     curves = {"online/l1": [[10, 20, 30], [0.1721, 0.1713, 0.1702]]}
     lines = [Line("LoKO", distinct_looks(["LoKO"])["LoKO"], {"a": [record("0" * 16, 0, {}, curves=curves)]})]
-    figure = draw_figure(FigurePlan("own", "Loss", [("a", "A", "online_accuracy")], ["online/l1"], lines), tmp_path)
+    figure = draw_figure(plan_curves("own", "Loss", [("a", "A", "online_accuracy")], ["online/l1"], lines), tmp_path)
     assert figure is not None
     written = re.findall(r"<text[^>]*>([^<]+)</text>", (tmp_path / "own.svg").read_text())
     assert any(re.fullmatch(r"0\.17\d+", text) for text in written)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from filtune.reports.document import assemble, figure_plans
-from filtune.reports.panels import PanelPlan, draw_panels
+from filtune.reports.figures import draw_figure
 from filtune.reports.report import main
 
 from tests.reports.factory import key_of, manifest, record
@@ -46,8 +46,7 @@ def drawn(folder: Path, panels: list[dict[str, Any]], **more: dict[int, dict[str
     manifest(folder / "root", "own", {**cells, **more})
     document = assemble([folder / "root"], [str(path)])
     ((_, plan),) = figure_plans(document.sections)
-    assert isinstance(plan, PanelPlan)
-    figure = draw_panels(plan, folder)
+    figure = draw_figure(plan, folder)
     return figure, (folder / f"{plan.name}.svg").read_text() if figure else ""
 
 
@@ -75,7 +74,7 @@ def test_a_metric_is_drawn_over_the_values_of_an_option(tmp_path: Path, monkeypa
     assert deviation == pytest.approx([2**0.5] * 3)
     assert levels == pytest.approx([70.0])  # the best of AdamW's rates
     assert all(f">{text}<" in svg for text in ("LoKO", "AdamW, tuned", "p0"))
-    assert figure.note == ""
+    assert figure.plan.note == ""
     drawn(tmp_path / "b", [{**panel, "complement": True}])
     assert seen[-1][0] == pytest.approx([0.0, 0.9, 1.0])
 
@@ -93,7 +92,7 @@ def test_a_curve_is_that_of_the_best_point_or_of_the_one_named(tmp_path: Path, m
     figure, svg = drawn(tmp_path, [panel, {"title": "Not there", "y": "measured/nothing", "lines": {"LoKO": "loko/a"}}])
     expected = [("loko", 1.0), ("loko", 0.1), ("adamw", 0.01)]
     assert asked[:3] == [{key_of(row, value, seed) for seed in (0, 1)} for row, value in expected]
-    assert figure.note == "not run: Not there"
+    assert figure.plan.note == "not run: Not there"
     assert ">samples<" in svg
 
 

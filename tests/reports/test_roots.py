@@ -30,7 +30,7 @@ def test_a_folder_stands_for_all_that_is_below_it(everything: Path) -> None:
     document = assemble([everything], [])
     assert [section.slug for section in document.sections] == ["own.table"]
     assert [listing.slug.partition("-")[0] for listing in document.listings] == ["sweep", "runs"]
-    assert document.listings[1].note.startswith("1 runs of filtune fit")  # that of the study is in its table
+    assert document.listings[1].note.startswith("1 run of filtune fit")  # that of the study is in its table
     assert not document.left_out
 
 

@@ -322,7 +322,7 @@ def test_several_studies_and_the_posterior_make_one_page(study: Path) -> None:
     assert "| noise, detected (%) | 81.0 ± 1.0 | 81.7 ± 2.5 | 50.0 ± 0.0 | 71.0 ± 1.0 |" in text
     assert f"--title All --posterior {posterior} --output {output}" in text
     posterior.write_text("{}")
-    with pytest.raises(ValueError, match="is not what `python -m benchmarks.uncertainty` writes"):
+    with pytest.raises(ValueError, match="is not what `filtune report --evaluate` writes"):
         report.main(["--study", str(study), *options])
 
 

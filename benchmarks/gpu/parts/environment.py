@@ -1,4 +1,4 @@
-"""What the device, the drivers and the libraries are."""
+"""The device, the drivers and the libraries."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ ALONE = False
 SMOKE = True
 
 RULES = {**FIRST, **FILTERS, **NATURAL}
-CHECKED = ("adamw", "loko", "r-kalman", "filtune", "lofi", "ring", "ngd")
+CHECKED = ("adamw", "loko", "r-kalman", "filtune", "low-rank", "ring", "ngd")
 
 
 class Several(int):

@@ -1,27 +1,24 @@
 """Step times beside an eager AdamW's: the twelve pairs of LoKO's Table 3, batches, classes; eager, compiled, graphs.
 
 Methods take turns in one process on the same samples. A time is that of a block of steps on the wall clock until the
-device is done, per step; ``host_seconds`` is when the host had issued them. Ratios are to torch's AdamW (foreach) in
-the same round; the floor is one forward and one backward pass.
+device is done, per step; ``host_seconds`` is when the host had issued them. Ratios are to torch's AdamW (foreach), here
+``adamw``, in the same round; the floor is one forward and one backward pass.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from functools import partial
 from typing import Any
 
 import torch
-from filtune.optimizers import EKF, NGD, RENG, RING, AdamW, Filtune, LoKO, RKalman
-from torch.nn.attention import SDPBackend
+from filtune.optimizers import Filtune
 
 from benchmarks.gpu.record import Record
-from benchmarks.gpu.rules import small_transformer
-from benchmarks.gpu.timed import Graphed, OneBackward, Rule, Timed, TorchAdamW
-from benchmarks.models import Case, roberta, transformer, vit_base
-from benchmarks.table3 import PAIRS
-from benchmarks.timing import batches
+from benchmarks.methods import OPTIMIZERS, Floor, Graphed, Method, OptimizerMethod, TimedMethod, TorchAdamW
+from benchmarks.models import Case, roberta, small_transformer, transformer, vit_base
+from benchmarks.tables import PAIRS
+from benchmarks.timing import batches, compare_methods, interleave
 
 SECONDS = 300
 ALONE = True
@@ -30,15 +27,8 @@ SMOKE = True
 BLOCK = 4
 """Steps of a method in a row."""
 
-RULES: dict[str, Any] = {
-    "loko": LoKO,
-    "r-kalman": RKalman,
-    "lofi": partial(EKF, covariance="low_rank", rank=10),
-    "filtune": Filtune,
-    "filtune-top-1": partial(Filtune, top_k=1),
-    "filtune-top-2": partial(Filtune, top_k=2),
-}
-NATURAL: dict[str, Any] = {"ngd": NGD, "ring": RING, "reng": RENG}
+FILTERS = ["loko", "r-kalman", "low-rank", "filtune"]
+NATURAL = ["ngd", "ring", "reng"]
 """With the papers' own batches and refreshes."""
 
 
@@ -90,82 +80,33 @@ def compare_on_model(
     with device:
         case = build().to(device)
     methods: dict[str, Any] = {
-        "floor": OneBackward(case, device, autocast),
-        "adamw-foreach": TorchAdamW(case, device, autocast, foreach=True),
-        "adamw": Rule(case, device, autocast, AdamW),
+        "floor": Floor(case, device, 1, autocast),
+        "adamw": TorchAdamW(case, device, autocast, foreach=True),
+        "adamw-online": OptimizerMethod(case, device, OPTIMIZERS["adamw"], autocast),
     }
     if record.cuda:
         methods["adamw-fused"] = TorchAdamW(case, device, autocast, fused=True)
+    names = FILTERS if batch <= 8 or outputs == 2 else []
+    names = names + ([] if outputs == 2 else ["filtune-top-1", "filtune-top-2"])  # two classes are one row anyway
+    names += ["loko-plain-attention"] if outputs > 2 and record.cuda and batch == 1 else []
     skipped: dict[str, str] = {}
-    rules = {**RULES, **(NATURAL if natural else {})}
-    if batch > 8:
-        rules = {k: v for k, v in rules.items() if k not in ("loko", "r-kalman", "filtune", "lofi") or outputs == 2}
-    for name, make in rules.items():
-        if outputs == 2 and name in ("filtune-top-1", "filtune-top-2"):
-            continue  # two classes are one row anyway
+    for name in names + (NATURAL if natural else []):
         try:
-            methods[name] = Rule(case, device, autocast, make)
+            methods[name] = OptimizerMethod(case, device, OPTIMIZERS[name], autocast)
         except Exception as error:
             skipped[name] = f"{type(error).__name__}: {str(error)[:300]}"
-    if outputs > 2 and record.cuda and batch == 1:
-        plain = Rule(case, device, autocast, LoKO)
-        plain.attention = SDPBackend.MATH
-        methods["loko-plain-attention"] = plain
     found = take_turns(methods, batches(case, outputs, batch, device), record)
     trained = sum(p.numel() for p in case.parameters() if p.requires_grad)
     return {"outputs": outputs, "batch": batch, "trained": trained, **found, "skipped": skipped}
 
 
-def take_turns(methods: dict[str, Any], stream: Any, record: Record, seconds: float = 0.0) -> dict[str, Any]:
+def take_turns(methods: dict[str, Any], stream: Any, record: Record) -> dict[str, Any]:
     """Let the methods take turns, and return their figures; one that fails is left out."""
     failed: dict[str, str] = {}
-    budget = seconds or (0.5 if record.quick else 3.0 if record.smoke else 4.5)
-    data = [next(stream) for _ in range(BLOCK)]
-
-    def turn(name: str, rounds: int) -> None:
-        try:
-            for _ in range(rounds):
-                methods[name].block(data)
-        except Exception as error:
-            failed[name] = f"{type(error).__name__}: {str(error)[:400]}"
-            del methods[name]
-
-    for name in list(methods):
-        turn(name, 1 if record.quick or record.smoke else 4)
-    for method in methods.values():
-        method.seconds.clear()
-        method.host.clear()
-    start, rounds = time.monotonic(), 0
-    while rounds < 3 or (time.monotonic() - start < budget and rounds < 60):
-        data = [next(stream) for _ in range(BLOCK)]
-        names = list(methods)
-        for name in names[rounds % len(names) :] + names[: rounds % len(names)]:
-            turn(name, 1)
-        rounds += 1
-        if record.left() < 0:
-            break
-    for method in methods.values():
-        method.measure_memory(data[0])
-    return {"rounds": rounds, "methods": figures(methods), "failed": failed}
-
-
-def figures(methods: dict[str, Any]) -> dict[str, Any]:
-    """Return times, ratios and memory of the methods."""
-    reference = methods["adamw-foreach"].seconds
-    found = {}
-    for name, method in methods.items():
-        ratios = [own / theirs for own, theirs in zip(method.seconds, reference, strict=False)]
-        found[name] = {
-            "median_seconds": statistics.median(method.seconds),
-            "quartiles_seconds": statistics.quantiles(method.seconds, n=4)[::2],
-            "host_seconds": statistics.median(method.host),
-            "ratio_to_adamw": statistics.median(ratios),
-            "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2],
-            "ratio_of_sums": sum(method.seconds) / sum(reference),
-            "peak_step_bytes": method.peak,
-            "state_bytes": method.state,
-        }
-    return found
+    seconds = 0.5 if record.quick else 3.0 if record.smoke else 4.5
+    warmup = 1 if record.quick or record.smoke else 4
+    rounds = interleave(methods, stream, warmup, 60, min(seconds, max(record.left(), 0.0)), BLOCK, failed)
+    return {"rounds": rounds, "methods": compare_methods(methods), "failed": failed}
 
 
 def graphs(record: Record) -> None:
@@ -189,20 +130,24 @@ def compare_graphs(name: str, autocast: bool, record: Record) -> dict[str, Any]:
     stream = batches(case, pair.outputs, 1, device)
     data = [no_mask(next(stream)) for _ in range(6)]
     rules: dict[str, Any] = {
-        "adamw": partial(TorchAdamW, capturable=True),
-        "loko": partial(Rule, make=LoKO),
-        "r-kalman": partial(Rule, make=RKalman),
-        "filtune": partial(Rule, make=partial(Filtune, p0_init="constant")),
+        "adamw-capturable": partial(TorchAdamW, capturable=True),
+        "loko": partial(OptimizerMethod, method=OPTIMIZERS["loko"]),
+        "r-kalman": partial(OptimizerMethod, method=OPTIMIZERS["r-kalman"]),
+        "filtune": partial(OptimizerMethod, method=Method(partial(Filtune, p0_init="constant"))),
     }
-    methods: dict[str, Any] = {"adamw-foreach": TorchAdamW(case, device, autocast, foreach=True)}
+    methods: dict[str, Any] = {
+        "floor": Floor(case, device, 1, autocast),
+        "adamw": TorchAdamW(case, device, autocast, foreach=True),
+    }
     failed, agree = {}, {}
     for rule, make in rules.items():
         try:
-            eager, graphed = make(case, device, autocast), Graphed(make(case, device, autocast))
-            graphed.capture(data[0])
-            for _ in range(4):
+            eager, graphed = (make(case, device, autocast=autocast) for _ in range(2))
+            graphed = Graphed(graphed)
+            graphed.work(data[0])  # records the graph after four steps
+            for _ in range(5):
                 eager.work(data[0])
-            for batch in data:
+            for batch in data[1:]:
                 eager.work(batch)
                 graphed.work(batch)
             agree[rule] = largest_difference(eager, graphed.method)
@@ -214,7 +159,7 @@ def compare_graphs(name: str, autocast: bool, record: Record) -> dict[str, Any]:
     return {**found, "capture_failed": failed, "largest_difference": agree}
 
 
-def largest_difference(one: Timed, two: Timed) -> dict[str, float]:
+def largest_difference(one: TimedMethod, two: TimedMethod) -> dict[str, float]:
     """Return the largest difference of the trained parameters of two methods, and the largest parameter."""
     pairs = list(zip(one.trained, two.trained, strict=True))
     return {
@@ -252,10 +197,10 @@ def compare_compiled(name: str, record: Record) -> dict[str, Any]:
     begun = time.monotonic()
     torch._functorch.config.donated_buffer = False  # the first vectorised pass keeps the graph, to fall back on a loop
     faster = Case(torch.compile(case.model, dynamic=False), case.sample)
-    methods: dict[str, Any] = {}
+    methods: dict[str, Any] = {"floor": Floor(case, device, 1, True)}
     for prefix, model in (("", case), ("compiled ", faster)):
-        methods[f"{prefix}adamw-foreach"] = TorchAdamW(model, device, True, shared=True, foreach=True)
-        methods[f"{prefix}loko"] = Rule(model, device, True, LoKO, shared=True)
-        methods[f"{prefix}filtune-top-1"] = Rule(model, device, True, partial(Filtune, top_k=1), shared=True)
+        methods[f"{prefix}adamw"] = TorchAdamW(model, device, True, True, foreach=True)
+        for rule in ("loko", "filtune-top-1"):
+            methods[f"{prefix}{rule}"] = OptimizerMethod(model, device, OPTIMIZERS[rule], True, True)
     found = take_turns(methods, stream, record)
     return {**found, "seconds_in_all": time.monotonic() - begun}

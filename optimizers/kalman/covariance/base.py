@@ -1,4 +1,4 @@
-"""What a filter calls of a covariance, and the check that it fits into memory."""
+"""The interface of a covariance, and the check that it fits into memory."""
 
 from __future__ import annotations
 

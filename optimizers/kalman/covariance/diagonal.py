@@ -28,7 +28,7 @@ class Diagonal(Covariance):
         return ["p"]
 
     def elements(self) -> int:
-        """Return n."""
+        """Return the number of variances, n."""
         return self.n
 
     def start(self, prior: Tensor) -> State:

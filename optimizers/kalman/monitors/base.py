@@ -1,4 +1,4 @@
-"""What the step of a filter calls of a monitor."""
+"""The interface of a monitor, which the step of a filter calls."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..covariance.base import Covariance
 
 
 class Monitor(Part, ABC):
-    """Watches a filter's steps, and may act on its state.
+    """A monitor of a filter's steps, which may act on its state.
 
     A monitor has no state of its own: what it remembers are tensors of the filter's state, which it changes in place.
     It runs where one of its options differs from its default.
 
     Attributes:
-        raises_alarm: Whether it keeps ``alarm`` in the state, on which a covariance may forget.
+        raises_alarm: Whether it keeps ``alarm`` in the state where the covariance forgets on it.
         needs_precision: Whether the batch must be observed through the natural parameters.
         needs_reset: Whether the covariance must be able to reset a part of itself.
         head: Columns of the state that belong to the model's head; set by the filter.

@@ -20,6 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...constants import identity
 from ...likelihoods.base import Innovation, Observation
 from ...parts import State
 from ...ranges import check_arguments, count
@@ -66,6 +67,7 @@ class NIS(Monitor):
         check_arguments("", [("nis_window", nis_window, *count(0, LONGEST).judge(nis_window))])
         self.window = nis_window
         self._observation: Observation | None = None
+        self._has_reader = False
 
     def start(self, prior: Tensor, shapes: list[torch.Size]) -> State:
         """Return the window before there are values: all as expected, with certainty."""
@@ -74,7 +76,7 @@ class NIS(Monitor):
 
     def before(self, state: State, covariance: Covariance, observation: Observation) -> None:
         """Take note of the batch, whose likelihood says which targets might have come."""
-        self._observation = observation
+        self._observation, self._has_reader = observation, covariance.uses_alarm
 
     def after(self, state: State, innovation: Innovation, HPH: Tensor) -> None:
         """Put the step's NIS into the window and compare the mean with the interval."""
@@ -84,13 +86,14 @@ class NIS(Monitor):
         value = normalised_innovation_squared(innovation, HPH, W)
         value, expected = judge(self._observation, innovation, HPH, value, W)
         self._observation = None
-        counted = value.isfinite() & expected.sum().isfinite()
+        counted = (value + expected.sum()).isfinite()
         state["nis"] = remember(state["nis"], state["steps"], torch.where(counted, value, torch.nan))
         position = (state["steps"] % self.window).view(1)
         before = state["nis_cumulants"]
         after = before.index_copy(1, position, expected.to(before.dtype).unsqueeze(1))
         state["nis_cumulants"] = torch.where(counted, after, before)
-        state["alarm"] = state["nis"].mean() > interval(state["nis_cumulants"])[1]
+        if self._has_reader:
+            state["alarm"] = state["nis"].mean() > interval(state["nis_cumulants"])[1]
 
     def stats(self, state: State, innovation: Innovation) -> dict[str, Tensor]:
         """Return ``nis`` and the interval's bounds."""
@@ -117,7 +120,8 @@ def innovation_inverse(innovation: Innovation, A: Tensor) -> Tensor:
     """
     assert innovation.factor is not None
     L = block_diagonal(innovation.factor.double())
-    return robust_cholesky(L @ L.mT + L @ (L.mT @ A.double() @ L) @ L.mT).inverse
+    inner = torch.addmm(identity(L.shape[1], L.dtype, L.device), L.mT @ A.double(), L)
+    return robust_cholesky(L @ inner @ L.mT).inverse
 
 
 def normalised_innovation_squared(innovation: Innovation, A: Tensor, W: Tensor | None = None) -> Tensor:
@@ -156,8 +160,8 @@ def judge(
     else:
         W = innovation_inverse(innovation, A) if W is None else W
         U = innovation.cotangents.double().expand(B, -1, -1)  # (B, d, m), orthonormal rows
-        e = U.mT - (U @ p.unsqueeze(2)).mT  # of every label, (B, m, d)
-        values = ((e @ own_blocks(W.mT @ W, e.shape[-1])) * e).sum(-1)
+        e = U.mT - torch.bmm(U, p.unsqueeze(2)).mT  # of every label, (B, m, d)
+        values = (torch.bmm(e, own_blocks(W.mT @ W, e.shape[-1])) * e).sum(-1)
         q = _predictive(observation, innovation, A)
     values = (values / count).clamp_max(MOST / B)
     return values.gather(1, observation.target.unsqueeze(1)).sum(), _cumulants(values, q)
@@ -169,7 +173,7 @@ def _predictive(observation: Observation, innovation: Innovation, A: Tensor) -> 
     if innovation.foreseen is None:
         return observation.likelihood.predictive(output_covariance(A.double(), U)).double()
     factor = output_factor(A, U, innovation.foreseen)
-    return cubature_predictive(observation.outputs.detach().double(), factor.double())[-1]
+    return cubature_predictive(observation.outputs.detach().double(), factor.double(), (1.0,))[0]
 
 
 def without_target(innovation: Innovation, A: Tensor) -> tuple[Innovation, Tensor]:
@@ -187,13 +191,13 @@ def without_target(innovation: Innovation, A: Tensor) -> tuple[Innovation, Tenso
         return innovation, A
     M = innovation.foreseen.double()
     every = block_diagonal(M)
-    identity = torch.eye(M.shape[1], dtype=M.dtype, device=M.device).expand(len(M), -1, -1)
+    own = identity(M.shape[1], M.dtype, M.device).expand(len(M), -1, -1)
     return innovation._replace(
         residual=(M @ innovation.residual.double().unsqueeze(2)).squeeze(2),
         cotangents=M @ innovation.cotangents.double(),
         observed=(M @ innovation.observed.double().unsqueeze(2)).squeeze(2),
         factor=M @ innovation.factor.double(),
-        foreseen=identity,
+        foreseen=own,
     ), every @ A.double() @ every.mT
 
 

@@ -39,7 +39,7 @@ KNOWN = 0.25
 
 
 class HeadReset(Monitor):
-    """Resets the covariance of the model's head when Page's test detects drift.
+    """Monitor that resets the covariance of the model's head when Page's test detects drift.
 
     State: ``page`` (g), ``known`` (average information gain), ``armed`` (whether that was enough once), ``changes``
     (number of drifts detected), and ``tail``, the first variances of the head.

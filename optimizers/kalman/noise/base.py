@@ -1,4 +1,4 @@
-"""What a filter calls of an observation noise.
+"""The interface of an observation noise, as a filter calls it.
 
 Shapes: ``B`` batch, ``d`` observation coordinates.
 """

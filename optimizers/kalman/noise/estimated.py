@@ -36,7 +36,7 @@ class MovingAverage(ObservationNoise):
 
 
 class EmaMethod1(MovingAverage):
-    """LoKO eq. 7, method 1: R <- beta R + (1 - beta) ee', averaged over the batch."""
+    """Noise of LoKO eq. 7, method 1: R <- beta R + (1 - beta) ee', averaged over the batch."""
 
     name = "ema-1"
 
@@ -47,7 +47,7 @@ class EmaMethod1(MovingAverage):
 
 
 class EmaMethod2(MovingAverage):
-    """LoKO eq. 12, method 2: R <- beta R + (1 - beta)(ee' + HPH').
+    """Noise of LoKO eq. 12, method 2: R <- beta R + (1 - beta)(ee' + HPH').
 
     In a batch the increment is the mean over the samples, each with its own block of HPH'.
     """

@@ -64,5 +64,5 @@ class LikelihoodCovariance(ObservationNoise):
     from_likelihood = True
 
     def update(self, state: State, e: Tensor, HPH: Tensor) -> tuple[Tensor, State]:
-        """Raise NotImplementedError: nothing is estimated."""
+        """Raise a NotImplementedError: nothing is estimated."""
         raise NotImplementedError("softmax noise is the likelihood's own covariance")

@@ -20,7 +20,10 @@ FIT = [
     "--trainer.enable_progress_bar=false",
 ]  # fmt: skip
 RESUME = [*FIT, "--trainer.max_epochs=2", "--ckpt_path=last"]
-FILES = ("config.yaml", "summary.json", "events.json", EVENTS, "baselines.json", "slurm_job", "checkpoints/best.ckpt")
+FILES = (
+    "config.yaml", "summary.json", "predictions.json", "events.json", EVENTS, "baselines.json", "slurm_job",
+    "checkpoints/best.ckpt",
+)  # fmt: skip
 Refused = Callable[..., str]
 
 

@@ -1,4 +1,4 @@
-"""The commands that :mod:`benchmarks.chaos` kills, and their inputs."""
+"""The commands that :mod:`tests.endurance.chaos` kills, and their inputs."""
 
 from __future__ import annotations
 

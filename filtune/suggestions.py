@@ -1,4 +1,4 @@
-"""Similar names for one that does not exist."""
+"""Similar names for one that does not exist. Every folder may import this file: it needs the standard library alone."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*same, *(x for key in close for x in lower[key]), *short]))[:4]
 
 
+def did_you_mean(near: Iterable[str]) -> str:
+    """Return the phrase ``did you mean A or B?``, or an empty text without names."""
+    names = " or ".join(near)
+    return f"did you mean {names}?" if names else ""
+
+
 def suggest(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return a phrase that suggests similar names, or lists all.
 
@@ -38,6 +44,5 @@ def suggest(name: str, known: Iterable[str], otherwise: str = "") -> str:
         otherwise: The phrase if no name is similar and there are too many to list.
     """
     names = sorted(known)
-    if near := nearest(name, names):
-        return f"did you mean {' or '.join(near)}?"
-    return otherwise if otherwise and len(names) > MOST else f"there are {', '.join(names)}"
+    everything = otherwise if otherwise and len(names) > MOST else f"there are {', '.join(names)}"
+    return did_you_mean(nearest(name, names)) or everything

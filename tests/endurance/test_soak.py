@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import soak, soak_report
+from tests.endurance import soak, soak_report
 
 TIMES = {"median_seconds", "median_cpu_seconds", "memory_bytes"}
 """Figures of a window that differ from run to run."""

@@ -1,9 +1,9 @@
 """Kill commands with SIGKILL at random moments, continue them, and compare with runs that were not interrupted.
 
-``python -m benchmarks.chaos --kills 200 --output chaos.json``: a trial starts a command, kills it one to six times at
-moments drawn uniformly over the time that it takes, gives the same command again each time (``fit`` with ``--ckpt_path
-last``), lets the last one finish, and compares what is there with an uninterrupted command's. The moments are a
-function of the seed and the trial. Completed trials are in the output: the same command continues after them,
+``python -m tests.endurance.chaos --kills 200 --output chaos.json``: a trial starts a command, kills it one to six times
+at moments drawn uniformly over the time that it takes, gives the same command again each time (``fit`` with
+``--ckpt_path last``), lets the last one finish, and compares what is there with an uninterrupted command's. The moments
+are a function of the seed and the trial. Completed trials are in the output: the same command continues after them,
 while the code is the same.
 """
 
@@ -30,8 +30,8 @@ import torch
 from filtune.lightning_modules.atomic import atomic_write
 from filtune.lightning_modules.callbacks.summary import commit, device_name, versions
 
-from benchmarks.chaos_outcomes import EXCLUDED, exported, fitted, predicted, recorded, written
-from benchmarks.chaos_setups import SETUPS, Setup, write_input
+from tests.endurance.chaos_outcomes import EXCLUDED, exported, fitted, predicted, recorded, written
+from tests.endurance.chaos_setups import SETUPS, Setup, write_input
 
 CONTEXT = multiprocessing.get_context("forkserver")
 PATIENCE = 900
@@ -95,7 +95,7 @@ def start_command(setup: Setup, args: list[str], folder: Path) -> StartedCommand
 
 
 def _environment() -> dict[str, str]:
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
 
 
@@ -246,7 +246,7 @@ def run_trials(
         if setup.name not in known:
             known[setup.name] = uninterrupted(setup, root / f"{setup.name}.whole", root / "inputs")
         folder = root / f"trial{number}"
-        shutil.rmtree(folder, ignore_errors=True)  # of a benchmark that was stopped
+        shutil.rmtree(folder, ignore_errors=True)  # of a series that was stopped
         trials.append(trial(setup, folder, root / "inputs", known[setup.name], f"{seed} {number}"))
         if trials[-1]["fault"] is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -268,8 +268,8 @@ def print_trial(found: dict[str, Any], last: dict[str, Any], seconds: float) -> 
 
 
 def main() -> None:
-    """Run the benchmark; status 1 where a trial differs."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
+    """Run the trials; status 1 where a trial differs."""
+    parser = argparse.ArgumentParser(prog="python -m tests.endurance.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="kills (default 200)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default 0)")
     parser.add_argument("--setups", nargs="+", default=[], choices=[setup.name for setup in SETUPS], help="only these")

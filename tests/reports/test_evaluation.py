@@ -1,4 +1,4 @@
-"""What a confidence is worth: against definitions, and over runs that were made."""
+"""Calibration, selective prediction and detection: against definitions, and over runs that were made."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import pytest
 import torch
 import yaml
 from filtune.experiments import reproduce
+from filtune.reports import report
+from filtune.reports.evaluation import calibration, detection, selective
 from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from benchmarks import uncertainty
-from benchmarks.uncertainty import calibration, detection, selective
 from tests.cli.harness import forked_workers
 
 STUDY = {
     "title": "A study", "kind": "table", "metric": "online_accuracy", "seeds": [0],
     "set": {"data.max_samples": 30, "data.max_val_samples": 30, "data.batch_size": 1, "trainer.max_epochs": 1},
-    "contest": {"method": "ours", "rivals": {"AdamW": ["adamw"]}},
+    "comparison": {"method": "ours", "baselines": {"AdamW": ["adamw"]}},
     "columns": [{"name": "digits", "title": "Digits", "task": "digits", "backbone": "lenet5"}],
     "rows": [
         {"name": "ours", "title": "Ours", "optimizer": "filtune"},
@@ -69,7 +69,8 @@ def test_runs_are_judged_and_the_figures_kept(
     root, output = tmp_path / "root", tmp_path / "kept" / "uncertainty.json"
     with forked_workers():
         assert reproduce.main([str(study), "--root", str(root), "--jobs", "2", "--threads", "1"]) == 0
-    uncertainty.main([str(study), "--root", str(root), "--columns", "digits", "--output", str(output)])
+    options = [str(root), "--study", str(study), "--posterior", str(output)]
+    report.main([*options, "--evaluate", "digits"])
     kept = json.loads(output.read_text())
     found = kept["columns"]["digits"]
     assert list(found) == [
@@ -86,5 +87,13 @@ def test_runs_are_judged_and_the_figures_kept(
     assert found["ours, posterior predictive"]["nll"]["mean"] != found["ours, softmax"]["nll"]["mean"]
     assert {"versions", "commit", "device"} <= set(kept["environment"])
     assert "accuracy_at_80" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="--columns mnist: no runs of both the method and AdamW"):
-        uncertainty.main([str(study), "--root", str(root), "--columns", "mnist"])
+    with pytest.raises(ValueError, match="--evaluate mnist: no runs of both the method and AdamW"):
+        report.main([*options, "--evaluate", "mnist"])
+    report.main([*options, "--output", str(tmp_path / "page.md")])
+    command = f"filtune report {root} --study {study} --evaluate digits --posterior {output}"
+    assert command in (tmp_path / "page.md").read_text()
+
+
+def test_an_evaluation_needs_one_study_and_a_file_to_write(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--evaluate: name one study by --study and the JSON to write by --posterior"):
+        report.main([str(tmp_path), "--evaluate", "mnist"])

@@ -10,16 +10,14 @@ Evaluates runs of ``filtune reproduce``: those of the study's method, and of its
 Out of distribution are, for images, the same ones rotated by 90 degrees and uniform noise; for texts, the
 sentences of another task.
 
-    python -m benchmarks.uncertainty configs/studies/win_stream.yaml --root runs/reproduce --columns mnist sst2 \
-      --output docs/results/win_uncertainty.json
+    filtune report runs/reproduce --study win_stream --evaluate mnist sst2 --posterior docs/results/win_uncertainty.json
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +30,18 @@ from filtune.experiments.tables import load_table
 from filtune.experiments.terminal import terminal_table
 from filtune.exports.prediction import Prediction, Predictor
 from filtune.exports.restore import Restored, restore
+from filtune.lightning_modules.atomic import atomic_write
+from filtune.lightning_modules.callbacks.summary import commit, device_name, versions
 from filtune.lightning_modules.scores import ProbabilityScores
 from filtune.optimizers.likelihoods.categorical import difference_variance, predictive_probabilities
-from filtune.reports.statistics import summarise
-from filtune.reports.study import Method, compare_streams
 from rich.console import Console
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torchvision.transforms.v2.functional import rotate
 
-from benchmarks.timing import describe_environment
+from .statistics import summarise
+from .study import Method, compare_streams
 
 Sample = dict[str, Any]
 
@@ -147,21 +146,24 @@ def evaluate(run: Restored, samples: list[Sample], seed: int) -> dict[str, dict[
     return found
 
 
-def runs_of(method: Method, root: Path) -> Iterator[tuple[int, Restored]]:
+def runs_of(method: Method, roots: Sequence[Path]) -> Iterator[tuple[int, Restored]]:
     """Yield the runs of a configuration, by seed.
 
     Raises:
         ValueError: If one's checkpoint is not there.
     """
     for seed, record in method.records.items():
-        found = sorted((root / "runs" / record["key"]).rglob("last.ckpt"))
+        found = [path for root in roots for path in sorted((root / "runs" / record["key"]).rglob("last.ckpt"))]
         if not found:
-            raise ValueError(f"--root {root}: the run of {method.name} with seed {seed} has left no checkpoint here")
+            places = ", ".join(map(str, roots))
+            raise ValueError(
+                f"--evaluate: the run of {method.name} with seed {seed} has left no checkpoint in {places}"
+            )
         yield seed, restore(found[-1])
 
 
 def validation_samples(run: Restored, samples: int) -> list[Sample]:
-    """Return validation samples of the run's own data."""
+    """Return validation samples of the run's own data; it is an error if there are none."""
     data: StreamDataModule = run.data()
     data.setup()
     part = data.validation
@@ -170,61 +172,69 @@ def validation_samples(run: Restored, samples: int) -> list[Sample]:
     return [part.samples[int(row)] for row in part.rows[:samples]]
 
 
-def spread(values: list[float]) -> dict[str, Any]:
+def seed_values(values: list[float]) -> dict[str, Any]:
     """Return mean, standard deviation (n - 1) and the values, one per seed."""
     found = summarise(values)
     return {"mean": found and found.mean, "std": found and found.deviation, "seeds": values}
 
 
-def show(title: str, found: dict[str, dict[str, Any]]) -> None:
+def print_views(title: str, found: dict[str, dict[str, Any]], console: Console) -> None:
     """Print mean and standard deviation of every metric by view."""
     rows = []
     for name in dict.fromkeys(metric for metrics in found.values() for metric in metrics):
         shown = [metrics.get(name) for metrics in found.values()]
         rows.append((name, *(f"{each['mean']:.3f} ± {each['std'] or 0:.3f}" if each else "" for each in shown)))
-    Console().print(terminal_table(title, ("", *found), rows))
+    console.print(terminal_table(title, ("", *found), rows))
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", help="a study with a comparison, such as configs/studies/win_stream.yaml")
-    parser.add_argument("--root", type=Path, default=Path("runs/reproduce"), help="where its runs are")
-    parser.add_argument("--columns", nargs="+", default=["mnist", "sst2"], help="streams (default: mnist sst2)")
-    parser.add_argument("--baseline", default="AdamW", help="the baseline beside the method (default: AdamW)")
-    parser.add_argument("--samples", type=int, default=1000, help="most validation samples (default: 1000)")
-    parser.add_argument("--output", type=Path, help="path of the JSON")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args(args)
-    torch.set_num_threads(options.threads)
-    table = load_table(options.study)
-    streams = {stream.name: stream for stream in compare_streams(table, Archive([options.root], [table]))}
+def evaluate_posterior(
+    study: str,
+    roots: Sequence[Path],
+    columns: Sequence[str],
+    output: Path,
+    baseline: str,
+    samples: int,
+    console: Console,
+) -> None:
+    """Evaluate the runs of a study's method and of one baseline, print the figures and write them as JSON.
+
+    Args:
+        study: A study with a comparison, by name or path.
+        roots: Folders of ``filtune reproduce`` with the runs' checkpoints.
+        columns: Names of the streams.
+        output: JSON to write, which ``--posterior`` reads.
+        baseline: The baseline beside the method, as the study names it.
+        samples: Most validation samples.
+        console: Where the figures go.
+
+    Raises:
+        ValueError: If a stream has no runs of both, or a run has left no checkpoint.
+    """
+    table = load_table(study)
+    streams = {stream.name: stream for stream in compare_streams(table, Archive(roots, [table]))}
+    for column in columns:
+        if column not in streams or baseline not in streams[column].baselines:
+            raise ValueError(f"--evaluate {column}: no runs of both the method and {baseline} on this stream")
     results: dict[str, Any] = {}
-    for column in options.columns:
-        if column not in streams or options.baseline not in streams[column].baselines:
-            raise ValueError(f"--columns {column}: no runs of both the method and {options.baseline} on this stream")
+    for column in columns:
         methods = {table.raw["comparison"]["method"]: streams[column].method}
-        methods[options.baseline] = streams[column].baselines[options.baseline]
+        methods[baseline] = streams[column].baselines[baseline]
         gathered: dict[str, dict[str, list[float]]] = {}
         for name, method in methods.items():
-            for seed, run in track(list(runs_of(method, options.root)), description=f"{column}, {name}"):
-                for view, figures in evaluate(run, validation_samples(run, options.samples), seed).items():
+            runs = list(runs_of(method, roots))
+            for seed, run in track(runs, f"{column}, {name}", console=console, transient=True):
+                for view, figures in evaluate(run, validation_samples(run, samples), seed).items():
                     for figure, number in figures.items():
                         gathered.setdefault(f"{name}, {view}", {}).setdefault(figure, []).append(number)
-        results[column] = {view: {f: spread(v) for f, v in figures.items()} for view, figures in gathered.items()}
-        show(streams[column].title, results[column])
-    if options.output:
-        content = {
-            "study": table.name,
-            "columns": results,
-            "environment": describe_environment(torch.device("cpu"), options.threads),
-        }
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(content, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        results[column] = {view: {f: seed_values(v) for f, v in figures.items()} for view, figures in gathered.items()}
+        print_views(streams[column].title, results[column], console)
+    environment = {
+        "date": date.today().isoformat(),
+        "device": device_name(torch.device("cpu")),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(output) as file:
+        file.write(json.dumps({"study": table.name, "columns": results, "environment": environment}, indent=1) + "\n")

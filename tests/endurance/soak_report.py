@@ -1,4 +1,4 @@
-"""What must hold at the end of a soak, as a table and a plot."""
+"""Requirements at the end of a soak, as a table and a plot."""
 
 from __future__ import annotations
 

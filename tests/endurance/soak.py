@@ -1,13 +1,13 @@
 """One optimizer over many steps on scikit-learn's digits: memory, step time, the covariance, and what it reports.
 
 A small network sees one image at a time, in an order of its own in every epoch. For the last tenth of the steps the
-labels are permuted. Every window of steps leaves a record; :mod:`benchmarks.soak_report` says what must hold at the
-end. Lightning is not needed: torch, numpy and scikit-learn are enough, and matplotlib for the plot. A run that was
-stopped goes on from its state file (``FILE.json.state``) when the same command is given again, with the same figures as
-without the stop.
+labels are permuted. Every window of steps leaves a record; :mod:`tests.endurance.soak_report` says what must hold at
+the end. Lightning is not needed: torch, numpy and scikit-learn are enough, and matplotlib for the plot. A run that was
+stopped continues from its state file (``FILE.json.state``) when the same command is given again, with the same figures
+as without the stop.
 
-    python -m benchmarks.soak --method filtune --steps 100000 --output filtune.json
-    python -m benchmarks.soak --plot filtune.json loko.json --output soak.png
+    python -m tests.endurance.soak --method filtune --steps 100000 --output filtune.json
+    python -m tests.endurance.soak --plot filtune.json loko.json --output soak.png
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ import torch
 from filtune.optimizers import EKF, RING, AdamW, Categorical, Filtune, LoKO, OnlineOptimizer, RKalman
 from torch import Tensor, nn
 
-from benchmarks.soak_report import check_soak, plot_soaks, print_soak
-from benchmarks.soak_spectrum import spectrum
+from tests.endurance.soak_report import check_soak, plot_soaks, print_soak
+from tests.endurance.soak_spectrum import spectrum
 
 METHODS: dict[str, Callable[[list[nn.Parameter]], OnlineOptimizer]] = {
     "filtune": Filtune,
@@ -54,7 +54,7 @@ CHANGE = 0.9
 
 @dataclass
 class SoakState:
-    """What a run has to remember from window to window; it is saved as it is.
+    """State of a run from window to window; it is saved as it is.
 
     Attributes:
         step: Steps taken.
@@ -163,7 +163,7 @@ def resident_bytes() -> int:
 
 
 def report(optimizer: OnlineOptimizer, run: SoakState) -> dict[str, float]:
-    """Note what the optimizer says of itself, and return its diagnostics."""
+    """Record what the optimizer reports, and return its diagnostics."""
     for message in (optimizer.check_divergence(), optimizer.diagnose()):
         if message is None:
             continue
@@ -249,7 +249,7 @@ def environment() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
     return {
         "machine": platform.machine(),

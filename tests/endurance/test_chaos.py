@@ -1,4 +1,4 @@
-"""A few kills of ``python -m benchmarks.chaos``, which makes hundreds."""
+"""A few kills of ``python -m tests.endurance.chaos``, which makes hundreds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.chaos import first_difference, main, run_trials
-from benchmarks.chaos_setups import SETUPS
+from tests.endurance.chaos import first_difference, main, run_trials
+from tests.endurance.chaos_setups import SETUPS
 
 
 def test_differences_are_found_bit_for_bit() -> None:

@@ -1,4 +1,4 @@
-"""What a command leaves, in a form that two of them can be compared by: without times, memory and places."""
+"""Outcomes of a command in a form that can be compared: without times, memory and places."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fitted(folder: Path) -> dict[str, Any]:
         checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
         checkpoint["filtune"].pop("seconds")
         read = read_run(run)
-        scalars = {tag: curve for tag, curve in read.curves().items() if "seconds" not in tag}
+        scalars = {tag: curve for tag, curve in read.curves.items() if "seconds" not in tag}
         found[str(run.relative_to(folder))] = {
             "checkpoint": checkpoint,
             "summary": _timeless(read.summary),

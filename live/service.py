@@ -1,0 +1,205 @@
+"""``filtune learn``: a stream of JSON lines in, a line of JSON out for each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from filtune.lightning_modules import signals
+from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
+
+from . import storage
+from .learner import OnlineLearner
+from .lines import Lines
+from .settings import OPEN
+
+STREAM = "stream"
+"""Entry of the state with the position in the input and in the output."""
+
+
+class Output:
+    """The lines that are written; of a file, those after the last saved state are written again when it goes on.
+
+    Args:
+        target: A file, or ``-`` for standard output.
+        size: Bytes of the file that belong to the state; None where there is no state.
+
+    Raises:
+        ValueError: If the file has content of something else, or has lost lines.
+    """
+
+    def __init__(self, target: str, size: int | None) -> None:
+        self.is_pipe = target == "-"
+        if self.is_pipe:
+            self.file: BinaryIO = sys.stdout.buffer
+            return
+        path = Path(target)
+        present = path.stat().st_size if path.exists() else 0
+        if size is None and present:
+            raise ValueError(f"--output: {path} has content that is not of this state; name a new file")
+        if size is not None and present < size:
+            raise ValueError(f"--output: {path} has {present} bytes, the state has written {size}; put it back")
+        self.file = open(path, "ab")  # noqa: SIM115
+        self.file.truncate(size or 0)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write a line, at once."""
+        self.file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self.file.flush()
+
+    def size(self) -> int:
+        """Return the bytes that are on the disk now; 0 of a pipe."""
+        if self.is_pipe:
+            return 0
+        os.fsync(self.file.fileno())
+        return os.fstat(self.file.fileno()).st_size
+
+    def close(self) -> None:
+        """Close the file."""
+        if not self.is_pipe:
+            self.file.close()
+
+
+class Service:
+    """Learns from lines, and answers each.
+
+    Args:
+        learner: The learner.
+        label_column: Column of the label.
+        id_column: Column of the id.
+    """
+
+    def __init__(self, learner: OnlineLearner, label_column: str, id_column: str) -> None:
+        self.learner, self.label_column, self.id_column = learner, label_column, id_column
+        self.inputs = learner.inputs
+        if not self.inputs.columns:
+            self.inputs.columns = [self.inputs.modality]
+        self.counts: Counter[str] = Counter()
+
+    def answer(self, line: bytes | None) -> dict[str, Any]:
+        """Return what is answered to a line; nothing is learned from one that is wrong.
+
+        Raises:
+            FloatingPointError: If the optimizer has diverged.
+        """
+        try:
+            found = self._answer(self._row(line))
+        except ValueError as error:
+            self.counts["bad"] += 1
+            return {"error": " ".join(str(error).split())}
+        self.counts["learned"] += bool(found.get("learned"))
+        return found
+
+    def _row(self, line: bytes | None) -> dict[str, Any]:
+        if line is None:
+            raise ValueError("the line is too long")
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError("no JSON object with the columns of a sample")
+        return row
+
+    def _answer(self, row: dict[str, Any]) -> dict[str, Any]:
+        y, id = row.get(self.label_column), row.get(self.id_column)
+        answer: dict[str, Any] = {} if id is None else {"id": id}
+        has_label = not self.learner.labels.is_missing(y)
+        if all(row.get(name) is None for name in self.inputs.columns):
+            if id is None or not has_label:
+                raise ValueError(f"the line has neither {self.inputs.columns[0]!r} nor the label of an earlier id")
+            return {**answer, "label": y, "learned": self.learner.feedback(id, y)}
+        x = self.inputs.read(row)
+        answer |= self._prediction(x)
+        if not has_label and id is None:
+            return {**answer, "learned": False}
+        if not has_label:
+            self.learner.wait(x, id, answer["prediction"])
+            return {**answer, "learned": False}
+        self.learner.learn_one(x, y)
+        return {**answer, "label": y, "learned": True}
+
+    def _prediction(self, x: Any) -> dict[str, Any]:
+        """Return the prediction, and of classes that are exclusive its probability and the entropy of all in nats."""
+        if not self.learner.labels.likelihood.is_softmax:
+            return {"prediction": self.learner.predict_one(x)}
+        found = self.learner.predict_proba_one(x)
+        if not found:
+            return {"prediction": None}
+        best = max(found, key=lambda name: found[name])
+        entropy = -sum(p * math.log(p) for p in found.values() if p > 0)
+        return {"prediction": best, "probability": found[best], "entropy": entropy}
+
+
+def begin(options: argparse.Namespace) -> tuple[OnlineLearner, dict[str, Any] | None]:
+    """Return the learner, from the state where there is one, and the position in the stream.
+
+    Raises:
+        ValueError: If there is neither a state nor anything to begin with.
+    """
+    bounds = {"new_classes": options.new_classes, "max_pending": options.max_pending}
+    if options.state.exists():
+        stream = AtomicCheckpointIO().load_checkpoint(options.state).get(STREAM)
+        if stream is None:
+            raise ValueError(f"--state: {options.state} was not written by filtune learn; begin with it by --ckpt_path")
+        return OnlineLearner.load(options.state, own=options.own_class, **bounds), stream
+    if bool(options.ckpt_path) == bool(options.config):
+        raise ValueError(f"--state: {options.state} is not there; give one of --ckpt_path and --config to begin with")
+    if options.ckpt_path:
+        if options.classes:
+            raise ValueError("--classes: a checkpoint has its own; leave them out, or add new ones: --new_classes add")
+        return OnlineLearner.from_checkpoint(options.ckpt_path, own=options.own_class, **bounds), None
+    classes = OPEN if options.classes == [OPEN] else options.classes
+    bounds["new_classes"] = options.new_classes or "refuse"
+    return OnlineLearner.from_config(options.config, classes=classes, columns=options.columns or (), **bounds), None
+
+
+def main(options: argparse.Namespace) -> None:
+    """Run ``filtune learn``.
+
+    Raises:
+        ValueError: Naming the option that is wrong.
+        Stopped: If a signal came; the state is saved.
+    """
+    if options.save_interval < 1:
+        raise ValueError(f"--save_interval: must be at least 1, got {options.save_interval}")
+    learner, stream = begin(options)
+    if options.columns:
+        learner.inputs.columns = list(options.columns)
+    service = Service(learner, options.label_column, options.id_column)
+    lines = Lines(options.input, options.follow, stream and stream["input"], options.skip_read)
+    output = Output(options.output, stream and stream["output"])
+    if stream:
+        print(f"filtune: goes on after line {lines.count} of {options.input}", file=sys.stderr)
+
+    def save() -> None:
+        position = {"input": lines.state(), "output": output.size(), "counts": dict(service.counts)}
+        storage.write(learner, options.state, {STREAM: position})
+
+    service.counts.update((stream or {}).get("counts", {}))
+    try:
+        for line in lines:
+            output.write({"line": lines.count, **service.answer(line)})
+            if lines.count % options.save_interval == 0:
+                save()
+        save()
+    except signals.Stopped:
+        save()
+        raise
+    finally:
+        signals.defer(False)
+        lines.close()
+        output.close()
+    counts = service.counts
+    print(
+        f"filtune: {lines.count} lines read, {counts['learned']} learned from, {counts['bad']} bad; the state is in "
+        f"{options.state}",
+        file=sys.stderr,
+    )
