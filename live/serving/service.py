@@ -82,7 +82,7 @@ class Ticket:
                 future.set_exception(error)
 
 
-class Service:
+class LearnerService:
     """A learner with its log.
 
     Args:

@@ -18,7 +18,7 @@ import pytest
 from filtune.live.serving.access import Limits, Rates, is_loopback, read_token
 from filtune.live.serving.journal import Journal
 from filtune.live.serving.monitor import ServiceMonitor
-from filtune.live.serving.service import Answer, Service
+from filtune.live.serving.service import Answer, LearnerService
 from filtune.live.serving.state import SNAPSHOT, open_state
 from PIL import Image
 
@@ -166,8 +166,8 @@ def test_what_was_acknowledged_and_not_learned_is_learned_after_a_restart(
 ) -> None:
     """As after a kill: the log has it, the snapshot has not. Whole and half requests of a snapshot are replayed."""
     gate = threading.Event()
-    apply = Service._apply
-    monkeypatch.setattr(Service, "_apply", lambda self, each: (gate.wait(), apply(self, each))[1])
+    apply = LearnerService._apply
+    monkeypatch.setattr(LearnerService, "_apply", lambda self, each: (gate.wait(), apply(self, each))[1])
     with serving(folder) as client:
         for i in range(3):
             answer = client.post(
@@ -294,8 +294,8 @@ def test_pages_of_other_sites_cannot_use_a_service_without_a_token(client: Any) 
 
 def test_the_queue_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
-    apply = Service._apply
-    monkeypatch.setattr(Service, "_apply", lambda self, each: (gate.wait(), apply(self, each))[1])
+    apply = LearnerService._apply
+    monkeypatch.setattr(LearnerService, "_apply", lambda self, each: (gate.wait(), apply(self, each))[1])
     with serving(folder, max_backlog=3) as client:
         codes = [client.post("/learn", json={"x": XS[i], "y": YS[i]}) for i in range(5)]
         assert [each.status_code for each in codes] == [200, 200, 200, 503, 503]
