@@ -220,6 +220,8 @@ def _add_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             return _problem(400, "the body is not JSON")
+        if first["loc"] == ("body",) and "json" not in request.headers.get("content-type", ""):
+            return _problem(422, "the body is JSON, which the header Content-Type: application/json must say")
         place = [str(part) for part in first["loc"] if part != "body"]
         for name, needed in NEEDED.items():
             if name in place[:-1]:  # one of the types that it might have been

@@ -119,6 +119,6 @@ def _serve(options: argparse.Namespace, token: str | None, listening: socket.soc
     config = uvicorn.Config(
         create_app(service, token, limits), log_level="warning", access_log=False, server_header=False,
         proxy_headers=False, limit_concurrency=options.max_connections, timeout_keep_alive=10,
-        timeout_graceful_shutdown=10, lifespan="on", ws="none",
+        timeout_graceful_shutdown=5, lifespan="on", ws="none",
     )  # fmt: skip
     uvicorn.Server(config).run(sockets=[listening])

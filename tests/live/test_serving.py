@@ -245,6 +245,13 @@ def test_a_body_that_is_no_request_is_refused(client: Any, body: bytes) -> None:
     assert list(answer.json()) == ["error"]
 
 
+def test_a_body_without_its_type_is_refused_with_the_header(client: Any) -> None:
+    for headers in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"}):
+        answer = client.post("/learn", content=json.dumps({"x": XS[0], "y": YS[0]}), headers=headers)
+        assert answer.status_code == 422
+        assert "Content-Type: application/json" in answer.json()["error"]
+
+
 def test_an_image_that_unpacks_to_gigabytes_is_refused(client: Any) -> None:
     file = BytesIO()
     Image.new("1", (6000, 5000)).save(file, "png")
@@ -419,7 +426,7 @@ def test_a_folder_in_use_or_without_its_snapshot_is_refused(folder: Path, monkey
         (["--port", "70000"], "--port: must be at most 65535"),
         (["--max_batch", "0"], "--max_batch: must be positive"),
         (["--max_rate", "nan"], "--max_rate: must be a number"),
-        (["--token_file", "nowhere"], "nowhere"),
+        (["--token_file", "nowhere"], "--token_file nowhere: cannot be read"),
         ([], "there is no checkpoint nowhere"),
     ],
 )
