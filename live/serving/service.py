@@ -208,7 +208,7 @@ class LearnerService:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
-        for ticket in self._written:
+        for ticket in (*self._written, *self._arrived):
             ticket.fail(Refused("the service stopped before this was learned; it is in the log", 5))
         self._save()
         self.state.journal.close()
@@ -230,12 +230,18 @@ class LearnerService:
                 for ticket in tickets:
                     ticket.fail(error)
                 continue
-            outcomes = [list(map(self._ids_written.take, ticket.operations)) for ticket in tickets]
+            except Exception as error:  # of whatever kind: what is not in the log must not be acknowledged
+                self._stop_learning(error, tickets)
+                return
+            for ticket in tickets:  # acknowledged before it is handed on, for the learner may end it with an error
+                ticket.durable.set_result(list(map(self._ids_written.take, ticket.operations)))
             with self._changed:
                 self._written.extend(tickets)
+                failure = self.failure
                 self._changed.notify_all()
-            for ticket, outcome in zip(tickets, outcomes, strict=True):
-                ticket.durable.set_result(outcome)
+            if failure:
+                for ticket in tickets:
+                    ticket.fail(Refused(failure, None))
 
     def _wait_for(self, queue: deque[Ticket], most: int | None = None) -> list[Ticket]:
         """Return what waits in a queue, its first ``most``; nothing when the service stops."""
@@ -257,7 +263,7 @@ class LearnerService:
                 for operation in ticket.operations:
                     self._apply(operation)
             except Exception as error:  # of whatever kind: what follows in the log must not be learned without this
-                self._stop_learning(error, ticket)
+                self._stop_learning(error, tickets)
                 return
             seconds = (time.monotonic() - begin) / len(ticket.operations)
             self._step_seconds += 0.1 * (seconds - self._step_seconds)
@@ -270,10 +276,10 @@ class LearnerService:
             if self.state.position - self._saved_at >= self.save_interval:
                 self._save()
 
-    def _stop_learning(self, error: Exception, ticket: Ticket) -> None:
+    def _stop_learning(self, error: Exception, tickets: list[Ticket]) -> None:
         with self._changed:
             self.failure = _stopped(self.state.position, error)
-            waiting = [ticket, *self._written]
+            waiting = [*tickets, *self._written]
         rank_zero_warn(self.failure)
         for each in waiting:
             each.fail(Refused(self.failure, None))

@@ -361,8 +361,17 @@ def test_a_learner_that_diverges_stops_learning_and_goes_on_predicting(
     with serving(folder) as client:
         assert learn(client, range(2)) == ["accepted"] * 2
         monkeypatch.setattr(OnlineLearner, "learn", diverge)
-        client.post("/learn", json={"x": XS[2], "y": YS[2]})
-        assert client.post("/learn?learned=true", json={"x": XS[3], "y": YS[3]}).status_code == 503
+        answers: list[int] = []
+        body = {"samples": [{"x": XS[i], "y": YS[i]} for i in range(2, 4)]}
+        ask = [
+            threading.Thread(
+                target=lambda: answers.append(client.post("/learn_many?learned=true", json=body).status_code)
+            )
+            for _ in range(4)
+        ]
+        [thread.start() for thread in ask]
+        [thread.join(60) for thread in ask]
+        assert answers == [503] * 4  # also those that were written after it stopped
         assert client.get("/health").status_code == 503
         assert "LoKO has diverged" in client.get("/status").json()["failure"]
         assert client.post("/predict", json={"x": XS[0]}).status_code == 200
@@ -414,6 +423,18 @@ def test_a_folder_in_use_or_without_its_snapshot_is_refused(folder: Path, monkey
     (folder / "serving" / SNAPSHOT).unlink()
     with pytest.raises(ValueError, match=r"snapshot\.ckpt: missing, though there is a log"):
         open_state(folder / "start.ckpt", None)
+
+
+def test_a_damaged_log_is_refused_with_its_place(folder: Path, refused: Callable[..., str]) -> None:
+    with serving(folder) as client:
+        client.service._saved_at = 10**9  # no snapshot at the end
+        for i in range(3):
+            learn(client, range(i, i + 1))
+        client.service._save = lambda: None
+    (segment,) = (folder / "serving" / "log").iterdir()
+    segment.write_bytes(segment.read_bytes().replace(b'"y":', b'"z":', 1))
+    line = refused("serve", "--ckpt_path", str(folder / "start.ckpt"), "--port", "0")
+    assert f"{segment}, line 1: its checksum is wrong" in line
 
 
 @pytest.mark.parametrize(
