@@ -59,6 +59,15 @@ def serving(folder: Path, token: str | None = None, limits: Limits | None = None
         yield client
 
 
+def learn(client: Any, places: range, **options: Any) -> list[str]:
+    """Send digits and wait until they are learned; returns the outcomes."""
+    xs, ys = digits()
+    samples = [{"x": xs[i], "y": ys[i], "id": i} for i in places]
+    answer = client.post("/learn_many?learned=true", json={"samples": samples}, **options)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["outcomes"]
+
+
 def flat(value: Any, name: str = "") -> dict[str, Any]:
     """Every value of nested dicts and lists by its path."""
     if isinstance(value, dict):
