@@ -144,6 +144,18 @@ def test_a_folder_in_use_or_without_its_snapshot_is_refused(folder: Path, monkey
         open_state(folder / "start.ckpt", None)
 
 
+@pytest.mark.parametrize("name", ["serving", "serving/log", "serving/snapshot.ckpt"])
+def test_a_link_in_the_folder_of_a_run_is_not_written_through(
+    folder: Path, refused: Callable[..., str], name: str
+) -> None:
+    (folder / "elsewhere").mkdir()
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).symlink_to(folder / "elsewhere")
+    line = refused("serve", "--ckpt_path", str(folder / "start.ckpt"), "--port", "0")
+    assert f"{folder / name}: is a symbolic link, and would be written through; name a --state_dir" in line
+    assert not list((folder / "elsewhere").iterdir())
+
+
 def test_a_damaged_log_is_refused_with_its_place(folder: Path, refused: Callable[..., str]) -> None:
     with serving(folder) as client:
         client.service._saved_at = 10**9  # no snapshot at the end
