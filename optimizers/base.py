@@ -311,7 +311,7 @@ class FirstOrder(OnlineOptimizer):
         return joint
 
     def can_grow(self) -> bool:
-        """Return True: the state of these rules is element-wise, or refused when it grows."""
+        """Return True, for the state of these rules is element-wise, or refused when it grows."""
         return True
 
     def grow(self, before: Mapping[Tensor, torch.Size]) -> None:
