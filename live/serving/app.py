@@ -246,6 +246,10 @@ def _add_errors(app: FastAPI) -> None:
     async def unwritten(request: Request, error: LogNotWritten) -> JSONResponse:
         return _problem(507, f"the disk takes nothing more: {error}", {"Retry-After": "30"})
 
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        return _problem(500, "an error of the service, which its own output describes; nothing was answered")
+
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> JSONResponse:
         more = "; the endpoints are at /docs" if error.status_code in (404, 405) else ""

@@ -15,14 +15,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from filtune.lightning_modules.atomic import DiskFull
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from ..pending import Waiting
 from .journal import LogNotWritten, Operation, Payload, payload
 from .known_ids import KnownIds, Outcome
 from .monitor import ServiceMonitor
-from .samples import check_label, checked, readable
+from .samples import check_label, read_sample, readable
 from .state import State
 
 OBSERVE_INTERVAL = 5.0
@@ -101,7 +100,7 @@ class LearnerService:
         self.failure = ""
         self.monitor = ServiceMonitor()
         self.backlog = 0
-        self._saved_at = state.position
+        self._saved_at, self._save_at = state.position, state.position + save_interval
         self._changed = threading.Condition()
         self._arrived: deque[Ticket] = deque()
         self._written: deque[Ticket] = deque()
@@ -129,7 +128,7 @@ class LearnerService:
             ValueError: If one is no sample.
         """
         learner = self.learner
-        samples = [learner.inputs.read(readable(learner, x)) for x in xs]
+        samples = [read_sample(learner, x) for x in xs]
         snapshot = learner.newest()
         if learner.has_no_choice(snapshot):
             only = snapshot.classes[0] if snapshot.classes else None
@@ -145,7 +144,7 @@ class LearnerService:
     def _outputs(self, samples: list[Any], snapshot: Any) -> list[Any]:
         try:
             return self.learner.predicted(samples, snapshot) if samples else []
-        except RuntimeError as error:  # such as a size that the layers cannot take
+        except Exception as error:  # of whatever kind, such as a size that the layers cannot take
             raise ValueError(f"x: the model cannot take it: {' '.join(str(error).split())[:200]}") from error
 
     def status(self) -> dict[str, Any]:
@@ -165,14 +164,14 @@ class LearnerService:
         for place, operation in enumerate(operations):
             try:
                 if "x" in operation:
-                    checked(self.learner, operation["x"])
+                    read_sample(self.learner, operation["x"])
                 if "y" in operation:
                     check_label(self.learner, operation["y"])
             except ValueError as error:
                 where = f"sample {place}: " if len(operations) > 1 else ""
                 raise ValueError(f"{where}{error}") from error
         if self.learner.inputs.modality != "text":  # whether the model can take it, only the model can say
-            self.predict([operation["x"] for operation in operations if "x" in operation])
+            self.predict([operation["x"] for operation in operations if operation["op"] == "learn"])
         return payload(operations)
 
     def submit(self, operations: list[Operation], written: Payload) -> Ticket:
@@ -258,23 +257,26 @@ class LearnerService:
     def _learn_all(self) -> None:
         while tickets := self._wait_for(self._written, 1):
             (ticket,) = tickets
-            begin = time.monotonic()
             try:
-                for operation in ticket.operations:
-                    self._apply(operation)
+                self._learn(ticket)
             except Exception as error:  # of whatever kind: what follows in the log must not be learned without this
                 self._stop_learning(error, tickets)
                 return
-            seconds = (time.monotonic() - begin) / len(ticket.operations)
-            self._step_seconds += 0.1 * (seconds - self._step_seconds)
-            with self._changed:
-                self.backlog -= len(ticket.operations)
-            self.monitor.learned(seconds, len(ticket.operations))
-            if self.monitor.age() > OBSERVE_INTERVAL:
-                self.monitor.observe(self.learner, self.state.position)
-            ticket.applied.set_result(None)
-            if self.state.position - self._saved_at >= self.save_interval:
-                self._save()
+
+    def _learn(self, ticket: Ticket) -> None:
+        begin = time.monotonic()
+        for operation in ticket.operations:
+            self._apply(operation)
+        seconds = (time.monotonic() - begin) / len(ticket.operations)
+        self._step_seconds += 0.1 * (seconds - self._step_seconds)
+        with self._changed:
+            self.backlog -= len(ticket.operations)
+        self.monitor.learned(seconds, len(ticket.operations))
+        ticket.applied.set_result(None)
+        if self.monitor.age() > OBSERVE_INTERVAL:
+            self.monitor.observe(self.learner, self.state.position)
+        if self.state.position >= self._save_at:
+            self._save()
 
     def _stop_learning(self, error: Exception, tickets: list[Ticket]) -> None:
         with self._changed:
@@ -304,7 +306,7 @@ class LearnerService:
             learner.feedback(id, operation["y"])
             self.monitor.labelled(id, operation["y"])
         elif kind == "wait":
-            sample = learner.inputs.read(readable(learner, operation["x"]))
+            sample = read_sample(learner, operation["x"])
             with learner.lock:
                 learner.pending.add(id, Waiting(sample, operation["answer"], True))
         else:
@@ -334,12 +336,13 @@ class LearnerService:
         try:
             with self.learner.lock:
                 self.state.save()
-        except DiskFull as error:  # the log has everything
+        except OSError as error:  # such as a full disk; the log has everything
             self.monitor.unsaved(error)
             rank_zero_warn(f"{error}; the log is kept, and the snapshot tried again")
-            self._saved_at = self.state.position - self.save_interval // 2
+            self._save_at = self.state.position + self.save_interval // 2
             return
         self._saved_at, self._rotates = self.state.position, True
+        self._save_at = self._saved_at + self.save_interval
         self.state.journal.prune(self.state.position)
 
 
