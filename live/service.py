@@ -68,7 +68,7 @@ class Output:
 
 
 class Service:
-    """Learns from lines, and answers each.
+    """A service that learns from lines, and answers each.
 
     Args:
         learner: The learner.

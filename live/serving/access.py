@@ -1,4 +1,4 @@
-"""Who may ask, how much, and how often: everything that is checked before a request is read.
+"""Access to the service: everything that is checked before a request is read.
 
 Where a service listens on more than loopback, a token is needed. Without one, on loopback, requests of web pages from
 elsewhere are refused: a browser would send them on behalf of any page (by its ``Origin``, and by ``Host`` where a name
@@ -153,7 +153,7 @@ class Denied(Exception):
 
 
 class Guard:
-    """Lets through what may pass, with its whole body read.
+    """Middleware that lets through what may pass, with its whole body read.
 
     Args:
         app: The application behind it.

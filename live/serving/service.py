@@ -42,7 +42,7 @@ class Refused(Exception):
 
 
 class Answer(NamedTuple):
-    """A prediction.
+    """A prediction of the service.
 
     Attributes:
         prediction: The class, the list of classes, or the number; None before there are classes.
@@ -201,7 +201,7 @@ class LearnerService:
         return ticket
 
     def close(self) -> None:
-        """Stop: what was acknowledged and not yet learned is in the log, and is learned after the next start."""
+        """Stop the service; what was acknowledged and not yet learned is in the log, for the next start."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()

@@ -27,7 +27,7 @@ SERVING = "serving"
 
 @dataclass
 class State:
-    """What a service goes on from.
+    """The state that a service continues from.
 
     Attributes:
         learner: The learner.
