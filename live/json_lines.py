@@ -79,7 +79,7 @@ class LineAnswers:
     def __init__(self, learner: OnlineLearner, label_column: str, id_column: str) -> None:
         self.learner, self.label_column, self.id_column = learner, label_column, id_column
         self.inputs = learner.inputs
-        if not self.inputs.columns:
+        if not self.inputs.columns and self.inputs.modality != "table":
             self.inputs.columns = [self.inputs.modality]
         self.counts: Counter[str] = Counter()
 
@@ -112,11 +112,13 @@ class LineAnswers:
         y, id = row.get(self.label_column), row.get(self.id_column)
         answer: dict[str, Any] = {} if id is None else {"id": id}
         has_label = not self.learner.labels.is_missing(y)
-        if all(row.get(name) is None for name in self.inputs.columns):
+        names = self.inputs.columns or [name for name in row if name not in (self.label_column, self.id_column)]
+        if all(row.get(name) is None for name in names):
             if id is None or not has_label:
-                raise ValueError(f"the line has neither {self.inputs.columns[0]!r} nor the label of an earlier id")
+                sample = repr(names[0]) if names else "a feature"
+                raise ValueError(f"the line has neither {sample} nor the label of an earlier id")
             return {**answer, "label": y, "learned": self.learner.feedback(id, y)}
-        x = self.inputs.read(row)
+        x = self.inputs.read({name: row.get(name) for name in names})
         answer |= self._prediction(x)
         if not has_label and id is None:
             return {**answer, "learned": False}
