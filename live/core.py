@@ -148,7 +148,8 @@ class LearnerCore:
         assert self._readers is not None
         with self._readers.borrow(snapshot) as backbone, self.autocast:
             for start in range(0, len(samples), CHUNK):
-                inputs = self._readers.prepare(backbone, self.inputs.batch(samples[start : start + CHUNK], snapshot.features))
+                batch = self.inputs.batch(samples[start : start + CHUNK], snapshot.features)
+                inputs = self._readers.prepare(backbone, batch)
                 outputs = backbone(inputs).float().cpu()
                 found.append(self.model.likelihood.of(outputs, snapshot.target_value))
         return found
