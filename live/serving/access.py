@@ -74,7 +74,10 @@ def read_token(file: Path | None) -> str | None:
         ValueError: If it is too short, or has a space or a character beyond ASCII.
     """
     where = str(file) if file is not None else VARIABLE
-    token = file.read_text(encoding="utf-8").strip() if file is not None else os.environ.get(VARIABLE)
+    try:
+        token = file.read_text(encoding="utf-8").strip() if file is not None else os.environ.get(VARIABLE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--token_file {file}: cannot be read ({error})") from error
     if token is None:
         return None
     if len(token) < SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
