@@ -149,6 +149,7 @@ class Scene:
         if not command.words:
             self.variables |= given
             return
+        assert command.words[0] == "filtune", f"{command}: not run; give a reason"
         words = [re.sub(r"\$(\w+)", lambda found: self.variables[found[1]], word) for word in command.words[1:]]
         self.filtune([path for word in words for path in (sorted(glob.glob(word)) if "*" in word else [word])])
 

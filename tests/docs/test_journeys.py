@@ -30,7 +30,10 @@ PARSED_ONLY = {
     ("", r"(pytest|make) ?"): "runs this suite or what .ci/run runs",
     ("", r"tensorboard "): "a server that does not end",
     ("", r"torchrun |.*trainer/ddp_cpu"): "several processes; tests/cli/test_ranks.py has them",
-    ("", r"python -m benchmarks"): "minutes to hours; tests/benchmarks has each at a tiny scale",
+    (
+        "",
+        r"python -m (benchmarks|tests\.endurance)",
+    ): "measurements of minutes to hours; tests/benchmarks has small ones",
     ("", r"filtune export .*--push"): "writes to the hub; tests/exports/test_push.py has a stub of it",
     (
         "",
