@@ -1,4 +1,4 @@
-"""What a sample may be: a text, a pair of texts, an image, a file, or a dict of columns."""
+"""Forms of a sample: a text, a pair of texts, an image, a file, or a dict of columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Sample = str | tuple[str, str] | Tensor
 
 
 class Inputs:
-    """Reads the samples of a learner.
+    """A reader of the samples of a learner.
 
     Args:
         modality: ``text`` or ``image``.

@@ -58,6 +58,7 @@ def commands(page: Path) -> Iterator[Command]:
         for line in text.replace("\\\n", " ").splitlines():
             for part in line.split(" && "):
                 words = shlex.split(part, comments=True)
+                words = words[: next((i for i, word in enumerate(words) if word in ("&", "|", ">")), None)]
                 variables = [word for word in words if ASSIGNMENT.match(word)]
                 if words:
                     yield Command(page, tuple(variables), tuple(words[len(variables) :]))
