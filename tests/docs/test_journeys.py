@@ -44,7 +44,7 @@ PARSED_ONLY = {
         r"filtune (reproduce|report --study) win_changing",
     ): "a study of hours; tests/reports/test_study.py has a small one",
     (r"docs/serve.md", ""): "a service and its clients in a shell; tests/live/test_serve_page.py runs the page's block",
-    ("", r"filtune learn .*--follow"): "follows a file without an end; tests/live/test_service.py runs such a service",
+    ("", r"filtune learn .*--follow"): "follows a file without an end; tests/live/test_json_lines.py runs such a service",
     (r"docs/results", r"filtune (reproduce|report) "): "the records of the results took days",
 }
 """By patterns of the page and of the command, why commands are parsed and not run."""
