@@ -148,7 +148,7 @@ def merge_over(merged: Config, new: Config, *, kind: str | None = None) -> Confi
 
 
 def _chosen(merged: Config, kind: str, place: str) -> list[str]:
-    """The options, by dotted key, to which a shipped file of this kind gives the value that they have."""
+    """Return the options, by dotted key, to which a shipped file of this kind gives the value that they have."""
     given = {
         (key, repr(value))
         for path in (CONFIGS / kind).glob("*.yaml")

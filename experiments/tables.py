@@ -91,7 +91,7 @@ class Table:
         tuning_seeds: The seeds with which the points of a grid are compared; the best goes on with the others. None
             for all seeds at all points.
         sources: The tables whose cells it shows; none where it has cells of its own.
-        file: The file of a table of one's own; None of what ships.
+        file: The file of a user's table; None of what ships.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a learner is made of, how it takes a step, and how it is copied."""
+"""The parts of a learner, its step, and its copy."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class LearnerCore:
 
     @property
     def task(self) -> Task:
-        """What is predicted."""
+        """The task of the learner."""
         return self.model.task
 
     def build(self, settings: LearnerSettings, device: torch.device, classes: Sequence[Any] | None) -> None:
@@ -75,7 +75,7 @@ class LearnerCore:
         self.schedule, self._precision = settings.schedule, settings.precision
         task, options = settings.task, settings.model
         self.labels = Labels(task.kind, classes or task.classes, task.label_options, settings.takes_new)
-        self.inputs = Inputs(task.modality, settings.columns)
+        self.inputs = Inputs(task.modality, settings.columns, task.features)
         self.pending = Pending(settings.max_pending)
         self.watch = Watch(options.get("on_divergence") or "stop")
         self.model = LiveModel()
@@ -112,7 +112,7 @@ class LearnerCore:
         return [self.unlabelled, self.answered, self.answered_right, int(self.drifted_at)]
 
     def load_counts(self, counts: Sequence[Any], drift: dict[str, torch.Tensor]) -> None:
-        """Restore both."""
+        """Restore both counts."""
         self.unlabelled, self.answered, self.answered_right, drifted_at = counts
         self.drifted_at.fill_(drifted_at)
         self.drift_state = {name: value.to(self.device) for name, value in drift.items()}
@@ -138,7 +138,7 @@ class LearnerCore:
         if snapshot is None:
             with self.lock:
                 self._readers = self._readers or Readers(self.model)
-                snapshot = self._snapshot = self._snapshot or snapshot_of(self.model, self.labels.values, self.steps)
+                snapshot = self._snapshot = self._snapshot or self._take_snapshot()
         return snapshot
 
     @torch.no_grad()
@@ -148,7 +148,8 @@ class LearnerCore:
         assert self._readers is not None
         with self._readers.borrow(snapshot) as backbone, self.autocast:
             for start in range(0, len(samples), CHUNK):
-                inputs = self._readers.prepare(backbone, self.inputs.batch(samples[start : start + CHUNK]))
+                batch = self.inputs.batch(samples[start : start + CHUNK], snapshot.features)
+                inputs = self._readers.prepare(backbone, batch)
                 outputs = backbone(inputs).float().cpu()
                 found.append(self.model.likelihood.of(outputs, snapshot.target_value))
         return found
@@ -158,14 +159,18 @@ class LearnerCore:
         self.add_classes(self.labels.new_among(labels))
         if self.labels.likelihood.is_softmax and len(self.labels.values) < 2:
             self.model.online.skip(len(samples))  # of a single class nothing can be learned
+            self.inputs.learned(samples)
+            self.publish()
             return
         target = self.labels.encode(labels).to(self.device)
+        self.inputs.place(samples)
         batch = {**self.inputs.batch(samples), "label": target}
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]), self.autocast:
             observation = self.model.learn_batch(batch, self.optimizer, self.seed, self.steps)
         if self.scheduler is not None:
             self.scheduler.step()
         self.steps += 1
+        self.inputs.learned(samples)
         self.drift_state, drifted = page_test.watch(self.drift_state, observation)
         self.drifted_at = torch.where(drifted, self.steps, self.drifted_at)
         if self.steps % CHECK_INTERVAL == 0:
@@ -175,7 +180,10 @@ class LearnerCore:
     def publish(self) -> None:
         """Let predictions see the parameters of now, once there have been any predictions."""
         if self._readers is not None:
-            self._snapshot = snapshot_of(self.model, self.labels.values, self.steps)
+            self._snapshot = self._take_snapshot()
+
+    def _take_snapshot(self) -> Snapshot:
+        return snapshot_of(self.model, self.labels.values, self.steps, self.inputs.features)
 
     def add_classes(self, new: list[Any]) -> None:
         """Take new classes; the model grows where it has too few outputs for them."""

@@ -1,4 +1,4 @@
-"""What a sample may be: a text, a pair of texts, an image, a file, or a dict of columns."""
+"""Forms of a sample: a text, a pair of texts, an image, a file, a dict of columns, or numbers by name."""
 
 from __future__ import annotations
 
@@ -12,26 +12,36 @@ from filtune.datamodules.image_decoding import ImageError, decode, pixels_of_arr
 from PIL import Image
 from torch import Tensor
 
-Sample = str | tuple[str, str] | Tensor
-"""A sample as a backbone takes it: a text, a pair of texts, or an image (C, H, W)."""
+from .features import Features, Row, row_of
+
+Sample = str | tuple[str, str] | Tensor | Row
+"""A sample: a text, a pair of texts, an image (C, H, W), or numbers by name."""
 
 
 class Inputs:
-    """Reads the samples of a learner.
+    """A reader of the samples of a learner.
 
     Args:
-        modality: ``text`` or ``image``.
-        columns: The columns of a dict that are the input: one, or the two of a pair of texts.
+        modality: ``text``, ``image`` or ``table``.
+        columns: The columns of a dict that are the input: one, the two of a pair of texts, or those of a table, of
+            which none stands for all.
+        features: Places for the features of a table.
+
+    Attributes:
+        features: How the numbers of a table become a vector; replaced as a whole when samples were learned from.
 
     Raises:
         ValueError: If there are too many columns.
     """
 
-    def __init__(self, modality: Literal["text", "image"], columns: Sequence[str] = ()) -> None:
-        most = 2 if modality == "text" else 1
+    def __init__(
+        self, modality: Literal["text", "image", "table"], columns: Sequence[str] = (), features: int = 0
+    ) -> None:
+        most = {"text": 2, "image": 1, "table": features}[modality]
         if isinstance(columns, str) or len(columns) > most:
             raise ValueError(f"columns: a list of at most {most} names is needed for {modality}s, got {columns!r}")
         self.modality, self.columns = modality, list(columns)
+        self.features = Features.empty(features)
 
     def read(self, x: Any) -> Sample:
         """Return a sample as the backbone takes it.
@@ -39,19 +49,38 @@ class Inputs:
         Args:
             x: A text or a pair of texts; an image as PIL's, as an array or tensor, or as the bytes of a file; the path
                 of an image file, or, as a :class:`~pathlib.Path`, of a text file; or a dict of columns with one of
-                these.
+                these. For a table a dict of numbers, or a list of them.
 
         Raises:
             ValueError: If it is none of these, or empty.
         """
+        if self.modality == "table":
+            return row_of(x, self.columns)
         if isinstance(x, Mapping):
             x = self._columns_of(x)
         return self._text(x) if self.modality == "text" else self._image(x)
 
-    def batch(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Return a batch of samples, as the data modules make them: images of one size are one tensor (B, C, H, W)."""
+    def batch(self, samples: Sequence[Sample], features: Features | None = None) -> dict[str, Any]:
+        """Return a batch of samples, as the data modules make them: images of one size are one tensor (B, C, H, W).
+
+        Args:
+            samples: What :meth:`read` returned.
+            features: The state by which numbers are standardised; by default that of now.
+        """
+        if self.modality == "table":
+            return {"table": (features or self.features).vectors(samples)}  # type: ignore[arg-type]
         same = self.modality == "image" and len({(x.shape, x.dtype) for x in samples}) == 1  # type: ignore[union-attr]
         return {self.modality: torch.stack(samples) if same else list(samples)}  # type: ignore[arg-type]
+
+    def place(self, samples: Sequence[Sample]) -> None:
+        """Give places to the names of a table that are new, before the step that learns from the samples."""
+        if self.modality == "table":
+            self.features = self.features.placed(samples)  # type: ignore[arg-type]
+
+    def learned(self, samples: Sequence[Sample]) -> None:
+        """Let the statistics of a table see samples, after the step that learned from them."""
+        if self.modality == "table":
+            self.features = self.features.learn(samples)  # type: ignore[arg-type]
 
     def _columns_of(self, row: Mapping[str, Any]) -> Any:
         if not self.columns:

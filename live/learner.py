@@ -32,9 +32,10 @@ class OnlineLearner(LearnerCore):
         backbone: Its name, such as ``lenet5``, a hub id or a folder; or its options as a dict or ``BackboneConfig``.
         optimizer: A class, such as :class:`filtune.Filtune`, a ``functools.partial`` of one, or a name.
         classes: The classes, in the order of the outputs; or ``open`` for those of the labels that come.
-        modality: ``text`` or ``image``; by default what the backbone takes.
+        modality: ``text``, ``image`` or ``table``; by default what the backbone takes.
         image_shape: (C, H, W) of the images of a backbone that is built for a size, such as LeNet-5: (1, 28, 28).
-        columns: The columns of a dict that are the input: one, or the two of a pair of texts.
+        columns: The columns of a dict that are the input: one, the two of a pair of texts, or those of a table, of
+            which none stands for all, and 64 at most.
         new_classes: ``refuse`` a label that is no class, or ``add`` it to the classes.
         seed: Seed of random weights and of each step.
         schedule: Options of the learning rate's schedule: ``{"warmup": 100}``.
@@ -58,7 +59,7 @@ class OnlineLearner(LearnerCore):
         optimizer: Any = Filtune,
         classes: Sequence[Any] | Literal["open"] = (),
         *,
-        modality: Literal["text", "image"] | None = None,
+        modality: Literal["text", "image", "table"] | None = None,
         image_shape: tuple[int, int, int] | None = None,
         columns: Sequence[str] = (),
         new_classes: Literal["refuse", "add"] = "refuse",

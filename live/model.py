@@ -14,6 +14,8 @@ from filtune.lightning_modules import Backbone
 from filtune.lightning_modules.step import OnlineStep
 from torch import Tensor, nn
 
+from .features import Features
+
 
 class LiveModel(OnlineStep, nn.Module):
     """The model and its metrics, under the names that they have in the checkpoints of ``fit``."""
@@ -36,20 +38,22 @@ class Snapshot:
         target_value: Estimates that follow the targets.
         classes: The classes, in the order of the outputs.
         step: The number of steps taken.
+        features: How the numbers of a table are standardised.
     """
 
     tensors: tuple[Tensor, ...]
     target_value: Any
     classes: tuple[Any, ...]
     step: int
+    features: Features
 
 
-def snapshot_of(model: LiveModel, classes: Sequence[Any], step: int) -> Snapshot:
+def snapshot_of(model: LiveModel, classes: Sequence[Any], step: int, features: Features) -> Snapshot:
     """Return a copy of the trained parameters, O(n)."""
     mean = model.average.mean
     tensors = tuple((mean.get(name, param)).detach().clone() for name, param in model.trained().items())
     value = None if model.target_state is None else model.target_state.value()
-    return Snapshot(tensors, value, tuple(classes), step)
+    return Snapshot(tensors, value, tuple(classes), step, features)
 
 
 class Readers:

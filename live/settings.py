@@ -1,10 +1,10 @@
-"""How a learner is built: from parts, or from a configuration. Both become plain values, which a checkpoint keeps."""
+"""Settings of a learner: from parts, or from a configuration. Both become plain values, which a checkpoint keeps."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,8 @@ from filtune.lightning_modules.trust import OwnClasses, allow_optimizer, check_p
 from filtune.optimizers import OnlineOptimizer
 from filtune.optimizers.likelihoods import likelihood_of
 
+from .features import FEATURES
+
 Config = dict[str, Any]
 
 PRECISIONS = {"32": "32-true", "32-true": "32-true", "bf16": "bf16-mixed", "bf16-mixed": "bf16-mixed"}
@@ -29,7 +31,7 @@ OPEN = "open"
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """What a learner is, in plain values.
+    """Settings of a learner, in plain values.
 
     Attributes:
         config: ``seed_everything``, ``model``, ``optimizer``, ``data`` and ``trainer``, as in a run's ``config.yaml``.
@@ -122,7 +124,7 @@ def from_parts(
     optimizer: Any,
     classes: Sequence[Any] | str,
     *,
-    modality: Literal["text", "image"] | None,
+    modality: Literal["text", "image", "table"] | None,
     image_shape: tuple[int, int, int] | None,
     model: Config,
     seed: int,
@@ -146,6 +148,8 @@ def from_parts(
         architecture = read_backbone(options, None)
         kind_of_input = modality or ("image" if image_shape else modality_of(architecture))
         task = make_task(task, classes, kind_of_input, usual_shape(architecture, image_shape))
+    if task.modality == "table" and not task.features:
+        task = replace(task, features=len(rest.get("columns") or ()) or FEATURES)
     return LearnerSettings(config, task, takes_new=takes_new(classes, rest.pop("new_classes")), **rest)
 
 
@@ -222,7 +226,7 @@ def usual_shape(backbone: BackboneConfig, given: tuple[int, int, int] | None) ->
 
 
 def make_task(
-    kind: str, classes: Sequence[Any] | str, modality: Literal["text", "image"], shape: tuple[int, int, int] | None
+    kind: str, classes: Sequence[Any] | str, modality: Literal["text", "image", "table"], shape: tuple[int, int, int] | None
 ) -> Task:
     """Return the task of a kind, with its classes or without.
 
@@ -293,7 +297,7 @@ def read_backbone(options: Mapping[str, Any], own: OwnClasses) -> BackboneConfig
     return BackboneConfig(**options)
 
 
-def modality_of(config: BackboneConfig) -> Literal["text", "image"]:
+def modality_of(config: BackboneConfig) -> Literal["text", "image", "table"]:
     """Return the input of a backbone: by its library or class, or by what its folder is of; else text."""
     if config.library in ("timm", "transformers"):
         return "image" if config.library == "timm" else "text"

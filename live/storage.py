@@ -19,6 +19,7 @@ from filtune.lightning_modules.checkpoints import (
 )
 from filtune.lightning_modules.runs import CheckpointError, find_checkpoint, unreadable
 
+from .features import Features
 from .growth import mark_updated
 from .labels import as_saved
 from .settings import LearnerSettings, takes_new
@@ -75,6 +76,7 @@ def content(learner: OnlineLearner) -> dict[str, Any]:
             "pending": learner.pending.state(),
             "counts": learner.counts(),
             "drift": learner.drift_state,
+            "features": learner.inputs.features.state(),
         },
     }
 
@@ -163,4 +165,6 @@ def _load(learner: OnlineLearner, checkpoint: dict[str, Any], live: dict[str, An
     if live:
         learner.pending.load(live["pending"])
         learner.load_counts(live["counts"], live["drift"])
+        if "features" in live:
+            learner.inputs.features = Features.of_state(live["features"])
     learner.keep()

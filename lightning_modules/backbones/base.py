@@ -90,7 +90,7 @@ class Backbone(nn.Module):
     Attributes:
         has_fresh_head: Whether the head's weights are random; False where they come with the pre-trained weights.
         is_pretrained: Whether the weights before the head are pre-trained; ``build`` sets it.
-        modality: The input, ``text`` or ``image``: the key of a batch that ``preprocess`` reads.
+        modality: The input, ``text``, ``image`` or ``table``: the key of a batch that ``preprocess`` reads.
         library: The value of ``--model.backbone.library`` that selects the class.
         names: The values of ``--model.backbone.name`` the class takes, unless ``accepts`` is overridden.
         roles: Roles of ``--model.backbone.targets`` with the ends of the names of their modules, beside or in place
@@ -99,7 +99,7 @@ class Backbone(nn.Module):
             ``file`` (its weights), ``channels`` and ``outputs``; empty to load it by ``build`` of the class.
     """
 
-    modality: ClassVar[Literal["text", "image"]]
+    modality: ClassVar[Literal["text", "image", "table"]]
     library: ClassVar[str] = "builtin"
     names: ClassVar[tuple[str, ...]] = ()
     roles: ClassVar[dict[str, tuple[str, ...]]] = {}

@@ -238,4 +238,6 @@ def _example(task: Task) -> dict[str, Any]:
     """Return a batch of one sample of the task's input."""
     if task.modality == "text":
         return {"text": ["a"]}
+    if task.modality == "table":
+        return {"table": torch.zeros(1, task.features)}
     return {"image": torch.zeros(1, *(task.image_shape or (3, 32, 32)), dtype=torch.uint8)}

@@ -155,7 +155,7 @@ class ProgressLines(ProgressBar):
         print(f"validation: batch {made:,} of {int(total):,}, {left / 60:.0f} min left", flush=True)
 
     def _due(self) -> float | None:
-        """Return the time if a line is due, and count it as printed."""
+        """Return the time if a line is due, and mark it as written."""
         now = time.monotonic()
         if not self._enabled or now - self._last < self.period:
             return None

@@ -58,6 +58,7 @@ def commands(page: Path) -> Iterator[Command]:
         for line in text.replace("\\\n", " ").splitlines():
             for part in line.split(" && "):
                 words = shlex.split(part, comments=True)
+                words = words[: next((i for i, word in enumerate(words) if word in ("&", "|", ">")), None)]
                 variables = [word for word in words if ASSIGNMENT.match(word)]
                 if words:
                     yield Command(page, tuple(variables), tuple(words[len(variables) :]))
@@ -148,6 +149,7 @@ class Scene:
         if not command.words:
             self.variables |= given
             return
+        assert command.words[0] == "filtune", f"{command}: not run; give a reason"
         words = [re.sub(r"\$(\w+)", lambda found: self.variables[found[1]], word) for word in command.words[1:]]
         self.filtune([path for word in words for path in (sorted(glob.glob(word)) if "*" in word else [word])])
 

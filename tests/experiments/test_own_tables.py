@@ -1,4 +1,4 @@
-"""Tables of one's own that have one name: none takes the results of another for its own."""
+"""Users' tables of the same file name: none takes the results of another for its own."""
 
 from __future__ import annotations
 

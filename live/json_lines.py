@@ -67,8 +67,8 @@ class Output:
             self.file.close()
 
 
-class Service:
-    """Learns from lines, and answers each.
+class LineAnswers:
+    """A service that learns from lines, and answers each.
 
     Args:
         learner: The learner.
@@ -79,7 +79,7 @@ class Service:
     def __init__(self, learner: OnlineLearner, label_column: str, id_column: str) -> None:
         self.learner, self.label_column, self.id_column = learner, label_column, id_column
         self.inputs = learner.inputs
-        if not self.inputs.columns:
+        if not self.inputs.columns and self.inputs.modality != "table":
             self.inputs.columns = [self.inputs.modality]
         self.counts: Counter[str] = Counter()
 
@@ -112,11 +112,13 @@ class Service:
         y, id = row.get(self.label_column), row.get(self.id_column)
         answer: dict[str, Any] = {} if id is None else {"id": id}
         has_label = not self.learner.labels.is_missing(y)
-        if all(row.get(name) is None for name in self.inputs.columns):
+        names = self.inputs.columns or [name for name in row if name not in (self.label_column, self.id_column)]
+        if all(row.get(name) is None for name in names):
             if id is None or not has_label:
-                raise ValueError(f"the line has neither {self.inputs.columns[0]!r} nor the label of an earlier id")
+                sample = repr(names[0]) if names else "a feature"
+                raise ValueError(f"the line has neither {sample} nor the label of an earlier id")
             return {**answer, "label": y, "learned": self.learner.feedback(id, y)}
-        x = self.inputs.read(row)
+        x = self.inputs.read({name: row.get(name) for name in names})
         answer |= self._prediction(x)
         if not has_label and id is None:
             return {**answer, "learned": False}
@@ -138,27 +140,36 @@ class Service:
         return {"prediction": best, "probability": found[best], "entropy": entropy}
 
 
-def begin(options: argparse.Namespace) -> tuple[OnlineLearner, dict[str, Any] | None]:
-    """Return the learner, from the state where there is one, and the position in the stream.
+def position_of(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the position in the stream that the state has; None where there is no state.
 
     Raises:
-        ValueError: If there is neither a state nor anything to begin with.
+        ValueError: If there is neither a state nor one thing to begin with, or the state is of something else.
     """
+    if not options.state.exists():
+        if bool(options.ckpt_path) == bool(options.config):
+            raise ValueError(
+                f"--state: {options.state} is not there; give one of --ckpt_path and --config to begin with"
+            )
+        if options.ckpt_path and options.classes:
+            raise ValueError("--classes: a checkpoint has its own; leave them out, or add new ones: --new_classes add")
+        return None
+    stream = AtomicCheckpointIO().load_checkpoint(options.state).get(STREAM)
+    if stream is None:
+        raise ValueError(f"--state: {options.state} was not written by filtune learn; begin with it by --ckpt_path")
+    return stream
+
+
+def begin(options: argparse.Namespace) -> OnlineLearner:
+    """Return the learner, from the state where there is one."""
     bounds = {"new_classes": options.new_classes, "max_pending": options.max_pending}
     if options.state.exists():
-        stream = AtomicCheckpointIO().load_checkpoint(options.state).get(STREAM)
-        if stream is None:
-            raise ValueError(f"--state: {options.state} was not written by filtune learn; begin with it by --ckpt_path")
-        return OnlineLearner.load(options.state, own=options.own_class, **bounds), stream
-    if bool(options.ckpt_path) == bool(options.config):
-        raise ValueError(f"--state: {options.state} is not there; give one of --ckpt_path and --config to begin with")
+        return OnlineLearner.load(options.state, own=options.own_class, **bounds)
     if options.ckpt_path:
-        if options.classes:
-            raise ValueError("--classes: a checkpoint has its own; leave them out, or add new ones: --new_classes add")
-        return OnlineLearner.from_checkpoint(options.ckpt_path, own=options.own_class, **bounds), None
+        return OnlineLearner.from_checkpoint(options.ckpt_path, own=options.own_class, **bounds)
     classes = OPEN if options.classes == [OPEN] else options.classes
     bounds["new_classes"] = options.new_classes or "refuse"
-    return OnlineLearner.from_config(options.config, classes=classes, columns=options.columns or (), **bounds), None
+    return OnlineLearner.from_config(options.config, classes=classes, columns=options.columns or (), **bounds)
 
 
 def main(options: argparse.Namespace) -> None:
@@ -170,23 +181,26 @@ def main(options: argparse.Namespace) -> None:
     """
     if options.save_interval < 1:
         raise ValueError(f"--save_interval: must be at least 1, got {options.save_interval}")
-    learner, stream = begin(options)
-    if options.columns:
-        learner.inputs.columns = list(options.columns)
-    service = Service(learner, options.label_column, options.id_column)
+    stream = position_of(options)
     lines = Lines(options.input, options.follow, stream and stream["input"], options.skip_read)
     output = Output(options.output, stream and stream["output"])
+    learner = begin(options)
+    if options.columns:
+        learner.inputs.columns = list(options.columns)
+    answers = LineAnswers(learner, options.label_column, options.id_column)
     if stream:
         print(f"filtune: goes on after line {lines.count} of {options.input}", file=sys.stderr)
 
     def save() -> None:
-        position = {"input": lines.state(), "output": output.size(), "counts": dict(service.counts)}
+        position = {"input": lines.state(), "output": output.size(), "counts": dict(answers.counts)}
         storage.write(learner, options.state, {STREAM: position})
 
-    service.counts.update((stream or {}).get("counts", {}))
+    answers.counts.update((stream or {}).get("counts", {}))
     try:
+        if stream is None:
+            save()  # from here on the output belongs to the state, also where a kill comes before the next save
         for line in lines:
-            output.write({"line": lines.count, **service.answer(line)})
+            output.write({"line": lines.count, **answers.answer(line)})
             if lines.count % options.save_interval == 0:
                 save()
         save()
@@ -197,7 +211,7 @@ def main(options: argparse.Namespace) -> None:
         signals.defer(False)
         lines.close()
         output.close()
-    counts = service.counts
+    counts = answers.counts
     print(
         f"filtune: {lines.count} lines read, {counts['learned']} learned from, {counts['bad']} bad; the state is in "
         f"{options.state}",
