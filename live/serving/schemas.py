@@ -11,7 +11,7 @@ Label = StrictStr | StrictBool | StrictInt | StrictFloat | list[StrictStr | Stri
 
 SAMPLE = (
     "A text; the two texts of a pair; an image, as the base64 of its file or as nested lists of numbers; or an object "
-    "of columns. Never a path or an address: nothing is read or fetched for it."
+    "of columns, or of numbers for a model of tables. Never a path or an address: nothing is read or fetched for it."
 )
 
 

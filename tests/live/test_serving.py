@@ -16,6 +16,7 @@ from filtune.live.serving.access import Limits
 from filtune.live.serving.monitor import ServiceMonitor
 from filtune.live.serving.service import Answer, LearnerService
 from filtune.live.serving.state import SNAPSHOT
+from filtune.optimizers import LoKO
 
 from filtune import OnlineLearner
 from tests.live.serving_runs import differences, digits, learn, new_learner, serving
@@ -93,6 +94,28 @@ def test_every_kind_of_task_is_served(tmp_path: Path, case: str) -> None:
                 assert client.post("/predict", json={"x": {"picture": path}}).status_code == 422
         assert client.get("/card").status_code == 200
         assert client.get("/metrics").status_code == 200
+
+
+def test_a_table_is_served(tmp_path: Path) -> None:
+    """Numbers by name, of which some are new and some are missing; after a restart it goes on bit for bit."""
+    reference = OnlineLearner("classification", "mlp", LoKO, ["low", "high"])
+    reference.save(tmp_path / "start.ckpt")
+    rows = [{"a": i / 3, "b": -i, **({"late": i} if i > 4 else {})} for i in range(8)]
+    with serving(tmp_path) as client:
+        for i, row in enumerate(rows[:6]):
+            body = {"x": row, "y": ("low", "high")[i % 2]}
+            assert client.post("/learn?learned=true", json=body).status_code == 200
+        for bad in ({"a": "text"}, {"a": [1]}, {"a": {}}, {"a": 10**400}, "a", 3, [[1]]):
+            assert client.post("/predict", json={"x": bad}).status_code == 422, bad
+        assert client.post("/predict", json={"x": rows[6], "id": 1}).status_code == 200
+    with serving(tmp_path) as client:
+        assert client.post("/feedback?learned=true", json={"id": 1, "y": "low"}).status_code == 200
+        for i, row in enumerate(rows[:6]):
+            reference.learn_one(row, ("low", "high")[i % 2])
+        reference.predict_one(rows[6], id=1)
+        reference.feedback(1, "low")
+        assert differences(client.service.learner, reference) == []
+        assert client.get("/status").json()["state"] == "waiting"
 
 
 def test_what_is_shown_of_predictions_is_bounded() -> None:
