@@ -169,14 +169,18 @@ def _reason(why: Need | str) -> str:
 
 def _conclude(console: Console, outcome: Outcome, missing: dict[str, Need], root: Path, names: list[str]) -> None:
     diverged = sum(record["status"] == "diverged" for record in outcome.records.values())
-    words = f"{len(outcome.records)} runs, {outcome.found} of them made before"
+    words = f"{_number(len(outcome.records), 'run')}, {outcome.found} of them made before"
     words += f", {diverged} diverged" if diverged else ""
     words += f", {len(outcome.failures)} failed" if outcome.failures else ""
-    words += f"; {len(missing)} cells left out" if missing else ""
+    words += f"; {_number(len(missing), 'cell')} left out" if missing else ""
     console.print(words, highlight=False)
     known = set(names) <= set(table_names())  # the report finds a table of the user's own by its file alone
     command = shown_command("filtune report", root) + ("" if known else f" --tables {plain(shlex.join(names))}")
     console.print(f"see  {command}", highlight=False, soft_wrap=True)
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" + "s" * (count != 1)
 
 
 def _parser() -> argparse.ArgumentParser:
