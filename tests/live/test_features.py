@@ -22,9 +22,7 @@ from hypothesis import strategies as st
 from filtune import OnlineLearner
 
 MLP = {"name": "mlp", "pretrained": False}
-ROWS = st.lists(
-    st.dictionaries(st.sampled_from("abcde"), st.floats(-1e6, 1e6), max_size=5), min_size=1, max_size=12
-)
+ROWS = st.lists(st.dictionaries(st.sampled_from("abcde"), st.floats(-1e6, 1e6), max_size=5), min_size=1, max_size=12)
 
 
 def learner(**options: Any) -> OnlineLearner:
