@@ -23,7 +23,7 @@ from tests.docs.pages import PAGES, ROOT, name
 from tests.docs.shell import ALL, PROGRAMS, Block, Command, Scene, blocks, commands, is_fast
 from tests.docs.test_commands import Understood
 
-LANGUAGES = {"bash", "sh", "python", "yaml", "text", "math"}  # sh: scripts of a service, run by tests/live
+LANGUAGES = {"bash", "python", "yaml", "text", "math"}
 
 PARSED_ONLY = {
     ("", r"pip install "): "changes the environment; .ci/run installs the package in a fresh one",
