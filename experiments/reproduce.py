@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import os
+import shlex
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -175,8 +175,8 @@ def _conclude(console: Console, outcome: Outcome, missing: dict[str, Need], root
     words += f"; {len(missing)} cells left out" if missing else ""
     console.print(words, highlight=False)
     known = set(names) <= set(table_names())  # the report finds a table of the user's own by its file alone
-    tables = "" if known else plain(f" --tables {shlex.join(names)}")
-    console.print(f"see  {shown_command('filtune report', root)}{tables}", highlight=False, soft_wrap=True)
+    command = shown_command("filtune report", root) + ("" if known else f" --tables {plain(shlex.join(names))}")
+    console.print(f"see  {command}", highlight=False, soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:

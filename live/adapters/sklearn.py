@@ -23,7 +23,7 @@ else:
 
 
 class _SklearnModel(base.BaseEstimator):
-    """What classifier and regressor have in common.
+    """Base of classifier and regressor.
 
     Args:
         backbone: Its name or options; by default a small network on numbers, ``mlp``.

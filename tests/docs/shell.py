@@ -53,7 +53,7 @@ def blocks(page: Path) -> list[Block]:
 
 def commands(page: Path) -> Iterator[Command]:
     """Yield the commands of a page's shell blocks and indented blocks, in their order."""
-    texts = [block.text for block in blocks(page) if block.language == "bash"]
+    texts = [block.text for block in blocks(page) if block.language in ("bash", "sh")]
     for text in [*texts, *INDENTED.findall(FENCE.sub("", markdown(page)))]:
         for line in text.replace("\\\n", " ").splitlines():
             for part in line.split(" && "):

@@ -23,7 +23,14 @@ from tests.docs.pages import PAGES, ROOT, name
 from tests.docs.shell import ALL, PROGRAMS, Block, Command, Scene, blocks, commands, is_fast
 from tests.docs.test_commands import Understood
 
-LANGUAGES = {"bash", "python", "yaml", "text", "math"}
+LANGUAGES = {
+    "bash",
+    "sh",
+    "python",
+    "yaml",
+    "text",
+    "math",
+}  # sh: scripts of a service, run by tests/live; their commands are parsed
 
 PARSED_ONLY = {
     ("", r"pip install "): "changes the environment; .ci/run installs the package in a fresh one",
@@ -43,8 +50,10 @@ PARSED_ONLY = {
         "",
         r"filtune (reproduce|report --study) win_changing",
     ): "a study of hours; tests/reports/test_study.py has a small one",
-    (r"docs/serve.md", ""): "a service and its clients in a shell; tests/live/test_serve_page.py runs the page's block",
-    ("", r"filtune learn .*--follow"): "follows a file without an end; tests/live/test_service.py runs such a service",
+    (
+        "",
+        r"filtune learn .*--follow",
+    ): "follows a file without an end; tests/live/test_json_lines.py runs such a service",
     (r"docs/results", r"filtune (reproduce|report) "): "the records of the results took days",
 }
 """By patterns of the page and of the command, why commands are parsed and not run."""

@@ -122,7 +122,7 @@ def test_a_measurement_is_run_kept_and_skipped_like_a_run(tmp_path, capsys, monk
     said = capsys.readouterr().out
     assert "2 runs, 2 of them made before" in said
     assert "earlier release" not in said
-    assert said.splitlines()[-1] == f"see  filtune report {root} --tables {table}"  # a file of one's own is named
+    assert said.splitlines()[-1] == f"see  filtune report {root} --tables {table}"  # a user's file is named
 
 
 def test_a_measurement_that_fails_is_named(tmp_path, capsys):

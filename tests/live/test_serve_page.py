@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def block() -> str:
     """The first block of shell on the page."""
-    return re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "serve.md").read_text(), flags=re.DOTALL)[0]
+    return re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "serve.md").read_text(), flags=re.DOTALL)[0]
 
 
 def test_the_how_to_is_short() -> None:
