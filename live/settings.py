@@ -226,7 +226,10 @@ def usual_shape(backbone: BackboneConfig, given: tuple[int, int, int] | None) ->
 
 
 def make_task(
-    kind: str, classes: Sequence[Any] | str, modality: Literal["text", "image", "table"], shape: tuple[int, int, int] | None
+    kind: str,
+    classes: Sequence[Any] | str,
+    modality: Literal["text", "image", "table"],
+    shape: tuple[int, int, int] | None,
 ) -> Task:
     """Return the task of a kind, with its classes or without.
 

@@ -28,7 +28,7 @@ class _RiverModel(base.Estimator):
     kind = "classification"
 
     def _start(self, x: Any) -> OnlineLearner:
-        """Return the learner; the first sample that is learned from says how many features there are."""
+        """Return the learner; the first sample says how many features there are."""
         if self.learner is None:
             self.learner = build_learner(
                 self.kind, x, self.backbone, self.optimizer, getattr(self, "classes", ()), self.seed, self.config,
@@ -69,7 +69,7 @@ class RiverClassifier(_RiverModel, base.MiniBatchClassifier):
         **options: Further arguments of :class:`OnlineLearner`, or of its ``from_config``.
 
     Attributes:
-        learner: The learner; None before the first sample that was learned from.
+        learner: The learner; None before the first sample.
         drifts: How many drifts the detector has detected.
         last_drift: How many samples there had been at the last one; None for none.
 
@@ -123,23 +123,26 @@ class RiverClassifier(_RiverModel, base.MiniBatchClassifier):
 
     def predict_one(self, x: Any, **_: Any) -> Any:
         """Return the most probable class; None before there is one."""
-        return None if self.learner is None else self.learner.predict_one(x)
+        return self._start(x).predict_one(x)
 
     def predict_proba_one(self, x: Any, **_: Any) -> dict[Any, float]:
-        """Return the probability of each class known, none before the first label."""
-        return {} if self.learner is None else _normalized(self.learner.predict_proba_one(x))
+        """Return the probability of each class known; of none before the first label, unless they were named."""
+        return _normalized(self._start(x).predict_proba_one(x))
 
     def predict_proba_many(self, X: pd.DataFrame) -> pd.DataFrame:
         """Return the probabilities of the classes for the rows of a frame, one column for each class."""
         frame = library("pandas", "river").DataFrame
-        if self.learner is None or not len(X):
+        rows = _rows(X)
+        if not rows:
             return frame(index=X.index)
-        found = [_normalized(row) for row in self.learner.predict_proba_many(_rows(X))]
-        return frame(found, index=X.index, columns=self.learner.classes)
+        learner = self._start(rows[0])
+        found = [_normalized(row) for row in learner.predict_proba_many(rows)]
+        return frame(found, index=X.index, columns=learner.classes)
 
     def predict_many(self, X: pd.DataFrame) -> pd.Series:
         """Return the most probable class for the rows of a frame."""
-        found = [None] * len(X) if self.learner is None else self.learner.predict_many(_rows(X))
+        rows = _rows(X)
+        found = self._start(rows[0]).predict_many(rows) if rows else []
         return library("pandas", "river").Series(found, index=X.index, dtype=None if found else object)
 
     def _watch(self, learner: OnlineLearner, x: Any, y: Any) -> OnlineLearner:

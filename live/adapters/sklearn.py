@@ -17,22 +17,16 @@ if TYPE_CHECKING:
     from sklearn.utils import multiclass, validation
 else:
     base = library("sklearn.base", "sklearn")
-    multiclass, validation = library("sklearn.utils.multiclass", "sklearn"), library("sklearn.utils.validation", "sklearn")
+    multiclass, validation = (
+        library("sklearn.utils.multiclass", "sklearn"),
+        library("sklearn.utils.validation", "sklearn"),
+    )
     if not hasattr(validation, "validate_data"):
         raise ImportError("scikit-learn 1.6 or newer is needed: pip install 'filtune[sklearn]'")
 
 
 class _SklearnModel(base.BaseEstimator):
-    """Base of classifier and regressor.
-
-    Args:
-        backbone: Its name or options; by default a small network on numbers, ``mlp``.
-        optimizer: A class, a ``functools.partial`` of one, or a name; by default Filtune.
-        epochs: How often ``fit`` goes through the samples, in their order.
-        batch_size: Samples of one step.
-        seed: Seed of random weights and of each step.
-        options: Further arguments of :class:`OnlineLearner`.
-    """
+    """Base of classifier and regressor."""
 
     kind = "classification"
 
@@ -68,9 +62,7 @@ class _SklearnModel(base.BaseEstimator):
         return self
 
     def _build(self, first: Any, classes: Sequence[Any] | str = ()) -> OnlineLearner:
-        return build_learner(
-            self.kind, first, self.backbone, self.optimizer, classes, self.seed, options=self.options
-        )
+        return build_learner(self.kind, first, self.backbone, self.optimizer, classes, self.seed, options=self.options)
 
     def _predictions(self, X: Any) -> list[Any]:
         validation.check_is_fitted(self, "learner_")
@@ -84,11 +76,19 @@ class _SklearnModel(base.BaseEstimator):
 
 
 class SklearnClassifier(base.ClassifierMixin, _SklearnModel):
-    __doc__ = f"""A classifier of scikit-learn: a backbone that is fine-tuned sample by sample.
+    """A classifier of scikit-learn: a backbone that is fine-tuned sample by sample.
 
     ``X`` is an array or frame of numbers (N, F), NaN where a value is missing; for another backbone a list of texts, of
     pairs of texts or of images.
-    {(_SklearnModel.__doc__ or "").partition("common.")[2]}
+
+    Args:
+        backbone: Its name or options; by default a small network on numbers, ``mlp``.
+        optimizer: A class, a ``functools.partial`` of one, or a name; by default Filtune.
+        epochs: How often ``fit`` goes through the samples, in their order.
+        batch_size: Samples of one step.
+        seed: Seed of random weights and of each step.
+        options: Further arguments of :class:`OnlineLearner`.
+
     Attributes:
         classes_: The classes, sorted; the columns of ``predict_proba``.
         learner_: The learner.
@@ -138,11 +138,19 @@ class SklearnClassifier(base.ClassifierMixin, _SklearnModel):
 
 
 class SklearnRegressor(base.RegressorMixin, _SklearnModel):
-    __doc__ = f"""A regressor of scikit-learn: a backbone that is fine-tuned sample by sample, on targets in running units.
+    """A regressor of scikit-learn: a backbone that is fine-tuned sample by sample.
 
-    ``X`` is an array or frame of numbers (N, F), NaN where a value is missing; for another backbone a list of texts, of
+    Targets are learned in running units. ``X`` is an array or frame of numbers (N, F), NaN where a value is missing; for another backbone a list of texts, of
     pairs of texts or of images.
-    {(_SklearnModel.__doc__ or "").partition("common.")[2]}
+
+    Args:
+        backbone: Its name or options; by default a small network on numbers, ``mlp``.
+        optimizer: A class, a ``functools.partial`` of one, or a name; by default Filtune.
+        epochs: How often ``fit`` goes through the samples, in their order.
+        batch_size: Samples of one step.
+        seed: Seed of random weights and of each step.
+        options: Further arguments of :class:`OnlineLearner`.
+
     Attributes:
         learner_: The learner.
     """

@@ -82,12 +82,12 @@ def test_a_sample_of_numbers() -> None:
 def test_what_is_predicted_is_what_is_scored(tmp_path: Path) -> None:
     """A prediction knows the statistics of the samples before it, as the step that learns from it does."""
     one, right = learner(), 0
-    for i in range(40):
-        x = {"a": 100 + 10 * math.sin(i), "b": i % 3, **({"late": -i} if i > 20 else {})}
+    for i in range(24):
+        x = {"a": 100 + 10 * math.sin(i), "b": i % 3, **({"late": -i} if i > 12 else {})}
         y = "yes" if math.sin(i) > 0 else "no"
         right += one.predict_one(x) == y
         one.learn_one(x, y)
-    assert one.metrics["online_accuracy"] == pytest.approx(100 * right / 40, rel=1e-6)
+    assert one.metrics["online_accuracy"] == pytest.approx(100 * right / 24, rel=1e-6)
     assert one.inputs.features.names == ("a", "b", "late")
     one.predict_one(x, id="later")
     one.save(tmp_path / "a.ckpt")
@@ -109,7 +109,7 @@ def test_columns_choose_features() -> None:
 def test_a_first_sample_of_zeros_is_no_end() -> None:
     """All derivatives of the first layer are zero then, by which Filtune sets its first variances."""
     one = OnlineLearner("classification", MLP, Filtune, ["no", "yes"])
-    for i in range(60):
+    for i in range(40):
         one.learn_one({"a": i % 2, "b": 0}, "yes" if i % 2 else "no")
     assert one.predict_one({"a": 1, "b": 0}) == "yes"
     assert one.predict_one({"a": 0, "b": 0}) == "no"

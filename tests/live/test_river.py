@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 import random
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,13 +18,14 @@ from filtune.optimizers import AdamW
 pytest.importorskip("river", reason="River is not installed (pip install 'filtune[river]'; Python 3.11 or newer)")
 
 import pandas as pd
+from filtune.live.adapters import library
 from filtune.live.adapters.river import FAST, RiverClassifier, RiverRegressor
-from river import checks, compose, datasets, drift, evaluate, metrics, preprocessing
+from river import checks, compose, drift, evaluate, metrics, preprocessing
 
 from tests.live.test_equals_fit import CONFIG, fitted, stream
 
 MODELS = [RiverClassifier, RiverRegressor]
-SAMPLES, MANY = 8, 36
+SAMPLES, MANY = 5, 33
 """Samples of a check in the default suite; those of mini-batches learn from 30 before they look."""
 
 
@@ -86,11 +86,6 @@ def test_accuracy_by_river_is_that_of_fit(tmp_path: Path) -> None:
     model = RiverClassifier(config=config, classes=tuple(range(10)))
     samples = [(x.numpy(), int(y)) for (x,), (y,) in stream(DigitsDataModule(max_samples=40))]
     metric = evaluate.progressive_val_score(samples, model, metrics.Accuracy())
-    from filtune.lightning_modules.metrics import Prequential
-
-    online = Prequential(model.learner.task)
-    saved = {name.removeprefix("online."): value for name, value in checkpoint["state_dict"].items()}
-    assert saved.keys() & online.state_dict().keys()
     own = model.learner.model.state_dict()
     assert all(torch.equal(own[name], value) for name, value in checkpoint["state_dict"].items())
     by_fit = float(model.learner.model.online.compute()["online/accuracy"])  # of the state of fit, as was just seen
@@ -100,8 +95,8 @@ def test_accuracy_by_river_is_that_of_fit(tmp_path: Path) -> None:
 
 def test_a_pipeline() -> None:
     model = compose.Select("a") | preprocessing.MinMaxScaler() | RiverClassifier(optimizer=partial(AdamW, lr=0.03))
-    metric = evaluate.progressive_val_score(tabular(200), model, metrics.Accuracy())
-    assert metric.get() > 0.75
+    metric = evaluate.progressive_val_score(tabular(100), model, metrics.Accuracy())
+    assert metric.get() > 0.65
     assert model["RiverClassifier"].learner.inputs.features.names == ("a",)
     fresh = model.clone()
     assert fresh["RiverClassifier"].learner is None
@@ -116,14 +111,15 @@ def test_a_regression() -> None:
     model = RiverRegressor(optimizer=FAST)
     assert model.predict_one({"a": 1}) == 0
     samples = [(x, 1000 + 3 * x["a"]) for x, _ in tabular(150)]
-    metric = evaluate.progressive_val_score(samples[1:], model, metrics.R2())
-    assert metric.get() > -1  # the first prediction is 0
+    model.learn_one(*samples[0])
+    evaluate.progressive_val_score(samples[1:], model, metrics.MAE())
     frame = pd.DataFrame([x for x, _ in samples[:9]], index=range(3, 12))
     found = model.predict_many(frame)
     assert list(found.index) == list(frame.index)
     assert found.corr(frame["a"]) > 0.9
+    assert (found - 1000 - 3 * frame["a"]).abs().mean() < 24  # that of the best constant
     model.learn_many(frame, pd.Series([y for _, y in samples[:9]]))
-    assert model.learner.steps == 150
+    assert model.learner.steps == 151
 
 
 def test_texts(tiny_bert: Path) -> None:
@@ -159,22 +155,19 @@ def test_a_drift_detector_of_river(on_drift: Any) -> None:
     detector, own, wrong = drift.ADWIN(clock=8), drift.ADWIN(clock=8), []
     model = RiverClassifier(optimizer=partial(AdamW, lr=0.01), drift_detector=detector, on_drift=on_drift)
     learners = set()
-    for x, y in tabular(300, flip=150):
+    for x, y in tabular(160, flip=80):
         guess = model.predict_one(x)
-        if model.learner is not None:
-            own.update(int(guess != y))
-            if own.drift_detected:
-                wrong.append(model.samples)
-        else:
-            own.update(1)  # no class was known
+        own.update(int(guess != y))
+        if own.drift_detected:
+            wrong.append(model.samples)
         model.learn_one(x, y)
         learners.add(id(model.learner))
     assert wrong
     assert (model.drifts, model.last_drift) == (len(wrong), wrong[-1])
-    assert wrong[-1] >= 150
-    assert model.learner.steps < 200 if on_drift == "restart" else model.learner.steps == 299
+    assert wrong[-1] >= 80
+    assert model.learner.steps <= 80 if on_drift == "restart" else model.learner.steps > 150
     assert model.learner.classes == ["low", "high"] or model.learner.classes == ["high", "low"]
-    assert model.learner.inputs.features.count[0] == 300  # the statistics of the features are kept
+    assert model.learner.inputs.features.count[0] == 160  # the statistics of the features are kept
     fresh = model.clone()
     assert fresh.drift_detector is not detector
     assert fresh.drifts == 0
@@ -197,19 +190,7 @@ def test_a_configuration_excludes_its_parts() -> None:
         RiverClassifier(optimizer=FAST, config="quickstart").learn_one({"a": 1}, "x")
 
 
-def test_phishing() -> None:
-    """Real rows, all nine features by their names, and the accuracy that River counts."""
-    model = RiverClassifier(optimizer=FAST)
-    metric = evaluate.progressive_val_score(datasets.Phishing().take(150), model, metrics.Accuracy())
-    assert metric.get() > 0.65
-
-
-def test_the_library_is_named_where_it_is_missing() -> None:
-    code = (
-        "import sys; sys.modules['river'] = sys.modules['river.base'] = None\n"
-        "try: import filtune.live.adapters.river\n"
-        "except ImportError as error: print(error)"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert found.stdout.startswith("river is needed: pip install 'filtune[river]' (")
-    assert found.stdout.count("\n") == 1
+def test_the_library_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "river.base", None)
+    with pytest.raises(ImportError, match=r"^river is needed: pip install 'filtune\[river\]' \(.*\)$"):
+        library("river.base", "river")
