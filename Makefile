@@ -35,7 +35,7 @@ gpu:  ## Check and measure everything on a CUDA device (eight minutes)
 	python -m benchmarks.gpu --output gpu.json
 
 soak:  ## Train five optimizers for 100,000 steps each (hours; resumable)
-	for method in filtune loko lofi r-kalman ring; do python -m benchmarks.soak --method $$method --output build/soak/$$method.json || exit 1; done
+	for method in filtune loko lofi r-kalman ring; do python -m tests.endurance.soak --method $$method --output build/soak/$$method.json || exit 1; done
 
 chaos:  ## Kill commands at 200 random moments and compare with uninterrupted ones (hours; resumable)
-	python -m benchmarks.chaos --kills 200 --output build/chaos.json
+	python -m tests.endurance.chaos --kills 200 --output build/chaos.json

@@ -125,7 +125,7 @@ def post(port: int, path: str, body: dict[str, Any]) -> int:
 
 
 class Teacher(threading.Thread):
-    """Sends labels as fast as they are accepted."""
+    """Client that sends labels as fast as they are accepted."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
@@ -144,7 +144,7 @@ class Teacher(threading.Thread):
 
 
 def ask(port: int, script: str, options: argparse.Namespace, seconds: int) -> dict[str, float]:
-    """Return requests a second, and percentiles of their time in seconds, by wrk."""
+    """Return requests a second, and percentiles of their time in seconds, by wrk; a refused request is an error."""
     clients = [
         "-t",
         "1",

@@ -18,7 +18,7 @@ from filtune.suggestions import did_you_mean, nearest
 from .cache import cache_errors, check_parquet, content_cache, quiet_reading
 from .delimited import DELIMITERS, DelimitedFile, Quoting
 from .hub_folder import HubFolder
-from .image_folder import Tree, describe_rest, list_files, read_images
+from .image_folder import Tree, describe_rest, image_endings, list_files, read_images
 from .image_metadata import describe_images, metadata_files, read_metadata
 from .json_file import JsonFile
 from .samples import DataError
@@ -160,6 +160,10 @@ def read_file(path: Path, options: TextOptions = PLAIN) -> Source:
             cache = str(content_cache([path]))
             table = datasets.load_dataset("parquet", data_files=str(path), split="train", cache_dir=cache)
         return Source({"train": table})
+    if path.suffix.lower() in image_endings():
+        raise DataError(
+            f"--data.source: {path} is an image, and images are read by folders; name the one that it is in"
+        )
     raise DataError(
         f"--data.source: {path} is of an unknown type; a file must end in one of {', '.join(ENDINGS)}, text files also "
         f"with {', '.join(COMPRESSED)} behind it"

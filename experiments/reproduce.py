@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -74,7 +75,7 @@ def main(args: list[str]) -> int:
                 keep_manifest(store, table, scale, chosen[table.name], plans[table.name], reasons)
     for table in tables:
         print_results(console, table, chosen[table.name], seeds[table.name], outcome.records)
-    _conclude(console, outcome, missing, options.root)
+    _conclude(console, outcome, missing, options.root, _names(options.tables))
     return 1 if missing or outcome.failures else 0
 
 
@@ -166,14 +167,20 @@ def _reason(why: Need | str) -> str:
     return why if isinstance(why, str) else f"{why.kind} {why.name}: {why.reason}"
 
 
-def _conclude(console: Console, outcome: Outcome, missing: dict[str, Need], root: Path) -> None:
+def _conclude(console: Console, outcome: Outcome, missing: dict[str, Need], root: Path, names: list[str]) -> None:
     diverged = sum(record["status"] == "diverged" for record in outcome.records.values())
-    words = f"{len(outcome.records)} runs, {outcome.found} of them made before"
+    words = f"{_number(len(outcome.records), 'run')}, {outcome.found} of them made before"
     words += f", {diverged} diverged" if diverged else ""
     words += f", {len(outcome.failures)} failed" if outcome.failures else ""
-    words += f"; {len(missing)} cells left out" if missing else ""
+    words += f"; {_number(len(missing), 'cell')} left out" if missing else ""
     console.print(words, highlight=False)
-    console.print(f"see  {shown_command('filtune report', root)}", highlight=False, soft_wrap=True)
+    known = set(names) <= set(table_names())  # the report finds a table of the user's own by its file alone
+    command = shown_command("filtune report", root) + ("" if known else f" --tables {plain(shlex.join(names))}")
+    console.print(f"see  {command}", highlight=False, soft_wrap=True)
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" + "s" * (count != 1)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -92,11 +92,12 @@ class PredictionLog:
         if self._confusion is not None:
             self._confusion = state.get("confusion", self._confusion).cpu().clone()
 
-    def results(self, stream: Stream) -> dict[str, Any]:
+    def results(self, stream: Stream, worst: int = WORST) -> dict[str, Any]:
         """Return the counts and the worst samples with what they show, as plain values.
 
         Args:
             stream: The stream that the samples are of.
+            worst: Number of samples, at most ``WORST``.
 
         Returns:
             ``samples``, ``confusion`` by true and predicted class, or None, and ``worst``, a list of ``loss``,
@@ -104,16 +105,16 @@ class PredictionLog:
             ``text`` or ``image``, where they are known.
         """
         state = self.state()
-        worst = []
-        for loss, *numbers, probability in state["worst"].tolist():
+        shown = []
+        for loss, *numbers, probability in state["worst"][:worst].tolist():
             position, label, predicted = map(int, numbers)
             known = {"loss": loss, "position": position + 1, "label": label, "predicted": predicted}
-            worst.append({**known, "probability": probability, **_shown(stream, position, label)})
+            shown.append({**known, "probability": probability, **_shown(stream, position, label)})
         confusion = state.get("confusion")
         return {
             "samples": self.samples,
             "confusion": None if confusion is None else confusion.tolist(),
-            "worst": worst,
+            "worst": shown,
         }
 
 
@@ -145,7 +146,9 @@ def thumbnail(image: Tensor) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def write_predictions(folder: Path, log: PredictionLog, stream: Stream, classes: tuple[str, ...]) -> None:
-    """Write the results of a log with the names of the classes into a run's folder."""
+def write_predictions(
+    folder: Path, log: PredictionLog, stream: Stream, classes: tuple[str, ...], worst: int = WORST
+) -> None:
+    """Write the results of a log, the worst samples among them, with the names of the classes into a run's folder."""
     with atomic_write(folder / PREDICTIONS) as file:
-        file.write(json.dumps(sealed({"classes": list(classes), **log.results(stream)})) + "\n")
+        file.write(json.dumps(sealed({"classes": list(classes), **log.results(stream, worst)})) + "\n")

@@ -74,6 +74,8 @@ class RunConfig:
             steps instead.
         baselines: Optimizers that are then trained on the same stream, each by its class or by the name or path of its
             configuration; a table compares the results.
+        worst_samples: Number of samples, at most 12, that ``predictions.json`` shows by text or thumbnail: those with
+            the largest loss. 0 keeps nothing of the data in a run's folder.
         resume_changed: Resume from a checkpoint although the data or the settings have changed since it was written.
     """
 
@@ -81,6 +83,7 @@ class RunConfig:
     save_interval: int = 200
     validations: int | None = None
     baselines: list[str] = field(default_factory=list)
+    worst_samples: int = 12
     resume_changed: bool = False
 
 

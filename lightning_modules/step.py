@@ -89,7 +89,7 @@ class OnlineStep:
         Returns:
             The observation of before the update.
         """
-        seed_step(seed, number, batch["label"].device)
+        seed_step(seed, number, next(self.backbone.parameters()).device)
         inputs, target = self.backbone.preprocess(batch), batch["label"]
         known, before = self._see_targets(target)
         with self.timer:

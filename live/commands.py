@@ -50,7 +50,7 @@ def run_learn(args: list[str]) -> None:
     options = learn_parser().parse_args(args)
     from filtune.lightning_modules.launch import quiet
 
-    from . import service
+    from . import json_lines
 
     quiet()
-    service.main(options)
+    json_lines.main(options)

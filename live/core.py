@@ -1,4 +1,4 @@
-"""What a learner is made of, how it takes a step, and how it is copied."""
+"""The parts of a learner, its step, and its copy."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class LearnerCore:
 
     @property
     def task(self) -> Task:
-        """What is predicted."""
+        """The task of the learner."""
         return self.model.task
 
     def build(self, settings: LearnerSettings, device: torch.device, classes: Sequence[Any] | None) -> None:
@@ -112,7 +112,7 @@ class LearnerCore:
         return [self.unlabelled, self.answered, self.answered_right, int(self.drifted_at)]
 
     def load_counts(self, counts: Sequence[Any], drift: dict[str, torch.Tensor]) -> None:
-        """Restore both."""
+        """Restore both counts."""
         self.unlabelled, self.answered, self.answered_right, drifted_at = counts
         self.drifted_at.fill_(drifted_at)
         self.drift_state = {name: value.to(self.device) for name, value in drift.items()}
@@ -148,9 +148,8 @@ class LearnerCore:
         assert self._readers is not None
         with self._readers.borrow(snapshot) as backbone, self.autocast:
             for start in range(0, len(samples), CHUNK):
-                inputs = self._readers.prepare(
-                    backbone, self.inputs.batch(samples[start : start + CHUNK], snapshot.features)
-                )
+                batch = self.inputs.batch(samples[start : start + CHUNK], snapshot.features)
+                inputs = self._readers.prepare(backbone, batch)
                 outputs = backbone(inputs).float().cpu()
                 found.append(self.model.likelihood.of(outputs, snapshot.target_value))
         return found

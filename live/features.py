@@ -34,7 +34,7 @@ Row = dict[Hashable, float]
 
 @dataclass(frozen=True)
 class Features:
-    """Places of features and their running mean and variance; learning from a sample returns a new object.
+    """The places of features and their running mean and variance; learning from a sample returns a new object.
 
     Attributes:
         size: Places.

@@ -1,4 +1,4 @@
-"""What a sample may be: a text, a pair of texts, an image, a file, a dict of columns, or numbers by name."""
+"""Forms of a sample: a text, a pair of texts, an image, a file, a dict of columns, or numbers by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Sample = str | tuple[str, str] | Tensor | Row
 
 
 class Inputs:
-    """Reads the samples of a learner.
+    """A reader of the samples of a learner.
 
     Args:
         modality: ``text``, ``image`` or ``table``.

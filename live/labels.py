@@ -14,7 +14,7 @@ MOST_CLASSES = 1000
 
 
 class Labels:
-    """Translates between labels and targets.
+    """A translator between labels and targets.
 
     A label is the class itself, never its position: of the classes ``["neg", "pos"]`` the label is ``"pos"``, of
     ``[0, 1]`` it is 1. Predictions return the class as it was given.
@@ -48,7 +48,7 @@ class Labels:
 
     @property
     def coding(self) -> Coding:
-        """How labels are encoded."""
+        """The encoding of the labels."""
         return Coding(self.names, self.options)
 
     def is_missing(self, y: Any) -> bool:

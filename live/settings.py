@@ -1,4 +1,4 @@
-"""How a learner is built: from parts, or from a configuration. Both become plain values, which a checkpoint keeps."""
+"""Settings of a learner: from parts, or from a configuration. Both become plain values, which a checkpoint keeps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPEN = "open"
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """What a learner is, in plain values.
+    """Settings of a learner, in plain values.
 
     Attributes:
         config: ``seed_everything``, ``model``, ``optimizer``, ``data`` and ``trainer``, as in a run's ``config.yaml``.

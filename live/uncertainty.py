@@ -1,4 +1,4 @@
-"""How certain a prediction is: of the label, and of the parameters that it was made with."""
+"""Uncertainty of a prediction: of the label, and of the parameters that it was made with."""
 
 from __future__ import annotations
 

@@ -103,7 +103,8 @@ class OnlineOptimizer(torch.optim.Optimizer):
 
         That is a gradient that is not finite, or predictions that are far worse than guessing and never were better.
         """
-        nonfinite = self.stats.get("nonfinite_steps") if hasattr(self, "stats") else None
+        # a filter computes its figures when they are asked for, at the cost of a step, and looks at its own count
+        nonfinite = vars(self).get("stats", {}).get("nonfinite_steps")
         if nonfinite is not None and int(nonfinite):
             return f"{int(nonfinite)} non-finite gradients: the optimizer diverges; {self.remedy}"
         recent = self.recent()

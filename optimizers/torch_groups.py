@@ -33,9 +33,10 @@ def arrange(cls: type, params: Iterable[Any]) -> Arranged:
     )
     for base in cls.__mro__:
         if split := _SPLITS.get(f"{base.__module__.partition('.')[0]}.{base.__name__}"):
-            found, rest = _joined(split(group) for group in groups)
+            divide, kind = split
+            found, rest = _joined(divide(group) for group in groups)
             if not found:
-                raise ValueError(f"TorchOptimizer: {cls.__name__} finds no parameters of its kind: {split.__doc__}")
+                raise ValueError(f"TorchOptimizer: {cls.__name__} finds no parameters of its kind: it takes {kind}")
             return found, rest
     return groups, []
 
@@ -66,10 +67,10 @@ def _pairs(group: Group) -> Arranged:
     return _beside(group, pairs, [p for p in params if id(p) not in taken])
 
 
-_SPLITS: dict[str, Callable[[Group], Arranged]] = {
-    "pytorch_optimizer.MuonBase": _flagged,
-    "pytorch_optimizer.LoRARite": _pairs,
-    "torch.Muon": _matrices,
+_SPLITS: dict[str, tuple[Callable[[Group], Arranged], str]] = {
+    "pytorch_optimizer.MuonBase": (_flagged, "tensors of two dimensions or more"),
+    "pytorch_optimizer.LoRARite": (_pairs, "pairs of LoRA matrices, A (r, n) before B (m, r, ...) in one group"),
+    "torch.Muon": (_matrices, "matrices"),
 }
 
 

@@ -160,6 +160,6 @@ def _image(step: int, matrix: np.ndarray, largest: float, title: str) -> Draw:
         axis.grid(False)
         axis.imshow(np.maximum(matrix, largest * 1e-4), norm=LogNorm(largest * 1e-4, largest), cmap=MATRICES)
         axis.set(xticks=[], yticks=[])
-        axis.set_title(f"{title}, k = {step}", fontsize=8)
+        axis.set_title(f"{title}\nk = {step}", fontsize=8)
 
     return draw

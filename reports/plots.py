@@ -181,7 +181,9 @@ def log_scale(axes: Any, which: str, values: Sequence[float] = (1.0,)) -> None:
         axes.set(**{f"{which}lim": (-least / 2, None)})
     axis = getattr(axes, f"{which}axis")
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # labels have no mathematics
-    axis.set_minor_formatter(NullFormatter())
+    within = max(values) <= 10 * least  # at most one power of ten is there to be labelled
+    minor = FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    axis.set_minor_formatter(minor if within and max(values) > least else NullFormatter())
 
 
 def to_svg(figure: Any, **options: Any) -> str:

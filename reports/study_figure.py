@@ -20,6 +20,8 @@ from .study import StreamResult, compared_rows, learning_rate
 def draw_study(streams: Sequence[StreamResult], table: Table, target: Path) -> list[Path]:
     """Draw the streams of a study with a legend, and those of ``comparison.figure`` alone with labels at the lines.
 
+    A stream that is scored once, at its end, has no curve and no panel.
+
     Args:
         streams: The comparisons on the streams.
         table: The study.
@@ -28,7 +30,9 @@ def draw_study(streams: Sequence[StreamResult], table: Table, target: Path) -> l
     Returns:
         The files.
     """
-    streams = [stream for stream in streams if any(runs.records for runs in stream.rows.values())]
+    streams = [stream for stream in streams if has_curve(stream)]
+    if not streams:
+        return []
     styles, columns = _styles(table), panel_columns(len(streams))
     rows = -(-len(streams) // columns)
     with new_figure(rows, columns, (4.2 * columns, 3.2 * rows)) as (figure, axes):
@@ -44,6 +48,13 @@ def draw_study(streams: Sequence[StreamResult], table: Table, target: Path) -> l
         save_png(figure, target, 100)
     drawn = (table.raw["comparison"].get("figure") or {}).get("columns", [])
     return [target, *_draw_panel([stream for stream in streams if stream.name in drawn], table, target)]
+
+
+def has_curve(stream: StreamResult) -> bool:
+    """Return True if a run of the stream was scored more than once."""
+    tag = stream.metric.replace("_", "/", 1)
+    runs = (record for row in stream.rows.values() for record in row.records.values())
+    return any(len(record["curves"].get(tag, ((),))[0]) > 1 for record in runs)
 
 
 def _draw_panel(streams: Sequence[StreamResult], table: Table, target: Path) -> list[Path]:

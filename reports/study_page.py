@@ -60,12 +60,16 @@ def write_study_page(
                 "; ".join([f"{table.name}: its method {failed}; see `filtune reproduce {study}`", *archive.left_out])
             )
         figure = output.with_name(f"{output.stem}_{table.name}.png")
-        written += draw_study(streams, table, figure)
+        figures = draw_study(streams, table, figure)
+        written += figures
         targets = Targets(table, streams)
         if targets.results:
             summaries.append(f"* [{table.title}](#{_anchor(table.title)})")
             summaries += [f"    * {result.head}" for result in targets.results]
-        parts += [f"## {table.title}", *StudySection(table, archive, streams).parts(targets, figure.name)]
+        parts += [
+            f"## {table.title}",
+            *StudySection(table, archive, streams).parts(targets, figure.name if figures else ""),
+        ]
     if posterior:
         parts += posterior_section(posterior)
     if summaries:
@@ -127,7 +131,7 @@ class StudySection:
             " ".join(str(self.table.raw.get("notes", "")).split()),
             *self._answers(scores),
             "Missing runs are a dash, or fewer seeds; the end of this section lists them." * bool(lacking),
-            f"![scores of the method and the baselines over the samples]({figure})",
+            *([f"![scores of the method and the baselines over the samples]({figure})"] if figure else []),
             *self._targets(targets),
             *_headed("Log loss", self._tables(("online_nll", 3))),
             *_headed("Validation after training", self._tables(("val_accuracy", 1), ("val_pearson", 1))),

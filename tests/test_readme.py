@@ -45,7 +45,9 @@ def test_the_loop_of_the_readme_runs() -> None:
     """The lines shown under "The optimizer in your own loop", on a small model."""
     import torch
 
-    code = re.search(r"```python\n(from filtune import.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    code = re.search(
+        r"```python\n(from filtune import Categorical, LoKO.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL
+    )
     assert code
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 3)

@@ -17,8 +17,8 @@ class LogInterval(pl.Callback):
     """Callback that chooses the steps between two points by the length of the run, where the user has not.
 
     With 50 a stream of 72 samples has a curve of two points. A point costs the metrics of the stream so far and a look
-    for divergence, about as much as a step of a small model. Fewer than twice ``POINTS`` of them are made more often
-    than every 50 steps.
+    for divergence, about as much as one or two steps. Where they come more often than every 50 steps, there are
+    fewer than 2.5 times ``POINTS``, the largest ratio of two intervals.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -22,7 +22,7 @@ from ..atomic import atomic_write
 from ..event_files import SIZES, sizes_of
 from ..integrity import DamagedFile, read_json, sealed
 from ..online import OnlineModule
-from ..predictions import write_predictions
+from ..predictions import WORST, write_predictions
 from ..run_files import created_files, remove_created
 from ..runs import SUMMARY
 from ..tensorboard import RunLogger
@@ -40,6 +40,9 @@ class RunSummary(pl.Callback):
         is_new: Whether the folder was created for this run, so that all files of filtune in it are this run's.
         write_figures: Called before the summary is written, which states the sizes of the event files.
         announces: Whether to print what was read of the data when training starts.
+
+    Raises:
+        ValueError: If ``run.worst_samples`` in the configuration is not between 0 and 12.
     """
 
     def __init__(
@@ -51,6 +54,10 @@ class RunSummary(pl.Callback):
         write_figures: Callable[[pl.Trainer, OnlineModule], None] = lambda *_: None,
         announces: bool = True,
     ) -> None:
+        worst_samples = (config.get("run") or {}).get("worst_samples", WORST)
+        if not 0 <= worst_samples <= WORST:
+            raise ValueError(f"run.worst_samples: must be between 0 and {WORST}, got {worst_samples}")
+        self.worst_samples = worst_samples
         self.folder, self.optimizer, self.config, self.write_figures = folder, optimizer, config, write_figures
         self._found = set() if is_new else set(created_files(folder))
         self.announces, self.announced = announces, False
@@ -104,7 +111,8 @@ class RunSummary(pl.Callback):
         summary = self._summary(trainer, module, seconds)
         self.write_figures(trainer, module)
         if module.online.log is not None:
-            write_predictions(self.folder, module.online.log, trainer.datamodule, module.task.classes)
+            worst, classes = self.worst_samples, module.task.classes
+            write_predictions(self.folder, module.online.log, trainer.datamodule, classes, worst)
         results = {f"final/{k}": v for k, v in summary.items() if k.startswith("online_") and v is not None}
         results |= {f"final/{name}": value for name, value in module.last_validation.items()}
         for logger in trainer.loggers:

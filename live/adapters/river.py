@@ -23,7 +23,7 @@ FAST = partial(AdamW, lr=1e-2)
 
 
 class _RiverModel(base.Estimator):
-    """What classifier and regressor have in common: the learner, built at the first sample."""
+    """Base of classifier and regressor: the learner, built at the first sample."""
 
     kind = "classification"
 
@@ -72,6 +72,9 @@ class RiverClassifier(_RiverModel, base.MiniBatchClassifier):
         learner: The learner; None before the first sample.
         drifts: How many drifts the detector has detected.
         last_drift: How many samples there had been at the last one; None for none.
+
+    Raises:
+        ValueError: If ``on_drift`` is unknown, or ``restart`` has no detector.
     """
 
     def __init__(

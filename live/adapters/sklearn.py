@@ -26,7 +26,7 @@ else:
 
 
 class _SklearnModel(base.BaseEstimator):
-    """What classifier and regressor have in common."""
+    """Base of classifier and regressor."""
 
     kind = "classification"
 

@@ -1,4 +1,4 @@
-"""Who may ask, how much, and how often: everything that is checked before a request is read.
+"""Access to the service: everything that is checked before a request is read.
 
 Where a service listens on more than loopback, a token is needed. Without one, on loopback, requests of web pages from
 elsewhere are refused: a browser would send them on behalf of any page (by its ``Origin``, and by ``Host`` where a name
@@ -74,7 +74,10 @@ def read_token(file: Path | None) -> str | None:
         ValueError: If it is too short, or has a space or a character beyond ASCII.
     """
     where = str(file) if file is not None else VARIABLE
-    token = file.read_text(encoding="utf-8").strip() if file is not None else os.environ.get(VARIABLE)
+    try:
+        token = file.read_text(encoding="utf-8").strip() if file is not None else os.environ.get(VARIABLE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--token_file {file}: cannot be read ({error})") from error
     if token is None:
         return None
     if len(token) < SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
@@ -150,7 +153,7 @@ class Denied(Exception):
 
 
 class Guard:
-    """Lets through what may pass, with its whole body read.
+    """Middleware that lets through what may pass, with its whole body read.
 
     Args:
         app: The application behind it.

@@ -34,7 +34,7 @@ from .schemas import (
     ToLearn,
     ToPredict,
 )
-from .service import Answer, Refused, Service
+from .service import Answer, LearnerService, Refused
 
 PAGE = Path(__file__).parent / "page"
 
@@ -64,7 +64,7 @@ Errors have one line of text in the field error. Where the service has a token, 
 Many = TypeVar("Many", bound=Sequence[Any])
 
 
-def create_app(service: Service, token: str | None = None, limits: Limits | None = None) -> FastAPI:
+def create_app(service: LearnerService, token: str | None = None, limits: Limits | None = None) -> FastAPI:
     """Return the application of a service; the service ends with it.
 
     Args:
@@ -102,7 +102,7 @@ def _version() -> str:
     return __version__
 
 
-def _add_learner(app: FastAPI, service: Service, limits: Limits) -> None:
+def _add_learner(app: FastAPI, service: LearnerService, limits: Limits) -> None:
     threads = anyio.CapacityLimiter(max(2, os.cpu_count() or 1))
     in_thread = partial(anyio.to_thread.run_sync, limiter=threads)
 
@@ -176,7 +176,7 @@ def _label(label: Feedback) -> Operation:
     return {"op": "label", "id": label.id, "y": label.y}
 
 
-def _add_pages(app: FastAPI, service: Service) -> None:
+def _add_pages(app: FastAPI, service: LearnerService) -> None:
     @app.get("/status", tags=["watch"])
     def status() -> JSONResponse:
         """Return what the page shows: metrics, the test for drift, and recent predictions."""
@@ -220,6 +220,8 @@ def _add_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             return _problem(400, "the body is not JSON")
+        if first["loc"] == ("body",) and "json" not in request.headers.get("content-type", ""):
+            return _problem(422, "the body is JSON, which the header Content-Type: application/json must say")
         place = [str(part) for part in first["loc"] if part != "body"]
         for name, needed in NEEDED.items():
             if name in place[:-1]:  # one of the types that it might have been
@@ -243,6 +245,10 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(LogNotWritten)
     async def unwritten(request: Request, error: LogNotWritten) -> JSONResponse:
         return _problem(507, f"the disk takes nothing more: {error}", {"Retry-After": "30"})
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        return _problem(500, "an error of the service, which its own output describes; nothing was answered")
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> JSONResponse:

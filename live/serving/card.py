@@ -9,13 +9,13 @@ from filtune.experiments.escaping import escape_markdown, markdown_code
 from huggingface_hub import ModelCard, ModelCardData
 
 if TYPE_CHECKING:
-    from .service import Service
+    from .service import LearnerService
 
 MOST_CLASSES = 100
 """Names of classes in a card."""
 
 
-def card(service: Service) -> str:
+def card(service: LearnerService) -> str:
     """Return a model card in Markdown, with the metadata of the hub."""
     learner, status = service.learner, service.status()
     settings, task = learner.settings, learner.task

@@ -47,7 +47,7 @@ def serve_parser() -> argparse.ArgumentParser:
     add("--max_body", type=int, default=8 << 20, help="most bytes of a request (default 8 MiB)")
     add("--max_batch", type=int, default=256, help="most samples of a request (default 256)")
     add("--max_rate", type=float, default=1000, help="most requests a second of one address (default 1000; 0: any)")
-    add("--max_connections", type=int, default=500, help="most connections at a time (default 500)")
+    add("--max_connections", type=int, default=200, help="most connections at a time (default 200)")
     add("--save_interval", type=int, default=1000, help="samples between two snapshots (default 1000)")
     add("--device", default="cpu", help="where the model is (default cpu)")
     add(
@@ -102,7 +102,7 @@ def _serve(options: argparse.Namespace, token: str | None, listening: socket.soc
 
     from .access import Limits
     from .app import create_app
-    from .service import Service
+    from .service import LearnerService
     from .state import open_state
 
     quiet()
@@ -110,7 +110,7 @@ def _serve(options: argparse.Namespace, token: str | None, listening: socket.soc
     given = {"new_classes": options.new_classes, "max_pending": options.max_pending, "device": options.device}
     state = open_state(options.ckpt_path, options.state_dir, tuple(options.own), **given)
     begun = f"begins in {state.folder}" if state.is_new else f"goes on in {state.folder} after {state.position} samples"
-    service = Service(state, options.save_interval, options.max_backlog)
+    service = LearnerService(state, options.save_interval, options.max_backlog)
     replayed = f" and {service.replayed} of its log" if service.replayed else ""
     limits = Limits(options.max_body, options.max_rate, options.max_batch)
     host, port = listening.getsockname()[:2]
@@ -119,6 +119,6 @@ def _serve(options: argparse.Namespace, token: str | None, listening: socket.soc
     config = uvicorn.Config(
         create_app(service, token, limits), log_level="warning", access_log=False, server_header=False,
         proxy_headers=False, limit_concurrency=options.max_connections, timeout_keep_alive=10,
-        timeout_graceful_shutdown=10, lifespan="on", ws="none",
+        timeout_graceful_shutdown=5, lifespan="on", ws="none",
     )  # fmt: skip
     uvicorn.Server(config).run(sockets=[listening])

@@ -51,11 +51,11 @@ class Payload(NamedTuple):
     """A request as it will be written.
 
     Attributes:
-        count: The number of its operations.
+        length: The number of its operations.
         text: The operations, as JSON in one line.
     """
 
-    count: int
+    length: int
     text: bytes
 
 

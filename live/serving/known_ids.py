@@ -1,4 +1,4 @@
-"""What a service knows by id: which samples wait for their label, and which were learned."""
+"""Knowledge of a service by id: the samples that wait for their label, and those that were learned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REMEMBERED = 100_000
 
 
 class KnownIds:
-    """Decides by id what becomes of an operation. Equal operations in equal order have equal outcomes.
+    """Decisions by id on what becomes of an operation. Equal operations in equal order have equal outcomes.
 
     Args:
         most_waiting: Most samples that wait, as many as the learner keeps.

@@ -1,4 +1,4 @@
-"""What a service shows of itself: counts, the online metrics, the test for drift, and recent predictions."""
+"""The monitor of a service: counts, the online metrics, the test for drift, and recent predictions."""
 
 from __future__ import annotations
 

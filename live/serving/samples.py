@@ -10,6 +10,7 @@ from typing import Any
 
 from filtune.datamodules.image_folder import image_formats
 from PIL import Image
+from torch import Tensor
 
 from ..core import LearnerCore
 
@@ -20,8 +21,8 @@ SHOWN = 80
 """Characters of a sample on the page."""
 
 
-def checked(learner: LearnerCore, x: Any) -> Any:
-    """Return a sample of a request as the learner reads it.
+def read_sample(learner: LearnerCore, x: Any) -> Any:
+    """Return a sample of a request as the backbone takes it.
 
     Args:
         learner: The learner.
@@ -31,9 +32,13 @@ def checked(learner: LearnerCore, x: Any) -> Any:
     Raises:
         ValueError: If it is no such sample; what is wrong, in one line.
     """
-    sample = readable(learner, x)
-    learner.inputs.read(sample)
-    return sample
+    try:
+        sample = learner.inputs.read(readable(learner, x))
+        if isinstance(sample, Tensor) and not sample.numel():
+            raise ValueError("x: the image has no pixels")
+        return sample
+    except (TypeError, ArithmeticError) as error:  # of libraries, such as a number that fits into no tensor
+        raise ValueError(f"x: cannot be read: {error}") from error
 
 
 def readable(learner: LearnerCore, x: Any) -> Any:
@@ -55,8 +60,13 @@ def check_label(learner: LearnerCore, y: Any) -> None:
     labels = learner.labels
     if labels.is_missing(y):
         raise ValueError("y: the label is missing")
-    if not labels.new_among([y]):
-        labels.encode([y])
+    if labels.likelihood.is_softmax and isinstance(y, list):
+        raise ValueError("y: one class is needed, not a list")
+    try:
+        if not labels.new_among([y]):
+            labels.encode([y])
+    except (TypeError, ArithmeticError, RuntimeError) as error:  # of libraries
+        raise ValueError(f"y: no label of this task: {error}") from error
 
 
 def excerpt(x: Any, modality: str) -> str:

@@ -11,12 +11,12 @@ Label = StrictStr | StrictBool | StrictInt | StrictFloat | list[StrictStr | Stri
 
 SAMPLE = (
     "A text; the two texts of a pair; an image, as the base64 of its file or as nested lists of numbers; or an object "
-    "of columns. Never a path or an address: nothing is read or fetched for it."
+    "of columns, or of numbers for a model of tables. Never a path or an address: nothing is read or fetched for it."
 )
 
 
 class Request(BaseModel):
-    """A request; fields that there are not are refused."""
+    """A request to the service; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -62,7 +62,7 @@ class Feedbacks(Request):
 
 
 class Predicted(BaseModel):
-    """A prediction."""
+    """A prediction as it is answered."""
 
     prediction: Any = Field(description="The class, the list of classes, or the number; null before there are classes.")
     probability: dict[str, float | None] | None = Field(None, description="The probability of each class.")
@@ -78,7 +78,7 @@ class ManyPredicted(BaseModel):
 
 
 class Accepted(BaseModel):
-    """What became of labels; they are on the disk."""
+    """The outcome of labels; they are on the disk."""
 
     outcomes: list[str] = Field(
         description="Of each label: accepted; duplicate: it had been accepted before; unknown: no sample waits for it."
@@ -86,6 +86,6 @@ class Accepted(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error."""
+    """An error as it is answered."""
 
     error: str = Field(description="What is wrong, in one line.")

@@ -15,14 +15,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from filtune.lightning_modules.atomic import DiskFull
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from ..pending import Waiting
 from .journal import LogNotWritten, Operation, Payload, payload
 from .known_ids import KnownIds, Outcome
 from .monitor import ServiceMonitor
-from .samples import check_label, checked, readable
+from .samples import check_label, read_sample, readable
 from .state import State
 
 OBSERVE_INTERVAL = 5.0
@@ -43,7 +42,7 @@ class Refused(Exception):
 
 
 class Answer(NamedTuple):
-    """A prediction.
+    """A prediction of the service.
 
     Attributes:
         prediction: The class, the list of classes, or the number; None before there are classes.
@@ -82,7 +81,7 @@ class Ticket:
                 future.set_exception(error)
 
 
-class Service:
+class LearnerService:
     """A learner with its log.
 
     Args:
@@ -101,7 +100,7 @@ class Service:
         self.failure = ""
         self.monitor = ServiceMonitor()
         self.backlog = 0
-        self._saved_at = state.position
+        self._saved_at, self._save_at = state.position, state.position + save_interval
         self._changed = threading.Condition()
         self._arrived: deque[Ticket] = deque()
         self._written: deque[Ticket] = deque()
@@ -129,7 +128,7 @@ class Service:
             ValueError: If one is no sample.
         """
         learner = self.learner
-        samples = [learner.inputs.read(readable(learner, x)) for x in xs]
+        samples = [read_sample(learner, x) for x in xs]
         snapshot = learner.newest()
         if learner.has_no_choice(snapshot):
             only = snapshot.classes[0] if snapshot.classes else None
@@ -145,7 +144,7 @@ class Service:
     def _outputs(self, samples: list[Any], snapshot: Any) -> list[Any]:
         try:
             return self.learner.predicted(samples, snapshot) if samples else []
-        except RuntimeError as error:  # such as a size that the layers cannot take
+        except Exception as error:  # of whatever kind, such as a size that the layers cannot take
             raise ValueError(f"x: the model cannot take it: {' '.join(str(error).split())[:200]}") from error
 
     def status(self) -> dict[str, Any]:
@@ -165,14 +164,14 @@ class Service:
         for place, operation in enumerate(operations):
             try:
                 if "x" in operation:
-                    checked(self.learner, operation["x"])
+                    read_sample(self.learner, operation["x"])
                 if "y" in operation:
                     check_label(self.learner, operation["y"])
             except ValueError as error:
                 where = f"sample {place}: " if len(operations) > 1 else ""
                 raise ValueError(f"{where}{error}") from error
         if self.learner.inputs.modality != "text":  # whether the model can take it, only the model can say
-            self.predict([operation["x"] for operation in operations if "x" in operation])
+            self.predict([operation["x"] for operation in operations if operation["op"] == "learn"])
         return payload(operations)
 
     def submit(self, operations: list[Operation], written: Payload) -> Ticket:
@@ -202,13 +201,13 @@ class Service:
         return ticket
 
     def close(self) -> None:
-        """Stop: what was acknowledged and not yet learned is in the log, and is learned after the next start."""
+        """Stop the service; what was acknowledged and not yet learned is in the log, for the next start."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
-        for ticket in self._written:
+        for ticket in (*self._written, *self._arrived):
             ticket.fail(Refused("the service stopped before this was learned; it is in the log", 5))
         self._save()
         self.state.journal.close()
@@ -230,12 +229,18 @@ class Service:
                 for ticket in tickets:
                     ticket.fail(error)
                 continue
-            outcomes = [list(map(self._ids_written.take, ticket.operations)) for ticket in tickets]
+            except Exception as error:  # of whatever kind: what is not in the log must not be acknowledged
+                self._stop_learning(error, tickets)
+                return
+            for ticket in tickets:  # acknowledged before it is handed on, for the learner may end it with an error
+                ticket.durable.set_result(list(map(self._ids_written.take, ticket.operations)))
             with self._changed:
                 self._written.extend(tickets)
+                failure = self.failure
                 self._changed.notify_all()
-            for ticket, outcome in zip(tickets, outcomes, strict=True):
-                ticket.durable.set_result(outcome)
+            if failure:
+                for ticket in tickets:
+                    ticket.fail(Refused(failure, None))
 
     def _wait_for(self, queue: deque[Ticket], most: int | None = None) -> list[Ticket]:
         """Return what waits in a queue, its first ``most``; nothing when the service stops."""
@@ -252,28 +257,31 @@ class Service:
     def _learn_all(self) -> None:
         while tickets := self._wait_for(self._written, 1):
             (ticket,) = tickets
-            begin = time.monotonic()
             try:
-                for operation in ticket.operations:
-                    self._apply(operation)
+                self._learn(ticket)
             except Exception as error:  # of whatever kind: what follows in the log must not be learned without this
-                self._stop_learning(error, ticket)
+                self._stop_learning(error, tickets)
                 return
-            seconds = (time.monotonic() - begin) / len(ticket.operations)
-            self._step_seconds += 0.1 * (seconds - self._step_seconds)
-            with self._changed:
-                self.backlog -= len(ticket.operations)
-            self.monitor.learned(seconds, len(ticket.operations))
-            if self.monitor.age() > OBSERVE_INTERVAL:
-                self.monitor.observe(self.learner, self.state.position)
-            ticket.applied.set_result(None)
-            if self.state.position - self._saved_at >= self.save_interval:
-                self._save()
 
-    def _stop_learning(self, error: Exception, ticket: Ticket) -> None:
+    def _learn(self, ticket: Ticket) -> None:
+        begin = time.monotonic()
+        for operation in ticket.operations:
+            self._apply(operation)
+        seconds = (time.monotonic() - begin) / len(ticket.operations)
+        self._step_seconds += 0.1 * (seconds - self._step_seconds)
+        with self._changed:
+            self.backlog -= len(ticket.operations)
+        self.monitor.learned(seconds, len(ticket.operations))
+        ticket.applied.set_result(None)
+        if self.monitor.age() > OBSERVE_INTERVAL:
+            self.monitor.observe(self.learner, self.state.position)
+        if self.state.position >= self._save_at:
+            self._save()
+
+    def _stop_learning(self, error: Exception, tickets: list[Ticket]) -> None:
         with self._changed:
             self.failure = _stopped(self.state.position, error)
-            waiting = [ticket, *self._written]
+            waiting = [*tickets, *self._written]
         rank_zero_warn(self.failure)
         for each in waiting:
             each.fail(Refused(self.failure, None))
@@ -298,7 +306,7 @@ class Service:
             learner.feedback(id, operation["y"])
             self.monitor.labelled(id, operation["y"])
         elif kind == "wait":
-            sample = learner.inputs.read(readable(learner, operation["x"]))
+            sample = read_sample(learner, operation["x"])
             with learner.lock:
                 learner.pending.add(id, Waiting(sample, operation["answer"], True))
         else:
@@ -328,12 +336,13 @@ class Service:
         try:
             with self.learner.lock:
                 self.state.save()
-        except DiskFull as error:  # the log has everything
+        except OSError as error:  # such as a full disk; the log has everything
             self.monitor.unsaved(error)
             rank_zero_warn(f"{error}; the log is kept, and the snapshot tried again")
-            self._saved_at = self.state.position - self.save_interval // 2
+            self._save_at = self.state.position + self.save_interval // 2
             return
         self._saved_at, self._rotates = self.state.position, True
+        self._save_at = self._saved_at + self.save_interval
         self.state.journal.prune(self.state.position)
 
 

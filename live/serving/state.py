@@ -27,7 +27,7 @@ SERVING = "serving"
 
 @dataclass
 class State:
-    """What a service goes on from.
+    """The state that a service continues from.
 
     Attributes:
         learner: The learner.
@@ -83,7 +83,11 @@ def open_state(ckpt_path: Path, folder: Path | None, own: Sequence[str] = (), **
         FolderInUse: If another process serves from the folder.
     """
     given = ckpt_path
-    folder = folder or (given if given.is_dir() else given.parent) / "serving"
+    if folder is None:  # in a run's folder, which may be a stranger's; a folder that is named is the user's own
+        folder = (given if given.is_dir() else given.parent) / "serving"
+        for place in (folder, folder / "log", folder / SNAPSHOT):
+            if place.is_symlink():
+                raise CheckpointError(f"{place}: is a symbolic link, and would be written through; name a --state_dir")
     is_new = not (folder / SNAPSHOT).is_file()
     checkpoint = find_checkpoint(given)  # fails before the folder is created
     if is_new and not checkpoint.is_file():

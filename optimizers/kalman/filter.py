@@ -170,7 +170,8 @@ class KalmanOptimizer(FilterState):
             for monitor in self._monitors:
                 monitor.set_prior(state, prior)
             state["prior_initialized"].fill_(True)
-            state["prior_factor"] = torch.stack([part[0] for part in factor.split([p.numel() for p in self._params])])
+            parts = factor.split([p.numel() for p in self._params])
+            state["prior_factor"] = torch.stack([part[0] if len(part) else part.new_ones(()) for part in parts])
 
     def _predict(self) -> State:
         """Return the covariance before the batch, with process noise (eq. 2b)."""

@@ -17,8 +17,9 @@ from .covariance.base import GIB, Covariance, available_memory
 MANY = 256
 """Number of rows of a step from which on its cost is reported."""
 
-MATRICES = 6
-"""Matrices in float64 of the size of HPH' that every update holds at once, its factor and inverse among them."""
+MATRICES = 4
+"""Matrices in float64 of the size of HPH' that every update holds at once, its factor and inverse among them; on a
+GPU more, for all jitters are factorised at once."""
 
 SAMPLE = 256
 """Rows of the factorisation that is timed."""

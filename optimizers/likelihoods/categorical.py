@@ -95,6 +95,7 @@ class Categorical(Likelihood):
         F = LL' with L = U'D(I - qq'), D = diag(q), q = sqrt(p): nothing is divided by a small probability. Of two
         classes F is 2 p_0 p_1.
         """
+        check_index(target)
         p, basis = self.mean(), self._basis()
         observed, q = basis.index_select(0, target), p.sqrt()
         if self.classes == 2:

@@ -16,6 +16,9 @@ FIT = [
     "--data.max_samples=12", "--data.max_val_samples=6", "--run.save_interval=5", "--trainer.log_every_n_steps=2",
     "--trainer.enable_progress_bar=false",
 ]  # fmt: skip
+FILES = {
+    "config.yaml", "summary.json", "predictions.json", "events.json", "last.ckpt", ".lock", "hparams.yaml",
+}  # fmt: skip
 
 
 def _killed(args: list[str], folder: str, output: Any, name: str, count: int, numbers: list[int]) -> None:
@@ -47,6 +50,7 @@ def test_stopped_at_each_write(tmp_path: Path, name: str, numbers: list[int], st
     whole.mkdir()
     assert run(FIT, whole)[0] == 0
     expected, killed = result(only_run(whole)), 0
+    predictions = (only_run(whole) / "predictions.json").read_bytes()
     for count in range(40):
         folder = tmp_path / f"{count}"
         folder.mkdir()
@@ -62,5 +66,6 @@ def test_stopped_at_each_write(tmp_path: Path, name: str, numbers: list[int], st
         for part in ("state_dict", "optimizer_states", "global_step"):
             assert identical(checkpoint[part], expected[1][part]), (count, part)
         left = {path.name for path in only_run(folder).rglob("*") if path.is_file() and "tfevents" not in path.name}
-        assert left == {"config.yaml", "summary.json", "events.json", "last.ckpt", ".lock", "hparams.yaml"}, count
+        assert left == FILES, count
+        assert (only_run(folder) / "predictions.json").read_bytes() == predictions, count
     assert killed >= 5  # the configuration, three checkpoints and the summary

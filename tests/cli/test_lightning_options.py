@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from filtune.lightning_modules import OnlineModule
+from filtune.lightning_modules.callbacks import summary
 
 from filtune import cli
 
@@ -90,7 +91,10 @@ def test_a_logger_that_is_named_gets_what_tensorboard_gets(capsys: pytest.Captur
         assert options["data"]["init_args"]["max_samples"] == 6
     folders = [path.parent for path in Path("runs").rglob("config.yaml")]
     assert all("events" in names(folder) for folder in folders)
-    assert "tensorboard --logdir" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "tensorboard --logdir" in printed
+    assert printed.count("data digits") == 1  # of both runs
+    assert summary.versions() is summary.versions()  # read once
 
 
 def test_autolog_hparams_false_keeps_the_configuration_from_it() -> None:
@@ -101,7 +105,7 @@ def test_autolog_hparams_false_keeps_the_configuration_from_it() -> None:
 
 def test_no_logger_and_no_checkpoints(capsys: pytest.CaptureFixture) -> None:
     fit("--trainer.logger=false", "--trainer.enable_checkpointing=false")
-    assert names(Path("runs")) == {"config.yaml", "summary.json"}
+    assert names(Path("runs")) == {"config.yaml", "predictions.json", "summary.json"}
     assert "tensorboard" not in capsys.readouterr().out
     cli.main(["compare", "runs"])
     assert "SGD" in capsys.readouterr().out
@@ -109,7 +113,7 @@ def test_no_logger_and_no_checkpoints(capsys: pytest.CaptureFixture) -> None:
 
 def test_barebones() -> None:
     fit("--trainer.barebones=true")
-    assert names(Path("runs")) == {"config.yaml", "summary.json"}
+    assert names(Path("runs")) == {"config.yaml", "predictions.json", "summary.json"}
 
 
 def test_a_validation_by_the_configuration_of_a_run_with_a_model_checkpoint(capsys: pytest.CaptureFixture) -> None:
@@ -132,7 +136,9 @@ def test_fast_dev_run_leaves_nothing(capsys: pytest.CaptureFixture) -> None:
     run, before = only_run(), sorted(Path().rglob("*"))
     fit("--trainer.fast_dev_run=2", "--run.baselines=[loko]", *CSV)
     assert sorted(Path().rglob("*")) == before
-    assert "2 steps and the validation ran without an error" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "2 steps and the validation ran without an error" in printed
+    assert printed.count("data digits") == 2  # of the run before, and once of the try and its baseline
     cli.main(["validate", f"--config={run}/config.yaml", "--ckpt_path=last", QUIET])
     said = refused(capsys, "fit", *DIGITS, SGD, "--trainer.fast_dev_run=true", "--ckpt_path=last", left=True)
     assert said.startswith("trainer.fast_dev_run: resumes no run")

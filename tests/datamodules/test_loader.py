@@ -118,7 +118,7 @@ def test_fewer_samples_than_processes_are_refused() -> None:
 def test_validation_samples_are_shared_out_once() -> None:
     def rows(ranks: int, rank: int) -> list[int]:
         module = DigitsDataModule(max_val_samples=10)
-        module.trainer = SimpleNamespace(world_size=ranks, global_rank=rank)  # type: ignore[assignment]
+        module.trainer = SimpleNamespace(world_size=ranks, global_rank=rank, limit_val_batches=1.0)  # type: ignore[assignment]
         module.setup()
         return [row for batch in module.val_dataloader() for row in batch["row"].tolist()]
 

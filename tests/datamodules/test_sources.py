@@ -214,3 +214,13 @@ def test_a_misspelt_path_is_no_data_set_of_the_hub(
     with pytest.raises(DataError) as error:
         TextDataModule(source, ["text"]).setup()
     assert str(error.value) == f"--data.source: {message}"
+
+
+def test_a_single_image_is_no_source(pictures: Path) -> None:
+    image = next((pictures / "cat").iterdir())
+    with pytest.raises(DataError) as error:
+        ImageDataModule(str(image)).setup()
+    assert (
+        str(error.value)
+        == f"--data.source: {image} is an image, and images are read by folders; name the one that it is in"
+    )

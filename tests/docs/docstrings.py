@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from tests.docs.pages import ROOT
 
-FOLDERS = "optimizers lightning_modules datamodules exports filtune experiments reports benchmarks docs/site".split()
+FOLDERS = (
+    "optimizers lightning_modules datamodules exports filtune experiments reports live benchmarks docs/site".split()
+)
 FEWEST_WORDS = 3
 
 CLAUSES = frozenset(
@@ -22,14 +24,14 @@ CLAUSES = frozenset(
 VERBS = frozenset(
     """
     add allow answer append apply arrange assert attach average begin bind bring broadcast build call cancel
-    change check choose clip close collect compare compose compute continue convert copy count create decide
+    change check choose clip close collect compare compose compute continue convert copy count create cut decide
     decode delete destroy detach discard divide do download draw end enter estimate evaluate exchange exit export
     extend fail fill find finish fit fold follow format forward free gather give group hand handle hold ignore
     import include infer install invert join keep kill learn leave let list load lock log make map mark match
     measure merge move name observe open pack parse patch place plot point predict prepare print process put quote
     raise read rebuild receive recompute record refuse register release remember remove rename render repeat
     replace replay report requeue reset resolve restore resume retry return rewrite run sample save scale score
-    search seed select send set share show shut silence skip sort split start stop store submit subtract sum
+    search seed select send serve set share show shut silence skip sort split start stop store submit subtract sum
     suppress switch synchronize take test time track train transform translate turn undo update upload use
     validate wait warn watch wrap write yield
     """.split()

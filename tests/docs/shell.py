@@ -53,11 +53,12 @@ def blocks(page: Path) -> list[Block]:
 
 def commands(page: Path) -> Iterator[Command]:
     """Yield the commands of a page's shell blocks and indented blocks, in their order."""
-    texts = [block.text for block in blocks(page) if block.language == "bash"]
+    texts = [block.text for block in blocks(page) if block.language in ("bash", "sh")]
     for text in [*texts, *INDENTED.findall(FENCE.sub("", markdown(page)))]:
         for line in text.replace("\\\n", " ").splitlines():
             for part in line.split(" && "):
                 words = shlex.split(part, comments=True)
+                words = words[: next((i for i, word in enumerate(words) if word in ("&", "|", ">")), None)]
                 variables = [word for word in words if ASSIGNMENT.match(word)]
                 if words:
                     yield Command(page, tuple(variables), tuple(words[len(variables) :]))
@@ -148,6 +149,7 @@ class Scene:
         if not command.words:
             self.variables |= given
             return
+        assert command.words[0] == "filtune", f"{command}: not run; give a reason"
         words = [re.sub(r"\$(\w+)", lambda found: self.variables[found[1]], word) for word in command.words[1:]]
         self.filtune([path for word in words for path in (sorted(glob.glob(word)) if "*" in word else [word])])
 

@@ -20,17 +20,27 @@ from tensorboard.plugins.core.core_plugin import CorePluginLoader
 from filtune import Filtune, Gaussian
 from tests.conftest import _shared
 from tests.docs.pages import PAGES, ROOT, name
-from tests.docs.shell import ALL, Block, Command, Scene, blocks, commands, is_fast
+from tests.docs.shell import ALL, PROGRAMS, Block, Command, Scene, blocks, commands, is_fast
 from tests.docs.test_commands import Understood
 
-LANGUAGES = {"bash", "python", "yaml", "text", "math"}
+LANGUAGES = {
+    "bash",
+    "sh",
+    "python",
+    "yaml",
+    "text",
+    "math",
+}  # sh: scripts of a service, run by tests/live; their commands are parsed
 
 PARSED_ONLY = {
     ("", r"pip install "): "changes the environment; .ci/run installs the package in a fresh one",
     ("", r"(pytest|make) ?"): "runs this suite or what .ci/run runs",
     ("", r"tensorboard "): "a server that does not end",
     ("", r"torchrun |.*trainer/ddp_cpu"): "several processes; tests/cli/test_ranks.py has them",
-    ("", r"python -m benchmarks"): "minutes to hours; tests/benchmarks has each at a tiny scale",
+    (
+        "",
+        r"python -m (benchmarks|tests\.endurance)",
+    ): "measurements of minutes to hours; tests/benchmarks has small ones",
     ("", r"filtune export .*--push"): "writes to the hub; tests/exports/test_push.py has a stub of it",
     (
         "",
@@ -40,6 +50,10 @@ PARSED_ONLY = {
         "",
         r"filtune (reproduce|report --study) win_changing",
     ): "a study of hours; tests/reports/test_study.py has a small one",
+    (
+        "",
+        r"filtune learn .*--follow",
+    ): "follows a file without an end; tests/live/test_json_lines.py runs such a service",
     (r"docs/results", r"filtune (reproduce|report) "): "the records of the results took days",
 }
 """By patterns of the page and of the command, why commands are parsed and not run."""
@@ -54,8 +68,9 @@ def reason(command: Command) -> str | None:
 
 
 def to_run(page: Path) -> list[Command]:
-    """Return the commands of a page that run, without those that an earlier page has."""
-    earlier = {str(command) for other in PAGES[: PAGES.index(page)] for command in commands(other)}
+    """Return the commands of a page that run; in the default suite, without those that an earlier page has."""
+    before = PAGES[: PAGES.index(page)] if is_fast(page) else []
+    earlier = {str(command) for other in before if is_fast(other) for command in commands(other)}
     return [command for command in commands(page) if not reason(command) and str(command) not in earlier]
 
 
@@ -105,13 +120,15 @@ def test_nothing_is_skipped() -> None:
     assert len(ALL) > 90
     reasons = [reason(command) for command in ALL]
     assert set(PARSED_ONLY.values()) == {why for why in reasons if why}
+    unknown = {name(command.page) for command in ALL if command.words and command.words[0] not in PROGRAMS}
+    assert unknown <= {"docs/serve.md"}
     run = {str(command) for parameter in RUN for command in to_run(parameter.values[0])}
     assert {str(command) for command in ALL if not reason(command)} == run
     assert len(run) > 40
     assert not [command for command in ALL if "fit" in command.words and is_fast(command.page) and reason(command)]
 
 
-OTHER_PROGRAMS = [command for command in ALL if command.words and command.words[0] != "filtune" and reason(command)]
+OTHER_PROGRAMS = [command for command in ALL if command.words and command.words[0] in PROGRAMS[1:] and reason(command)]
 
 
 @pytest.mark.parametrize("command", OTHER_PROGRAMS, ids=lambda command: str(command)[:60])
@@ -173,8 +190,8 @@ PYTHON = [block for page in PAGES for block in blocks(page) if block.language ==
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{name(block.page)}-{block.text.splitlines()[0]}")
-def test_a_block_of_python_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the names that its text takes for granted: a model, an optimizer, a stream."""
+def test_a_block_of_python_runs(block: Block, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the names that its text takes for granted: a model, an optimizer, a stream, or the learner made above it."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     is_regression = "Gaussian" in block.text
@@ -186,8 +203,12 @@ def test_a_block_of_python_runs(block: Block, tmp_path: Path, monkeypatch: pytes
         "stream": list(zip(torch.randn(6, 1, 4), targets, strict=True)),
         "optimizer": Filtune(model.parameters()),
         "Gaussian": Gaussian,
+        "x": "Your parcel is waiting",
     }
+    page = blocks(block.page)
+    texts = [each.text for each in page[: page.index(block)] if each.language == "python" and "learner" in block.text]
+    code = "\n".join([*texts, block.text]).replace("sentence-transformers/all-MiniLM-L6-v2", str(encoder))
     before = model.weight.detach().clone()
     with patch.dict(REGISTRY):
-        exec(block.text.replace("max_samples=200", "max_samples=8"), scope)
+        exec(code.replace("max_samples=200", "max_samples=8"), scope)
     assert ("in stream:" in block.text) == (not torch.equal(model.weight, before))

@@ -122,6 +122,7 @@ def test_a_measurement_is_run_kept_and_skipped_like_a_run(tmp_path, capsys, monk
     said = capsys.readouterr().out
     assert "2 runs, 2 of them made before" in said
     assert "earlier release" not in said
+    assert said.splitlines()[-1] == f"see  filtune report {root} --tables {table}"  # a user's file is named
 
 
 def test_a_measurement_that_fails_is_named(tmp_path, capsys):
@@ -143,7 +144,7 @@ def test_what_cannot_be_had_is_said_and_the_rest_is_run(tmp_path, capsys, monkey
     assert reproduce.main([table, "--root", str(tmp_path / "root")]) == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "adamw/lost left out: data /not/there: there is no folder /not/there" in said
-    assert "1 runs, 0 of them made before; 1 cells left out" in said
+    assert "1 run, 0 of them made before; 1 cell left out" in said
     manifest = json.loads((tmp_path / "root" / "manifests" / "digits.json").read_text())
     assert manifest["missing"] == {"adamw/lost": "data /not/there: there is no folder /not/there"}
 

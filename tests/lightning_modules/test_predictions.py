@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filtune.lightning_modules.callbacks.summary import RunSummary
 from filtune.lightning_modules.predictions import PENDING, TEXT, WORST, PredictionLog, thumbnail
 from filtune.optimizers.likelihoods.categorical import Categorical
 from PIL import Image
@@ -121,3 +123,14 @@ def test_thumbnails_are_small_pictures(image: torch.Tensor) -> None:
     with Image.open(io.BytesIO(base64.b64decode(thumbnail(image)))) as picture:
         assert picture.format == "PNG"
         assert max(picture.size) == min(64, max(image.shape[1:]))
+
+
+def test_no_sample_is_shown_where_none_is_wanted(tmp_path: Path) -> None:
+    outputs, labels = outputs_and_labels()
+    log = PredictionLog(4, True)
+    feed(log, outputs, labels)
+    found = log.results(Texts(labels), 0)
+    assert found["worst"] == []
+    assert sum(map(sum, found["confusion"])) == len(labels)
+    with pytest.raises(ValueError, match=r"run\.worst_samples: must be between 0 and 12, got 13"):
+        RunSummary(tmp_path, "SGD", {"run": {"worst_samples": 13}})

@@ -14,7 +14,7 @@ import torch
 from filtune.datamodules import DigitsDataModule
 from filtune.live.serving.access import Limits
 from filtune.live.serving.app import create_app
-from filtune.live.serving.service import Service
+from filtune.live.serving.service import LearnerService
 from filtune.live.serving.state import open_state
 from filtune.live.storage import content
 from filtune.optimizers import LoKO
@@ -53,10 +53,19 @@ def digits(count: int = 60) -> tuple[list[str], list[int]]:
 @contextmanager
 def serving(folder: Path, token: str | None = None, limits: Limits | None = None, **options: Any) -> Iterator[Any]:
     """A client of a service in a folder with a checkpoint ``start.ckpt``; its ``service`` is the service."""
-    service = Service(open_state(folder / "start.ckpt", None), **options)
+    service = LearnerService(open_state(folder / "start.ckpt", None), **options)
     with TestClient(create_app(service, token, limits), base_url=HOST, raise_server_exceptions=False) as client:
         client.service = service
         yield client
+
+
+def learn(client: Any, places: range, **options: Any) -> list[str]:
+    """Send digits and wait until they are learned; returns the outcomes."""
+    xs, ys = digits()
+    samples = [{"x": xs[i], "y": ys[i], "id": i} for i in places]
+    answer = client.post("/learn_many?learned=true", json={"samples": samples}, **options)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["outcomes"]
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -75,12 +84,12 @@ def differences(first: OnlineLearner, second: OnlineLearner) -> list[str]:
     for name in one.keys() & two.keys():
         a, b = one[name], two[name]
         if isinstance(a, torch.Tensor):
-            equal = a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bits(a), _bits(b))
+            equal = a.dtype == b.dtype and a.shape == b.shape and _bytes(a) == _bytes(b)
         else:
             equal = repr(a) == repr(b)
         names |= set() if equal else {name}
     return sorted(names)
 
 
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().contiguous().view(-1).view(torch.uint8) if tensor.is_floating_point() else tensor
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().numpy().tobytes()

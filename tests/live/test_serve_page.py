@@ -5,23 +5,35 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filtune.live.serving.commands import serve_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def block() -> str:
     """The first block of shell on the page."""
-    return re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "serve.md").read_text(), flags=re.DOTALL)[0]
+    return re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "serve.md").read_text(), flags=re.DOTALL)[0]
 
 
 def test_the_how_to_is_short() -> None:
     assert len(block().splitlines()) < 10
+
+
+def test_the_commands_of_the_page_are_understood() -> None:
+    page = (ROOT / "docs" / "serve.md").read_text()
+    found = re.findall(r"^filtune serve ([^&\n]*)", page, flags=re.MULTILINE)
+    assert len(found) == 2
+    for line in found:
+        serve_parser().parse_args(shlex.split(line))
+    options = set(re.findall(r"`(--[a-z_]+)`", page))
+    assert options <= set(re.findall(r"--[a-z_]+", serve_parser().format_help()))
 
 
 @pytest.mark.slow

@@ -9,10 +9,12 @@ import http.client
 import json
 import multiprocessing
 import os
+import queue
 import random
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ import pytest
 import torch
 from filtune.live.serving.journal import Journal
 from filtune.live.serving.state import SERVING, SNAPSHOT
-from filtune.optimizers import Filtune
+from filtune.optimizers import Filtune, LoKO
 
 from filtune import OnlineLearner
 from tests.live.serving_runs import CLASSES, differences, digits, new_learner
@@ -198,3 +200,46 @@ def test_twenty_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: A
         len(entry.operations) for entry in Journal(tmp_path / "serving" / "log").read(saved[SERVING]["position"])
     )
     assert count
+
+
+@pytest.mark.slow
+def test_kills_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many clients at a time, every label that was acknowledged is there, and none is there twice."""
+    begin(tmp_path, LoKO, monkeypatch)
+    served = Served(tmp_path, "--save_interval", "50", "--max_backlog", "40")
+    xs, ys = digits()
+    waiting, acknowledged = queue.SimpleQueue[int](), set()
+    for number in range(600):
+        waiting.put(number)
+
+    def send() -> None:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                number = waiting.get_nowait()
+                while number not in acknowledged:
+                    with contextlib.suppress(OSError, http.client.HTTPException):
+                        body = {"x": xs[number % 60], "y": ys[number % 60], "id": number}
+                        status, answer = served.ask("/learn", body)
+                        assert status in (200, 503), answer
+                        if status == 200:
+                            acknowledged.add(number)
+                    time.sleep(0.002)
+                continue
+            return
+
+    clients = [threading.Thread(target=send) for _ in range(6)]
+    [client.start() for client in clients]
+    for kill in range(10):
+        while len(acknowledged) < 55 * (kill + 1):
+            time.sleep(0.005)
+        served.kill()
+        served.start()
+    [client.join() for client in clients]
+    assert acknowledged == set(range(600))
+    assert served.kill(signal.SIGTERM) == 143
+    served.start()  # what was acknowledged and not learned at the end
+    served.ask("/learn?learned=true", {"x": xs[0], "y": ys[0], "id": 0})
+    assert served.kill(signal.SIGTERM) == 143
+    saved = torch.load(tmp_path / "serving" / SNAPSHOT, weights_only=True)
+    assert set(saved[SERVING]["learned"]) == set(range(600))
+    assert OnlineLearner.load(tmp_path / "serving" / SNAPSHOT).metrics["samples"] == 600

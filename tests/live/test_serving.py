@@ -4,56 +4,24 @@ from __future__ import annotations
 
 import base64
 import errno
-import json
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filtune.live.serving.access import Limits, Rates, is_loopback, read_token
-from filtune.live.serving.journal import Journal
+from filtune.live.serving.access import Limits
 from filtune.live.serving.monitor import ServiceMonitor
-from filtune.live.serving.service import Answer, Service
-from filtune.live.serving.state import SNAPSHOT, open_state
-from PIL import Image
+from filtune.live.serving.service import Answer, LearnerService
+from filtune.live.serving.state import SNAPSHOT
+from filtune.optimizers import LoKO
 
 from filtune import OnlineLearner
-from tests.live.serving_runs import differences, digits, new_learner, serving
+from tests.live.serving_runs import differences, digits, learn, new_learner, serving
 
 XS, YS = digits()
-TOKEN = "0123456789abcdef-secret"
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("start")
-    new_learner().save(folder / "start.ckpt")
-    return folder / "start.ckpt"
-
-
-@pytest.fixture
-def folder(start: Path, tmp_path: Path) -> Path:
-    (tmp_path / "start.ckpt").write_bytes(start.read_bytes())
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def client(start: Path) -> Iterator[Any]:
-    """A service for requests that change nothing."""
-    with serving(start.parent) as client:
-        yield client
-
-
-def learn(client: Any, places: range, **options: Any) -> list[str]:
-    samples = [{"x": XS[i], "y": YS[i], "id": i} for i in places]
-    answer = client.post("/learn_many?learned=true", json={"samples": samples}, **options)
-    assert answer.status_code == 200, answer.text
-    return answer.json()["outcomes"]
 
 
 def test_it_is_the_learner_itself(folder: Path) -> None:
@@ -128,6 +96,28 @@ def test_every_kind_of_task_is_served(tmp_path: Path, case: str) -> None:
         assert client.get("/metrics").status_code == 200
 
 
+def test_a_table_is_served(tmp_path: Path) -> None:
+    """Numbers by name, of which some are new and some are missing; after a restart it goes on bit for bit."""
+    reference = OnlineLearner("classification", "mlp", LoKO, ["low", "high"])
+    reference.save(tmp_path / "start.ckpt")
+    rows = [{"a": i / 3, "b": -i, **({"late": i} if i > 4 else {})} for i in range(8)]
+    with serving(tmp_path) as client:
+        for i, row in enumerate(rows[:6]):
+            body = {"x": row, "y": ("low", "high")[i % 2]}
+            assert client.post("/learn?learned=true", json=body).status_code == 200
+        for bad in ({"a": "text"}, {"a": [1]}, {"a": {}}, {"a": 10**400}, "a", 3, [[1]]):
+            assert client.post("/predict", json={"x": bad}).status_code == 422, bad
+        assert client.post("/predict", json={"x": rows[6], "id": 1}).status_code == 200
+    with serving(tmp_path) as client:
+        assert client.post("/feedback?learned=true", json={"id": 1, "y": "low"}).status_code == 200
+        for i, row in enumerate(rows[:6]):
+            reference.learn_one(row, ("low", "high")[i % 2])
+        reference.predict_one(rows[6], id=1)
+        reference.feedback(1, "low")
+        assert differences(client.service.learner, reference) == []
+        assert client.get("/status").json()["state"] == "waiting"
+
+
 def test_what_is_shown_of_predictions_is_bounded() -> None:
     monitor, answer = ServiceMonitor(), Answer("a", {"a": 1.0})
     for number in range(500):
@@ -166,8 +156,8 @@ def test_what_was_acknowledged_and_not_learned_is_learned_after_a_restart(
 ) -> None:
     """As after a kill: the log has it, the snapshot has not. Whole and half requests of a snapshot are replayed."""
     gate = threading.Event()
-    apply = Service._apply
-    monkeypatch.setattr(Service, "_apply", lambda self, each: (gate.wait(), apply(self, each))[1])
+    apply = LearnerService._apply
+    monkeypatch.setattr(LearnerService, "_apply", lambda self, each: (gate.wait(), apply(self, each))[1])
     with serving(folder) as client:
         for i in range(3):
             answer = client.post(
@@ -197,105 +187,10 @@ def test_a_clock_that_jumps_changes_nothing(folder: Path, monkeypatch: pytest.Mo
         assert codes[-1] == 429
 
 
-BAD: list[tuple[str, str, Any, int, str]] = [
-    ("no x", "/predict", {}, 422, "x: Field required"),
-    ("a path", "/predict", {"x": __file__}, 422, "paths and addresses are not read"),
-    ("an address", "/predict", {"x": "http://localhost/a.png"}, 422, "paths and addresses are not read"),
-    ("a file's address", "/predict", {"x": "file:///etc/hostname"}, 422, "paths and addresses are not read"),
-    ("the path of an image", "/predict", {"x": {"path": "a.png"}}, 422, "columns"),
-    ("no image", "/predict", {"x": base64.b64encode(b"text").decode()}, 422, "cannot|can be decoded"),
-    ("ragged", "/predict", {"x": [[1, 2], [3]]}, 422, "no image"),
-    ("another field", "/predict", {"x": XS[0], "z": 1}, 422, "z: Extra"),
-    ("a long id", "/predict", {"x": XS[0], "id": "a" * 201}, 422, "id: must be a text of at most 200"),
-    ("an id that is true", "/predict", {"x": XS[0], "id": True}, 422, "id: must be"),
-    ("a huge id", "/predict", {"x": XS[0], "id": 2**63}, 422, "id: must be"),
-    ("no class", "/learn", {"x": XS[0], "y": 10}, 422, "not among the classes .*--new_classes add"),
-    ("no label", "/learn", {"x": XS[0], "y": None}, 422, "y: must be a text, a number"),
-    ("an object as label", "/learn", {"x": XS[0], "y": {"a": 1}}, 422, "y: must be a text"),
-    ("a blank label", "/learn", {"x": XS[0], "y": " "}, 422, "y: the label is missing"),
-    ("the second of many", "/learn_many", {"samples": [{"x": XS[0], "y": 1}, {"x": XS[0], "y": 11}]}, 422, "sample 1"),
-    ("none", "/learn_many", {"samples": []}, 422, "samples: "),
-    ("too many", "/learn_many", {"samples": [{"x": XS[0], "y": 1}] * 257}, 413, "257 samples are more than 256"),
-    ("half a surrogate pair", "/feedback", {"id": 1, "y": "\ud800"}, 422, "y: "),
-    ("another method", "/nowhere", {}, 404, "Not Found; the endpoints are at /docs"),
-]
-
-
-@pytest.mark.parametrize(("path", "body", "status", "words"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
-def test_a_bad_request_is_refused_in_one_line(client: Any, path: str, body: Any, status: int, words: str) -> None:
-    answer = client.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
-    assert answer.status_code == status, answer.text
-    (text,) = answer.json().values()
-    assert re.search(words, text), text
-    assert "\n" not in text
-    assert "Traceback" not in text
-    assert client.service.state.journal.end == 0  # nothing of it was accepted
-
-
-BODIES = {
-    "empty": b"", "cut": b"[", "deep": b"[" * 100_000, "deep x": b'{"x":' + b"[" * 100_000, "bytes": b"\xff",
-    "long number": b'{"x":' + b"9" * 5000 + b"}", "NaN": b'{"x":NaN,"y":1}',
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_a_body_that_is_no_request_is_refused(client: Any, body: bytes) -> None:
-    answer = client.post("/learn", content=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code in (400, 422), answer.text
-    assert list(answer.json()) == ["error"]
-
-
-def test_an_image_that_unpacks_to_gigabytes_is_refused(client: Any) -> None:
-    file = BytesIO()
-    Image.new("1", (6000, 5000)).save(file, "png")
-    data = base64.b64encode(file.getvalue()).decode()
-    answer = client.post("/predict", json={"x": data})
-    assert answer.status_code == 422
-    assert "30,000,000 pixels" in answer.json()["error"]
-
-
-def test_a_body_that_is_too_long_is_refused_before_it_is_read(folder: Path) -> None:
-    with serving(folder, limits=Limits(max_body=1000)) as client:
-        sent = {"count": 0}
-
-        def parts() -> Iterator[bytes]:
-            for _ in range(10):
-                sent["count"] += 1
-                yield b" " * 300
-
-        headers = {"Content-Type": "application/json"}
-        assert client.post("/learn", content=b" " * 1001, headers=headers).status_code == 413
-        assert client.post("/learn", content=parts(), headers=headers).status_code == 413
-        assert client.post("/learn", content=b" " * 1000, headers=headers).status_code == 400
-
-
-def test_a_token_is_needed_for_all_that_shows_or_changes_something(folder: Path) -> None:
-    with serving(folder, TOKEN) as client:
-        for path in ("/", "/page.js", "/page.css", "/docs", "/openapi.json", "/health"):
-            assert client.get(path).status_code == 200
-        for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": TOKEN}):
-            for path in ("/status", "/metrics", "/card"):
-                assert client.get(path, headers=headers).status_code == 401
-            for path in ("/predict", "/learn", "/feedback", "/predict_many", "/learn_many", "/feedback_many"):
-                assert client.post(path, json={}, headers=headers).status_code == 401
-        allowed = {"Authorization": f"Bearer {TOKEN}"}
-        assert client.get("/status", headers=allowed).status_code == 200
-        assert client.post("/predict", json={"x": XS[0]}, headers=allowed).status_code == 200
-        elsewhere = {**allowed, "Host": "model.example"}
-        assert client.post("/predict", json={"x": XS[0]}, headers=elsewhere).status_code == 200
-
-
-def test_pages_of_other_sites_cannot_use_a_service_without_a_token(client: Any) -> None:
-    for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Host": "evil.example:8000"}):
-        assert client.post("/predict", json={"x": XS[0]}, headers=headers).status_code == 403
-    for headers in ({"Origin": "http://localhost:8000"}, {"Host": "127.0.0.1"}, {"Host": "[::1]:8000"}):
-        assert client.post("/predict", json={"x": XS[0]}, headers=headers).status_code == 200
-
-
 def test_the_queue_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
-    apply = Service._apply
-    monkeypatch.setattr(Service, "_apply", lambda self, each: (gate.wait(), apply(self, each))[1])
+    apply = LearnerService._apply
+    monkeypatch.setattr(LearnerService, "_apply", lambda self, each: (gate.wait(), apply(self, each))[1])
     with serving(folder, max_backlog=3) as client:
         codes = [client.post("/learn", json={"x": XS[i], "y": YS[i]}) for i in range(5)]
         assert [each.status_code for each in codes] == [200, 200, 200, 503, 503]
@@ -354,8 +249,17 @@ def test_a_learner_that_diverges_stops_learning_and_goes_on_predicting(
     with serving(folder) as client:
         assert learn(client, range(2)) == ["accepted"] * 2
         monkeypatch.setattr(OnlineLearner, "learn", diverge)
-        client.post("/learn", json={"x": XS[2], "y": YS[2]})
-        assert client.post("/learn?learned=true", json={"x": XS[3], "y": YS[3]}).status_code == 503
+        answers: list[int] = []
+        body = {"samples": [{"x": XS[i], "y": YS[i]} for i in range(2, 4)]}
+        ask = [
+            threading.Thread(
+                target=lambda: answers.append(client.post("/learn_many?learned=true", json=body).status_code)
+            )
+            for _ in range(4)
+        ]
+        [thread.start() for thread in ask]
+        [thread.join(60) for thread in ask]
+        assert answers == [503] * 4  # also those that were written after it stopped
         assert client.get("/health").status_code == 503
         assert "LoKO has diverged" in client.get("/status").json()["failure"]
         assert client.post("/predict", json={"x": XS[0]}).status_code == 200
@@ -387,83 +291,6 @@ def test_predictions_from_many_threads_while_it_learns(folder: Path) -> None:
     steps = [{str(name): value for name, value in row.items()} for row in allowed]
     assert found
     assert all(each in steps for each in found)
-
-
-def test_a_folder_of_another_checkpoint_is_refused(folder: Path, refused: Callable[..., str]) -> None:
-    with serving(folder):
-        pass
-    new_learner(seed=1).save(folder / "other.ckpt")
-    line = refused("serve", "--ckpt_path", str(folder / "other.ckpt"))
-    assert "it holds what was learned from another checkpoint; name another --state_dir" in line
-
-
-def test_a_folder_in_use_or_without_its_snapshot_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("filtune.lightning_modules.locks.FolderLock.acquire.__defaults__", (0.0,))
-    with serving(folder), pytest.raises(ValueError, match="another command .* writes into this folder"):
-        open_state(folder / "start.ckpt", None)
-    journal = Journal(folder / "serving" / "log")
-    list(journal.read(0))
-    journal._open(journal._path(0))
-    (folder / "serving" / SNAPSHOT).unlink()
-    with pytest.raises(ValueError, match=r"snapshot\.ckpt: missing, though there is a log"):
-        open_state(folder / "start.ckpt", None)
-
-
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (["--host", "0.0.0.0"], "--host 0.0.0.0: others can reach it, which needs a token; set FILTUNE_TOKEN"),
-        (["--host", "::"], "needs a token"),
-        (["--host", "no.such.host.invalid"], "--host no.such.host.invalid: no such address"),
-        (["--port", "-1"], "--port: must be 0 or more"),
-        (["--port", "70000"], "--port: must be at most 65535"),
-        (["--max_batch", "0"], "--max_batch: must be positive"),
-        (["--max_rate", "nan"], "--max_rate: must be a number"),
-        (["--token_file", "nowhere"], "nowhere"),
-        ([], "there is no checkpoint nowhere"),
-    ],
-)
-def test_options_are_refused_in_one_line(
-    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, args: list[str], words: str
-) -> None:
-    monkeypatch.delenv("FILTUNE_TOKEN", raising=False)
-    assert words in refused("serve", "--ckpt_path", "nowhere", *args, *([] if "--port" in args else ["--port", "0"]))
-
-
-def test_a_missing_package_is_named_with_the_extra(
-    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("filtune.live.serving.commands.find_spec", lambda name: None)
-    assert "filtune serve needs fastapi; pip install 'filtune[serve]'" in refused("serve", "--ckpt_path", "nowhere")
-
-
-def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("FILTUNE_TOKEN", raising=False)
-    assert read_token(None) is None
-    monkeypatch.setenv("FILTUNE_TOKEN", TOKEN)
-    assert read_token(None) == TOKEN
-    (tmp_path / "token").write_text(f"{TOKEN}2\n")
-    assert read_token(tmp_path / "token") == f"{TOKEN}2"
-    for bad in ("", "short", "with a space in it 123", "ümlaute ümlaute ümlaute"):
-        monkeypatch.setenv("FILTUNE_TOKEN", bad)
-        with pytest.raises(ValueError, match="16 or more printable ASCII"):
-            read_token(None)
-    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::")] == [True] * 3 + [
-        False
-    ] * 2
-
-
-def test_rates_follow_the_time_that_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("filtune.live.serving.access.time.monotonic", lambda: now[0])
-    rates = Rates(2.0)
-    assert [rates.wait("a") for _ in range(4)] == [0, 0, 0.5, 0.5]
-    assert rates.wait("b") == 0  # another address
-    now[0] = 0.5
-    assert [rates.wait("a") for _ in range(2)] == [0, 0.5]
-    now[0] = 1000.0
-    assert [rates.wait("a") for _ in range(3)] == [0, 0, 0.5]
-    assert Rates(0).wait("a") == 0
 
 
 def test_the_pages_load_nothing_from_elsewhere(client: Any) -> None:

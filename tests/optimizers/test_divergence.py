@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from filtune.optimizers import Categorical, Gaussian
+from filtune.optimizers import Categorical, Filtune, Gaussian
 from filtune.optimizers.kalman.filter import KalmanOptimizer
 from filtune.optimizers.kalman.noise import ObservationNoise
 from torch import nn
@@ -202,3 +202,14 @@ def test_the_counters_survive_a_checkpoint() -> None:
     drive(restored, model, Gaussian, [(stream[0][0] * NAN, stream[0][1])])
     assert int(restored.filter["nonfinite_steps"]) == int(optimizer.filter["nonfinite_steps"]) + 1
     assert int(restored.filter["failed_at"]) == int(optimizer.filter["failed_at"])
+
+
+def test_a_filter_is_checked_without_computing_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take the variances of all parameters, which cost as much as a step; the check is made at every point."""
+    model = nn.Linear(3, 2)
+    optimizer = Filtune(model.parameters())
+    optimizer.step(lambda: Categorical(model(torch.ones(1, 3))).observe(torch.tensor([1])))
+    monkeypatch.setattr(Filtune, "stats", property(lambda self: pytest.fail("computed")))
+    assert optimizer.check_divergence() is None
+    optimizer.step(lambda: Categorical(model(torch.full((1, 3), NAN))).observe(torch.tensor([1])))
+    assert "not finite" in str(optimizer.check_divergence())

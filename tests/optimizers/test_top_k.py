@@ -213,3 +213,19 @@ def test_two_thousand_classes_run() -> None:
     assert predicted is not None
     assert predicted.shape == (1, m)
     assert float(predicted.sum()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("labels", "times"), [([0, 0], 1), ([0, 2], 2)])
+def test_the_directions_are_worked_out_again_only_where_a_label_is_distinguished(
+    labels: list[int], times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all labels are among the most probable classes, the directions with and without them are the same."""
+    z, y = torch.tensor([[3.0, 0.0, 0.0, 0.0], [3.0, 0.0, 0.0, 1.0]]), torch.tensor(labels)
+    calls, contrasts = [], Categorical.contrasts
+    monkeypatch.setattr(Categorical, "contrasts", lambda *args: calls.append(args) or contrasts(*args))
+    innovation = selected(z, y, 1)
+    assert len(calls) == times
+    expected = contrasts(Categorical(z), 1)
+    assert innovation.foreseen is not None
+    assert expected is not None
+    assert torch.allclose(innovation.foreseen @ innovation.cotangents, expected, atol=8 * 4 * 2**-23)

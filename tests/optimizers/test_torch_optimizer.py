@@ -276,7 +276,7 @@ def test_what_a_class_does_not_take_goes_to_adamw() -> None:
         groups = [{"params": [c, d, bias], "lr": 0.2}, {"params": [a]}]
         found = TorchOptimizer(groups, "torch.optim.Muon").param_groups
         assert [(len(group["params"]), group["lr"]) for group in found] == [(2, 0.2), (1, 0.2), (1, 1e-3)]
-    with pytest.raises(ValueError, match="LoRARite finds no parameters of its kind: It takes pairs of LoRA matrices"):
+    with pytest.raises(ValueError, match="LoRARite finds no parameters of its kind: it takes pairs of LoRA matrices"):
         TorchOptimizer([a, c, head], "pytorch_optimizer.LoRARite")
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from filtune.reports.study import (
     recovery_times,
     samples_to,
 )
-from filtune.reports.study_figure import panel_columns, panel_labels, spread
+from filtune.reports.study_figure import has_curve, panel_columns, panel_labels, spread
 from filtune.reports.study_tables import holm_tests
 from hypothesis import given
 from hypothesis import strategies as st
@@ -335,3 +336,12 @@ def test_a_study_and_the_command_of_an_earlier_release_are_understood(
     contest([str(study), "--root", str(study.parent), "--output", str(study.parent / "old.md")])
     assert "filtune contest is now filtune report --study" in capsys.readouterr().err
     assert "1 ahead of AdamW, tuned (2 of 2 streams): reached on" in (study.parent / "old.md").read_text()
+
+
+def test_a_stream_that_is_scored_once_has_no_panel() -> None:
+    once, often = ([[10], [60.0]], [[10, 20], [60.0, 70.0]])
+    streams = [
+        SimpleNamespace(metric="val_pearson", rows={"filtune": SimpleNamespace(records={0: {"curves": curves}})})
+        for curves in ({}, {"val/pearson": once}, {"val/pearson": often})
+    ]
+    assert [has_curve(stream) for stream in streams] == [False, False, True]

@@ -79,7 +79,9 @@ ODD: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
         lambda run: None, [*FIT, "--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches",
     ),
     "an interval": (lambda run: None, [*FIT, "--run.save_interval=0"], "run.save_interval"),
-    "a checkpoint that is not there": (lambda run: None, [*FIT, "--ckpt_path=runs"], "has no checkpoints/last.ckpt"),
+    "a checkpoint that is not there": (
+        lambda run: Path("empty").mkdir(), [*FIT, "--ckpt_path=empty"], "has no checkpoints/last.ckpt",
+    ),
 }  # fmt: skip
 
 

@@ -67,8 +67,8 @@ class Output:
             self.file.close()
 
 
-class Service:
-    """Learns from lines, and answers each.
+class LineAnswers:
+    """A service that learns from lines, and answers each.
 
     Args:
         learner: The learner.
@@ -140,27 +140,36 @@ class Service:
         return {"prediction": best, "probability": found[best], "entropy": entropy}
 
 
-def begin(options: argparse.Namespace) -> tuple[OnlineLearner, dict[str, Any] | None]:
-    """Return the learner, from the state where there is one, and the position in the stream.
+def position_of(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the position in the stream that the state has; None where there is no state.
 
     Raises:
-        ValueError: If there is neither a state nor anything to begin with.
+        ValueError: If there is neither a state nor one thing to begin with, or the state is of something else.
     """
+    if not options.state.exists():
+        if bool(options.ckpt_path) == bool(options.config):
+            raise ValueError(
+                f"--state: {options.state} is not there; give one of --ckpt_path and --config to begin with"
+            )
+        if options.ckpt_path and options.classes:
+            raise ValueError("--classes: a checkpoint has its own; leave them out, or add new ones: --new_classes add")
+        return None
+    stream = AtomicCheckpointIO().load_checkpoint(options.state).get(STREAM)
+    if stream is None:
+        raise ValueError(f"--state: {options.state} was not written by filtune learn; begin with it by --ckpt_path")
+    return stream
+
+
+def begin(options: argparse.Namespace) -> OnlineLearner:
+    """Return the learner, from the state where there is one."""
     bounds = {"new_classes": options.new_classes, "max_pending": options.max_pending}
     if options.state.exists():
-        stream = AtomicCheckpointIO().load_checkpoint(options.state).get(STREAM)
-        if stream is None:
-            raise ValueError(f"--state: {options.state} was not written by filtune learn; begin with it by --ckpt_path")
-        return OnlineLearner.load(options.state, own=options.own_class, **bounds), stream
-    if bool(options.ckpt_path) == bool(options.config):
-        raise ValueError(f"--state: {options.state} is not there; give one of --ckpt_path and --config to begin with")
+        return OnlineLearner.load(options.state, own=options.own_class, **bounds)
     if options.ckpt_path:
-        if options.classes:
-            raise ValueError("--classes: a checkpoint has its own; leave them out, or add new ones: --new_classes add")
-        return OnlineLearner.from_checkpoint(options.ckpt_path, own=options.own_class, **bounds), None
+        return OnlineLearner.from_checkpoint(options.ckpt_path, own=options.own_class, **bounds)
     classes = OPEN if options.classes == [OPEN] else options.classes
     bounds["new_classes"] = options.new_classes or "refuse"
-    return OnlineLearner.from_config(options.config, classes=classes, columns=options.columns or (), **bounds), None
+    return OnlineLearner.from_config(options.config, classes=classes, columns=options.columns or (), **bounds)
 
 
 def main(options: argparse.Namespace) -> None:
@@ -172,23 +181,26 @@ def main(options: argparse.Namespace) -> None:
     """
     if options.save_interval < 1:
         raise ValueError(f"--save_interval: must be at least 1, got {options.save_interval}")
-    learner, stream = begin(options)
-    if options.columns:
-        learner.inputs.columns = list(options.columns)
-    service = Service(learner, options.label_column, options.id_column)
+    stream = position_of(options)
     lines = Lines(options.input, options.follow, stream and stream["input"], options.skip_read)
     output = Output(options.output, stream and stream["output"])
+    learner = begin(options)
+    if options.columns:
+        learner.inputs.columns = list(options.columns)
+    answers = LineAnswers(learner, options.label_column, options.id_column)
     if stream:
         print(f"filtune: goes on after line {lines.count} of {options.input}", file=sys.stderr)
 
     def save() -> None:
-        position = {"input": lines.state(), "output": output.size(), "counts": dict(service.counts)}
+        position = {"input": lines.state(), "output": output.size(), "counts": dict(answers.counts)}
         storage.write(learner, options.state, {STREAM: position})
 
-    service.counts.update((stream or {}).get("counts", {}))
+    answers.counts.update((stream or {}).get("counts", {}))
     try:
+        if stream is None:
+            save()  # from here on the output belongs to the state, also where a kill comes before the next save
         for line in lines:
-            output.write({"line": lines.count, **service.answer(line)})
+            output.write({"line": lines.count, **answers.answer(line)})
             if lines.count % options.save_interval == 0:
                 save()
         save()
@@ -199,7 +211,7 @@ def main(options: argparse.Namespace) -> None:
         signals.defer(False)
         lines.close()
         output.close()
-    counts = service.counts
+    counts = answers.counts
     print(
         f"filtune: {lines.count} lines read, {counts['learned']} learned from, {counts['bad']} bad; the state is in "
         f"{options.state}",
