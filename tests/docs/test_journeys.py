@@ -208,6 +208,8 @@ def test_a_block_of_python_runs(block: Block, encoder: Path, tmp_path: Path, mon
     page = blocks(block.page)
     texts = [each.text for each in page[: page.index(block)] if each.language == "python" and "learner" in block.text]
     code = "\n".join([*texts, block.text]).replace("sentence-transformers/all-MiniLM-L6-v2", str(encoder))
+    if "from river" in code:
+        pytest.importorskip("river", reason="River has no release for Python 3.10")
     before = model.weight.detach().clone()
     with patch.dict(REGISTRY):
         exec(code.replace("max_samples=200", "max_samples=8"), scope)
