@@ -7,8 +7,8 @@ deviation of the values of it that were learned from before (Welford, 1962),
 .. math:: z = (x - \bar x) / s, \qquad s^2 = \frac{1}{n} \sum (x_i - \bar x)^2,
 
 and clipped to -5..5. Where all values so far were the same, s = 0, it is the sign of x - x̄; the mean of none is 0.
-It is 0 where the feature is missing, or has no place because all are taken. A prediction gives a new name the place that
-it would get, and keeps nothing.
+It is 0 where the feature is missing, or has no place because all are taken. A prediction gives a new name the place it
+would get, and keeps nothing.
 """
 
 from __future__ import annotations

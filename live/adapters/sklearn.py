@@ -140,8 +140,8 @@ class SklearnClassifier(base.ClassifierMixin, _SklearnModel):
 class SklearnRegressor(base.RegressorMixin, _SklearnModel):
     """A regressor of scikit-learn: a backbone that is fine-tuned sample by sample.
 
-    Targets are learned in running units. ``X`` is an array or frame of numbers (N, F), NaN where a value is missing; for another backbone a list of texts, of
-    pairs of texts or of images.
+    Targets are learned in running units. ``X`` is an array or frame of numbers (N, F), NaN where a value is missing;
+    for another backbone a list of texts, of pairs of texts or of images.
 
     Args:
         backbone: Its name or options; by default a small network on numbers, ``mlp``.

@@ -20,7 +20,7 @@ pytest.importorskip("river", reason="River is not installed (pip install 'filtun
 import pandas as pd
 from filtune.live.adapters import library
 from filtune.live.adapters.river import FAST, RiverClassifier, RiverRegressor
-from river import checks, compose, drift, evaluate, metrics, preprocessing
+from river import base, checks, compose, drift, evaluate, metrics, preprocessing
 
 from tests.live.test_equals_fit import CONFIG, fitted, stream
 
@@ -149,28 +149,51 @@ def test_frames_and_classes_that_come() -> None:
     assert set(model.predict_proba_one({"a": 1})) == {3, 5, 9}
 
 
-@pytest.mark.parametrize("on_drift", ["record", "restart"])
-def test_a_drift_detector_of_river(on_drift: Any) -> None:
+def test_restart_by_adwin() -> None:
     """ADWIN gets what an own one gets: the errors of the predictions before each label."""
-    detector, own, wrong = drift.ADWIN(clock=8), drift.ADWIN(clock=8), []
-    model = RiverClassifier(optimizer=partial(AdamW, lr=0.01), drift_detector=detector, on_drift=on_drift)
-    learners = set()
-    for x, y in tabular(160, flip=80):
-        guess = model.predict_one(x)
-        own.update(int(guess != y))
+    detector, own = (drift.ADWIN(delta=0.1, clock=4) for _ in range(2))
+    model, found = RiverClassifier(optimizer=FAST, drift_detector=detector, on_drift="restart"), []
+    for x, y in tabular(240, flip=140):
+        own.update(int(model.predict_one(x) != y))
         if own.drift_detected:
-            wrong.append(model.samples)
+            found.append(model.samples)
         model.learn_one(x, y)
-        learners.add(id(model.learner))
-    assert wrong
-    assert (model.drifts, model.last_drift) == (len(wrong), wrong[-1])
-    assert wrong[-1] >= 80
-    assert model.learner.steps <= 80 if on_drift == "restart" else model.learner.steps > 150
-    assert model.learner.classes == ["low", "high"] or model.learner.classes == ["high", "low"]
-    assert model.learner.inputs.features.count[0] == 160  # the statistics of the features are kept
+    assert (model.drifts, model.last_drift) == (len(found), found[-1])
+    assert found[-1] >= 140
+    assert model.learner.steps == 240 - found[-1]
+    assert sorted(model.learner.classes) == ["high", "low"]
+    assert model.learner.inputs.features.count[0] == 240  # the statistics of the features are kept
     fresh = model.clone()
     assert fresh.drift_detector is not detector
     assert fresh.drifts == 0
+
+
+class AtTheThird(base.DriftDetector):
+    """Detects a drift at its third value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[float] = []
+
+    def update(self, x: float) -> None:
+        self.values.append(x)
+        self._drift_detected = len(self.values) == 3
+
+
+@pytest.mark.parametrize("on_drift", ["record", "restart"])
+@pytest.mark.parametrize("classes", ["open", ("low", "high")])
+def test_what_a_drift_does(on_drift: Any, classes: Any) -> None:
+    model = RiverClassifier(optimizer=FAST, classes=classes, drift_detector=AtTheThird(), on_drift=on_drift)
+    samples = tabular(6)
+    for x, y in samples[:4]:
+        model.learn_one(x, y)
+    frame = pd.DataFrame([x for x, _ in samples[4:]])
+    model.learn_many(frame, pd.Series([y for _, y in samples[4:]]))
+    assert len(model.drift_detector.values) == 6
+    assert set(model.drift_detector.values) <= {0, 1}
+    assert (model.drifts, model.last_drift, model.samples) == (1, 2, 6)
+    assert model.learner.metrics["samples"] == (4 if on_drift == "restart" else 6)
+    assert sorted(model.learner.classes) == ["high", "low"]
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,8 @@ def test_a_pipeline_and_a_missing_value() -> None:
 
 def test_a_regression() -> None:
     X, _ = iris()
-    model = SklearnRegressor(optimizer=FAST, epochs=3).fit(X[:, :3], 100 + X[:, 3])
-    assert model.score(X[:, :3], 100 + X[:, 3]) > 0.6
+    model = SklearnRegressor(optimizer=FAST, epochs=4, batch_size=5).fit(X[:, :3], 100 + X[:, 3])
+    assert model.score(X[:, :3], 100 + X[:, 3]) > 0.5
 
 
 def test_texts(tiny_bert: Path) -> None:
