@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ os.fsync = lambda descriptor: None  # type: ignore[assignment]
 # one core a process of the test run; said before torch is imported
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup, and some tests send it
 
 
 @pytest.hookimpl(wrapper=True)

@@ -101,7 +101,7 @@ def test_matrices_are_drawn_and_damaged_ones_are_not(tmp_path: Path) -> None:
     cells = {"loko/a/p0=1": made("loko", "p0", 1.0, 80.0, maps=maps)}
     panel = {"title": "P", "maps": "covariance", "cell": "loko/a"}
     _, svg = drawn(tmp_path / "a", [panel], **cells)
-    assert all(f">P, k = {step}<" in svg for step in (0, 40))
+    assert all(f">k = {step}<" in svg for step in (0, 40))
     bad: list[Any] = [{"covariance": {"0": [[1.0], [1.0, 2.0]]}}, {"covariance": {"x": [[1.0]]}}, {"covariance": 3}, {}]
     for number, damaged in enumerate(bad):
         cells = {"loko/a/p0=1": made("loko", "p0", 1.0, 80.0, maps=damaged)}
