@@ -41,14 +41,16 @@ def serve_parser() -> argparse.ArgumentParser:
         type=Path,
         help="file with the token that requests need; or set FILTUNE_TOKEN. It is no option, for others can read those",
     )
-    add("--new_classes", choices=("refuse", "add"), help="what to do with a label that is no class (default refuse)")
-    add("--max_pending", type=int, help="most samples that wait for their labels (default 10000)")
+    add("--new_classes", choices=("refuse", "add"), help="a label that is no class (default as it was, or refuse)")
+    add("--max_pending", type=int, help="most samples that wait for labels (default as it was, or 10000)")
     add("--max_backlog", type=int, default=1000, help="most samples that wait to be learned (default 1000)")
     add("--max_body", type=int, default=8 << 20, help="most bytes of a request (default 8 MiB)")
     add("--max_batch", type=int, default=256, help="most samples of a request (default 256)")
     add("--max_rate", type=float, default=1000, help="most requests a second of one address (default 1000; 0: any)")
     add("--max_connections", type=int, default=200, help="most connections at a time (default 200)")
     add("--save_interval", type=int, default=1000, help="samples between two snapshots (default 1000)")
+    add("--skip_operation", type=int, action="append", default=[], metavar="N",
+        help="do not learn operation N of the log, at which learning had stopped; may be repeated")  # fmt: skip
     add("--device", default="cpu", help="where the model is (default cpu)")
     add(
         SWITCH,
@@ -110,7 +112,7 @@ def _serve(options: argparse.Namespace, token: str | None, listening: socket.soc
     given = {"new_classes": options.new_classes, "max_pending": options.max_pending, "device": options.device}
     state = open_state(options.ckpt_path, options.state_dir, tuple(options.own), **given)
     begun = f"begins in {state.folder}" if state.is_new else f"goes on in {state.folder} after {state.position} samples"
-    service = LearnerService(state, options.save_interval, options.max_backlog)
+    service = LearnerService(state, options.save_interval, options.max_backlog, options.skip_operation)
     replayed = f" and {service.replayed} of its log" if service.replayed else ""
     limits = Limits(options.max_body, options.max_rate, options.max_batch)
     host, port = listening.getsockname()[:2]

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from filtune.lightning_modules.atomic import reason_full
 
 Operation = dict[str, Any]
-"""What changes a learner: ``learn`` a sample and its label, let a sample ``wait``, or ``label`` one that waits."""
+"""What changes a learner: ``learn`` a sample and its label, let one ``wait``, ``label`` it, or change ``options``."""
 
 
 class LogDamaged(ValueError):

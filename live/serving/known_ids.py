@@ -32,6 +32,9 @@ class KnownIds:
     def take(self, operation: Operation) -> Outcome:
         """Return the outcome of the next operation, and take note of it."""
         kind, id = operation["op"], operation.get("id")
+        if kind == "options":
+            self.most_waiting = operation["max_pending"]
+            _bound(self._waiting, self.most_waiting)
         if id is None:
             return "accepted"
         if id in self._learned or (kind == "wait" and id in self._waiting):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from ..pending import Waiting
 from .journal import LogNotWritten, Operation, Payload, payload
 from .known_ids import KnownIds, Outcome
 from .monitor import ServiceMonitor
+from .options import change, change_of
 from .samples import check_label, read_sample, readable
 from .state import State
 
@@ -88,13 +89,19 @@ class LearnerService:
         state: What it goes on from.
         save_interval: Operations between two snapshots: after a kill, at most about so many are learned again.
         max_backlog: Operations that may wait to be learned; beyond it requests are refused.
+        skip: Numbers of operations of the log that are not learned, such as one that makes the learner diverge.
+
+    Raises:
+        ValueError: If the log does not hold an operation to be skipped.
 
     Attributes:
         replayed: Operations that were in the log and not in the snapshot.
         failure: Why it learns no more; empty while it does.
     """
 
-    def __init__(self, state: State, save_interval: int = 1000, max_backlog: int = 1000) -> None:
+    def __init__(
+        self, state: State, save_interval: int = 1000, max_backlog: int = 1000, skip: Collection[int] = ()
+    ) -> None:
         self.state, self.learner = state, state.learner
         self.save_interval, self.max_backlog = save_interval, max_backlog
         self.failure = ""
@@ -106,7 +113,15 @@ class LearnerService:
         self._written: deque[Ticket] = deque()
         self._stopping = self._rotates = False
         self._step_seconds = 0.1
-        self.replayed = self._replay()
+        try:
+            self.replayed = self._replay(skip)
+            self._change_options()
+        except BaseException:
+            state.journal.close()
+            state.lock.release()
+            raise
+        if skip:  # the state without them is kept, so that they need not be named again
+            self._save()
         # at the end of the log, where the state's own ids are at what was learned
         self._ids_written = KnownIds(state.ids.most_waiting, state.ids.remembered)
         self._ids_written.load(state.ids.state())
@@ -217,30 +232,32 @@ class LearnerService:
 
     def _write_all(self) -> None:
         while tickets := self._wait_for(self._arrived):
-            if self._rotates:
-                self._rotates = False
-                self.state.journal.rotate()
             try:
-                self.state.journal.append([ticket.payload for ticket in tickets])
+                self._write(tickets)
             except LogNotWritten as error:
                 with self._changed:
                     self.backlog -= sum(len(ticket.operations) for ticket in tickets)
                 self.monitor.unwritten(error)
                 for ticket in tickets:
                     ticket.fail(error)
-                continue
             except Exception as error:  # of whatever kind: what is not in the log must not be acknowledged
-                self._stop_learning(error, tickets)
+                self._stop_learning(f"the log is no longer written; start the service again: {_line(error)}", tickets)
                 return
-            for ticket in tickets:  # acknowledged before it is handed on, for the learner may end it with an error
-                ticket.durable.set_result(list(map(self._ids_written.take, ticket.operations)))
-            with self._changed:
-                self._written.extend(tickets)
-                failure = self.failure
-                self._changed.notify_all()
-            if failure:
-                for ticket in tickets:
-                    ticket.fail(Refused(failure, None))
+
+    def _write(self, tickets: list[Ticket]) -> None:
+        """Write requests to the log, acknowledge them, and hand them on."""
+        if self._rotates:
+            self._rotates = False
+            self.state.journal.rotate()
+        self.state.journal.append([ticket.payload for ticket in tickets])
+        for ticket in tickets:  # acknowledged before it is handed on, for the learner may end it with an error
+            ticket.durable.set_result(list(map(self._ids_written.take, ticket.operations)))
+        with self._changed:
+            failure = self.failure
+            self._written.extend([] if failure else tickets)
+            self._changed.notify_all()
+        for ticket in tickets if failure else ():
+            ticket.fail(Refused(failure, None))
 
     def _wait_for(self, queue: deque[Ticket], most: int | None = None) -> list[Ticket]:
         """Return what waits in a queue, its first ``most``; nothing when the service stops."""
@@ -260,7 +277,7 @@ class LearnerService:
             try:
                 self._learn(ticket)
             except Exception as error:  # of whatever kind: what follows in the log must not be learned without this
-                self._stop_learning(error, tickets)
+                self._stop_learning(_stopped(self.state.position, error), tickets)
                 return
 
     def _learn(self, ticket: Ticket) -> None:
@@ -278,22 +295,34 @@ class LearnerService:
         if self.state.position >= self._save_at:
             self._save()
 
-    def _stop_learning(self, error: Exception, tickets: list[Ticket]) -> None:
+    def _stop_learning(self, reason: str, tickets: list[Ticket]) -> None:
+        """End a thread, and with it all learning; what waits for that thread gets an error.
+
+        Where the learner ends, the writer goes on: what has arrived is written, and ended by it.
+        """
         with self._changed:
-            self.failure = _stopped(self.state.position, error)
+            self.failure = self.failure or reason
             waiting = [*tickets, *self._written]
+            self._written.clear()
+            if threading.current_thread() is self._threads[0]:
+                waiting += self._arrived
+                self._arrived.clear()
         rank_zero_warn(self.failure)
         for each in waiting:
             each.fail(Refused(self.failure, None))
 
-    def _apply(self, operation: Operation) -> None:
-        """Apply the next operation of the log.
+    def _apply(self, operation: Operation, is_skipped: bool = False) -> None:
+        """Apply the next operation of the log, or only take note of its id.
 
         What is refused is refused again when the log is read after a kill, for nothing but the state decides it.
         """
         outcome = self.state.ids.take(operation)
         self.monitor.outcome(operation["op"], outcome)
         try:
+            if is_skipped:
+                if operation.get("id") in self.learner.pending:  # type: ignore[operator]
+                    self.learner.pending.take(operation["id"])
+                raise ValueError("it is skipped")
             if outcome in ("accepted", "waiting"):
                 self._change(operation)
         except ValueError as error:  # such as a class beyond the most that there may be
@@ -302,6 +331,9 @@ class LearnerService:
 
     def _change(self, operation: Operation) -> None:
         learner, kind, id = self.learner, operation["op"], operation.get("id")
+        if kind == "options":
+            change(learner, operation)
+            return
         if kind == "label":
             learner.feedback(id, operation["y"])
             self.monitor.labelled(id, operation["y"])
@@ -313,22 +345,48 @@ class LearnerService:
             if id is not None and id in learner.pending:
                 learner.pending.take(id)
             learner.learn_one(readable(learner, operation["x"]), operation["y"])
+        if learner.watch.policy == "stop":
+            self._check_finite()
+
+    def _check_finite(self) -> None:
+        """Stop at the operation that a value was not finite at, before a snapshot of it and before the learner's check.
+
+        Of predictions that are poor, from which a learner may recover, its own checks decide.
+
+        Raises:
+            FloatingPointError: If there was one.
+        """
+        optimizer, recent = self.learner.optimizer, self.learner.optimizer.recent()
+        if recent is None or not recent.diverged:
+            self.learner.watch.check(optimizer, self.learner.steps, self.learner.model.target_state)
 
     # what is kept
 
-    def _replay(self) -> int:
-        """Learn what the log has beyond the snapshot."""
-        count = 0
+    def _replay(self, skip: Collection[int]) -> int:
+        """Learn what the log has beyond the snapshot, without what is skipped."""
+        count, begin = 0, self.state.position
         for _, operations in self.state.journal.read(self.state.position):
             if self.failure:
                 continue
             try:
                 for operation in operations:
-                    self._apply(operation)
+                    self._apply(operation, self.state.position in skip)
                     count += 1
             except Exception as error:  # as it stopped before the restart
                 self.failure = _stopped(self.state.position, error)
+        for number in skip:
+            if number >= self.state.journal.end:
+                raise ValueError(f"--skip_operation {number}: the log ends before operation {self.state.journal.end}")
+            if number < begin:
+                rank_zero_warn(f"--skip_operation {number}: the snapshot is of {begin} operations and has it already")
         return count
+
+    def _change_options(self) -> None:
+        """Change to the options asked for, by an operation at the end of the log."""
+        operation = None if self.failure else change_of(self.learner, *self.state.asked)
+        if operation is not None:
+            self.state.journal.append([payload([operation])])
+            self._apply(operation)
 
     def _save(self) -> None:
         if self.failure or self._saved_at == self.state.position or not self.state.may_save():
@@ -346,6 +404,10 @@ class LearnerService:
         self.state.journal.prune(self.state.position)
 
 
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _stopped(position: int, error: Exception) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"the learner has stopped at operation {position}: {reason}"
+    reason = _line(error)
+    return f"the learner has stopped at operation {position} (--skip_operation {position} goes on without it): {reason}"

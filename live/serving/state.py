@@ -17,6 +17,7 @@ from ..learner import OnlineLearner
 from ..storage import content
 from .journal import Journal
 from .known_ids import KnownIds
+from .options import NewClasses, change_of
 
 SNAPSHOT = "snapshot.ckpt"
 """Name of the snapshot, which :meth:`OnlineLearner.load` reads too."""
@@ -38,6 +39,7 @@ class State:
         lock: Keeps other processes out of the folder.
         origin: Checksum of the checkpoint that the service began with.
         is_new: Whether the service begins here.
+        asked: The options ``new_classes`` and ``max_pending`` from here on, for after the log was read.
     """
 
     learner: OnlineLearner
@@ -48,6 +50,7 @@ class State:
     lock: FolderLock
     origin: str
     is_new: bool
+    asked: tuple[NewClasses | None, int | None] = (None, None)
 
     def save(self) -> None:
         """Replace the snapshot by the state of now; the caller holds the learner's lock, or is its only thread.
@@ -69,18 +72,29 @@ class State:
         return self.learner.watch.policy != "rewind" or self.learner.steps % KEEP_INTERVAL == 0
 
 
-def open_state(ckpt_path: Path, folder: Path | None, own: Sequence[str] = (), **options: Any) -> State:
+def open_state(
+    ckpt_path: Path,
+    folder: Path | None,
+    own: Sequence[str] = (),
+    *,
+    new_classes: NewClasses | None = None,
+    max_pending: int | None = None,
+    device: str = "cpu",
+) -> State:
     """Return the state of a service: of its folder, or of a run's checkpoint where it begins.
 
     Args:
         ckpt_path: A run's folder or a checkpoint.
         folder: The folder; by default ``serving`` in the run's.
         own: Class paths outside filtune that the checkpoint may name.
-        options: Further options of :meth:`OnlineLearner.from_checkpoint`, for a service that begins.
+        new_classes: ``refuse`` or ``add``; by default as it was.
+        max_pending: Most samples that wait for their labels; by default as it was.
+        device: Where the model is.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read, or the folder is of another one.
         FolderInUse: If another process serves from the folder.
+        ValueError: If the learner cannot take the options.
     """
     given = ckpt_path
     if folder is None:  # in a run's folder, which may be a stranger's; a folder that is named is the user's own
@@ -102,20 +116,33 @@ def open_state(ckpt_path: Path, folder: Path | None, own: Sequence[str] = (), **
                 f"{folder / SNAPSHOT}: missing, though there is a log; restore it from a backup, or name another "
                 "--state_dir"
             )
-        learner = OnlineLearner.from_checkpoint(checkpoint if is_new else folder / SNAPSHOT, own=own, **options)
-        state = State(learner, KnownIds(learner.pending.most), 0, folder, journal, lock, origin, is_new)
+        source = checkpoint if is_new else folder / SNAPSHOT
+        asked = (new_classes, max_pending)
+        bounds = asked if is_new else (None, None)  # the log is read under the options that it was written under
+        learner = OnlineLearner.from_checkpoint(
+            source, own=own, device=device, new_classes=bounds[0], max_pending=bounds[1]
+        )
+        change_of(learner, *asked)  # what cannot be is refused before the log is read
+        state = State(learner, KnownIds(learner.pending.most), 0, folder, journal, lock, origin, is_new, asked)
+        saved = AtomicCheckpointIO().load_checkpoint(source).get(SERVING)
         if is_new:
-            state.save()
+            _begin(state, saved)
         else:
-            _continue(state)
+            _continue(state, saved)
     except BaseException:
         lock.release()
         raise
     return state
 
 
-def _continue(state: State) -> None:
-    saved = AtomicCheckpointIO().load_checkpoint(state.folder / SNAPSHOT).get(SERVING)
+def _begin(state: State, saved: dict[str, Any] | None) -> None:
+    """Begin with what a learner that was saved, or another service, knows by id."""
+    waiting = [row[0] for row in state.learner.pending.state()["waiting"]]
+    state.ids.load({"waiting": waiting, "learned": (saved or {}).get("learned", [])})
+    state.save()
+
+
+def _continue(state: State, saved: dict[str, Any] | None) -> None:
     if saved is None:
         raise CheckpointError(f"{state.folder / SNAPSHOT}: no service wrote it; name another --state_dir")
     if state.origin and saved["origin"] != state.origin:
