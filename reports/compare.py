@@ -150,7 +150,8 @@ def main(args: list[str]) -> None:
     plot_runs(runs, options.output)
     console.print(f"plot {plain(options.output)}", highlight=False)
     report = " ".join(dict.fromkeys(map(plain, options.runs)))
-    console.print(f"next filtune report {report} (one page of all)", highlight=False, soft_wrap=True)
+    if any(run.summary for run in runs):  # a report has nothing to show of the others
+        console.print(f"next filtune report {report} (one page of all)", highlight=False, soft_wrap=True)
 
 
 def _title(runs: list[RunFolder]) -> str:

@@ -15,7 +15,7 @@ from filtune.lightning_modules.integrity import DamagedFile
 
 from .class_tables import Predictions, joint_predictions
 from .figures import Figure, FigurePlan, Line, plan_curves
-from .formatting import format_difference, format_mean_std, format_p, is_of_segment, metric_title
+from .formatting import format_difference, format_mean_std, format_metric, format_p, is_of_segment, metric_title
 from .labels import rate_label, run_labels
 from .plots import Look, looks_of
 from .seed_runs import SeedRuns
@@ -109,6 +109,9 @@ class Listing:
         title = metric_title(self.metric)
         if not others:
             return f"{best.name}: {title} {_mean(sample, self.metric)}."
+        *tied, last = [entry.name for entry, its in ranked if its.mean == sample.mean]
+        if tied:
+            return f"{', '.join(tied)} and {last} have the same {title}: {format_metric(sample.mean, self.metric)}."
         text = f"{best.name} has the best {title}: {_mean(sample, self.metric)}."
         second, behind = others[0]
         test = paired(best.values(self.metric), second.values(self.metric))

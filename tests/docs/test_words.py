@@ -7,6 +7,7 @@ import pytest
 from tests.docs import words
 
 
+@pytest.mark.slow  # `make check` and `.ci/run` run it too
 def test_the_project_has_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert not words.main(), capsys.readouterr().out
 

@@ -180,6 +180,13 @@ def test_the_answer_names_the_best_and_its_distance(
     assert listing.answer().endswith(words)
 
 
+def test_a_tie_has_no_winner(tmp_path: Path) -> None:
+    made = {f"lr={i}": runs(str(i), [80.0], "val_accuracy") for i in (1, 2)}
+    manifest(tmp_path, None, made, sweep={"metric": "val_accuracy"})
+    (listing,) = assemble([tmp_path], []).listings
+    assert listing.answer() == "lr=1 and lr=2 have the same validation accuracy (%): 80.00."
+
+
 def test_a_point_of_a_sweep_names_its_learning_rate(tmp_path: Path) -> None:
     config = {"optimizer": {"class_path": "filtune.AdamW", "init_args": {"lr": 0.01}}}
     made = {name: runs(name, [80.0], config=config) for name in ("weight_decay=0", "lr=0.01")}
