@@ -115,7 +115,8 @@ def restore(ckpt_path: Path, config_path: Path | None = None, own: Sequence[str]
 
     Args:
         ckpt_path: A checkpoint, or a run's folder for its last one.
-        config_path: Its configuration; by default ``config.yaml`` of the run's folder.
+        config_path: Its configuration; by default ``config.yaml`` of the run's folder, or where there is none, and for
+            the state of a learner, that in the checkpoint.
         own: Class paths that are not of filtune and that may be imported, because the user has named them; the
             configuration may name no others.
 
@@ -125,20 +126,26 @@ def restore(ckpt_path: Path, config_path: Path | None = None, own: Sequence[str]
     ckpt_path = find_checkpoint(ckpt_path)
     checkpoint = AtomicCheckpointIO().load_checkpoint(ckpt_path)
     try:
-        return _restore(ckpt_path, checkpoint, config_path or _run_folder(ckpt_path) / "config.yaml", own)
+        path = config_path or _run_folder(ckpt_path) / "config.yaml"
+        held = checkpoint["filtune"].get("config")
+        if config_path is None and held and ("live" in checkpoint or not path.is_file()):
+            source = f"the configuration in {ckpt_path}"
+            return _restore(ckpt_path, checkpoint, _checked(held, source, ("model", "optimizer")), source, own)
+        return _restore(ckpt_path, checkpoint, _read(path), str(path), own)
     except (CheckpointError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise unreadable(error, str(ckpt_path)) from error
 
 
-def _restore(ckpt_path: Path, checkpoint: dict[str, Any], config_path: Path, own: Sequence[str]) -> Restored:
-    config = _read(config_path)
+def _restore(
+    ckpt_path: Path, checkpoint: dict[str, Any], config: dict[str, Any], source: str, own: Sequence[str]
+) -> Restored:
     check_plain(config["model"].get("backbone"), "--config: model.backbone")
     known = {field.name for field in fields(BackboneConfig)}
     options = config["model"]["backbone"]
     if not isinstance(options, dict):
-        raise ValueError(f"--config: {config_path}: model.backbone is no mapping of options")
+        raise ValueError(f"--config: {source}: model.backbone is no mapping of options")
     if set(options) - known:
-        raise ValueError(f"--config: {config_path} has the unknown model.backbone.{min(set(options) - known)}")
+        raise ValueError(f"--config: {source} has the unknown model.backbone.{min(set(options) - known)}")
     # without gradient checkpointing, whose results are the same
     architecture = BackboneConfig(**{**options, "gradient_checkpointing": False})
     task = describe_task(checkpoint["filtune"], config, own)
@@ -147,7 +154,7 @@ def _restore(ckpt_path: Path, checkpoint: dict[str, Any], config_path: Path, own
     except ForeignClassError:
         raise
     except (ValueError, OSError) as error:
-        raise ValueError(f"{error}; a copy of {config_path} that says otherwise can be given by --config") from error
+        raise ValueError(f"{error}; a copy of {source} that says otherwise can be given by --config") from error
     saved = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith(PREFIX)}
     trained = {f"{PREFIX}{name}": param for name, param in backbone.named_parameters() if param.requires_grad}
     compare_names(saved, trained, earlier="format" not in checkpoint["filtune"])
@@ -225,6 +232,8 @@ def _build_data(config: dict[str, Any], own: Sequence[str]) -> StreamDataModule:
             return _find(value, "data", own)(**{name: build(option) for name, option in options.items()})
         return [build(item) for item in value] if isinstance(value, list) else value
 
+    if not isinstance(config.get("data"), dict):
+        raise ValueError("--config: the configuration in the checkpoint has no data; name one that has it by --config")
     try:
         return build(config["data"])
     except TypeError as error:
@@ -255,12 +264,15 @@ def _run_folder(ckpt_path: Path) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"--config: the configuration {path} is not there; name the run's config.yaml by --config")
+    return translate(_checked(read_yaml(path), str(path), ("model", "optimizer", "data")))
+
+
+def _checked(config: Any, source: str, needed: Sequence[str]) -> dict[str, Any]:
     try:
-        config = read_yaml(path)
-        missing = [key for key in ("model", "optimizer", "data") if not isinstance(config.get(key), dict)]
+        missing = [key for key in needed if not isinstance(config.get(key), dict)]
         missing += [] if missing or "backbone" in config["model"] else ["model.backbone"]
     except (AttributeError, TypeError) as error:
-        raise ValueError(f"--config: {path} is not a run's configuration") from error
+        raise ValueError(f"--config: {source} is not a run's configuration") from error
     if missing:
-        raise ValueError(f"--config: {path} is not a run's configuration; it has no {missing[0]}")
-    return translate(config)
+        raise ValueError(f"--config: {source} is not a run's configuration; it has no {missing[0]}")
+    return config

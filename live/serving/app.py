@@ -34,7 +34,8 @@ from .schemas import (
     ToLearn,
     ToPredict,
 )
-from .service import Answer, LearnerService, Refused
+from .service import LearnerService
+from .tickets import Answer, Refused
 
 PAGE = Path(__file__).parent / "page"
 
@@ -130,7 +131,8 @@ def _add_learner(app: FastAPI, service: LearnerService, limits: Limits) -> None:
             ]
             for place, outcome in zip(kept, await accept(operations, False), strict=True):
                 found[place].outcome = outcome
-        service.monitor.predicted(xs, service.learner.inputs.modality, answers, ids)
+        inputs = service.learner.inputs
+        service.monitor.predicted(xs, inputs.modality, answers, ids, inputs.columns)
         return found
 
     @app.post("/predict", tags=["predict"])
@@ -195,7 +197,7 @@ def _add_pages(app: FastAPI, service: LearnerService) -> None:
     @app.get("/card", tags=["watch"], response_class=PlainTextResponse)
     def model_card() -> Response:
         """Return the model card of now, in Markdown."""
-        return Response(card(service), media_type="text/markdown; charset=utf-8")
+        return Response(card(service).encode("utf-8", "replace"), media_type="text/markdown; charset=utf-8")
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:
@@ -226,10 +228,12 @@ def _add_errors(app: FastAPI) -> None:
         for name, needed in NEEDED.items():
             if name in place[:-1]:  # one of the types that it might have been
                 return _problem(422, f"{'.'.join(place[: place.index(name) + 1])}: {needed}")
-        return _problem(422, f"{'.'.join(place)[:200] or 'body'}: {first['msg']}")
+        return _problem(422, f"{'.'.join(place)[:200] or 'body'}: {first['msg'].removeprefix('Value error, ')}")
 
     @app.exception_handler(ValueError)
     async def no_sample(request: Request, error: ValueError) -> JSONResponse:
+        if request.method == "GET" or isinstance(error, UnicodeError):  # nothing of the client's is wrong
+            raise error
         text = str(error).replace("new_classes='add' takes", "a service with --new_classes add takes")
         return _problem(422, " ".join(text.split()))
 
@@ -261,9 +265,11 @@ def _problem(status: int, text: str, headers: dict[str, str] | None = None) -> J
 
 
 def finite(value: Any) -> Any:
-    """Return a value as JSON can hold it: null in place of NaN and infinite numbers."""
+    """Return a value as JSON and UTF-8 can hold it: null in place of NaN, ? in place of half a surrogate pair."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: finite(each) for key, each in value.items()}
+        return {finite(key): finite(each) for key, each in value.items()}
     return [finite(each) for each in value] if isinstance(value, list | tuple) else value

@@ -90,14 +90,21 @@ class ServiceMonitor:
 
     # predictions
 
-    def predicted(self, xs: Sequence[Any], modality: str, answers: Sequence[Any], ids: Sequence[Any]) -> None:
-        """Keep predictions for the page."""
+    def predicted(
+        self,
+        xs: Sequence[Any],
+        modality: str,
+        answers: Sequence[Any],
+        ids: Sequence[Any],
+        columns: Sequence[str] = (),
+    ) -> None:
+        """Keep predictions for the page; of objects the columns that are read, or all where there are none."""
         self._predictions.inc(len(xs))
         now = datetime.now(timezone.utc).strftime("%H:%M:%S")
         with self._lock:
             for x, answer, id in list(zip(xs, answers, ids, strict=True))[-RECENT:]:
                 shown = answer.probability and max(answer.probability.values())
-                entry = {"time": now, "id": id, "x": excerpt(x, modality), "prediction": answer.prediction}
+                entry = {"time": now, "id": id, "x": excerpt(x, modality, columns), "prediction": answer.prediction}
                 key = next(reversed(self._recent), 0) + 1
                 self._recent[key] = {**entry, "probability": shown, "label": None}
                 if id is not None:

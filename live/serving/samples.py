@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -69,10 +69,17 @@ def check_label(learner: LearnerCore, y: Any) -> None:
         raise ValueError(f"y: no label of this task: {error}") from error
 
 
-def excerpt(x: Any, modality: str) -> str:
-    """Return a sample for the page: the start of its text, or the size of its image."""
+def excerpt(x: Any, modality: str, columns: Sequence[str] = ()) -> str:
+    """Return a sample for the page: the start of its text, or the size of its image.
+
+    Args:
+        x: The sample.
+        modality: What it is.
+        columns: Of an object, the columns that are read; none stands for all. No others are shown.
+    """
     if isinstance(x, Mapping):
-        return _cut(", ".join(f"{name}: {excerpt(value, modality)}" for name, value in x.items()))
+        read = {name: x[name] for name in columns or x if name in x}
+        return _cut(", ".join(f"{name}: {excerpt(value, modality)}" for name, value in read.items()))
     if modality == "image":
         return f"image of {len(x) * 3 // 4:,} bytes" if isinstance(x, str) else "image of numbers"
     return _cut(" | ".join(map(str, x)) if isinstance(x, list | tuple) else str(x))

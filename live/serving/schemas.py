@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
+
+def _of_characters(x: Any) -> Any:
+    """Return a value of a request, all of whose texts UTF-8 can hold.
+
+    Raises:
+        ValueError: If one cannot be written.
+    """
+    try:
+        (x if isinstance(x, str) else json.dumps(x, ensure_ascii=False)).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("a text holds half a surrogate pair, which is no character") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return x
+
+
+Sample = Annotated[Any, AfterValidator(_of_characters)]
 Id = Annotated[StrictStr, Field(max_length=200)] | Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
-Label = StrictStr | StrictBool | StrictInt | StrictFloat | list[StrictStr | StrictInt]
+Label = Annotated[
+    StrictStr | StrictBool | StrictInt | StrictFloat | list[StrictStr | StrictInt], AfterValidator(_of_characters)
+]
 
 SAMPLE = (
     "A text; the two texts of a pair; an image, as the base64 of its file or as nested lists of numbers; or an object "
@@ -24,14 +44,14 @@ class Request(BaseModel):
 class ToPredict(Request):
     """A sample to be predicted."""
 
-    x: Any = Field(description=SAMPLE, examples=["a fine film"])
+    x: Sample = Field(description=SAMPLE, examples=["a fine film"])
     id: Id | None = Field(None, description="Keeps the sample until its label comes by /feedback.", examples=["a1"])
 
 
 class ToLearn(Request):
     """A sample to be learned."""
 
-    x: Any = Field(description=SAMPLE, examples=["a fine film"])
+    x: Sample = Field(description=SAMPLE, examples=["a fine film"])
     y: Label = Field(description="Its label: the class itself, a list of classes, or a number.", examples=["pos"])
     id: Id | None = Field(None, description="With an id it is learned once, however often it is sent.")
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from filtune.live.serving.access import Limits
 from filtune.live.serving.monitor import ServiceMonitor
-from filtune.live.serving.service import Answer, LearnerService
+from filtune.live.serving.service import LearnerService
 from filtune.live.serving.state import SNAPSHOT
+from filtune.live.serving.tickets import Answer
 from filtune.optimizers import LoKO
 
 from filtune import OnlineLearner
