@@ -322,9 +322,8 @@ class LearnerService:
             if number >= self.state.journal.end:
                 raise ValueError(f"--skip_operation {number}: the log ends before operation {self.state.journal.end}")
             if number < begin:
-                rank_zero_warn(
-                    f"--skip_operation {number}: the snapshot is of {begin} operations and has it already; take {PREVIOUS} in its place"
-                )
+                known = f"the snapshot is of {begin} operations and has it already; take {PREVIOUS} in its place"
+                rank_zero_warn(f"--skip_operation {number}: {known}")
         return count
 
     def _change_options(self) -> None:
