@@ -100,6 +100,16 @@ class Watch:
             targets = None if target_state is None else copy.deepcopy(target_state.state_dict())
             self._good = step, params, copy.deepcopy(optimizer.state_dict()), targets
 
+    def state(self) -> list[Any] | None:
+        """Return the good state in plain values and tensors, for a checkpoint; None where there is none."""
+        return None if self._good is None else list(self._good)
+
+    def load(self, state: list[Any] | None) -> None:
+        """Restore what :meth:`state` returned, where the policy is to rewind; of None the present one stays."""
+        if self.policy == "rewind" and state is not None:
+            step, params, optimizer, targets = state
+            self._good = step, params, optimizer, targets
+
     @torch.no_grad()
     def check(self, optimizer: OnlineOptimizer, step: int, target_state: StreamState | None = None) -> bool:
         """Check the optimizer for divergence; waits for the device.

@@ -23,6 +23,7 @@ from .inputs import Inputs, Sample
 from .labels import Labels
 from .model import LiveModel, Readers, Snapshot, autocast, snapshot_of
 from .pending import Pending
+from .plain import shortened
 from .settings import LearnerSettings
 
 CHECK_INTERVAL = 50
@@ -36,6 +37,9 @@ NOT_COPIED = {"lock", "_readers", "_snapshot"}
 
 NO_END = 1 << 62
 """Steps of a stream without an end."""
+
+LARGE = 1e18
+"""Numbers up to this size have a finite loss at outputs of zero: float32 holds their square."""
 
 CHUNK = 64
 """Most samples of one forward pass of a prediction."""
@@ -162,7 +166,7 @@ class LearnerCore:
             self.inputs.learned(samples)
             self.publish()
             return
-        target = self.labels.encode(labels).to(self.device)
+        target = self.targets(labels)
         self.inputs.place(samples)
         batch = {**self.inputs.batch(samples), "label": target}
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]), self.autocast:
@@ -176,6 +180,35 @@ class LearnerCore:
         if self.steps % CHECK_INTERVAL == 0:
             self.check()
         self.publish()
+
+    def targets(self, labels: Sequence[Any]) -> torch.Tensor:
+        """Return the targets of labels, (B,) or (B, m).
+
+        Raises:
+            ValueError: Naming a label that is none, or whose loss at outputs of zero is not finite.
+        """
+        target = self.labels.encode(labels)
+        if self.labels.likelihood.has_classes or float(target.abs().max()) <= LARGE:
+            return target.to(self.device)
+        target = target.to(self.device)
+        state = copy.deepcopy(self.model.target_state)
+        if state is not None:  # a step takes the target in before it learns from it
+            state.see_targets(target)
+        outputs = torch.zeros(len(target), self.task.outputs, device=self.device)
+        loss = self.labels.likelihood.of(outputs, None if state is None else state.value()).nll(target)
+        if not bool(loss.isfinite()):
+            worst = labels[int(target.abs().reshape(len(target), -1).amax(1).argmax())]
+            raise ValueError(f"y: the loss of the label {shortened(worst)} is not finite; give it in other units")
+        return target
+
+    def check_labels(self, labels: Sequence[Any]) -> None:
+        """Check labels before anything is changed for them.
+
+        Raises:
+            ValueError: Naming the first that is none.
+        """
+        if not self.labels.new_among(labels):
+            self.targets(labels)
 
     def publish(self) -> None:
         """Let predictions see the parameters of now, once there have been any predictions."""

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from .features import Features, Row, row_of
+from .plain import HALF_PAIR, is_text, shortened
 
 Sample = str | tuple[str, str] | Tensor | Row
 """A sample: a text, a pair of texts, an image (C, H, W), or numbers by name."""
@@ -102,6 +103,8 @@ class Inputs:
         parts = x if isinstance(x, tuple | list) else (x,)
         if not (1 <= len(parts) <= 2 and all(isinstance(part, str) and part.strip() for part in parts)):
             raise ValueError(f"x: a text or a pair of texts is needed, none of them empty; got {_shown(x)}")
+        if not all(map(is_text, parts)):
+            raise ValueError(f"x: the text {HALF_PAIR}: {_shown(x)}")
         return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
     def _image(self, x: Any) -> Sample:
@@ -118,8 +121,10 @@ class Inputs:
                 raise ValueError("it is none of PIL's images, an array, a tensor, the bytes of a file or a path")
         except ImageError as error:
             raise ValueError(f"x: {error}") from error
-        except (ValueError, OSError) as error:
+        except (ValueError, TypeError, OSError) as error:
             raise ValueError(f"x: no image can be made of {_shown(x)}: {error}") from error
+        if not pixels.numel():
+            raise ValueError(f"x: the image has no pixels: {_shown(x)}")
         if pixels.is_floating_point() and not bool(pixels.isfinite().all()):
             raise ValueError("x: the image has a pixel that is NaN or infinite")
         return pixels
@@ -142,5 +147,4 @@ def _shown(x: Any) -> str:
     """Return a value for a message: its text where that is short, else its type."""
     if isinstance(x, np.ndarray | Tensor):
         return f"{type(x).__name__} {tuple(x.shape)} {x.dtype}"
-    text = repr(x)
-    return text if len(text) <= 60 else f"{text[:40]}... ({type(x).__name__})"
+    return shortened(x)

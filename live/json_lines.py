@@ -8,7 +8,8 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +19,7 @@ from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
 from . import storage
 from .learner import OnlineLearner
 from .lines import Lines
+from .plain import check_id
 from .settings import OPEN
 
 STREAM = "stream"
@@ -50,8 +52,8 @@ class Output:
         self.file.truncate(size or 0)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Write a line, at once."""
-        self.file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        """Write a line, at once; half of a surrogate pair is written as JSON escapes it."""
+        self.file.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
         self.file.flush()
 
     def size(self) -> int:
@@ -90,12 +92,19 @@ class LineAnswers:
             FloatingPointError: If the optimizer has diverged.
         """
         try:
-            found = self._answer(self._row(line))
+            answer, change = self._answer(self._row(line))
+        except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:  # of libraries too; nothing has changed
+            return self._bad(error)
+        try:
+            answer["learned"] = change()
         except ValueError as error:
-            self.counts["bad"] += 1
-            return {"error": " ".join(str(error).split())}
-        self.counts["learned"] += bool(found.get("learned"))
-        return found
+            return self._bad(error)
+        self.counts["learned"] += answer["learned"]
+        return answer
+
+    def _bad(self, error: Exception) -> dict[str, Any]:
+        self.counts["bad"] += 1
+        return {"error": " ".join(str(error).split()) or type(error).__name__}
 
     def _row(self, line: bytes | None) -> dict[str, Any]:
         if line is None:
@@ -108,25 +117,33 @@ class LineAnswers:
             raise ValueError("no JSON object with the columns of a sample")
         return row
 
-    def _answer(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, row: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], bool]]:
+        """Return the answer, and what the line changes, which returns whether it was learned from."""
         y, id = row.get(self.label_column), row.get(self.id_column)
+        if id is not None:
+            check_id(id)
         answer: dict[str, Any] = {} if id is None else {"id": id}
         has_label = not self.learner.labels.is_missing(y)
+        if has_label:
+            self.learner.check_labels([y])
         names = self.inputs.columns or [name for name in row if name not in (self.label_column, self.id_column)]
         if all(row.get(name) is None for name in names):
             if id is None or not has_label:
                 sample = repr(names[0]) if names else "a feature"
                 raise ValueError(f"the line has neither {sample} nor the label of an earlier id")
-            return {**answer, "label": y, "learned": self.learner.feedback(id, y)}
+            return {**answer, "label": y}, partial(self.learner.feedback, id, y)
         x = self.inputs.read({name: row.get(name) for name in names})
-        answer |= self._prediction(x)
-        if not has_label and id is None:
-            return {**answer, "learned": False}
-        if not has_label:
-            self.learner.wait(x, id, answer["prediction"])
-            return {**answer, "learned": False}
-        self.learner.learn_one(x, y)
-        return {**answer, "label": y, "learned": True}
+        prediction = self._prediction(x)
+        answer |= {**prediction, **({"label": y} if has_label else {})}
+        return answer, partial(self._take, x, y if has_label else None, id, prediction["prediction"])
+
+    def _take(self, x: Any, y: Any, id: Any, prediction: Any) -> bool:
+        """Learn from a sample, or let it wait for its label; return whether it was learned from."""
+        if y is not None:
+            self.learner.learn_one(x, y, id)
+        elif id is not None:
+            self.learner.wait(x, id, prediction)
+        return y is not None
 
     def _prediction(self, x: Any) -> dict[str, Any]:
         """Return the prediction, and of classes that are exclusive its probability and the entropy of all in nats."""

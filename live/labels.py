@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from filtune.optimizers.likelihoods import Likelihood, likelihood_of
 from filtune.optimizers.likelihoods.tasks import Coding, label_name
 from torch import Tensor
+
+from .plain import MOST_SHOWN, check_class, shortened
 
 MOST_CLASSES = 1000
 """Classes of a learner that takes new ones: a stream of numbers in place of labels would grow it without bound."""
@@ -60,12 +62,25 @@ class Labels:
         """Return the labels that are not among the classes, each once, in their order; none where none are taken.
 
         Raises:
-            ValueError: If there would be more than :data:`MOST_CLASSES`.
+            ValueError: If one can be no class, differs from a class in blanks alone, or there would be more than
+                :data:`MOST_CLASSES`.
         """
         if not self.takes_new:
             return []
-        known = set(self.names)
-        found = {str(label_name(y)): y for y in map(plain_label, labels)}
+        known, spelled = set(self.names), {" ".join(name.split()): name for name in self.names}
+        found = {}
+        for y in map(plain_label, labels):
+            check_class("y", y)
+            if label_name(y) is None:
+                raise ValueError(f"y: {shortened(y)} is no class")
+            name = str(label_name(y))
+            alike = spelled.setdefault(" ".join(name.split()), name)
+            if name not in known and name != alike:
+                raise ValueError(
+                    f"y: {shortened(name)} differs from the class {shortened(alike)} in blanks alone; write it so, or "
+                    "name both by classes=[...]"
+                )
+            found[name] = y
         new = [y for name, y in found.items() if name not in known]
         if new and len(known) + len(new) > MOST_CLASSES:
             raise ValueError(
@@ -80,9 +95,15 @@ class Labels:
         Raises:
             ValueError: Naming the first label that is none.
         """
-        found = self.likelihood.encode([plain_label(y) for y in labels], self.coding)
+        plain = [plain_label(y) for y in labels]
+        if self.likelihood.is_softmax:
+            for y in plain:
+                check_class("y", y)
+        found = self.likelihood.encode(plain, self.coding)
         for place in sorted(found.bad):
             reason, detail = found.bad[place]
+            if len(detail) > MOST_SHOWN:
+                detail = shortened(plain[place])
             more = "; new_classes='add' takes it as a new one" if self.likelihood.is_softmax and detail else ""
             raise ValueError(f"y: {' '.join(part for part in (detail, reason) if part)}{more}")
         return found.targets
@@ -112,6 +133,28 @@ def plain_label(y: Any) -> Any:
     elif type(y).__module__ == "numpy":
         y = y.item() if y.size == 1 else y.tolist()
     return list(y) if isinstance(y, set | frozenset | tuple) else y
+
+
+def class_list(classes: Any) -> Any:
+    """Return classes as they may be given, such as an array, as a list of plain values; a text or None as it is.
+
+    Raises:
+        ValueError: If they have no order, or one of them can be no class.
+    """
+    if classes is None or isinstance(classes, str):
+        return classes
+    if (
+        isinstance(classes, Mapping | set | frozenset)
+        or not isinstance(classes, Iterable)
+        or getattr(classes, "ndim", 1) == 0
+    ):
+        raise ValueError(f"classes: a list is needed, or 'open'; got {shortened(classes)}")
+    values = [plain_label(value) for value in classes]
+    for value in values:
+        check_class("classes", value)
+        if label_name(value) is None:
+            raise ValueError(f"classes: {shortened(value)} is a missing label, not a class")
+    return values
 
 
 def as_saved(values: Sequence[Any]) -> list[Any]:

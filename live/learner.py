@@ -15,7 +15,9 @@ from typing_extensions import Self
 
 from . import storage
 from .core import LearnerCore
+from .labels import class_list
 from .pending import Id, Waiting
+from .plain import check_id
 from .settings import from_config, from_parts
 from .uncertainty import describe
 
@@ -73,6 +75,7 @@ class OnlineLearner(LearnerCore):
         device: str | torch.device = "cpu",
         precision: str = "32-true",
     ) -> None:
+        classes = class_list(classes)
         model = {
             "schedule": dict(schedule or {}),
             "param_groups": {name: dict(options) for name, options in (param_groups or {}).items()},
@@ -84,7 +87,7 @@ class OnlineLearner(LearnerCore):
             precision=precision, new_classes=new_classes, columns=list(columns), max_pending=max_pending,
             total_steps=total_steps,
         )  # fmt: skip
-        self.build(settings, torch.device(device), classes if isinstance(classes, list | tuple) else None)
+        self.build(settings, torch.device(device), classes if isinstance(classes, list) else None)
 
     @classmethod
     def from_config(
@@ -115,10 +118,11 @@ class OnlineLearner(LearnerCore):
         Raises:
             ValueError: Naming what is wrong with the configuration.
         """
+        classes = class_list(classes)
         bounds = {"max_pending": max_pending, "total_steps": total_steps}
         settings = from_config(config, classes, new_classes, image_shape, columns=list(columns), **bounds)
         learner = cls.__new__(cls)
-        learner.build(settings, torch.device(device), classes if isinstance(classes, list | tuple) else None)
+        learner.build(settings, torch.device(device), classes if isinstance(classes, list) else None)
         return learner
 
     @classmethod
@@ -175,13 +179,22 @@ class OnlineLearner(LearnerCore):
         return self.predict_many([x], None if id is None else [id])[0]
 
     def predict_many(self, xs: Sequence[Any], ids: Sequence[Id] | None = None) -> list[Any]:
-        """Return the predictions for several samples, all with the parameters of one moment."""
+        """Return the predictions for several samples, all with the parameters of one moment.
+
+        Raises:
+            ValueError: If there are not as many ids as samples, or one is none. No sample waits then.
+        """
+        if ids is not None:
+            check_lengths("ids", ids, xs)
+            for id in ids:
+                check_id(id)
         samples = [self.inputs.read(x) for x in xs]
         snapshot = self.newest()
+        found = self.predicted(samples, snapshot)  # also of no choice: refuses what the backbone cannot take
         if self.has_no_choice(snapshot):
             answers = [snapshot.classes[0] if snapshot.classes else None] * len(samples)
         else:
-            answers = [answer for part in self.predicted(samples, snapshot) for answer in self.labels.answers(part)]
+            answers = [answer for part in found for answer in self.labels.answers(part)]
         if ids is not None:
             with self.lock:
                 for id, sample, answer in zip(ids, samples, answers, strict=True):
@@ -201,10 +214,10 @@ class OnlineLearner(LearnerCore):
         if not self.labels.likelihood.has_classes:
             raise ValueError(f"predict_proba: a {self.task.kind} has no probabilities; ask for uncertainty(x)")
         samples, snapshot = [self.inputs.read(x) for x in xs], self.newest()
+        found = self.predicted(samples, snapshot)
         if self.has_no_choice(snapshot):
             return [dict.fromkeys(snapshot.classes, 1.0) for _ in samples]
-        found = (part.mean() for part in self.predicted(samples, snapshot))
-        return [dict(zip(snapshot.classes, row, strict=True)) for part in found for row in part.tolist()]
+        return [dict(zip(snapshot.classes, row, strict=True)) for part in found for row in part.mean().tolist()]
 
     def uncertainty(self, x: Any) -> dict[str, Any]:
         """Return how certain the prediction for a sample is; see :func:`live.uncertainty.describe`.
@@ -220,7 +233,8 @@ class OnlineLearner(LearnerCore):
     def learn_one(self, x: Any, y: Any = None, id: Id | None = None) -> None:
         """Learn from a sample and its label, whose prediction is scored before.
 
-        Without a label the sample waits for it under its id; without an id as well it is counted and left.
+        Without a label the sample waits for it under its id; without an id as well it is counted and left. A sample
+        that waits under the id is replaced by this one, and waits no longer.
 
         Args:
             x: The sample.
@@ -231,9 +245,14 @@ class OnlineLearner(LearnerCore):
             ValueError: If it is no such sample or label. Nothing is learned then.
             FloatingPointError: If the optimizer has diverged.
         """
+        if id is not None:
+            check_id(id)
         sample = self.inputs.read(x)
         with self.lock:
             if not self.labels.is_missing(y):
+                self.check_labels([y])
+                if id is not None:
+                    self.pending.drop(id)
                 self.learn([sample], [y])
             elif id is not None:
                 self.pending.add(id, Waiting(sample))
@@ -242,13 +261,13 @@ class OnlineLearner(LearnerCore):
 
     def learn_many(self, xs: Sequence[Any], ys: Sequence[Any]) -> None:
         """Learn from several samples in one step, as ``fit`` does from a batch; those without a label are left out."""
+        check_lengths("ys", ys, xs)
         samples = [self.inputs.read(x) for x in xs]
-        pairs = list(zip(samples, ys, strict=True))
         with self.lock:
-            known = [(sample, y) for sample, y in pairs if not self.labels.is_missing(y)]
-            self.unlabelled += len(pairs) - len(known)
+            known = [(sample, y) for sample, y in zip(samples, ys, strict=True) if not self.labels.is_missing(y)]
             if known:
                 self.learn(*map(list, zip(*known, strict=True)))
+            self.unlabelled += len(samples) - len(known)
 
     def wait(self, x: Any, id: Id, answer: Any) -> None:
         """Let a sample wait for its label under an id, with the prediction that was given out for it."""
@@ -261,10 +280,16 @@ class OnlineLearner(LearnerCore):
 
         Returns:
             Whether there was such a sample; a label that is missing itself leaves it waiting.
+
+        Raises:
+            ValueError: If it is no such label, or no id. The sample goes on waiting then.
+            FloatingPointError: If the optimizer has diverged.
         """
+        check_id(id)
         with self.lock:
             if self.labels.is_missing(y):
                 return False
+            self.check_labels([y])
             found = self.pending.take(id)
             if found is None:
                 return False
@@ -314,3 +339,13 @@ class OnlineLearner(LearnerCore):
                 "last_step": int(self.drifted_at) or None,
                 "armed": bool(state["armed"]),
             }
+
+
+def check_lengths(name: str, given: Sequence[Any], xs: Sequence[Any]) -> None:
+    """Check that there is one of something for each sample.
+
+    Raises:
+        ValueError: If not.
+    """
+    if len(given) != len(xs):
+        raise ValueError(f"{name}: one is needed for each sample, got {len(given)} for {len(xs)}")

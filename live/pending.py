@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
+from .plain import check_id
+
 Id = str | int
 """What a sample is known by until its label comes."""
 
@@ -63,8 +65,7 @@ class Pending:
         Raises:
             ValueError: If the id is neither a text nor an integer.
         """
-        if isinstance(id, bool) or not isinstance(id, str | int):
-            raise ValueError(f"id: a text or an integer is needed, got {id!r}")
+        check_id(id)
         self.replaced += self._waiting.pop(id, None) is not None
         self._waiting[id] = waiting
         while len(self._waiting) > self.most:
@@ -72,10 +73,19 @@ class Pending:
             self.dropped += 1
 
     def take(self, id: Id) -> Waiting | None:
-        """Return the sample of an id, which waits no longer; None where there is none."""
+        """Return the sample of an id, which waits no longer; None where there is none.
+
+        Raises:
+            ValueError: If the id is neither a text nor an integer.
+        """
+        check_id(id)
         found = self._waiting.pop(id, None)
         self.unknown += found is None
         return found
+
+    def drop(self, id: Id) -> None:
+        """Drop the sample of an id that came again with its label; there need be none."""
+        self.replaced += self._waiting.pop(id, None) is not None
 
     def state(self) -> dict[str, Any]:
         """Return everything in plain values and tensors."""

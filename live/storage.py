@@ -76,6 +76,7 @@ def content(learner: OnlineLearner) -> dict[str, Any]:
             "pending": learner.pending.state(),
             "counts": learner.counts(),
             "drift": learner.drift_state,
+            "good": learner.watch.state(),
             "features": learner.inputs.features.state(),
         },
     }
@@ -168,3 +169,4 @@ def _load(learner: OnlineLearner, checkpoint: dict[str, Any], live: dict[str, An
         if "features" in live:
             learner.inputs.features = Features.of_state(live["features"])
     learner.keep()
+    learner.watch.load(live.get("good"))

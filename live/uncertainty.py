@@ -27,6 +27,7 @@ def describe(
     Of classes: ``entropy`` of their probabilities in nats; and with a filter, which knows the covariance of its
     parameters, ``probability``, the posterior predictive one of each class, and ``logit_std`` of each class. Of two
     classes that is the deviation of the difference of their logits.
+    Before there are two classes the entropy is 0, and the only class has a probability of 1.
     Of numbers: with a filter ``std``, the deviation of the expected value, and with running units of the targets
     ``predictive_std``, that of a new target; of counts ``log_rate_std``.
 
@@ -38,6 +39,8 @@ def describe(
         context: In which the model computes.
     """
     is_filter = isinstance(optimizer, KalmanOptimizer)
+    if labels.likelihood.is_softmax and len(labels.values) < 2:  # nothing to choose between
+        return {"entropy": 0.0, **({"probability": dict.fromkeys(labels.values, 1.0)} if is_filter else {})}
     # of the kinds of attention, this one has a backward pass that takes many rows at once
     with torch.inference_mode(False), context, torch.set_grad_enabled(is_filter), sdpa_kernel(SDPBackend.MATH):
         likelihood = model.likelihood_given(model.backbone.preprocess(batch))

@@ -200,5 +200,6 @@ def labels_in(value: Any, separator: str) -> list[str] | None:
             value = json.loads(value)
     if isinstance(value, str):
         value = value.split(separator)
-    names = [label_name(each) for each in (value if isinstance(value, list | tuple) else [value])]
+    several = value if isinstance(value, list | tuple) else [value]
+    names = [str(each) if each in (math.inf, -math.inf) else label_name(each) for each in several]
     return [name.strip() for name in names if name is not None]

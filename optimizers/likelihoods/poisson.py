@@ -5,6 +5,7 @@ Shapes throughout: ``B`` batch, ``m`` outputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -100,8 +101,15 @@ class Poisson(Likelihood):
 
     @classmethod
     def encode(cls, values: Sequence[Any], coding: Coding) -> Encoded:
-        """Return whole numbers from zero on, (N,) float32."""
+        """Return whole numbers from zero to e^``LARGEST``, (N,) float32.
+
+        Up to it the rate is the exponential of its logarithm. Of larger counts, which only a rate on the straight line
+        could have, float32 does not hold the steps, and a filter diverges.
+        """
         targets, bad = read_numbers(values)
+        most = math.exp(LARGEST)
+        for i in (targets > most).nonzero().flatten().tolist():
+            bad.setdefault(i, BadLabel(f"count beyond the largest rate, {most:.3g}", repr(values[i])))
         for i in ((targets < 0) | (targets != targets.round())).nonzero().flatten().tolist():
             reason = "negative count" if targets[i] < 0 else "count is no whole number"
             bad.setdefault(i, BadLabel(reason, repr(values[i])))

@@ -111,15 +111,22 @@ def label_name(value: Any) -> str | None:
 def read_numbers(values: Sequence[Any]) -> Encoded:
     """Return labels as float32 numbers, (N,): numbers, booleans, and text that reads as a number.
 
-    Bad are missing labels (None, NaN, blank text) and what is no finite float32.
+    Bad are missing labels (None, NaN, blank text), what is no single number, and what is no finite float32.
     """
     try:
         if any(isinstance(value, str) for value in values):  # of empty ones, torch makes a tensor without elements
             raise TypeError
         found = torch.tensor(values, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):  # text or a missing value among them, or an integer beyond 64 bits
+        if found.dim() != 1:  # lists of numbers, all of one length
+            raise TypeError
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        OverflowError,
+    ):  # text, a missing value, a long integer
         found = torch.tensor([_number(value) for value in values], dtype=torch.float64)
-    targets = found.reshape(len(values)).float()
+    targets = found.float()
     bad = {}
     for i in (~targets.isfinite()).nonzero().flatten().tolist():
         value = values[i]

@@ -1,4 +1,4 @@
-"""The state of a learner is predicted with and exported wherever it lies: its configuration is in it."""
+"""The state of a learner is predicted with and exported wherever it is: its configuration is in it."""
 
 from __future__ import annotations
 

@@ -37,7 +37,8 @@ def start(tmp_path: Path, tiny_bert: Path) -> list[str]:
     """Options of a learner of texts."""
     config = tmp_path / "own.yaml"
     config.write_text(
-        f"model: {{backbone: {{name: {tiny_bert}, adapter: head}}}}\noptimizer: {{class_path: filtune.LoKO}}\n"
+        f"model: {{backbone: {{name: {tiny_bert}, adapter: head}}, on_divergence: rewind}}\n"
+        "optimizer: {class_path: filtune.LoKO}\n"
     )
     return ["learn", "--config", str(config), "--classes", "ham", "spam", "--save_interval", "4"]
 

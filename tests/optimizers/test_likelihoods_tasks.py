@@ -77,7 +77,18 @@ def test_metrics_that_are_taken_by_default_exist(kind: str) -> None:
         ([float("inf"), "1_000"], [None] * 2, {
             0: ("label is not a finite number", "inf"), 1: ("label is not a finite number", "'1_000'"),
         }),
-        ([10**30, 10**300], [1e30, None], {1: ("label is not a finite number", str(10**300))}),
+        ([10**13, 1.1e13, 10**30, 10**300], [1e13, None, None, None], {
+            1: ("count beyond the largest rate, 1.07e+13", "11000000000000.0"),
+            2: ("count beyond the largest rate, 1.07e+13", str(10**30)),
+            3: ("label is not a finite number", str(10**300)),
+        }),
+        ([[1, 2]], [None], {0: ("label is not a finite number", "[1, 2]")}),
+        ([[1, 2], [3, 4]], [None] * 2, {
+            0: ("label is not a finite number", "[1, 2]"), 1: ("label is not a finite number", "[3, 4]"),
+        }),
+        ([[3], 2, {"a": 1}], [None, 2, None], {
+            0: ("label is not a finite number", "[3]"), 2: ("label is not a finite number", "{'a': 1}"),
+        }),
     ],
 )  # fmt: skip
 def test_counts_are_whole_numbers_from_zero_on(values: list, targets: list, bad: dict) -> None:

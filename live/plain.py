@@ -1,0 +1,70 @@
+"""Checks of single values that come from outside: ids, texts and labels, before they are kept in a file or written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MOST_BITS = 1024
+"""Most bits of an integer that is kept: a checkpoint that is read without pickle has none above 2,039."""
+
+MOST_SHOWN = 60
+"""Most characters of a value in a message."""
+
+HALF_PAIR = "holds half a surrogate pair, which is no character"
+
+
+def is_text(value: str) -> bool:
+    """Return whether a string is text in Unicode: half of a surrogate pair, as JSON may escape it, is none."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_id(id: Any) -> None:
+    """Check what a sample is known by.
+
+    Raises:
+        ValueError: If it is neither a text nor an integer, or cannot be kept.
+    """
+    if isinstance(id, bool) or not isinstance(id, str | int):
+        raise ValueError(f"id: a text or an integer is needed, got {shortened(id)}")
+    if fault := fault_of(id):
+        raise ValueError(f"id: {shortened(id)} {fault}")
+
+
+def fault_of(value: Any) -> str:
+    """Return why a text or an integer cannot be kept; nothing where it can."""
+    if isinstance(value, str) and not is_text(value):
+        return HALF_PAIR
+    return f"has more than {MOST_BITS} bits" if isinstance(value, int) and value.bit_length() > MOST_BITS else ""
+
+
+def check_class(name: str, value: Any) -> None:
+    """Check that a plain label can be a class.
+
+    Args:
+        name: What a message begins with.
+        value: The label.
+
+    Raises:
+        ValueError: If it is a list or a dict, or cannot be kept.
+    """
+    if isinstance(value, Mapping) or (isinstance(value, Iterable) and not isinstance(value, str | bytes)):
+        kind = "dict" if isinstance(value, Mapping) else type(value).__name__
+        raise ValueError(f"{name}: one class is needed, not a {kind}: {shortened(value)}")
+    if fault := fault_of(value):
+        raise ValueError(f"{name}: {shortened(value)} {fault}")
+
+
+def shortened(value: Any) -> str:
+    """Return a value for a message: of a long one the start, and what it is."""
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:  # whose digits Python may refuse to write
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= MOST_SHOWN else f"{text[:40]}... ({type(value).__name__})"
