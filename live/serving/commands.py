@@ -74,6 +74,8 @@ def main(args: list[str]) -> None:
     for name in ("port", "max_backlog", "max_body", "max_batch", "max_connections", "save_interval"):
         if getattr(options, name) < (name != "port"):
             raise ValueError(f"--{name}: must be {'0 or more' if name == 'port' else 'positive'}")
+    if min(options.skip_operation, default=0) < 0:
+        raise ValueError("--skip_operation: must be the number of an operation, 0 or more")
     if options.port > 65535:
         raise ValueError("--port: must be at most 65535")
     if not 0 <= options.max_rate < float("inf"):

@@ -21,7 +21,7 @@ from .known_ids import KnownIds
 from .monitor import ServiceMonitor
 from .options import change, change_of
 from .samples import check_label, read_sample, readable
-from .state import State
+from .state import PREVIOUS, State
 from .tickets import Answer, Refused, Ticket
 
 OBSERVE_INTERVAL = 5.0
@@ -66,8 +66,6 @@ class LearnerService:
             state.journal.close()
             state.lock.release()
             raise
-        if skip:  # the state without them is kept, so that they need not be named again
-            self._save()
         # at the end of the log, where the state's own ids are at what was learned
         self._ids_written = KnownIds(state.ids.most_waiting, state.ids.remembered)
         self._ids_written.load(state.ids.state())
@@ -324,7 +322,8 @@ class LearnerService:
             if number >= self.state.journal.end:
                 raise ValueError(f"--skip_operation {number}: the log ends before operation {self.state.journal.end}")
             if number < begin:
-                rank_zero_warn(f"--skip_operation {number}: the snapshot is of {begin} operations and has it already")
+                known = f"the snapshot is of {begin} operations and has it already; take {PREVIOUS} in its place"
+                rank_zero_warn(f"--skip_operation {number}: {known}")
         return count
 
     def _change_options(self) -> None:
@@ -345,9 +344,9 @@ class LearnerService:
             rank_zero_warn(f"{error}; the log is kept, and the snapshot tried again")
             self._save_at = self.state.position + self.save_interval // 2
             return
+        self.state.journal.prune(self._saved_at)  # the snapshot before has what it needs to go on
         self._saved_at, self._rotates = self.state.position, True
         self._save_at = self._saved_at + self.save_interval
-        self.state.journal.prune(self.state.position)
 
 
 def _line(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from .options import NewClasses, change_of
 
 SNAPSHOT = "snapshot.ckpt"
 """Name of the snapshot, which :meth:`OnlineLearner.load` reads too."""
+
+PREVIOUS = "previous.ckpt"
+"""Name of the snapshot before, for the case that what the learner diverges from is in the last one."""
 
 SERVING = "serving"
 """Entry of a snapshot with the position of the log and the ids."""
@@ -61,7 +65,12 @@ class State:
             DiskFull: If there is no space left; the snapshot before is still there.
         """
         serving = {"position": self.position, "origin": self.origin, **self.ids.state()}
-        AtomicCheckpointIO().save_checkpoint({**content(self.learner), SERVING: serving}, self.folder / SNAPSHOT)
+        snapshot, previous = self.folder / SNAPSHOT, self.folder / PREVIOUS
+        if snapshot.is_file():
+            with suppress(OSError):  # where the file system has no links there is none
+                previous.unlink(missing_ok=True)
+                previous.hardlink_to(snapshot)
+        AtomicCheckpointIO().save_checkpoint({**content(self.learner), SERVING: serving}, snapshot)
 
     def may_save(self) -> bool:
         """Return whether a snapshot of now continues bit for bit.

@@ -12,7 +12,7 @@ import pytest
 from filtune.live.serving.app import create_app
 from filtune.live.serving.journal import Journal
 from filtune.live.serving.service import LearnerService
-from filtune.live.serving.state import SNAPSHOT, open_state
+from filtune.live.serving.state import PREVIOUS, SNAPSHOT, open_state
 from starlette.testclient import TestClient
 
 from filtune import OnlineLearner
@@ -134,14 +134,27 @@ def test_an_operation_that_lets_the_learner_diverge_can_be_skipped(
         assert "stopped at operation 3 (--skip_operation 3 goes on without it): step 4: an update" in answer.text
     with served(folder) as client:  # and stays so
         assert client.get("/health").status_code == 503
-    with served(folder, skip=(3,), killed=True) as client:
+    with served(folder, skip=(3,)) as client:
         assert client.get("/health").status_code == 200
         for i in places[3:5]:
             learn(client, range(i, i + 1))
         assert client.post("/learn", json={"x": XS[4], "y": 0, "id": 4}).json()["outcomes"] == ["duplicate"]
     for i in places[:5]:
         reference.learn_one(base64.b64decode(XS[i]), YS[i])
-    with served(folder) as client:  # it need not be named again
+    with served(folder) as client:  # it need not be named again once there is a snapshot
+        assert differences(client.service.learner, reference) == []
+
+
+def test_an_operation_that_is_in_the_snapshot_is_skipped_from_the_one_before(folder: Path) -> None:
+    with serving(folder, save_interval=2) as client:
+        for i in range(5):  # snapshots at 2, 4, and 5 at the end
+            learn(client, range(i, i + 1))
+    (folder / "serving" / SNAPSHOT).write_bytes((folder / "serving" / PREVIOUS).read_bytes())
+    reference = new_learner()
+    for i in range(4):
+        reference.learn_one(base64.b64decode(XS[i]), YS[i])
+    with served(folder, skip=(4,)) as client:
+        assert client.service.state.position == 5
         assert differences(client.service.learner, reference) == []
 
 
@@ -157,6 +170,7 @@ def test_an_operation_that_is_not_in_the_log_cannot_be_skipped(folder: Path) -> 
 def test_the_option_names_an_operation(folder: Path, refused: Callable[..., str]) -> None:
     line = refused("serve", "--ckpt_path", str(folder / "start.ckpt"), "--port", "0", "--skip_operation", "7")
     assert "--skip_operation 7: the log ends before operation 0" in line
+    assert "0 or more" in refused("serve", "--ckpt_path", str(folder), "--skip_operation", "-1")
 
 
 @pytest.mark.parametrize("where", ["rotate", "append"])
