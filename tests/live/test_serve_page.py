@@ -29,7 +29,7 @@ def test_the_how_to_is_short() -> None:
 def test_the_commands_of_the_page_are_understood() -> None:
     page = (ROOT / "docs" / "serve.md").read_text()
     found = re.findall(r"^filtune serve ([^&\n]*)", page, flags=re.MULTILINE)
-    assert len(found) == 2
+    assert len(found) == 3
     for line in found:
         serve_parser().parse_args(shlex.split(line))
     options = set(re.findall(r"`(--[a-z_]+)`", page))

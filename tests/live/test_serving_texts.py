@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,13 +75,8 @@ def test_an_error_of_a_page_is_not_the_clients(columns: Any, monkeypatch: pytest
     assert answer.json()["error"].startswith("an error of the service")
 
 
-def test_classes_that_utf8_cannot_hold_are_shown_with_a_question_mark(tmp_path: Path) -> None:
-    one = new_learner(classes=["a", "b"])
-    one.labels.values = [f"a{HALF}", "b"]  # as in a file of before such classes were refused
-    one.save(tmp_path / "start.ckpt")
-    with serving(tmp_path) as client:
-        answer = client.post("/predict", json={"x": XS[0]})
-        assert answer.status_code == 200
-        assert set(answer.json()["probability"]) == {"a?", "b"}
-        client.service.monitor.predicted([HALF], "text", [Answer(f"a{HALF}", {f"a{HALF}": 1.0})], [HALF])
-        assert [client.get(page).status_code for page in PAGES] == [200] * 4
+def test_what_utf8_cannot_hold_is_shown_with_a_question_mark(columns: Any) -> None:
+    columns.service.monitor.predicted([HALF], "text", [Answer(f"a{HALF}", {f"a{HALF}": 1.0})], [HALF])
+    assert [columns.get(page).status_code for page in PAGES] == [200] * 4
+    shown = columns.get("/status").json()["recent"][0]
+    assert (shown["x"], shown["prediction"]) == ("?", "a?")
