@@ -84,7 +84,7 @@ class Pending:
         return found
 
     def drop(self, id: Id) -> None:
-        """Drop the sample of an id that came again with its label; there need be none."""
+        """Remove the sample of an id that came again with its label; there need be none."""
         self.replaced += self._waiting.pop(id, None) is not None
 
     def state(self) -> dict[str, Any]:

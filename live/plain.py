@@ -1,4 +1,4 @@
-"""Validation of single values that come from outside: ids, texts and labels, before they are kept in a file or written."""
+"""Validation of single values from outside: ids, texts and labels, before they are kept or written."""
 
 from __future__ import annotations
 
