@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 
 from filtune.lightning_modules.atomic import reason_full
 
+from ..plain import HALF_PAIR
+
 Operation = dict[str, Any]
 """What changes a learner: ``learn`` a sample and its label, let one ``wait``, ``label`` it, or change ``options``."""
 
@@ -69,7 +71,7 @@ def payload(operations: Sequence[Operation]) -> Payload:
         text = json.dumps(list(operations), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return Payload(len(operations), text.encode())
     except UnicodeEncodeError as error:
-        raise ValueError("the text holds half a surrogate pair, which is no character") from error
+        raise ValueError(f"the text {HALF_PAIR}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"it holds what JSON cannot: {error}") from error
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
+from ..plain import HALF_PAIR, is_text
+
 
 def _of_characters(x: Any) -> Any:
     """Return a value of a request, all of whose texts UTF-8 can hold.
@@ -15,11 +17,11 @@ def _of_characters(x: Any) -> Any:
         ValueError: If one cannot be written.
     """
     try:
-        (x if isinstance(x, str) else json.dumps(x, ensure_ascii=False)).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("a text holds half a surrogate pair, which is no character") from error
+        text = x if isinstance(x, str) else json.dumps(x, ensure_ascii=False)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    if not is_text(text):
+        raise ValueError(f"a text {HALF_PAIR}")
     return x
 
 
