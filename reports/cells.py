@@ -101,7 +101,7 @@ def judge_cell(
     """
     points = grid_runs(archive, pool, name)
     run = [point for point in points if point.records]
-    best = best_runs(run, chosen_by) or next(iter(run), SeedRuns("", {}))
+    best = best_runs(run, chosen_by) or next(iter(run), SeedRuns(name, {}))
     status, reason, test = _judge(best, pool, name, metric, lower, published)
     return CellResult(name, metric, best, points, published, status, reason, test)
 

@@ -53,7 +53,7 @@ def draw_study(streams: Sequence[StreamResult], table: Table, target: Path) -> l
 def has_curve(stream: StreamResult) -> bool:
     """Return True if a run of the stream was scored more than once."""
     tag = stream.metric.replace("_", "/", 1)
-    runs = (record for row in stream.rows.values() for record in row.records.values())
+    runs = (record for row in stream.rows.values() for record in row.finished.values())
     return any(len(record["curves"].get(tag, ((),))[0]) > 1 for record in runs)
 
 
@@ -95,9 +95,9 @@ def _draw_stream(
     lines, ends = {}, {}
     for row in reversed(compared_rows(table)):  # the method on top
         runs = stream.rows[row.name]
-        if not runs.records:
+        if not runs.finished:
             continue
-        band, own = mean_band(runs.records.values(), stream.metric.replace("_", "/", 1)), runs is stream.method
+        band, own = mean_band(runs.finished.values(), stream.metric.replace("_", "/", 1)), runs is stream.method
         assert band is not None  # a record without the curve is left out of the comparison
         deviation, width = (band.deviation, 2.6) if own else (None, 1.2)
         lines[row.title] = draw_mean(axis, band.x, band.mean, styles[row.title], deviation, width)

@@ -16,7 +16,8 @@ from filtune.lightning_modules.atomic import atomic_write
 from .coverage import not_run
 from .formatting import metric_title, reproduce_root
 from .posterior import posterior_section, posterior_streams
-from .study import Method, StreamResult, compare_streams, compared_rows, is_online, learning_rate, recovery_rules
+from .seed_runs import SeedRuns
+from .study import StreamResult, compare_streams, compared_rows, is_online, learning_rate, recovery_rules
 from .study_figure import draw_study
 from .study_tables import MethodLine, ScoreTable, recovery_table, speed_table
 from .targets import Targets
@@ -54,8 +55,8 @@ def write_study_page(
     output.parent.mkdir(parents=True, exist_ok=True)
     for study, table in zip(studies, found, strict=True):
         streams = compare_streams(table, archive)
-        if not any(stream.method.records for stream in streams):
-            failed = "diverged in all runs" if any(stream.method.failed for stream in streams) else "was not run"
+        if not any(stream.method.finished for stream in streams):
+            failed = "diverged in all runs" if any(stream.method.diverged for stream in streams) else "was not run"
             raise ValueError(
                 "; ".join([f"{table.name}: its method {failed}; see `filtune reproduce {study}`", *archive.left_out])
             )
@@ -236,10 +237,10 @@ class StudySection:
         """Return the mean over a run of scores that were taken several times."""
         metric = self.streams[0].metric
         runs = [stream.method for stream in self.streams if stream.metric == metric]
-        validations = max((len(run.curve(seed, metric)[1]) for run in runs for seed in run.records), default=0)
+        validations = max((len(run.curve(seed, metric)[1]) for run in runs for seed in run.finished), default=0)
         if self.streams[0].online or validations < 2:
             return []
-        scores = ScoreTable(self.streams, self.rows, values=Method.averages)
+        scores = ScoreTable(self.streams, self.rows, values=SeedRuns.averages)
         return _details(
             "Mean over the run",
             "The mean of all validations of a run: it reflects speed and final score at once, with less noise than the "

@@ -12,10 +12,9 @@ from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Row
 
 from .formatting import DASH, MINUS, format_p
-from .seed_runs import Values
+from .seed_runs import SeedRuns, Values
 from .statistics import MeanStd, TTest, holm, paired, seed_differences, summarise
 from .study import (
-    Method,
     RecoveryRule,
     StreamResult,
     all_recovery_times,
@@ -116,11 +115,11 @@ class ScoreTable:
         rows: Sequence[Row],
         metric: str | None = None,
         digits: int = 1,
-        values: Callable[[Method, str], Values] = Method.values,
+        values: Callable[[SeedRuns, str], Values] = SeedRuns.values,
     ) -> None:
         self.rows, self.metric, self.digits, self._of = rows, metric, digits, values
         values_of = {s.name: {row.name: self._values(s, MethodLine(row)) for row in rows} for s in streams}
-        idle = [stream.name for stream in streams if not any(runs.records for runs in stream.rows.values())]
+        idle = [stream.name for stream in streams if not any(runs.finished for runs in stream.rows.values())]
         self.streams = [stream for stream in streams if stream.name in idle or any(values_of[stream.name].values())]
         self.tests = {name: holm_tests(found.pop(rows[0].name), found) for name, found in values_of.items()}
 
@@ -149,7 +148,7 @@ class ScoreTable:
             return [
                 f"**{text}**" if not few and self._number(sample.mean) == best[stream.name] else text,
                 self._number(differences.mean, "+") + (test.stars if test else "") if differences else "",
-                escape_markdown(stream.rows[line.row.name].point).replace("=", "\u00a0") if points else "",
+                escape_markdown(stream.rows[line.row.name].setting).replace("=", "\u00a0") if points else "",
                 seeds_text(len(values)) if few else "",
             ]
 
@@ -210,7 +209,7 @@ def recovery_table(
         times = all_recovery_times(runs, rule)
         if not times:
             return []
-        compared = runs is not stream.method and stream.method.records
+        compared = runs is not stream.method and stream.method.finished
         share = recovery_share(stream.method, runs, rule) if compared else math.inf
         return [_until(times), f"{share:.2f} of it" if math.isfinite(share) else ""]
 

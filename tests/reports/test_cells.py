@@ -100,7 +100,7 @@ def test_a_grid_shows_its_best_point_of_the_most_seeds(own: Path) -> None:
     manifest(own, "own.table", made)
     found = section(own)
     cell = found.cells["tuned", "a/online_accuracy"]
-    assert (cell.point.name, len(cell.points), cell.status) == ("lr=0.2", 3, Status.OURS)
+    assert (cell.point.setting, len(cell.points), cell.status) == ("lr=0.2", 3, Status.OURS)
     assert found.kinds == {"loko": "paper", "adamw": "paper", "tuned": "tuned"}
     assert any("favours the baseline" in note for note in found.notes())
 
@@ -145,4 +145,4 @@ def test_times_compare_as_ratios_to_adamw(own: Path) -> None:
     assert cell.status is Status.UNTESTED
     assert times.cells["loko", "a/steps_to_convergence"].ratio[1] == pytest.approx(0.5)
     # the tuned row is timed at the setting that its accuracy chose
-    assert times.cells["tuned", "a/seconds_per_step"].point.name == "lr=0.2"
+    assert times.cells["tuned", "a/seconds_per_step"].point.setting == "lr=0.2"

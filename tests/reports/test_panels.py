@@ -125,4 +125,4 @@ def test_the_best_point_of_a_grid_is_chosen_by_another_metric(tmp_path: Path) ->
     cells["adamw/time/lr=0.01"] = made("adamw", "lr", 0.01, 70, **slow)
     manifest(tmp_path / "root", "own", cells)
     (section,) = assemble([tmp_path / "root"], [str(path)]).sections
-    assert section.cells["adamw", "time/wall_seconds"].point.name == "lr=0.01"
+    assert section.cells["adamw", "time/wall_seconds"].point.setting == "lr=0.01"

@@ -15,10 +15,9 @@ import yaml
 from filtune.experiments.archive import Archive
 from filtune.experiments.tables import load_table
 from filtune.reports import report
-from filtune.reports.seed_runs import best_runs
+from filtune.reports.seed_runs import SeedRuns, best_runs
 from filtune.reports.statistics import seed_differences
 from filtune.reports.study import (
-    Method,
     RecoveryRule,
     compare_streams,
     convergence_shares,
@@ -50,7 +49,7 @@ def test_a_baseline_is_its_best_point_and_the_differences_are_paired(study: Path
 def test_on_other_seeds_another_point_may_be_best(study: Path) -> None:
     table = load_table(str(study))
     only, empty = compare_streams(table, Archive([study.parent], [table]), [2])
-    assert not empty.method.records
+    assert not empty.method.finished
     assert not empty.baselines
     assert only.baselines["AdamW"].name == "adamw/a/lr=0.01"
     assert only.baselines["AdamW"].values(only.metric) == {2: 90.0}
@@ -174,7 +173,7 @@ def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @given(st.lists(st.lists(st.integers(0, 100).map(float), max_size=4), max_size=6), st.booleans())
 def test_the_best_has_the_best_mean_of_those_with_the_most_seeds(values: list[list[float]], loss: bool) -> None:
     metric = "val_loss" if loss else "val_accuracy"
-    methods = [Method(f"row/a/{i}", runs(str(i), found, metric)) for i, found in enumerate(values)]
+    methods = [SeedRuns(f"row/a/{i}", runs(str(i), found, metric)) for i, found in enumerate(values)]
     best, most = best_runs(methods, metric), max(map(len, values), default=0)
     means = [sum(found) / most for found in values if most and len(found) == most]
     if best is None or not means:
@@ -269,7 +268,7 @@ def test_a_metric_that_is_better_the_lower_it_is(study: Path) -> None:
     """The best point has the lowest loss, and the samples are those until the loss is as low."""
     values = {"ours/a": [0.4, 0.5], "adamw/a/lr=0.001": [0.6, 0.7], "adamw/a/lr=0.01": [0.9, 0.9]}
     _, stream = compared_on(study, "val_loss", values)
-    assert stream.baselines["AdamW"].point == "lr=0.001"
+    assert stream.baselines["AdamW"].setting == "lr=0.001"
     assert convergence_shares(stream.method, stream.baselines["AdamW"], "val_loss") == [0.25, 0.25]  # the loss rises
 
 
@@ -341,7 +340,7 @@ def test_a_study_and_the_command_of_an_earlier_release_are_understood(
 def test_a_stream_that_is_scored_once_has_no_panel() -> None:
     once, often = ([[10], [60.0]], [[10, 20], [60.0, 70.0]])
     streams = [
-        SimpleNamespace(metric="val_pearson", rows={"filtune": SimpleNamespace(records={0: {"curves": curves}})})
+        SimpleNamespace(metric="val_pearson", rows={"filtune": SimpleNamespace(finished={0: {"curves": curves}})})
         for curves in ({}, {"val/pearson": once}, {"val/pearson": often})
     ]
     assert [has_curve(stream) for stream in streams] == [False, False, True]
