@@ -14,7 +14,7 @@ from filtune.experiments.records import Record
 
 from .curves import MeanBand, mean_band, tag_of
 from .formatting import curve_title
-from .plots import INK, Look, draw_legend, draw_mean, draw_points, new_figure, save_png, to_svg
+from .plots import INK, PAPER, Look, draw_legend, draw_mean, draw_points, new_figure, save_png, to_svg
 
 WIDTH = 10.0
 """Width of a figure in inches; a page shows it as wide as itself, so that its letters have one size."""
@@ -57,9 +57,9 @@ class Line(NamedTuple):
     records: dict[str, list[Record]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class FigurePlan:
-    """The contents of a figure.
+    """A figure: its contents, and its SVG for a page once it is drawn.
 
     Attributes:
         name: Of its files.
@@ -68,6 +68,12 @@ class FigurePlan:
         looks: In the legend, by label.
         note: What is not in it.
         several: Whether there are means of several seeds.
+        lines: The runs behind it, where it is of their curves.
+        size: Width and height in inches; by default as wide as a page, with a height for the rows.
+        dpi: Resolution of the PNG.
+        ends: Ends of the names of its files; the last is the one that a page of Markdown shows.
+        is_opaque: Whether the SVG has a white ground of its own.
+        inline: Its SVG for a page, in the colour of the page's text; empty where nothing was drawn.
     """
 
     name: str
@@ -77,19 +83,19 @@ class FigurePlan:
     note: str = ""
     several: bool = False
     lines: list[Line] = field(default_factory=list)
+    size: tuple[float, float] | None = None
+    dpi: int = 130
+    ends: Sequence[str] = (".png", ".svg")
+    is_opaque: bool = False
+    inline: str = ""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A drawn figure: its plan, and its SVG for a page, which takes the page's colour of text."""
-
-    plan: FigurePlan
-    inline: str
-
-
-def draw_figure(plan: FigurePlan, folder: Path) -> Figure | None:
-    """Draw a figure as SVG and PNG; none where no run has anything of it."""
-    return Figure(plan, save_figure(plan, folder)) if any(map(any, plan.rows)) else None
+def draw_figure(plan: FigurePlan, folder: Path) -> list[Path]:
+    """Draw a figure, write its files into a folder and return them; none where no run has anything of it."""
+    if not any(map(any, plan.rows)):
+        return []
+    plan.inline = save_figure(plan, folder)
+    return [folder / f"{plan.name}{end}" for end in plan.ends]
 
 
 def plan_curves(
@@ -161,12 +167,18 @@ def _note(lines: Iterable[Line], columns: Sequence[Any], kept: Sequence[Any], dr
 
 
 def save_figure(plan: FigurePlan, folder: Path) -> str:
-    """Write a figure as SVG and PNG into a folder, and return the SVG for a page."""
+    """Write the files of a figure into a folder, and return the SVG for a page; it is laid out for the file shown."""
+    ground: dict[str, Any] = {"facecolor": PAPER} if plan.is_opaque else {"transparent": True}
+    svg = ""
     with drawn_figure(plan) as figure:
-        svg = to_svg(figure, transparent=True)
-        figure.set_layout_engine("none")  # it is laid out by now
-        save_png(figure, folder / f"{plan.name}.png")
-    (folder / f"{plan.name}.svg").write_text(svg)
+        for end in (".png", ".svg") if plan.ends[-1] == ".png" else (".svg", ".png"):
+            if end == ".svg":
+                svg = to_svg(figure, **ground)
+            elif end in plan.ends:
+                save_png(figure, folder / f"{plan.name}.png", plan.dpi)
+            figure.set_layout_engine("none")  # it is laid out by now
+    if ".svg" in plan.ends:
+        (folder / f"{plan.name}.svg").write_text(svg)
     return _inline(svg, plan.name)
 
 
@@ -176,7 +188,7 @@ def drawn_figure(plan: FigurePlan) -> Iterator[Any]:
     rows = [row for row in plan.rows if any(row)] or [[None]]
     width, handles = max(map(len, rows)), dict[str, Any]()
     size = (WIDTH, (2.6 if width > 1 else 3.2) * len(rows) + 0.75)
-    with new_figure(len(rows), width, size, plan.name) as (figure, axes):
+    with new_figure(len(rows), width, plan.size or size, plan.name) as (figure, axes):
         for axis in axes.flat:
             axis.set_axis_off()
         for row, draws in zip(axes, rows, strict=True):

@@ -1,63 +1,66 @@
-"""A report as pages of HTML, Markdown and LaTeX: text by Jinja's templates, tables by pandas."""
+"""A report as pages of HTML, Markdown and LaTeX: the blocks of its parts, cells of tables by Jinja's macros."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtune.experiments.escaping import plain
+from filtune.experiments.escaping import escape_markdown, plain
 from filtune.lightning_modules.atomic import atomic_write
 
-from . import class_tables, formatting, section_tables
+from . import formatting, section_tables
 from .agreement import Agreement
 from .cells import Status
 from .document import Document
-from .listings import Listing
+from .figures import FigurePlan
+from .page import Block, Cards, Chips, Command, Fold, Heading, Part, Table, Text
 from .plots import INK
-from .section_tables import listing_frame, section_frame
-from .sections import Section
-from .styled import LANGUAGES, escape_tex, html_table, latex_table, markdown_table
+from .styled import LANGUAGES, html_table, latex_table, markdown_table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-    from pandas import DataFrame
 
 
-def render_html(document: Document, folder: Path) -> Path:
-    """Write the HTML page, in one file, and return its path."""
-    return _write(folder / "index.html", _render("index.html.j2", document=document))
+def render_html(document: Document, path: Path) -> Path:
+    """Write the page of HTML, in one file, and return its path."""
+    page = _environment("html").get_template("index.html.j2").render(document=document, body=_html_body)
+    return _write(path, page)
 
 
-def render_markdown(part: Section | Listing, folder: Path, left_out: Sequence[str] = ()) -> Path:
-    """Write a table as Markdown, with what was left out of the report, and return its path."""
-    template = "section.md.j2" if isinstance(part, Section) else "listing.md.j2"
-    return _write(folder / f"{part.slug}.md", _render(template, part=part, left_out=left_out))
+def render_markdown(part: Part, path: Path, left_out: Sequence[str] = ()) -> Path:
+    """Write a part as Markdown, with what was left out of the report, and return the path."""
+    lines = [f"* {escape_markdown(message)}" for message in left_out]
+    end = ["Left out of the report:", "\n".join(lines)] if lines else []
+    return _write(path, "\n\n".join([f"# {escape_markdown(part.title)}", *_markdown(part.blocks, 1), *end]))
 
 
-def render_latex(part: Section | Listing, folder: Path, left_out: Sequence[str] = ()) -> Path:
-    """Write a table as LaTeX, for a document with booktabs, and return its path; what was left out is a comment."""
-    if isinstance(part, Section):
-        scale = f" Scaled down: {escape_tex(part.scale_words)}." if part.pool.scale else ""
-        signs = ", ".join(f"{status.tex}~{status.word}" for status in Status if status.tex)
-        caption = (
-            f"{escape_tex(part.table.title)}.{scale} Ours above, published below in italics; the best of a column is "
-            f"bold, ours and published apart. {signs}."
-        )
-        frame = section_frame(part, _words("tex"))
-    else:
-        caption = f"{escape_tex(part.title)}; the best of a column is bold."
-        frame = listing_frame(part, part.metrics, _words("tex"), LANGUAGES["tex"])
+def render_whole_markdown(document: Document, path: Path) -> Path:
+    """Write all parts on one page of Markdown, and return the path."""
+    summary = "\n".join(part.summary for part in document.parts if part.summary)
+    parts = [f"# {document.title}", *(["Targets:", summary] if summary else [])]
+    for part in document.parts:
+        parts += [f"## {part.title}", *_markdown(part.blocks, 2)]
+    lines = [f"* {escape_markdown(message)}" for message in document.left_out]
+    parts += ["## Left out", "\n".join(lines)] if lines else []
+    parts += ["## The commands", "\n".join(["```bash", *document.commands, "```"])]
+    return _write(path, "\n\n".join(parts))
+
+
+def render_latex(parts: Sequence[Part], path: Path, left_out: Sequence[str] = ()) -> Path:
+    """Write the tables that have a caption, for a document with booktabs; what was left out is a comment."""
+    markup, macros = LANGUAGES["tex"], _macros("tex")
+    tables = [
+        latex_table(table.frame(markup, macros), table.caption, table.name.removesuffix("-table"))
+        for part in parts
+        for table in part.tables()
+        if table.caption
+    ]
     comments = [f"% left out: {plain(message)}" for message in left_out]
-    return _write(
-        folder / f"{part.slug}.tex", "\n".join(["% needs booktabs", latex_table(frame, caption, part.slug), *comments])
-    )
-
-
-def _render(template: str, **values: Any) -> str:
-    return re.sub(r"\n{3,}", "\n\n", _environment(template.split(".")[1]).get_template(template).render(**values))
+    return _write(path, "\n".join(["% needs booktabs", "\n\n".join(tables), *comments]))
 
 
 def _write(path: Path, text: str) -> Path:
@@ -66,7 +69,79 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _words(language: str) -> Any:
+def _markdown(blocks: Sequence[Block], depth: int) -> list[str]:
+    """Return blocks as Markdown; headings are below one of the depth."""
+    markup, macros, found = LANGUAGES["md"], _macros("md"), []
+    for block in blocks:
+        match block:
+            case Text(text, _, only) if only != "html":
+                found.append(text)
+            case Heading(text, levels):
+                found.append(f"{'#' * (depth + levels)} {text}")
+            case Table():
+                found.append(markdown_table(block.frame(markup, macros)))
+            case Chips(text, chips):
+                found.append(f"{text} {', '.join(words for _, words in chips)}.")
+            case Command(text):
+                found.append(f"    {plain(text)}")
+            case FigurePlan() if block.inline:
+                found.append(f"![{escape_markdown(block.title)}]({block.name}{block.ends[-1]})")
+            case Fold(summary, inner, columns):
+                within = _markdown([*inner, *(each for column in columns for each in column)], depth + 1)
+                found += [f'<details markdown="1">\n{_summary(summary)}', *within, "</details>"]
+    return [text for text in found if text]
+
+
+def _html_body(part: Part) -> str:
+    """Return the blocks of a part as HTML."""
+    return _html(part.blocks, 2)
+
+
+def _html(blocks: Sequence[Block], depth: int) -> str:
+    markup, macros, found = LANGUAGES["html"], _macros("html"), []
+    for block in blocks:
+        match block:
+            case Text(text, style, only) if only != "md":
+                found.append(_prose(text, style))
+            case Heading(text, levels):
+                found.append(f"<h{depth + levels}>{_parser().renderInline(text)}</h{depth + levels}>")
+            case Table(frame, name):
+                found.append(f'<div class="scroll">{html_table(frame(markup, macros), name)}</div>')
+            case Chips(text, chips):
+                words = " ".join(f'<span class="chip {slug}">{markup.escape(words)}</span>' for slug, words in chips)
+                found.append(f'<p class="muted">{text} {words}</p>')
+            case Command(text):
+                found.append(f'<code class="command">{markup.escape(text)}</code>')
+            case FigurePlan() if block.inline:
+                found.append(macros.figure(block))
+            case Cards(name, arguments):
+                found += [getattr(macros, name)(*each) for each in arguments]
+            case Fold(summary, inner, columns):
+                beside = "".join(f"<div>{_html(column, depth)}</div>" for column in columns)
+                beside = f'<div class="side-by-side">{beside}</div>' if beside else ""
+                found.append(f"<details>{_summary(summary)}{_html(inner, depth)}{beside}</details>")
+    return "\n".join(found)
+
+
+def _summary(text: str) -> str:
+    return f"<summary>{escape(plain(text), quote=False)}</summary>"
+
+
+def _prose(markdown: str, style: str) -> str:
+    """Return Markdown as HTML, its first paragraph or list with a class."""
+    text = _parser().render(markdown)
+    return re.sub("^<(p|ul)>", rf'<\1 class="{style}">', text) if style else text
+
+
+@cache
+def _parser() -> Any:
+    """Return the parser of Markdown, which lets no HTML and no picture from elsewhere through."""
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+
+
+def _macros(language: str) -> Any:
     """Return the macros of a language, whose texts are in one line."""
     return _environment(language).get_template(f"macros.{language}.j2").module
 
@@ -76,10 +151,6 @@ def _environment(language: str) -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     markup = LANGUAGES[language]
-
-    def table(frame: DataFrame, name: str = "") -> str:
-        return html_table(frame, name) if language == "html" else markdown_table(frame)
-
     environment = Environment(
         loader=PackageLoader("filtune.reports"),
         autoescape=language == "html",
@@ -88,7 +159,7 @@ def _environment(language: str) -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        formatting=formatting, tables=section_tables, classes=class_tables, table=table, markup=markup, Status=Status,
+        formatting=formatting, tables=section_tables, table=html_table, markup=markup, Status=Status,
         Agreement=Agreement, INK=INK,
     )  # fmt: skip
     environment.filters.update(esc=markup.escape, strong=markup.strong, plain=plain)

@@ -6,10 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filtune.experiments.escaping import plain
 from rich.console import Console
 from rich.progress import track
+
+if TYPE_CHECKING:
+    from .document import Document
 
 FORMATS = ("html", "md", "tex")
 ROOT = Path("runs")
@@ -52,18 +56,17 @@ def main(args: list[str]) -> None:
     elif options.study:
         from filtune.experiments.archive import find_roots
 
-        from .study_page import write_study_page
+        from .document import assemble_studies
 
         output = options.output or Path("study.md")
-        written, left_out = write_study_page(options.study, find_roots(roots), output, options.title, options.posterior)
-        warn_of(left_out)
-        _say(console, "see", *written)
+        studies = assemble_studies(options.study, find_roots(roots), output, options.title, options.posterior)
+        write_studies(studies, output, options.formats or [output.suffix.lstrip(".")], console)
     else:
-        write_report(roots, options.tables, options.output or Path("report"), options.formats, console)
+        write_report(roots, options.tables, options.output or Path("report"), options.formats or FORMATS, console)
 
 
-def write_report(roots: list[Path], tables: list[str], output: Path, formats: list[str], console: Console) -> None:
-    """Read the roots and write the report.
+def write_report(roots: list[Path], tables: list[str], output: Path, formats: Sequence[str], console: Console) -> None:
+    """Read the roots and write the report: a page of HTML, and each part as Markdown and LaTeX.
 
     Args:
         roots: Folders of ``filtune reproduce``, ``sweep`` or ``fit``, or packed studies.
@@ -75,27 +78,61 @@ def write_report(roots: list[Path], tables: list[str], output: Path, formats: li
     Raises:
         ValueError: If there is nothing to report, or a table is not known or was not run.
     """
-    from .document import assemble, figure_plans
-    from .figures import draw_figure
+    from .document import assemble
     from .rendering import render_html, render_latex, render_markdown
 
     document = assemble(roots, tables)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--output: {output} cannot be made a folder ({error.strerror}); name another") from error
-    plans = [*figure_plans(document.sections), *((listing, listing.plan()) for listing in document.listings)]
-    for place, plan in track(plans, "figures", console=console, transient=True):
-        if figure := draw_figure(plan, output):
-            place.figures.append(figure)
-    written = []
-    if "html" in formats:
-        written.append(render_html(document, output))
-    for part in [*document.sections, *document.listings]:
-        written += [render_markdown(part, output, document.left_out)] if "md" in formats else []
-        written += [render_latex(part, output, document.left_out)] if "tex" in formats else []
+    _draw(document, output, console)
+    written = [render_html(document, output / "index.html")] if "html" in formats else []
+    for part in document.parts:
+        left_out = document.left_out
+        written += [render_markdown(part, output / f"{part.slug}.md", left_out)] if "md" in formats else []
+        written += [render_latex([part], output / f"{part.slug}.tex", left_out)] if "tex" in formats else []
     warn_of(document.left_out)
     _say(console, "see", *written)
+
+
+def write_studies(document: Document, output: Path, formats: Sequence[str], console: Console) -> None:
+    """Write the document of studies as one page, its figures beside it.
+
+    Args:
+        document: The document.
+        output: Path of the page; those of other formats have its name with another end.
+        formats: Of ``html``, ``md`` and ``tex``.
+        console: Where messages go.
+
+    Raises:
+        ValueError: If there is no such format.
+    """
+    from .rendering import render_html, render_latex, render_whole_markdown
+
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise ValueError(f"--output: {output} ends in {unknown[0] or 'nothing'}, not in one of {', '.join(FORMATS)}")
+
+    figures = _draw(document, output.parent, console)
+    page, text, latex = (output.with_suffix(f".{end}") for end in FORMATS)
+    written = [render_whole_markdown(document, text)] if "md" in formats else []
+    written += [render_html(document, page)] if "html" in formats else []
+    written += [render_latex(document.parts, latex, document.left_out)] if "tex" in formats else []
+    warn_of(document.left_out)
+    _say(console, "see", *written, *figures)
+
+
+def _draw(document: Document, folder: Path, console: Console) -> list[Path]:
+    """Draw the figures of a document into a folder, and return their files.
+
+    Raises:
+        ValueError: If the folder cannot be made.
+    """
+    from .figures import draw_figure
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output: {folder} cannot be made a folder ({error.strerror}); name another") from error
+    plans = [plan for part in document.parts for plan in part.plans]
+    drawn = track(plans, "figures", console=console, transient=True)
+    return [path for plan in drawn for path in draw_figure(plan, folder)]
 
 
 def warn_of(left_out: Sequence[str]) -> None:
@@ -113,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="filtune report",
         description="Write runs as tables and figures beside the published ones: a page of HTML, Markdown and LaTeX. "
-        "With --study: a method against tuned baselines, paired by seed, as a page of Markdown and figures. "
+        "With --study: a method against tuned baselines, paired by seed, as one page and figures. "
         "With --pack: all records in one file.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -134,9 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, help="folder of the report (default: report); with --study the page (default: study.md)"
     )
-    parser.add_argument(
-        "--formats", nargs="+", default=list(FORMATS), choices=FORMATS, help="what to write (default: all)"
-    )
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, help="what to write (default: all; with --study: md)")
     parser.add_argument(
         "--study",
         nargs="+",

@@ -13,7 +13,6 @@ from filtune.experiments.tables import Column, Row, Table
 from . import formatting
 from .agreement import Agreement, Order, column_orders
 from .cells import CellResult, Status, judge_cell, with_ratio
-from .figures import Figure
 from .formatting import reproduce_root
 from .plots import Look, looks
 from .statistics import MeanStd, holm
@@ -74,7 +73,6 @@ class Section:
         reference: The row of AdamW that each row is compared with.
         orders: Each method against AdamW, by row and leaf; without a row the best of a leaf.
         root: Where the runs lie.
-        figures: Drawn later.
     """
 
     table: Table
@@ -86,7 +84,11 @@ class Section:
     reference: dict[str, str]
     root: str
     orders: dict[tuple[str, str], Order] = field(default_factory=dict)
-    figures: list[Figure] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """Title of the table."""
+        return self.table.title
 
     @property
     def slug(self) -> str:

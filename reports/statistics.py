@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 LEVEL = 0.05
 """Level of every test."""
@@ -127,3 +128,24 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
     p = pd.Series(values, dtype=float).dropna().sort_values()
     adjusted = (p * range(len(p), 0, -1)).cummax().clip(upper=1.0)
     return [adjusted.get(i) for i in range(len(values))]
+
+
+class HolmTest(NamedTuple):
+    """A paired t-test of a method against one of several baselines, and its p-value with Holm's correction."""
+
+    test: TTest
+    adjusted: float
+
+
+def holm_tests(own: Mapping[int, float], others: Mapping[str, Mapping[int, float]]) -> dict[str, HolmTest]:
+    """Return the paired tests of a method against baselines, by their names, with Holm's correction over all of them.
+
+    A baseline with fewer than two seeds in common is left out, and does not count.
+
+    Args:
+        own: The method's values by seed.
+        others: The values of each baseline by seed.
+    """
+    tests = {name: test for name, values in others.items() if (test := paired(own, values))}
+    adjusted = holm([test.p for test in tests.values()])
+    return {name: HolmTest(test, p or 0.0) for (name, test), p in zip(tests.items(), adjusted, strict=True)}

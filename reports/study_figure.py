@@ -4,50 +4,50 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 from filtune.experiments.tables import Table
-from filtune.lightning_modules.atomic import atomic_write
 
 from .curves import mean_band
+from .figures import FigurePlan
 from .formatting import metric_title
-from .plots import PAPER, Look, draw_legend, draw_mean, looks, new_figure, save_png, to_svg
+from .plots import Look, draw_mean, looks
 from .study import StreamResult, compared_rows, learning_rate
 
 
-def draw_study(streams: Sequence[StreamResult], table: Table, target: Path) -> list[Path]:
-    """Draw the streams of a study with a legend, and those of ``comparison.figure`` alone with labels at the lines.
+def study_plans(streams: Sequence[StreamResult], table: Table, name: str) -> list[FigurePlan]:
+    """Return the figure of all streams with a legend, and that of ``comparison.figure`` with labels at the lines.
 
     A stream that is scored once, at its end, has no curve and no panel.
 
     Args:
         streams: The comparisons on the streams.
         table: The study.
-        target: The PNG of all streams; the other figure has ``_panel`` in its name, and is an SVG as well.
-
-    Returns:
-        The files.
+        name: The name of the first figure; the other has ``_panel`` behind it, and is an SVG as well.
     """
+    title, rows = "scores of the method and the baselines over the samples", compared_rows(table)
+    styles = looks([(row.title, row.optimizer, "tuned" if learning_rate(row) == "tuned" else "paper") for row in rows])
     streams = [stream for stream in streams if has_curve(stream)]
-    if not streams:
-        return []
-    styles, columns = _styles(table), panel_columns(len(streams))
-    rows = -(-len(streams) // columns)
-    with new_figure(rows, columns, (4.2 * columns, 3.2 * rows)) as (figure, axes):
-        handles: dict[str, Any] = {}
-        for axis, stream in zip(axes.flat, streams, strict=False):
-            handles |= _draw_stream(axis, stream, table, styles)[0]
-            axis.set_title(stream.title)
-        for axis in axes.flat[len(streams) :]:
-            axis.set_axis_off()
-        scores = ["average online score (%)" if stream.online else "validation score (%)" for stream in streams]
-        _label_axes(axes, scores, columns)
-        draw_legend(figure, dict(reversed(handles.items())), styles)  # they are drawn with the method last
-        save_png(figure, target, 100)
-    drawn = (table.raw["comparison"].get("figure") or {}).get("columns", [])
-    return [target, *_draw_panel([stream for stream in streams if stream.name in drawn], table, target)]
+    columns = panel_columns(len(streams)) if streams else 1
+    scores = ["average online score (%)" if stream.online else "validation score (%)" for stream in streams]
+    draws = [
+        partial(_draw_panel, stream, table, styles, label, i // columns == (len(streams) - 1) // columns)
+        for i, (stream, label) in enumerate(zip(streams, panel_labels(scores, columns), strict=True))
+    ]
+    panels = [draws[i : i + columns] for i in range(0, len(draws), columns)]
+    size = (4.2 * columns, 3.2 * len(panels))
+    plan = FigurePlan(name, title, panels, styles, size=size, dpi=100, ends=(".png",))
+    asked = (table.raw["comparison"].get("figure") or {}).get("columns", [])
+    shown = [stream for stream in streams if stream.name in asked]
+    labels = panel_labels([metric_title(stream.metric) for stream in shown], len(shown))
+    labelled = [[partial(_draw_labelled, *pair, table, styles) for pair in zip(shown, labels, strict=True)]]
+    size = (4.8 * len(shown), 3.3)
+    return [
+        plan,
+        FigurePlan(f"{name}_panel", title, labelled, styles, size=size, dpi=200, ends=(".svg", ".png"), is_opaque=True),
+    ]
 
 
 def has_curve(stream: StreamResult) -> bool:
@@ -57,35 +57,29 @@ def has_curve(stream: StreamResult) -> bool:
     return any(len(record["curves"].get(tag, ((),))[0]) > 1 for record in runs)
 
 
-def _draw_panel(streams: Sequence[StreamResult], table: Table, target: Path) -> list[Path]:
-    """Draw one panel or several side by side, legible at half their size, on a white ground of their own."""
-    if not streams:
-        return []
-    styles, paths = _styles(table), [target.with_name(f"{target.stem}_panel{end}") for end in (".png", ".svg")]
-    with new_figure(1, len(streams), (4.8 * len(streams), 3.3), table.name) as (figure, axes):
-        for axis, stream in zip(axes.flat, streams, strict=True):
-            _, ends = _draw_stream(axis, stream, table, styles)
-            axis.set_title(f"{stream.title} (dashed: rate tuned on it)", fontsize=9, loc="left")
-            _label_ends(axis, ends, styles, next(iter(styles)))
-        _label_axes(axes, [metric_title(stream.metric) for stream in streams], len(streams))
-        save_png(figure, paths[0], 200)
-        svg = to_svg(figure, facecolor=PAPER)
-    with atomic_write(paths[1]) as file:
-        file.write(svg)
-    return paths
+def _draw_panel(
+    stream: StreamResult,
+    table: Table,
+    styles: dict[str, Look],
+    ylabel: str,
+    is_last: bool,
+    axis: Any,
+    handles: dict[str, Any],
+) -> None:
+    """Draw a stream, its method first in the legend."""
+    lines, _ = _draw_stream(axis, stream, table, styles)
+    handles.update(reversed(lines.items()))
+    axis.set(title=stream.title, ylabel=ylabel, xlabel="samples" if is_last else "")
 
 
-def _label_axes(axes: Any, scores: Sequence[str], columns: int) -> None:
-    for axis, label in zip(axes.flat, panel_labels(scores, columns), strict=False):
-        axis.set_ylabel(label)
-    for axis in axes[-1]:
-        axis.set_xlabel("samples")
-
-
-def _styles(table: Table) -> dict[str, Look]:
-    """Return the look of each row by its title; tuned rows are dashed."""
-    rows = compared_rows(table)
-    return looks([(row.title, row.optimizer, "tuned" if learning_rate(row) == "tuned" else "paper") for row in rows])
+def _draw_labelled(
+    stream: StreamResult, ylabel: str, table: Table, styles: dict[str, Look], axis: Any, _: dict[str, Any]
+) -> None:
+    """Draw a stream with the title of each line at its end, legible at half its size."""
+    _, ends = _draw_stream(axis, stream, table, styles)
+    axis.set_title(f"{stream.title} (dashed: rate tuned on it)", fontsize=9, loc="left")
+    _label_ends(axis, ends, styles, next(iter(styles)))
+    axis.set(ylabel=ylabel, xlabel="samples")
 
 
 def _draw_stream(

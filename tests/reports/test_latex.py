@@ -50,7 +50,7 @@ def written(own: Path) -> list[Path]:
     sweep["bad"] = {0: record(key_of("bad"), 0, {}, status="diverged")}
     manifest(root, None, sweep, sweep={"grid": {NASTY: [0.1]}, "metric": "val_accuracy"})
     document = assemble([root], [])
-    return [render_latex(part, out, [NASTY]) for part in [*document.sections, *document.listings]]
+    return [render_latex([part], out / f"{part.slug}.tex", [NASTY]) for part in document.parts[::-1]]
 
 
 def test_tables_of_strangers_are_balanced(own: Path) -> None:
@@ -80,8 +80,8 @@ def test_tables_compile(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     paths = written(own)
     monkeypatch.undo()  # the shipped tables again
     whole_table(tmp_path / "times", "loko.table3", seeds=2, scale={"max_samples": 10})
-    (times,) = assemble([tmp_path / "times"], ["loko.table3"]).sections
-    paths.append(render_latex(times, paths[0].parent))
+    (times,) = assemble([tmp_path / "times"], ["loko.table3"]).parts
+    paths.append(render_latex([times], paths[0].parent / "times.tex"))
     body = "\n".join(
         rf"\input{{{path.stem}}}\clearpage" if " " not in path.stem else path.read_text() for path in paths
     )

@@ -100,10 +100,10 @@ def test_every_shipped_table_renders(name: str, tmp_path: Path) -> None:
     for source in [name] if of is None else of:
         whole_table(tmp_path / "root", source, seeds=2, scale={"max_samples": 10, "backbone": "minilm"})
     document = assemble([tmp_path / "root"], [name])
-    (section,) = document.sections
-    check_page(render_html(document, tmp_path).read_text())
-    check_tex(render_latex(section, tmp_path).read_text())
-    check_md(render_markdown(section, tmp_path).read_text())
+    (part,) = document.parts
+    check_page(render_html(document, tmp_path / "page.html").read_text())
+    check_tex(render_latex([part], tmp_path / "page.tex").read_text())
+    check_md(render_markdown(part, tmp_path / "page.md").read_text())
 
 
 def test_the_page_stands_alone_with_its_figures(own: Path) -> None:
