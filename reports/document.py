@@ -39,7 +39,7 @@ class Document:
         records: All runs behind them, each once.
         left_out: What could not be read.
         title: Its title; by default the number of runs.
-        commands: That make the runs and the page, where they are to be on it.
+        commands: That make the runs and the page, of studies, which are on one page with them.
     """
 
     parts: list[Part]
@@ -48,7 +48,7 @@ class Document:
     records: list[Record]
     left_out: list[str]
     title: str = ""
-    commands: Sequence[str] = ()
+    commands: Sequence[str] | None = None
 
     @property
     def first_sections(self) -> list[Section]:

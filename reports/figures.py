@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,11 +50,26 @@ class SeriesLine(NamedTuple):
 
 
 class Line(NamedTuple):
-    """The runs behind a line of curves: its label, its look, and the records of each column of panels, by its name."""
+    """The runs behind a line of curves.
+
+    Attributes:
+        label: In the legend.
+        look: Colour and stroke.
+        records: The records of each column of panels, by its name.
+        has_band: Whether the deviation is drawn.
+    """
 
     label: str
     look: Look
     records: dict[str, list[Record]]
+    has_band: bool = True
+
+    def series(self, column: str, tag: str) -> list[SeriesLine]:
+        """Return its curve in a column; none where no run has it."""
+        band = mean_band(self.records.get(column, []), tag)
+        if band is None:
+            return []
+        return [SeriesLine(self.label, self.look, band if self.has_band else replace(band, deviation=None))]
 
 
 @dataclass
@@ -116,12 +131,8 @@ def plan_curves(
         for column, heading, metric in columns:
             tag = tag_of(curve, metric, [record for line in lines for record in line.records.get(column, [])])
             if tag is not None:
-                series = [
-                    SeriesLine(line.label, line.look, band)
-                    for line in lines
-                    if (band := mean_band(line.records.get(column, []), tag))
-                ]
-                drawn.update(line.label for line in series)
+                series = [each for line in lines for each in line.series(column, tag)]
+                drawn.update(each.label for each in series)
                 first = not any(other == column for other, _ in panels)
                 panels[column, curve] = line_panel(
                     series, heading * first, series[0].band.unit if series else "", curve_title(tag)
@@ -163,7 +174,7 @@ def _note(lines: Iterable[Line], columns: Sequence[Any], kept: Sequence[Any], dr
     lacking = [line.label for line in lines if line.label not in drawn]
     panels = [column[1] for column in columns if column not in kept]
     parts = [f"no curve of {', '.join(lacking)}"] if lacking else []
-    return "; ".join(parts + ([f"not run: {'; '.join(panels)}"] if panels else []))
+    return "; ".join(parts + ([f"no curve on {'; '.join(panels)}"] if panels else []))
 
 
 def save_figure(plan: FigurePlan, folder: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -25,33 +25,51 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
+def render_document(document: Document, output: Path, formats: Collection[str]) -> list[Path]:
+    """Write a report: into a folder, with one page of HTML and each part as Markdown and LaTeX, or studies as one page.
+
+    Args:
+        document: The report.
+        output: The folder, or of studies the path of the page.
+        formats: Of ``html``, ``md`` and ``tex``.
+
+    Returns:
+        The paths.
+    """
+    groups = [(output.with_suffix(""), document.parts)]
+    page = groups[0][0].with_suffix(".html")
+    if document.commands is None:
+        groups, page = [(output / part.slug, [part]) for part in document.parts], output / "index.html"
+    written = [render_html(document, page)] if "html" in formats else []
+    for path, parts in groups:
+        for end, render in (("md", render_markdown), ("tex", render_latex)):
+            if end in formats:
+                written.append(_write(path.with_name(f"{path.name}.{end}"), render(parts, document)))
+    return written
+
+
 def render_html(document: Document, path: Path) -> Path:
     """Write the page of HTML, in one file, and return its path."""
     page = _environment("html").get_template("index.html.j2").render(document=document, body=_html_body)
     return _write(path, page)
 
 
-def render_markdown(part: Part, path: Path, left_out: Sequence[str] = ()) -> Path:
-    """Write a part as Markdown, with what was left out of the report, and return the path."""
-    lines = [f"* {escape_markdown(message)}" for message in left_out]
-    end = ["Left out of the report:", "\n".join(lines)] if lines else []
-    return _write(path, "\n\n".join([f"# {escape_markdown(part.title)}", *_markdown(part.blocks, 1), *end]))
+def render_markdown(parts: Sequence[Part], document: Document) -> str:
+    """Return parts as a page of Markdown, with what was left out of the report; studies with their summary."""
+    left_out = "\n".join(f"* {escape_markdown(message)}" for message in document.left_out)
+    if document.commands is None:
+        end = ["Left out of the report:", left_out] if left_out else []
+        return "\n\n".join([f"# {escape_markdown(parts[0].title)}", *_markdown(parts[0].blocks, 1), *end])
+    summary = "\n".join(part.summary for part in parts if part.summary)
+    texts = [f"# {document.title}", *(["Targets:", summary] if summary else [])]
+    for part in parts:
+        texts += [f"## {part.title}", *_markdown(part.blocks, 2)]
+    texts += ["## Left out", left_out] if left_out else []
+    return "\n\n".join([*texts, "## The commands", "\n".join(["```bash", *document.commands, "```"])])
 
 
-def render_whole_markdown(document: Document, path: Path) -> Path:
-    """Write all parts on one page of Markdown, and return the path."""
-    summary = "\n".join(part.summary for part in document.parts if part.summary)
-    parts = [f"# {document.title}", *(["Targets:", summary] if summary else [])]
-    for part in document.parts:
-        parts += [f"## {part.title}", *_markdown(part.blocks, 2)]
-    lines = [f"* {escape_markdown(message)}" for message in document.left_out]
-    parts += ["## Left out", "\n".join(lines)] if lines else []
-    parts += ["## The commands", "\n".join(["```bash", *document.commands, "```"])]
-    return _write(path, "\n\n".join(parts))
-
-
-def render_latex(parts: Sequence[Part], path: Path, left_out: Sequence[str] = ()) -> Path:
-    """Write the tables that have a caption, for a document with booktabs; what was left out is a comment."""
+def render_latex(parts: Sequence[Part], document: Document) -> str:
+    """Return the tables that have a caption, for a document with booktabs; what was left out is a comment."""
     markup, macros = LANGUAGES["tex"], _macros("tex")
     tables = [
         latex_table(table.frame(markup, macros), table.caption, table.name.removesuffix("-table"))
@@ -59,8 +77,8 @@ def render_latex(parts: Sequence[Part], path: Path, left_out: Sequence[str] = ()
         for table in part.tables()
         if table.caption
     ]
-    comments = [f"% left out: {plain(message)}" for message in left_out]
-    return _write(path, "\n".join(["% needs booktabs", "\n\n".join(tables), *comments]))
+    comments = [f"% left out: {plain(message)}" for message in document.left_out]
+    return "\n".join(["% needs booktabs", "\n\n".join(tables), *comments])
 
 
 def _write(path: Path, text: str) -> Path:

@@ -59,80 +59,41 @@ def main(args: list[str]) -> None:
         from .document import assemble_studies
 
         output = options.output or Path("study.md")
+        formats = options.formats or [end if (end := output.suffix.lstrip(".")) in FORMATS else "md"]
         studies = assemble_studies(options.study, find_roots(roots), output, options.title, options.posterior)
-        write_studies(studies, output, options.formats or [output.suffix.lstrip(".")], console)
+        write_report(studies, output, formats, console)
     else:
-        write_report(roots, options.tables, options.output or Path("report"), options.formats or FORMATS, console)
+        from .document import assemble
+
+        write_report(assemble(roots, options.tables), options.output or Path("report"), options.formats, console)
 
 
-def write_report(roots: list[Path], tables: list[str], output: Path, formats: Sequence[str], console: Console) -> None:
-    """Read the roots and write the report: a page of HTML, and each part as Markdown and LaTeX.
-
-    Args:
-        roots: Folders of ``filtune reproduce``, ``sweep`` or ``fit``, or packed studies.
-        tables: Only these; all there are where none is named.
-        output: Folder of the report.
-        formats: Of ``html``, ``md`` and ``tex``.
-        console: Where messages go.
-
-    Raises:
-        ValueError: If there is nothing to report, or a table is not known or was not run.
-    """
-    from .document import assemble
-    from .rendering import render_html, render_latex, render_markdown
-
-    document = assemble(roots, tables)
-    _draw(document, output, console)
-    written = [render_html(document, output / "index.html")] if "html" in formats else []
-    for part in document.parts:
-        left_out = document.left_out
-        written += [render_markdown(part, output / f"{part.slug}.md", left_out)] if "md" in formats else []
-        written += [render_latex([part], output / f"{part.slug}.tex", left_out)] if "tex" in formats else []
-    warn_of(document.left_out)
-    _say(console, "see", *written)
-
-
-def write_studies(document: Document, output: Path, formats: Sequence[str], console: Console) -> None:
-    """Write the document of studies as one page, its figures beside it.
+def write_report(document: Document, output: Path, formats: Sequence[str] | None, console: Console) -> None:
+    """Draw the figures of a report and write its pages.
 
     Args:
-        document: The document.
-        output: Path of the page; those of other formats have its name with another end.
-        formats: Of ``html``, ``md`` and ``tex``.
+        document: The report.
+        output: Its folder; of studies the path of the page, with figures beside it.
+        formats: Of ``html``, ``md`` and ``tex``; all by default.
         console: Where messages go.
-
-    Raises:
-        ValueError: If there is no such format.
-    """
-    from .rendering import render_html, render_latex, render_whole_markdown
-
-    if unknown := [name for name in formats if name not in FORMATS]:
-        raise ValueError(f"--output: {output} ends in {unknown[0] or 'nothing'}, not in one of {', '.join(FORMATS)}")
-
-    figures = _draw(document, output.parent, console)
-    page, text, latex = (output.with_suffix(f".{end}") for end in FORMATS)
-    written = [render_whole_markdown(document, text)] if "md" in formats else []
-    written += [render_html(document, page)] if "html" in formats else []
-    written += [render_latex(document.parts, latex, document.left_out)] if "tex" in formats else []
-    warn_of(document.left_out)
-    _say(console, "see", *written, *figures)
-
-
-def _draw(document: Document, folder: Path, console: Console) -> list[Path]:
-    """Draw the figures of a document into a folder, and return their files.
 
     Raises:
         ValueError: If the folder cannot be made.
     """
     from .figures import draw_figure
+    from .rendering import render_document
 
+    folder = output if document.commands is None else output.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"--output: {folder} cannot be made a folder ({error.strerror}); name another") from error
     plans = [plan for part in document.parts for plan in part.plans]
     drawn = track(plans, "figures", console=console, transient=True)
-    return [path for plan in drawn for path in draw_figure(plan, folder)]
+    figures = [path for plan in drawn for path in draw_figure(plan, folder)]
+    pages = render_document(document, output, formats or FORMATS)
+    warn_of(document.left_out)
+    _say(console, "see", *pages, *([] if document.commands is None else figures))
 
 
 def warn_of(left_out: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ import json
 import math
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +14,8 @@ import yaml
 from filtune.experiments.archive import Archive
 from filtune.experiments.tables import load_table
 from filtune.reports import report
+from filtune.reports.figures import Line, plan_curves
+from filtune.reports.plots import looks
 from filtune.reports.seed_runs import SeedRuns, best_runs
 from filtune.reports.statistics import holm_tests, seed_differences
 from filtune.reports.study import (
@@ -25,7 +26,8 @@ from filtune.reports.study import (
     recovery_times,
     samples_to,
 )
-from filtune.reports.study_figure import has_curve, panel_columns, panel_labels, spread
+from filtune.reports.study_figure import spread
+from filtune.reports.study_page import study_part
 from filtune.reports.study_tables import stars
 from hypothesis import given
 from hypothesis import strategies as st
@@ -223,12 +225,6 @@ def test_holms_correction_is_over_the_baselines_that_were_tested(data: st.DataOb
         assert stars(bound).strip() == "*" * sum(bound < level for level in (0.05, 0.01, 0.001))
 
 
-def test_a_panel_of_another_metric_has_its_own_label() -> None:
-    assert panel_labels(["online"] * 5, 3) == ["online", "", "", "online", ""]
-    assert panel_labels(["online", "online", "validation", "online"], 3) == ["online", "", "validation", "online"]
-    assert panel_labels(["validation", "online", "online"], 3) == ["validation", "online", ""]
-
-
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=12), st.floats(0.1, 20))
 def test_labels_are_apart_in_order_and_centred(heights: list[float], step: float) -> None:
     places = spread(heights, step)
@@ -283,7 +279,12 @@ def test_a_figure_of_one_stream(study: Path) -> None:
 
 @pytest.mark.parametrize(("panels", "columns"), [(1, 1), (2, 2), (3, 3), (4, 2), (5, 3), (6, 3), (9, 3)])
 def test_panels_leave_few_places_empty(panels: int, columns: int) -> None:
-    assert panel_columns(panels) == columns
+    names = [str(i) for i in range(panels)]
+    records = {name: [*runs("ours", [80.0]).values()] for name in names}
+    line = Line("Ours", looks([("Ours", "filtune", "paper")])["Ours"], records)
+    plan = plan_curves("own", "Own", [(name, name, "online_accuracy") for name in names], ["metric"], [line])
+    left = panels % columns
+    assert [len(row) for row in plan.rows] == [columns] * (panels // columns) + [left] * (left > 0)
 
 
 def test_a_study_without_a_comparison_or_without_runs_is_refused(tmp_path: Path) -> None:
@@ -337,10 +338,15 @@ def test_a_study_and_the_command_of_an_earlier_release_are_understood(
     assert "1 ahead of AdamW, tuned (2 of 2 streams): reached on" in (study.parent / "old.md").read_text()
 
 
-def test_a_stream_that_is_scored_once_has_no_panel() -> None:
-    once, often = ([[10], [60.0]], [[10, 20], [60.0, 70.0]])
-    streams = [
-        SimpleNamespace(metric="val_pearson", rows={"filtune": SimpleNamespace(finished={0: {"curves": curves}})})
-        for curves in ({}, {"val/pearson": once}, {"val/pearson": often})
-    ]
-    assert [has_curve(stream) for stream in streams] == [False, False, True]
+def test_a_stream_that_is_scored_once_has_no_panel(study: Path) -> None:
+    """It is named below the figure."""
+    made = {cell: runs(cell, values, "val_accuracy") for cell, values in VALUES.items()}
+    for cell in ("ours/b", "adamw/b/lr=0.001"):
+        for record in made[cell].values():
+            record["curves"] = {"val/accuracy": [[2000], [60.0]]}
+    study.write_text(yaml.safe_dump({**STUDY, "metric": "val_accuracy"}, sort_keys=False))
+    manifest(study.parent, "study", made)
+    table = load_table(str(study))
+    plan, panel = study_part(table, Archive([study.parent], [table]), "own").plans
+    assert ([len(row) for row in plan.rows], plan.note) == ([1], "no curve on Stream b")
+    assert panel.rows == [[]]
