@@ -125,13 +125,16 @@ def assemble(roots: Sequence[Path], wanted: Sequence[str]) -> Document:
         raise ValueError(f"report: nothing to show under {_names(roots)}: {reason}")
     _distinguish([*sections, *listings])
     parts = [listing_part(listing) for listing in listings]
-    parts += [
-        study_part(section.table, archive, f"{section.slug}_scores") for section in sections if _compares(section)
-    ]
+    compared = [section for section in sections if _compares(section)]
+    for section in compared:
+        try:
+            parts.append(study_part(section.table, archive, f"{section.slug}_scores"))
+        except ValueError as error:
+            archive.leave_out(error)
     plans, document = figure_plans(sections), Document(parts, sections, listings, [*records.values()], archive.left_out)
     for section in sections:
-        own, folded = [plan for place, plan in plans if place is section], section not in document.first_sections
-        parts.append(section_part(section, own, folded))
+        own, is_first = [plan for place, plan in plans if place is section], section in document.first_sections
+        parts.append(section_part(section, own, not is_first or section in compared))
     return document
 
 

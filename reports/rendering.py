@@ -59,11 +59,11 @@ def render_markdown(parts: Sequence[Part], document: Document) -> str:
     left_out = "\n".join(f"* {escape_markdown(message)}" for message in document.left_out)
     if document.commands is None:
         end = ["Left out of the report:", left_out] if left_out else []
-        return "\n\n".join([f"# {escape_markdown(parts[0].title)}", *_markdown(parts[0].blocks, 1), *end])
+        return "\n\n".join([f"# {escape_markdown(parts[0].title)}", *blocks_markdown(parts[0].blocks, 1), *end])
     summary = "\n".join(part.summary for part in parts if part.summary)
     texts = [f"# {document.title}", *(["Targets:", summary] if summary else [])]
     for part in parts:
-        texts += [f"## {part.title}", *_markdown(part.blocks, 2)]
+        texts += [f"## {part.title}", *blocks_markdown(part.blocks, 2)]
     texts += ["## Left out", left_out] if left_out else []
     return "\n\n".join([*texts, "## The commands", "\n".join(["```bash", *document.commands, "```"])])
 
@@ -87,7 +87,7 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _markdown(blocks: Sequence[Block], depth: int) -> list[str]:
+def blocks_markdown(blocks: Sequence[Block], depth: int) -> list[str]:
     """Return blocks as Markdown; headings are below one of the depth."""
     markup, macros, found = LANGUAGES["md"], _macros("md"), []
     for block in blocks:
@@ -105,17 +105,18 @@ def _markdown(blocks: Sequence[Block], depth: int) -> list[str]:
             case FigurePlan() if block.inline:
                 found.append(f"![{escape_markdown(block.title)}]({block.name}{block.ends[-1]})")
             case Fold(summary, inner, columns):
-                within = _markdown([*inner, *(each for column in columns for each in column)], depth + 1)
+                within = blocks_markdown([*inner, *(each for column in columns for each in column)], depth + 1)
                 found += [f'<details markdown="1">\n{_summary(summary)}', *within, "</details>"]
     return [text for text in found if text]
 
 
 def _html_body(part: Part) -> str:
     """Return the blocks of a part as HTML."""
-    return _html(part.blocks, 2)
+    return blocks_html(part.blocks, 2)
 
 
-def _html(blocks: Sequence[Block], depth: int) -> str:
+def blocks_html(blocks: Sequence[Block], depth: int) -> str:
+    """Return blocks as HTML; headings are below one of the depth."""
     markup, macros, found = LANGUAGES["html"], _macros("html"), []
     for block in blocks:
         match block:
@@ -135,9 +136,9 @@ def _html(blocks: Sequence[Block], depth: int) -> str:
             case Cards(name, arguments):
                 found += [getattr(macros, name)(*each) for each in arguments]
             case Fold(summary, inner, columns):
-                beside = "".join(f"<div>{_html(column, depth)}</div>" for column in columns)
+                beside = "".join(f"<div>{blocks_html(column, depth)}</div>" for column in columns)
                 beside = f'<div class="side-by-side">{beside}</div>' if beside else ""
-                found.append(f"<details>{_summary(summary)}{_html(inner, depth)}{beside}</details>")
+                found.append(f"<details>{_summary(summary)}{blocks_html(inner, depth)}{beside}</details>")
     return "\n".join(found)
 
 

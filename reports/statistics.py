@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 LEVEL = 0.05
 """Level of every test."""
@@ -36,6 +35,7 @@ class TTest:
         p: Two-sided p-value.
         low: Lower end of the 95 % interval of the difference.
         high: Upper end.
+        adjusted: The p-value after Holm's correction, where it is one of several tests.
     """
 
     __test__ = False  # not one of pytest's
@@ -44,6 +44,7 @@ class TTest:
     p: float
     low: float
     high: float
+    adjusted: float | None = None
 
     @property
     def significant(self) -> bool:
@@ -130,22 +131,7 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
     return [adjusted.get(i) for i in range(len(values))]
 
 
-class HolmTest(NamedTuple):
-    """A paired t-test of a method against one of several baselines, and its p-value with Holm's correction."""
-
-    test: TTest
-    adjusted: float
-
-
-def holm_tests(own: Mapping[int, float], others: Mapping[str, Mapping[int, float]]) -> dict[str, HolmTest]:
-    """Return the paired tests of a method against baselines, by their names, with Holm's correction over all of them.
-
-    A baseline with fewer than two seeds in common is left out, and does not count.
-
-    Args:
-        own: The method's values by seed.
-        others: The values of each baseline by seed.
-    """
-    tests = {name: test for name, values in others.items() if (test := paired(own, values))}
-    adjusted = holm([test.p for test in tests.values()])
-    return {name: HolmTest(test, p or 0.0) for (name, test), p in zip(tests.items(), adjusted, strict=True)}
+def with_holm(tests: Sequence[TTest | None]) -> list[TTest | None]:
+    """Return tests with Holm's correction over all of them; None stays None and does not count."""
+    adjusted = holm([test and test.p for test in tests])
+    return [test and replace(test, adjusted=p) for test, p in zip(tests, adjusted, strict=True)]

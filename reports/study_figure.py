@@ -25,7 +25,7 @@ def study_plans(streams: Sequence[StreamResult], table: Table, name: str) -> lis
         table: The study.
         name: The name of the first figure; the other has ``_panel`` behind it, and is an SVG as well.
     """
-    title, (method, *others) = "Scores of the method and the baselines over the samples", compared_rows(table)
+    title, (method, *others) = "scores of the method and the baselines over the samples", compared_rows(table)
     styles = looks(
         (row.title, row.optimizer, "tuned" if learning_rate(row) == "tuned" else "paper") for row in [method, *others]
     )

@@ -11,7 +11,7 @@ from filtune.experiments.archive import Archive
 from filtune.experiments.tables import Table as Study
 
 from .coverage import not_run
-from .formatting import metric_title
+from .formatting import as_slug, metric_title
 from .page import Block, Fold, Heading, Part, Text, bullets
 from .seed_runs import SeedRuns
 from .study import StreamResult, compare_streams, compared_rows, is_online, learning_rate, recovery_rules
@@ -54,7 +54,7 @@ def study_part(study: Study, archive: Archive, figure: str) -> Part:
     anchor = re.sub(r"[^\w\- ]", "", study.title.lower()).replace(" ", "-")
     heads = [f"* [{study.title}](#{anchor})", *(f"    * {result.head}" for result in targets.results)]
     return Part(
-        f"{study.name}-comparison",
+        f"{as_slug(study.name)}-comparison",
         study.title,
         StudySection(study, archive, streams).blocks(targets, plans[:1]),
         plans,
@@ -74,7 +74,7 @@ class StudySection:
     """
 
     def __init__(self, table: Study, archive: Archive, streams: Sequence[StreamResult]) -> None:
-        self.table, self.archive, self.streams = table, archive, streams
+        self.table, self.archive, self.streams, self.name = table, archive, streams, as_slug(table.name)
         self.rows = compared_rows(table)
         self.lines = [MethodLine(row) for row in self.rows]
         self.options: dict[str, Any] = table.raw["comparison"]
@@ -106,7 +106,7 @@ class StudySection:
         """Return a table of scores; its tables have the name of the study in theirs."""
         title = metric_title(options.get("metric") or self.streams[0].metric)
         of = f"{self.table.title}: {title}"
-        return ScoreTable(f"{self.table.name}-{name}", of, streams or self.streams, self.rows, **options)
+        return ScoreTable(f"{self.name}-{name}", of, streams or self.streams, self.rows, **options)
 
     def _answers(self, scores: ScoreTable) -> list[Block]:
         """Return the tables of the metric that is compared: methods that need no learning rate, and the others."""
@@ -179,7 +179,7 @@ class StudySection:
             "counts as never. Below a baseline's: the median of the method as a share of it."
         )
         streams = [stream for stream in self.streams if stream.name in found]
-        name, title = f"{self.table.name}-recovery", f"{self.table.title}: recovery time after a change"
+        name, title = f"{self.name}-recovery", f"{self.table.title}: recovery time after a change"
         table = method_table(name, title, streams, self.lines, partial(recovery_cell, found))
         return [Heading("Recovery time after a change"), Text(meaning), *table]
 
@@ -195,7 +195,7 @@ class StudySection:
         what = ", or ".join(found[online] for online in kinds)
         meaning = f"Samples until {what}; the mean over the seeds that reach it, and the number of those that never do."
         summary = "Samples to the baseline's final score"
-        name, title = f"{self.table.name}-speed", f"{self.table.title}: {summary.lower()}"
+        name, title = f"{self.name}-speed", f"{self.table.title}: {summary.lower()}"
         return _details(summary, method_table(name, title, self.streams, self.lines[1:], speed_cell), meaning)
 
     def _averages(self) -> list[Block]:

@@ -13,7 +13,7 @@ from filtune.experiments.tables import Row
 from .formatting import DASH, MINUS, format_p
 from .page import Table
 from .seed_runs import SeedRuns, Values
-from .statistics import MeanStd, holm_tests, seed_differences, summarise
+from .statistics import MeanStd, TTest, paired, seed_differences, summarise, with_holm
 from .study import RecoveryRule, StreamResult, all_recovery_times, convergence_shares, recovery_share
 from .styled import Markup, escape_tex, text_frame
 
@@ -64,7 +64,7 @@ def method_table(
     titles = [line.title or row_title(line.row, streams) for line in lines]
 
     def frame(markup: Markup, _: Any) -> DataFrame:
-        texts = [[markup.stack(texts, bold) if texts else DASH for texts, bold in row] for row in cells]
+        texts = [[markup.stack(texts or [DASH], bold) for texts, bold in row] for row in cells]
         rows = zip(map(markup.escape, titles), texts, strict=True)
         return text_frame("method", [*map(markup.escape, heads)], rows)
 
@@ -104,7 +104,7 @@ class ScoreTable:
         values_of = {s.name: {row.name: self._values(s, MethodLine(row)) for row in rows} for s in streams}
         idle = [stream.name for stream in streams if not any(runs.finished for runs in stream.rows.values())]
         self.streams = [stream for stream in streams if stream.name in idle or any(values_of[stream.name].values())]
-        self.tests = {name: holm_tests(found.pop(rows[0].name), found) for name, found in values_of.items()}
+        self.tests = {name: self._tests(found) for name, found in values_of.items()}
 
     def scores(self, lines: Sequence[MethodLine], points: bool = False, kind: str = "scores") -> list[Table]:
         """Return the table of some lines: the best in bold, below a baseline's score the method's difference to it.
@@ -131,7 +131,9 @@ class ScoreTable:
             differences, test = self._differences(stream, line), self.tests[stream.name].get(line.row.name)
             texts = [
                 self._summary(sample),
-                self._number(differences.mean, "+") + (stars(test.adjusted) if test else "") if differences else "",
+                self._number(differences.mean, "+") + (stars(test.adjusted or 0.0) if test else "")
+                if differences
+                else "",
                 stream.rows[line.row.name].setting.replace("=", "\u00a0") if points else "",
                 seeds_text(len(values)) if few else "",
             ]
@@ -147,11 +149,17 @@ class ScoreTable:
             if not found or not test:
                 return [], False
             few = (found.count or 0) < len(self._values(stream, MethodLine(self.rows[0])))
-            p = f"{format_p(test.test.p, 'p')}, Holm {format_p(test.adjusted)}"
+            p = f"{format_p(test.p, 'p')}, Holm {format_p(test.adjusted)}"
             return [self._summary(found, "+"), p, *([seeds_text(found.count or 0)] if few else [])], False
 
         lines, title = [MethodLine(row) for row in self.rows[1:]], f"{self.title}: differences"
         return method_table(f"{self.name}-differences", title, self.streams, lines, cell)
+
+    def _tests(self, values: Mapping[str, Values]) -> dict[str, TTest | None]:
+        """Return the tests of the method against each baseline, paired by seed, with Holm's correction over them."""
+        own, *others = (row.name for row in self.rows)
+        tests = with_holm([paired(values[own], values[other]) for other in others])
+        return dict(zip(others, tests, strict=True))
 
     def _values(self, stream: StreamResult, line: MethodLine) -> Values:
         return self._of(stream.rows[line.row.name], line.metric or self.metric or stream.metric)

@@ -115,8 +115,8 @@ def test_p_is_adjusted_over_the_cells_of_the_table(own: Path) -> None:
     assert a.test
     assert b.test
     assert a.test.p < b.test.p
-    assert a.adjusted == pytest.approx(2 * a.test.p)
-    assert b.adjusted == pytest.approx(max(b.test.p, 2 * a.test.p))
+    assert a.test.adjusted == pytest.approx(2 * a.test.p)
+    assert b.test.adjusted == pytest.approx(max(b.test.p, 2 * a.test.p))
 
 
 def test_best_of_a_column_in_bold_ours_and_published_apart(own: Path) -> None:

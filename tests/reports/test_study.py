@@ -17,7 +17,7 @@ from filtune.reports import report
 from filtune.reports.figures import Line, plan_curves
 from filtune.reports.plots import looks
 from filtune.reports.seed_runs import SeedRuns, best_runs
-from filtune.reports.statistics import holm_tests, seed_differences
+from filtune.reports.statistics import paired, seed_differences, with_holm
 from filtune.reports.study import (
     RecoveryRule,
     compare_streams,
@@ -211,17 +211,16 @@ def test_holms_correction_is_over_the_baselines_that_were_tested(data: st.DataOb
     """The smallest p counts as often as there are tests, the next once less, and none is below the one before."""
     scores = st.lists(st.integers(0, 50).map(float), min_size=2, max_size=5)
     own = dict(enumerate(data.draw(scores)))
-    others = {str(i): dict(enumerate(data.draw(scores))) for i in range(data.draw(st.integers(1, 6)))} | {
-        "one": {0: 1.0}
-    }
-    found = holm_tests(own, others)
-    assert set(found) == set(others) - {"one"}
+    others = [dict(enumerate(data.draw(scores))) for _ in range(data.draw(st.integers(1, 6)))]
+    *tests, untested = with_holm([paired(own, other) for other in [*others, {0: 1.0}]])
+    assert untested is None
+    found = [test for test in tests if test]
     left = len(found)
     bound = 0.0
-    for name in sorted(found, key=lambda name: found[name].test.p):
-        bound = max(bound, min(1.0, left * found[name].test.p))
+    for test in sorted(found, key=lambda test: test.p):
+        bound = max(bound, min(1.0, left * test.p))
         left -= 1
-        assert found[name].adjusted == pytest.approx(bound)
+        assert test.adjusted == pytest.approx(bound)
         assert stars(bound).strip() == "*" * sum(bound < level for level in (0.05, 0.01, 0.001))
 
 
