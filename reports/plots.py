@@ -157,9 +157,10 @@ def draw_points(axis: Any, x: Any, mean: Any, look: Look, deviation: Any) -> Any
 
 
 def draw_legend(figure: Any, handles: Mapping[str, Any], styles: Mapping[str, Look]) -> None:
-    """Draw a legend below the panels, in the order of the palette; none for no handles."""
+    """Draw a legend below the panels, in the order of the palette, of equals the widest first; none for no handles."""
     if handles:
-        names = sorted(handles, key=lambda name: styles[name].rank if name in styles else len(METHODS))
+        known = {name: (look.rank, -look.width) for name, look in styles.items()}
+        names = sorted(handles, key=lambda name: known.get(name, (len(METHODS), 0.0)))
         entry = max(1.6, 0.5 + 0.075 * max(map(len, names)))  # inches
         columns = max(1, min(len(names), int(figure.get_figwidth() / entry)))
         figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=columns)
