@@ -21,7 +21,7 @@ from .figures import FigurePlan, Line, plan_curves
 from .formatting import reproduce_root
 from .layouts import listing_part, section_part
 from .listings import Listing, run_listings, sweep_listing
-from .page import Part
+from .page import PagePart
 from .panels import panel_plans
 from .posterior import posterior_part, posterior_streams
 from .sections import Section, build_section
@@ -42,7 +42,7 @@ class Document:
         commands: That make the runs and the page, of studies, which are on one page with them.
     """
 
-    parts: list[Part]
+    parts: list[PagePart]
     sections: list[Section]
     listings: list[Listing]
     records: list[Record]

@@ -11,7 +11,7 @@ from .cells import Status
 from .class_tables import class_frame, confusion_frame, worst_frame
 from .figures import FigurePlan
 from .listings import Listing
-from .page import Block, Cards, Chips, Command, Fold, Heading, Part, Table, Text, bullets
+from .page import Block, Cards, Chips, CommandBlock, Fold, Heading, PagePart, TableBlock, Text, bullets
 from .section_tables import listing_frame, order_frame, runs_frame, section_frame
 from .sections import Section
 from .styled import escape_tex
@@ -27,7 +27,7 @@ WORST = (
 )
 
 
-def section_part(section: Section, plans: list[FigurePlan], is_folded: bool = False) -> Part:
+def section_part(section: Section, plans: list[FigurePlan], is_folded: bool = False) -> PagePart:
     """Return a table at one scale as a part: ours beside the published figures, and the order of the methods.
 
     Args:
@@ -44,13 +44,13 @@ def section_part(section: Section, plans: list[FigurePlan], is_folded: bool = Fa
     ]
     blocks: list[Block] = [
         Text(f"Scaled down: {words}.", "scale scaled-down") if scaled else Text(f"{words}: full runs.", "scale full"),
-        Command(section.command()),
+        CommandBlock(section.command()),
         Text(
             "Ours, mean ± standard deviation over seeds, above the paper's; the best of a column is bold, ours and the "
             "paper's apart.",
             only="md",
         ),
-        Table(lambda _, macros: section_frame(section, macros), f"{section.slug}-table", _caption(section)),
+        TableBlock(lambda _, macros: section_frame(section, macros), f"{section.slug}-table", _caption(section)),
         Cards("cell_card", cells),
         Text(", ".join(f"{s.sign} {s.word}" for s in Status if s is not Status.OURS) + ".", only="md"),
         *(_orders(section) if section.orders else []),
@@ -59,7 +59,7 @@ def section_part(section: Section, plans: list[FigurePlan], is_folded: bool = Fa
     ]
     counts = [(status.slug, f"{status.sign} {count}", status.word) for status, count in section.counts().items()]
     about = [section.scale_words, section.title]
-    return Part(section.slug, section.title, blocks, plans, section.table.name, about, counts, is_folded)
+    return PagePart(section.slug, section.title, blocks, plans, section.table.name, about, counts, is_folded)
 
 
 def _caption(section: Section) -> str:
@@ -82,17 +82,17 @@ def _orders(section: Section) -> list[Block]:
             only="md",
         ),
         Chips("Against AdamW:", [(v.slug, f"{v.sign} {counts[v]} {v.word}") for v in Agreement if counts[v]]),
-        Table(lambda _, macros: order_frame(section, macros), f"{section.slug}-order"),
+        TableBlock(lambda _, macros: order_frame(section, macros), f"{section.slug}-order"),
     ]
 
 
-def listing_part(listing: Listing) -> Part:
+def listing_part(listing: Listing) -> PagePart:
     """Return a list of runs as a part: which is best, and collapsed their classes, all metrics, and each run."""
     slug, plan, answer = listing.slug, listing.plan(), listing.answer()
     caption = f"{escape_tex(listing.title)}; the best of a column is bold."
 
-    def metrics(names: Sequence[str], name: str, caption: str = "") -> Table:
-        return Table(lambda markup, macros: listing_frame(listing, names, macros, markup), name, caption)
+    def metrics(names: Sequence[str], name: str, caption: str = "") -> TableBlock:
+        return TableBlock(lambda markup, macros: listing_frame(listing, names, macros, markup), name, caption)
 
     has_more = len(listing.metrics) > len(listing.first_metrics)
     blocks: list[Block] = [
@@ -103,10 +103,10 @@ def listing_part(listing: Listing) -> Part:
         *([Fold("All metrics", [metrics(listing.metrics, f"{slug}-metrics", caption)])] if has_more else []),
         Fold(
             f"Each run: {listing.note or 'seeds, samples and time'}",
-            [Table(lambda markup, _: runs_frame(listing, markup), f"{slug}-runs")],
+            [TableBlock(lambda markup, _: runs_frame(listing, markup), f"{slug}-runs")],
         ),
     ]
-    return Part(slug, listing.title, blocks, [plan], about=[answer])
+    return PagePart(slug, listing.title, blocks, [plan], about=[answer])
 
 
 def _classes(listing: Listing) -> list[Block]:
@@ -114,11 +114,11 @@ def _classes(listing: Listing) -> list[Block]:
     slug, counted, predicted = listing.slug, listing.counted, listing.predicted
     blocks: list[Block] = []
     if counted:
-        classes = Table(lambda markup, _: class_frame(counted, markup), f"{slug}-classes")
+        classes = TableBlock(lambda markup, _: class_frame(counted, markup), f"{slug}-classes")
         matrices = [
             [
                 Heading(escape_markdown(name)),
-                Table(lambda m, _, p=found: confusion_frame(p, m), f"{slug}-confusion-{i}"),
+                TableBlock(lambda m, _, p=found: confusion_frame(p, m), f"{slug}-confusion-{i}"),
             ]
             for i, (name, found) in enumerate(counted, 1)
         ]
@@ -126,7 +126,7 @@ def _classes(listing: Listing) -> list[Block]:
         blocks.append(Fold("Confusion matrices", [Text(CONFUSIONS, "muted")], matrices))
     if predicted:
         samples = [
-            [Heading(escape_markdown(name)), Table(lambda m, _, p=found: worst_frame(p, m), f"{slug}-worst-{i}")]
+            [Heading(escape_markdown(name)), TableBlock(lambda m, _, p=found: worst_frame(p, m), f"{slug}-worst-{i}")]
             for i, (name, found) in enumerate(predicted, 1)
         ]
         blocks.append(Fold("Samples with the largest loss", [Text(WORST, "muted")], samples))

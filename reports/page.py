@@ -39,7 +39,7 @@ class Heading(NamedTuple):
     depth: int = 1
 
 
-class Table(NamedTuple):
+class TableBlock(NamedTuple):
     """A table.
 
     Attributes:
@@ -68,7 +68,7 @@ class Chips(NamedTuple):
     chips: Sequence[tuple[str, str]]
 
 
-class Command(NamedTuple):
+class CommandBlock(NamedTuple):
     """A command of the terminal."""
 
     text: str
@@ -81,12 +81,12 @@ class Cards(NamedTuple):
     arguments: Sequence[Sequence[Any]]
 
 
-Block = Text | Heading | Table | Fold | Chips | Command | Cards | FigurePlan
+Block = Text | Heading | TableBlock | Fold | Chips | CommandBlock | Cards | FigurePlan
 """A figure is shown where its plan stands, if anything of it was drawn."""
 
 
 @dataclass
-class Part:
+class PagePart:
     """A part of a report.
 
     Attributes:
@@ -111,14 +111,14 @@ class Part:
     is_folded: bool = False
     summary: str = ""
 
-    def tables(self) -> Iterator[Table]:
+    def tables(self) -> Iterator[TableBlock]:
         """Yield all tables, those that are collapsed among them."""
         return _tables(self.blocks)
 
 
-def _tables(blocks: Sequence[Block]) -> Iterator[Table]:
+def _tables(blocks: Sequence[Block]) -> Iterator[TableBlock]:
     for block in blocks:
-        if isinstance(block, Table):
+        if isinstance(block, TableBlock):
             yield block
         elif isinstance(block, Fold):
             yield from _tables([*block.blocks, *(each for column in block.columns for each in column)])

@@ -11,7 +11,7 @@ from filtune.experiments.escaping import escape_markdown
 from filtune.experiments.fields import NUMBER
 
 from .formatting import DASH, as_slug
-from .page import Block, Heading, Part, Table, Text
+from .page import Block, Heading, PagePart, TableBlock, Text
 from .statistics import paired, summarise
 from .styled import Markup, escape_tex, text_frame
 
@@ -37,7 +37,7 @@ POSTERIOR = {
 """Titles of the metrics of :mod:`reports.evaluation`; another is the name of a kind of out-of-distribution inputs."""
 
 
-def posterior_part(path: Path) -> Part:
+def posterior_part(path: Path) -> PagePart:
     """Return the part on the posterior, of the JSON that ``filtune report --evaluate`` writes.
 
     Raises:
@@ -45,9 +45,9 @@ def posterior_part(path: Path) -> Part:
     """
     blocks: list[Block] = [Text(MEANING)]
     for name, views in _read(path).items():
-        table = Table(partial(_frame, views), f"posterior-{as_slug(name)}", escape_tex(f"{TITLE}: {name}"))
+        table = TableBlock(partial(_frame, views), f"posterior-{as_slug(name)}", escape_tex(f"{TITLE}: {name}"))
         blocks += [Heading(escape_markdown(name)), table]
-    return Part("posterior", TITLE, blocks)
+    return PagePart("posterior", TITLE, blocks)
 
 
 def _frame(views: dict[str, Any], markup: Markup, _: Any) -> DataFrame:

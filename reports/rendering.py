@@ -17,7 +17,7 @@ from .agreement import Agreement
 from .cells import Status
 from .document import Document
 from .figures import FigurePlan
-from .page import Block, Cards, Chips, Command, Fold, Heading, Part, Table, Text
+from .page import Block, Cards, Chips, CommandBlock, Fold, Heading, PagePart, TableBlock, Text
 from .plots import INK
 from .styled import LANGUAGES, html_table, latex_table, markdown_table
 
@@ -54,7 +54,7 @@ def render_html(document: Document, path: Path) -> Path:
     return _write(path, page)
 
 
-def render_markdown(parts: Sequence[Part], document: Document) -> str:
+def render_markdown(parts: Sequence[PagePart], document: Document) -> str:
     """Return parts as a page of Markdown, with what was left out of the report; studies with their summary."""
     left_out = "\n".join(f"* {escape_markdown(message)}" for message in document.left_out)
     if document.commands is None:
@@ -68,7 +68,7 @@ def render_markdown(parts: Sequence[Part], document: Document) -> str:
     return "\n\n".join([*texts, "## The commands", "\n".join(["```bash", *document.commands, "```"])])
 
 
-def render_latex(parts: Sequence[Part], document: Document) -> str:
+def render_latex(parts: Sequence[PagePart], document: Document) -> str:
     """Return the tables that have a caption, for a document with booktabs; what was left out is a comment."""
     markup, macros = LANGUAGES["tex"], _macros("tex")
     tables = [
@@ -96,11 +96,11 @@ def blocks_markdown(blocks: Sequence[Block], depth: int) -> list[str]:
                 found.append(text)
             case Heading(text, levels):
                 found.append(f"{'#' * (depth + levels)} {text}")
-            case Table():
+            case TableBlock():
                 found.append(markdown_table(block.frame(markup, macros)))
             case Chips(text, chips):
                 found.append(f"{text} {', '.join(words for _, words in chips)}.")
-            case Command(text):
+            case CommandBlock(text):
                 found.append(f"    {plain(text)}")
             case FigurePlan() if block.inline:
                 found.append(f"![{escape_markdown(block.title)}]({block.name}{block.ends[-1]})")
@@ -110,7 +110,7 @@ def blocks_markdown(blocks: Sequence[Block], depth: int) -> list[str]:
     return [text for text in found if text]
 
 
-def _html_body(part: Part) -> str:
+def _html_body(part: PagePart) -> str:
     """Return the blocks of a part as HTML."""
     return blocks_html(part.blocks, 2)
 
@@ -124,12 +124,12 @@ def blocks_html(blocks: Sequence[Block], depth: int) -> str:
                 found.append(_prose(text, style))
             case Heading(text, levels):
                 found.append(f"<h{depth + levels}>{_parser().renderInline(text)}</h{depth + levels}>")
-            case Table(frame, name):
+            case TableBlock(frame, name):
                 found.append(f'<div class="scroll">{html_table(frame(markup, macros), name)}</div>')
             case Chips(text, chips):
                 words = " ".join(f'<span class="chip {slug}">{markup.escape(words)}</span>' for slug, words in chips)
                 found.append(f'<p class="muted">{text} {words}</p>')
-            case Command(text):
+            case CommandBlock(text):
                 found.append(f'<code class="command">{markup.escape(text)}</code>')
             case FigurePlan() if block.inline:
                 found.append(macros.figure(block))

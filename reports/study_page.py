@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from filtune.experiments.archive import Archive
-from filtune.experiments.tables import Table as Study
+from filtune.experiments.tables import Table
 
 from .coverage import not_run
 from .formatting import as_slug, metric_title
-from .page import Block, Fold, Heading, Part, Text, bullets
+from .page import Block, Fold, Heading, PagePart, Text, bullets
 from .seed_runs import SeedRuns
 from .study import StreamResult, compare_streams, compared_rows, is_online, learning_rate, recovery_rules
 from .study_figure import study_plans
@@ -28,7 +28,7 @@ MORE = (("online_pearson", 1), ("online_brier", 3), ("online_ece", 1), ("val_mat
 END = "† must know where the stream ends."
 
 
-def study_part(study: Study, archive: Archive, figure: str) -> Part:
+def study_part(study: Table, archive: Archive, figure: str) -> PagePart:
     """Return the part about a study.
 
     Args:
@@ -53,7 +53,7 @@ def study_part(study: Study, archive: Archive, figure: str) -> Part:
     plans, targets = study_plans(streams, study, figure), Targets(study, streams)
     anchor = re.sub(r"[^\w\- ]", "", study.title.lower()).replace(" ", "-")
     heads = [f"* [{study.title}](#{anchor})", *(f"    * {result.head}" for result in targets.results)]
-    return Part(
+    return PagePart(
         f"{as_slug(study.name)}-comparison",
         study.title,
         StudySection(study, archive, streams).blocks(targets, plans[:1]),
@@ -73,7 +73,7 @@ class StudySection:
         streams: The comparisons on its streams.
     """
 
-    def __init__(self, table: Study, archive: Archive, streams: Sequence[StreamResult]) -> None:
+    def __init__(self, table: Table, archive: Archive, streams: Sequence[StreamResult]) -> None:
         self.table, self.archive, self.streams, self.name = table, archive, streams, as_slug(table.name)
         self.rows = compared_rows(table)
         self.lines = [MethodLine(row) for row in self.rows]

@@ -11,7 +11,7 @@ from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Row
 
 from .formatting import DASH, MINUS, format_p
-from .page import Table
+from .page import TableBlock
 from .seed_runs import SeedRuns, Values
 from .statistics import MeanStd, TTest, paired, seed_differences, summarise, with_holm
 from .study import RecoveryRule, StreamResult, all_recovery_times, convergence_shares, recovery_share
@@ -47,7 +47,7 @@ def method_table(
     streams: Sequence[StreamResult],
     lines: Sequence[MethodLine],
     cell: Callable[[StreamResult, MethodLine], Lines],
-) -> list[Table]:
+) -> list[TableBlock]:
     """Return a table of one line per method and one column per stream; none if all cells are empty.
 
     Args:
@@ -68,7 +68,7 @@ def method_table(
         rows = zip(map(markup.escape, titles), texts, strict=True)
         return text_frame("method", [*map(markup.escape, heads)], rows)
 
-    return [Table(frame, name, escape_tex(title))]
+    return [TableBlock(frame, name, escape_tex(title))]
 
 
 def row_title(row: Row, streams: Sequence[StreamResult]) -> str:
@@ -106,7 +106,7 @@ class ScoreTable:
         self.streams = [stream for stream in streams if stream.name in idle or any(values_of[stream.name].values())]
         self.tests = {name: self._tests(found) for name, found in values_of.items()}
 
-    def scores(self, lines: Sequence[MethodLine], points: bool = False, kind: str = "scores") -> list[Table]:
+    def scores(self, lines: Sequence[MethodLine], points: bool = False, kind: str = "scores") -> list[TableBlock]:
         """Return the table of some lines: the best in bold, below a baseline's score the method's difference to it.
 
         Args:
@@ -141,7 +141,7 @@ class ScoreTable:
 
         return method_table(f"{self.name}-{kind}", self.title, self.streams, lines, cell)
 
-    def differences(self) -> list[Table]:
+    def differences(self) -> list[TableBlock]:
         """Return the table of the differences to each baseline with their deviations and p-values."""
 
         def cell(stream: StreamResult, line: MethodLine) -> Lines:
