@@ -125,12 +125,12 @@ def blocks_html(blocks: Sequence[Block], depth: int) -> str:
             case Heading(text, levels):
                 found.append(f"<h{depth + levels}>{_parser().renderInline(text)}</h{depth + levels}>")
             case TableBlock(frame, name):
-                found.append(f'<div class="scroll">{html_table(frame(markup, macros), name)}</div>')
+                found.append(f'<div class="scroll" tabindex="0">{html_table(frame(markup, macros), name)}</div>')
             case Chips(text, chips):
                 words = " ".join(f'<span class="chip {slug}">{markup.escape(words)}</span>' for slug, words in chips)
                 found.append(f'<p class="muted">{text} {words}</p>')
             case CommandBlock(text):
-                found.append(f'<code class="command">{markup.escape(text)}</code>')
+                found.append(f'<code class="command" tabindex="0">{markup.escape(text)}</code>')
             case FigurePlan() if block.inline:
                 found.append(macros.figure(block))
             case Cards(name, arguments):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,11 @@ def test_prose_is_one_text_in_both_languages() -> None:
     assert '<ul class="notes">\n<li>x</li>' in page
     assert "<details><summary>&lt;s&gt; &amp; t</summary><p>z</p>" in page
     assert blocks_html([Text("x", only="md")], 2) == ""
+
+
+def test_what_scrolls_can_be_reached_by_the_keyboard(study: Path) -> None:
+    output = study.parent / "page.html"
+    main(["--study", str(study), "--root", str(study.parent), "--output", str(output)])
+    scrolling = re.findall(r'<\w+ class="(?:scroll|command)"[^>]*>', output.read_text())
+    assert len(scrolling) > 4
+    assert all('tabindex="0"' in tag for tag in scrolling)
