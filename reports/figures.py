@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -170,11 +170,16 @@ def _arrange(
     return [[panels.get((column, curve)) for column in block] for block in blocks for curve in curves]
 
 
-def _note(lines: Iterable[Line], columns: Sequence[Any], kept: Sequence[Any], drawn: set[str]) -> str:
+def _note(lines: Sequence[Line], columns: Sequence[Any], kept: Sequence[Any], drawn: set[str]) -> str:
+    run = {name for line in lines for name, records in line.records.items() if records}
     lacking = [line.label for line in lines if line.label not in drawn]
-    panels = [column[1] for column in columns if column not in kept]
-    parts = [f"no curve of {', '.join(lacking)}"] if lacking else []
-    return "; ".join(parts + ([f"no curve on {'; '.join(panels)}"] if panels else []))
+    missing = [column for column in columns if column not in kept]
+    parts = {
+        "no curve of ": ", ".join(lacking),
+        "no curve on ": "; ".join(title for name, title, _ in missing if name in run),
+        "not run: ": "; ".join(title for name, title, _ in missing if name not in run),
+    }
+    return "; ".join(words + titles for words, titles in parts.items() if titles)
 
 
 def save_figure(plan: FigurePlan, folder: Path) -> str:

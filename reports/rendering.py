@@ -36,8 +36,8 @@ def render_document(document: Document, output: Path, formats: Collection[str]) 
     Returns:
         The paths.
     """
-    groups = [(output.with_suffix(""), document.parts)]
-    page = groups[0][0].with_suffix(".html")
+    whole = output.with_suffix("") if output.suffix in (".html", ".md", ".tex") else output
+    groups, page = [(whole, document.parts)], whole.with_name(f"{whole.name}.html")
     if document.commands is None:
         groups, page = [(output / part.slug, [part]) for part in document.parts], output / "index.html"
     written = [render_html(document, page)] if "html" in formats else []
@@ -70,13 +70,12 @@ def render_markdown(parts: Sequence[PagePart], document: Document) -> str:
 
 def render_latex(parts: Sequence[PagePart], document: Document) -> str:
     """Return the tables that have a caption, for a document with booktabs; what was left out is a comment."""
-    markup, macros = LANGUAGES["tex"], _macros("tex")
-    tables = [
-        latex_table(table.frame(markup, macros), table.caption, table.name.removesuffix("-table"))
-        for part in parts
-        for table in part.tables()
-        if table.caption
-    ]
+    markup, macros, tables = LANGUAGES["tex"], _macros("tex"), []
+    for part in parts:
+        found = [table for table in part.tables() if table.caption]
+        for table in found:
+            label = table.name if len(found) > 1 else part.slug
+            tables.append(latex_table(table.frame(markup, macros), table.caption, label))
     comments = [f"% left out: {plain(message)}" for message in document.left_out]
     return "\n".join(["% needs booktabs", "\n\n".join(tables), *comments])
 
