@@ -50,7 +50,7 @@ def section_part(section: Section, plans: list[FigurePlan], is_folded: bool = Fa
             "paper's apart.",
             only="md",
         ),
-        TableBlock(lambda _, macros: section_frame(section, macros), f"{section.slug}-table", _caption(section)),
+        TableBlock(lambda _, macros: section_frame(section, macros), _caption(section)),
         Cards("cell_card", cells),
         Text(", ".join(f"{s.sign} {s.word}" for s in Status if s is not Status.OURS) + ".", only="md"),
         *(_orders(section) if section.orders else []),
@@ -82,52 +82,52 @@ def _orders(section: Section) -> list[Block]:
             only="md",
         ),
         Chips("Against AdamW:", [(v.slug, f"{v.sign} {counts[v]} {v.word}") for v in Agreement if counts[v]]),
-        TableBlock(lambda _, macros: order_frame(section, macros), f"{section.slug}-order"),
+        TableBlock(lambda _, macros: order_frame(section, macros)),
     ]
 
 
 def listing_part(listing: Listing) -> PagePart:
     """Return a list of runs as a part: which is best, and collapsed their classes, all metrics, and each run."""
-    slug, plan, answer = listing.slug, listing.plan(), listing.answer()
+    plan, answer = listing.plan(), listing.answer()
     caption = f"{escape_tex(listing.title)}; the best of a column is bold."
 
-    def metrics(names: Sequence[str], name: str, caption: str = "") -> TableBlock:
-        return TableBlock(lambda markup, macros: listing_frame(listing, names, macros, markup), name, caption)
+    def metrics(names: Sequence[str], caption: str = "") -> TableBlock:
+        return TableBlock(lambda markup, macros: listing_frame(listing, names, macros, markup), caption)
 
     has_more = len(listing.metrics) > len(listing.first_metrics)
     blocks: list[Block] = [
         Text(escape_markdown(answer), "answer"),
-        metrics(listing.first_metrics, f"{slug}-table", "" if has_more else caption),
+        metrics(listing.first_metrics, "" if has_more else caption),
         plan,
         *_classes(listing),
-        *([Fold("All metrics", [metrics(listing.metrics, f"{slug}-metrics", caption)])] if has_more else []),
+        *([Fold("All metrics", [metrics(listing.metrics, caption)])] if has_more else []),
         Fold(
             f"Each run: {listing.note or 'seeds, samples and time'}",
-            [TableBlock(lambda markup, _: runs_frame(listing, markup), f"{slug}-runs")],
+            [TableBlock(lambda markup, _: runs_frame(listing, markup))],
         ),
     ]
-    return PagePart(slug, listing.title, blocks, [plan], about=[answer])
+    return PagePart(listing.slug, listing.title, blocks, [plan], about=[answer])
 
 
 def _classes(listing: Listing) -> list[Block]:
     """Return what runs of a classification have kept of their predictions."""
-    slug, counted, predicted = listing.slug, listing.counted, listing.predicted
+    counted, predicted = listing.counted, listing.predicted
     blocks: list[Block] = []
     if counted:
-        classes = TableBlock(lambda markup, _: class_frame(counted, markup), f"{slug}-classes")
+        classes = TableBlock(lambda markup, _: class_frame(counted, markup))
         matrices = [
             [
                 Heading(escape_markdown(name)),
-                TableBlock(lambda m, _, p=found: confusion_frame(p, m), f"{slug}-confusion-{i}"),
+                TableBlock(lambda m, _, p=found: confusion_frame(p, m)),
             ]
-            for i, (name, found) in enumerate(counted, 1)
+            for name, found in counted
         ]
         blocks.append(Fold("By class: precision, recall and F1", [Text(CLASSES, "muted"), classes]))
         blocks.append(Fold("Confusion matrices", [Text(CONFUSIONS, "muted")], matrices))
     if predicted:
         samples = [
-            [Heading(escape_markdown(name)), TableBlock(lambda m, _, p=found: worst_frame(p, m), f"{slug}-worst-{i}")]
-            for i, (name, found) in enumerate(predicted, 1)
+            [Heading(escape_markdown(name)), TableBlock(lambda m, _, p=found: worst_frame(p, m))]
+            for name, found in predicted
         ]
         blocks.append(Fold("Samples with the largest loss", [Text(WORST, "muted")], samples))
     return blocks

@@ -44,12 +44,10 @@ class TableBlock(NamedTuple):
 
     Attributes:
         frame: Makes the frame of texts, of the language and its macros.
-        name: Its name, once on a page.
         caption: The caption in LaTeX, which leaves out a table without one.
     """
 
     frame: Callable[[Markup, Any], DataFrame]
-    name: str
     caption: str = ""
 
 

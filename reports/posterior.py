@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from filtune.experiments.escaping import escape_markdown
 from filtune.experiments.fields import NUMBER
 
-from .formatting import DASH, as_slug
+from .formatting import DASH
 from .page import Block, Heading, PagePart, TableBlock, Text
 from .statistics import paired, summarise
 from .styled import Markup, escape_tex, text_frame
@@ -45,7 +45,7 @@ def posterior_part(path: Path) -> PagePart:
     """
     blocks: list[Block] = [Text(MEANING)]
     for name, views in _read(path).items():
-        table = TableBlock(partial(_frame, views), f"posterior-{as_slug(name)}", escape_tex(f"{TITLE}: {name}"))
+        table = TableBlock(partial(_frame, views), escape_tex(f"{TITLE}: {name}"))
         blocks += [Heading(escape_markdown(name)), table]
     return PagePart("posterior", TITLE, blocks)
 

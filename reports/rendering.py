@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from functools import cache
 from html import escape
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def render_document(document: Document, output: Path, formats: Collection[str]) 
 
 def render_html(document: Document, path: Path) -> Path:
     """Write the page of HTML, in one file, and return its path."""
-    page = _environment("html").get_template("index.html.j2").render(document=document, body=_html_body)
+    page = _environment("html").get_template("index.html.j2").render(document=document, body=blocks_html)
     return _write(path, page)
 
 
@@ -73,8 +74,8 @@ def render_latex(parts: Sequence[PagePart], document: Document) -> str:
     markup, macros, tables = LANGUAGES["tex"], _macros("tex"), []
     for part in parts:
         found = [table for table in part.tables() if table.caption]
-        for table in found:
-            label = table.name if len(found) > 1 else part.slug
+        for number, table in enumerate(found, 1):
+            label = f"{part.slug}-{number}" if len(found) > 1 else part.slug
             tables.append(latex_table(table.frame(markup, macros), table.caption, label))
     comments = [f"% left out: {plain(message)}" for message in document.left_out]
     return "\n".join(["% needs booktabs", "\n\n".join(tables), *comments])
@@ -109,13 +110,8 @@ def blocks_markdown(blocks: Sequence[Block], depth: int) -> list[str]:
     return [text for text in found if text]
 
 
-def _html_body(part: PagePart) -> str:
-    """Return the blocks of a part as HTML."""
-    return blocks_html(part.blocks, 2)
-
-
-def blocks_html(blocks: Sequence[Block], depth: int) -> str:
-    """Return blocks as HTML; headings are below one of the depth."""
+def blocks_html(blocks: Sequence[Block], slug: str, depth: int = 2) -> str:
+    """Return blocks as HTML; headings are below one of the depth, names of tables begin with the part's."""
     markup, macros, found = LANGUAGES["html"], _macros("html"), []
     for block in blocks:
         match block:
@@ -123,7 +119,8 @@ def blocks_html(blocks: Sequence[Block], depth: int) -> str:
                 found.append(_prose(text, style))
             case Heading(text, levels):
                 found.append(f"<h{depth + levels}>{_parser().renderInline(text)}</h{depth + levels}>")
-            case TableBlock(frame, name):
+            case TableBlock(frame):
+                name = f"{slug}-{len(found)}"
                 found.append(f'<div class="scroll" tabindex="0">{html_table(frame(markup, macros), name)}</div>')
             case Chips(text, chips):
                 words = " ".join(f'<span class="chip {slug}">{markup.escape(words)}</span>' for slug, words in chips)
@@ -135,9 +132,10 @@ def blocks_html(blocks: Sequence[Block], depth: int) -> str:
             case Cards(name, arguments):
                 found += [getattr(macros, name)(*each) for each in arguments]
             case Fold(summary, inner, columns):
-                beside = "".join(f"<div>{blocks_html(column, depth)}</div>" for column in columns)
+                slugs = (f"{slug}-{len(found)}-{number}" for number in count(1))
+                beside = "".join(f"<div>{blocks_html(column, next(slugs), depth)}</div>" for column in columns)
                 beside = f'<div class="side-by-side">{beside}</div>' if beside else ""
-                found.append(f"<details>{_summary(summary)}{blocks_html(inner, depth)}{beside}</details>")
+                found.append(f"<details>{_summary(summary)}{blocks_html(inner, next(slugs), depth)}{beside}</details>")
     return "\n".join(found)
 
 

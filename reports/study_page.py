@@ -74,14 +74,14 @@ class StudySection:
     """
 
     def __init__(self, table: Table, archive: Archive, streams: Sequence[StreamResult]) -> None:
-        self.table, self.archive, self.streams, self.name = table, archive, streams, as_slug(table.name)
+        self.table, self.archive, self.streams = table, archive, streams
         self.rows = compared_rows(table)
         self.lines = [MethodLine(row) for row in self.rows]
         self.options: dict[str, Any] = table.raw["comparison"]
 
     def blocks(self, targets: Targets, figures: Sequence[Block]) -> list[Block]:
         """Return the paragraphs, tables and headings: what the study asks for first, then the details."""
-        scores = self._table("answer")
+        scores = self._table()
         lacking = not_run(self.table, self.archive, self.streams)
         missing = Text("Missing runs are a dash, or fewer seeds; the end of this section lists them.")
         return [
@@ -102,11 +102,10 @@ class StudySection:
             *_details("Not run", bullets(lacking)),
         ]
 
-    def _table(self, name: str, streams: Sequence[StreamResult] | None = None, **options: Any) -> ScoreTable:
-        """Return a table of scores; its tables have the name of the study in theirs."""
-        title = metric_title(options.get("metric") or self.streams[0].metric)
-        of = f"{self.table.title}: {title}"
-        return ScoreTable(f"{self.name}-{name}", of, streams or self.streams, self.rows, **options)
+    def _table(self, streams: Sequence[StreamResult] | None = None, **options: Any) -> ScoreTable:
+        """Return a table of scores, of all streams by default."""
+        title = f"{self.table.title}: {metric_title(options.get('metric') or self.streams[0].metric)}"
+        return ScoreTable(title, streams or self.streams, self.rows, **options)
 
     def _answers(self, scores: ScoreTable) -> list[Block]:
         """Return the tables of the metric that is compared: methods that need no learning rate, and the others."""
@@ -119,7 +118,7 @@ class StudySection:
         metrics = ", ".join([_title(first), *(f"{metric_title(m)} on {where[m]}" for m in more)])
         blocks: list[Block] = [Text(CAPTION.format(metrics, method.row.title) + (f" {END}" if marked else ""))]
         if free:
-            blocks += [Heading("Methods that need no learning rate"), *scores.scores([method, *free], kind="free")]
+            blocks += [Heading("Methods that need no learning rate"), *scores.scores([method, *free])]
         if rated:
             fixed = any(line.row.rate == "published" for line in rated)
             heading = "Tuned methods" + (", and those with a published or default rate" if fixed else "")
@@ -136,7 +135,7 @@ class StudySection:
             if self.table.tuning_seeds
             else "The method was not tuned on them; the baselines' rates are chosen on them again."
         )
-        scores = self._table("reserved", compare_streams(self.table, self.archive, seeds))
+        scores = self._table(compare_streams(self.table, self.archive, seeds))
         tables = [*scores.scores(self.lines, True), *scores.differences()]
         return _details(f"Reserved seeds ({', '.join(map(str, seeds))})", tables, rates)
 
@@ -160,7 +159,7 @@ class StudySection:
             predictive = metric.replace("online_", "online_predictive_")
             own = MethodLine(self.rows[0], predictive, f"{self.rows[0].title}, posterior predictive")
             has = predictive != metric and any(stream.method.values(predictive) for stream in streams)
-            scores = self._table(metric, streams, metric=metric, digits=digits) if streams else None
+            scores = self._table(streams, metric=metric, digits=digits) if streams else None
             tables = scores.scores([own, *self.lines] if has else self.lines) if scores else []
             blocks += [Text(f"{_title(metric)}:"), *tables] if tables else []
         return blocks
@@ -179,8 +178,8 @@ class StudySection:
             "counts as never. Below a baseline's: the median of the method as a share of it."
         )
         streams = [stream for stream in self.streams if stream.name in found]
-        name, title = f"{self.name}-recovery", f"{self.table.title}: recovery time after a change"
-        table = method_table(name, title, streams, self.lines, partial(recovery_cell, found))
+        title = f"{self.table.title}: recovery time after a change"
+        table = method_table(title, streams, self.lines, partial(recovery_cell, found))
         return [Heading("Recovery time after a change"), Text(meaning), *table]
 
     def _speed(self) -> list[Block]:
@@ -195,8 +194,8 @@ class StudySection:
         what = ", or ".join(found[online] for online in kinds)
         meaning = f"Samples until {what}; the mean over the seeds that reach it, and the number of those that never do."
         summary = "Samples to the baseline's final score"
-        name, title = f"{self.name}-speed", f"{self.table.title}: {summary.lower()}"
-        return _details(summary, method_table(name, title, self.streams, self.lines[1:], speed_cell), meaning)
+        title = f"{self.table.title}: {summary.lower()}"
+        return _details(summary, method_table(title, self.streams, self.lines[1:], speed_cell), meaning)
 
     def _averages(self) -> list[Block]:
         """Return the mean over a run of scores that were taken several times."""
@@ -205,7 +204,7 @@ class StudySection:
         validations = max((len(run.curve(seed, metric)[1]) for run in runs for seed in run.finished), default=0)
         if self.streams[0].online or validations < 2:
             return []
-        scores = self._table("averages", values=SeedRuns.averages)
+        scores = self._table(values=SeedRuns.averages)
         meaning = (
             "The mean of all validations of a run: it reflects speed and final score at once, with less noise than the "
             "last validation; the baseline at the point that is best at the end."

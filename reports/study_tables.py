@@ -42,7 +42,6 @@ class MethodLine(NamedTuple):
 
 
 def method_table(
-    name: str,
     title: str,
     streams: Sequence[StreamResult],
     lines: Sequence[MethodLine],
@@ -51,7 +50,6 @@ def method_table(
     """Return a table of one line per method and one column per stream; none if all cells are empty.
 
     Args:
-        name: Its name on a page.
         title: Its caption in LaTeX.
         streams: Its columns.
         lines: Its lines.
@@ -68,7 +66,7 @@ def method_table(
         rows = zip(map(markup.escape, titles), texts, strict=True)
         return text_frame("method", [*map(markup.escape, heads)], rows)
 
-    return [TableBlock(frame, name, escape_tex(title))]
+    return [TableBlock(frame, escape_tex(title))]
 
 
 def row_title(row: Row, streams: Sequence[StreamResult]) -> str:
@@ -81,8 +79,7 @@ class ScoreTable:
     """The table of a metric: mean and deviation of each method, and the method's difference to each baseline.
 
     Args:
-        name: The beginning of the names of its tables.
-        title: That of their captions.
+        title: The caption in LaTeX.
         streams: Its columns.
         rows: All rows that are compared, the method first: Holm's correction is over all of them.
         metric: Name of the metric; none for that of each stream.
@@ -92,7 +89,6 @@ class ScoreTable:
 
     def __init__(
         self,
-        name: str,
         title: str,
         streams: Sequence[StreamResult],
         rows: Sequence[Row],
@@ -100,19 +96,18 @@ class ScoreTable:
         digits: int = 1,
         values: Callable[[SeedRuns, str], Values] = SeedRuns.values,
     ) -> None:
-        self.name, self.title, self.rows, self.metric, self.digits, self._of = name, title, rows, metric, digits, values
+        self.title, self.rows, self.metric, self.digits, self._of = title, rows, metric, digits, values
         values_of = {s.name: {row.name: self._values(s, MethodLine(row)) for row in rows} for s in streams}
         idle = [stream.name for stream in streams if not any(runs.finished for runs in stream.rows.values())]
         self.streams = [stream for stream in streams if stream.name in idle or any(values_of[stream.name].values())]
         self.tests = {name: self._tests(found) for name, found in values_of.items()}
 
-    def scores(self, lines: Sequence[MethodLine], points: bool = False, kind: str = "scores") -> list[TableBlock]:
+    def scores(self, lines: Sequence[MethodLine], points: bool = False) -> list[TableBlock]:
         """Return the table of some lines: the best in bold, below a baseline's score the method's difference to it.
 
         Args:
             lines: The lines.
             points: Whether the chosen point of a grid is shown.
-            kind: The end of its name.
         """
         best, most = {}, {}
         for stream in self.streams:
@@ -139,7 +134,7 @@ class ScoreTable:
             ]
             return [*filter(None, texts)], not few and self._number(sample.mean) == best[stream.name]
 
-        return method_table(f"{self.name}-{kind}", self.title, self.streams, lines, cell)
+        return method_table(self.title, self.streams, lines, cell)
 
     def differences(self) -> list[TableBlock]:
         """Return the table of the differences to each baseline with their deviations and p-values."""
@@ -153,7 +148,7 @@ class ScoreTable:
             return [self._summary(found, "+"), p, *([seeds_text(found.count or 0)] if few else [])], False
 
         lines, title = [MethodLine(row) for row in self.rows[1:]], f"{self.title}: differences"
-        return method_table(f"{self.name}-differences", title, self.streams, lines, cell)
+        return method_table(title, self.streams, lines, cell)
 
     def _tests(self, values: Mapping[str, Values]) -> dict[str, TTest | None]:
         """Return the tests of the method against each baseline, paired by seed, with Holm's correction over them."""

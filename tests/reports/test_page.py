@@ -107,11 +107,11 @@ def test_prose_is_one_text_in_both_languages() -> None:
         "z",
         "</details>",
     ]
-    page = blocks_html(blocks, 2)
+    page = blocks_html(blocks, "x")
     assert '<p class="lead"><strong>a</strong> <a href="c.md">b</a></p>' in page
     assert '<ul class="notes">\n<li>x</li>' in page
     assert "<details><summary>&lt;s&gt; &amp; t</summary><p>z</p>" in page
-    assert blocks_html([Text("x", only="md")], 2) == ""
+    assert blocks_html([Text("x", only="md")], "x") == ""
 
 
 def test_what_scrolls_can_be_reached_by_the_keyboard(study: Path) -> None:
