@@ -62,9 +62,9 @@ def render_markdown(parts: Sequence[PagePart], document: Document) -> str:
         end = ["Left out of the report:", left_out] if left_out else []
         return "\n\n".join([f"# {escape_markdown(parts[0].title)}", *blocks_markdown(parts[0].blocks, 1), *end])
     summary = "\n".join(part.summary for part in parts if part.summary)
-    texts = [f"# {document.title}", *(["Targets:", summary] if summary else [])]
+    texts = [f"# {escape_markdown(document.title)}", *(["Targets:", summary] if summary else [])]
     for part in parts:
-        texts += [f"## {part.title}", *blocks_markdown(part.blocks, 2)]
+        texts += [f"## {escape_markdown(part.title)}", *blocks_markdown(part.blocks, 2)]
     texts += ["## Left out", left_out] if left_out else []
     return "\n\n".join([*texts, "## The commands", "\n".join(["```bash", *document.commands, "```"])])
 
