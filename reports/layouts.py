@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from filtune.experiments.escaping import escape_markdown
 
 from .agreement import Agreement
 from .cells import Status
-from .class_tables import class_frame, confusion_frame, worst_frame
+from .class_tables import Predictions, class_frame, confusion_frame, worst_frame
 from .figures import FigurePlan
 from .listings import Listing
 from .page import Block, Cards, Chips, CommandBlock, Fold, Heading, PagePart, TableBlock, Text, bullets
 from .section_tables import listing_frame, order_frame, runs_frame, section_frame
 from .sections import Section
-from .styled import escape_tex
+from .styled import Markup, escape_tex
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 CLASSES = (
     "Predictions of the stream, each made before the update on it; all seeds together. P is precision, R recall, in "
@@ -111,23 +115,17 @@ def listing_part(listing: Listing) -> PagePart:
 
 def _classes(listing: Listing) -> list[Block]:
     """Return what runs of a classification have kept of their predictions."""
-    counted, predicted = listing.counted, listing.predicted
+
+    def beside(frame: Callable[[Predictions, Markup], DataFrame], found: list[tuple[str, Predictions]]) -> list[Any]:
+        """Return a column of each configuration, its name above its table."""
+        tables = [(name, TableBlock(lambda markup, _, p=p: frame(p, markup))) for name, p in found]
+        return [[Heading(escape_markdown(name)), table] for name, table in tables]
+
     blocks: list[Block] = []
-    if counted:
-        classes = TableBlock(lambda markup, _: class_frame(counted, markup))
-        matrices = [
-            [
-                Heading(escape_markdown(name)),
-                TableBlock(lambda m, _, p=found: confusion_frame(p, m)),
-            ]
-            for name, found in counted
-        ]
-        blocks.append(Fold("By class: precision, recall and F1", [Text(CLASSES, "muted"), classes]))
-        blocks.append(Fold("Confusion matrices", [Text(CONFUSIONS, "muted")], matrices))
-    if predicted:
-        samples = [
-            [Heading(escape_markdown(name)), TableBlock(lambda m, _, p=found: worst_frame(p, m))]
-            for name, found in predicted
-        ]
-        blocks.append(Fold("Samples with the largest loss", [Text(WORST, "muted")], samples))
+    if counted := listing.counted:
+        scores = TableBlock(lambda markup, _: class_frame(counted, markup))
+        blocks.append(Fold("By class: precision, recall and F1", [Text(CLASSES, "muted"), scores]))
+        blocks.append(Fold("Confusion matrices", [Text(CONFUSIONS, "muted")], beside(confusion_frame, counted)))
+    if predicted := listing.predicted:
+        blocks.append(Fold("Samples with the largest loss", [Text(WORST, "muted")], beside(worst_frame, predicted)))
     return blocks
