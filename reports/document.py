@@ -155,7 +155,10 @@ def assemble_studies(
     """
     tables = [load_table(study) for study in studies]
     archive = Archive(roots, tables)
-    parts = [study_part(table, archive, f"{output.stem}_{table.name}") for table in tables]
+    try:
+        parts = [study_part(table, archive, f"{output.stem}_{table.name}") for table in tables]
+    except ValueError as error:
+        raise ValueError("; ".join([str(error), *archive.left_out])) from error
     parts += [posterior_part(posterior)] if posterior else []
     commands = study_commands(studies, roots, output, title, posterior)
     return Document(parts, [], [], archive.read_records(), archive.left_out, title or tables[0].title, commands)

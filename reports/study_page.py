@@ -42,14 +42,7 @@ def study_part(study: Table, archive: Archive, figure: str) -> PagePart:
     streams = compare_streams(study, archive)
     if not any(stream.method.finished for stream in streams):
         failed = "diverged in all runs" if any(stream.method.diverged for stream in streams) else "was not run"
-        raise ValueError(
-            "; ".join(
-                [
-                    f"{study.name}: its method {failed}; see `filtune reproduce {study.file or study.name}`",
-                    *archive.left_out,
-                ]
-            )
-        )
+        raise ValueError(f"{study.name}: its method {failed}; see `filtune reproduce {study.file or study.name}`")
     plans, targets = study_plans(streams, study, figure), Targets(study, streams)
     anchor = re.sub(r"[^\w\- ]", "", study.title.lower()).replace(" ", "-")
     heads = [f"* [{study.title}](#{anchor})", *(f"    * {result.head}" for result in targets.results)]
