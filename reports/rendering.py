@@ -140,7 +140,9 @@ def blocks_html(blocks: Sequence[Block], slug: str, depth: int = 2) -> str:
 
 
 def _summary(text: str) -> str:
-    return f"<summary>{escape(plain(text), quote=False)}</summary>"
+    """Return a summary as HTML that is no markup within Markdown either."""
+    escaped = escape(plain(text), quote=False)
+    return f"<summary>{re.sub(r'[][*_`|]', lambda sign: f'&#{ord(sign[0])};', escaped)}</summary>"
 
 
 def _prose(markdown: str, style: str) -> str:
