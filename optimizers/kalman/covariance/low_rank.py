@@ -16,9 +16,8 @@ from ..monitors.nis import acknowledge
 from ..update import MeasurementUpdate
 from .base import Correction, Covariance
 
-CHUNK = 4096
-"""Columns of V that are compressed at once on a CPU."""
-
+CHUNK = 1 << 18
+"""Elements of V that are compressed at once on a CPU, which keeps what is made of them in its cache."""
 
 MAX_ROWS = 10_000
 """Most rows of V: matrices of that size are decomposed."""
@@ -28,14 +27,14 @@ class Projection(NamedTuple):
     """Intermediate results of HPH' that ``correct`` uses.
 
     Attributes:
-        rows: H, (rows, n).
+        D: Upsilon^-1, (n,).
         HDH: (rows, rows).
         VDH: (k, rows), over the k rows of V in use.
         TVDH: (k, rows).
         T: (k, k) with T'T = (I + VDV')^-1, float64.
     """
 
-    rows: Tensor
+    D: Tensor
     HDH: Tensor
     VDH: Tensor
     TVDH: Tensor
@@ -137,21 +136,18 @@ class LowRank(Covariance):
 
     def project(self, state: State, H: BlockJacobian) -> tuple[Tensor, Projection]:
         """Return HPH' = HDH' - (TVDH')'(TVDH'), D = Upsilon^-1, T'T = (I + VDV')^-1."""
-        rows, k = H.dense(), int(state["filled"])
-        HD = rows / state["precision"]
-        HDH, VDH = HD @ rows.mT, (HD @ state["V"][:k].mT).mT  # on a CPU faster than V times HD', twice for two rows
+        D, k = state["precision"].reciprocal(), int(state["filled"])
+        HDH, VDH = H.gram(D), H.cross(D, state["V"][:k])
         T = _whitening(state["gram"][:k, :k])
         TVDH = T.to(VDH.dtype) @ VDH
-        return HDH - TVDH.mT @ TVDH, Projection(rows, HDH, VDH, TVDH, T)
+        return HDH - TVDH.mT @ TVDH, Projection(D, HDH, VDH, TVDH, T)
 
     def correct(
         self, state: State, H: BlockJacobian, projected: Projection, gain: Gain, batch: MeasurementUpdate
     ) -> Correction:
         """Return PH'c = D(H'c - V'T'TVDH'c) with c = W'u + v, and the rows that V gains."""
-        rows, HDH, VDH, TVDH, T = projected
+        D, HDH, VDH, TVDH, T = projected
         c = gain.u @ gain.W if gain.v is None else gain.u @ gain.W + gain.v
-        V = state["V"][: len(VDH)]
-        delta = (c @ rows - (T.to(V.dtype).mT @ (TVDH @ c)) @ V) / state["precision"]
         Z = batch.information()
         inner = Z @ HDH.to(Z.dtype) @ Z.mT
         if len(Z) > Z.shape[1]:  # as many rows as coordinates hold the same information
@@ -161,30 +157,32 @@ class LowRank(Covariance):
         if kept < len(Z):  # the leading directions; for all of them a rotation would make no difference
             rotation = torch.linalg.eigh(torch.nan_to_num(inner)).eigenvectors.flip(1).mT
             Z, inner = rotation @ Z, rotation @ inner @ rotation.mT
-        new, left_out = (Z.to(rows.dtype) @ rows).split([kept, len(Z) - kept])
+        rows = H.combine(torch.cat([c.unsqueeze(0), Z[:kept].to(c.dtype)]))
+        delta = torch.addmv(rows[0], state["V"][: len(VDH)].mT, T.to(D.dtype).mT @ (TVDH @ c), alpha=-1).mul_(D)
         border = (VDH @ Z[:kept].mT.to(VDH.dtype)).to(VDH.dtype)
-        corner = inner[:kept, :kept].to(VDH.dtype)
-        added = {"new": new, "left_out": left_out.square().sum(0), "border": border, "corner": corner}
-        return Correction(delta, added, torch.zeros((), dtype=torch.int64, device=rows.device))
+        added = {"new": rows[1:], "border": border, "corner": inner[:kept, :kept].to(VDH.dtype)}
+        if kept < len(Z):
+            added["left_out"] = H.squares(Z[kept:].to(c.dtype))
+        return Correction(delta, added, torch.zeros((), dtype=torch.int64, device=D.device))
 
     def commit(self, state: State, prior: State, posterior: State, finite: Tensor) -> None:
         """Append the rows, and compress V where they do not fit."""
         for name in (name for name, value in prior.items() if value is not state[name]):
             state[name] = torch.where(finite, prior[name], state[name])
-        added = {name: torch.where(finite, value, 0) for name, value in posterior.items()}
-        k, more = int(state["filled"]), len(added["new"])
-        if self.rows_per_sample:
-            state["pending"] += added["left_out"]
+        new, zero = posterior["new"], posterior["new"].new_zeros(())
+        border, corner = (torch.where(finite, posterior[name], zero) for name in ("border", "corner"))
+        k, more = int(state["filled"]), len(new)
+        if "left_out" in posterior:
+            state["pending"] += torch.where(finite, posterior["left_out"], zero)
         if k + more <= len(state["V"]):
-            state["V"][k : k + more] = added["new"]
-            state["gram"][:k, k : k + more] = added["border"]
-            state["gram"][k : k + more, :k] = added["border"].mT
-            state["gram"][k : k + more, k : k + more] = added["corner"]
+            torch.where(finite, new, zero, out=state["V"][k : k + more])
+            state["gram"][:k, k : k + more] = border
+            state["gram"][k : k + more, :k] = border.mT
+            state["gram"][k : k + more, k : k + more] = corner
             state["filled"] += more
         elif bool(finite):  # the host waits for the device here anyway, in eigh
-            top = torch.cat([state["gram"][:k, :k], added["border"]], 1)
-            gram = torch.cat([top, torch.cat([added["border"].mT, added["corner"]], 1)])
-            self._compress(state, added["new"], gram)
+            gram = torch.cat([torch.cat([state["gram"][:k, :k], border], 1), torch.cat([border.mT, corner], 1)])
+            self._compress(state, new, gram)
 
     def reset(self, state: State, columns: Sequence[slice], variance: Tensor, when: Tensor) -> None:
         """Set P^-1 to zero between these columns and the others, and to 1 / variance on their diagonal."""
@@ -236,13 +234,12 @@ class LowRank(Covariance):
         """Keep the leading directions of V and the new rows, given their Gram matrix in the metric of D."""
         k = int(state["filled"])
         if self.buffer_size == 0:  # the paper's metric is the Euclidean one
-            stacked = torch.cat([state["V"][:k], new])
-            gram = torch.nan_to_num(stacked @ stacked.mT)
+            gram = torch.nan_to_num(_euclidean_gram(state["V"][:k], new))
         leading = torch.linalg.eigh(gram.double()).eigenvectors[:, -self.rank :].flip(1).mT.to(new.dtype)
         state["gram"].zero_()
         state["filled"].fill_(self.rank)
         after = state["gram"][: self.rank, : self.rank]
-        for columns in _columns(new):
+        for columns in _columns(state["V"]):
             V, precision, added = state["V"][..., columns], state["precision"][columns], new[:, columns]
             kept = torch.addmm(leading[:, k:] @ added, leading[:, :k], V[:k])
             # a rotation keeps the norms of the columns, so that the diagonal of the others need not be worked out
@@ -274,9 +271,17 @@ class LowRank(Covariance):
             gram += (V / state["precision"][columns]) @ V.mT
 
 
+def _euclidean_gram(V: Tensor, new: Tensor) -> Tensor:
+    """Return [V; new] [V; new]', (k + more, k + more), without a copy of V."""
+    VV, Vn, nn = V.new_zeros(len(V), len(V)), V @ new.mT, new @ new.mT
+    for columns in _columns(V):
+        VV.addmm_(V[:, columns], V[:, columns].mT)
+    return torch.cat([torch.cat([VV, Vn], 1), torch.cat([Vn.mT, nn], 1)])
+
+
 def _columns(rows: Tensor) -> Iterator[slice]:
     """Return all columns, on a CPU in chunks whose temporaries stay in its cache."""
-    step = CHUNK if rows.device.type == "cpu" else max(rows.shape[1], 1)
+    step = max(1, CHUNK // max(1, len(rows))) if rows.device.type == "cpu" else max(rows.shape[1], 1)
     return (slice(start, start + step) for start in range(0, rows.shape[1], step))
 
 
