@@ -278,16 +278,16 @@ class BlockJacobian:
         first, *rest = (block.cross(p[columns], V[:, columns]) for columns, block in self.blocks)
         return sum(rest, start=first)
 
-    def combine(self, C: Tensor) -> Tensor:
+    def combine(self, C: Tensor, out: Tensor | None = None) -> Tensor:
         """Return CH, (j, n), for combinations C of the rows, (j, rows)."""
-        out = C.new_empty(len(C), self.blocks[-1][0].stop)
+        out = C.new_empty(len(C), self.blocks[-1][0].stop) if out is None else out
         for columns, block in self.blocks:
             block.combine(C, out[:, columns])
         return out
 
-    def squares(self, C: Tensor) -> Tensor:
+    def squares(self, C: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the diagonal of H'C'CH, (n,)."""
-        out = C.new_empty(self.blocks[-1][0].stop)
+        out = C.new_empty(self.blocks[-1][0].stop) if out is None else out
         for columns, block in self.blocks:
             block.squares(C, out[columns])
         return out

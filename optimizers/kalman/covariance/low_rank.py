@@ -235,16 +235,20 @@ class LowRank(Covariance):
         k = int(state["filled"])
         if self.buffer_size == 0:  # the paper's metric is the Euclidean one
             gram = torch.nan_to_num(_euclidean_gram(state["V"][:k], new))
-        leading = torch.linalg.eigh(gram.double()).eigenvectors[:, -self.rank :].flip(1).mT.to(new.dtype)
+        directions = torch.linalg.eigh(gram.double()).eigenvectors.flip(1).mT.to(new.dtype)
+        leading, rest = directions.split([self.rank, len(directions) - self.rank])
+        are_few = 4 * len(rest) <= self.rank
         state["gram"].zero_()
         state["filled"].fill_(self.rank)
         after = state["gram"][: self.rank, : self.rank]
         for columns in _columns(state["V"]):
             V, precision, added = state["V"][..., columns], state["precision"][columns], new[:, columns]
             kept = torch.addmm(leading[:, k:] @ added, leading[:, :k], V[:k])
-            # a rotation keeps the norms of the columns, so that the diagonal of the others need not be worked out
-            norms = V[:k].square().sum(0) + added.square().sum(0)
-            others = (norms - kept.square().sum(0)).clamp_min(0)
+            if are_few:
+                others = torch.addmm(rest[:, k:] @ added, rest[:, :k], V[:k]).square_().sum(0)
+            else:  # a rotation keeps the norms of the columns, so that the others need not be worked out
+                norms = V[:k].square().sum(0) + added.square().sum(0)
+                others = (norms - kept.square().sum(0)).clamp_min(0)
             precision += others + state["pending"][columns] if self.rows_per_sample else others
             V[: self.rank] = kept
             if not self.uses_alarm:  # here V is in the cache
