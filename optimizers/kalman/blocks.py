@@ -66,7 +66,7 @@ class Block(Protocol):
         ...
 
     def cross(self, p: Tensor, V: Tensor) -> Tensor:
-        """Return V diag(p) H', (k, rows), for the slice's columns of a matrix V, (k, n_i)."""
+        """Return V diag(p) H', (k, rows), for the slice's columns of a matrix V, (k, n_i), of any floating type."""
         ...
 
     def combine(self, C: Tensor, out: Tensor) -> None:
@@ -126,9 +126,10 @@ class DenseBlock:
 
     def cross(self, p: Tensor, V: Tensor) -> Tensor:
         """Return V diag(p) H', (k, rows)."""
-        total = self.H.new_zeros(len(self.H), len(V))
-        for columns in self._chunks():  # on a CPU faster than V times PH', twice for two rows
-            total.addmm_(self.H[:, columns] * p[columns], V[:, columns].mT)
+        total, dtype = self.H.new_zeros(len(self.H), len(V)), self.H.dtype
+        for columns in self._chunks(0 if V.dtype == dtype else len(V)):
+            # on a CPU faster than V times PH', twice for two rows
+            total.addmm_(self.H[:, columns] * p[columns], V[:, columns].to(dtype).mT)
         return total.mT
 
     def combine(self, C: Tensor, out: Tensor) -> None:
@@ -144,9 +145,10 @@ class DenseBlock:
         """Return H, (rows, n_i)."""
         return self.H
 
-    def _chunks(self) -> Iterator[slice]:
+    def _chunks(self, others: int = 0) -> Iterator[slice]:
+        """Return the columns in chunks, whose temporaries have as many rows as H, or as others that are converted."""
         rows, n = self.H.shape
-        width = max(1, chunk_elements(self.H) // rows)
+        width = max(1, chunk_elements(self.H) // max(rows, others))
         return (slice(start, min(start + width, n)) for start in range(0, n, width))
 
 
@@ -191,9 +193,10 @@ class OuterProduct:
         if d <= FEW:
             return DenseBlock(self.dense()).cross(p, V)
         P, columns = p.view(out, -1), V.unflatten(1, (out, -1)).transpose(0, 1)
-        step = max(1, chunk_elements(p) // self.X.numel())
+        step = max(1, chunk_elements(p) // max(self.X.numel(), 0 if V.dtype == p.dtype else columns[0].numel()))
         parts = [
-            torch.bmm(P[o : o + step].unsqueeze(1) * self.X, columns[o : o + step].mT) for o in range(0, out, step)
+            torch.bmm(P[o : o + step].unsqueeze(1) * self.X, columns[o : o + step].to(p.dtype).mT)
+            for o in range(0, out, step)
         ]
         return torch.einsum("obk,bdo->kbd", torch.cat(parts), self.G).reshape(len(V), B * d)
 

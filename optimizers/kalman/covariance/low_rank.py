@@ -11,7 +11,7 @@ from torch import Tensor
 from ...constants import identity
 from ...parts import State
 from ...ranges import COUNT_OR_NONE, UP_TO_ONE, check_arguments, count
-from ..blocks import BlockJacobian, Gain
+from ..blocks import BlockJacobian, DenseBlock, Gain
 from ..monitors.nis import acknowledge
 from ..update import MeasurementUpdate
 from .base import Correction, Covariance
@@ -21,6 +21,9 @@ CHUNK = 1 << 18
 
 MAX_ROWS = 10_000
 """Most rows of V: matrices of that size are decomposed."""
+
+
+STATE_DTYPES = ("same", "bfloat16")
 
 
 class Projection(NamedTuple):
@@ -57,6 +60,10 @@ class LowRank(Covariance):
     D = Upsilon^-1, that is in the metric of the diagonal. While the batches seen have no more rows than there is room,
     nothing is lost and this is the full filter.
 
+    V may be kept in bfloat16. Then the rows that are appended or compressed are rounded, entry by entry by at most
+    2^-8 of its size, and all else is worked out from the rounded rows: the filter is exact for the information
+    that they stand for, so that P stays positive definite.
+
     Args:
         shapes: Shapes of the parameters, in the order of the state.
         rank: Rows of V after a compression; at least 1.
@@ -65,6 +72,7 @@ class LowRank(Covariance):
             0 adds all.
         forgetting_factor: Factor of the information gathered so far when V is compressed after the alarm of the
             consistency check (:mod:`optimizers.kalman.monitors.nis`), in [0, 1]; 1 never forgets.
+        state_dtype: Floating type of V: ``same`` as that of the filter, or ``bfloat16``.
 
     Raises:
         ValueError: If an option is out of range.
@@ -85,6 +93,7 @@ class LowRank(Covariance):
         buffer_size: int = 0,
         rows_per_sample: int = 0,
         forgetting_factor: float = 1.0,
+        state_dtype: str = "same",
     ) -> None:
         super().__init__(shapes)
         check_arguments(
@@ -94,9 +103,11 @@ class LowRank(Covariance):
                 ("buffer_size", buffer_size, *count(0, MAX_ROWS).judge(buffer_size)),
                 ("rows_per_sample", rows_per_sample, *COUNT_OR_NONE.judge(rows_per_sample)),
                 ("forgetting_factor", forgetting_factor, *UP_TO_ONE.judge(forgetting_factor)),
+                ("state_dtype", state_dtype, state_dtype in STATE_DTYPES, f"be one of {', '.join(STATE_DTYPES)}"),
             ],
         )
         self.rank, self.buffer_size, self.rows_per_sample = rank, buffer_size, rows_per_sample
+        self.is_rounded = state_dtype == "bfloat16"
         self.forgetting_factor, self.uses_alarm = forgetting_factor, forgetting_factor < 1
 
     def names(self) -> list[str]:
@@ -105,8 +116,10 @@ class LowRank(Covariance):
         return ["precision", "V", "gram", "filled", *pending, *(["prior"] if self.uses_alarm else [])]
 
     def elements(self) -> int:
-        """Return (rank + buffer_size + 1 to 3) n and the size of VDV'."""
+        """Return (rank + buffer_size + 1 to 3) n and the size of VDV'; two of bfloat16 count as one."""
         rows = self.rank + self.buffer_size
+        if self.is_rounded:
+            return -(-rows * self.n // 2) + (1 + bool(self.rows_per_sample) + self.uses_alarm) * self.n + rows**2
         return (rows + 1 + bool(self.rows_per_sample) + self.uses_alarm) * self.n + rows**2
 
     def start(self, prior: Tensor) -> State:
@@ -115,7 +128,7 @@ class LowRank(Covariance):
         whole = {
             "precision": 1 / prior,
             "pending": torch.zeros_like(prior),
-            "V": prior.new_zeros(rows, self.n),
+            "V": prior.new_zeros(rows, self.n, dtype=torch.bfloat16 if self.is_rounded else prior.dtype),
             "gram": prior.new_zeros(rows, rows),
             "filled": torch.zeros((), dtype=torch.int64),  # on the host, which must know it
             "prior": 1 / prior,
@@ -129,7 +142,7 @@ class LowRank(Covariance):
         """
         k, shrink = int(state["filled"]), 1 / (1 + q * state["precision"])
         VD, V = state["V"][:k] * shrink, torch.zeros_like(state["V"])
-        V[:k] = _whitening(q * (VD @ state["V"][:k].mT)).to(V.dtype) @ VD
+        V[:k] = _whitening(q * (VD @ state["V"][:k].to(VD.dtype).mT)).to(VD.dtype) @ VD
         predicted = {**state, "precision": shrink * state["precision"], "V": V, "gram": state["gram"].clone()}
         self._update_gram(predicted)
         return predicted
@@ -158,9 +171,14 @@ class LowRank(Covariance):
             rotation = torch.linalg.eigh(torch.nan_to_num(inner)).eigenvectors.flip(1).mT
             Z, inner = rotation @ Z, rotation @ inner @ rotation.mT
         rows = H.combine(torch.cat([c.unsqueeze(0), Z[:kept].to(c.dtype)]))
-        delta = torch.addmv(rows[0], state["V"][: len(VDH)].mT, T.to(D.dtype).mT @ (TVDH @ c), alpha=-1).mul_(D)
-        border = (VDH @ Z[:kept].mT.to(VDH.dtype)).to(VDH.dtype)
-        added = {"new": rows[1:], "border": border, "corner": inner[:kept, :kept].to(VDH.dtype)}
+        delta = self._subtract(rows[0], state["V"][: len(VDH)], T.to(D.dtype).mT @ (TVDH @ c)).mul_(D)
+        if self.is_rounded:  # VDV' is that of the rows as they are kept
+            new = rows[1:].bfloat16()
+            block = DenseBlock(new.to(D.dtype))
+            added = {"new": new, "border": block.cross(D, state["V"][: len(VDH)]), "corner": block.gram(D)}
+        else:
+            border = (VDH @ Z[:kept].mT.to(VDH.dtype)).to(VDH.dtype)
+            added = {"new": rows[1:], "border": border, "corner": inner[:kept, :kept].to(VDH.dtype)}
         if kept < len(Z):
             added["left_out"] = H.squares(Z[kept:].to(c.dtype))
         return Correction(delta, added, torch.zeros((), dtype=torch.int64, device=D.device))
@@ -182,14 +200,14 @@ class LowRank(Covariance):
             state["filled"] += more
         elif bool(finite):  # the host waits for the device here anyway, in eigh
             gram = torch.cat([torch.cat([state["gram"][:k, :k], border], 1), torch.cat([border.mT, corner], 1)])
-            self._compress(state, new, gram)
+            self._compress(state, new.to(gram.dtype), gram)
 
     def reset(self, state: State, columns: Sequence[slice], variance: Tensor, when: Tensor) -> None:
         """Set P^-1 to zero between these columns and the others, and to 1 / variance on their diagonal."""
         sizes = [stretch.stop - stretch.start for stretch in columns]
         for stretch, own in zip(columns, variance.split(sizes), strict=True):
             V, precision = state["V"][:, stretch], state["precision"][stretch]
-            state["gram"] -= torch.where(when, (V / precision) @ V.mT, 0)
+            state["gram"] -= torch.where(when, (V / precision) @ V.to(precision.dtype).mT, 0)
             V.copy_(torch.where(when, 0, V))
             precision.copy_(torch.where(when, 1 / own, precision))
             if self.rows_per_sample:
@@ -227,8 +245,16 @@ class LowRank(Covariance):
             saved["precision"] = saved["precision"] + pending
             saved.pop("gram", None)
         if "gram" not in saved:
-            saved["gram"] = (saved["V"] / saved["precision"]) @ saved["V"].mT
+            saved["gram"] = (saved["V"] / saved["precision"]) @ saved["V"].to(saved["precision"].dtype).mT
         return saved
+
+    def _subtract(self, delta: Tensor, V: Tensor, a: Tensor) -> Tensor:
+        """Subtract V'a from delta, (n,), in place, for a (k,)."""
+        if not self.is_rounded:
+            return delta.addmv_(V.mT, a, alpha=-1)
+        for columns in _columns(V):
+            delta[columns].addmv_(V[:, columns].to(a.dtype).mT, a, alpha=-1)
+        return delta
 
     def _compress(self, state: State, new: Tensor, gram: Tensor) -> None:
         """Keep the leading directions of V and the new rows, given their Gram matrix in the metric of D."""
@@ -243,14 +269,17 @@ class LowRank(Covariance):
         after = state["gram"][: self.rank, : self.rank]
         for columns in _columns(state["V"]):
             V, precision, added = state["V"][..., columns], state["precision"][columns], new[:, columns]
-            kept = torch.addmm(leading[:, k:] @ added, leading[:, :k], V[:k])
+            before = V[:k].to(new.dtype)
+            kept = torch.addmm(leading[:, k:] @ added, leading[:, :k], before)
             if are_few:
-                others = torch.addmm(rest[:, k:] @ added, rest[:, :k], V[:k]).square_().sum(0)
+                others = torch.addmm(rest[:, k:] @ added, rest[:, :k], before).square_().sum(0)
             else:  # a rotation keeps the norms of the columns, so that the others need not be worked out
-                norms = V[:k].square().sum(0) + added.square().sum(0)
+                norms = before.square().sum(0) + added.square().sum(0)
                 others = (norms - kept.square().sum(0)).clamp_min(0)
             precision += others + state["pending"][columns] if self.rows_per_sample else others
             V[: self.rank] = kept
+            if self.is_rounded:
+                kept = V[: self.rank].to(new.dtype)
             if not self.uses_alarm:  # here V is in the cache
                 after.addmm_(kept / precision, kept.mT)
         state["V"][self.rank :] = 0
@@ -262,7 +291,7 @@ class LowRank(Covariance):
 
     def _forget(self, state: State) -> None:
         """Scale what the data have added to P^-1, where the alarm is raised."""
-        factor = torch.where(acknowledge(state), self.forgetting_factor, 1.0).to(state["V"].dtype)
+        factor = torch.where(acknowledge(state), self.forgetting_factor, 1.0).to(state["precision"].dtype)
         state["precision"].sub_(state["prior"]).mul_(factor).add_(state["prior"])
         state["V"] *= factor.sqrt()
 
@@ -271,15 +300,17 @@ class LowRank(Covariance):
         k = int(state["filled"])
         gram = state["gram"][:k, :k].zero_()
         for columns in _columns(state["V"]):
-            V = state["V"][:k, columns]
+            V = state["V"][:k, columns].to(gram.dtype)
             gram += (V / state["precision"][columns]) @ V.mT
 
 
 def _euclidean_gram(V: Tensor, new: Tensor) -> Tensor:
     """Return [V; new] [V; new]', (k + more, k + more), without a copy of V."""
-    VV, Vn, nn = V.new_zeros(len(V), len(V)), V @ new.mT, new @ new.mT
+    VV, Vn, nn = new.new_zeros(len(V), len(V)), new.new_zeros(len(V), len(new)), new @ new.mT
     for columns in _columns(V):
-        VV.addmm_(V[:, columns], V[:, columns].mT)
+        part = V[:, columns].to(new.dtype)
+        VV.addmm_(part, part.mT)
+        Vn.addmm_(part, new[:, columns].mT)
     return torch.cat([torch.cat([VV, Vn], 1), torch.cat([Vn.mT, nn], 1)])
 
 
