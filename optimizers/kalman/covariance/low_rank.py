@@ -82,7 +82,7 @@ class LowRank(Covariance):
     can_reset = True
     on_host = frozenset({"filled"})
     convertible = frozenset({"rows_per_sample"})
-    jacobian_copies = 3  # as a matrix, times the prior, and rotated
+    jacobian_copies = 1  # the rows that V gains
     factorisations = 300  # an eigendecomposition of the batch's information
 
     def __init__(
