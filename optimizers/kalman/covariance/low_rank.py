@@ -305,7 +305,7 @@ class LowRank(Covariance):
 
 
 def _euclidean_gram(V: Tensor, new: Tensor) -> Tensor:
-    """Return [V; new] [V; new]', (k + more, k + more), without a copy of V."""
+    """Return the Gram matrix of the rows of V and the new ones, (k + more, k + more), without a copy of V."""
     VV, Vn, nn = new.new_zeros(len(V), len(V)), new.new_zeros(len(V), len(new)), new @ new.mT
     for columns in _columns(V):
         part = V[:, columns].to(new.dtype)
