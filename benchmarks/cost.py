@@ -1,11 +1,16 @@
 """Cost of a step relative to AdamW's and to the floor, as a table of models, sizes and batches, with a plot.
 
 ``filters`` has every filter over outputs, size of the state and batch, under eight minutes on two cores; ``classes``
-Filtune over the number of classes; ``natural`` the lazy steps, refreshes and periods of natural gradients; ``table3``
-the twelve pairs of LoKO's Table 3. How methods are compared is described in :mod:`benchmarks.timing`.
+Filtune over the number of classes; ``sizes`` the low-rank filters over the number of parameters; ``memory`` the state
+and the peak of a step of every covariance; ``jacobian`` the vectorised Jacobian beside a loop of single passes, for
+every kind of layer; ``natural`` the lazy steps, refreshes and periods of natural gradients; ``table3`` the twelve pairs
+of LoKO's Table 3. How methods are compared is described in :mod:`benchmarks.timing`.
 
     python -m benchmarks.cost --threads 1 --output docs/results/cost
     python -m benchmarks.cost classes --threads 1 --output docs/results/cost_classes
+    python -m benchmarks.cost sizes --threads 1 --output docs/results/cost_sizes
+    python -m benchmarks.cost memory --threads 1 --output docs/results/cost_memory
+    python -m benchmarks.cost jacobian --threads 1 --output docs/results/cost_jacobian
     python -m benchmarks.cost natural --threads 1 --output docs/results/natural_cost
     python -m benchmarks.cost table3 --points "*/ResNet18" --rounds 3
     python -m benchmarks.cost table3 --device cuda --methods adamw loko loko-graph loko-plain-attention
@@ -40,6 +45,7 @@ FIGURES = {
     "algebra, %": ("algebra_share", 100.0, 1),
     "peak of a step, MiB": ("peak_step_bytes", 2.0**-20, 1),
     "state, MiB": ("state_bytes", 2.0**-20, 2),
+    "memory / AdamW": ("memory_ratio_to_adamw", 1.0, 2),
 }
 """Columns of a table: the figure, its scale and its digits."""
 
@@ -63,8 +69,9 @@ def print_points(points: list[dict[str, Any]]) -> None:
         Console(width=150).print(terminal_table(title, ("method", *heads), rows))
 
 
-def plot_points(points: list[dict[str, Any]], target: Path) -> None:
-    """Plot the ratio to AdamW, of a period where a method has one, over outputs or batches or at each point."""
+def plot_points(points: list[dict[str, Any]], target: Path, figure_name: str = "ratio_to_adamw") -> None:
+    """Plot a ratio to AdamW, of a period where a method has one, over outputs or batches or at each point."""
+    what = "memory" if figure_name == "memory_ratio_to_adamw" else "step time"
     names = list(dict.fromkeys(name for point in points for name in point["optimizers"]))
     styles = looks((name, name, "tuned" if "floor" in name else "paper") for name in names)
     panels: dict[str, list[dict[str, Any]]] = {}
@@ -78,13 +85,15 @@ def plot_points(points: list[dict[str, Any]], target: Path) -> None:
             places = [point["x"] if is_scaled else place for place, point in enumerate(own)]
             for name in names:
                 pairs = [
-                    (x, p["optimizers"][name]) for x, p in zip(places, own, strict=True) if name in p["optimizers"]
+                    (x, p["optimizers"][name])
+                    for x, p in zip(places, own, strict=True)
+                    if figure_name in p["optimizers"].get(name, {})
                 ]
                 if pairs:
-                    drawn = [(x, found.get("period", found["ratio_to_adamw"])) for x, found in pairs]
+                    drawn = [(x, found.get("period", found[figure_name])) for x, found in pairs]
                     style = {} if is_scaled else {"linestyle": "none"}
                     handles[name] = draw_mean(axis, *zip(*drawn, strict=True), styles[name], marker="o", **style)
-            axis.set(title=title, ylabel="step time, ratio to AdamW")
+            axis.set(title=title, ylabel=f"{what}, ratio to AdamW")
             log_scale(axis, "y")
             if is_scaled:
                 log_scale(axis, "x")
@@ -126,7 +135,7 @@ def main(args: list[str] | None = None) -> None:
     points = measure_points(chosen, options)
     print_points(points)
     if options.output:
-        plot_points(points, options.output.with_suffix(".png"))
+        plot_points(points, options.output.with_suffix(".png"), table.figure)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
@@ -11,6 +11,7 @@ from filtune.lightning_modules.backbones.adapters import resolve_targets
 from filtune.lightning_modules.backbones.lenet import LeNet5
 from filtune.lightning_modules.backbones.text import MeanPooled
 from peft import LoraConfig, get_peft_model
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from transformers import AutoModel, BertConfig, BertModel, RobertaConfig, RobertaForSequenceClassification
 
@@ -93,8 +94,24 @@ def minilm(outputs: int, weights: str | None, length: int) -> Case:
     )
 
 
-def roberta(outputs: int, weights: str | None, length: int, **shape: int) -> Case:
-    """Return RoBERTa with LoRA r=4 on the queries and its own two-layer head, as in LoKO; the base model by default."""
+def roberta(
+    outputs: int,
+    weights: str | None,
+    length: int,
+    rank: int = 4,
+    targets: Sequence[str] = ("query",),
+    **shape: int,
+) -> Case:
+    """Return RoBERTa with LoRA and its own two-layer head; by default the base model and r=4 on the queries, as LoKO.
+
+    Args:
+        outputs: m.
+        weights: Folder with real weights; None for random ones.
+        length: Tokens of a text.
+        rank: Of LoRA.
+        targets: Roles or names of the layers.
+        shape: Sizes of another model.
+    """
     config = RobertaConfig(
         vocab_size=50265,
         max_position_embeddings=514,
@@ -106,7 +123,7 @@ def roberta(outputs: int, weights: str | None, length: int, **shape: int) -> Cas
     model = RobertaForSequenceClassification(config)
     if weights:
         model = RobertaForSequenceClassification.from_pretrained(weights, num_labels=outputs).float()
-    return Case(_adapted(model, 4, ["query"], "classifier"), _tokens(50265, length))
+    return Case(_adapted(model, rank, [*targets], "classifier"), _tokens(50265, length))
 
 
 def pretrained_image(
@@ -130,6 +147,30 @@ def vit_base(outputs: int, weights: str | None, length: int) -> Case:
 def efficientnet_lite0(outputs: int, weights: str | None, length: int) -> Case:
     """Return EfficientNet-Lite0, LoRA r=4 on its pointwise convolutions, at 128 pixels."""
     return pretrained_image("tf_efficientnet_lite0", outputs, weights, ["pointwise"], "classifier", 128)
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "dense": lambda: nn.Linear(32, 32),
+    "convolution": lambda: nn.Conv2d(32, 32, 3, padding=1),
+    "pointwise": lambda: nn.Conv2d(32, 32, 1),
+    "grouped": lambda: nn.Conv2d(32, 32, 3, padding=1, groups=4),
+    "depthwise": lambda: nn.Conv2d(32, 32, 3, padding=1, groups=32),
+    "padded in the forward pass": lambda: Conv2dSame(32, 32, 3),
+}
+"""Kinds of layers whose rows of the Jacobian are compared."""
+
+
+def layered(kind: str) -> Case:
+    """Return four trained layers of a kind with activations, and a head of four classes, on 32 channels of 16 x 16.
+
+    Dense layers see 32 tokens of 32 numbers.
+    """
+    layers = [part for _ in range(4) for part in (LAYERS[kind](), nn.GELU())]
+    if kind == "dense":
+        model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(1024, 4))
+        return Case(model, lambda generator, batch: torch.randn(batch, 32, 32, generator=generator))
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 4))
+    return Case(model, _images(32, 16))
 
 
 MODELS: dict[str, Callable[[int, str | None, int], Case]] = {

@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from benchmarks.methods import SKIP
-from benchmarks.models import MODELS, Case, lenet5, pretrained_image, roberta, transformer, vit_base
+from benchmarks.models import LAYERS, MODELS, Case, layered, lenet5, pretrained_image, roberta, transformer, vit_base
 from benchmarks.timing import Point
 
 STATES: dict[str, tuple[int, list[str]]] = {"1e4": (2, ["query"]), "1e5": (2, ["linear"]), "1e6": (24, ["linear"])}
@@ -71,6 +71,35 @@ def natural_points() -> Iterator[Point]:
         yield Point(name, build, outputs, methods, batch, "natural gradients", rows=1)
 
 
+def memory_points() -> Iterator[Point]:
+    """Yield every covariance over the size of the state, with two classes and with ten, for its memory alone."""
+    for state, (rank, targets) in STATES.items():
+        for outputs in (2, 10):
+            methods = ["adamw", "loko", "low-rank", "filtune", "filtune-bfloat16"]
+            methods += ["neuron"] if state != "1e6" else []
+            methods += ["tensor", "full"] if state == "1e4" else []
+            build = partial(transformer, outputs, rank, targets)
+            yield Point(f"n {state}, {outputs} outputs", build, outputs, methods, panel=f"{outputs} outputs", rows=1)
+
+
+def jacobian_points() -> Iterator[Point]:
+    """Yield the vectorised Jacobian and a loop of single passes, for every kind of layer and several batches."""
+    for kind in LAYERS:
+        for batch in (1, 4, 16):
+            methods = ["adamw", "loko", "loko-loop"]
+            yield Point(f"{kind}, batch {batch}", partial(layered, kind), 4, methods, batch, kind, batch)
+
+
+def size_points() -> Iterator[Point]:
+    """Yield the low-rank filters over the number of trained parameters, on RoBERTa's base shape, one text at a time."""
+    for rank in (1, 11, 48):
+        build = partial(roberta, 2, None, 24, rank=rank, targets=("query", "value"))
+        methods = ["adamw", "loko", "filtune", "low-rank"]
+        yield Point(
+            f"roberta-base, rank {rank}", build, 2, methods, panel="roberta-base", x=592_130 + 36_864 * rank, rows=1
+        )
+
+
 class Pair(NamedTuple):
     """A model on a task of LoKO's Table 3.
 
@@ -132,17 +161,22 @@ class CostTable(NamedTuple):
         default: Those that are measured unless others are named: a pattern of their names.
         rounds: Most rounds of a point.
         seconds: Seconds after which a point ends.
+        figure: What is plotted of a method.
     """
 
     points: Callable[[], Iterator[Point]]
     default: tuple[str, ...] = ("*",)
     rounds: int = 200
     seconds: float = 12.0
+    figure: str = "ratio_to_adamw"
 
 
 TABLES: dict[str, CostTable] = {
     "filters": CostTable(filter_points, rounds=1000),
     "classes": CostTable(class_points),
+    "sizes": CostTable(size_points, seconds=30.0),
+    "memory": CostTable(memory_points, rounds=3, seconds=0.0, figure="memory_ratio_to_adamw"),
+    "jacobian": CostTable(jacobian_points, seconds=6.0),
     "natural": CostTable(natural_points, ("minilm*", "lenet-5*", "resnet-18*"), rounds=8 * SKIP, seconds=240.0),
     "table3": CostTable(table3_points, rounds=50, seconds=60.0),
 }

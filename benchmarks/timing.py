@@ -152,6 +152,8 @@ def compare_methods(methods: dict[str, Any], first: int | None = None) -> dict[s
     """
     figures = {name: method.figures() for name, method in methods.items()}
     for name, own in figures.items():
+        if "state_bytes" in own:
+            own["memory_ratio_to_adamw"] = _memory(own) / _memory(figures["adamw"])
         for reference in ("adamw", "floor"):
             against = methods[reference].seconds
             ratios = [mine / theirs for mine, theirs in zip(methods[name].seconds, against, strict=True)]
@@ -161,6 +163,11 @@ def compare_methods(methods: dict[str, Any], first: int | None = None) -> dict[s
                 own["quartiles_ratio_to_adamw"] = statistics.quantiles(ratios, n=4)[::2]
                 own |= {} if first is None else period_ratios(ratios, methods[name].period, first)
     return figures
+
+
+def _memory(figures: dict[str, Any]) -> int:
+    """Return the bytes of an optimizer's state and of what a step takes beside it at most."""
+    return figures["state_bytes"] + figures["peak_step_bytes"]
 
 
 def period_ratios(ratios: list[float], period: int, first: int) -> dict[str, float]:

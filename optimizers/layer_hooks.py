@@ -8,9 +8,11 @@ call and the derivative with respect to its output y, and nothing else of the mo
 Layers that are supported:
     ``nn.Linear``, and ``nn.Conv2d`` with explicit zero padding. Subclasses count unless they override the forward
     computation. With several groups, such as a depthwise convolution, a layer applies a matrix for each, to its own
-    channels: Jacobians take them (``grouped``), the factors of natural gradients need one matrix. A layer has to hold a
-    trained parameter that no other module holds. A parameter that two modules share is left out of
-    ``WatchedLayer.params``, because its derivative is a sum over both.
+    channels: Jacobians take them (``grouped``), the factors of natural gradients need one matrix. Jacobians are checked
+    against autograd, so that they take a convolution that computes its padding as well, such as timm's ``Conv2dSame``
+    or torch's ``padding="same"``: what it must have been follows from the shapes. A layer has to hold a trained
+    parameter that no other module holds. A parameter that two modules share is left out of ``WatchedLayer.params``,
+    because its derivative is a sum over both.
 
 Calls that count:
     A call counts if its output has a graph (DoRA calls its layers a second time without one, for a norm) and if the
@@ -98,10 +100,12 @@ class LayerIO(NamedTuple):
         layer, x = self.layer.module, self.x.to(dtype)
         if isinstance(layer, nn.Linear):
             return x.reshape(len(x) if x.dim() > 1 else 1, -1, x.shape[-1])
-        if layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0):
+        if layer.kernel_size == layer.stride == (1, 1) and self.shape[2:] == x.shape[2:]:
             return x.flatten(2).mT
-        assert not isinstance(layer.padding, str)
-        return nn.functional.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).mT
+        padding: Any = layer.padding
+        if not has_explicit_padding(layer):
+            x, padding = nn.functional.pad(x, implied_padding(layer, x.shape[2:], self.shape[2:])), 0
+        return nn.functional.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride).mT
 
 
 class LayerHooks:
@@ -115,7 +119,7 @@ class LayerHooks:
         params: The trained parameters.
         always_on: Record at all times, at most two calls of a layer, rather than within ``with hooks:`` alone.
         masks: Record the mask of the tokens from an argument ``attention_mask`` (B, T) of the model or of a part.
-        grouped: Watch convolutions with several groups as well.
+        grouped: Watch convolutions with several groups or computed padding as well.
 
     Attributes:
         layers: The supported layers, in the order of the model's modules.
@@ -186,7 +190,9 @@ class LayerHooks:
     ) -> None:
         layer = self.layers[index]
         own = all(getattr(module, name) is p for name, p in layer.params.items())
-        if not (self._recording and own and output.requires_grad):
+        if not (self._recording and own and isinstance(output, Tensor) and output.requires_grad):
+            return
+        if isinstance(layer.module, nn.Conv2d) and not _is_convolution(layer.module, inputs, output):
             return
         calls = self._calls.setdefault(index, [])
         if self.always_on and len(calls) == 2:
@@ -245,14 +251,52 @@ def _remove(handles: list[RemovableHandle]) -> None:
 
 
 def is_supported(module: nn.Module, grouped: bool = False) -> bool:
-    """Return whether the module applies one matrix at every position, or one per group, as its class in torch does."""
-    kind = type(module)
+    """Return whether the module applies one matrix at every position, or one per group, as its class in torch does.
+
+    Args:
+        module: The module.
+        grouped: Whether convolutions count that have several groups or compute their padding.
+    """
     if isinstance(module, nn.Conv2d):
-        names = ("forward", "_conv_forward")
-        standard = all(getattr(kind, name) is getattr(nn.Conv2d, name) for name in names)
-        explicit = module.padding_mode == "zeros" and not isinstance(module.padding, str)
-        return standard and explicit and (grouped or module.groups == 1)
-    return isinstance(module, nn.Linear) and kind.forward is nn.Linear.forward
+        return module.padding_mode == "zeros" and (grouped or (module.groups == 1 and has_explicit_padding(module)))
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+
+
+def has_explicit_padding(conv: nn.Conv2d) -> bool:
+    """Return whether a convolution is computed as torch does, with the padding that it names in numbers."""
+    names = ("forward", "_conv_forward")
+    return (
+        all(getattr(type(conv), name) is getattr(nn.Conv2d, name) for name in names)
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+    )
+
+
+def implied_padding(conv: nn.Conv2d, size: Sequence[int], positions: Sequence[int]) -> list[int]:
+    """Return the padding, as :func:`torch.nn.functional.pad` takes it, with which a convolution has these positions.
+
+    What is odd goes to the end, as in TensorFlow. A negative number leaves out pixels at the end, which no patch holds.
+
+    Args:
+        conv: The convolution.
+        size: Height and width of its input.
+        positions: Height and width of its output.
+    """
+    padding = []
+    for axis in (1, 0):
+        reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1) + 1
+        total = (positions[axis] - 1) * conv.stride[axis] + reach - size[axis]
+        start = max(total, 0) // 2
+        padding += [start, total - start]
+    return padding
+
+
+def _is_convolution(conv: nn.Conv2d, inputs: tuple[Any, ...], output: Any) -> bool:
+    """Return whether input and output of a call have the channels of the convolution, whatever a subclass does."""
+    if has_explicit_padding(conv):
+        return True
+    found = [(inputs[0] if inputs else None, conv.in_channels), (output, conv.out_channels)]
+    return all(isinstance(x, Tensor) and x.dim() == 4 and x.shape[1] == channels for x, channels in found)
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -19,6 +19,10 @@ CHUNK_ELEMENTS = 1 << 18
 """Most elements of a temporary in the filter algebra on a CPU, so that it stays in cache; on a GPU 256 times as
 many, for there a small operation costs as much as a large one. Memory does not grow with n."""
 
+FEW = 2
+"""Rows of a sample up to which VPH' with the matrix of an outer product is faster than with its factors: the factors
+take one pass over V, however many rows there are, at two thirds of the speed of that of a single row."""
+
 Pair = tuple[Tensor, Tensor]
 
 
@@ -59,6 +63,18 @@ class Block(Protocol):
             gain: The gain in the space of the rows.
             out: Where to put them.
         """
+        ...
+
+    def cross(self, p: Tensor, V: Tensor) -> Tensor:
+        """Return V diag(p) H', (k, rows), for the slice's columns of a matrix V, (k, n_i), of any floating type."""
+        ...
+
+    def combine(self, C: Tensor, out: Tensor) -> None:
+        """Write CH, linear combinations of the rows of H by C (j, rows), to ``out``, (j, n_i)."""
+        ...
+
+    def squares(self, C: Tensor, out: Tensor) -> None:
+        """Write the diagonal of H'C'CH, the sum over the rows of CH of their squares, to ``out``, (n_i,)."""
         ...
 
     def dense(self) -> Tensor:
@@ -108,13 +124,31 @@ class DenseBlock:
             pWh.square_()
         return change, reduction
 
+    def cross(self, p: Tensor, V: Tensor) -> Tensor:
+        """Return V diag(p) H', (k, rows)."""
+        total, dtype = self.H.new_zeros(len(self.H), len(V)), self.H.dtype
+        for columns in self._chunks(0 if V.dtype == dtype else len(V)):
+            # on a CPU faster than V times PH', twice for two rows
+            total.addmm_(self.H[:, columns] * p[columns], V[:, columns].to(dtype).mT)
+        return total.mT
+
+    def combine(self, C: Tensor, out: Tensor) -> None:
+        """Write CH to ``out``, (j, n_i)."""
+        torch.mm(C, self.H, out=out)
+
+    def squares(self, C: Tensor, out: Tensor) -> None:
+        """Write the diagonal of H'C'CH to ``out``, (n_i,)."""
+        for columns in self._chunks():
+            torch.sum((C @ self.H[:, columns]).square_(), 0, out=out[columns])
+
     def dense(self) -> Tensor:
         """Return H, (rows, n_i)."""
         return self.H
 
-    def _chunks(self) -> Iterator[slice]:
+    def _chunks(self, others: int = 0) -> Iterator[slice]:
+        """Return the columns in chunks, whose temporaries have as many rows as H, or as others that are converted."""
         rows, n = self.H.shape
-        width = max(1, chunk_elements(self.H) // rows)
+        width = max(1, chunk_elements(self.H) // max(rows, others))
         return (slice(start, min(start + width, n)) for start in range(0, n, width))
 
 
@@ -144,19 +178,36 @@ class OuterProduct:
         B, d, width = self.G.shape
         change, reduction = out or (torch.empty_like(p), torch.empty_like(p))
         P = p.view(width, -1)
-        A = gain.W.view(-1, B, d).transpose(0, 1) @ self.G  # (B, k, out)
+        A = self._by_output(gain.W)
         weights = gain.u @ A
         if gain.v is not None:
             weights = weights + (gain.v.view(B, 1, d) @ self.G).squeeze(1)
         torch.mm(weights.mT, self.X, out=change.view_as(P)).mul_(P)
-        by_output = A.permute(2, 0, 1)
-        M = (by_output @ by_output.mT).permute(1, 2, 0).reshape(B * B, width)
-        squares, start = reduction.view_as(P).zero_(), 0
-        for pairs in self._pairs():
-            squares.addmm_(M[start : start + len(pairs)].mT, pairs)
-            start += len(pairs)
-        squares.mul_(P).mul_(P)
+        self._add_squares(A, reduction.view_as(P).zero_())
+        reduction.mul_(p).mul_(p)
         return change, reduction
+
+    def cross(self, p: Tensor, V: Tensor) -> Tensor:
+        """Return V diag(p) H', (k, rows): sum_o g_bjo Y_obv with Y_obv = sum_i P_oi x_bi V_voi."""
+        B, d, out = self.G.shape
+        if d <= FEW:
+            return DenseBlock(self.dense()).cross(p, V)
+        P, columns = p.view(out, -1), V.unflatten(1, (out, -1)).transpose(0, 1)
+        step = max(1, chunk_elements(p) // max(self.X.numel(), 0 if V.dtype == p.dtype else columns[0].numel()))
+        parts = [
+            torch.bmm(P[o : o + step].unsqueeze(1) * self.X, columns[o : o + step].to(p.dtype).mT)
+            for o in range(0, out, step)
+        ]
+        return torch.einsum("obk,bdo->kbd", torch.cat(parts), self.G).reshape(len(V), B * d)
+
+    def combine(self, C: Tensor, out: Tensor) -> None:
+        """Write CH to ``out``, (j, n_i): row j is sum_b (C_jb G_b) x_b'."""
+        for weights, row in zip(self._by_output(C).unbind(1), out, strict=True):
+            torch.mm(weights.mT, self.X, out=row.view(self.G.shape[2], -1))
+
+    def squares(self, C: Tensor, out: Tensor) -> None:
+        """Write the diagonal of H'C'CH to ``out``, (n_i,)."""
+        self._add_squares(self._by_output(C), out.view(self.G.shape[2], -1).zero_())
 
     def dense(self) -> Tensor:
         """Return the block as a matrix, (rows, out * in)."""
@@ -181,6 +232,19 @@ class OuterProduct:
                 X = self.X[:, a % width : (b - 1) % width + 1]
                 parts.append((slice(a - start, b - start), OuterProduct(G, X)))
         return parts
+
+    def _by_output(self, C: Tensor) -> Tensor:
+        """Return C_b G_b of every sample for combinations C of the rows, (k, rows), as (B, k, out)."""
+        B, d, _ = self.G.shape
+        return C.view(-1, B, d).transpose(0, 1) @ self.G
+
+    def _add_squares(self, A: Tensor, out: Tensor) -> None:
+        """Add sum_bc M_bco x_bi x_ci with M_bco = sum_k A_bko A_cko to ``out``, (out, in), for A (B, k, out)."""
+        by_output, start = A.permute(2, 0, 1), 0
+        M = (by_output @ by_output.mT).permute(1, 2, 0).reshape(len(A) ** 2, -1)
+        for pairs in self._pairs():
+            out.addmm_(M[start : start + len(pairs)].mT, pairs)
+            start += len(pairs)
 
     def _pairs(self) -> Iterator[Tensor]:
         """Return x_b * x_c for all pairs (b, c), in chunks of pairs, (pairs, in)."""
@@ -211,6 +275,25 @@ class BlockJacobian:
         for columns, block in self.blocks:
             block.update(p[columns], gain, (change[columns], reduction[columns]))
         return change, reduction
+
+    def cross(self, p: Tensor, V: Tensor) -> Tensor:
+        """Return V diag(p) H', (k, rows), for V (k, n)."""
+        first, *rest = (block.cross(p[columns], V[:, columns]) for columns, block in self.blocks)
+        return sum(rest, start=first)
+
+    def combine(self, C: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return CH, (j, n), for combinations C of the rows, (j, rows)."""
+        out = C.new_empty(len(C), self.blocks[-1][0].stop) if out is None else out
+        for columns, block in self.blocks:
+            block.combine(C, out[:, columns])
+        return out
+
+    def squares(self, C: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the diagonal of H'C'CH, (n,)."""
+        out = C.new_empty(self.blocks[-1][0].stop) if out is None else out
+        for columns, block in self.blocks:
+            block.squares(C, out[columns])
+        return out
 
     def dense(self) -> Tensor:
         """Return the whole Jacobian as a matrix, (rows, n)."""

@@ -57,6 +57,8 @@ class EKF(KalmanOptimizer):
         vectorize: Compute all rows of the Jacobian in one backward pass; ``false`` takes one backward pass per row,
             which is slow but works for operations that torch cannot vectorise.
         chunk_size: Largest number of rows of the Jacobian that are computed at once; lower it to save memory.
+        state_dtype: Floating type of the directions of ``low_rank``: ``same`` as ``dtype``, or ``bfloat16``, which
+            rounds every entry by up to 0.4 % and halves the memory of float32.
 
     Raises:
         ValueError: If an argument is out of range, or is an option of a part other than the chosen one, or the
@@ -99,6 +101,7 @@ class EKF(KalmanOptimizer):
         dtype: Literal["float32", "float64"] = "float32",
         vectorize: bool = True,
         chunk_size: int = 256,
+        state_dtype: Literal["same", "bfloat16"] = "same",
     ) -> None:
         super().__init__(
             params,
@@ -117,6 +120,7 @@ class EKF(KalmanOptimizer):
             rank=rank,
             buffer_size=buffer_size,
             rows_per_sample=rows_per_sample,
+            state_dtype=state_dtype,
             beta=beta,
             r0=r0,
         )

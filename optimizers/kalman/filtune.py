@@ -59,6 +59,8 @@ class Filtune(KalmanOptimizer):
         vectorize: Compute all rows of the Jacobian in one backward pass; ``false`` takes one backward pass per row,
             which is slow but works for operations that torch cannot vectorise.
         chunk_size: Largest number of rows of the Jacobian that are computed at once; lower it to save memory.
+        state_dtype: Floating type of the directions that are kept: ``same`` as ``dtype``, or ``bfloat16``, which
+            rounds every entry by up to 0.4 % and halves the memory of float32.
 
     Raises:
         ValueError: If an argument is out of range, or the state does not fit into memory.
@@ -100,6 +102,7 @@ class Filtune(KalmanOptimizer):
         dtype: Literal["float32", "float64"] = "float32",
         vectorize: bool = True,
         chunk_size: int = 256,
+        state_dtype: Literal["same", "bfloat16"] = "same",
     ) -> None:
         super().__init__(
             params,
@@ -116,6 +119,7 @@ class Filtune(KalmanOptimizer):
             rank=rank,
             buffer_size=buffer_size,
             rows_per_sample=rows_per_sample,
+            state_dtype=state_dtype,
             forgetting_factor=forgetting_factor,
             nis_window=nis_window,
             head_reset_scale=head_reset_scale,

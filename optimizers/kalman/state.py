@@ -365,7 +365,8 @@ class FilterState(OnlineOptimizer):
             )
         if saved[key].dtype != own.dtype:
             raise ValueError(
-                f"{name}: the checkpoint holds a filter in {saved[key].dtype}, this one has dtype {self.dtype}"
+                f"{name}: the checkpoint holds a filter in {saved[key].dtype}, this one has dtype {own.dtype} for "
+                f"its {key}; build it with the options of the checkpoint, or start without its state"
             )
 
     def follow_device(self) -> None:

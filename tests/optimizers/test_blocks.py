@@ -48,7 +48,7 @@ def problem(B: int, d: int, out: int, width: int, seed: int) -> Problem:
     return Problem(normal(B, d, out), normal(B, width), p, torch.eye(d).double() + A @ A.T, normal(B * d))
 
 
-def check(block: Block, H: Tensor, it: Problem) -> None:
+def check(block: Block | BlockJacobian, H: Tensor, it: Problem) -> None:
     """gram and update against H diag(p) H', K e and diag(KH) p written out."""
     gram = H @ torch.diag(it.p) @ H.T
     S = gram + torch.block_diag(*[it.R] * (len(H) // len(it.R)))
@@ -61,6 +61,25 @@ def check(block: Block, H: Tensor, it: Problem) -> None:
     assert (change - K @ it.e).abs().max() <= rounding(terms, condition) * scale
     assert (reduction - (K @ H).diagonal() * it.p).abs().max() <= rounding(terms, condition) * float(it.p.max())
     assert torch.equal(innovation_covariance(gram, it.R), S)
+    check_products(block, H, it)
+
+
+def check_products(block: Block | BlockJacobian, H: Tensor, it: Problem) -> None:
+    """cross, combine and squares against V diag(p) H', CH and diag(H'C'CH) written out, entry by entry.
+
+    Every entry is a sum of products, whose rounding is bounded by that of the sum of their absolute values.
+    """
+    g, terms = torch.Generator().manual_seed(len(H)), 10 * (len(H) + len(it.p))
+    V, C = (torch.randn(3, k, generator=g, dtype=torch.float64) for k in (len(it.p), len(H)))
+    combined, squares = torch.empty(3, len(it.p)).double(), torch.empty(len(it.p)).double()
+    block.combine(C, combined)
+    block.squares(C, squares)
+    limits = (V.abs() * it.p) @ H.abs().T, C.abs() @ H.abs(), (C.abs() @ H.abs()).square().sum(0)
+    exact = (V * it.p) @ H.T, C @ H, (C @ H).square().sum(0)
+    for found, truth, limit in zip((block.cross(it.p, V), combined, squares), exact, limits, strict=True):
+        assert found.shape == truth.shape
+        assert bool(((found - truth).abs() <= rounding(terms) * limit).all())
+    assert block.cross(it.p, V[:0]).shape == (0, len(H))
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)

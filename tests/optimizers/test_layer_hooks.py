@@ -137,7 +137,7 @@ IMAGES: dict[str, tuple[Callable[[], nn.Module], bool]] = {
     "padded pixels": (lambda: nn.Conv2d(2, 3, 1, padding=1), True),
     "the whole image": (lambda: nn.Conv2d(2, 3, 6), True),
     "groups": (lambda: nn.Conv2d(2, 4, 3, groups=2), True),
-    "padded alike": (lambda: nn.Conv2d(2, 3, 3, padding="same"), False),
+    "padded alike": (lambda: nn.Conv2d(2, 3, 3, padding="same"), True),
     "padded by reflection": (lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), False),
     "dense along the width": (lambda: nn.Linear(6, 4), True),
 }
