@@ -106,10 +106,71 @@ class Construction(TorchFunctionMode):
 
 
 _noted: list[list[str]] = []
+_tapes: list[Tape] = []
+
+
+class Tape:
+    """Operations on the device that are recorded without being run, and can be replayed, as in a CUDA graph.
+
+    They are run once, for their shapes, and what they have changed in tensors of before is undone in the end. A replay
+    runs each operation on the memory that it was recorded with; numbers of the host are those of then.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Any, Any, Any, Any]] = []
+        self._made: set[int] = set()
+        self._before: dict[int, tuple[Any, Any]] = {}
+
+    def save(self, func: Any, args: Any) -> None:
+        """Save what an operation is about to change, unless it was made while recording."""
+        written = [x for x, form in zip(args, func._schema.arguments, strict=False) if _is_written(form)]
+        for x in tree_flatten(written)[0]:
+            storage = x.untyped_storage()
+            if storage.data_ptr() not in self._made:
+                self._before.setdefault(storage.data_ptr(), (storage, storage.clone()))
+
+    def add(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        """Record an operation that has been run."""
+        if func.is_view:
+            return
+        self._calls.append((func, args, kwargs, out))
+        if not func._schema.is_mutable:
+            self._made |= {x.untyped_storage().data_ptr() for x in tree_flatten(out)[0] if isinstance(x, Tensor)}
+
+    def rewind(self) -> None:
+        """Undo what was changed."""
+        for storage, before in self._before.values():
+            storage.copy_(before)
+
+    def replay(self) -> None:
+        """Run all operations again."""
+        with torch.no_grad():
+            for func, args, kwargs, out in self._calls:
+                again = func(*args, **kwargs)
+                if not func._schema.is_mutable:
+                    for held, new in zip(tree_flatten(out)[0], tree_flatten(again)[0], strict=True):
+                        if isinstance(held, Tensor):
+                            held.copy_(new)
+
+
+def _is_written(form: Any) -> bool:
+    return form.alias_info is not None and form.alias_info.is_write
+
+
+@contextmanager
+def recording() -> Iterator[Tape]:
+    """Record operations instead of running them."""
+    _tapes.append(Tape())
+    try:
+        yield _tapes[-1]
+    finally:
+        _tapes.pop().rewind()
 
 
 def note(what: str) -> None:
     """Note that the host waits, with the lines of the project that lead there, innermost first."""
+    if _tapes:
+        raise RuntimeError(f"operation not permitted when stream is capturing: {what}")
     if _noted:
         frames = [f for f in traceback.extract_stack() if "site-packages" not in f.filename and f.filename != __file__]
         lines = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.line}" for frame in frames[:-4:-1]]
@@ -128,11 +189,15 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if inputs:
         check_devices(name, inputs, ours)
         note_wait(name, inputs, ours, to_device, args, kwargs)
-    values = [leaf.values if isinstance(leaf, DeviceTensor) else leaf for leaf in leaves]
+    values = [_plain(leaf) for leaf in leaves]
     inner_args, inner_kwargs = tree_unflatten(values, form)
     if named is not None:
         inner_kwargs["device"] = torch.device("cpu")
+    if _tapes:
+        _tapes[-1].save(func, inner_args)
     out = func(*inner_args, **inner_kwargs)
+    if _tapes:
+        _tapes[-1].add(func, inner_args, inner_kwargs, out)
     if name == "copy_":
         return args[0]
     if not to_device:
@@ -140,6 +205,13 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     wrapped = tree_map(lambda x: DeviceTensor(x) if type(x) is Tensor else x, out)
     aliases = func.is_view or func._schema.is_mutable
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if aliases else wrapped
+
+
+def _plain(leaf: Any) -> Any:
+    """Return the values of a tensor; of a number of the host, while recording, those of now."""
+    if isinstance(leaf, DeviceTensor):
+        return leaf.values
+    return leaf.clone() if _tapes and isinstance(leaf, Tensor) else leaf
 
 
 def check_devices(name: str, inputs: list[Tensor], ours: list[bool]) -> None:
@@ -158,7 +230,7 @@ def note_wait(name: str, inputs: list[Tensor], ours: list[bool], to_device: bool
     elif name in COPIES:
         crosses = ours[0] != ours[1] if name == "copy_" else ours[0] != to_device
         asynchronous = kwargs.get("non_blocking", False) or (name == "copy_" and args[2:3] == (True,))
-        if crosses and not asynchronous:
+        if crosses and (_tapes or not asynchronous):
             note(name)
     elif name.startswith("index") and any(x.dtype in (torch.bool, torch.uint8) for x in inputs[1:]):
         note(name)

@@ -3,7 +3,7 @@ r"""The filter that all Kalman optimizers share: observe, solve in the space of 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -55,6 +55,12 @@ class KalmanOptimizer(FilterState):
         option = inspect.signature(cls).parameters.get("top_k")
         top_k = options.get("top_k", option.default) if option else 0
         return RowSelection(top_k).count(coordinates, is_adapted)
+
+    def step_kind(self) -> Hashable:
+        """Return what the host knows of the state; None for the first step, and while there is no prior yet."""
+        if self._last is None or not self.filter.get("prior_initialized", True):
+            return None
+        return tuple(int(self.filter[name]) for name in sorted(self._host_names) if name in self.filter)
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]
