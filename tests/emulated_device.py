@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 DEVICE = torch.device("meta")
 """The emulated device. Its name is one that autograd accepts without a driver."""
@@ -124,18 +124,19 @@ class Tape:
     def save(self, func: Any, args: Any) -> None:
         """Save what an operation is about to change, unless it was made while recording."""
         written = [x for x, form in zip(args, func._schema.arguments, strict=False) if _is_written(form)]
-        for x in tree_flatten(written)[0]:
+        for x in tree_leaves(written):
             storage = x.untyped_storage()
             if storage.data_ptr() not in self._made:
                 self._before.setdefault(storage.data_ptr(), (storage, storage.clone()))
 
     def add(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
         """Record an operation that has been run."""
-        if func.is_view:
-            return
-        self._calls.append((func, args, kwargs, out))
+        if func.is_view or torch.Tag.inplace_view in func.tags:
+            return  # the memory is the same
+        # with shapes of their own, which operations such as squeeze_ cannot change
+        self._calls.append((func, *tree_map_only(Tensor, Tensor.detach, (args, kwargs, out))))
         if not func._schema.is_mutable:
-            self._made |= {x.untyped_storage().data_ptr() for x in tree_flatten(out)[0] if isinstance(x, Tensor)}
+            self._made |= {x.untyped_storage().data_ptr() for x in tree_leaves(out) if isinstance(x, Tensor)}
 
     def rewind(self) -> None:
         """Undo what was changed."""
@@ -148,7 +149,7 @@ class Tape:
             for func, args, kwargs, out in self._calls:
                 again = func(*args, **kwargs)
                 if not func._schema.is_mutable:
-                    for held, new in zip(tree_flatten(out)[0], tree_flatten(again)[0], strict=True):
+                    for held, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
                         if isinstance(held, Tensor):
                             held.copy_(new)
 
@@ -180,8 +181,8 @@ def note(what: str) -> None:
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an operation on the values, and return tensors of the device where it is the device's."""
     name, named = func.overloadpacket.__name__, kwargs.get("device")
-    leaves, form = tree_flatten((args, kwargs))
-    inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    inputs: list[Tensor] = []
+    inner_args, inner_kwargs = _plain(args, inputs), _plain(kwargs, inputs)
     ours = [isinstance(x, DeviceTensor) for x in inputs]
     to_device = any(ours) if named is None else torch.device(named).type == DEVICE.type
     if not to_device and not any(ours):
@@ -189,8 +190,6 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if inputs:
         check_devices(name, inputs, ours)
         note_wait(name, inputs, ours, to_device, args, kwargs)
-    values = [_plain(leaf) for leaf in leaves]
-    inner_args, inner_kwargs = tree_unflatten(values, form)
     if named is not None:
         inner_kwargs["device"] = torch.device("cpu")
     if _tapes:
@@ -202,16 +201,36 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return args[0]
     if not to_device:
         return out
-    wrapped = tree_map(lambda x: DeviceTensor(x) if type(x) is Tensor else x, out)
+    wrapped = _wrapped(out)
     aliases = func.is_view or func._schema.is_mutable
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if aliases else wrapped
 
 
-def _plain(leaf: Any) -> Any:
-    """Return the values of a tensor; of a number of the host, while recording, those of now."""
-    if isinstance(leaf, DeviceTensor):
-        return leaf.values
-    return leaf.clone() if _tapes and isinstance(leaf, Tensor) else leaf
+def _plain(leaf: Any, inputs: list[Tensor]) -> Any:
+    """Return arguments with the values of tensors, which are appended to a list; by hand, for pytree takes longer.
+
+    Of a number of the host, while recording, the values are those of now.
+    """
+    if isinstance(leaf, Tensor):
+        inputs.append(leaf)
+        if isinstance(leaf, DeviceTensor):
+            return leaf.values
+        return leaf.clone() if _tapes else leaf
+    if isinstance(leaf, tuple | list):
+        return type(leaf)([_plain(part, inputs) for part in leaf])
+    if isinstance(leaf, dict):
+        return {key: _plain(value, inputs) for key, value in leaf.items()}
+    return leaf
+
+
+def _wrapped(out: Any) -> Any:
+    """Return results as tensors of the device."""
+    if type(out) is Tensor:
+        return DeviceTensor(out)
+    if isinstance(out, tuple | list):
+        parts = [_wrapped(part) for part in out]
+        return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
+    return out
 
 
 def check_devices(name: str, inputs: list[Tensor], ours: list[bool]) -> None:

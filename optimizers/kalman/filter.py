@@ -104,7 +104,8 @@ class KalmanOptimizer(FilterState):
         self._move(delta)
         self.follow(joint, finite, residual=e, remaining=remaining)
         scaled, log_weights = self._scaled_predictive(joint, innovation, HPH), state.get("tempering_log_weights")
-        self._last = LastStep(e, delta, update, HPH, innovation, scaled, log_weights)
+        before = None if log_weights is None else log_weights.clone()  # the state may be overwritten in place
+        self._last = LastStep(e, delta, update, HPH, innovation, scaled, before)
         if scaled is not None and log_weights is not None:
             learnt = update_log_weights(log_weights, scaled, joint.target)
             state["tempering_log_weights"] = torch.where(finite, learnt, log_weights)
