@@ -161,8 +161,9 @@ class StepGraphs:
         self._given: Any = ()
         self._held: Any = ()
         self._observe: Callable[..., Observation] | None = None
-        self._original = optimizer.step
-        optimizer.step = self._step  # type: ignore[method-assign]
+        shadowed: Any = optimizer  # whose base, torch's own class, declares another step
+        self._original: Callable[[Closure], Observation] = shadowed.step
+        shadowed.step = self._step
 
     def remove(self) -> None:
         """Give the optimizer its own step back, and drop all graphs."""
@@ -183,7 +184,8 @@ class StepGraphs:
             step: Calls the optimizer's step, as a trainer does that counts steps; by default the optimizer itself.
         """
         self._observe, self._given = observe, inputs
-        return (step or self.optimizer.step)(lambda: observe(*self._held))
+        take: Callable[[Closure], Any] = step or vars(self.optimizer)["step"]
+        return take(lambda: observe(*self._held))
 
     def _step(self, closure: Closure) -> Observation:
         """Take a step by a graph, record one, or run it as it is."""
