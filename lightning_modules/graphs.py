@@ -36,7 +36,7 @@ def check_run(trainer: pl.Trainer, schedule: Schedule) -> None:
         )
 
 
-def check_optimizer(optimizer: OnlineOptimizer) -> None:
+def check_recordable(optimizer: OnlineOptimizer) -> None:
     """Refuse an optimizer of which no step can be recorded.
 
     Raises:

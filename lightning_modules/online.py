@@ -33,7 +33,7 @@ from .checkpoints import (
 )
 from .evaluation import Evaluation, check_loaders, task_of
 from .forgetting import Forgetting
-from .graphs import check_optimizer, check_run
+from .graphs import check_recordable, check_run
 from .launch import refused_together
 from .legacy import translate_checkpoint
 from .metrics import MetricSet, build_confusion
@@ -156,7 +156,7 @@ class OnlineModule(OnlineStep, Evaluation):
             kind = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
             raise ValueError(f"optimizer_init: {kind} is not an optimizer of filtune, which a closure drives")
         if self.cuda_graphs:
-            check_optimizer(optimizer)
+            check_recordable(optimizer)
         optimizer.attach(self.backbone)
         if self.schedule.constant:
             return optimizer
@@ -178,7 +178,7 @@ class OnlineModule(OnlineStep, Evaluation):
         self.graphs = StepGraphs(self.optimizers(use_pl_optimizer=False)) if self.cuda_graphs else None
 
     def teardown(self, stage: str) -> None:
-        """Drop recorded steps, before the trainer takes the model off the device."""
+        """Remove recorded steps, before the trainer takes the model off the device."""
         if self.graphs is not None:
             self.graphs.remove()
         self.graphs = None

@@ -9,11 +9,9 @@ from torch import Tensor, nn
 
 HALF = (torch.bfloat16, torch.float16)
 
+# torch has no public name for the base of batch and instance normalisation in all dimensions
 NORMALIZATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-"""Classes whose derivatives torch cannot vectorise where the input is half precision and the weights are not.
-
-``_NormBase`` is the base of batch and instance normalisation in all dimensions; there is no public one.
-"""
+"""Classes whose derivatives torch cannot vectorise where the input is half precision and the weights are not."""
 
 
 def normalize_in_float32(model: nn.Module) -> None:
@@ -28,6 +26,7 @@ def normalize_in_float32(model: nn.Module) -> None:
         model: The model.
     """
     for module in model.modules():
+        # torch has no public way to see the hooks of a module
         if isinstance(module, NORMALIZATIONS) and _cast not in module._forward_pre_hooks.values():
             module.register_forward_pre_hook(_cast)
 

@@ -1,4 +1,4 @@
-"""What an optimizer says of its steps to those who record them as CUDA graphs."""
+"""The description of an optimizer's steps for those who record them as CUDA graphs."""
 
 from __future__ import annotations
 

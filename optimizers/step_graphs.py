@@ -305,11 +305,11 @@ class StepGraphs:
         return True
 
     def _forget(self) -> None:
-        """Drop all graphs."""
+        """Remove all graphs."""
         self._graphs, self._pinned, self._addresses = {}, {}, []
 
     def _warn(self, reason: str, consequence: str = "such steps run without") -> None:
-        """Say once why steps are not replayed."""
+        """Warn once why steps are not replayed."""
         if not self._warned:
             self._warned = True
             warnings.warn(f"cuda_graphs: {reason}; {consequence}", stacklevel=2)

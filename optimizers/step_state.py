@@ -1,4 +1,4 @@
-"""What an optimizer changes on the host in a step: numbers, attributes, and which tensors its state holds."""
+"""The changes of a step on the host: numbers, attributes, and which tensors the state of an optimizer holds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class HostState:
 
     def __init__(self, optimizer: OnlineOptimizer) -> None:
         self.optimizer, self.attributes = optimizer, dict(vars(optimizer))
-        self.leaves = dict(leaves(optimizer))
+        self.leaves = dict(state_entries(optimizer))
         self.host = {
             path: value.clone() if isinstance(value, Tensor) else value
             for path, value in self.leaves.items()
@@ -34,7 +34,7 @@ class HostState:
 
     def numbers_since(self) -> dict[Path, Any]:
         """Return by how much numbers on the host have changed."""
-        now = dict(leaves(self.optimizer))
+        now = dict(state_entries(self.optimizer))
         changes = {path: now[path] - value for path, value in self.host.items() if path in now}
         return {path: change for path, change in changes.items() if bool(change)}
 
@@ -71,7 +71,7 @@ def containers(optimizer: OnlineOptimizer) -> Iterator[tuple[Path, dict[Any, Any
         pending += [((*path, key), value) for key, value in holder.items() if isinstance(value, dict)]
 
 
-def leaves(optimizer: OnlineOptimizer) -> Iterator[tuple[Path, Any]]:
+def state_entries(optimizer: OnlineOptimizer) -> Iterator[tuple[Path, Any]]:
     """Yield the entries of the state, but the recent scores, which are followed beside the graphs."""
     for path, holder in containers(optimizer):
         for key, value in holder.items():

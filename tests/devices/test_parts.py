@@ -151,7 +151,8 @@ def test_adapters_and_heads(adapter: str) -> None:
         ends.append([p.detach().cpu() for p in model.parameters()])
     with host_waits() as found:
         step(optimizer, backbone, *there[3])
-    assert [wait for wait in found if "posterior_mode" not in wait] == []
+    # Newton's method is asked whether it has converged, and a layer without derivatives is checked at every step
+    assert [wait for wait in found if "posterior_mode" not in wait and "layer_rows" not in wait] == []
     assert all(torch.equal(p.detach().cpu(), q) for p, q in zip(backbone.parameters(), ends[1], strict=True))
     before = [weights[name] for name, _ in backbone.named_parameters()]
     moved = max(float((p - q).abs().max()) for p, q in zip(ends[0], before, strict=True))
