@@ -39,6 +39,7 @@ from filtune.optimizers import (
 )
 from filtune.optimizers.kalman.filter import KalmanOptimizer
 from filtune.optimizers.kalman.jacobian import JacobianBuilder
+from filtune.optimizers.step_graphs import StepGraphs
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -273,8 +274,8 @@ def _unwatched_adamw(params: list[Tensor], **options: Any) -> torch.optim.AdamW:
 class Graphed(OptimizerMethod):
     """A method whose whole step is one CUDA graph: inputs are copied to where it reads them, and it is replayed.
 
-    The optimizer replaces tensors of its state by new ones; in the graph they are copied back to where the next replay
-    reads them. The optimizer must not read from the device. The first step records the graph.
+    An optimizer of torch's own is recorded here, after four steps; ours are by
+    :class:`~filtune.optimizers.step_graphs.StepGraphs`.
 
     Args:
         method: The method, not yet used.
@@ -283,9 +284,14 @@ class Graphed(OptimizerMethod):
     def __init__(self, method: OptimizerMethod) -> None:
         vars(self).update(vars(method))
         self.method, self.graph = method, None
+        is_ours = isinstance(method.optimizer, OnlineOptimizer)
+        self.steps = StepGraphs(method.optimizer) if is_ours else None
 
     def work(self, batch: Batch) -> None:
         """Replay the step on a batch."""
+        if self.steps is not None:
+            self.steps.take(lambda *held: self.method._observe(held), batch)
+            return
         if self.graph is None:
             self.graph = self._capture(batch)
         for held, new in zip(tensors_of(self.held), tensors_of(batch), strict=True):
@@ -294,6 +300,11 @@ class Graphed(OptimizerMethod):
 
     def measure_rest(self, stream: Iterator[Batch], steps: int) -> None:
         """Measure nothing, because inside a graph the algebra cannot be timed separately, and its memory is its own."""
+
+    def figures(self) -> dict[str, Any]:
+        """Return time and memory, and how many steps were replayed."""
+        replays = {} if self.steps is None else {"replays": self.steps.replays}
+        return {**super().figures(), **replays}
 
     def _capture(self, batch: Batch) -> Any:
         """Record a step."""
@@ -305,13 +316,7 @@ class Graphed(OptimizerMethod):
                 self.method.work(self.held)
         torch.cuda.current_stream().wait_stream(side)
         with torch.cuda.graph(graph):
-            state = getattr(self.method.optimizer, "filter", {})
-            before = dict(state)
             self.method.work(self.held)
-            for name, old in before.items():
-                if state[name] is not old:
-                    old.copy_(state[name])
-                    state[name] = old
         return graph
 
 

@@ -14,6 +14,7 @@ from filtune.datamodules import Task
 from filtune.optimizers import OnlineOptimizer
 from filtune.optimizers.base import SETTINGS
 from filtune.optimizers.likelihoods.tasks import StreamState
+from filtune.optimizers.step_graphs import StepGraphs
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -32,6 +33,7 @@ from .checkpoints import (
 )
 from .evaluation import Evaluation, check_loaders, task_of
 from .forgetting import Forgetting
+from .graphs import check_recordable, check_run
 from .launch import refused_together
 from .legacy import translate_checkpoint
 from .metrics import MetricSet, build_confusion
@@ -55,6 +57,8 @@ class OnlineModule(OnlineStep, Evaluation):
         on_divergence: Reaction to an optimizer that diverges: ``stop`` with an error, ``rewind`` to the last checkpoint
             and go on with the next samples, or ``warn`` and go on.
         checksum_every: Steps between two checks that several processes hold the same parameters.
+        cuda_graphs: Record whole steps as CUDA graphs and replay them, which saves the time of launching their
+            operations. It needs a CUDA device, one process and a constant learning rate.
 
     Attributes:
         restoring: ``read`` while a checkpoint is restored, ``used`` in the first step after it: errors are then its.
@@ -72,6 +76,7 @@ class OnlineModule(OnlineStep, Evaluation):
         weight_averaging: int = 0,
         on_divergence: Literal["stop", "rewind", "warn"] = "stop",
         checksum_every: int = 100,
+        cuda_graphs: bool = False,
     ) -> None:
         super().__init__()
         if checksum_every < 1:
@@ -83,7 +88,7 @@ class OnlineModule(OnlineStep, Evaluation):
         self.backbone_config, self.optimizer_init = backbone, optimizer_init
         self.schedule, self.param_groups = schedule or Schedule(), param_groups or {}
         self.watch, self.checksum_every = Watch(on_divergence), checksum_every
-        self.weight_averaging = weight_averaging
+        self.weight_averaging, self.cuda_graphs = weight_averaging, cuda_graphs
         self.run_config: dict[str, Any] = {}
         self.timer = StepTimer(self.device)
         self.clock: Callable[[], float] = lambda: 0.0
@@ -123,6 +128,8 @@ class OnlineModule(OnlineStep, Evaluation):
         """
         check_trainer(self.trainer, training=self.trainer.state.fn == "fit")
         check_loaders(self.trainer)
+        if self.cuda_graphs and self.trainer.state.fn == "fit":
+            check_run(self.trainer, self.schedule)
         return []
 
     @refused_together()
@@ -148,6 +155,8 @@ class OnlineModule(OnlineStep, Evaluation):
         if not isinstance(optimizer, OnlineOptimizer):
             kind = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
             raise ValueError(f"optimizer_init: {kind} is not an optimizer of filtune, which a closure drives")
+        if self.cuda_graphs:
+            check_recordable(optimizer)
         optimizer.attach(self.backbone)
         if self.schedule.constant:
             return optimizer
@@ -166,6 +175,13 @@ class OnlineModule(OnlineStep, Evaluation):
         self._is_watched = watches_steps(self.trainer)
         self._is_new = True
         check_length(self.trainer)
+        self.graphs = StepGraphs(self.optimizers(use_pl_optimizer=False)) if self.cuda_graphs else None
+
+    def teardown(self, stage: str) -> None:
+        """Remove recorded steps, before the trainer takes the model off the device."""
+        if self.graphs is not None:
+            self.graphs.remove()
+        self.graphs = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Predict, learn, and record the predictions, of the samples of all processes.

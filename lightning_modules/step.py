@@ -12,6 +12,7 @@ from filtune.optimizers.base import Closure
 from filtune.optimizers.distributed import Ranks
 from filtune.optimizers.likelihoods import likelihood_of
 from filtune.optimizers.likelihoods.tasks import StreamState
+from filtune.optimizers.step_graphs import StepGraphs
 from torch import Tensor
 
 from .backbones import Backbone, BackboneConfig, build_backbone
@@ -31,6 +32,7 @@ class OnlineStep:
         target_state: Estimates that follow the targets, where they are learned in running units.
         online: The online metrics.
         average: Mean of the trained parameters.
+        graphs: The steps as CUDA graphs, where they are.
         timer: Entered around the optimizer's step.
     """
 
@@ -40,6 +42,7 @@ class OnlineStep:
     target_state: StreamState | None  # without a default, which would hide the module of that name
     online: Prequential
     average: WeightAverage
+    graphs: StepGraphs | None = None
     timer: AbstractContextManager[Any] = nullcontext()
 
     def build(self, config: BackboneConfig, task: Task, averaged_steps: int, own: OwnClasses = None) -> None:
@@ -62,8 +65,7 @@ class OnlineStep:
 
     def likelihood_given(self, inputs: Any) -> Likelihood:
         """Return the likelihood of the outputs for preprocessed inputs."""
-        value = None if self.target_state is None else self.target_state.value()
-        return self.likelihood.of(self.backbone(inputs), value)
+        return self.likelihood.of(self.backbone(inputs), self._target_value())
 
     def observe(self, inputs: Any, target: Tensor) -> Observation:
         """Return the likelihood of the outputs, bound to the target."""
@@ -93,7 +95,10 @@ class OnlineStep:
         inputs, target = self.backbone.preprocess(batch), batch["label"]
         known, before = self._see_targets(target)
         with self.timer:
-            prediction = (step or optimizer.step)(lambda: self.observe(inputs, target))
+            if self.graphs is None:
+                prediction = (step or optimizer.step)(lambda: self.observe(inputs, target))
+            else:
+                prediction = self.graphs.take(self._observe_with, (inputs, target, self._target_value()), step)
             self.average.update()
         if self.target_state is not None:
             self.target_state.see_residuals(prediction)
@@ -105,6 +110,14 @@ class OnlineStep:
         """Return the names of the tensors of a state that a checkpoint holds: all but the frozen backbone's."""
         trained = {f"backbone.{name}" for name, p in self.backbone.named_parameters() if p.requires_grad}
         return trained | {name for name in state if name.startswith(("online.", "target_state."))}
+
+    def _target_value(self) -> Any:
+        """Return what the likelihood must know of the targets; None where there is nothing to know."""
+        return None if self.target_state is None else self.target_state.value()
+
+    def _observe_with(self, inputs: Any, target: Tensor, value: Any) -> Observation:
+        """Return the observation of a batch, given what the likelihood must know of the targets."""
+        return self.likelihood.of(self.backbone(inputs), value).observe(target)
 
     def _see_targets(self, target: Tensor) -> tuple[bool, Any]:
         """Update the state of the targets with those of all processes, before the batch is learned from.

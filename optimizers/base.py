@@ -18,6 +18,7 @@ from .parts import constructor_parameters
 from .performance import RECENT, Follower, Recent, read_recent, with_more_outcomes
 from .ranges import FIRST_ORDER, Range, check_ranges
 from .ranges import check_arguments as check_arguments
+from .recordable import Recordable
 
 Closure = Callable[[], Observation]
 
@@ -41,7 +42,7 @@ SETTINGS = "settings"
 """Key of a state dict under which the options stand that its state belongs to."""
 
 
-class OnlineOptimizer(torch.optim.Optimizer):
+class OnlineOptimizer(Recordable, torch.optim.Optimizer):
     """Base of all optimizers, which are driven by a closure that returns an observation.
 
     The closure returns an :class:`Observation`, its graph attached. The rule calls it as often as it needs and returns

@@ -82,7 +82,8 @@ class SAM(OnlineOptimizer):
             if name not in known and value not in (own[name], 0):
                 raise ValueError(f"SAM: {name} is no option of base {base}; got {name} {value!r}")
         # the class of torch itself, which takes no closure here
-        rule = next(cls for cls in rules[base].__mro__ if not issubclass(cls, OnlineOptimizer))
+        classes = (cls for cls in rules[base].__mro__ if issubclass(cls, torch.optim.Optimizer))
+        rule = next(cls for cls in classes if not issubclass(cls, OnlineOptimizer))
         self._base: torch.optim.Optimizer = rule(params, **{k: v for k, v in options.items() if k in known})  # type: ignore
         super().__init__(self._base.param_groups, {**self._base.defaults, "rho": rho})
         self.state.update(self._base.state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -86,6 +86,10 @@ class Sophia(OnlineOptimizer):
         self.hessian_every = hessian_every
         self.state[SOPHIA] = {"steps": 0}  # type: ignore[index]
         self.stats = {}
+
+    def step_kind(self) -> Hashable:
+        """Return None where the Hessian is estimated, for which labels are drawn."""
+        return None if self.state[SOPHIA]["steps"] % self.hessian_every == 0 else ()  # type: ignore[index]
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]

@@ -103,6 +103,10 @@ class TorchOptimizer(OnlineOptimizer):
         self._is_checked, self._steps = False, 0
         self._share()
 
+    def unrecordable(self) -> str:
+        """Return why no step can be recorded."""
+        return "classes of other packages count their steps on the host; take AdamW, AdaGrad or SGD"
+
     @torch.no_grad()
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]
         """Take one step and return the observation made before it, at the point of the predictions.

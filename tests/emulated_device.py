@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 DEVICE = torch.device("meta")
 """The emulated device. Its name is one that autograd accepts without a driver."""
@@ -106,10 +106,72 @@ class Construction(TorchFunctionMode):
 
 
 _noted: list[list[str]] = []
+_tapes: list[Tape] = []
+
+
+class Tape:
+    """Operations on the device that are recorded without being run, and can be replayed, as in a CUDA graph.
+
+    They are run once, for their shapes, and what they have changed in tensors of before is undone in the end. A replay
+    runs each operation on the memory that it was recorded with; numbers of the host are those of then.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Any, Any, Any, Any]] = []
+        self._made: set[int] = set()
+        self._before: dict[int, tuple[Any, Any]] = {}
+
+    def save(self, func: Any, args: Any) -> None:
+        """Save what an operation is about to change, unless it was made while recording."""
+        written = [x for x, form in zip(args, func._schema.arguments, strict=False) if _is_written(form)]
+        for x in tree_leaves(written):
+            storage = x.untyped_storage()
+            if storage.data_ptr() not in self._made:
+                self._before.setdefault(storage.data_ptr(), (storage, storage.clone()))
+
+    def add(self, func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        """Record an operation that has been run."""
+        if func.is_view or torch.Tag.inplace_view in func.tags:
+            return  # the memory is the same
+        # with shapes of their own, which operations such as squeeze_ cannot change
+        self._calls.append((func, *tree_map_only(Tensor, Tensor.detach, (args, kwargs, out))))
+        if not func._schema.is_mutable:
+            self._made |= {x.untyped_storage().data_ptr() for x in tree_leaves(out) if isinstance(x, Tensor)}
+
+    def rewind(self) -> None:
+        """Undo what was changed."""
+        for storage, before in self._before.values():
+            storage.copy_(before)
+
+    def replay(self) -> None:
+        """Run all operations again."""
+        with torch.no_grad():
+            for func, args, kwargs, out in self._calls:
+                again = func(*args, **kwargs)
+                if not func._schema.is_mutable:
+                    for held, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
+                        if isinstance(held, Tensor):
+                            held.copy_(new)
+
+
+def _is_written(form: Any) -> bool:
+    return form.alias_info is not None and form.alias_info.is_write
+
+
+@contextmanager
+def recording() -> Iterator[Tape]:
+    """Record operations instead of running them."""
+    _tapes.append(Tape())
+    try:
+        yield _tapes[-1]
+    finally:
+        _tapes.pop().rewind()
 
 
 def note(what: str) -> None:
     """Note that the host waits, with the lines of the project that lead there, innermost first."""
+    if _tapes:
+        raise RuntimeError(f"operation not permitted when stream is capturing: {what}")
     if _noted:
         frames = [f for f in traceback.extract_stack() if "site-packages" not in f.filename and f.filename != __file__]
         lines = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.line}" for frame in frames[:-4:-1]]
@@ -119,8 +181,8 @@ def note(what: str) -> None:
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an operation on the values, and return tensors of the device where it is the device's."""
     name, named = func.overloadpacket.__name__, kwargs.get("device")
-    leaves, form = tree_flatten((args, kwargs))
-    inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    inputs: list[Tensor] = []
+    inner_args, inner_kwargs = _plain(args, inputs), _plain(kwargs, inputs)
     ours = [isinstance(x, DeviceTensor) for x in inputs]
     to_device = any(ours) if named is None else torch.device(named).type == DEVICE.type
     if not to_device and not any(ours):
@@ -128,18 +190,47 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if inputs:
         check_devices(name, inputs, ours)
         note_wait(name, inputs, ours, to_device, args, kwargs)
-    values = [leaf.values if isinstance(leaf, DeviceTensor) else leaf for leaf in leaves]
-    inner_args, inner_kwargs = tree_unflatten(values, form)
     if named is not None:
         inner_kwargs["device"] = torch.device("cpu")
+    if _tapes:
+        _tapes[-1].save(func, inner_args)
     out = func(*inner_args, **inner_kwargs)
+    if _tapes:
+        _tapes[-1].add(func, inner_args, inner_kwargs, out)
     if name == "copy_":
         return args[0]
     if not to_device:
         return out
-    wrapped = tree_map(lambda x: DeviceTensor(x) if type(x) is Tensor else x, out)
+    wrapped = _wrapped(out)
     aliases = func.is_view or func._schema.is_mutable
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if aliases else wrapped
+
+
+def _plain(leaf: Any, inputs: list[Tensor]) -> Any:
+    """Return arguments with the values of tensors, which are appended to a list; by hand, for pytree takes longer.
+
+    Of a number of the host, while recording, the values are those of now.
+    """
+    if isinstance(leaf, Tensor):
+        inputs.append(leaf)
+        if isinstance(leaf, DeviceTensor):
+            return leaf.values
+        return leaf.clone() if _tapes else leaf
+    if isinstance(leaf, tuple | list):
+        return type(leaf)([_plain(part, inputs) for part in leaf])
+    if isinstance(leaf, dict):
+        return {key: _plain(value, inputs) for key, value in leaf.items()}
+    return leaf
+
+
+def _wrapped(out: Any) -> Any:
+    """Return results as tensors of the device."""
+    if type(out) is Tensor:
+        return DeviceTensor(out)
+    if isinstance(out, tuple | list):
+        parts = [_wrapped(part) for part in out]
+        return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
+    return out
 
 
 def check_devices(name: str, inputs: list[Tensor], ours: list[bool]) -> None:
@@ -158,7 +249,7 @@ def note_wait(name: str, inputs: list[Tensor], ours: list[bool], to_device: bool
     elif name in COPIES:
         crosses = ours[0] != ours[1] if name == "copy_" else ours[0] != to_device
         asynchronous = kwargs.get("non_blocking", False) or (name == "copy_" and args[2:3] == (True,))
-        if crosses and not asynchronous:
+        if crosses and (_tapes or not asynchronous):
             note(name)
     elif name.startswith("index") and any(x.dtype in (torch.bool, torch.uint8) for x in inputs[1:]):
         note(name)

@@ -140,7 +140,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=part_names(), metavar="PART", help=", ".join(part_names()))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--threads", type=int, default=min(4, os.cpu_count() or 1))
-    parser.add_argument("--quick", action="store_true", help="every entry once, at a tiny size")
+    parser.add_argument("--quick", "--tiny", action="store_true", help="every entry once, at a tiny size")
     parser.add_argument("--smoke", action="store_true", help="look for errors: all parts at once, short")
     parser.add_argument("--part", choices=part_names(), help=argparse.SUPPRESS)
     options = parser.parse_args(args)

@@ -3,7 +3,7 @@ r"""The filter that all Kalman optimizers share: observe, solve in the space of 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -56,6 +56,12 @@ class KalmanOptimizer(FilterState):
         top_k = options.get("top_k", option.default) if option else 0
         return RowSelection(top_k).count(coordinates, is_adapted)
 
+    def step_kind(self) -> Hashable:
+        """Return what the host knows of the state; None for the first step, and while there is no prior yet."""
+        if self._last is None or not self.filter.get("prior_initialized", True):
+            return None
+        return tuple(int(self.filter[name]) for name in sorted(self._host_names) if name in self.filter)
+
     @torch.no_grad()
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]
         """Observe, update theta and P, and return the observation made before the update."""
@@ -98,7 +104,8 @@ class KalmanOptimizer(FilterState):
         self._move(delta)
         self.follow(joint, finite, residual=e, remaining=remaining)
         scaled, log_weights = self._scaled_predictive(joint, innovation, HPH), state.get("tempering_log_weights")
-        self._last = LastStep(e, delta, update, HPH, innovation, scaled, log_weights)
+        before = None if log_weights is None else log_weights.clone()  # the state may be overwritten in place
+        self._last = LastStep(e, delta, update, HPH, innovation, scaled, before)
         if scaled is not None and log_weights is not None:
             learnt = update_log_weights(log_weights, scaled, joint.target)
             state["tempering_log_weights"] = torch.where(finite, learnt, log_weights)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layer_hooks import LayerHooks, LayerIO, gradients
+from ..normalization import normalize_in_float32
 from ..ranges import COUNT, check_arguments
 from .blocks import Block, BlockJacobian, DenseBlock, OuterProduct
 from .layer_rows import layer_rows, rows_match_autograd
@@ -107,6 +108,7 @@ class JacobianBuilder:
 
     def attach(self, model: nn.Module) -> None:
         """Watch the layers of ``model``, so that a batch costs what its samples cost, and dense heads are factored."""
+        normalize_in_float32(model)
         if self._hooks is not None:
             self._hooks.remove()
         self._hooks, self._verified = LayerHooks(model, self.params, always_on=True, grouped=True), {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, ClassVar
@@ -195,6 +195,10 @@ class NaturalOptimizer(OnlineOptimizer):
         if NATURAL in self.state:
             raise ValueError(f"{self.name}: parameters cannot join once the optimizer has been created")
         super().add_param_group(param_group)
+
+    def step_kind(self) -> Hashable:
+        """Return None for a refresh, in which factors are inverted."""
+        return None if self.natural["steps"] % self.options.skip == 0 else ()
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Observation:  # type: ignore[override]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -30,6 +31,9 @@ def run_memory4bit(record: Record) -> None:
     for frozen in ("4bit", "bfloat16"):
         if frozen == "4bit" and not record.cuda:
             record.put("4bit", {"skipped": "needs a CUDA device"})
+            continue
+        if frozen == "4bit" and find_spec("bitsandbytes") is None:
+            record.put("4bit", {"skipped": "bitsandbytes is not installed"})
             continue
         for outputs in (2, 100):
             for checkpointing in (False, True):
