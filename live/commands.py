@@ -50,7 +50,7 @@ def run_learn(args: list[str]) -> None:
     options = learn_parser().parse_args(args)
     from filtune.lightning_modules.launch import quiet
 
-    from . import json_lines
+    from . import learn
 
     quiet()
-    json_lines.main(options)
+    learn.main(options)

@@ -1,0 +1,104 @@
+"""Answers to the samples of a stream: a prediction for each, and what is learned from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from .learner import OnlineLearner
+from .plain import check_id
+from .sources import Sample
+
+
+class Answers:
+    """A learner that answers the samples of a stream, and learns from them.
+
+    Args:
+        learner: The learner.
+        label_column: Column of the label.
+        id_column: Column of the id.
+    """
+
+    def __init__(self, learner: OnlineLearner, label_column: str, id_column: str) -> None:
+        self.learner, self.label_column, self.id_column = learner, label_column, id_column
+        self.inputs = learner.inputs
+        if not self.inputs.columns and self.inputs.modality != "table":
+            self.inputs.columns = [self.inputs.modality]
+        self.counts: Counter[str] = Counter()
+
+    def answer(self, sample: Sample) -> dict[str, Any]:
+        """Return what is answered to a sample; nothing is learned from one that is wrong.
+
+        Raises:
+            FloatingPointError: If the optimizer has diverged.
+        """
+        try:
+            answer, change = self._answer(self._row(sample))
+        except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:  # of libraries too; nothing has changed
+            return self._bad(error)
+        try:
+            answer["learned"] = change()
+        except ValueError as error:
+            return self._bad(error)
+        self.counts["learned"] += answer["learned"]
+        return answer
+
+    def _bad(self, error: Exception) -> dict[str, Any]:
+        self.counts["bad"] += 1
+        return {"error": " ".join(str(error).split()) or type(error).__name__}
+
+    def _row(self, sample: Sample) -> Mapping[str, Any]:
+        if sample is None:
+            raise ValueError("the line is too long")
+        if isinstance(sample, Mapping):
+            return sample
+        try:
+            row = json.loads(sample)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError("no JSON object with the columns of a sample")
+        return row
+
+    def _answer(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[], bool]]:
+        """Return the answer, and what the line changes, which returns whether it was learned from."""
+        y, id = row.get(self.label_column), row.get(self.id_column)
+        if id is not None:
+            check_id(id)
+        answer: dict[str, Any] = {} if id is None else {"id": id}
+        has_label = not self.learner.labels.is_missing(y)
+        if has_label:
+            self.learner.check_labels([y])
+        names = self.inputs.columns or [name for name in row if name not in (self.label_column, self.id_column)]
+        if all(row.get(name) is None for name in names):
+            if id is None or not has_label:
+                sample = repr(names[0]) if names else "a feature"
+                raise ValueError(f"the line has neither {sample} nor the label of an earlier id")
+            return {**answer, "label": y}, partial(self.learner.feedback, id, y)
+        x = self.inputs.read({name: row.get(name) for name in names})
+        prediction = self._prediction(x)
+        answer |= {**prediction, **({"label": y} if has_label else {})}
+        return answer, partial(self._take, x, y if has_label else None, id, prediction["prediction"])
+
+    def _take(self, x: Any, y: Any, id: Any, prediction: Any) -> bool:
+        """Learn from a sample, or let it wait for its label; return whether it was learned from."""
+        if y is not None:
+            self.learner.learn_one(x, y, id)
+        elif id is not None:
+            self.learner.wait(x, id, prediction)
+        return y is not None
+
+    def _prediction(self, x: Any) -> dict[str, Any]:
+        """Return the prediction, and of classes that are exclusive its probability and the entropy of all in nats."""
+        if not self.learner.labels.likelihood.is_softmax:
+            return {"prediction": self.learner.predict_one(x)}
+        found = self.learner.predict_proba_one(x)
+        if not found:
+            return {"prediction": None}
+        best = max(found, key=lambda name: found[name])
+        entropy = -sum(p * math.log(p) for p in found.values() if p > 0)
+        return {"prediction": best, "probability": found[best], "entropy": entropy}
