@@ -30,6 +30,7 @@ class Event:
     Attributes:
         id: The same whenever the same samples are learned again, and unlike that of any other event.
         rule: The rule.
+        quantity: Its figure.
         status: Whether the alarm came on or went off.
         value: The value of the figure; of drift the number of drifts detected.
         samples: Predictions that were scored before.
@@ -39,6 +40,7 @@ class Event:
 
     id: str
     rule: str
+    quantity: str
     status: Literal["firing", "cleared"]
     value: float
     samples: int
@@ -157,20 +159,28 @@ class LearnerMonitor:
             step: Steps taken.
         """
         found = []
+        figures = self._figures()
         for alarm in self.alarms:
-            value = self._drift(alarm, drift) if alarm.rule.quantity == DRIFT else self._figure(alarm.rule)
+            is_drift = alarm.rule.quantity == DRIFT
+            value = self._drift(alarm, drift) if is_drift else figures.get(alarm.rule.quantity)
+            if not is_drift and self._held(alarm.rule) < alarm.rule.min_samples:
+                continue
             status = None if value is None else alarm.take(value)
             if status is not None:
                 samples, text = self.window.count, alarm.rule.text
                 shown = float(self._drifts) if text == DRIFT else alarm.value
                 id = f"{self.stream}-{text.replace(' ', '')}-{samples}-{step}-{alarm.times}-{status}"
-                found.append(Event(id, text, status, float(shown or 0), samples, step))
+                found.append(Event(id, text, alarm.rule.quantity, status, float(shown or 0), samples, step))
         self.events.extend(found)
         return found
 
-    def _figure(self, rule: Rule) -> float | None:
-        held = self.window.arrived() if rule.quantity == MISSING else len(self.window)
-        return self.window.values(rule.quantity).get(rule.quantity) if held >= rule.min_samples else None
+    def _figures(self) -> dict[str, float]:
+        """Return the figures of the rules for which the window holds enough."""
+        names = {alarm.rule.quantity for alarm in self.alarms if self._held(alarm.rule) >= alarm.rule.min_samples}
+        return self.window.values(*sorted(names - {DRIFT})) if names - {DRIFT} else {}
+
+    def _held(self, rule: Rule) -> int:
+        return self.window.arrived() if rule.quantity == MISSING else len(self.window)
 
     def _drift(self, alarm: Alarm, drift: dict[str, Any]) -> float:
         """Return 1 where the alarm is to be on: from a drift until the test is armed again."""
@@ -212,11 +222,13 @@ class LearnerMonitor:
         self.rollbacks += 1
         return self.kept.pop() if len(self.kept) > 1 else self.kept[0]
 
-    def grow(self, task: Task) -> None:
-        """Take a task with more classes; states without them are no longer kept."""
-        if task.outputs != self.window.task.outputs:
+    def grow(self, task: Task) -> bool:
+        """Take a task with more classes; states of fewer outputs are no longer kept. Returns whether that is so."""
+        has_grown = task.outputs != self.window.task.outputs
+        if has_grown:
             self.kept.clear()
         self.window.grow(task)
+        return has_grown
 
     # what is saved
 

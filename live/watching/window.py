@@ -73,6 +73,7 @@ class ScoreWindow:
         self._columns: dict[str, Tensor] = {}
         self._came: deque[int] = deque(maxlen=size)
         self._has_interval = _has_interval(task)
+        self._metric_set: tuple[Any, MetricSet] | None = None
 
     def names(self) -> dict[str, bool]:
         """Return the names of the figures of the task, and whether each is a share, in -1..1."""
@@ -148,11 +149,16 @@ class ScoreWindow:
         return Score(float(rows["loss"].mean()), float(wrong.double().mean()))
 
     def values(self, *names: str) -> dict[str, float]:
-        """Return figures by name, all of them by default; those of which there is nothing yet are left out."""
-        names = names or tuple(self.names())
+        """Return figures by name, all of them by default; those of which there is nothing yet are left out.
+
+        They have seven digits, as many as float32 holds: a share that is 0.7 is not below 0.7 by its rounding.
+        """
+        return {name: float(f"{value:.7g}") for name, value in self._values(names or tuple(self.names())).items()}
+
+    def _values(self, names: tuple[str, ...]) -> dict[str, float]:
         found = {"missing": self._missing()} if self._came and "missing" in names else {}
         rows = self._ordered()
-        if rows:
+        if rows and not bool(rows["valid"].all()):
             valid = rows["valid"]
             rows = {name: column[valid] for name, column in rows.items()}
         if not rows or not len(rows["loss"]):
@@ -180,7 +186,11 @@ class ScoreWindow:
         chosen = tuple(name for name in declared if name in names)
         if not chosen:
             return {}
-        metrics = MetricSet(self.task, chosen, joint=True).to(rows["mean"].device)
+        key = (chosen, self.task.outputs)
+        if self._metric_set is None or self._metric_set[0] != key:
+            self._metric_set = key, MetricSet(self.task, chosen, joint=True).to(rows["mean"].device)
+        metrics = self._metric_set[1]
+        metrics.reset()
         target = likelihood_of(self.task.kind).of(rows["mean"]).metric_target(rows["target"])
         found = {}
         for name, metric in metrics.metrics.items(keep_base=True):
