@@ -1,4 +1,4 @@
-"""Answers to the samples of a stream: a prediction for each, and what is learned from it."""
+"""Predictions for the samples of a stream, and learning from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from .learner import OnlineLearner
 from .plain import check_id
-from .sources import Sample
+from .sources import RawSample
 
 
 class Answers:
@@ -30,7 +30,7 @@ class Answers:
             self.inputs.columns = [self.inputs.modality]
         self.counts: Counter[str] = Counter()
 
-    def answer(self, sample: Sample) -> dict[str, Any]:
+    def answer(self, sample: RawSample) -> dict[str, Any]:
         """Return what is answered to a sample; nothing is learned from one that is wrong.
 
         Raises:
@@ -51,7 +51,7 @@ class Answers:
         self.counts["bad"] += 1
         return {"error": " ".join(str(error).split()) or type(error).__name__}
 
-    def _row(self, sample: Sample) -> Mapping[str, Any]:
+    def _row(self, sample: RawSample) -> Mapping[str, Any]:
         if sample is None:
             raise ValueError("the line is too long")
         if isinstance(sample, Mapping):

@@ -14,7 +14,7 @@ from . import storage
 from .answers import Answers
 from .learner import OnlineLearner
 from .settings import OPEN
-from .sources import Options, Output, Source, open_output, open_source
+from .sources import AnswerOutput, SampleSource, SourceOptions, open_output, open_source
 
 STREAM = "stream"
 """Entry of the state with the position in the input and in the output."""
@@ -34,12 +34,14 @@ class LearnLoop:
         save_interval: Samples between two saves.
     """
 
-    def __init__(self, source: Source, output: Output, answers: Answers, path: Path, save_interval: int) -> None:
+    def __init__(
+        self, source: SampleSource, output: AnswerOutput, answers: Answers, path: Path, save_interval: int
+    ) -> None:
         self.source, self.output, self.answers = source, output, answers
         self.path, self.save_interval = path, save_interval
 
     def run(self) -> None:
-        """Go through the stream to its end.
+        """Learn from the stream to its end.
 
         Raises:
             Stopped: If a signal came; the state is saved.
@@ -108,7 +110,7 @@ def main(options: argparse.Namespace) -> None:
     if options.save_interval < 1:
         raise ValueError(f"--save_interval: must be at least 1, got {options.save_interval}")
     stream = position_of(options)
-    source = open_source(options.input, Options(options.follow, options.skip_read), stream and stream["input"])
+    source = open_source(options.input, SourceOptions(options.follow, options.skip_read), stream and stream["input"])
     output = open_output(options.output, stream and stream["output"])
     learner = begin(options)
     if options.columns:

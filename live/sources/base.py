@@ -9,17 +9,17 @@ from typing import Any, ClassVar
 
 from filtune.lightning_modules import signals
 
-Sample = bytes | Mapping[str, Any] | None
+RawSample = bytes | Mapping[str, Any] | None
 """A sample as it comes: a JSON object in bytes, its columns, or None where it is too long to be kept."""
 
-SOURCES: dict[str, type[Source]] = {}
-OUTPUTS: dict[str, type[Output]] = {}
+SOURCES: dict[str, type[SampleSource]] = {}
+OUTPUTS: dict[str, type[AnswerOutput]] = {}
 """Classes by the scheme of an address; the empty scheme is that of files and pipes."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options of a source.
+class SourceOptions:
+    """SourceOptions of a source.
 
     Attributes:
         follow: Whether to wait for more at the end.
@@ -30,7 +30,7 @@ class Options:
     skip_read: bool = False
 
 
-class Source(ABC):
+class SampleSource(ABC):
     """A stream of samples, from where it was left.
 
     A position belongs to a sample: with the state of the learner after that sample, everything after the position is
@@ -53,7 +53,7 @@ class Source(ABC):
 
     schemes: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, address: str, options: Options, state: Mapping[str, Any] | None) -> None:
+    def __init__(self, address: str, options: SourceOptions, state: Mapping[str, Any] | None) -> None:
         self.name, self.options = address, options
         self.count: int = state["count"] if state else 0
         self.position: Any = None
@@ -61,7 +61,7 @@ class Source(ABC):
     def __init_subclass__(cls) -> None:
         SOURCES.update(dict.fromkeys(cls.schemes, cls))
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[RawSample]:
         """Yield the samples.
 
         A signal stops the wait for a sample, but not what is done with one.
@@ -82,7 +82,7 @@ class Source(ABC):
             yield sample
 
     @abstractmethod
-    def take(self) -> tuple[Sample, Any] | None:
+    def take(self) -> tuple[RawSample, Any] | None:
         """Return the next sample and the position after it; None where there is none any more."""
 
     @abstractmethod
@@ -100,8 +100,10 @@ class Source(ABC):
         """Close the source."""
 
 
-class Output(ABC):
-    """Where the answers go, each once: what was written after the last saved state is written again, or known.
+class AnswerOutput(ABC):
+    """A file or a stream that takes the answers, each once.
+
+    What was written after the last saved state is written again by the next process, or recognised.
 
     Args:
         address: What ``--output`` names.
@@ -134,12 +136,12 @@ class Output(ABC):
         """Close the output."""
 
 
-def open_source(address: str, options: Options, state: Mapping[str, Any] | None) -> Source:
+def open_source(address: str, options: SourceOptions, state: Mapping[str, Any] | None) -> SampleSource:
     """Return the source at an address."""
     return SOURCES[_scheme(address, SOURCES)](address, options, state)
 
 
-def open_output(address: str, state: Any) -> Output:
+def open_output(address: str, state: Any) -> AnswerOutput:
     """Return the output at an address."""
     return OUTPUTS[_scheme(address, OUTPUTS)](address, state)
 

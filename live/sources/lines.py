@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
-from .base import Options, Output, Sample, Source
+from .base import AnswerOutput, RawSample, SampleSource, SourceOptions
 
 LONGEST = 1 << 24
 """Most bytes of a line; of a longer one nothing is kept."""
@@ -23,12 +23,21 @@ BEGINNING = 4096
 """Bytes by which the file of before is recognised."""
 
 
-class Lines(Source):
-    """The lines of a file, or of standard input, whose address is ``-``; the position is in bytes."""
+class Lines(SampleSource):
+    """The lines of a file, or of standard input, whose address is ``-``; the position is in bytes.
+
+    Args:
+        address: A file, or ``-``.
+        options: The options.
+        state: What :meth:`state` returned; None to begin.
+
+    Raises:
+        ValueError: If there is no such file, it is another one than before, or an option does not apply.
+    """
 
     schemes: ClassVar = ("",)
 
-    def __init__(self, address: str, options: Options, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, address: str, options: SourceOptions, state: Mapping[str, Any] | None = None) -> None:
         super().__init__(address, options, state)
         self.is_pipe = address == "-"
         if self.is_pipe and options.follow:
@@ -42,7 +51,7 @@ class Lines(Source):
         if state:
             self._restore(state)
 
-    def take(self) -> tuple[Sample, int] | None:
+    def take(self) -> tuple[RawSample, int] | None:
         """Return the next line; None for one that is longer than :data:`LONGEST`."""
         found = self._next()
         return found and (found[0], self.position + found[1])
@@ -103,7 +112,7 @@ class Lines(Source):
         return zlib.crc32(os.pread(self.file.fileno(), min(size, BEGINNING), 0))
 
 
-class FileOutput(Output):
+class FileOutput(AnswerOutput):
     """The lines that are written; of a file, those after the last saved state are written again when it goes on.
 
     Args:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from filtune.lightning_modules import signals
 from filtune.live.answers import Answers
-from filtune.live.sources import Options
+from filtune.live.sources import SourceOptions
 from filtune.live.sources.lines import Lines
 
 from filtune.cli import main
@@ -35,7 +35,7 @@ def write(path: Path, content: list[Any]) -> Path:
 
 @pytest.fixture
 def start(tmp_path: Path, tiny_bert: Path) -> list[str]:
-    """Options of a learner of texts."""
+    """SourceOptions of a learner of texts."""
     config = tmp_path / "own.yaml"
     config.write_text(
         f"model: {{backbone: {{name: {tiny_bert}, adapter: head}}, on_divergence: rewind}}\n"
@@ -188,7 +188,7 @@ def test_a_line_without_bounds_is_left_out(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(lines, "LONGEST", 10)
     source = tmp_path / "in"
     source.write_bytes(b"short\n" + b"x" * 35 + b"\nagain\n" + b"y" * 10)
-    found = Lines(str(source), Options())
+    found = Lines(str(source), SourceOptions())
     assert list(found) == [b"short\n", None, b"again\n", b"y" * 10]
     assert found.position == source.stat().st_size
     signals.defer(False)
@@ -196,7 +196,7 @@ def test_a_line_without_bounds_is_left_out(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_file_that_becomes_shorter(tmp_path: Path) -> None:
     source = write(tmp_path / "in", rows(2))
-    found = iter(Lines(str(source), Options(follow=True)))
+    found = iter(Lines(str(source), SourceOptions(follow=True)))
     next(found), next(found)
     threading.Timer(0.1, lambda: os.truncate(source, 5)).start()
     with pytest.raises(ValueError, match="has become shorter than what was read of it"):
