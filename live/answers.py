@@ -12,6 +12,7 @@ from typing import Any
 from .learner import OnlineLearner
 from .plain import check_id
 from .sources import RawSample
+from .watching.comparison import Comparison
 
 
 class Answers:
@@ -21,10 +22,14 @@ class Answers:
         learner: The learner.
         label_column: Column of the label.
         id_column: Column of the id.
+        comparison: Other learners that see the same samples.
     """
 
-    def __init__(self, learner: OnlineLearner, label_column: str, id_column: str) -> None:
+    def __init__(
+        self, learner: OnlineLearner, label_column: str, id_column: str, comparison: Comparison | None = None
+    ) -> None:
         self.learner, self.label_column, self.id_column = learner, label_column, id_column
+        self.comparison = Comparison(learner) if comparison is None else comparison
         self.inputs = learner.inputs
         if not self.inputs.columns and self.inputs.modality != "table":
             self.inputs.columns = [self.inputs.modality]
@@ -78,27 +83,29 @@ class Answers:
             if id is None or not has_label:
                 sample = repr(names[0]) if names else "a feature"
                 raise ValueError(f"the line has neither {sample} nor the label of an earlier id")
-            return {**answer, "label": y}, partial(self.learner.feedback, id, y)
+            return {**answer, "label": y}, partial(self.comparison.apply, lambda each: each.feedback(id, y))
         x = self.inputs.read({name: row.get(name) for name in names})
-        prediction = self._prediction(x)
-        answer |= {**prediction, **({"label": y} if has_label else {})}
+        prediction = predict(self.learner, x)
+        others = self.comparison.each(lambda each: predict(each, x))
+        answer |= {**prediction, **({"against": others} if others else {}), **({"label": y} if has_label else {})}
         return answer, partial(self._take, x, y if has_label else None, id, prediction["prediction"])
 
     def _take(self, x: Any, y: Any, id: Any, prediction: Any) -> bool:
         """Learn from a sample, or let it wait for its label; return whether it was learned from."""
-        if y is not None:
-            self.learner.learn_one(x, y, id)
-        elif id is not None:
-            self.learner.wait(x, id, prediction)
+        if y is None and id is not None:
+            self.comparison.apply(lambda each: each.wait(x, id, prediction))
+        else:
+            self.comparison.apply(lambda each: each.learn_one(x, y, id))
         return y is not None
 
-    def _prediction(self, x: Any) -> dict[str, Any]:
-        """Return the prediction, and of classes that are exclusive its probability and the entropy of all in nats."""
-        if not self.learner.labels.likelihood.is_softmax:
-            return {"prediction": self.learner.predict_one(x)}
-        found = self.learner.predict_proba_one(x)
-        if not found:
-            return {"prediction": None}
-        best = max(found, key=lambda name: found[name])
-        entropy = -sum(p * math.log(p) for p in found.values() if p > 0)
-        return {"prediction": best, "probability": found[best], "entropy": entropy}
+
+def predict(learner: OnlineLearner, x: Any) -> dict[str, Any]:
+    """Return the prediction, and of classes that are exclusive its probability and the entropy of all in nats."""
+    if not learner.labels.likelihood.is_softmax:
+        return {"prediction": learner.predict_one(x)}
+    found = learner.predict_proba_one(x)
+    if not found:
+        return {"prediction": None}
+    best = max(found, key=lambda name: found[name])
+    entropy = -sum(p * math.log(p) for p in found.values() if p > 0)
+    return {"prediction": best, "probability": found[best], "entropy": entropy}

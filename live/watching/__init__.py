@@ -1,1 +1,1 @@
-"""Watching a learner: figures over a window, alarms and their delivery, rollback, and comparison with other learners."""
+"""Watching a learner: figures over a window, alarms and their delivery, rollback, and comparison."""

@@ -253,6 +253,30 @@ def names_of(optimizers: Iterable[Any]) -> dict[str, Any]:
     return found
 
 
+def open_comparison(
+    learner: OnlineLearner, against: Sequence[str] | None, state: Mapping[str, Any] | None, is_new: bool
+) -> Comparison:
+    """Return the comparison of a command, that of its state where it goes on.
+
+    Args:
+        learner: The learner whose predictions count.
+        against: What ``--against`` names; None goes on with those of the state.
+        state: The comparison in the state; None where there is none.
+        is_new: Whether the command begins.
+
+    Raises:
+        ValueError: If an optimizer is not there, or is another than in the state.
+    """
+    names = names_of(against or ())
+    if is_new:
+        return Comparison(learner, names)
+    known = list((state or {}).get("shadows", {}))
+    if against is not None and list(names) != known:
+        has = ", ".join(known) or "none"
+        raise ValueError(f"--against: a learner that joins later has another start; the state has {has}: name the same")
+    return Comparison(learner, state=state)
+
+
 def with_optimizer(settings: LearnerSettings, optimizer: Any) -> LearnerSettings:
     """Return the settings of a learner with another optimizer, and the schedule and parameter groups that it has.
 

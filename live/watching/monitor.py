@@ -14,7 +14,7 @@ from filtune.optimizers.likelihoods import likelihood_of
 
 from .kept_states import KeptState
 from .rules import DRIFT, Alarm, Rule, parse
-from .window import SIZE, ScoreWindow
+from .window import ScoreWindow
 
 MISSING = "missing"
 """The figure that is of labels and not of the model: its alarm is no reason to go back."""

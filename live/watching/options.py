@@ -10,8 +10,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that ``filtune learn`` and ``filtune serve`` have in common."""
     group = parser.add_argument_group("watching", "What the state has stays where an option is left out.")
     add = group.add_argument
-    add("--alarm", action="append", metavar="RULE",
-        help="'accuracy < 0.7', 'log_loss > 1 until 0.9 after 200', 'drift', or a file of YAML; repeatable; 'none' ends all")  # fmt: skip
+    rules = "'accuracy < 0.7', 'log_loss > 1 until 0.9 after 200', 'drift', a file of YAML, or 'none'; repeatable"
+    add("--alarm", action="append", metavar="RULE", help=rules)
     add("--window", type=int, metavar="N", help="predictions that the figures of alarms are over (default 1000)")
     add("--webhook", metavar="URL", help="post alarms there as JSON; its token is in FILTUNE_WEBHOOK_TOKEN")
     add("--keep_states", type=int, metavar="N", help="states without alarm to go back to, every 200 steps (default 0)")

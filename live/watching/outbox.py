@@ -21,9 +21,9 @@ MOST_WAITING = 1000
 class Outbox:
     """Events by id, each with whether it was delivered.
 
-    An event is written before it is sent, and a line follows once it was delivered. Samples that are learned again after
-    a kill raise the same events with the same ids, which are known here and not sent again. Only an event whose receiver
-    had answered, and whose line was not yet written when the process was killed, is sent twice.
+    An event is written before it is sent, and a line follows once it was delivered. Samples that are learned again
+    after a kill raise the same events with the same ids, which are known here and not sent again. Only an event whose
+    receiver had answered, and whose line was not yet written when the process was killed, is sent twice.
 
     Args:
         path: The file.

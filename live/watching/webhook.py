@@ -53,8 +53,7 @@ class Webhook:
     """
 
     def __init__(self, url: str, outbox: Outbox, say: Callable[[str], None]) -> None:
-        self.host = check_url(url)
-        self._token = read_token(url)
+        self.host, self._token = check_webhook(url), read_token(url)
         self._url, self._outbox, self._say = url, outbox, say
         self._opener = build_opener(_NoRedirect())
         self.failures = self.delivered = 0
@@ -69,7 +68,7 @@ class Webhook:
                 self._wake.notify_all()
 
     def close(self) -> int:
-        """Try once more to deliver what waits, and return how many events still wait; they are sent by the next start."""
+        """Try once more to deliver what waits, and return how many events the next start has to send."""
         with self._wake:
             self._ends = True
             self._wake.notify_all()
@@ -117,11 +116,11 @@ class Webhook:
             return " ".join(str(getattr(error, "reason", None) or error).split())[:200] or type(error).__name__
 
 
-def check_url(url: str) -> str:
-    """Check the address of a webhook, and return its host, which is all of it that messages show.
+def check_webhook(url: str) -> str:
+    """Check the address of a webhook and its token, and return the host, which is all of it that messages show.
 
     Raises:
-        ValueError: If it is no address, or holds a password.
+        ValueError: If it is no address, or holds a password; or if the token cannot be sent there.
     """
     try:
         parts = urlsplit(url)
@@ -134,6 +133,7 @@ def check_url(url: str) -> str:
         raise ValueError("--webhook: the address has a character that must be written as %XX, or a host as xn--")
     if parts.username is not None or parts.password is not None:
         raise ValueError(f"--webhook: no password in the address, which others can read; set {TOKEN}")
+    read_token(url)
     return host
 
 
