@@ -85,7 +85,9 @@ class BlockMeans:
         from scipy.stats import ttest_1samp
 
         test = ttest_1samp(means, 0)
-        return Difference(mean, *map(float, test.confidence_interval(1 - LEVEL)), float(test.pvalue))
+        low, high = test.confidence_interval(1 - LEVEL)
+        half = float(high - low) / 2
+        return Difference(mean, mean - half, mean + half, float(test.pvalue))
 
     def state(self) -> list[Any]:
         """Return everything in plain values."""
