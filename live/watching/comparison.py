@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -98,7 +99,8 @@ class Comparison:
         """Return the learner of a checkpoint's content; it shares the frozen weights with the first one."""
         learner = OnlineLearner.__new__(OnlineLearner)
         own = self.learner.settings.own
-        storage.restore(learner, dict(content), own=own, device=self.learner.device)
+        states = copy.deepcopy(content["optimizer_states"])  # which torch's optimizers would share, not copy
+        storage.restore(learner, {**content, "optimizer_states": states}, own=own, device=self.learner.device)
         shared = dict(self.learner.model.backbone.named_parameters())
         for name, param in learner.model.backbone.named_parameters():
             if not param.requires_grad:
@@ -299,10 +301,10 @@ def _part(text: str) -> dict[str, Any]:
     configs = [each.removeprefix("optimizer/") for each in shipped() if each.startswith("optimizer/")]
     if name.removeprefix("optimizer/") in configs or Path(name).is_file():
         part = compose([str(find_config(name, "against"))])
-    elif name.lower() in {each.lower() for each in known_classes("optimizer")} or "." in name:
+    elif name.lower() in (classes := {each.lower() for each in known_classes("optimizer")}) or "." in name:
         part = {"optimizer": optimizer_section(name)}
     else:
-        raise ValueError(f"there is no such optimizer; {suggest(name, [*configs, *known_classes('optimizer')])}")
+        raise ValueError(f"there is no such optimizer; {suggest(name, {*configs, *classes})}")
     if not part.get("optimizer"):
         raise ValueError("the configuration has no optimizer; name one of configs/optimizer")
     options = dict(part["optimizer"].get("init_args") or {})
