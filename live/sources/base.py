@@ -12,6 +12,11 @@ from filtune.lightning_modules import signals
 RawSample = bytes | Mapping[str, Any] | None
 """A sample as it comes: a JSON object in bytes, its columns, or None where it is too long to be kept."""
 
+
+class TextFields(dict[str, Any]):
+    """The columns of a sample from a source that has no numbers: texts, and bytes where they are not in UTF-8."""
+
+
 SOURCES: dict[str, type[SampleSource]] = {}
 OUTPUTS: dict[str, type[AnswerOutput]] = {}
 """Classes by the scheme of an address; the empty scheme is that of files and pipes."""
