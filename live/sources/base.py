@@ -97,6 +97,11 @@ class SampleSource(ABC):
     def acknowledge(self) -> None:  # noqa: B027
         """Let the source forget what is before the position: a state with it is on the disk."""
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What else was counted, for the last message."""
+        return {}
+
     def describe(self) -> dict[str, Any]:
         """Return what an answer says of the place of the last sample."""
         return {"line": self.count}

@@ -75,7 +75,7 @@ class RedisStream:
 
     def refusal(self, error: Exception) -> ValueError:
         """Return the message on an error, in one line."""
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()).rstrip(".")
         remedy = ""
         if isinstance(error, self.errors.AuthenticationError | self.errors.NoPermissionError) or "NOAUTH" in said:
             remedy = f"; the password is {PASSWORD}, or a part of the address, as is the user"

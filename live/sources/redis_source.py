@@ -100,6 +100,11 @@ class RedisSource(SampleSource):
         except (self.stream.errors.RedisError, OSError):
             return
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """The entries that were lost, if any were."""
+        return {"lost": self.lost} if self.lost else {}
+
     def describe(self) -> dict[str, Any]:
         """Return the number and the id of the last entry."""
         assert self.position is not None
