@@ -11,7 +11,7 @@ from typing import Any
 
 from .learner import OnlineLearner
 from .plain import check_id
-from .sources import RawSample
+from .sources import RawSample, TextFields
 from .watching.comparison import Comparison
 
 
@@ -59,6 +59,9 @@ class Answers:
     def _row(self, sample: RawSample) -> Mapping[str, Any]:
         if sample is None:
             raise ValueError("the line is too long")
+        if isinstance(sample, TextFields) and self.inputs.modality == "table":
+            kept = (self.label_column, self.id_column)
+            return {name: value if name in kept else _number(value) for name, value in sample.items()}
         if isinstance(sample, Mapping):
             return sample
         try:
@@ -109,3 +112,11 @@ def predict(learner: OnlineLearner, x: Any) -> dict[str, Any]:
     best = max(found, key=lambda name: found[name])
     entropy = -sum(p * math.log(p) for p in found.values() if p > 0)
     return {"prediction": best, "probability": found[best], "entropy": entropy}
+
+
+def _number(text: str | bytes) -> Any:
+    """Return the number in a text; None of a blank one, and the text where there is none."""
+    try:
+        return float(text) if text.strip() else None
+    except ValueError:
+        return text

@@ -163,10 +163,11 @@ def main(options: argparse.Namespace) -> int:
     else:
         print(f"filtune: goes on after line {source.count} of {source.name}", file=sys.stderr)
     loop.run()
-    counts = answers.counts
+    counts = {"bad": 0, **answers.counts, **source.counts}
+    said = ", ".join(f"{number} {name}" for name, number in counts.items() if name != "learned")
     print(
-        f"filtune: {source.count} lines read, {counts['learned']} learned from, {counts['bad']} bad; the state is in "
-        f"{options.state}",
+        f"filtune: {source.count} samples read, {counts.get('learned', 0)} learned from{said and f', {said}'}; the "
+        f"state is in {options.state}",
         file=sys.stderr,
     )
     return ALARM_STATUS if reports.stops else 0

@@ -12,6 +12,11 @@ from filtune.lightning_modules import signals
 RawSample = bytes | Mapping[str, Any] | None
 """A sample as it comes: a JSON object in bytes, its columns, or None where it is too long to be kept."""
 
+
+class TextFields(dict[str, Any]):
+    """The columns of a sample from a source that has no numbers: texts, and bytes where they are not in UTF-8."""
+
+
 SOURCES: dict[str, type[SampleSource]] = {}
 OUTPUTS: dict[str, type[AnswerOutput]] = {}
 """Classes by the scheme of an address; the empty scheme is that of files and pipes."""
@@ -91,6 +96,11 @@ class SampleSource(ABC):
 
     def acknowledge(self) -> None:  # noqa: B027
         """Let the source forget what is before the position: a state with it is on the disk."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What else was counted, for the last message."""
+        return {}
 
     def describe(self) -> dict[str, Any]:
         """Return what an answer says of the place of the last sample."""

@@ -125,7 +125,9 @@ class FileOutput(AnswerOutput):
 
     schemes: ClassVar = ("",)
 
-    def __init__(self, address: str, state: int | None) -> None:
+    def __init__(self, address: str, state: Any) -> None:
+        if isinstance(state, dict):
+            raise ValueError(f"--output: the state has written to the stream {state['stream']!r}, not to {address}")
         self.is_pipe = address == "-"
         if self.is_pipe:
             self.file: BinaryIO = sys.stdout.buffer

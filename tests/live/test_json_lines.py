@@ -75,7 +75,7 @@ def test_each_line_has_its_answer(tmp_path: Path, start: list[str], capsys: pyte
     assert "none of them empty" in found[9]["error"]
     assert "not among the classes ham, spam" in found[10]["error"]
     assert "neither 'text' nor the label of an earlier id" in found[11]["error"]
-    assert "13 lines read, 5 learned from, 5 bad" in printed.err
+    assert "13 samples read, 5 learned from, 5 bad" in printed.err
 
 
 def state(path: Path) -> dict[str, Any]:
