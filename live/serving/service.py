@@ -334,7 +334,7 @@ class LearnerService:
             self._apply(operation)
 
     def _save(self) -> None:
-        if self.failure or self._saved_at == self.state.position or not self.state.may_save():
+        if self.failure or self._saved_at == self.state.position:
             return
         try:
             with self.learner.lock:
