@@ -160,9 +160,14 @@ class LearnerCore:
 
     def learn(self, samples: list[Sample], labels: list[Any]) -> None:
         """Take one step; the lock is held."""
+        is_softmax = self.labels.likelihood.is_softmax
+        known = len(self.labels.values) if is_softmax else None
         self.add_classes(self.labels.new_among(labels))
-        if self.labels.likelihood.is_softmax and len(self.labels.values) < 2:
-            self.model.online.skip(len(samples))  # of a single class nothing can be learned
+        self.model.online.known = known  # of the metrics that have grown
+        if is_softmax and len(self.labels.values) < 2:  # of a single class nothing can be learned
+            outputs = torch.zeros(len(samples), self.task.outputs, device=self.device)
+            target = torch.zeros(len(samples), dtype=torch.int64, device=self.device)
+            self.model.online.update(self.model.likelihood.of(outputs, None).observe(target))
             self.inputs.learned(samples)
             self.publish()
             return

@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from .access import Denied, Guard, Limits
 from .api_page import api_page
 from .card import card
 from .journal import LogNotWritten, Operation
+from .known_ids import Outcome
 from .monitor import Figures, exposition
 from .schemas import (
     Accepted,
@@ -115,10 +117,8 @@ def _add_learner(app: FastAPI, service: LearnerService, limits: Limits) -> None:
     async def accept(operations: list[Operation], learned: bool) -> list[str]:
         written = await in_thread(service.check, operations)
         ticket = service.submit(operations, written)
-        outcomes = await asyncio.wrap_future(ticket.durable)
-        if learned:
-            await asyncio.wrap_future(ticket.applied)
-        return list(outcomes)
+        outcomes: Future[list[Outcome]] = ticket.applied if learned else ticket.durable
+        return [*await asyncio.wrap_future(outcomes)]
 
     async def predictions(samples: list[ToPredict]) -> list[Predicted]:
         xs, ids = [sample.x for sample in bounded(samples)], [sample.id for sample in samples]

@@ -64,7 +64,7 @@ def check_label(learner: LearnerCore, y: Any) -> None:
         raise ValueError("y: one class is needed, not a list")
     try:
         if not labels.new_among([y]):
-            labels.encode([y])
+            learner.targets([y])
     except (TypeError, ArithmeticError, RuntimeError) as error:  # of libraries
         raise ValueError(f"y: no label of this task: {error}") from error
 

@@ -103,7 +103,8 @@ class Accepted(BaseModel):
     """The outcome of labels; they are on the disk."""
 
     outcomes: list[str] = Field(
-        description="Of each label: accepted; duplicate: it had been accepted before; unknown: no sample waits for it."
+        description="Of each label: accepted; duplicate: it had been accepted before; unknown: no sample waits for it; "
+        "with learned=true also rejected: by the labels before it, it was none any more when it was to be learned."
     )
 
 

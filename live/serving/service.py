@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from ..pending import Waiting
 from .journal import LogNotWritten, Operation, Payload, payload
-from .known_ids import KnownIds
+from .known_ids import KnownIds, Outcome
 from .monitor import ServiceMonitor
 from .options import change, change_of
 from .samples import check_label, read_sample, readable
@@ -226,14 +226,13 @@ class LearnerService:
 
     def _learn(self, ticket: Ticket) -> None:
         begin = time.monotonic()
-        for operation in ticket.operations:
-            self._apply(operation)
+        outcomes = list(map(self._apply, ticket.operations))
         seconds = (time.monotonic() - begin) / len(ticket.operations)
         self._step_seconds += 0.1 * (seconds - self._step_seconds)
         with self._changed:
             self.backlog -= len(ticket.operations)
         self.monitor.learned(seconds, len(ticket.operations))
-        ticket.applied.set_result(None)
+        ticket.applied.set_result(outcomes)
         if self.monitor.age() > OBSERVE_INTERVAL:
             self.monitor.observe(self.learner, self.state.position)
         if self.state.position >= self._save_at:
@@ -255,23 +254,26 @@ class LearnerService:
         for each in waiting:
             each.fail(Refused(self.failure, None))
 
-    def _apply(self, operation: Operation, is_skipped: bool = False) -> None:
-        """Apply the next operation of the log, or only take note of its id.
+    def _apply(self, operation: Operation, is_skipped: bool = False) -> Outcome:
+        """Apply the next operation of the log, or only take note of its id, and return what has become of it.
 
-        What is refused is refused again when the log is read after a kill, for nothing but the state decides it.
+        What is refused is refused again when the log is read after a kill, for nothing but the state decides it. Its id
+        counts as learned, as was acknowledged to whoever sent it again; the sample waits no longer.
         """
         outcome = self.state.ids.take(operation)
-        self.monitor.outcome(operation["op"], outcome)
         try:
             if is_skipped:
-                if operation.get("id") in self.learner.pending:  # type: ignore[operator]
-                    self.learner.pending.take(operation["id"])
                 raise ValueError("it is skipped")
             if outcome in ("accepted", "waiting"):
                 self._change(operation)
         except ValueError as error:  # such as a class beyond the most that there may be
+            outcome = "rejected"
+            with self.learner.lock:
+                self.learner.pending.discard(operation.get("id"))
             self.monitor.rejected(error)
+        self.monitor.outcome(operation["op"], outcome)
         self.state.position += 1
+        return outcome
 
     def _change(self, operation: Operation) -> None:
         learner, kind, id = self.learner, operation["op"], operation.get("id")
@@ -279,16 +281,15 @@ class LearnerService:
             change(learner, operation)
             return
         if kind == "label":
-            learner.feedback(id, operation["y"])
+            if not learner.feedback(id, operation["y"]):  # type: ignore[arg-type]
+                raise ValueError("no sample waits under its id")
             self.monitor.labelled(id, operation["y"])
         elif kind == "wait":
             sample = read_sample(learner, operation["x"])
             with learner.lock:
-                learner.pending.add(id, Waiting(sample, operation["answer"], True))
+                learner.pending.add(operation["id"], Waiting(sample, operation["answer"], True))
         else:
-            if id is not None and id in learner.pending:
-                learner.pending.take(id)
-            learner.learn_one(readable(learner, operation["x"]), operation["y"])
+            learner.learn_one(readable(learner, operation["x"]), operation["y"], id)
         if learner.watch.policy == "stop":
             self._check_finite()
 
