@@ -35,6 +35,7 @@ from .schemas import (
     Problem,
     ToLearn,
     ToPredict,
+    form,
 )
 from .service import LearnerService
 from .tickets import Answer, Refused
@@ -135,7 +136,7 @@ def _add_learner(app: FastAPI, service: LearnerService, limits: Limits) -> None:
         service.monitor.predicted(xs, inputs.modality, answers, ids, inputs.columns)
         return found
 
-    @app.post("/predict", tags=["predict"])
+    @app.post("/predict", tags=["predict"], openapi_extra=form("x", "id"))
     async def predict(sample: ToPredict) -> Predicted:
         """Predict a sample. With an id the sample is kept for its label, on the disk, before the answer comes."""
         return (await predictions([sample]))[0]
@@ -145,7 +146,7 @@ def _add_learner(app: FastAPI, service: LearnerService, limits: Limits) -> None:
         """Predict several samples, all with the parameters of one moment."""
         return ManyPredicted(predictions=await predictions(body.samples))
 
-    @app.post("/learn", tags=["learn"])
+    @app.post("/learn", tags=["learn"], openapi_extra=form("x", "y", "id"))
     async def learn(sample: ToLearn, learned: bool = LEARNED) -> Accepted:
         """Learn from a sample and its label. It is predicted and scored before."""
         return Accepted(outcomes=await accept([_learn(sample)], learned))
@@ -223,7 +224,9 @@ def _add_errors(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             return _problem(400, "the body is not JSON")
         if first["loc"] == ("body",) and "json" not in request.headers.get("content-type", ""):
-            return _problem(422, "the body is JSON, which the header Content-Type: application/json must say")
+            return _problem(
+                422, "the body is a form, or JSON, which the header Content-Type: application/json must say"
+            )
         place = [str(part) for part in first["loc"] if part != "body"]
         for name, needed in NEEDED.items():
             if name in place[:-1]:  # one of the types that it might have been
