@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from .access import Denied, Guard, Limits
 from .api_page import api_page
+from .batching import Batcher
 from .card import card
 from .journal import LogNotWritten, Operation
 from .known_ids import Outcome
@@ -38,7 +39,7 @@ from .schemas import (
     form,
 )
 from .service import LearnerService
-from .tickets import Answer, Refused
+from .tickets import Refused
 
 PAGE = Path(__file__).parent / "page"
 
@@ -107,8 +108,11 @@ def _version() -> str:
 
 
 def _add_learner(app: FastAPI, service: LearnerService, limits: Limits) -> None:
-    threads = anyio.CapacityLimiter(max(2, os.cpu_count() or 1))
-    in_thread = partial(anyio.to_thread.run_sync, limiter=threads)
+    threads = max(2, os.cpu_count() or 1)
+    predictions_at_once, checks_at_once = (anyio.CapacityLimiter(threads) for _ in range(2))
+    in_thread = anyio.to_thread.run_sync
+    together = partial(in_thread, service.predictor.predict_together, limiter=predictions_at_once)
+    batcher = Batcher(together, threads)
 
     def bounded(samples: Many) -> Many:
         if len(samples) > limits.max_batch:
@@ -116,14 +120,14 @@ def _add_learner(app: FastAPI, service: LearnerService, limits: Limits) -> None:
         return samples
 
     async def accept(operations: list[Operation], learned: bool) -> list[str]:
-        written = await in_thread(service.check, operations)
+        written = await in_thread(service.check, operations, limiter=checks_at_once)
         ticket = service.submit(operations, written)
         outcomes: Future[list[Outcome]] = ticket.applied if learned else ticket.durable
         return [*await asyncio.wrap_future(outcomes)]
 
     async def predictions(samples: list[ToPredict]) -> list[Predicted]:
         xs, ids = [sample.x for sample in bounded(samples)], [sample.id for sample in samples]
-        answers: list[Answer] = await in_thread(service.predict, xs)
+        answers = await batcher.predict(xs)
         found = [Predicted(**finite(answer._asdict())) for answer in answers]
         kept = [place for place, id in enumerate(ids) if id is not None]
         if kept:

@@ -20,6 +20,7 @@ from .journal import LogNotWritten, Operation, Payload, payload
 from .known_ids import KnownIds, Outcome
 from .monitor import ServiceMonitor
 from .options import change, change_of
+from .predictor import Predictor
 from .samples import check_label, read_sample, readable
 from .state import PREVIOUS, State
 from .tickets import Answer, Refused, Ticket
@@ -59,6 +60,7 @@ class LearnerService:
         self._written: deque[Ticket] = deque()
         self._stopping = self._rotates = False
         self._step_seconds = 0.1
+        self.predictor = Predictor(self.learner)
         try:
             self.replayed = self._replay(skip)
             self._change_options()
@@ -81,30 +83,15 @@ class LearnerService:
     # requests
 
     def predict(self, xs: Sequence[Any]) -> list[Answer]:
-        """Return the predictions for samples of requests, all with the parameters of one moment.
+        """Return the predictions for samples of a request, all with the parameters of one moment.
 
         Raises:
             ValueError: If one is no sample.
         """
-        learner = self.learner
-        samples = [read_sample(learner, x) for x in xs]
-        snapshot = learner.newest()
-        if learner.has_no_choice(snapshot):
-            only = snapshot.classes[0] if snapshot.classes else None
-            return [Answer(only, {str(value): 1.0 for value in snapshot.classes})] * len(samples)
-        names = [str(value) for value in snapshot.classes]
-        found = []
-        for part in self._outputs(samples, snapshot):
-            rows = part.mean().tolist() if learner.labels.likelihood.has_classes else [None] * len(part.outputs)
-            probabilities = [None if row is None else dict(zip(names, row, strict=False)) for row in rows]
-            found += list(map(Answer, learner.labels.answers(part), probabilities))
+        (found,) = self.predictor.predict_together([xs])
+        if isinstance(found, ValueError):
+            raise found
         return found
-
-    def _outputs(self, samples: list[Any], snapshot: Any) -> list[Any]:
-        try:
-            return self.learner.predicted(samples, snapshot) if samples else []
-        except Exception as error:  # of whatever kind, such as a size that the layers cannot take
-            raise ValueError(f"x: the model cannot take it: {' '.join(str(error).split())[:200]}") from error
 
     def status(self) -> dict[str, Any]:
         """Return what the page and Prometheus show; waits for the step under way where something was learned."""
@@ -123,14 +110,12 @@ class LearnerService:
         for place, operation in enumerate(operations):
             try:
                 if "x" in operation:
-                    read_sample(self.learner, operation["x"])
+                    self.predictor.check(operation["x"], is_learned=operation["op"] == "learn")
                 if "y" in operation:
                     check_label(self.learner, operation["y"])
             except ValueError as error:
                 where = f"sample {place}: " if len(operations) > 1 else ""
                 raise ValueError(f"{where}{error}") from error
-        if self.learner.inputs.modality != "text":  # whether the model can take it, only the model can say
-            self.predict([operation["x"] for operation in operations if operation["op"] == "learn"])
         return payload(operations)
 
     def submit(self, operations: list[Operation], written: Payload) -> Ticket:
