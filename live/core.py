@@ -171,9 +171,16 @@ class LearnerCore:
             labels: Their labels.
             came: What has come now: labels alone, or samples with their labels.
         """
+        is_softmax = self.labels.likelihood.is_softmax
+        known = len(self.labels.values) if is_softmax else None
         self.add_classes(self.labels.new_among(labels))
-        if self.labels.likelihood.is_softmax and len(self.labels.values) < 2:
-            self.model.online.skip(len(samples))  # of a single class nothing can be learned
+        self.model.online.known = known  # of the metrics that have grown
+        if is_softmax and len(self.labels.values) < 2:  # of a single class nothing can be learned
+            outputs = torch.zeros(len(samples), self.task.outputs, device=self.device)
+            target = torch.zeros(len(samples), dtype=torch.int64, device=self.device)
+            observation = self.model.likelihood.of(outputs, None).observe(target)
+            self.model.online.update(observation)
+            self.monitor.score(self.model.online.given_out(observation))
             self.inputs.learned(samples)
             self.came(came, len(samples))
             self.publish()
@@ -191,7 +198,7 @@ class LearnerCore:
         self.drift_state, drifted = page_test.watch(self.drift_state, observation)
         self.drifted_at = torch.where(drifted, self.steps, self.drifted_at)
         if is_scored:
-            self.monitor.window.update(observation)
+            self.monitor.score(self.model.online.given_out(observation))
         if self.steps % CHECK_INTERVAL == 0:
             self.check()
         self.came(came, len(samples))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from filtune.datamodules import Task
+from filtune.optimizers import Observation
 from filtune.optimizers.likelihoods import likelihood_of
 
 from .kept_states import KeptState
@@ -146,6 +147,11 @@ class LearnerMonitor:
         return list({rule.text: rule for rule in rules}.values())
 
     # what happens
+
+    def score(self, observation: Observation | None) -> None:
+        """Add a batch to the window, as it was predicted; None where nothing could be."""
+        if observation is not None:
+            self.window.update(observation)
 
     def is_quiet(self) -> bool:
         """Return whether no alarm is on."""

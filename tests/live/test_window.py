@@ -156,4 +156,4 @@ def test_a_new_class_had_no_probability() -> None:
     assert learner.monitor.window.task.outputs == 3
     after = learner.watched["window"]
     assert after["accuracy"] == pytest.approx(before["accuracy"] * 11 / 12, rel=1e-6) or after["accuracy"] > 0
-    assert len(learner.monitor.window) == 12  # the first sample was of the only class there was
+    assert len(learner.monitor.window) == 12  # of the first sample no class was known
