@@ -88,8 +88,8 @@ class Answers:
                 raise ValueError(f"the line has neither {sample} nor the label of an earlier id")
             return {**answer, "label": y}, partial(self.comparison.apply, lambda each: each.feedback(id, y))
         x = self.inputs.read({name: row.get(name) for name in names})
-        prediction = predict(self.learner, x)
-        others = self.comparison.each(lambda each: predict(each, x))
+        prediction = prediction_fields(self.learner, x)
+        others = self.comparison.each(lambda each: prediction_fields(each, x))
         answer |= {**prediction, **({"against": others} if others else {}), **({"label": y} if has_label else {})}
         return answer, partial(self._take, x, y if has_label else None, id, prediction["prediction"])
 
@@ -102,7 +102,7 @@ class Answers:
         return y is not None
 
 
-def predict(learner: OnlineLearner, x: Any) -> dict[str, Any]:
+def prediction_fields(learner: OnlineLearner, x: Any) -> dict[str, Any]:
     """Return the prediction, and of classes that are exclusive its probability and the entropy of all in nats."""
     if not learner.labels.likelihood.is_softmax:
         return {"prediction": learner.predict_one(x)}

@@ -207,7 +207,7 @@ class LearnerCore:
         self.publish()
 
     def came(self, what: int, count: int = 1) -> None:
-        """Note samples or labels that came, and apply the rules of the alarms, which may restore a kept state."""
+        """Count samples or labels that came, and apply the rules of the alarms, which may restore a kept state."""
         for _ in range(count):
             self.monitor.window.came(what)
         events = self.monitor.observe(self.drift_state, self.steps)
@@ -233,10 +233,10 @@ class LearnerCore:
         """Keep the present state as one to go back to, where some are kept, no alarm is on, and it has not diverged."""
         monitor = self.monitor
         if monitor.keep_states and monitor.is_quiet() and self.optimizer.check_divergence() is None:
-            monitor.add_kept(kept_states.keep(self.model, self.optimizer, self.inputs, self.steps))
+            monitor.add_kept(kept_states.kept_of(self.model, self.optimizer, self.inputs, self.steps))
 
     def restore_state(self) -> int:
-        """Go back to the newest state that was kept, and return the number of its step.
+        """Restore the newest state that was kept, and return the number of its step.
 
         Parameters, optimizer, the estimates of the targets and the standardisation of a table are as they were. Steps,
         metrics, the window, the drift test and the samples that wait go on.
@@ -245,7 +245,7 @@ class LearnerCore:
             ValueError: If none is kept.
         """
         kept = self.monitor.take_kept()
-        kept_states.restore(kept, self.model, self.optimizer, self.inputs)
+        kept_states.restore_kept(kept, self.model, self.optimizer, self.inputs)
         self.keep()
         self.publish()
         return kept.step

@@ -17,7 +17,7 @@ from .settings import OPEN
 from .sources import AnswerOutput, SampleSource, SourceOptions, open_output, open_source
 from .watching.comparison import open_comparison
 from .watching.options import monitor_options
-from .watching.reporting import ALARM_STATUS, WatchReports, say
+from .watching.reporting import ALARM_STATUS, WatchReports, print_line
 from .watching.webhook import check_webhook
 
 STREAM = "stream"
@@ -128,7 +128,9 @@ def roll_back(options: argparse.Namespace, stream: dict[str, Any] | None) -> Non
     learner = begin(options)
     step = learner.rollback()
     storage.write(learner, options.state, {STREAM: stream})
-    say(f"rolled back to the state of step {step}; {options.state} goes on at its position, after step {learner.steps}")
+    print_line(
+        f"rolled back to the state of step {step}; {options.state} goes on at its position, after step {learner.steps}"
+    )
 
 
 def main(options: argparse.Namespace) -> int:

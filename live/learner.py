@@ -325,7 +325,7 @@ class OnlineLearner(LearnerCore):
             self.configure_monitor(self.monitor.plan(alarms, window, keep_states, rollback_on_alarm))
 
     def rollback(self) -> int:
-        """Go back to the newest state that was kept, and return the number of its step; everything else goes on.
+        """Restore the newest state that was kept, and return the number of its step; everything else goes on.
 
         Parameters, optimizer, the estimates of the targets and the standardisation of a table are as they were. The
         state is gone then, unless it is the only one, so that a second call goes further back.

@@ -101,12 +101,12 @@ def restore_learner(
     path = find_checkpoint(path)
     checkpoint = AtomicCheckpointIO().load_checkpoint(path)
     try:
-        restore(learner, checkpoint, new_classes, max_pending, total_steps, own=own, device=device)
+        restore_content(learner, checkpoint, new_classes, max_pending, total_steps, own=own, device=device)
     except (CheckpointError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise unreadable(error, str(path)) from error
 
 
-def restore(
+def restore_content(
     learner: OnlineLearner,
     checkpoint: dict[str, Any],
     new_classes: str | None = None,

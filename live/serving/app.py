@@ -175,7 +175,7 @@ def _add_learner(app: FastAPI, service: LearnerService, limits: Limits) -> None:
 
     @app.post("/rollback", tags=["learn"], responses={409: {"model": Problem, "description": "No state was kept."}})
     async def rollback() -> Accepted:
-        """Go back to the last state that was kept, once what was accepted before is learned; it answers then."""
+        """Restore the last state that was kept, once what was accepted before is learned; it answers then."""
         outcomes = await accept([{"op": "rollback"}], True)
         if outcomes == ["rejected"]:
             raise Denied(409, "no state is kept to go back to; start the service with --keep_states")

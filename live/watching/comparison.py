@@ -100,7 +100,7 @@ class Comparison:
         learner = OnlineLearner.__new__(OnlineLearner)
         own = self.learner.settings.own
         states = copy.deepcopy(content["optimizer_states"])  # which torch's optimizers would share, not copy
-        storage.restore(learner, {**content, "optimizer_states": states}, own=own, device=self.learner.device)
+        storage.restore_content(learner, {**content, "optimizer_states": states}, own=own, device=self.learner.device)
         shared = dict(self.learner.model.backbone.named_parameters())
         for name, param in learner.model.backbone.named_parameters():
             if not param.requires_grad:

@@ -32,7 +32,7 @@ class KeptState(NamedTuple):
     features: dict[str, Any]
 
 
-def keep(model: LiveModel, optimizer: OnlineOptimizer, inputs: Inputs, step: int) -> KeptState:
+def kept_of(model: LiveModel, optimizer: OnlineOptimizer, inputs: Inputs, step: int) -> KeptState:
     """Return a copy of the present state."""
     targets = model.target_state
     return KeptState(
@@ -46,7 +46,7 @@ def keep(model: LiveModel, optimizer: OnlineOptimizer, inputs: Inputs, step: int
 
 
 @torch.no_grad()
-def restore(kept: KeptState, model: LiveModel, optimizer: OnlineOptimizer, inputs: Inputs) -> None:
+def restore_kept(kept: KeptState, model: LiveModel, optimizer: OnlineOptimizer, inputs: Inputs) -> None:
     """Put a state in the place of the present one; learning rates stay, for they follow the steps taken."""
     rates = [group.get("lr") for group in optimizer.param_groups]
     for param, value in zip(optimizer.trained(), kept.params, strict=True):

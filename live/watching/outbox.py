@@ -75,7 +75,7 @@ class Outbox:
             return next(iter(self._waiting.values()), None)
 
     def delivered(self, id: str) -> None:
-        """Note that an event was delivered."""
+        """Mark an event as delivered."""
         with self._lock:
             self._waiting.pop(id, None)
             self._write({"delivered": id})

@@ -20,7 +20,7 @@ FIRST_TABLE = 100
 """Predictions before the first table of a comparison; then whenever they have doubled."""
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line to standard error."""
     print(f"filtune: {text}", file=sys.stderr, flush=True)
 
@@ -57,7 +57,7 @@ class WatchReports:
             if given and not self._monitor.alarms:
                 raise ValueError(f"{option}: there is no alarm; give one by --alarm, such as 'accuracy < 0.7'")
         self._name, self._stop_on_alarm = name, stop_on_alarm
-        self._webhook = Webhook(webhook, Outbox(outbox), say) if webhook else None
+        self._webhook = Webhook(webhook, Outbox(outbox), print_line) if webhook else None
         self._next_table, self._stopped = FIRST_TABLE, set(self._failures())
         while comparison and self._next_table <= comparison.count:
             self._next_table *= 2
@@ -71,7 +71,7 @@ class WatchReports:
         """
         found = []
         for event in self._monitor.take_events():
-            say(describe(event, place))
+            print_line(describe_event(event, place))
             if self._webhook:
                 self._webhook.post({**event.as_dict(), "stream": self._name, **place, "time": now()})
             self.stops = self.stops or (self._stop_on_alarm and event.status == "firing")
@@ -84,10 +84,10 @@ class WatchReports:
         for name, failure in self._failures().items():
             if name not in self._stopped:
                 self._stopped.add(name)
-                say(f"against {name}: learns no more, the others go on: {failure}")
+                print_line(f"against {name}: learns no more, the others go on: {failure}")
         if comparison.count >= self._next_table:
             self._next_table *= 2
-            say(tabulated(comparison))
+            print_line(tabulated(comparison))
 
     def _failures(self) -> dict[str, str]:
         shadows = self._comparison.shadows if self._comparison else {}
@@ -96,10 +96,10 @@ class WatchReports:
     def close(self) -> None:
         """Print the comparison, and deliver what waits as far as that is possible."""
         if self._comparison and self._comparison.shadows:
-            say(tabulated(self._comparison))
+            print_line(tabulated(self._comparison))
         if self._webhook and (left := self._webhook.close()):
             tries = f"{self._webhook.failures} failed tries"
-            say(f"webhook: {left} alarms are not delivered yet after {tries}; the next start tries again")
+            print_line(f"webhook: {left} alarms are not delivered yet after {tries}; the next start tries again")
 
 
 def tabulated(comparison: Comparison) -> str:
@@ -107,7 +107,7 @@ def tabulated(comparison: Comparison) -> str:
     return f"compared on {comparison.count} predictions\n{comparison.table()}"
 
 
-def describe(event: Event, place: dict[str, Any]) -> str:
+def describe_event(event: Event, place: dict[str, Any]) -> str:
     """Return an event in one line."""
     where = "".join(f", {name} {value}" for name, value in place.items())
     if event.quantity == DRIFT:

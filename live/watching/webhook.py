@@ -53,7 +53,7 @@ class Webhook:
     """
 
     def __init__(self, url: str, outbox: Outbox, say: Callable[[str], None]) -> None:
-        self.host, self._token = check_webhook(url), read_token(url)
+        self.host, self._token = check_webhook(url), read_webhook_token(url)
         self._url, self._outbox, self._say = url, outbox, say
         self._opener = build_opener(_NoRedirect())
         self.failures = self.delivered = 0
@@ -68,7 +68,7 @@ class Webhook:
                 self._wake.notify_all()
 
     def close(self) -> int:
-        """Try once more to deliver what waits, and return how many events the next start has to send."""
+        """Send once more what waits, and return how many events the next start has to send."""
         with self._wake:
             self._ends = True
             self._wake.notify_all()
@@ -101,7 +101,7 @@ class Webhook:
             wait = min(2 * wait, LONGEST_WAIT)
 
     def _send(self, event: dict[str, Any]) -> str | None:
-        """Post an event; returns what went wrong."""
+        """Send an event, and return what went wrong."""
         headers = {"Content-Type": "application/json", "User-Agent": "filtune", "Idempotency-Key": event["id"]}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
@@ -133,11 +133,11 @@ def check_webhook(url: str) -> str:
         raise ValueError("--webhook: the address has a character that must be written as %XX, or a host as xn--")
     if parts.username is not None or parts.password is not None:
         raise ValueError(f"--webhook: no password in the address, which others can read; set {TOKEN}")
-    read_token(url)
+    read_webhook_token(url)
     return host
 
 
-def read_token(url: str) -> str:
+def read_webhook_token(url: str) -> str:
     """Return the token of the environment; empty where there is none.
 
     Raises:

@@ -89,7 +89,7 @@ class ScoreWindow:
     # what comes
 
     def came(self, what: int) -> None:
-        """Note a sample, a label, or a sample with its label."""
+        """Add a sample, a label, or a sample with its label to what came."""
         self._came.append(what)
 
     @torch.no_grad()

@@ -213,3 +213,17 @@ def test_a_state_has_the_learners_that_it_began_with(
     line = refused(*options, *places(tmp_path, "out"), "--against", "adamw")
     assert "a learner that joins later has another start; the state has loko: name the same" in line
     assert "no state is kept to go back to" in refused("learn", "--state", str(tmp_path / "out.ckpt"), "--rollback")
+
+
+def test_the_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for its waiting for more lines."""
+    from tests.docs.pages import DOCS
+    from tests.docs.shell import commands
+
+    command = next(commands(DOCS / "watching.md"))
+    monkeypatch.chdir(tmp_path)
+    new_table_learner().save("start.ckpt")
+    write(Path("messages.jsonl"), [{**x, "label": y} for x, y in stream(8)])
+    words = ["start.ckpt" if word == "RUN" else word for word in command.words[1:] if word != "--follow"]
+    assert run(*words) == 0
+    assert len(read(Path("predictions.jsonl"))) == 8
