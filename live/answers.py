@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from filtune.optimizers.kalman.filter import KalmanOptimizer
+
 from .learner import OnlineLearner
 from .plain import check_id
 from .sources import RawSample, TextFields
@@ -21,10 +23,20 @@ class Answers:
         learner: The learner.
         label_column: Column of the label.
         id_column: Column of the id.
+        uncertainty: Whether an answer has what the filter knows of its uncertainty; it costs about a step.
+
+    Raises:
+        ValueError: If the optimizer has no covariance of which an uncertainty could be computed.
     """
 
-    def __init__(self, learner: OnlineLearner, label_column: str, id_column: str) -> None:
+    def __init__(self, learner: OnlineLearner, label_column: str, id_column: str, uncertainty: bool = False) -> None:
         self.learner, self.label_column, self.id_column = learner, label_column, id_column
+        self.uncertainty = uncertainty
+        if uncertainty and not isinstance(learner.optimizer, KalmanOptimizer):
+            raise ValueError(
+                f"--uncertainty: {type(learner.optimizer).__name__} has no covariance of the parameters; leave it out "
+                "(the entropy is there without it), or take a filter, such as filtune"
+            )
         self.inputs = learner.inputs
         if not self.inputs.columns and self.inputs.modality != "table":
             self.inputs.columns = [self.inputs.modality]
@@ -84,6 +96,8 @@ class Answers:
             return {**answer, "label": y}, partial(self.learner.feedback, id, y)
         x = self.inputs.read({name: row.get(name) for name in names})
         prediction = self._prediction(x)
+        if self.uncertainty:
+            prediction |= self._uncertainty(x, prediction["prediction"])
         answer |= {**prediction, **({"label": y} if has_label else {})}
         return answer, partial(self._take, x, y if has_label else None, id, prediction["prediction"])
 
@@ -105,6 +119,17 @@ class Answers:
         best = max(found, key=lambda name: found[name])
         entropy = -sum(p * math.log(p) for p in found.values() if p > 0)
         return {"prediction": best, "probability": found[best], "entropy": entropy}
+
+    def _uncertainty(self, x: Any, prediction: Any) -> dict[str, Any]:
+        """Return the uncertainty that the filter knows: of exclusive classes that of the one predicted."""
+        found = self.learner.uncertainty(x)
+        if not self.learner.labels.likelihood.has_classes:
+            return found
+        renamed = {"predictive_probability": found.get("probability"), "logit_std": found.get("logit_std")}
+        if self.learner.labels.likelihood.is_softmax:
+            chosen = {k: each.get(prediction) if isinstance(each, dict) else each for k, each in renamed.items()}
+            return {name: each for name, each in chosen.items() if each is not None}
+        return {name: each for name, each in renamed.items() if each}
 
 
 def _number(text: str | bytes) -> Any:

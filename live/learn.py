@@ -115,7 +115,7 @@ def main(options: argparse.Namespace) -> None:
     learner = begin(options)
     if options.columns:
         learner.inputs.columns = list(options.columns)
-    answers = Answers(learner, options.label_column, options.id_column)
+    answers = Answers(learner, options.label_column, options.id_column, options.uncertainty)
     answers.counts.update((stream or {}).get("counts", {}))
     loop = LearnLoop(source, output, answers, options.state, options.save_interval)
     if stream is None:

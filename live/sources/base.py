@@ -99,7 +99,7 @@ class SampleSource(ABC):
 
     @property
     def counts(self) -> dict[str, int]:
-        """What else was counted, for the last message."""
+        """Further counts, for the last message."""
         return {}
 
     def describe(self) -> dict[str, Any]:
