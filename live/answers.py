@@ -14,6 +14,7 @@ from filtune.optimizers.kalman.filter import KalmanOptimizer
 from .learner import OnlineLearner
 from .plain import check_id
 from .sources import RawSample, TextFields
+from .watching.comparison import Comparison
 
 
 class Answers:
@@ -23,14 +24,23 @@ class Answers:
         learner: The learner.
         label_column: Column of the label.
         id_column: Column of the id.
+        comparison: Other learners that see the same samples.
         uncertainty: Whether an answer has what the filter knows of its uncertainty; it costs about a step.
 
     Raises:
         ValueError: If the optimizer has no covariance of which an uncertainty could be computed.
     """
 
-    def __init__(self, learner: OnlineLearner, label_column: str, id_column: str, uncertainty: bool = False) -> None:
+    def __init__(
+        self,
+        learner: OnlineLearner,
+        label_column: str,
+        id_column: str,
+        comparison: Comparison | None = None,
+        uncertainty: bool = False,
+    ) -> None:
         self.learner, self.label_column, self.id_column = learner, label_column, id_column
+        self.comparison = Comparison(learner) if comparison is None else comparison
         self.uncertainty = uncertainty
         if uncertainty and not isinstance(learner.optimizer, KalmanOptimizer):
             raise ValueError(
@@ -93,43 +103,46 @@ class Answers:
             if id is None or not has_label:
                 sample = repr(names[0]) if names else "a feature"
                 raise ValueError(f"the line has neither {sample} nor the label of an earlier id")
-            return {**answer, "label": y}, partial(self.learner.feedback, id, y)
+            return {**answer, "label": y}, partial(self.comparison.apply, lambda each: each.feedback(id, y))
         x = self.inputs.read({name: row.get(name) for name in names})
-        prediction = self._prediction(x)
+        prediction = predict(self.learner, x)
         if self.uncertainty:
-            prediction |= self._uncertainty(x, prediction["prediction"])
-        answer |= {**prediction, **({"label": y} if has_label else {})}
+            prediction |= describe_uncertainty(self.learner, x, prediction["prediction"])
+        others = self.comparison.each(lambda each: predict(each, x))
+        answer |= {**prediction, **({"against": others} if others else {}), **({"label": y} if has_label else {})}
         return answer, partial(self._take, x, y if has_label else None, id, prediction["prediction"])
 
     def _take(self, x: Any, y: Any, id: Any, prediction: Any) -> bool:
         """Learn from a sample, or let it wait for its label; return whether it was learned from."""
-        if y is not None:
-            self.learner.learn_one(x, y, id)
-        elif id is not None:
-            self.learner.wait(x, id, prediction)
+        if y is None and id is not None:
+            self.comparison.apply(lambda each: each.wait(x, id, prediction))
+        else:
+            self.comparison.apply(lambda each: each.learn_one(x, y, id))
         return y is not None
 
-    def _prediction(self, x: Any) -> dict[str, Any]:
-        """Return the prediction, and of classes that are exclusive its probability and the entropy of all in nats."""
-        if not self.learner.labels.likelihood.is_softmax:
-            return {"prediction": self.learner.predict_one(x)}
-        found = self.learner.predict_proba_one(x)
-        if not found:
-            return {"prediction": None}
-        best = max(found, key=lambda name: found[name])
-        entropy = -sum(p * math.log(p) for p in found.values() if p > 0)
-        return {"prediction": best, "probability": found[best], "entropy": entropy}
 
-    def _uncertainty(self, x: Any, prediction: Any) -> dict[str, Any]:
-        """Return the uncertainty that the filter knows: of exclusive classes that of the one predicted."""
-        found = self.learner.uncertainty(x)
-        if not self.learner.labels.likelihood.has_classes:
-            return found
-        renamed = {"predictive_probability": found.get("probability"), "logit_std": found.get("logit_std")}
-        if self.learner.labels.likelihood.is_softmax:
-            chosen = {k: each.get(prediction) if isinstance(each, dict) else each for k, each in renamed.items()}
-            return {name: each for name, each in chosen.items() if each is not None}
-        return {name: each for name, each in renamed.items() if each}
+def predict(learner: OnlineLearner, x: Any) -> dict[str, Any]:
+    """Return the prediction, and of classes that are exclusive its probability and the entropy of all in nats."""
+    if not learner.labels.likelihood.is_softmax:
+        return {"prediction": learner.predict_one(x)}
+    found = learner.predict_proba_one(x)
+    if not found:
+        return {"prediction": None}
+    best = max(found, key=lambda name: found[name])
+    entropy = -sum(p * math.log(p) for p in found.values() if p > 0)
+    return {"prediction": best, "probability": found[best], "entropy": entropy}
+
+
+def describe_uncertainty(learner: OnlineLearner, x: Any, prediction: Any) -> dict[str, Any]:
+    """Return the uncertainty that a filter knows: of exclusive classes that of the one predicted."""
+    found = learner.uncertainty(x)
+    if not learner.labels.likelihood.has_classes:
+        return found
+    renamed = {"predictive_probability": found.get("probability"), "logit_std": found.get("logit_std")}
+    if learner.labels.likelihood.is_softmax:
+        chosen = {k: each.get(prediction) if isinstance(each, dict) else each for k, each in renamed.items()}
+        return {name: each for name, each in chosen.items() if each is not None}
+    return {name: each for name, each in renamed.items() if each}
 
 
 def _number(text: str | bytes) -> Any:

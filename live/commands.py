@@ -7,6 +7,8 @@ from pathlib import Path
 
 from filtune.lightning_modules.trust import SWITCH
 
+from .watching.options import add_options
+
 LEARN = """\
 Each line of the input is a JSON object with the columns of a sample, its label if it is known, and an id. A label that
 comes later is a line of its own, with the id and the label. The output has a line for each line of the input, with the
@@ -42,16 +44,21 @@ def learn_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_pending", type=int, default=10_000, help="most samples that wait for a label")
     parser.add_argument("--uncertainty", action="store_true", help="add what a filter knows of it; costs about a step")
     parser.add_argument("--skip_read", action="store_true", help="of standard input, skip as many lines as were read")
+    add_options(parser)
+    parser.add_argument("--stop_on_alarm", action="store_true", help="end with exit status 4 when an alarm comes on")
+    parser.add_argument("--rollback", action="store_true", help="go back to the last kept state, and do nothing else")
+    parser.add_argument("--against", action="append", metavar="OPTIMIZER",
+        help="compare with another optimizer on the same stream: 'adamw', 'adamw lr=1e-3'; repeatable")  # fmt: skip
     parser.add_argument(SWITCH, action="append", default=[], metavar="PATH", help="class of your own in a checkpoint")
     return parser
 
 
-def run_learn(args: list[str]) -> None:
-    """Run ``filtune learn``."""
+def run_learn(args: list[str]) -> int:
+    """Run ``filtune learn``, and return its exit status."""
     options = learn_parser().parse_args(args)
     from filtune.lightning_modules.launch import quiet
 
     from . import learn
 
     quiet()
-    learn.main(options)
+    return learn.main(options)

@@ -15,6 +15,10 @@ from .answers import Answers
 from .learner import OnlineLearner
 from .settings import OPEN
 from .sources import AnswerOutput, SampleSource, SourceOptions, open_output, open_source
+from .watching.comparison import open_comparison
+from .watching.options import monitor_options
+from .watching.reporting import ALARM_STATUS, WatchReports, say
+from .watching.webhook import check_webhook
 
 STREAM = "stream"
 """Entry of the state with the position in the input and in the output."""
@@ -32,25 +36,35 @@ class LearnLoop:
         answers: Answers and learns.
         path: File of the state.
         save_interval: Samples between two saves.
+        reports: Reports alarms, and the comparison with other learners.
     """
 
     def __init__(
-        self, source: SampleSource, output: AnswerOutput, answers: Answers, path: Path, save_interval: int
+        self,
+        source: SampleSource,
+        output: AnswerOutput,
+        answers: Answers,
+        path: Path,
+        save_interval: int,
+        reports: WatchReports,
     ) -> None:
         self.source, self.output, self.answers = source, output, answers
-        self.path, self.save_interval = path, save_interval
+        self.path, self.save_interval, self.reports = path, save_interval, reports
 
     def run(self) -> None:
-        """Learn from the stream to its end.
+        """Learn from the stream to its end, or to an alarm that ends the command.
 
         Raises:
             Stopped: If a signal came; the state is saved.
         """
         try:
             for sample in self.source:
-                self.output.write({**self.source.describe(), **self.answers.answer(sample)})
+                place, answer = self.source.describe(), self.answers.answer(sample)
+                self.output.write({**place, **answer, **self.reports.take(place)})
                 if self.source.count % self.save_interval == 0:
                     self.save()
+                if self.reports.stops:
+                    break
             self.save()
         except signals.Stopped:
             self.save()
@@ -59,11 +73,14 @@ class LearnLoop:
             signals.defer(False)
             self.source.close()
             self.output.close()
+            self.reports.close()
 
     def save(self) -> None:
         """Write the state; nothing is acknowledged before it is on the disk."""
         counts = dict(self.answers.counts)
         position = {"input": self.source.state(), "output": self.output.state(), "counts": counts}
+        if self.answers.comparison.shadows:
+            position["against"] = self.answers.comparison.state()
         storage.write(self.answers.learner, self.path, {STREAM: position})
         self.source.acknowledge()
 
@@ -100,8 +117,22 @@ def begin(options: argparse.Namespace) -> OnlineLearner:
     return OnlineLearner.from_config(options.config, classes=classes, columns=options.columns or (), **bounds)
 
 
-def main(options: argparse.Namespace) -> None:
-    """Run ``filtune learn``.
+def roll_back(options: argparse.Namespace, stream: dict[str, Any] | None) -> None:
+    """Write the state with the model and the optimizer of the last kept one; the position stays.
+
+    Raises:
+        ValueError: If there is no state, or none was kept in it.
+    """
+    if stream is None:
+        raise ValueError(f"--rollback: there is no state {options.state} in which an earlier one could be kept")
+    learner = begin(options)
+    step = learner.rollback()
+    storage.write(learner, options.state, {STREAM: stream})
+    say(f"rolled back to the state of step {step}; {options.state} goes on at its position, after step {learner.steps}")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run ``filtune learn``, and return its exit status: 0, or :data:`ALARM_STATUS` where an alarm has ended it.
 
     Raises:
         ValueError: Naming the option that is wrong.
@@ -109,15 +140,24 @@ def main(options: argparse.Namespace) -> None:
     """
     if options.save_interval < 1:
         raise ValueError(f"--save_interval: must be at least 1, got {options.save_interval}")
+    if options.webhook:
+        check_webhook(options.webhook)
     stream = position_of(options)
+    if options.rollback:
+        roll_back(options, stream)
+        return 0
     source = open_source(options.input, SourceOptions(options.follow, options.skip_read), stream and stream["input"])
     output = open_output(options.output, stream and stream["output"])
     learner = begin(options)
     if options.columns:
         learner.inputs.columns = list(options.columns)
-    answers = Answers(learner, options.label_column, options.id_column, options.uncertainty)
+    learner.watch_for(**monitor_options(options))
+    comparison = open_comparison(learner, options.against, (stream or {}).get("against"), is_new=stream is None)
+    answers = Answers(learner, options.label_column, options.id_column, comparison, options.uncertainty)
     answers.counts.update((stream or {}).get("counts", {}))
-    loop = LearnLoop(source, output, answers, options.state, options.save_interval)
+    outbox = options.state.with_name(f"{options.state.name}.webhook.jsonl")
+    reports = WatchReports(comparison, options.state.name, options.webhook, outbox, options.stop_on_alarm)
+    loop = LearnLoop(source, output, answers, options.state, options.save_interval, reports)
     if stream is None:
         loop.save()  # from here on the output belongs to the state, also where a kill comes before the next save
     else:
@@ -130,3 +170,4 @@ def main(options: argparse.Namespace) -> None:
         f"state is in {options.state}",
         file=sys.stderr,
     )
+    return ALARM_STATUS if reports.stops else 0

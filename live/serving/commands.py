@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filtune.lightning_modules.trust import SWITCH
 
-NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 """Packages of the extra ``serve``."""
 
 EPILOG = """\

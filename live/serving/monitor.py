@@ -38,6 +38,7 @@ class ServiceMonitor:
         self.registry = CollectorRegistry()
         self.position = -1
         self._figures: dict[str, Any] = {}
+        self._reason = ""
         self._history: deque[dict[str, Any]] = deque(maxlen=POINTS)
         self._recent: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._by_id: dict[Any, int] = {}
@@ -79,6 +80,7 @@ class ServiceMonitor:
     def rejected(self, error: Exception) -> None:
         """Count an operation from which nothing could be learned."""
         self._rejected.inc()
+        self._reason = " ".join(str(error).split())[:200]
 
     def unwritten(self, error: Exception) -> None:
         """Count a write of the log that failed."""
@@ -142,7 +144,10 @@ class ServiceMonitor:
         with self._lock:
             recent = [dict(entry) for entry in reversed(self._recent.values())]
             history = list(self._history)
-        return {**self._figures, "history": history, "recent": recent, "seconds": time.monotonic() - self._started}
+        return {
+            **self._figures, "history": history, "recent": recent, "rejected": self._reason,
+            "seconds": time.monotonic() - self._started,
+        }  # fmt: skip
 
 
 class Figures:

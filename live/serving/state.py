@@ -13,7 +13,6 @@ from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
 from filtune.lightning_modules.locks import FolderLock
 from filtune.lightning_modules.runs import CheckpointError, find_checkpoint
 
-from ..core import KEEP_INTERVAL
 from ..learner import OnlineLearner
 from ..storage import content
 from .journal import Journal
@@ -59,7 +58,8 @@ class State:
     def save(self) -> None:
         """Replace the snapshot by the state of now; the caller holds the learner's lock, or is its only thread.
 
-        Nothing is changed by it, so that a run with snapshots is equal to one without.
+        Nothing is changed by it, so that a run with snapshots is equal to one without. The state that a learner would
+        rewind to is in it, too.
 
         Raises:
             DiskFull: If there is no space left; the snapshot before is still there.
@@ -71,14 +71,6 @@ class State:
                 previous.unlink(missing_ok=True)
                 previous.hardlink_to(snapshot)
         AtomicCheckpointIO().save_checkpoint({**content(self.learner), SERVING: serving}, snapshot)
-
-    def may_save(self) -> bool:
-        """Return whether a snapshot of now continues bit for bit.
-
-        Where the policy for divergence is to rewind, the state to rewind to is not in the snapshot; just after it was
-        kept, it is the state of the snapshot.
-        """
-        return self.learner.watch.policy != "rewind" or self.learner.steps % KEEP_INTERVAL == 0
 
 
 def open_state(
