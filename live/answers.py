@@ -14,6 +14,7 @@ from filtune.optimizers.kalman.filter import KalmanOptimizer
 from .learner import OnlineLearner
 from .plain import check_id
 from .sources import RawSample, TextFields
+from .unique_ids import UniqueIds
 from .watching.comparison import Comparison
 
 
@@ -26,6 +27,8 @@ class Answers:
         id_column: Column of the id.
         comparison: Other learners that see the same samples.
         uncertainty: Whether an answer has what the filter knows of its uncertainty; it costs about a step.
+        unique_ids: Most ids to remember where each names one sample, so that repetitions are not learned from and a
+            label may come before its sample; 0 where an id may come again.
 
     Raises:
         ValueError: If the optimizer has no covariance of which an uncertainty could be computed.
@@ -38,10 +41,11 @@ class Answers:
         id_column: str,
         comparison: Comparison | None = None,
         uncertainty: bool = False,
+        unique_ids: int = 0,
     ) -> None:
         self.learner, self.label_column, self.id_column = learner, label_column, id_column
         self.comparison = Comparison(learner) if comparison is None else comparison
-        self.uncertainty = uncertainty
+        self.uncertainty, self.ids = uncertainty, UniqueIds(unique_ids)
         if uncertainty and not isinstance(learner.optimizer, KalmanOptimizer):
             raise ValueError(
                 f"--uncertainty: {type(learner.optimizer).__name__} has no covariance of the parameters; leave it out "
@@ -67,7 +71,18 @@ class Answers:
         except ValueError as error:
             return self._bad(error)
         self.counts["learned"] += answer["learned"]
+        if answer["learned"] and "id" in answer:
+            self.ids.note_learned(answer["id"])
         return answer
+
+    def state(self) -> dict[str, Any]:
+        """Return the counts, and the ids where they are unique."""
+        return {"counts": dict(self.counts), **({"ids": self.ids.state()} if self.ids.most else {})}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state` returned."""
+        self.counts.update(state["counts"])
+        self.ids.load(state.get("ids") or {"learned": [], "early": []})
 
     def _bad(self, error: Exception) -> dict[str, Any]:
         self.counts["bad"] += 1
@@ -99,10 +114,19 @@ class Answers:
         if has_label:
             self.learner.check_labels([y])
         names = self.inputs.columns or [name for name in row if name not in (self.label_column, self.id_column)]
-        if all(row.get(name) is None for name in names):
-            if id is None or not has_label:
-                sample = repr(names[0]) if names else "a feature"
-                raise ValueError(f"the line has neither {sample} nor the label of an earlier id")
+        is_sample = any(row.get(name) is not None for name in names)
+        if not is_sample and (id is None or not has_label):
+            sample = repr(names[0]) if names else "a feature"
+            raise ValueError(f"the line has neither {sample} nor the label of an earlier id")
+        if self.ids.most and id is not None:
+            waits = id in self.learner.pending
+            if self.ids.is_learned(id) or (waits and is_sample and not has_label):
+                return {**answer, "duplicate": True}, self._count_duplicate
+            if not is_sample and not waits:
+                return {**answer, "label": y}, partial(self.ids.keep_label, id, y)
+            if is_sample and not has_label and (early := self.ids.early_label(id)) is not None:
+                y, has_label = early, True
+        if not is_sample:
             return {**answer, "label": y}, partial(self.comparison.apply, lambda each: each.feedback(id, y))
         x = self.inputs.read({name: row.get(name) for name in names})
         prediction = predict(self.learner, x)
@@ -111,6 +135,10 @@ class Answers:
         others = self.comparison.each(lambda each: predict(each, x))
         answer |= {**prediction, **({"against": others} if others else {}), **({"label": y} if has_label else {})}
         return answer, partial(self._take, x, y if has_label else None, id, prediction["prediction"])
+
+    def _count_duplicate(self) -> bool:
+        self.counts["duplicate"] += 1
+        return False
 
     def _take(self, x: Any, y: Any, id: Any, prediction: Any) -> bool:
         """Learn from a sample, or let it wait for its label; return whether it was learned from."""

@@ -83,6 +83,11 @@ class RedisSource(SampleSource):
                 self.stream.call(self._wait, self._leave)
         return self._fetched.popleft()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next entry was fetched."""
+        return bool(self._fetched)
+
     def state(self) -> dict[str, Any]:
         """Return the position, the group and the consumer."""
         assert self.position is not None

@@ -52,3 +52,37 @@ def test_uncertainty_of_numbers_and_of_lists() -> None:
 def test_uncertainty_needs_a_filter() -> None:
     with pytest.raises(ValueError, match="--uncertainty: AdamW has no covariance of the parameters; leave it out"):
         Answers(learner(classes=["n", "p"], optimizer=AdamW), "label", "id", uncertainty=True)
+
+
+def test_labels_before_their_samples_and_repetitions() -> None:
+    """Each sample is learned from once, in whatever order sample and label come, and whatever comes again."""
+    one = learner(classes=["n", "p"])
+    answers = Answers(one, "label", "id", unique_ids=3)
+
+    def take(**line: Any) -> dict[str, Any]:
+        row = answers.answer(json.dumps(line).encode())
+        return {name: row.get(name) for name in ("learned", "duplicate", "label") if name in row}
+
+    learned, waits = {"learned": True, "label": "p"}, {"learned": False}
+    repeated = {"learned": False, "duplicate": True}
+    assert take(id=1, label="p") == {"learned": False, "label": "p"}
+    assert take(id=1, a=1.0) == learned
+    assert take(id=1, label="p") == take(id=1, a=1.0) == take(id=1, a=1.0, label="p") == repeated
+    assert take(id=2, a=1.0) == waits
+    assert take(id=2, a=1.0) == repeated
+    assert take(id=2, label="p") == learned
+    assert take(id=2, label="p") == repeated
+    assert take(id=3, a=1.0, label="p") == learned
+    assert take(id=3, a=1.0, label="p") == repeated
+    assert take(a=1.0, label="p") == take(a=1.0, label="p") == learned
+    assert (one.steps, answers.counts["duplicate"], len(one.pending)) == (5, 6, 0)
+    assert take(id="bad", label="x") == {}
+    twin = Answers(one, "label", "id", unique_ids=3)
+    twin.load(json.loads(json.dumps(answers.state())))
+    assert twin.state() == answers.state() == {
+        "counts": {"learned": 5, "duplicate": 6, "bad": 1}, "ids": {"learned": [1, 2, 3], "early": []}
+    }  # fmt: skip
+    assert [take(id=i, label="p")["learned"] for i in (4, 5, 6, 7)] == [False] * 4  # of which 4 is forgotten
+    assert take(id=4, a=1.0) == waits
+    assert take(id=5, a=1.0) == learned
+    assert take(id=1, a=1.0) == waits  # of the newest three only
