@@ -104,7 +104,7 @@ class SampleSource(ABC):
 
     @property
     def is_ready(self) -> bool:
-        """Whether the next sample is at hand, so that it need not be waited for."""
+        """Readiness of the next sample, which then need not be waited for."""
         return False
 
     def describe(self) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class RedisSource(SampleSource):
 
     @property
     def is_ready(self) -> bool:
-        """Whether the next entry was fetched."""
+        """Readiness of the next entry, which was fetched with others."""
         return bool(self._fetched)
 
     def state(self) -> dict[str, Any]:
