@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from .base import AnswerOutput
-from .redis_server import SCHEMES, RedisStream, say
+from .redis_server import SCHEMES, RedisStream, print_notice
 from .redis_source import NOTHING, id_order
 
 FIELD = "json"
@@ -108,7 +108,7 @@ class RedisOutput(AnswerOutput):
         """
         if not self.client.exists(self.key):
             if self._written != NOTHING:
-                say(f"{self.stream.name} is gone, up to entry {self._written}")
+                print_notice(f"{self.stream.name} is gone, up to entry {self._written}")
             return NOTHING
         newest = self.client.xinfo_stream(self.key)["last-generated-id"].decode()
         last = self.client.xrevrange(self.key, count=1)
@@ -117,7 +117,7 @@ class RedisOutput(AnswerOutput):
         if last and not _is_own(*last[0]):
             raise self._foreign(last[0][0].decode())
         if id_order(newest) < id_order(self._written):
-            say(f"{self.stream.name} ends at {newest}, before {self._written}: the server has lost answers")
+            print_notice(f"{self.stream.name} ends at {newest}, before {self._written}: the server has lost answers")
         return newest
 
     def _foreign(self, id: str) -> ValueError:
