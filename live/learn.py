@@ -158,7 +158,9 @@ def main(options: argparse.Namespace) -> int:
     if stream:
         answers.load(stream)
     outbox = options.state.with_name(f"{options.state.name}.webhook.jsonl")
-    reports = WatchReports(comparison, options.state.name, options.webhook, outbox, options.stop_on_alarm)
+    reports = WatchReports(
+        learner.monitor, options.state.name, options.webhook, outbox, options.stop_on_alarm, comparison
+    )
     loop = LearnLoop(source, output, answers, options.state, options.save_interval, reports)
     if stream is None:
         loop.save()  # from here on the output belongs to the state, also where a kill comes before the next save

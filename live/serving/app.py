@@ -173,6 +173,14 @@ def _add_learner(app: FastAPI, service: LearnerService, limits: Limits) -> None:
         """Learn from several samples that were predicted with ids; those of unknown ids are left out."""
         return Accepted(outcomes=await accept([_label(label) for label in bounded(body.labels)], learned))
 
+    @app.post("/rollback", tags=["learn"], responses={409: {"model": Problem, "description": "No state was kept."}})
+    async def rollback() -> Accepted:
+        """Go back to the last state that was kept, once what was accepted before is learned; it answers then."""
+        outcomes = await accept([{"op": "rollback"}], True)
+        if outcomes == ["rejected"]:
+            raise Denied(409, "no state is kept to go back to; start the service with --keep_states")
+        return Accepted(outcomes=outcomes)
+
 
 def _learn(sample: ToLearn) -> Operation:
     known = {} if sample.id is None else {"id": sample.id}

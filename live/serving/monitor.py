@@ -130,11 +130,12 @@ class ServiceMonitor:
 
     def observe(self, learner: OnlineLearner, position: int) -> None:
         """Take the figures of now."""
-        metrics, drift = learner.metrics, learner.drift
+        metrics, drift, watched = learner.metrics, learner.drift, learner.watched
         main = next((name for name in metrics if name.startswith("online_")), None)
         with self._lock:
             self.position, self._taken = position, time.monotonic()
             self._figures = {"metrics": metrics, "drift": drift, "main": main, "classes": len(learner.classes)}
+            self._figures["watched"] = watched
             if metrics["samples"] and (not self._history or self._history[-1]["samples"] != metrics["samples"]):
                 point = {"samples": metrics["samples"], "value": main and metrics[main]}
                 self._history.append({**point, "statistic": drift["statistic"]})
@@ -174,6 +175,14 @@ class Figures:
             "drifts_detected": (status["drift"]["detected"], "Drifts detected."),
         }
         gauges |= {name: (value, "Of the learner; see docs/serve.md.") for name, value in status["metrics"].items()}
+        watched = status["watched"]
+        about = "Over the last predictions; see docs/watching.md."
+        gauges |= {f"window_{name}": (value, about) for name, value in watched["window"].items()}
+        gauges["rollbacks"] = (watched["rollbacks"], "Times that an earlier state was restored.")
+        alarms = GaugeMetricFamily("filtune_alarm", "Whether the alarm of a rule is on.", labels=["rule"])
+        for alarm in watched["alarms"]:
+            alarms.add_metric([alarm["rule"]], float(alarm["firing"]))
+        yield alarms
         for name, (value, about) in gauges.items():
             yield GaugeMetricFamily(f"filtune_{name}", about, value=float(value))
 

@@ -16,6 +16,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from ..pending import Waiting
+from ..watching.reporting import WatchReports
 from .journal import LogNotWritten, Operation, Payload, payload
 from .known_ids import KnownIds, Outcome
 from .monitor import ServiceMonitor
@@ -37,6 +38,7 @@ class LearnerService:
         save_interval: Operations between two snapshots: after a kill, at most about so many are learned again.
         max_backlog: Operations that may wait to be learned; beyond it requests are refused.
         skip: Numbers of operations of the log that are not learned, such as one that makes the learner diverge.
+        webhook: Address to which alarms are posted; None for none.
 
     Raises:
         ValueError: If the log does not hold an operation to be skipped.
@@ -47,7 +49,12 @@ class LearnerService:
     """
 
     def __init__(
-        self, state: State, save_interval: int = 1000, max_backlog: int = 1000, skip: Collection[int] = ()
+        self,
+        state: State,
+        save_interval: int = 1000,
+        max_backlog: int = 1000,
+        skip: Collection[int] = (),
+        webhook: str | None = None,
     ) -> None:
         self.state, self.learner = state, state.learner
         self.save_interval, self.max_backlog = save_interval, max_backlog
@@ -59,11 +66,15 @@ class LearnerService:
         self._arrived: deque[Ticket] = deque()
         self._written: deque[Ticket] = deque()
         self._stopping = self._rotates = False
+        self._reports: WatchReports | None = None
         self._step_seconds = 0.1
         self.predictor = Predictor(self.learner)
         try:
             self.replayed = self._replay(skip)
             self._change_options()
+            outbox = state.folder / "webhook.jsonl"
+            self._reports = WatchReports(self.learner.monitor, str(state.folder), webhook, outbox)
+            self._reports.take({"operation": state.position})  # what the log has raised again, mostly known by its id
         except BaseException:
             state.journal.close()
             state.lock.release()
@@ -154,6 +165,8 @@ class LearnerService:
         for ticket in (*self._written, *self._arrived):
             ticket.fail(Refused("the service stopped before this was learned; it is in the log", 5))
         self._save()
+        if self._reports is not None:
+            self._reports.close()
         self.state.journal.close()
         self.state.lock.release()
 
@@ -258,12 +271,17 @@ class LearnerService:
             self.monitor.rejected(error)
         self.monitor.outcome(operation["op"], outcome)
         self.state.position += 1
+        if self._reports is not None:
+            self._reports.take({"operation": self.state.position})
         return outcome
 
     def _change(self, operation: Operation) -> None:
         learner, kind, id = self.learner, operation["op"], operation.get("id")
         if kind == "options":
             change(learner, operation)
+            return
+        if kind == "rollback":
+            learner.rollback()
             return
         if kind == "label":
             if not learner.feedback(id, operation["y"]):  # type: ignore[arg-type]

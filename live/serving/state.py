@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,8 @@ class State:
         lock: Keeps other processes out of the folder.
         origin: Checksum of the checkpoint that the service began with.
         is_new: Whether the service begins here.
-        asked: The options ``new_classes`` and ``max_pending`` from here on, for after the log was read.
+        asked: The options ``new_classes``, ``max_pending`` and those of the monitor from here on, for after the log was
+            read.
     """
 
     learner: OnlineLearner
@@ -53,7 +54,7 @@ class State:
     lock: FolderLock
     origin: str
     is_new: bool
-    asked: tuple[NewClasses | None, int | None] = (None, None)
+    asked: tuple[NewClasses | None, int | None, Mapping[str, Any] | None] = (None, None, None)
 
     def save(self) -> None:
         """Replace the snapshot by the state of now; the caller holds the learner's lock, or is its only thread.
@@ -80,6 +81,7 @@ def open_state(
     *,
     new_classes: NewClasses | None = None,
     max_pending: int | None = None,
+    monitor: Mapping[str, Any] | None = None,
     device: str = "cpu",
 ) -> State:
     """Return the state of a service: of its folder, or of a run's checkpoint where it begins.
@@ -90,6 +92,7 @@ def open_state(
         own: Class paths outside filtune that the checkpoint may name.
         new_classes: ``refuse`` or ``add``; by default as it was.
         max_pending: Most samples that wait for their labels; by default as it was.
+        monitor: Options of :meth:`LearnerMonitor.plan`; by default as they were.
         device: Where the model is.
 
     Raises:
@@ -118,8 +121,8 @@ def open_state(
                 "--state_dir"
             )
         source = checkpoint if is_new else folder / SNAPSHOT
-        asked = (new_classes, max_pending)
-        bounds = asked if is_new else (None, None)  # the log is read under the options that it was written under
+        asked = (new_classes, max_pending, monitor)
+        bounds = asked[:2] if is_new else (None, None)  # the log is read under the options that it was written under
         learner = OnlineLearner.from_checkpoint(
             source, own=own, device=device, new_classes=bounds[0], max_pending=bounds[1]
         )

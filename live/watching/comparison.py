@@ -155,13 +155,14 @@ class Comparison:
 
     def results(self) -> list[Result]:
         """Return the first learner's result and those of its shadows."""
-        own = Result(self.name, self.count, *(total / max(1, self.count) for total in self.totals))
+        loss, error = (total / max(1, self.count) for total in self.totals)
+        own = Result(self.name, self.count, loss, error)
         return [own, *(self._result(name, shadow) for name, shadow in self.shadows.items())]
 
     def _result(self, name: str, shadow: Shadow) -> Result:
         count = shadow.loss.count
-        means = (total / max(1, count) for total in shadow.totals)
-        return Result(name, count, *means, shadow.loss.difference(), shadow.error.difference(), shadow.failure)
+        loss, error = (total / max(1, count) for total in shadow.totals)
+        return Result(name, count, loss, error, shadow.loss.difference(), shadow.error.difference(), shadow.failure)
 
     def table(self) -> str:
         """Return the results as a table of plain text."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .comparison import Comparison
-from .monitor import Event
+from .monitor import Event, LearnerMonitor
 from .outbox import Outbox
 from .rules import DRIFT
 from .webhook import Webhook, now
@@ -29,11 +29,12 @@ class WatchReports:
     """Reports alarms as they come, and from time to time how a learner compares with its shadows.
 
     Args:
-        comparison: The learner, and others that see the same samples.
+        monitor: The monitor of the learner.
         name: What the receiver of a webhook knows the stream by.
         webhook: Address to which alarms are posted; None for none.
         outbox: File of the alarms that are to be posted.
         stop_on_alarm: Whether the command is to end when an alarm comes on.
+        comparison: The learner, and others that see the same samples; None for none.
 
     Attributes:
         stops: Whether the command is to end now.
@@ -43,16 +44,22 @@ class WatchReports:
     """
 
     def __init__(
-        self, comparison: Comparison, name: str, webhook: str | None, outbox: Path, stop_on_alarm: bool = False
+        self,
+        monitor: LearnerMonitor,
+        name: str,
+        webhook: str | None,
+        outbox: Path,
+        stop_on_alarm: bool = False,
+        comparison: Comparison | None = None,
     ) -> None:
-        self._comparison, self._monitor = comparison, comparison.learner.monitor
+        self._comparison, self._monitor = comparison, monitor
         for option, given in (("--webhook", webhook), ("--stop_on_alarm", stop_on_alarm)):
             if given and not self._monitor.alarms:
                 raise ValueError(f"{option}: there is no alarm; give one by --alarm, such as 'accuracy < 0.7'")
         self._name, self._stop_on_alarm = name, stop_on_alarm
         self._webhook = Webhook(webhook, Outbox(outbox), say) if webhook else None
         self._next_table, self._stopped = FIRST_TABLE, set(self._failures())
-        while self._next_table <= comparison.count:
+        while comparison and self._next_table <= comparison.count:
             self._next_table *= 2
         self.stops = False
 
@@ -69,32 +76,35 @@ class WatchReports:
                 self._webhook.post({**event.as_dict(), "stream": self._name, **place, "time": now()})
             self.stops = self.stops or (self._stop_on_alarm and event.status == "firing")
             found.append(event.as_dict())
-        if self._comparison.shadows:
-            self._report_shadows()
+        if self._comparison and self._comparison.shadows:
+            self._report_shadows(self._comparison)
         return {"alarms": found} if found else {}
 
-    def _report_shadows(self) -> None:
+    def _report_shadows(self, comparison: Comparison) -> None:
         for name, failure in self._failures().items():
             if name not in self._stopped:
                 self._stopped.add(name)
                 say(f"against {name}: learns no more, the others go on: {failure}")
-        if self._comparison.count >= self._next_table:
+        if comparison.count >= self._next_table:
             self._next_table *= 2
-            self._print_table()
+            say(tabulated(comparison))
 
     def _failures(self) -> dict[str, str]:
-        return {name: shadow.failure for name, shadow in self._comparison.shadows.items() if shadow.failure}
-
-    def _print_table(self) -> None:
-        say(f"compared on {self._comparison.count} predictions\n{self._comparison.table()}")
+        shadows = self._comparison.shadows if self._comparison else {}
+        return {name: shadow.failure for name, shadow in shadows.items() if shadow.failure}
 
     def close(self) -> None:
         """Print the comparison, and deliver what waits as far as that is possible."""
-        if self._comparison.shadows:
-            self._print_table()
+        if self._comparison and self._comparison.shadows:
+            say(tabulated(self._comparison))
         if self._webhook and (left := self._webhook.close()):
             tries = f"{self._webhook.failures} failed tries"
             say(f"webhook: {left} alarms are not delivered yet after {tries}; the next start tries again")
+
+
+def tabulated(comparison: Comparison) -> str:
+    """Return a comparison as a table, with a line before it."""
+    return f"compared on {comparison.count} predictions\n{comparison.table()}"
 
 
 def describe(event: Event, place: dict[str, Any]) -> str:

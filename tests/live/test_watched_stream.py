@@ -117,12 +117,14 @@ def test_a_killed_command_watches_as_if_nothing_had_been(
     answer = Answers.answer
 
     def dies(self: Answers, sample: Any) -> dict[str, Any]:
-        if self.learner.steps == killed_at:
+        if self.learner.steps == kill["at"]:
             raise Killed
         return answer(self, sample)
 
     fires = [each["line"] for each in sent if each["status"] == "firing"]
-    for killed_at in (3, fires[0] + 1, fires[-1]):
+    kill: dict[str, int] = {}
+    for step in (3, fires[0] + 1, fires[-1]):
+        kill["at"] = step
         with monkeypatch.context() as patch:
             patch.setattr(Answers, "answer", dies)
             with pytest.raises(Killed):
