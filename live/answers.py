@@ -9,9 +9,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from filtune.optimizers.kalman.filter import KalmanOptimizer
+
 from .learner import OnlineLearner
 from .plain import check_id
 from .sources import RawSample, TextFields
+from .unique_ids import UniqueIds
 from .watching.comparison import Comparison
 
 
@@ -23,13 +26,31 @@ class Answers:
         label_column: Column of the label.
         id_column: Column of the id.
         comparison: Other learners that see the same samples.
+        uncertainty: Whether an answer has what the filter knows of its uncertainty; it costs about a step.
+        unique_ids: Most ids to remember where each names one sample, so that repetitions are not learned from and a
+            label may come before its sample; 0 where an id may come again.
+
+    Raises:
+        ValueError: If the optimizer has no covariance of which an uncertainty could be computed.
     """
 
     def __init__(
-        self, learner: OnlineLearner, label_column: str, id_column: str, comparison: Comparison | None = None
+        self,
+        learner: OnlineLearner,
+        label_column: str,
+        id_column: str,
+        comparison: Comparison | None = None,
+        uncertainty: bool = False,
+        unique_ids: int = 0,
     ) -> None:
         self.learner, self.label_column, self.id_column = learner, label_column, id_column
         self.comparison = Comparison(learner) if comparison is None else comparison
+        self.uncertainty, self.ids = uncertainty, UniqueIds(unique_ids)
+        if uncertainty and not isinstance(learner.optimizer, KalmanOptimizer):
+            raise ValueError(
+                f"--uncertainty: {type(learner.optimizer).__name__} has no covariance of the parameters; leave it out "
+                "(the entropy is there without it), or take a filter, such as filtune"
+            )
         self.inputs = learner.inputs
         if not self.inputs.columns and self.inputs.modality != "table":
             self.inputs.columns = [self.inputs.modality]
@@ -50,7 +71,18 @@ class Answers:
         except ValueError as error:
             return self._bad(error)
         self.counts["learned"] += answer["learned"]
+        if answer["learned"] and "id" in answer:
+            self.ids.note_learned(answer["id"])
         return answer
+
+    def state(self) -> dict[str, Any]:
+        """Return the counts, and the ids where they are unique."""
+        return {"counts": dict(self.counts), **({"ids": self.ids.state()} if self.ids.most else {})}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state` returned."""
+        self.counts.update(state["counts"])
+        self.ids.load(state.get("ids") or {"learned": [], "early": []})
 
     def _bad(self, error: Exception) -> dict[str, Any]:
         self.counts["bad"] += 1
@@ -82,16 +114,31 @@ class Answers:
         if has_label:
             self.learner.check_labels([y])
         names = self.inputs.columns or [name for name in row if name not in (self.label_column, self.id_column)]
-        if all(row.get(name) is None for name in names):
-            if id is None or not has_label:
-                sample = repr(names[0]) if names else "a feature"
-                raise ValueError(f"the line has neither {sample} nor the label of an earlier id")
+        is_sample = any(row.get(name) is not None for name in names)
+        if not is_sample and (id is None or not has_label):
+            sample = repr(names[0]) if names else "a feature"
+            raise ValueError(f"the line has neither {sample} nor the label of an earlier id")
+        if self.ids.most and id is not None:
+            waits = id in self.learner.pending
+            if self.ids.is_learned(id) or (waits and is_sample and not has_label):
+                return {**answer, "duplicate": True}, self._count_duplicate
+            if not is_sample and not waits:
+                return {**answer, "label": y}, partial(self.ids.keep_label, id, y)
+            if is_sample and not has_label and (early := self.ids.early_label(id)) is not None:
+                y, has_label = early, True
+        if not is_sample:
             return {**answer, "label": y}, partial(self.comparison.apply, lambda each: each.feedback(id, y))
         x = self.inputs.read({name: row.get(name) for name in names})
         prediction = prediction_fields(self.learner, x)
+        if self.uncertainty:
+            prediction |= describe_uncertainty(self.learner, x, prediction["prediction"])
         others = self.comparison.each(lambda each: prediction_fields(each, x))
         answer |= {**prediction, **({"against": others} if others else {}), **({"label": y} if has_label else {})}
         return answer, partial(self._take, x, y if has_label else None, id, prediction["prediction"])
+
+    def _count_duplicate(self) -> bool:
+        self.counts["duplicate"] += 1
+        return False
 
     def _take(self, x: Any, y: Any, id: Any, prediction: Any) -> bool:
         """Learn from a sample, or let it wait for its label; return whether it was learned from."""
@@ -112,6 +159,18 @@ def prediction_fields(learner: OnlineLearner, x: Any) -> dict[str, Any]:
     best = max(found, key=lambda name: found[name])
     entropy = -sum(p * math.log(p) for p in found.values() if p > 0)
     return {"prediction": best, "probability": found[best], "entropy": entropy}
+
+
+def describe_uncertainty(learner: OnlineLearner, x: Any, prediction: Any) -> dict[str, Any]:
+    """Return the uncertainty that a filter knows: of exclusive classes that of the one predicted."""
+    found = learner.uncertainty(x)
+    if not learner.labels.likelihood.has_classes:
+        return found
+    renamed = {"predictive_probability": found.get("probability"), "logit_std": found.get("logit_std")}
+    if learner.labels.likelihood.is_softmax:
+        chosen = {k: each.get(prediction) if isinstance(each, dict) else each for k, each in renamed.items()}
+        return {name: each for name, each in chosen.items() if each is not None}
+    return {name: each for name, each in renamed.items() if each}
 
 
 def _number(text: str | bytes) -> Any:

@@ -60,7 +60,7 @@ class LearnLoop:
         try:
             for sample in self.source:
                 place, answer = self.source.describe(), self.answers.answer(sample)
-                self.output.write({**place, **answer, **self.reports.take(place)})
+                self.output.write({**place, **answer, **self.reports.take(place)}, self.source.is_ready)
                 if self.source.count % self.save_interval == 0:
                     self.save()
                 if self.reports.stops:
@@ -77,8 +77,7 @@ class LearnLoop:
 
     def save(self) -> None:
         """Write the state; nothing is acknowledged before it is on the disk."""
-        counts = dict(self.answers.counts)
-        position = {"input": self.source.state(), "output": self.output.state(), "counts": counts}
+        position = {"input": self.source.state(), "output": self.output.state(), **self.answers.state()}
         if self.answers.comparison.shadows:
             position["against"] = self.answers.comparison.state()
         storage.write(self.answers.learner, self.path, {STREAM: position})
@@ -155,8 +154,11 @@ def main(options: argparse.Namespace) -> int:
         learner.inputs.columns = list(options.columns)
     learner.watch_for(**monitor_options(options))
     comparison = open_comparison(learner, options.against, (stream or {}).get("against"), is_new=stream is None)
-    answers = Answers(learner, options.label_column, options.id_column, comparison)
-    answers.counts.update((stream or {}).get("counts", {}))
+    answers = Answers(
+        learner, options.label_column, options.id_column, comparison, options.uncertainty, options.unique_ids
+    )
+    if stream:
+        answers.load(stream)
     outbox = options.state.with_name(f"{options.state.name}.webhook.jsonl")
     reports = WatchReports(
         learner.monitor, options.state.name, options.webhook, outbox, options.stop_on_alarm, comparison

@@ -99,8 +99,13 @@ class SampleSource(ABC):
 
     @property
     def counts(self) -> dict[str, int]:
-        """What else was counted, for the last message."""
+        """Further counts, for the last message."""
         return {}
+
+    @property
+    def is_ready(self) -> bool:
+        """Readiness of the next sample, which then need not be waited for."""
+        return False
 
     def describe(self) -> dict[str, Any]:
         """Return what an answer says of the place of the last sample."""
@@ -135,8 +140,13 @@ class AnswerOutput(ABC):
     def __init__(self, address: str, state: Any) -> None: ...
 
     @abstractmethod
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Write an answer, at once."""
+    def write(self, row: Mapping[str, Any], is_ready: bool = False) -> None:
+        """Write an answer.
+
+        Args:
+            row: The answer.
+            is_ready: Whether the next sample is at hand, so that the answer may be sent together with others.
+        """
 
     @abstractmethod
     def state(self) -> Any:

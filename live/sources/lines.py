@@ -141,7 +141,7 @@ class FileOutput(AnswerOutput):
         self.file = open(path, "ab")  # noqa: SIM115
         self.file.truncate(size or 0)
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: Mapping[str, Any], is_ready: bool = False) -> None:
         """Write a line, at once; half of a surrogate pair is written as JSON escapes it."""
         self.file.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
         self.file.flush()

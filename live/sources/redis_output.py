@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections import deque
+import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from .base import AnswerOutput
-from .redis_server import SCHEMES, RedisStream, say
+from .redis_server import SCHEMES, RedisStream, print_notice
 from .redis_source import NOTHING, id_order
 
 FIELD = "json"
+
+DELAY = 0.1
+"""Seconds that an answer waits for others at most, while the samples are at hand."""
 
 
 class RedisOutput(AnswerOutput):
@@ -37,7 +40,8 @@ class RedisOutput(AnswerOutput):
         if most is not None and not (most.isdecimal() and int(most)):
             raise ValueError(f"--output: maxlen must be a number of entries, got {most!r}")
         self.most = None if most is None else int(most)
-        self._unwritten: deque[Mapping[str, Any]] = deque()
+        self._unwritten: list[Mapping[str, Any]] = []
+        self._sent = time.monotonic()
         if state not in (None, 0) and (not isinstance(state, dict) or state["stream"] != self.key):
             raise ValueError(f"--output: the state has written to something else than {self.stream.name}; name that")
         self._written: str = state["last"] if state else NOTHING
@@ -46,10 +50,11 @@ class RedisOutput(AnswerOutput):
         except (self.stream.errors.RedisError, OSError) as error:
             raise self.stream.refusal(error) from error
 
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Write an answer, at once; while the server is away it waits."""
+    def write(self, row: Mapping[str, Any], is_ready: bool = False) -> None:
+        """Write an answer; with others where the next sample is at hand, after :data:`DELAY` at the latest."""
         self._unwritten.append(row)
-        self._flush()
+        if not is_ready or time.monotonic() - self._sent > DELAY:
+            self._flush()
 
     def state(self) -> dict[str, Any]:
         """Return the stream and the id of the last answer, once the server has all.
@@ -65,24 +70,35 @@ class RedisOutput(AnswerOutput):
         self.stream.close()
 
     def _flush(self) -> None:
-        while self._unwritten:
-            self._written = self.stream.call(lambda: self._add(self._unwritten[0]))
-            self._unwritten.popleft()
+        """Send what is unwritten; while the server is away it waits."""
+        if self._unwritten:
+            self.stream.call(self._send)
+            self._written = _id_of(self._unwritten[-1])
+            self._unwritten.clear()
+        self._sent = time.monotonic()
 
-    def _add(self, row: Mapping[str, Any]) -> str:
-        """Write an answer unless it is there; return its id."""
-        id = _id_of(row)
-        line = json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace")
-        try:
-            self.client.xadd(self.key, {FIELD: line}, id=id, maxlen=self.most)
-        except self.stream.errors.ResponseError as error:
-            if "equal or smaller" not in str(error):
-                raise
-            found = self.client.xrange(self.key, id, id)
-            # one that was written before and is gone has been read and deleted since
-            if not _is_own(*found[0]) if found else id_order(id) > id_order(self._known):
-                raise self._foreign(id) from error
-        return id
+    def _send(self) -> None:
+        """Write the answers that are not there yet."""
+        pipe = self.client.pipeline(transaction=False)
+        for row in self._unwritten:
+            line = json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace")
+            pipe.xadd(self.key, {FIELD: line}, id=_id_of(row), maxlen=self.most)
+        for row, found in zip(self._unwritten, pipe.execute(raise_on_error=False), strict=True):
+            if isinstance(found, Exception):
+                self._check_written(_id_of(row), found)
+
+    def _check_written(self, id: str, error: Exception) -> None:
+        """Check that an answer was refused because it was written before.
+
+        Raises:
+            ValueError: If the stream has an entry of something else.
+        """
+        if "equal or smaller" not in str(error):
+            raise error
+        found = self.client.xrange(self.key, id, id)
+        # one that was written before and is gone has been read and deleted since
+        if not _is_own(*found[0]) if found else id_order(id) > id_order(self._known):
+            raise self._foreign(id) from error
 
     def _check_start(self, is_new: bool) -> str:
         """Return the id up to which the stream was written when this process began.
@@ -92,7 +108,7 @@ class RedisOutput(AnswerOutput):
         """
         if not self.client.exists(self.key):
             if self._written != NOTHING:
-                say(f"{self.stream.name} is gone, up to entry {self._written}")
+                print_notice(f"{self.stream.name} is gone, up to entry {self._written}")
             return NOTHING
         newest = self.client.xinfo_stream(self.key)["last-generated-id"].decode()
         last = self.client.xrevrange(self.key, count=1)
@@ -101,7 +117,7 @@ class RedisOutput(AnswerOutput):
         if last and not _is_own(*last[0]):
             raise self._foreign(last[0][0].decode())
         if id_order(newest) < id_order(self._written):
-            say(f"{self.stream.name} ends at {newest}, before {self._written}: the server has lost answers")
+            print_notice(f"{self.stream.name} ends at {newest}, before {self._written}: the server has lost answers")
         return newest
 
     def _foreign(self, id: str) -> ValueError:

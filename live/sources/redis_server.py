@@ -116,13 +116,13 @@ class RedisStream:
                 if not self.is_away(error):
                     raise self.refusal(error) from error
                 if not failures:
-                    say(f"{self.name}: {' '.join(str(error).split())}; waits for the server")
+                    print_notice(f"{self.name}: {' '.join(str(error).split())}; waits for the server")
                 failures += 1
                 away()
                 self._pause(self._pauses.compute(failures))
             else:
                 if failures:
-                    say(f"{self.name} is back")
+                    print_notice(f"{self.name} is back")
                 return found
 
     def _pause(self, seconds: float) -> None:
@@ -142,6 +142,6 @@ class RedisStream:
         self.client.close()
 
 
-def say(text: str) -> None:
+def print_notice(text: str) -> None:
     """Write a line to standard error."""
     print(f"filtune: {text}", file=sys.stderr, flush=True)

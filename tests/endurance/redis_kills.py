@@ -84,7 +84,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=100_000, help="entries of the stream (default 100000)")
     parser.add_argument("--kills", type=int, default=20, help="kills at random moments (default 20)")
-    parser.add_argument("--labelled", type=float, default=1.0, help="fraction that has its label with it (default 1)")
+    parser.add_argument(
+        "--labelled", type=float, default=1.0, help="fraction with the label beside it, and as many get it later"
+    )
     parser.add_argument("--output", type=Path, default=Path("build/redis_kills.json"), help="file of the figures")
     options = parser.parse_args()
     found = compare(options.samples, options.kills, options.labelled)

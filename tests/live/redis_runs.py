@@ -100,7 +100,7 @@ def entries(count: int, labelled: float = 1.0, seed: int = 0) -> Iterator[Fields
         kind = draw.random()
         if kind < labelled:
             row["label"] = label
-        elif kind < labelled + 0.3 * (1 - labelled) and len(late) < 100:
+        elif kind < 2 * labelled and len(late) < 100:
             late.append((row["id"], label))
         yield row if draw.random() < 0.5 else {"json": json.dumps({k: number(v) for k, v in row.items()})}
 
@@ -134,7 +134,19 @@ def config(folder: Path, optimizer: str = "filtune.AdamW") -> Path:
 
 def learn(folder: Path, name: str, *options: str, interval: int = 5) -> None:
     """Run the command with a state of this name."""
-    start = ["learn", "--config", str(config(folder)), "--classes", "neg", "pos", "--columns", "a", "b"]
+    start = [
+        "learn",
+        "--config",
+        str(config(folder)),
+        "--classes",
+        "neg",
+        "pos",
+        "--columns",
+        "a",
+        "b",
+        "--max_pending",
+        "500",
+    ]
     main([*start, "--state", str(folder / f"{name}.ckpt"), "--save_interval", str(interval), *options])
 
 
