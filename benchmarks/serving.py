@@ -139,7 +139,7 @@ class Teacher(threading.Thread):
         self.error: Exception | None = None
 
     def run(self) -> None:
-        """Send labels until the end; those that must wait are sent again."""
+        """Send labels until the end; those that must wait are sent again. An error ends it, and is kept."""
         try:
             while not self.ended.is_set():
                 number = self.accepted
@@ -169,7 +169,11 @@ def ask(port: int, script: str, options: argparse.Namespace, seconds: int) -> di
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run all rounds and collect the medians."""
+    """Run all rounds and collect the medians.
+
+    Raises:
+        Exception: The error that ended the client of labels, of whatever kind.
+    """
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in SERVICES}
     with tempfile.TemporaryDirectory() as folder:
         backbone = {"name": options.model, "adapter": "lora"}
@@ -203,7 +207,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print and write.
+
+    Raises:
+        SystemExit: If wrk is not installed.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="hub id or folder of a text model")
     parser.add_argument("--clients", type=int, default=4, help="connections that ask at a time")
