@@ -21,7 +21,7 @@ FORM = b"multipart/form-data"
 
 
 class _Reader:
-    """Collects the parts of a form as name, whether it is a file, its media type, and content."""
+    """Reader of the parts of a form: of each its name, whether it is a file, its media type, and its content."""
 
     def __init__(self) -> None:
         self.parts: list[tuple[str, bool, bytes, bytearray]] = []
@@ -30,21 +30,34 @@ class _Reader:
         self._name, self._value = b"", b""
 
     def on_part_begin(self) -> None:
+        """Begin a part.
+
+        Raises:
+            ValueError: If there are too many.
+        """
         if len(self.parts) == MOST_PARTS:
             raise ValueError(f"the form has more than {MOST_PARTS} fields")
         self._headers = {}
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        """Take a portion of a header's name."""
         self._name += data[start:end]
 
     def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        """Take a portion of a header's value."""
         self._value += data[start:end]
 
     def on_header_end(self) -> None:
+        """Keep a header."""
         self._headers[self._name.lower()] = self._value
         self._name, self._value = b"", b""
 
     def on_headers_finished(self) -> None:
+        """Take note of the name and the kind of a part.
+
+        Raises:
+            ValueError: If it has no name.
+        """
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         if b"name" not in options:
             raise ValueError("a field of the form has no name")
@@ -53,9 +66,11 @@ class _Reader:
         self.parts.append((name, b"filename" in options, kind, bytearray()))
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """Take a portion of a part's content."""
         self.parts[-1][-1].extend(memoryview(data)[start:end])
 
     def on_end(self) -> None:
+        """Take note of the end, without which the form was cut."""
         self.has_ended = True
 
 

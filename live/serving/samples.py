@@ -89,6 +89,8 @@ def excerpt(x: Any, modality: str, columns: Sequence[str] = ()) -> str:
         return _cut(", ".join(f"{name}: {excerpt(value, modality)}" for name, value in read.items()))
     if modality == "image":
         return f"image of {len(x) * 3 // 4:,} bytes" if isinstance(x, str) else "image of numbers"
+    if isinstance(x, float):
+        return f"{x:.4g}"
     return _cut(" | ".join(map(str, x)) if isinstance(x, list | tuple) else str(x))
 
 

@@ -1,4 +1,4 @@
-"""Parts and files that a learner refuses, in one line, and classes of one's own that it takes."""
+"""Parts and files that a learner refuses, in one line, and classes from outside that it takes."""
 
 from __future__ import annotations
 

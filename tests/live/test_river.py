@@ -101,7 +101,8 @@ def test_accuracy_by_river_is_that_of_the_learner(classes: Any) -> None:
     labels = [3, 3, 3, 5, 3, *(draw.choice([3, 5, 1, 2, 0, 4][: 2 + i // 6]) for i in range(30))]
     samples = [({"a": y + draw.gauss(0, 1), "b": draw.gauss(0, 1)}, y) for y in labels]
     metric = evaluate.progressive_val_score(samples, model, metrics.Accuracy())
-    assert torch.tensor(100 * metric.get(), dtype=torch.float32) == model.learner.metrics["online_accuracy"]
+    found = model.learner.metrics["online_accuracy"]
+    assert 100 * metric.get() == pytest.approx(found, rel=1e-6)  # of single precision; one sample more is 3e-2
     assert model.learner.metrics["samples"] == len(labels)
 
 
