@@ -14,6 +14,7 @@ import http.client
 import json
 import multiprocessing
 import re
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -125,51 +126,54 @@ def post(port: int, path: str, body: dict[str, Any]) -> int:
 
 
 class Teacher(threading.Thread):
-    """Client that sends labels as fast as they are accepted."""
+    """Client that sends labels as fast as they are accepted.
+
+    Attributes:
+        accepted: Labels that were accepted.
+        error: What ended it early; None where nothing did.
+    """
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
-        self.port, self.accepted, self.refused, self.ended = port, 0, 0, threading.Event()
+        self.port, self.accepted, self.ended = port, 0, threading.Event()
+        self.error: Exception | None = None
 
     def run(self) -> None:
-        """Send labels until the end."""
-        number = 0
-        while not self.ended.is_set():
-            number += 1
-            status = post(self.port, "/learn", {"x": f"{TEXTS[number % 3]} {number}", "y": ("neg", "pos")[number % 2]})
-            self.accepted += status == 200
-            self.refused += status == 503
-            if status == 503:
-                time.sleep(0.05)
+        """Send labels until the end; those that must wait are sent again. An error ends it, and is kept."""
+        try:
+            while not self.ended.is_set():
+                number = self.accepted
+                body = {"x": f"{TEXTS[number % 3]} {number}", "y": ("neg", "pos")[number % 2]}
+                status = post(self.port, "/learn", body)
+                if status not in (200, 503):
+                    raise RuntimeError(f"a label was answered by status {status}")
+                self.accepted += status == 200
+                if status == 503:
+                    time.sleep(0.05)
+        except Exception as error:  # of whatever kind; raised by the thread that measures
+            self.error = error
 
 
 def ask(port: int, script: str, options: argparse.Namespace, seconds: int) -> dict[str, float]:
     """Return requests a second, and percentiles of their time in seconds, by wrk; a refused request is an error."""
-    clients = [
-        "-t",
-        "1",
-        "-c",
-        str(options.clients),
-        "-d",
-        f"{seconds}s",
-        "--timeout",
-        "20s",
-        "--latency",
-        "-s",
-        script,
-    ]
-    done = subprocess.run(["wrk", *clients, f"http://127.0.0.1:{port}"], capture_output=True, text=True, check=True)
+    clients = ["-t", "1", "-c", str(options.clients), "-d", f"{seconds}s", "--timeout", "20s", "--latency"]
+    command = ["wrk", *clients, "-s", script, f"http://127.0.0.1:{port}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    if "Non-2xx" in done.stdout or "Socket errors" in done.stdout or not re.search(r"[1-9]\d* requests", done.stdout):
+        raise RuntimeError(f"some requests were refused, or had no answer: {done.stdout}")
     found = {"predictions_per_second": float(re.findall(r"Requests/sec:\s+([\d.]+)", done.stdout)[0])}
     for percent in ("50", "99"):
         value, unit = re.findall(rf"{percent}%\s+([\d.]+)(us|ms|s|m)\b", done.stdout)[0]
         found[f"p{percent}_seconds"] = float(value) * {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}[unit]
-    if "Non-2xx" in done.stdout:
-        raise RuntimeError(f"some requests were refused: {done.stdout}")
     return found
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run all rounds and collect the medians."""
+    """Run all rounds and collect the medians.
+
+    Raises:
+        Exception: The error that ended the client of labels, of whatever kind.
+    """
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in SERVICES}
     with tempfile.TemporaryDirectory() as folder:
         backbone = {"name": options.model, "adapter": "lora"}
@@ -190,6 +194,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                         figures["labels_per_second"] = (teacher.accepted - before) / (time.monotonic() - begin)
                         teacher.ended.set()
                         teacher.join()
+                        if teacher.error is not None:
+                            raise teacher.error
                     rounds[name].append(figures)
     medians = {
         name: {key: statistics.median(each[key] for each in found) for key in found[0]}
@@ -201,7 +207,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print and write.
+
+    Raises:
+        SystemExit: If wrk is not installed.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="hub id or folder of a text model")
     parser.add_argument("--clients", type=int, default=4, help="connections that ask at a time")
@@ -211,6 +221,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=18200, help="first port")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    if shutil.which("wrk") is None:
+        raise SystemExit("benchmarks.serving: wrk is needed, of the package wrk of Debian")
     result = measure(options)
     columns = ("predictions / s", "p50, ms", "p99, ms", "labels / s")
     rows = [

@@ -22,9 +22,12 @@ from .growth import check_growth, grow
 from .inputs import Inputs, Sample
 from .labels import Labels
 from .model import LiveModel, Readers, Snapshot, autocast, snapshot_of
-from .pending import Pending
+from .pending import Id, Pending, Waiting
 from .plain import shortened
 from .settings import LearnerSettings
+from .watching import kept_states
+from .watching.monitor import MISSING, LearnerMonitor
+from .watching.window import LABEL, SAMPLE
 
 CHECK_INTERVAL = 50
 """Steps between two checks for divergence, as many as ``fit`` has between two points of its curves."""
@@ -58,6 +61,7 @@ class LearnerCore:
         labels: The classes.
         inputs: Reads samples.
         pending: The samples that wait for their labels.
+        monitor: Figures over a window, alarms, and states to go back to.
         steps: Steps taken.
         unlabelled: Samples that came without a label and without an id.
     """
@@ -82,6 +86,7 @@ class LearnerCore:
         self.inputs = Inputs(task.modality, settings.columns, task.features)
         self.pending = Pending(settings.max_pending)
         self.watch = Watch(options.get("on_divergence") or "stop")
+        self.monitor = LearnerMonitor(task)
         self.model = LiveModel()
         build, own = settings.optimizer_init(), settings.own
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
@@ -158,17 +163,32 @@ class LearnerCore:
                 found.append(self.model.likelihood.of(outputs, snapshot.target_value))
         return found
 
-    def learn(self, samples: list[Sample], labels: list[Any]) -> None:
-        """Take one step; the lock is held."""
+    def learn(self, samples: list[Sample], labels: list[Any], came: int = SAMPLE | LABEL) -> None:
+        """Take one step; the lock is held.
+
+        Args:
+            samples: The samples.
+            labels: Their labels.
+            came: What has come now: labels alone, or samples with their labels.
+        """
+        is_softmax = self.labels.likelihood.is_softmax
+        known = len(self.labels.values) if is_softmax else None
         self.add_classes(self.labels.new_among(labels))
-        if self.labels.likelihood.is_softmax and len(self.labels.values) < 2:
-            self.model.online.skip(len(samples))  # of a single class nothing can be learned
+        self.model.online.known = known  # of the metrics that have grown
+        if is_softmax and len(self.labels.values) < 2:  # of a single class nothing can be learned
+            outputs = torch.zeros(len(samples), self.task.outputs, device=self.device)
+            target = torch.zeros(len(samples), dtype=torch.int64, device=self.device)
+            observation = self.model.likelihood.of(outputs, None).observe(target)
+            self.model.online.update(observation)
+            self.monitor.score(self.model.online.given_out(observation))
             self.inputs.learned(samples)
+            self.came(came, len(samples))
             self.publish()
             return
         target = self.targets(labels)
         self.inputs.place(samples)
         batch = {**self.inputs.batch(samples), "label": target}
+        is_scored = self.model.target_state is None or self.model.target_state.is_ready
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]), self.autocast:
             observation = self.model.learn_batch(batch, self.optimizer, self.seed, self.steps)
         if self.scheduler is not None:
@@ -177,9 +197,58 @@ class LearnerCore:
         self.inputs.learned(samples)
         self.drift_state, drifted = page_test.watch(self.drift_state, observation)
         self.drifted_at = torch.where(drifted, self.steps, self.drifted_at)
+        if is_scored:
+            self.monitor.score(self.model.online.given_out(observation))
         if self.steps % CHECK_INTERVAL == 0:
             self.check()
+        self.came(came, len(samples))
+        if self.steps % KEEP_INTERVAL == 0:
+            self.keep_state()
         self.publish()
+
+    def came(self, what: int, count: int = 1) -> None:
+        """Count samples or labels that came, and apply the rules of the alarms, which may restore a kept state."""
+        for _ in range(count):
+            self.monitor.window.came(what)
+        events = self.monitor.observe(self.drift_state, self.steps)
+        reasons = [event for event in events if event.status == "firing" and event.quantity != MISSING]
+        if reasons and self.monitor.rollback_on_alarm and self.monitor.kept:
+            step = self.restore_state()
+            for event in reasons:
+                event.rolled_back_to = step
+
+    def let_wait(self, id: Id, waiting: Waiting) -> None:
+        """Let a sample wait for its label; the lock is held."""
+        self.pending.add(id, waiting)
+        self.came(SAMPLE)
+
+    def configure_monitor(self, options: dict[str, Any]) -> None:
+        """Take options of :meth:`LearnerMonitor.plan`; the first state that is kept is the present one."""
+        kept_none = not self.monitor.keep_states
+        self.monitor.configure(options, self.drift_state)
+        if kept_none:
+            self.keep_state()
+
+    def keep_state(self) -> None:
+        """Keep the present state as one to go back to, where some are kept, no alarm is on, and it has not diverged."""
+        monitor = self.monitor
+        if monitor.keep_states and monitor.is_quiet() and self.optimizer.check_divergence() is None:
+            monitor.add_kept(kept_states.kept_of(self.model, self.optimizer, self.inputs, self.steps))
+
+    def restore_state(self) -> int:
+        """Restore the newest state that was kept, and return the number of its step.
+
+        Parameters, optimizer, the estimates of the targets and the standardisation of a table are as they were. Steps,
+        metrics, the window, the drift test and the samples that wait go on.
+
+        Raises:
+            ValueError: If none is kept.
+        """
+        kept = self.monitor.take_kept()
+        kept_states.restore_kept(kept, self.model, self.optimizer, self.inputs)
+        self.keep()
+        self.publish()
+        return kept.step
 
     def targets(self, labels: Sequence[Any]) -> torch.Tensor:
         """Return the targets of labels, (B,) or (B, m).
@@ -228,6 +297,8 @@ class LearnerCore:
             grow(self.model, self.optimizer, outputs)
         self.labels.values = values
         self.model.task = replace(self.task, classes=self.labels.names)
+        if self.monitor.grow(self.task):
+            self.keep_state()
         self.keep()
         self.publish()
 

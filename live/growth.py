@@ -14,13 +14,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from filtune.lightning_modules.metrics import Prequential
 from filtune.optimizers import OnlineOptimizer
 from filtune.optimizers.growth import padded
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from .model import LiveModel
+from .prequential import LivePrequential
 
 
 def output_layer(model: LiveModel) -> nn.Linear:
@@ -89,13 +89,14 @@ def grow(model: LiveModel, optimizer: OnlineOptimizer, outputs: int) -> None:
     model.online = grown_metrics(model.online, model)
 
 
-def grown_metrics(online: Prequential, model: LiveModel) -> Prequential:
+def grown_metrics(online: LivePrequential, model: LiveModel) -> LivePrequential:
     """Return the online metrics for the model's present task, with all that was counted so far.
 
     No sample so far was of a new class, and none was predicted as one: its counts are zero. A metric that there is only
-    for many classes, such as the five most probable ones, begins with the present sample.
+    for many classes, such as the five most probable ones, begins with the present sample, which was predicted without
+    the new class (:mod:`live.prequential`).
     """
-    grown = Prequential(model.task).to(model.backbone.device)
+    grown = LivePrequential(model.task).to(model.backbone.device)
     state = grown.state_dict()
     for name, value in online.state_dict().items():
         if name in state:

@@ -20,6 +20,7 @@ from .pending import Id, Waiting
 from .plain import check_id
 from .settings import from_config, from_parts
 from .uncertainty import describe
+from .watching.window import LABEL, SAMPLE
 
 
 class OnlineLearner(LearnerCore):
@@ -198,7 +199,7 @@ class OnlineLearner(LearnerCore):
         if ids is not None:
             with self.lock:
                 for id, sample, answer in zip(ids, samples, answers, strict=True):
-                    self.pending.add(id, Waiting(sample, answer, True))
+                    self.let_wait(id, Waiting(sample, answer, True))
         return answers
 
     def predict_proba_one(self, x: Any) -> dict[Any, float]:
@@ -255,9 +256,10 @@ class OnlineLearner(LearnerCore):
                     self.pending.drop(id)
                 self.learn([sample], [y])
             elif id is not None:
-                self.pending.add(id, Waiting(sample))
+                self.let_wait(id, Waiting(sample))
             else:
                 self.unlabelled += 1
+                self.came(SAMPLE)
 
     def learn_many(self, xs: Sequence[Any], ys: Sequence[Any]) -> None:
         """Learn from several samples in one step, as ``fit`` does from a batch; those without a label are left out."""
@@ -268,12 +270,13 @@ class OnlineLearner(LearnerCore):
             if known:
                 self.learn(*map(list, zip(*known, strict=True)))
             self.unlabelled += len(samples) - len(known)
+            self.came(SAMPLE, len(samples) - len(known))
 
     def wait(self, x: Any, id: Id, answer: Any) -> None:
         """Let a sample wait for its label under an id, with the prediction that was given out for it."""
         sample = self.inputs.read(x)
         with self.lock:
-            self.pending.add(id, Waiting(sample, answer, True))
+            self.let_wait(id, Waiting(sample, answer, True))
 
     def feedback(self, id: Id, y: Any) -> bool:
         """Learn from the sample that waits under an id, now that its label is known.
@@ -293,11 +296,45 @@ class OnlineLearner(LearnerCore):
             found = self.pending.take(id)
             if found is None:
                 return False
-            self.learn([found.sample], [y])
+            self.learn([found.sample], [y], LABEL)
             if found.was_predicted:
                 self.answered += 1
                 self.answered_right += found.answer == self.labels.given(y)
             return True
+
+    def watch_for(
+        self,
+        alarms: Sequence[str] | None = None,
+        *,
+        window: int | None = None,
+        keep_states: int | None = None,
+        rollback_on_alarm: bool | None = None,
+    ) -> None:
+        """Set what is watched; what is None stays as it is. See docs/watching.md.
+
+        Args:
+            alarms: Rules such as ``accuracy < 0.7``, ``log_loss > 1.2 until 1 after 200`` or ``drift``.
+            window: Predictions in the window (1,000).
+            keep_states: Most states that are kept to go back to, one every 200 steps while no alarm is on (0).
+            rollback_on_alarm: Whether an alarm restores the last of them; then one is kept at least.
+
+        Raises:
+            ValueError: Naming the option that is wrong. Nothing is changed then.
+        """
+        with self.lock:
+            self.configure_monitor(self.monitor.plan(alarms, window, keep_states, rollback_on_alarm))
+
+    def rollback(self) -> int:
+        """Restore the newest state that was kept, and return the number of its step; everything else goes on.
+
+        Parameters, optimizer, the estimates of the targets and the standardisation of a table are as they were. The
+        state is gone then, unless it is the only one, so that a second call goes further back.
+
+        Raises:
+            ValueError: If none is kept.
+        """
+        with self.lock:
+            return self.restore_state()
 
     # what it knows of itself
 
@@ -322,6 +359,12 @@ class OnlineLearner(LearnerCore):
                 found["answered_accuracy"] = 100 * self.answered_right / self.answered
             counts = {"unlabelled": self.unlabelled, "waiting": len(self.pending), "dropped": self.pending.dropped}
             return found | {name: float(count) for name, count in counts.items()}
+
+    @property
+    def watched(self) -> dict[str, Any]:
+        """The figures over the ``window``, the ``alarms`` with whether each is firing, and counts."""
+        with self.lock:
+            return self.monitor.status()
 
     @property
     def drift(self) -> dict[str, Any]:

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from filtune.lightning_modules import Backbone
+from filtune.datamodules import Task
+from filtune.lightning_modules import Backbone, BackboneConfig
 from filtune.lightning_modules.step import OnlineStep
+from filtune.lightning_modules.trust import OwnClasses
 from torch import Tensor, nn
 
 from .features import Features
+from .prequential import LivePrequential
 
 
 class LiveModel(OnlineStep, nn.Module):
@@ -23,6 +26,11 @@ class LiveModel(OnlineStep, nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.target_state = None
+
+    def build(self, config: BackboneConfig, task: Task, averaged_steps: int, own: OwnClasses = None) -> None:
+        """Build the model and its metrics for a task; see :meth:`OnlineStep.build`."""
+        super().build(config, task, averaged_steps, own)
+        self.online: LivePrequential = LivePrequential(task)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters by name."""

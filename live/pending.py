@@ -87,6 +87,11 @@ class Pending:
         """Remove the sample of an id that came again with its label; there need be none."""
         self.replaced += self._waiting.pop(id, None) is not None
 
+    def discard(self, id: Id | None) -> None:
+        """Remove the sample of an id from which nothing will be learned; there need be none."""
+        if id is not None:
+            self.dropped += self._waiting.pop(id, None) is not None
+
     def state(self) -> dict[str, Any]:
         """Return everything in plain values and tensors."""
         return {

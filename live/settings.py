@@ -148,8 +148,7 @@ def from_parts(
         architecture = read_backbone(options, None)
         kind_of_input = modality or ("image" if image_shape else modality_of(architecture))
         task = make_task(task, classes, kind_of_input, usual_shape(architecture, image_shape))
-    if task.modality == "table" and not task.features:
-        task = replace(task, features=len(rest.get("columns") or ()) or FEATURES)
+    task = _with_features(task, rest.get("columns") or ())
     return LearnerSettings(config, task, takes_new=takes_new(classes, rest.pop("new_classes")), **rest)
 
 
@@ -180,7 +179,7 @@ def from_config(
     if not rest.get("columns"):
         found = options.get("text_columns") or options.get("image_column")
         rest["columns"] = [found] if isinstance(found, str) else list(found or [])
-    task = _task_of(merged, classes, shape)
+    task = _with_features(_task_of(merged, classes, shape), rest["columns"])
     return LearnerSettings(merged, task, takes_new=takes_new(classes, new_classes), **rest)
 
 
@@ -194,6 +193,12 @@ def compose_any(config: Any) -> Config:
         else:
             merged = merge_over(merged, compose([str(part)]))
     return merged
+
+
+def _with_features(task: Task, columns: Sequence[str]) -> Task:
+    """Return a task of a table with as many places as columns are named, or :data:`FEATURES`; others as they are."""
+    needed = task.modality == "table" and not task.features
+    return replace(task, features=len(columns) or FEATURES) if needed else task
 
 
 def _task_of(config: Config, classes: Sequence[Any] | str | None, shape: tuple[int, int, int] | None) -> Task:

@@ -18,6 +18,7 @@ from filtune.lightning_modules.checkpoints import (
     translate_tensors,
 )
 from filtune.lightning_modules.runs import CheckpointError, find_checkpoint, unreadable
+from filtune.lightning_modules.trust import OwnClasses
 
 from .features import Features
 from .growth import mark_updated
@@ -78,6 +79,7 @@ def content(learner: OnlineLearner) -> dict[str, Any]:
             "drift": learner.drift_state,
             "good": learner.watch.state(),
             "features": learner.inputs.features.state(),
+            "monitor": learner.monitor.state(),
         },
     }
 
@@ -99,13 +101,31 @@ def restore_learner(
     path = find_checkpoint(path)
     checkpoint = AtomicCheckpointIO().load_checkpoint(path)
     try:
-        live = checkpoint.get(LIVE) or {}
-        settings = _settings(checkpoint, live, new_classes, max_pending, own)
-        settings = replace(settings, total_steps=total_steps or live.get("total_steps"))
-        learner.build(settings, device, live.get("classes"))
-        _load(learner, checkpoint, live)
+        restore_content(learner, checkpoint, new_classes, max_pending, total_steps, own=own, device=device)
     except (CheckpointError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise unreadable(error, str(path)) from error
+
+
+def restore_content(
+    learner: OnlineLearner,
+    checkpoint: dict[str, Any],
+    new_classes: str | None = None,
+    max_pending: int | None = None,
+    total_steps: int | None = None,
+    *,
+    own: OwnClasses,
+    device: torch.device,
+) -> None:
+    """Build a learner from the content of a checkpoint; without the state of an optimizer, it begins anew.
+
+    Raises:
+        CheckpointError: If it does not fit the backbone of today.
+    """
+    live = checkpoint.get(LIVE) or {}
+    settings = _settings(checkpoint, live, new_classes, max_pending, own)
+    settings = replace(settings, total_steps=total_steps or live.get("total_steps"))
+    learner.build(settings, device, live.get("classes"))
+    _load(learner, checkpoint, live)
 
 
 def _settings(
@@ -113,7 +133,7 @@ def _settings(
     live: dict[str, Any],
     new_classes: str | None,
     max_pending: int | None,
-    own: Sequence[str],
+    own: OwnClasses,
 ) -> LearnerSettings:
     saved = checkpoint["filtune"]
     config, known = saved["config"], {each.name for each in fields(Task)}
@@ -133,7 +153,7 @@ def _settings(
         columns=live.get("columns", [found] if isinstance(found, str) else list(found)),
         takes_new=bool(live.get("takes_new")) if new_classes is None else takes_new(None, new_classes),
         max_pending=live.get("max_pending", 10_000) if max_pending is None else max_pending,
-        own=tuple(own),
+        own=None if own is None else tuple(own),
     )
 
 
@@ -156,7 +176,8 @@ def _load(learner: OnlineLearner, checkpoint: dict[str, Any], live: dict[str, An
     if int(model.online.samples):
         for metric in model.online.set.metrics.values():
             mark_updated(metric)
-    learner.optimizer.load_state_dict(checkpoint["optimizer_states"][0])
+    for state in checkpoint["optimizer_states"]:
+        learner.optimizer.load_state_dict(state)
     if learner.scheduler is not None and checkpoint["lr_schedulers"]:
         learner.scheduler.load_state_dict(checkpoint["lr_schedulers"][0])
     if saved.get("weight_averaging"):
@@ -168,5 +189,7 @@ def _load(learner: OnlineLearner, checkpoint: dict[str, Any], live: dict[str, An
         learner.load_counts(live["counts"], live["drift"])
         if "features" in live:
             learner.inputs.features = Features.of_state(live["features"])
+        if "monitor" in live:
+            learner.monitor.load(live["monitor"], learner.device)
     learner.keep()
     learner.watch.load(live.get("good"))

@@ -21,6 +21,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
+
+from .forms import FORM, json_of_form
+
 VARIABLE = "FILTUNE_TOKEN"
 """Environment variable of the token."""
 
@@ -184,6 +188,7 @@ class Guard:
             self._check(scope)
             body = await self._body(scope, receive)
             if body is not None:
+                scope, body = await _as_json(scope, body)
                 await self.app(scope, _replayed(body, receive), sending)
         except Denied as denied:
             await _refuse(sending, denied)
@@ -228,6 +233,20 @@ class Guard:
                 raise Denied(413, f"the body is longer than {most:,} bytes", {"Connection": "close"})
             if not message.get("more_body"):
                 return b"".join(parts)
+
+
+async def _as_json(scope: Scope, body: bytes) -> tuple[Scope, bytes]:
+    """Return a request with an uploaded file as one with JSON, any other as it is."""
+    kind = next((value for name, value in scope["headers"] if name.lower() == b"content-type"), b"")
+    if not kind.lower().startswith(FORM):
+        return scope, body
+    try:
+        body = await anyio.to_thread.run_sync(json_of_form, kind, body)
+    except ValueError as error:
+        raise Denied(400, str(error)) from error
+    kept = [each for each in scope["headers"] if each[0].lower() not in (b"content-type", b"content-length")]
+    own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    return {**scope, "headers": [*kept, *own]}, body
 
 
 def _host_of(origin: str) -> str:

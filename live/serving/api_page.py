@@ -35,6 +35,7 @@ def api_page(described: dict[str, Any]) -> str:
                     "method": method.upper(), "path": path, "about": about["description"],
                     "query": about.get("parameters", []), "fields": _fields(schema, schemas),
                     "example": json.dumps(_example(schema, schemas)) if schema else "",
+                    "form": _form(about.get("requestBody")),
                     "returned": _fields(answer, schemas), "answers": answers,
                 }
             )  # fmt: skip
@@ -46,6 +47,12 @@ def _content(part: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return the schema of a body in JSON."""
     found = ((part or {}).get("content") or {}).get("application/json")
     return found and found["schema"]
+
+
+def _form(part: dict[str, Any] | None) -> list[str]:
+    """Return the fields of a form that may come in place of JSON."""
+    found = ((part or {}).get("content") or {}).get("multipart/form-data")
+    return list(found["schema"]["properties"]) if found else []
 
 
 def _resolved(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:

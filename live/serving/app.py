@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,10 @@ from starlette.exceptions import HTTPException
 
 from .access import Denied, Guard, Limits
 from .api_page import api_page
+from .batching import Batcher
 from .card import card
 from .journal import LogNotWritten, Operation
+from .known_ids import Outcome
 from .monitor import Figures, exposition
 from .schemas import (
     Accepted,
@@ -33,9 +36,10 @@ from .schemas import (
     Problem,
     ToLearn,
     ToPredict,
+    form,
 )
 from .service import LearnerService
-from .tickets import Answer, Refused
+from .tickets import Refused
 
 PAGE = Path(__file__).parent / "page"
 
@@ -104,8 +108,11 @@ def _version() -> str:
 
 
 def _add_learner(app: FastAPI, service: LearnerService, limits: Limits) -> None:
-    threads = anyio.CapacityLimiter(max(2, os.cpu_count() or 1))
-    in_thread = partial(anyio.to_thread.run_sync, limiter=threads)
+    threads = max(2, os.cpu_count() or 1)
+    predictions_at_once, checks_at_once = (anyio.CapacityLimiter(threads) for _ in range(2))
+    in_thread = anyio.to_thread.run_sync
+    together = partial(in_thread, service.predictor.predict_together, limiter=predictions_at_once)
+    batcher = Batcher(together, threads)
 
     def bounded(samples: Many) -> Many:
         if len(samples) > limits.max_batch:
@@ -113,16 +120,14 @@ def _add_learner(app: FastAPI, service: LearnerService, limits: Limits) -> None:
         return samples
 
     async def accept(operations: list[Operation], learned: bool) -> list[str]:
-        written = await in_thread(service.check, operations)
+        written = await in_thread(service.check, operations, limiter=checks_at_once)
         ticket = service.submit(operations, written)
-        outcomes = await asyncio.wrap_future(ticket.durable)
-        if learned:
-            await asyncio.wrap_future(ticket.applied)
-        return list(outcomes)
+        outcomes: Future[list[Outcome]] = ticket.applied if learned else ticket.durable
+        return [*await asyncio.wrap_future(outcomes)]
 
     async def predictions(samples: list[ToPredict]) -> list[Predicted]:
         xs, ids = [sample.x for sample in bounded(samples)], [sample.id for sample in samples]
-        answers: list[Answer] = await in_thread(service.predict, xs)
+        answers = await batcher.predict(xs)
         found = [Predicted(**finite(answer._asdict())) for answer in answers]
         kept = [place for place, id in enumerate(ids) if id is not None]
         if kept:
@@ -135,7 +140,7 @@ def _add_learner(app: FastAPI, service: LearnerService, limits: Limits) -> None:
         service.monitor.predicted(xs, inputs.modality, answers, ids, inputs.columns)
         return found
 
-    @app.post("/predict", tags=["predict"])
+    @app.post("/predict", tags=["predict"], openapi_extra=form("x", "id"))
     async def predict(sample: ToPredict) -> Predicted:
         """Predict a sample. With an id the sample is kept for its label, on the disk, before the answer comes."""
         return (await predictions([sample]))[0]
@@ -145,7 +150,7 @@ def _add_learner(app: FastAPI, service: LearnerService, limits: Limits) -> None:
         """Predict several samples, all with the parameters of one moment."""
         return ManyPredicted(predictions=await predictions(body.samples))
 
-    @app.post("/learn", tags=["learn"])
+    @app.post("/learn", tags=["learn"], openapi_extra=form("x", "y", "id"))
     async def learn(sample: ToLearn, learned: bool = LEARNED) -> Accepted:
         """Learn from a sample and its label. It is predicted and scored before."""
         return Accepted(outcomes=await accept([_learn(sample)], learned))
@@ -167,6 +172,14 @@ def _add_learner(app: FastAPI, service: LearnerService, limits: Limits) -> None:
     async def feedback_many(body: Feedbacks, learned: bool = LEARNED) -> Accepted:
         """Learn from several samples that were predicted with ids; those of unknown ids are left out."""
         return Accepted(outcomes=await accept([_label(label) for label in bounded(body.labels)], learned))
+
+    @app.post("/rollback", tags=["learn"], responses={409: {"model": Problem, "description": "No state was kept."}})
+    async def rollback() -> Accepted:
+        """Restore the last state that was kept, once what was accepted before is learned; it answers then."""
+        outcomes = await accept([{"op": "rollback"}], True)
+        if outcomes == ["rejected"]:
+            raise Denied(409, "no state is kept to go back to; start the service with --keep_states")
+        return Accepted(outcomes=outcomes)
 
 
 def _learn(sample: ToLearn) -> Operation:
@@ -223,7 +236,9 @@ def _add_errors(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             return _problem(400, "the body is not JSON")
         if first["loc"] == ("body",) and "json" not in request.headers.get("content-type", ""):
-            return _problem(422, "the body is JSON, which the header Content-Type: application/json must say")
+            return _problem(
+                422, "the body is a form, or JSON, which the header Content-Type: application/json must say"
+            )
         place = [str(part) for part in first["loc"] if part != "body"]
         for name, needed in NEEDED.items():
             if name in place[:-1]:  # one of the types that it might have been

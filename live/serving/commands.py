@@ -9,7 +9,10 @@ from pathlib import Path
 
 from filtune.lightning_modules.trust import SWITCH
 
-NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+from ..watching.options import add_options, monitor_options
+from ..watching.webhook import check_webhook
+
+NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 """Packages of the extra ``serve``."""
 
 EPILOG = """\
@@ -51,6 +54,7 @@ def serve_parser() -> argparse.ArgumentParser:
     add("--save_interval", type=int, default=1000, help="samples between two snapshots (default 1000)")
     add("--skip_operation", type=int, action="append", default=[], metavar="N",
         help="do not learn operation N of the log, at which learning had stopped; may be repeated")  # fmt: skip
+    add_options(parser)
     add("--device", default="cpu", help="where the model is (default cpu)")
     add(
         SWITCH,
@@ -85,6 +89,8 @@ def main(args: list[str]) -> None:
         raise ImportError(f"filtune serve needs {missing[0]}; pip install 'filtune[serve]'")
     from .access import check_exposure, read_token
 
+    if options.webhook:
+        check_webhook(options.webhook)
     token = read_token(options.token_file)
     check_exposure(options.host, token)
     with _listening(options.host, options.port) as listening:  # a port in use is found before the model is read
@@ -112,9 +118,10 @@ def _serve(options: argparse.Namespace, token: str | None, listening: socket.soc
     quiet()
     prometheus_client.disable_created_metrics()
     given = {"new_classes": options.new_classes, "max_pending": options.max_pending, "device": options.device}
+    given["monitor"] = monitor_options(options)
     state = open_state(options.ckpt_path, options.state_dir, tuple(options.own), **given)
     begun = f"begins in {state.folder}" if state.is_new else f"goes on in {state.folder} after {state.position} samples"
-    service = LearnerService(state, options.save_interval, options.max_backlog, options.skip_operation)
+    service = LearnerService(state, options.save_interval, options.max_backlog, options.skip_operation, options.webhook)
     replayed = f" and {service.replayed} of its log" if service.replayed else ""
     limits = Limits(options.max_body, options.max_rate, options.max_batch)
     host, port = listening.getsockname()[:2]

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from ..pending import Id
 from .journal import Operation
 
-Outcome = Literal["accepted", "waiting", "duplicate", "unknown"]
-"""What becomes of an operation."""
+Outcome = Literal["accepted", "waiting", "duplicate", "unknown", "rejected"]
+"""What becomes of an operation; ``rejected``: it was accepted, and is found to be wrong when it is applied."""
 
 REMEMBERED = 100_000
 """Learned ids that are remembered, the newest: a label that is sent again within so many samples is learned once."""

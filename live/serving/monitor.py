@@ -38,6 +38,7 @@ class ServiceMonitor:
         self.registry = CollectorRegistry()
         self.position = -1
         self._figures: dict[str, Any] = {}
+        self._reason = ""
         self._history: deque[dict[str, Any]] = deque(maxlen=POINTS)
         self._recent: OrderedDict[int, dict[str, Any]] = OrderedDict()
         self._by_id: dict[Any, int] = {}
@@ -79,6 +80,7 @@ class ServiceMonitor:
     def rejected(self, error: Exception) -> None:
         """Count an operation from which nothing could be learned."""
         self._rejected.inc()
+        self._reason = " ".join(str(error).split())[:200]
 
     def unwritten(self, error: Exception) -> None:
         """Count a write of the log that failed."""
@@ -128,11 +130,12 @@ class ServiceMonitor:
 
     def observe(self, learner: OnlineLearner, position: int) -> None:
         """Take the figures of now."""
-        metrics, drift = learner.metrics, learner.drift
+        metrics, drift, watched = learner.metrics, learner.drift, learner.watched
         main = next((name for name in metrics if name.startswith("online_")), None)
         with self._lock:
             self.position, self._taken = position, time.monotonic()
             self._figures = {"metrics": metrics, "drift": drift, "main": main, "classes": len(learner.classes)}
+            self._figures["watched"] = watched
             if metrics["samples"] and (not self._history or self._history[-1]["samples"] != metrics["samples"]):
                 point = {"samples": metrics["samples"], "value": main and metrics[main]}
                 self._history.append({**point, "statistic": drift["statistic"]})
@@ -142,7 +145,10 @@ class ServiceMonitor:
         with self._lock:
             recent = [dict(entry) for entry in reversed(self._recent.values())]
             history = list(self._history)
-        return {**self._figures, "history": history, "recent": recent, "seconds": time.monotonic() - self._started}
+        return {
+            **self._figures, "history": history, "recent": recent, "rejected": self._reason,
+            "seconds": time.monotonic() - self._started,
+        }  # fmt: skip
 
 
 class Figures:
@@ -169,6 +175,14 @@ class Figures:
             "drifts_detected": (status["drift"]["detected"], "Drifts detected."),
         }
         gauges |= {name: (value, "Of the learner; see docs/serve.md.") for name, value in status["metrics"].items()}
+        watched = status["watched"]
+        about = "Over the last predictions; see docs/watching.md."
+        gauges |= {f"window_{name}": (value, about) for name, value in watched["window"].items()}
+        gauges["rollbacks"] = (watched["rollbacks"], "Times that an earlier state was restored.")
+        alarms = GaugeMetricFamily("filtune_alarm", "Whether the alarm of a rule is on.", labels=["rule"])
+        for alarm in watched["alarms"]:
+            alarms.add_metric([alarm["rule"]], float(alarm["firing"]))
+        yield alarms
         for name, (value, about) in gauges.items():
             yield GaugeMetricFamily(f"filtune_{name}", about, value=float(value))
 

@@ -64,9 +64,16 @@ def check_label(learner: LearnerCore, y: Any) -> None:
         raise ValueError("y: one class is needed, not a list")
     try:
         if not labels.new_among([y]):
-            labels.encode([y])
+            learner.targets([y])
     except (TypeError, ArithmeticError, RuntimeError) as error:  # of libraries
         raise ValueError(f"y: no label of this task: {error}") from error
+
+
+def longest(samples: Sequence[Any]) -> int:
+    """Return the characters of the longest text among samples as the backbone takes them; 0 of other samples."""
+    return max(
+        (sum(map(len, [x] if isinstance(x, str) else x)) for x in samples if isinstance(x, str | tuple)), default=0
+    )
 
 
 def excerpt(x: Any, modality: str, columns: Sequence[str] = ()) -> str:
@@ -82,6 +89,8 @@ def excerpt(x: Any, modality: str, columns: Sequence[str] = ()) -> str:
         return _cut(", ".join(f"{name}: {excerpt(value, modality)}" for name, value in read.items()))
     if modality == "image":
         return f"image of {len(x) * 3 // 4:,} bytes" if isinstance(x, str) else "image of numbers"
+    if isinstance(x, float):
+        return f"{x:.4g}"
     return _cut(" | ".join(map(str, x)) if isinstance(x, list | tuple) else str(x))
 
 

@@ -37,6 +37,20 @@ SAMPLE = (
 )
 
 
+FORM = {
+    "x": {"description": "The file of an image, or a text.", "format": "binary"},
+    "y": {"description": "Its label; several fields are a list of classes."},
+    "id": {"description": "Its id, which is a text here."},
+}
+
+
+def form(*names: str) -> dict[str, Any]:
+    """Return the description of a body that is a form with an uploaded file, in place of JSON."""
+    fields = {name: {"type": "string", **FORM[name]} for name in names}
+    schema = {"type": "object", "properties": fields, "required": [name for name in names if name != "id"]}
+    return {"requestBody": {"content": {"multipart/form-data": {"schema": schema}}}}
+
+
 class Request(BaseModel):
     """A request to the service; unknown fields are refused."""
 
@@ -103,7 +117,8 @@ class Accepted(BaseModel):
     """The outcome of labels; they are on the disk."""
 
     outcomes: list[str] = Field(
-        description="Of each label: accepted; duplicate: it had been accepted before; unknown: no sample waits for it."
+        description="Of each label: accepted; duplicate: it had been accepted before; unknown: no sample waits for it; "
+        "with learned=true also rejected: by the labels before it, it was none any more when it was to be learned."
     )
 
 

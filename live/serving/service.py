@@ -16,10 +16,12 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from ..pending import Waiting
+from ..watching.reporting import WatchReports
 from .journal import LogNotWritten, Operation, Payload, payload
-from .known_ids import KnownIds
+from .known_ids import KnownIds, Outcome
 from .monitor import ServiceMonitor
 from .options import change, change_of
+from .predictor import Predictor
 from .samples import check_label, read_sample, readable
 from .state import PREVIOUS, State
 from .tickets import Answer, Refused, Ticket
@@ -36,6 +38,7 @@ class LearnerService:
         save_interval: Operations between two snapshots: after a kill, at most about so many are learned again.
         max_backlog: Operations that may wait to be learned; beyond it requests are refused.
         skip: Numbers of operations of the log that are not learned, such as one that makes the learner diverge.
+        webhook: Address to which alarms are posted; None for none.
 
     Raises:
         ValueError: If the log does not hold an operation to be skipped.
@@ -46,7 +49,12 @@ class LearnerService:
     """
 
     def __init__(
-        self, state: State, save_interval: int = 1000, max_backlog: int = 1000, skip: Collection[int] = ()
+        self,
+        state: State,
+        save_interval: int = 1000,
+        max_backlog: int = 1000,
+        skip: Collection[int] = (),
+        webhook: str | None = None,
     ) -> None:
         self.state, self.learner = state, state.learner
         self.save_interval, self.max_backlog = save_interval, max_backlog
@@ -58,10 +66,15 @@ class LearnerService:
         self._arrived: deque[Ticket] = deque()
         self._written: deque[Ticket] = deque()
         self._stopping = self._rotates = False
+        self._reports: WatchReports | None = None
         self._step_seconds = 0.1
+        self.predictor = Predictor(self.learner)
         try:
             self.replayed = self._replay(skip)
             self._change_options()
+            outbox = state.folder / "webhook.jsonl"
+            self._reports = WatchReports(self.learner.monitor, str(state.folder), webhook, outbox)
+            self._reports.take({"operation": state.position})  # what the log has raised again, mostly known by its id
         except BaseException:
             state.journal.close()
             state.lock.release()
@@ -81,30 +94,15 @@ class LearnerService:
     # requests
 
     def predict(self, xs: Sequence[Any]) -> list[Answer]:
-        """Return the predictions for samples of requests, all with the parameters of one moment.
+        """Return the predictions for samples of a request, all with the parameters of one moment.
 
         Raises:
             ValueError: If one is no sample.
         """
-        learner = self.learner
-        samples = [read_sample(learner, x) for x in xs]
-        snapshot = learner.newest()
-        if learner.has_no_choice(snapshot):
-            only = snapshot.classes[0] if snapshot.classes else None
-            return [Answer(only, {str(value): 1.0 for value in snapshot.classes})] * len(samples)
-        names = [str(value) for value in snapshot.classes]
-        found = []
-        for part in self._outputs(samples, snapshot):
-            rows = part.mean().tolist() if learner.labels.likelihood.has_classes else [None] * len(part.outputs)
-            probabilities = [None if row is None else dict(zip(names, row, strict=False)) for row in rows]
-            found += list(map(Answer, learner.labels.answers(part), probabilities))
+        (found,) = self.predictor.predict_together([xs])
+        if isinstance(found, ValueError):
+            raise found
         return found
-
-    def _outputs(self, samples: list[Any], snapshot: Any) -> list[Any]:
-        try:
-            return self.learner.predicted(samples, snapshot) if samples else []
-        except Exception as error:  # of whatever kind, such as a size that the layers cannot take
-            raise ValueError(f"x: the model cannot take it: {' '.join(str(error).split())[:200]}") from error
 
     def status(self) -> dict[str, Any]:
         """Return what the page and Prometheus show; waits for the step under way where something was learned."""
@@ -123,14 +121,12 @@ class LearnerService:
         for place, operation in enumerate(operations):
             try:
                 if "x" in operation:
-                    read_sample(self.learner, operation["x"])
+                    self.predictor.check(operation["x"], is_learned=operation["op"] == "learn")
                 if "y" in operation:
                     check_label(self.learner, operation["y"])
             except ValueError as error:
                 where = f"sample {place}: " if len(operations) > 1 else ""
                 raise ValueError(f"{where}{error}") from error
-        if self.learner.inputs.modality != "text":  # whether the model can take it, only the model can say
-            self.predict([operation["x"] for operation in operations if operation["op"] == "learn"])
         return payload(operations)
 
     def submit(self, operations: list[Operation], written: Payload) -> Ticket:
@@ -169,6 +165,8 @@ class LearnerService:
         for ticket in (*self._written, *self._arrived):
             ticket.fail(Refused("the service stopped before this was learned; it is in the log", 5))
         self._save()
+        if self._reports is not None:
+            self._reports.close()
         self.state.journal.close()
         self.state.lock.release()
 
@@ -226,14 +224,13 @@ class LearnerService:
 
     def _learn(self, ticket: Ticket) -> None:
         begin = time.monotonic()
-        for operation in ticket.operations:
-            self._apply(operation)
+        outcomes = list(map(self._apply, ticket.operations))
         seconds = (time.monotonic() - begin) / len(ticket.operations)
         self._step_seconds += 0.1 * (seconds - self._step_seconds)
         with self._changed:
             self.backlog -= len(ticket.operations)
         self.monitor.learned(seconds, len(ticket.operations))
-        ticket.applied.set_result(None)
+        ticket.applied.set_result(outcomes)
         if self.monitor.age() > OBSERVE_INTERVAL:
             self.monitor.observe(self.learner, self.state.position)
         if self.state.position >= self._save_at:
@@ -255,40 +252,47 @@ class LearnerService:
         for each in waiting:
             each.fail(Refused(self.failure, None))
 
-    def _apply(self, operation: Operation, is_skipped: bool = False) -> None:
-        """Apply the next operation of the log, or only take note of its id.
+    def _apply(self, operation: Operation, is_skipped: bool = False) -> Outcome:
+        """Apply the next operation of the log, or only take note of its id, and return what has become of it.
 
-        What is refused is refused again when the log is read after a kill, for nothing but the state decides it.
+        What is refused is refused again when the log is read after a kill, for nothing but the state decides it. Its id
+        counts as learned, as was acknowledged to whoever sent it again; the sample waits no longer.
         """
         outcome = self.state.ids.take(operation)
-        self.monitor.outcome(operation["op"], outcome)
         try:
             if is_skipped:
-                if operation.get("id") in self.learner.pending:  # type: ignore[operator]
-                    self.learner.pending.take(operation["id"])
                 raise ValueError("it is skipped")
             if outcome in ("accepted", "waiting"):
                 self._change(operation)
         except ValueError as error:  # such as a class beyond the most that there may be
+            outcome = "rejected"
+            with self.learner.lock:
+                self.learner.pending.discard(operation.get("id"))
             self.monitor.rejected(error)
+        self.monitor.outcome(operation["op"], outcome)
         self.state.position += 1
+        if self._reports is not None:
+            self._reports.take({"operation": self.state.position})
+        return outcome
 
     def _change(self, operation: Operation) -> None:
         learner, kind, id = self.learner, operation["op"], operation.get("id")
         if kind == "options":
             change(learner, operation)
             return
+        if kind == "rollback":
+            learner.rollback()
+            return
         if kind == "label":
-            learner.feedback(id, operation["y"])
+            if not learner.feedback(id, operation["y"]):  # type: ignore[arg-type]
+                raise ValueError("no sample waits under its id")
             self.monitor.labelled(id, operation["y"])
         elif kind == "wait":
             sample = read_sample(learner, operation["x"])
             with learner.lock:
-                learner.pending.add(id, Waiting(sample, operation["answer"], True))
+                learner.let_wait(operation["id"], Waiting(sample, operation["answer"], True))
         else:
-            if id is not None and id in learner.pending:
-                learner.pending.take(id)
-            learner.learn_one(readable(learner, operation["x"]), operation["y"])
+            learner.learn_one(readable(learner, operation["x"]), operation["y"], id)
         if learner.watch.policy == "stop":
             self._check_finite()
 
@@ -334,7 +338,7 @@ class LearnerService:
             self._apply(operation)
 
     def _save(self) -> None:
-        if self.failure or self._saved_at == self.state.position or not self.state.may_save():
+        if self.failure or self._saved_at == self.state.position:
             return
         try:
             with self.learner.lock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,6 @@ from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
 from filtune.lightning_modules.locks import FolderLock
 from filtune.lightning_modules.runs import CheckpointError, find_checkpoint
 
-from ..core import KEEP_INTERVAL
 from ..learner import OnlineLearner
 from ..storage import content
 from .journal import Journal
@@ -43,7 +42,8 @@ class State:
         lock: Keeps other processes out of the folder.
         origin: Checksum of the checkpoint that the service began with.
         is_new: Whether the service begins here.
-        asked: The options ``new_classes`` and ``max_pending`` from here on, for after the log was read.
+        asked: The options ``new_classes``, ``max_pending`` and those of the monitor from here on, for after the log was
+            read.
     """
 
     learner: OnlineLearner
@@ -54,12 +54,13 @@ class State:
     lock: FolderLock
     origin: str
     is_new: bool
-    asked: tuple[NewClasses | None, int | None] = (None, None)
+    asked: tuple[NewClasses | None, int | None, Mapping[str, Any] | None] = (None, None, None)
 
     def save(self) -> None:
         """Replace the snapshot by the state of now; the caller holds the learner's lock, or is its only thread.
 
-        Nothing is changed by it, so that a run with snapshots is equal to one without.
+        Nothing is changed by it, so that a run with snapshots is equal to one without. The state that a learner would
+        rewind to is in it, too.
 
         Raises:
             DiskFull: If there is no space left; the snapshot before is still there.
@@ -72,14 +73,6 @@ class State:
                 previous.hardlink_to(snapshot)
         AtomicCheckpointIO().save_checkpoint({**content(self.learner), SERVING: serving}, snapshot)
 
-    def may_save(self) -> bool:
-        """Return whether a snapshot of now continues bit for bit.
-
-        Where the policy for divergence is to rewind, the state to rewind to is not in the snapshot; just after it was
-        kept, it is the state of the snapshot.
-        """
-        return self.learner.watch.policy != "rewind" or self.learner.steps % KEEP_INTERVAL == 0
-
 
 def open_state(
     ckpt_path: Path,
@@ -88,6 +81,7 @@ def open_state(
     *,
     new_classes: NewClasses | None = None,
     max_pending: int | None = None,
+    monitor: Mapping[str, Any] | None = None,
     device: str = "cpu",
 ) -> State:
     """Return the state of a service: of its folder, or of a run's checkpoint where it begins.
@@ -98,6 +92,7 @@ def open_state(
         own: Class paths outside filtune that the checkpoint may name.
         new_classes: ``refuse`` or ``add``; by default as it was.
         max_pending: Most samples that wait for their labels; by default as it was.
+        monitor: Options of :meth:`LearnerMonitor.plan`; by default as they were.
         device: Where the model is.
 
     Raises:
@@ -126,8 +121,8 @@ def open_state(
                 "--state_dir"
             )
         source = checkpoint if is_new else folder / SNAPSHOT
-        asked = (new_classes, max_pending)
-        bounds = asked if is_new else (None, None)  # the log is read under the options that it was written under
+        asked = (new_classes, max_pending, monitor)
+        bounds = asked[:2] if is_new else (None, None)  # the log is read under the options that it was written under
         learner = OnlineLearner.from_checkpoint(
             source, own=own, device=device, new_classes=bounds[0], max_pending=bounds[1]
         )

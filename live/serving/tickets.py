@@ -43,13 +43,13 @@ class Ticket:
         payload: What is written.
         operations: The same, to be learned.
         durable: The outcomes, once the request is on the disk.
-        applied: Done once it was learned.
+        applied: The outcomes, once it was learned; some may be ``rejected`` by then.
     """
 
     payload: Payload
     operations: list[Operation]
     durable: Future[list[Outcome]] = field(default_factory=Future)
-    applied: Future[None] = field(default_factory=Future)
+    applied: Future[list[Outcome]] = field(default_factory=Future)
 
     def __post_init__(self) -> None:
         """Keep a client that leaves from cancelling what is under way."""

@@ -28,7 +28,7 @@ CLASSES = list(range(10))
 
 
 def new_learner(
-    optimizer: Any = LoKO, kind: str = "classification", classes: Any = CLASSES, **options: Any
+    optimizer: Any = LoKO, kind: Any = "classification", classes: Any = CLASSES, **options: Any
 ) -> OnlineLearner:
     backbone = {"name": "lenet_small", "pretrained": False}
     return OnlineLearner(kind, backbone, optimizer, classes, image_shape=(1, 8, 8), **options)

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 from filtune.lightning_modules import signals
-from filtune.live import json_lines
-from filtune.live.lines import Lines
+from filtune.live.answers import Answers
+from filtune.live.sources import SourceOptions
+from filtune.live.sources.lines import Lines
 
 from filtune.cli import main
 from tests.conftest import WORDS
@@ -34,7 +35,7 @@ def write(path: Path, content: list[Any]) -> Path:
 
 @pytest.fixture
 def start(tmp_path: Path, tiny_bert: Path) -> list[str]:
-    """Options of a learner of texts."""
+    """SourceOptions of a learner of texts."""
     config = tmp_path / "own.yaml"
     config.write_text(
         f"model: {{backbone: {{name: {tiny_bert}, adapter: head}}, on_divergence: rewind}}\n"
@@ -74,7 +75,7 @@ def test_each_line_has_its_answer(tmp_path: Path, start: list[str], capsys: pyte
     assert "none of them empty" in found[9]["error"]
     assert "not among the classes ham, spam" in found[10]["error"]
     assert "neither 'text' nor the label of an earlier id" in found[11]["error"]
-    assert "13 lines read, 5 learned from, 5 bad" in printed.err
+    assert "13 samples read, 5 learned from, 5 bad" in printed.err
 
 
 def state(path: Path) -> dict[str, Any]:
@@ -113,17 +114,17 @@ def test_a_killed_command_goes_on_as_if_nothing_had_been(
     class Killed(BaseException):
         """Nothing is saved for it."""
 
-    answer = json_lines.LineAnswers.answer
+    answer = Answers.answer
     seen: list[bytes | None] = []
 
-    def dies(self: json_lines.LineAnswers, line: bytes | None) -> dict[str, Any]:
+    def dies(self: Answers, line: bytes | None) -> dict[str, Any]:
         seen.append(line)
         if len(seen) == killed_at:
             raise Killed
         return answer(self, line)
 
     with monkeypatch.context() as patch:
-        patch.setattr(json_lines.LineAnswers, "answer", dies)
+        patch.setattr(Answers, "answer", dies)
         with pytest.raises(Killed):
             learn("cut")
     learn("cut")
@@ -182,20 +183,20 @@ def test_standard_input(tmp_path: Path, start: list[str], capsys: pytest.Capture
 
 
 def test_a_line_without_bounds_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from filtune.live import lines
+    from filtune.live.sources import lines
 
     monkeypatch.setattr(lines, "LONGEST", 10)
     source = tmp_path / "in"
     source.write_bytes(b"short\n" + b"x" * 35 + b"\nagain\n" + b"y" * 10)
-    found = Lines(str(source), follow=False)
+    found = Lines(str(source), SourceOptions())
     assert list(found) == [b"short\n", None, b"again\n", b"y" * 10]
-    assert found.offset == source.stat().st_size
+    assert found.position == source.stat().st_size
     signals.defer(False)
 
 
 def test_a_file_that_becomes_shorter(tmp_path: Path) -> None:
     source = write(tmp_path / "in", rows(2))
-    found = iter(Lines(str(source), follow=True))
+    found = iter(Lines(str(source), SourceOptions(follow=True)))
     next(found), next(found)
     threading.Timer(0.1, lambda: os.truncate(source, 5)).start()
     with pytest.raises(ValueError, match="has become shorter than what was read of it"):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filtune.live.json_lines import LineAnswers, Output
+from filtune.live.answers import Answers
+from filtune.live.sources.lines import FileOutput
 from filtune.optimizers import LoKO
 
 from filtune import OnlineLearner
@@ -53,7 +54,7 @@ def learners(tiny_bert: Path) -> dict[str, OnlineLearner]:
 
 def answers_of(one: OnlineLearner, lines: list[str], folder: Path) -> list[dict[str, Any]]:
     """The answers to lines, as they are read back from the output."""
-    answers, output = LineAnswers(one, "label", "id"), Output(str(folder / "out"), None)
+    answers, output = Answers(one, "label", "id"), FileOutput(str(folder / "out"), None)
     for line in lines:
         output.write(answers.answer(line.encode("latin-1")))
     output.close()
@@ -93,7 +94,7 @@ def test_a_failure_of_the_step_itself_is_no_bad_line(
     one = learners["closed"]
     monkeypatch.setattr(one.optimizer, "step", fails)
     with pytest.raises(RuntimeError, match="out of memory"):
-        LineAnswers(one, "label", "id").answer(b'{"text": "good", "label": "pos"}')
+        Answers(one, "label", "id").answer(b'{"text": "good", "label": "pos"}')
 
 
 def test_a_sample_is_learned_from_once(learners: dict[str, OnlineLearner], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from filtune.live import core, storage
 from filtune.optimizers import Filtune, LoKO
 
 from filtune import OnlineLearner
-from tests.live.test_learner import IMAGES, same
+from tests.live.learners import IMAGES, same
 
 SMALL = {"name": "lenet_small", "pretrained": False}
 

@@ -93,6 +93,19 @@ def test_accuracy_by_river_is_that_of_fit(tmp_path: Path) -> None:
     assert 0 < metric.get() < 1
 
 
+@pytest.mark.parametrize("classes", ["open", (3, 5), (0, 1, 2, 3, 4, 5)])
+def test_accuracy_by_river_is_that_of_the_learner(classes: Any) -> None:
+    """Also where classes come on the way: River counts every prediction that there was before its label."""
+    options = {"new_classes": "add"} if classes == (3, 5) else {}
+    model, draw = RiverClassifier(optimizer=FAST, classes=classes, **options), random.Random(1)
+    labels = [3, 3, 3, 5, 3, *(draw.choice([3, 5, 1, 2, 0, 4][: 2 + i // 6]) for i in range(30))]
+    samples = [({"a": y + draw.gauss(0, 1), "b": draw.gauss(0, 1)}, y) for y in labels]
+    metric = evaluate.progressive_val_score(samples, model, metrics.Accuracy())
+    found = model.learner.metrics["online_accuracy"]
+    assert 100 * metric.get() == pytest.approx(found, rel=1e-6)  # of single precision; one sample more is 3e-2
+    assert model.learner.metrics["samples"] == len(labels)
+
+
 def test_a_pipeline() -> None:
     model = compose.Select("a") | preprocessing.MinMaxScaler() | RiverClassifier(optimizer=partial(AdamW, lr=0.03))
     metric = evaluate.progressive_val_score(tabular(100), model, metrics.Accuracy())

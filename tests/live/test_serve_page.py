@@ -17,13 +17,23 @@ from filtune.live.serving.commands import serve_parser
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def blocks(page: str) -> list[str]:
+    """The blocks of shell on a page."""
+    return re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
 def block() -> str:
     """The first block of shell on the page."""
-    return re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "serve.md").read_text(), flags=re.DOTALL)[0]
+    return blocks("docs/serve.md")[0]
 
 
 def test_the_how_to_is_short() -> None:
     assert len(block().splitlines()) < 10
+
+
+def test_the_readme_has_the_same_how_to() -> None:
+    """Where it has one: what is run below is then the README's."""
+    assert all(each == block() for each in blocks("README.md") if "filtune serve" in each)
 
 
 def test_the_commands_of_the_page_are_understood() -> None:

@@ -17,7 +17,7 @@ import torch
 from filtune.optimizers import SGD, LoKO
 
 from filtune import OnlineLearner
-from tests.live.test_learner import IMAGES, learner
+from tests.live.learners import IMAGES, learner
 
 READERS = 4
 

@@ -74,6 +74,22 @@ function rows(recent) {
   });
 }
 
+// The figures over the last predictions, and the alarms that are on.
+function watched(found) {
+  const firing = found.alarms.filter((alarm) => alarm.firing);
+  byId("alarms").hidden = !firing.length;
+  const text = firing.length ? `Alarm: ${firing.map((a) => `${a.rule} (now ${shown(a.value)})`).join(", ")}` : "";
+  if (byId("alarms").textContent !== text) byId("alarms").textContent = text;  // a reader announces it once
+  byId("window-name").textContent = `Last ${number(found.predictions, 0)} predictions`;
+  byId("window").replaceChildren(...Object.entries(found.window).map(([name, value]) => {
+    const box = document.createElement("div");
+    box.append(document.createElement("h3"), document.createElement("p"));
+    box.children[0].textContent = title(name);
+    box.children[1].textContent = number(value, 3);
+    return box;
+  }));
+}
+
 function show(status) {
   const name = status.main, isShare = name !== null && name.includes("accuracy");
   byId("state").textContent = status.state === "stopped" ? "stopped" : "live";
@@ -88,6 +104,7 @@ function show(status) {
   byId("waiting").textContent = number(status.metrics.waiting, 0);
   byId("backlog").textContent = number(status.backlog, 0);
   byId("drifts").textContent = number(status.drift.detected, 0);
+  watched(status.watched);
   const history = status.history.filter((point) => point.value !== null);
   draw(byId("curve"), history.map((p) => [p.samples, p.value]), intervals(history), null, isShare ? 0 : null, status.drift.last_step);
   draw(byId("drift"), status.history.map((p) => [p.samples, p.statistic]), [], status.drift.threshold, 0, status.drift.last_step);
