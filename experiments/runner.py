@@ -149,7 +149,8 @@ class Runner:
                     if job.key not in self._stopped and source.stopped(job):
                         self._stopped.add(job.key)
                         self.launcher.cancel(job, handle)
-                self._show(progress, bar, running, [*self._waiting, *source.left()], outcome)
+                left = [job for job in source.left() if job.key not in checked]  # those with a record take no time
+                self._show(progress, bar, running, [*self._waiting, *left], outcome)
         except BaseException as error:
             self.launcher.stop(running)
             if isinstance(error, KeyboardInterrupt | Stopped):

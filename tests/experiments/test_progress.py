@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,3 +56,24 @@ def test_a_run_that_waits_in_the_queue_of_a_cluster_has_not_begun(
     running = {key: Job(key, {}, 0, "digits", "lenet5", key) for key in "ab"}
     made._show(bar, bar.add_task(""), running, [], Outcome())
     assert file.getvalue().startswith("0 of 2 runs, 50 s left  a")
+
+
+def test_runs_that_have_a_record_are_not_among_those_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The finished run follows the one that is made, and is not looked at before."""
+    first, finished = (Job(key, {}, 0, "digits", "lenet5", key) for key in "ab")
+    record = {"status": "finished"}
+    launcher = Local(Store(tmp_path), 1, 1)
+    made = Runner(launcher, Console(file=io.StringIO()))
+    done: Future[None] = Future()
+    done.set_result(None)
+    monkeypatch.setattr(launcher, "submit", lambda jobs: [done])
+    monkeypatch.setattr(launcher, "result", lambda handle: record)
+    monkeypatch.setattr(made, "_streams", SimpleNamespace(check_unchanged=lambda: None, prepared=lambda job: job))
+    monkeypatch.setattr(made, "_check", lambda jobs: {job.key: record for job in jobs if job.key == "b"})
+    monkeypatch.setattr(made, "estimator", SimpleNamespace(learn=lambda record: None))
+    shown: list[list[Job]] = []
+    monkeypatch.setattr(made, "_show", lambda progress, bar, running, left, outcome: shown.append(left))
+    outcome = made.execute(runner.Listed([first, finished]))
+    assert outcome.records.keys() == {"a", "b"}
+    assert outcome.found == 1
+    assert shown == [[]]
