@@ -17,7 +17,7 @@ MOST_SHAPES = 1000
 """Shapes of images that are known to be taken by the model."""
 
 
-class Predictor:
+class ServicePredictor:
     """A predictor for requests, which any number of threads may use.
 
     Args:

@@ -21,7 +21,7 @@ from .journal import LogNotWritten, Operation, Payload, payload
 from .known_ids import KnownIds, Outcome
 from .monitor import ServiceMonitor
 from .options import change, change_of
-from .predictor import Predictor
+from .predictor import ServicePredictor
 from .samples import check_label, read_sample, readable
 from .state import PREVIOUS, State
 from .tickets import Answer, Refused, Ticket
@@ -68,7 +68,7 @@ class LearnerService:
         self._stopping = self._rotates = False
         self._reports: WatchReports | None = None
         self._step_seconds = 0.1
-        self.predictor = Predictor(self.learner)
+        self.predictor = ServicePredictor(self.learner)
         try:
             self.replayed = self._replay(skip)
             self._change_options()
