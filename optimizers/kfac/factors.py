@@ -126,16 +126,18 @@ class DenseFactor(Factor):
         self.inverse = inverse
 
     def add(self, rows: Sequence[Tensor], counts: Tensor, ranks: Ranks) -> None:
-        """Add a refresh to the average."""
-        total = ranks.sum(counts).clamp_min(1)[:, None, None]
-        new = ranks.sum(torch.stack([X.mT @ X for X in rows])) / total
+        """Add a refresh to the average, layer by layer and in place, which the cache of a CPU holds."""
         if "M" not in self.state:
-            probe = random_units(new).sign()
-            self.state |= {"M": torch.zeros_like(new), "total": new.new_zeros(()), "probe": probe}
+            M = rows[0].new_zeros(len(rows), rows[0].shape[1], rows[0].shape[1])
+            self.state |= {"M": M, "total": M.new_zeros(()), "probe": random_units(M).sign()}
         self.state["total"] = self.decay * self.state["total"] + 1
-        finite = new.sum((-2, -1), keepdim=True).isfinite()
-        delta = torch.where(finite, new - self.state["M"], 0)
-        self.state["M"] = self.state["M"] + delta / self.state["total"]
+        counts = ranks.sum(counts).clamp_min(1)
+        joined = ranks.sum(torch.stack([X.mT @ X for X in rows])) if ranks.world > 1 else None
+        for i, (M, X) in enumerate(zip(self.state["M"], rows, strict=True)):
+            new = X.mT @ X if joined is None else joined[i]
+            finite = new.trace().isfinite()  # no entry is larger than the largest on the diagonal
+            share = torch.where(finite, 1 / self.state["total"], 0)
+            M.mul_(1 - share).add_(torch.nan_to_num(new, 0, 0, 0, out=new).mul_(share / counts[i]))
         self.state |= self.inverse.decompose(self.state["M"])
 
     def _invert(self, lam: Tensor) -> None:
@@ -231,12 +233,12 @@ def largest_eigenvalue(M: Tensor) -> Tensor:
     if M.shape[-1] <= EXACT_COLUMNS:
         return torch.linalg.eigvalsh(torch.nan_to_num(M))[:, -1].clamp_min(0)
     scale = M.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]  # squares of tiny entries would underflow
-    M = M / torch.where(scale > 0, scale, 1)
+    divisor = torch.where(scale > 0, scale, 1)
     exhausted = 100 * torch.finfo(M.dtype).eps  # of the trace: what is left of a vector is rounding
     basis = random_units(M)
     rows = []
     for _ in range(LANCZOS_STEPS):
-        w = basis[:, -1:] @ M
+        w = basis[:, -1:] @ M / divisor
         rows.append(w)
         for _ in range(2):  # once leaves what rounding has added
             w = w - (w @ basis.mT) @ basis
