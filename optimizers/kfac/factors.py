@@ -19,7 +19,10 @@ from ..distributed import Ranks
 from .inverses import InverseMethod, reciprocal
 
 LOW_RANK_COLUMNS = 1024
-"""Columns from which a factor of few rows is held as these rows."""
+"""Columns from which a running average of few rows is held as these rows, the oldest of which are dropped."""
+
+LAST_REFRESH_COLUMNS = 64
+"""The same for a factor of the last refresh only, of which nothing is dropped; below, a dense inverse is as fast."""
 
 MAX_EARLIER_ROWS = 256
 """Most rows that a low-rank factor keeps of earlier refreshes."""
@@ -70,14 +73,15 @@ class Factor(ABC):
             c: Scale of the damping, (L,), kept until the next refresh.
         """
         self.state["scale"] = c
-        self._invert(root * c)
+        self.invert(root * c)
 
     def damping(self, root: Tensor) -> Tensor:
         """Return lam = sqrt(rho) c, (L,)."""
         return root * self.state["scale"]
 
     @abstractmethod
-    def _invert(self, lam: Tensor) -> None: ...
+    def invert(self, lam: Tensor) -> None:
+        """Invert M + lam I, lam (L,)."""
 
     @abstractmethod
     def solve(self, V: Tensor, lam: Tensor | None = None) -> Tensor:
@@ -140,7 +144,8 @@ class DenseFactor(Factor):
             M.mul_(1 - share).add_(torch.nan_to_num(new, 0, 0, 0, out=new).mul_(share / counts[i]))
         self.state |= self.inverse.decompose(self.state["M"])
 
-    def _invert(self, lam: Tensor) -> None:
+    def invert(self, lam: Tensor) -> None:
+        """Invert M + lam I."""
         self.state |= self.inverse.prepare(self.state["M"], lam, self.state)
 
     def solve(self, V: Tensor, lam: Tensor | None = None) -> Tensor:
@@ -192,7 +197,8 @@ class LowRankFactor(Factor):
         values, vectors = torch.linalg.eigh(X @ X.mT)
         self.state |= {"values": values.clamp_min(0), "vectors": vectors}
 
-    def _invert(self, lam: Tensor) -> None:
+    def invert(self, lam: Tensor) -> None:
+        """Note lam: every damping is as exact as the one that was prepared."""
         self.state |= {"prepared": lam, "inverse_failures": torch.zeros((), dtype=torch.int64, device=lam.device)}
 
     def solve(self, V: Tensor, lam: Tensor | None = None) -> Tensor:
@@ -219,9 +225,17 @@ class LowRankFactor(Factor):
         return self.state["X"] / self.state["total"].sqrt()
 
 
-def prefers_low_rank(columns: int, rows: int) -> bool:
-    """Return whether a factor with this many columns is cheaper to hold as its rows of one refresh."""
-    return columns >= LOW_RANK_COLUMNS and 2 * rows <= columns
+def prefers_low_rank(columns: int, rows: int, decay: float, inverse: InverseMethod) -> bool:
+    """Return whether a factor is cheaper to hold as its rows.
+
+    Args:
+        columns: k.
+        rows: Of one refresh.
+        decay: Decay of the average; without one, the rows of the last refresh are the whole factor.
+        inverse: Method by which it would be inverted otherwise; an iteration that was asked for is kept.
+    """
+    least = LAST_REFRESH_COLUMNS if not decay and not inverse.is_iteration else LOW_RANK_COLUMNS
+    return columns >= least and 2 * rows <= columns
 
 
 def largest_eigenvalue(M: Tensor) -> Tensor:

@@ -28,9 +28,14 @@ MAX_ITERATIONS = 60
 
 
 class InverseMethod(Part, ABC):
-    """A way to invert M + lam I."""
+    """A way to invert M + lam I.
+
+    Attributes:
+        is_iteration: Whether it converges to the inverse step by step.
+    """
 
     kind = "inverse_method"
+    is_iteration: ClassVar[bool] = False
 
     def decompose(self, M: Tensor) -> State:
         """Return what can be computed before the damping is known."""
@@ -157,6 +162,7 @@ class NewtonInverse(DenseInverse):
         paper_start: Start from X = A' / tr(A'A), as in the paper, rather than from I / |A|, which is faster.
     """
 
+    is_iteration = True
     order: ClassVar[int]
     paper_start: ClassVar[bool] = False
 
