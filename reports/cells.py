@@ -53,8 +53,7 @@ class CellResult:
         published: As the paper has it.
         status: Its status.
         reason: Explanation of the status, if any.
-        test: Ours against the published mean, of runs as published.
-        adjusted: Its p-value after Holm over the table.
+        test: Ours against the published mean, of runs as published, with Holm's correction over the table.
         ratio: Our mean, and the published one, to those of AdamW; for times.
     """
 
@@ -66,7 +65,6 @@ class CellResult:
     status: Status
     reason: str = ""
     test: TTest | None = None
-    adjusted: float | None = None
     ratio: tuple[float | None, float | None] = (None, None)
 
     @property
@@ -101,7 +99,7 @@ def judge_cell(
     """
     points = grid_runs(archive, pool, name)
     run = [point for point in points if point.records]
-    best = best_runs(run, chosen_by) or next(iter(run), SeedRuns("", {}))
+    best = best_runs(run, chosen_by) or next(iter(run), SeedRuns(name, {}))
     status, reason, test = _judge(best, pool, name, metric, lower, published)
     return CellResult(name, metric, best, points, published, status, reason, test)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +12,20 @@ from typing import Any
 from filtune.experiments.archive import Archive, Pool, find_roots, packed_studies, shipped_table, source_tables
 from filtune.experiments.estimate import format_duration
 from filtune.experiments.records import Record
-from filtune.experiments.tables import Table, table_names
+from filtune.experiments.tables import Table, load_table, table_names
 
 from filtune.suggestions import suggest
 
 from .cells import Status
 from .figures import FigurePlan, Line, plan_curves
+from .formatting import reproduce_root
+from .layouts import listing_part, section_part
 from .listings import Listing, run_listings, sweep_listing
+from .page import PagePart
 from .panels import panel_plans
+from .posterior import posterior_part, posterior_streams
 from .sections import Section, build_section
+from .study_page import study_part
 
 
 @dataclass
@@ -27,16 +33,22 @@ class Document:
     """A report as a document.
 
     Attributes:
-        sections: Tables of papers.
+        parts: What it consists of: lists of runs, studies, and at the end the sections.
+        sections: Tables of papers and of studies, at each scale.
         listings: Sweeps and runs.
         records: All runs behind them, each once.
         left_out: What could not be read.
+        title: Its title; by default the number of runs.
+        commands: That make the runs and the page, of studies, which are on one page with them.
     """
 
+    parts: list[PagePart]
     sections: list[Section]
     listings: list[Listing]
     records: list[Record]
     left_out: list[str]
+    title: str = ""
+    commands: Sequence[str] | None = None
 
     @property
     def first_sections(self) -> list[Section]:
@@ -112,7 +124,70 @@ def assemble(roots: Sequence[Path], wanted: Sequence[str]) -> Document:
         reason = "; ".join(archive.left_out) or "no run is finished"
         raise ValueError(f"report: nothing to show under {_names(roots)}: {reason}")
     _distinguish([*sections, *listings])
-    return Document(sections, listings, list(records.values()), archive.left_out)
+    parts = [listing_part(listing) for listing in listings]
+    compared = [section for section in sections if _compares(section)]
+    for section in compared:
+        try:
+            parts.append(study_part(section.table, archive, f"{section.slug}_scores"))
+        except ValueError as error:
+            archive.leave_out(error)
+    plans, document = figure_plans(sections), Document(parts, sections, listings, [*records.values()], archive.left_out)
+    for section in sections:
+        own, is_first = [plan for place, plan in plans if place is section], section in document.first_sections
+        parts.append(section_part(section, own, not is_first or section in compared))
+    return document
+
+
+def assemble_studies(
+    studies: Sequence[str], roots: Sequence[Path], output: Path, title: str | None = None, posterior: Path | None = None
+) -> Document:
+    """Return the document of studies, in the order in which they are named.
+
+    Args:
+        studies: Studies by name or path.
+        roots: Folders of ``filtune reproduce``, or packed studies.
+        output: Path of the page.
+        title: Title of the page; that of the first study by default.
+        posterior: JSON of ``filtune report --evaluate``, which becomes a part.
+
+    Raises:
+        ValueError: If there is nothing to compare.
+    """
+    tables = [load_table(study) for study in studies]
+    archive = Archive(roots, tables)
+    try:
+        parts = [study_part(table, archive, f"{output.stem}_{table.name}") for table in tables]
+    except ValueError as error:
+        raise ValueError("; ".join([str(error), *archive.left_out])) from error
+    parts += [posterior_part(posterior)] if posterior else []
+    commands = study_commands(studies, roots, output, title, posterior)
+    return Document(parts, [], [], archive.read_records(), archive.left_out, title or tables[0].title, commands)
+
+
+def study_commands(
+    studies: Sequence[str], roots: Sequence[Path], output: Path, title: str | None, posterior: Path | None
+) -> list[str]:
+    """Return the commands that make the runs and the page."""
+    folder = shlex.quote(reproduce_root(roots[0]))
+    studies, packed = [shlex.quote(study) for study in studies], shlex.quote(str(roots[0]))
+    lines = [f"filtune reproduce {study} --root {folder}" for study in studies]
+    if posterior:
+        streams = " ".join(map(shlex.quote, posterior_streams(posterior)))
+        written = f"--evaluate {streams} --posterior {shlex.quote(str(posterior))}"
+        lines.append(f"filtune report {folder} --study {studies[0]} {written}")
+    if folder != packed:
+        lines.append(f"filtune report {folder} --pack {packed}")
+    options = {"--title": title, "--posterior": posterior, "--output": output}
+    words = [f"{name} {shlex.quote(str(value))}" for name, value in options.items() if value]
+    named = [shlex.quote(str(root)) for root in roots]
+    return [*lines, " ".join(["filtune report", *named, "--study", *studies, *words])]
+
+
+def _compares(section: Section) -> bool:
+    """Return whether a section is of a study whose method was run at its own scale."""
+    method = (section.table.raw.get("comparison") or {}).get("method")
+    cells = (cell for (row, _), cell in section.cells.items() if row == method)
+    return not section.pool.scale and any(cell.point.finished for cell in cells)
 
 
 def _distinguish(parts: Sequence[Section | Listing]) -> None:

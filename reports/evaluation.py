@@ -40,8 +40,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torchvision.transforms.v2.functional import rotate
 
+from .seed_runs import SeedRuns
 from .statistics import summarise
-from .study import Method, compare_streams
+from .study import compare_streams
 
 Sample = dict[str, Any]
 
@@ -146,13 +147,13 @@ def evaluate(run: Restored, samples: list[Sample], seed: int) -> dict[str, dict[
     return found
 
 
-def runs_of(method: Method, roots: Sequence[Path]) -> Iterator[tuple[int, Restored]]:
+def runs_of(method: SeedRuns, roots: Sequence[Path]) -> Iterator[tuple[int, Restored]]:
     """Yield the runs of a configuration, by seed.
 
     Raises:
         ValueError: If one's checkpoint is not there.
     """
-    for seed, record in method.records.items():
+    for seed, record in method.finished.items():
         found = [path for root in roots for path in sorted((root / "runs" / record["key"]).rglob("last.ckpt"))]
         if not found:
             places = ", ".join(map(str, roots))

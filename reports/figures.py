@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from filtune.experiments.records import Record
 
 from .curves import MeanBand, mean_band, tag_of
 from .formatting import curve_title
-from .plots import INK, Look, draw_legend, draw_mean, draw_points, new_figure, save_png, to_svg
+from .plots import INK, PAPER, Look, draw_legend, draw_mean, draw_points, new_figure, save_png, to_svg
 
 WIDTH = 10.0
 """Width of a figure in inches; a page shows it as wide as itself, so that its letters have one size."""
@@ -50,16 +50,31 @@ class SeriesLine(NamedTuple):
 
 
 class Line(NamedTuple):
-    """The runs behind a line of curves: its label, its look, and the records of each column of panels, by its name."""
+    """The runs behind a line of curves.
+
+    Attributes:
+        label: In the legend.
+        look: Colour and stroke.
+        records: The records of each column of panels, by its name.
+        has_band: Whether the deviation is drawn.
+    """
 
     label: str
     look: Look
     records: dict[str, list[Record]]
+    has_band: bool = True
+
+    def series(self, column: str, tag: str) -> list[SeriesLine]:
+        """Return its curve in a column; none where no run has it."""
+        band = mean_band(self.records.get(column, []), tag)
+        if band is None:
+            return []
+        return [SeriesLine(self.label, self.look, band if self.has_band else replace(band, deviation=None))]
 
 
-@dataclass(frozen=True)
+@dataclass
 class FigurePlan:
-    """The contents of a figure.
+    """A figure: its contents, and its SVG for a page once it is drawn.
 
     Attributes:
         name: Of its files.
@@ -68,6 +83,12 @@ class FigurePlan:
         looks: In the legend, by label.
         note: What is not in it.
         several: Whether there are means of several seeds.
+        lines: The runs behind it, where it is of their curves.
+        size: Width and height in inches; by default as wide as a page, with a height for the rows.
+        dpi: Resolution of the PNG.
+        ends: Ends of the names of its files; the last is the one that a page of Markdown shows.
+        is_opaque: Whether the SVG has a white ground of its own.
+        inline: Its SVG for a page, in the colour of the page's text; empty where nothing was drawn.
     """
 
     name: str
@@ -77,19 +98,19 @@ class FigurePlan:
     note: str = ""
     several: bool = False
     lines: list[Line] = field(default_factory=list)
+    size: tuple[float, float] | None = None
+    dpi: int = 130
+    ends: Sequence[str] = (".png", ".svg")
+    is_opaque: bool = False
+    inline: str = ""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A drawn figure: its plan, and its SVG for a page, which takes the page's colour of text."""
-
-    plan: FigurePlan
-    inline: str
-
-
-def draw_figure(plan: FigurePlan, folder: Path) -> Figure | None:
-    """Draw a figure as SVG and PNG; none where no run has anything of it."""
-    return Figure(plan, save_figure(plan, folder)) if any(map(any, plan.rows)) else None
+def draw_figure(plan: FigurePlan, folder: Path) -> list[Path]:
+    """Draw a figure, write its files into a folder and return them; none where no run has anything of it."""
+    if not any(map(any, plan.rows)):
+        return []
+    plan.inline = save_figure(plan, folder)
+    return [folder / f"{plan.name}{end}" for end in plan.ends]
 
 
 def plan_curves(
@@ -110,12 +131,8 @@ def plan_curves(
         for column, heading, metric in columns:
             tag = tag_of(curve, metric, [record for line in lines for record in line.records.get(column, [])])
             if tag is not None:
-                series = [
-                    SeriesLine(line.label, line.look, band)
-                    for line in lines
-                    if (band := mean_band(line.records.get(column, []), tag))
-                ]
-                drawn.update(line.label for line in series)
+                series = [each for line in lines for each in line.series(column, tag)]
+                drawn.update(each.label for each in series)
                 first = not any(other == column for other, _ in panels)
                 panels[column, curve] = line_panel(
                     series, heading * first, series[0].band.unit if series else "", curve_title(tag)
@@ -153,20 +170,31 @@ def _arrange(
     return [[panels.get((column, curve)) for column in block] for block in blocks for curve in curves]
 
 
-def _note(lines: Iterable[Line], columns: Sequence[Any], kept: Sequence[Any], drawn: set[str]) -> str:
+def _note(lines: Sequence[Line], columns: Sequence[Any], kept: Sequence[Any], drawn: set[str]) -> str:
+    run = {name for line in lines for name, records in line.records.items() if records}
     lacking = [line.label for line in lines if line.label not in drawn]
-    panels = [column[1] for column in columns if column not in kept]
-    parts = [f"no curve of {', '.join(lacking)}"] if lacking else []
-    return "; ".join(parts + ([f"not run: {'; '.join(panels)}"] if panels else []))
+    missing = [column for column in columns if column not in kept]
+    parts = {
+        "no curve of ": ", ".join(lacking),
+        "no curve on ": "; ".join(title for name, title, _ in missing if name in run),
+        "not run: ": "; ".join(title for name, title, _ in missing if name not in run),
+    }
+    return "; ".join(words + titles for words, titles in parts.items() if titles)
 
 
 def save_figure(plan: FigurePlan, folder: Path) -> str:
-    """Write a figure as SVG and PNG into a folder, and return the SVG for a page."""
+    """Write the files of a figure into a folder, and return the SVG for a page; it is laid out for the file shown."""
+    ground: dict[str, Any] = {"facecolor": PAPER} if plan.is_opaque else {"transparent": True}
+    svg = ""
     with drawn_figure(plan) as figure:
-        svg = to_svg(figure, transparent=True)
-        figure.set_layout_engine("none")  # it is laid out by now
-        save_png(figure, folder / f"{plan.name}.png")
-    (folder / f"{plan.name}.svg").write_text(svg)
+        for end in (".png", ".svg") if plan.ends[-1] == ".png" else (".svg", ".png"):
+            if end == ".svg":
+                svg = to_svg(figure, **ground)
+            elif end in plan.ends:
+                save_png(figure, folder / f"{plan.name}.png", plan.dpi)
+            figure.set_layout_engine("none")  # it is laid out by now
+    if ".svg" in plan.ends:
+        (folder / f"{plan.name}.svg").write_text(svg)
     return _inline(svg, plan.name)
 
 
@@ -176,7 +204,7 @@ def drawn_figure(plan: FigurePlan) -> Iterator[Any]:
     rows = [row for row in plan.rows if any(row)] or [[None]]
     width, handles = max(map(len, rows)), dict[str, Any]()
     size = (WIDTH, (2.6 if width > 1 else 3.2) * len(rows) + 0.75)
-    with new_figure(len(rows), width, size, plan.name) as (figure, axes):
+    with new_figure(len(rows), width, plan.size or size, plan.name) as (figure, axes):
         for axis in axes.flat:
             axis.set_axis_off()
         for row, draws in zip(axes, rows, strict=True):

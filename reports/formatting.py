@@ -51,6 +51,11 @@ _CURVES = {
 }
 
 
+def as_slug(name: str) -> str:
+    """Return a name as part of a file's name and of an address on a page."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+
+
 def is_of_segment(metric: str) -> bool:
     """Return whether a metric is the accuracy on one segment of a stream, too many for the columns of a table."""
     return re.fullmatch(r"(val_)?accuracy_\d+", metric) is not None

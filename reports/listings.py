@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from filtune.experiments.run_folder import RunFolder, read_runs
 from filtune.lightning_modules.integrity import DamagedFile
 
 from .class_tables import Predictions, joint_predictions
-from .figures import Figure, FigurePlan, Line, plan_curves
+from .figures import FigurePlan, Line, plan_curves
 from .formatting import format_difference, format_mean_std, format_metric, format_p, is_of_segment, metric_title
 from .labels import rate_label, run_labels
 from .plots import Look, looks_of
@@ -68,7 +68,6 @@ class Listing:
         note: Its folder, and the like.
         metric: What it is sorted by.
         entries: The configurations, the best first.
-        figures: Drawn later.
     """
 
     slug: str
@@ -76,7 +75,6 @@ class Listing:
     note: str
     metric: str
     entries: list[Entry]
-    figures: list[Figure] = field(default_factory=list)
 
     @property
     def metrics(self) -> list[str]:

@@ -127,7 +127,7 @@ def _points(section: Section, pattern: str, every: bool) -> Iterator[SeedRuns]:
         if fnmatchcase(name, pattern):
             yield from cell.points if every else [cell.point]
         else:
-            yield from (point for point in cell.points if point.name and fnmatchcase(f"{name}/{point.name}", pattern))
+            yield from (point for point in cell.points if point.setting and fnmatchcase(point.name, pattern))
 
 
 def _option(record: Record, panel: dict[str, Any]) -> float | None:

@@ -58,11 +58,13 @@ class Look:
         colour: Hexadecimal.
         stroke: As matplotlib writes it.
         rank: Place in legends.
+        width: Of a line, in points.
     """
 
     colour: str
     stroke: str = "-"
     rank: int = len(METHODS)
+    width: float = 1.3
 
     @property
     def ink(self) -> str:
@@ -139,9 +141,9 @@ def new_figure(rows: int, columns: int, size: tuple[float, float], name: str = "
             plt.close(figure)
 
 
-def draw_mean(axis: Any, x: Any, mean: Any, look: Look, deviation: Any = None, width: float = 1.3, **style: Any) -> Any:
+def draw_mean(axis: Any, x: Any, mean: Any, look: Look, deviation: Any = None, **style: Any) -> Any:
     """Draw a mean with a band of one deviation, and return the line; few points are marked."""
-    style = {"color": look.colour, "linestyle": look.stroke, "linewidth": width, "ms": 3, **style}
+    style = {"color": look.colour, "linestyle": look.stroke, "linewidth": look.width, "ms": 3, **style}
     (line,) = axis.plot(x, mean, **{"marker": "o" if len(x) < 3 else None, **style})
     if deviation is not None:
         axis.fill_between(x, mean - deviation, mean + deviation, color=look.colour, alpha=0.13, linewidth=0)
@@ -155,9 +157,10 @@ def draw_points(axis: Any, x: Any, mean: Any, look: Look, deviation: Any) -> Any
 
 
 def draw_legend(figure: Any, handles: Mapping[str, Any], styles: Mapping[str, Look]) -> None:
-    """Draw a legend below the panels, in the order of the palette; none for no handles."""
+    """Draw a legend below the panels, in the order of the palette, of equals the widest first; none for no handles."""
     if handles:
-        names = sorted(handles, key=lambda name: styles[name].rank if name in styles else len(METHODS))
+        known = {name: (look.rank, -look.width) for name, look in styles.items()}
+        names = sorted(handles, key=lambda name: known.get(name, (len(METHODS), 0.0)))
         entry = max(1.6, 0.5 + 0.075 * max(map(len, names)))  # inches
         columns = max(1, min(len(names), int(figure.get_figwidth() / entry)))
         figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=columns)

@@ -6,10 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filtune.experiments.escaping import plain
 from rich.console import Console
 from rich.progress import track
+
+if TYPE_CHECKING:
+    from .document import Document
 
 FORMATS = ("html", "md", "tex")
 ROOT = Path("runs")
@@ -52,50 +56,44 @@ def main(args: list[str]) -> None:
     elif options.study:
         from filtune.experiments.archive import find_roots
 
-        from .study_page import write_study_page
+        from .document import assemble_studies
 
         output = options.output or Path("study.md")
-        written, left_out = write_study_page(options.study, find_roots(roots), output, options.title, options.posterior)
-        warn_of(left_out)
-        _say(console, "see", *written)
+        formats = options.formats or [end if (end := output.suffix.lstrip(".")) in FORMATS else "md"]
+        studies = assemble_studies(options.study, find_roots(roots), output, options.title, options.posterior)
+        write_report(studies, output, formats, console)
     else:
-        write_report(roots, options.tables, options.output or Path("report"), options.formats, console)
+        from .document import assemble
+
+        write_report(assemble(roots, options.tables), options.output or Path("report"), options.formats, console)
 
 
-def write_report(roots: list[Path], tables: list[str], output: Path, formats: list[str], console: Console) -> None:
-    """Read the roots and write the report.
+def write_report(document: Document, output: Path, formats: Sequence[str] | None, console: Console) -> None:
+    """Draw the figures of a report and write its pages.
 
     Args:
-        roots: Folders of ``filtune reproduce``, ``sweep`` or ``fit``, or packed studies.
-        tables: Only these; all there are where none is named.
-        output: Folder of the report.
-        formats: Of ``html``, ``md`` and ``tex``.
+        document: The report.
+        output: Its folder; of studies the path of the page, with figures beside it.
+        formats: Of ``html``, ``md`` and ``tex``; all by default.
         console: Where messages go.
 
     Raises:
-        ValueError: If there is nothing to report, or a table is not known or was not run.
+        ValueError: If the folder cannot be made.
     """
-    from .document import assemble, figure_plans
     from .figures import draw_figure
-    from .rendering import render_html, render_latex, render_markdown
+    from .rendering import render_document
 
-    document = assemble(roots, tables)
+    folder = output if document.commands is None else output.parent
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"--output: {output} cannot be made a folder ({error.strerror}); name another") from error
-    plans = [*figure_plans(document.sections), *((listing, listing.plan()) for listing in document.listings)]
-    for place, plan in track(plans, "figures", console=console, transient=True):
-        if figure := draw_figure(plan, output):
-            place.figures.append(figure)
-    written = []
-    if "html" in formats:
-        written.append(render_html(document, output))
-    for part in [*document.sections, *document.listings]:
-        written += [render_markdown(part, output, document.left_out)] if "md" in formats else []
-        written += [render_latex(part, output, document.left_out)] if "tex" in formats else []
+        raise ValueError(f"--output: {folder} cannot be made a folder ({error.strerror}); name another") from error
+    plans = [plan for part in document.parts for plan in part.plans]
+    drawn = track(plans, "figures", console=console, transient=True)
+    figures = [path for plan in drawn for path in draw_figure(plan, folder)]
+    pages = render_document(document, output, formats or FORMATS)
     warn_of(document.left_out)
-    _say(console, "see", *written)
+    _say(console, "see", *pages, *([] if document.commands is None else figures))
 
 
 def warn_of(left_out: Sequence[str]) -> None:
@@ -113,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="filtune report",
         description="Write runs as tables and figures beside the published ones: a page of HTML, Markdown and LaTeX. "
-        "With --study: a method against tuned baselines, paired by seed, as a page of Markdown and figures. "
+        "With --study: a method against tuned baselines, paired by seed, as one page and figures. "
         "With --pack: all records in one file.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -134,9 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, help="folder of the report (default: report); with --study the page (default: study.md)"
     )
-    parser.add_argument(
-        "--formats", nargs="+", default=list(FORMATS), choices=FORMATS, help="what to write (default: all)"
-    )
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, help="what to write (default: all; with --study: md)")
     parser.add_argument(
         "--study",
         nargs="+",

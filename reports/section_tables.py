@@ -122,5 +122,5 @@ def points_frame(cell: CellResult, metric: str, markup: Markup) -> DataFrame:
         sample = point.sample(metric)
         text = "diverged" if point.diverged and not sample else format_mean_std(sample, metric)
         bold = markup.strong(text, point.name == cell.point.name)
-        rows.append((markup.escape(point.name), [bold, str(len(point.values(metric)))]))
+        rows.append((markup.escape(point.setting), [bold, str(len(point.values(metric)))]))
     return text_frame("setting", [markup.escape(metric_title(metric)), "seeds"], rows)

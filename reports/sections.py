@@ -13,10 +13,9 @@ from filtune.experiments.tables import Column, Row, Table
 from . import formatting
 from .agreement import Agreement, Order, column_orders
 from .cells import CellResult, Status, judge_cell, with_ratio
-from .figures import Figure
 from .formatting import reproduce_root
 from .plots import Look, looks
-from .statistics import MeanStd, holm
+from .statistics import MeanStd, with_holm
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,6 @@ class Section:
         reference: The row of AdamW that each row is compared with.
         orders: Each method against AdamW, by row and leaf; without a row the best of a leaf.
         root: Where the runs lie.
-        figures: Drawn later.
     """
 
     table: Table
@@ -86,15 +84,18 @@ class Section:
     reference: dict[str, str]
     root: str
     orders: dict[tuple[str, str], Order] = field(default_factory=dict)
-    figures: list[Figure] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """Title of the table."""
+        return self.table.title
 
     @property
     def slug(self) -> str:
         """Name in files and addresses."""
         scale = [self.pool.scale.get("backbone"), self.pool.scale.get("max_samples")]
         scale += [f"{key.rpartition('.')[2]}-{value}" for key, value in (self.pool.scale.get("set") or {}).items()]
-        name = "-".join([self.table.name, *(str(word) for word in scale if word)])
-        return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+        return formatting.as_slug("-".join([self.table.name, *(str(word) for word in scale if word)]))
 
     @property
     def scale_words(self) -> str:
@@ -217,8 +218,8 @@ def build_section(table: Table, pool: Pool, archive: Archive) -> Section:
         for leaf in leaves
         if row.columns is None or leaf.column.name in row.columns
     }  # fmt: skip
-    adjusted = holm([cell.test and cell.test.p for cell in cells.values()])
-    cells = {key: replace(cell, adjusted=p) for (key, cell), p in zip(cells.items(), adjusted, strict=True)}
+    tests = with_holm([cell.test for cell in cells.values()])
+    cells = {key: replace(cell, test=test) for (key, cell), test in zip(cells.items(), tests, strict=True)}
     if "metrics" in table.raw:
         before = dict(cells)
         for (row, leaf), cell in before.items():

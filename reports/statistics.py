@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 LEVEL = 0.05
 """Level of every test."""
@@ -35,6 +35,7 @@ class TTest:
         p: Two-sided p-value.
         low: Lower end of the 95 % interval of the difference.
         high: Upper end.
+        adjusted: The p-value after Holm's correction, where it is one of several tests.
     """
 
     __test__ = False  # not one of pytest's
@@ -43,6 +44,7 @@ class TTest:
     p: float
     low: float
     high: float
+    adjusted: float | None = None
 
     @property
     def significant(self) -> bool:
@@ -127,3 +129,9 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
     p = pd.Series(values, dtype=float).dropna().sort_values()
     adjusted = (p * range(len(p), 0, -1)).cummax().clip(upper=1.0)
     return [adjusted.get(i) for i in range(len(values))]
+
+
+def with_holm(tests: Sequence[TTest | None]) -> list[TTest | None]:
+    """Return tests with Holm's correction over all of them; None stays None and does not count."""
+    adjusted = holm([test and test.p for test in tests])
+    return [test and replace(test, adjusted=p) for test, p in zip(tests, adjusted, strict=True)]

@@ -12,53 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from filtune.experiments.archive import Archive, Pool
-from filtune.experiments.composition import lookup
-from filtune.experiments.records import Record, lower_is_better, metric_of
+from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Row, Table
 
-from .curves import curve_of
-from .seed_runs import SeedRuns, Values, best_runs, grid_runs
-
-Curve = tuple[np.ndarray, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Method(SeedRuns):
-    """A configuration on a stream, ``row/column`` and the point of the grid, with its finished records.
-
-    Attributes:
-        failed: Whether runs diverged.
-    """
-
-    failed: bool = False
-
-    @property
-    def row(self) -> str:
-        """Name of the row of the study."""
-        return self.name.partition("/")[0]
-
-    @property
-    def point(self) -> str:
-        """Point of the row's grid, such as ``lr=0.001``; empty without a grid."""
-        return self.name.split("/", 2)[2] if self.name.count("/") > 1 else ""
-
-    @property
-    def knows_end(self) -> bool:
-        """True if its learning rate decays to the end of the run, which it must know."""
-        decays = (lookup(record["config"], "model.schedule.decay", "none") for record in self.records.values())
-        return any(decay not in (None, "none") for decay in decays)
-
-    def averages(self, metric: str) -> Values:
-        """Return by seed the mean of all validations of a metric, not of the last alone."""
-        return {seed: float(np.mean(self.curve(seed, metric)[1])) for seed in self.records}
-
-    def curve(self, seed: int, metric: str) -> Curve:
-        """Return samples and the metric after them; an ``online_`` metric is the average up to there.
-
-        Raises:
-            KeyError: If the record has no such curve; :func:`compare_streams` leaves it out.
-        """
-        return curve_of(self.records[seed], metric.replace("_", "/", 1))
+from .seed_runs import Curve, SeedRuns, best_runs, grid_runs
 
 
 @dataclass(frozen=True)
@@ -69,8 +26,8 @@ class StreamResult:
         name: Name of the column.
         title: Title of the column.
         metric: Name of the metric that is compared.
-        method: The method; without records where it was not run.
-        rows: By the name of a row, the method too: its best point, without records where it was not run.
+        method: The method; without finished runs where it was not run.
+        rows: By the name of a row, the method too: its best point, without finished runs where there are none.
         baselines: By the baseline's name: the best of its rows, of those that were run beside the method.
         reserved: Whether nothing was tuned on it.
     """
@@ -78,9 +35,9 @@ class StreamResult:
     name: str
     title: str
     metric: str
-    method: Method
-    rows: dict[str, Method]
-    baselines: dict[str, Method]
+    method: SeedRuns
+    rows: dict[str, SeedRuns]
+    baselines: dict[str, SeedRuns]
     reserved: bool
 
     @property
@@ -94,9 +51,9 @@ def is_online(metric: str) -> bool:
     return metric.startswith("online_")
 
 
-def baseline_label(name: str, baseline: Method) -> str:
+def baseline_label(name: str, baseline: SeedRuns) -> str:
     """Return a baseline's name, with ``tuned`` where it is a point of a grid."""
-    return f"{name}, tuned" if baseline.point else name
+    return f"{name}, tuned" if baseline.setting else name
 
 
 def compared_rows(table: Table) -> list[Row]:
@@ -135,14 +92,15 @@ def compare_streams(table: Table, archive: Archive, seeds: Collection[int] | Non
         needed = [metric, *(["online_accuracy"] if options.get("recovery") else [])]
         rows = {}
         for row in compared_rows(table):
-            points = _methods(archive, pool, f"{row.name}/{column.name}", seeds, needed)
-            none = Method(f"{row.name}/{column.name}", {}, any(point.failed for point in points))
-            rows[row.name] = best_runs(points, metric) or none
+            name = f"{row.name}/{column.name}"
+            points = grid_runs(archive, pool, name, seeds, needed)
+            diverged = SeedRuns(name, next((point.records for point in points if point.diverged), {}))
+            rows[row.name] = best_runs(points, metric) or diverged
         method = rows[options["method"]]
         groups = {
             name: best_runs((rows[row] for row in named), metric)
             for name, named in options["baselines"].items()
-            if method.records
+            if method.finished
         }
         baselines = {name: found for name, found in groups.items() if found}
         reserved = column.name in (options.get("reserved") or {}).get("columns", [])
@@ -170,42 +128,14 @@ def samples_to(curve: Curve, score: float, for_good: bool) -> float:
     return float(samples[reached.argmax()]) if reached.any() else float("inf")
 
 
-def _methods(
-    archive: Archive, pool: Pool, name: str, seeds: Collection[int] | None, metrics: Collection[str]
-) -> list[Method]:
-    """Return the points of a cell with their finished records; a record without a needed curve is left out."""
-    found = []
-    for runs in grid_runs(archive, pool, name):
-        full = "/".join(filter(None, [name, runs.name]))
-        asked = {seed: record for seed, record in runs.records.items() if seeds is None or seed in seeds}
-        finished = {seed: record for seed, record in asked.items() if record["status"] == "finished"}
-        lacking = {seed: fault for seed, record in finished.items() if (fault := _lacking(record, metrics))}
-        for seed, fault in lacking.items():
-            archive.leave_out(f"{full} seed {seed}, record {finished[seed].get('key')}: {fault}")
-        whole = {seed: record for seed, record in finished.items() if seed not in lacking}
-        found.append(Method(full, whole, len(finished) < len(asked)))
-    return found
-
-
-def _lacking(record: Record, metrics: Collection[str]) -> str:
-    """Return what a record lacks to be compared; empty if nothing."""
-    if not (record.get("samples") and record.get("steps")):
-        return "it has no number of samples and steps"
-    for metric in metrics:
-        steps, values = record["curves"].get(metric.replace("_", "/", 1)) or ([], [])
-        if metric_of(record, metric) is None or not steps or not np.isfinite(values).all():
-            return f"it has no {metric}, or no curve of it"
-    return ""
-
-
-def convergence_shares(method: Method, baseline: Method, metric: str) -> list[float]:
+def convergence_shares(method: SeedRuns, baseline: SeedRuns, metric: str) -> list[float]:
     """Return by seed the samples until the method reaches the baseline's final score, as a share; infinite if never.
 
     It is a share of the samples that the baseline takes to it, or, on validation samples, of the baseline's whole run.
     """
     online = is_online(metric)  # an average is to stay above it; a validation score fluctuates
     sign, shares = -1 if lower_is_better(metric) else 1, []
-    for seed in sorted(method.records.keys() & baseline.records.keys()):
+    for seed in sorted(method.finished.keys() & baseline.finished.keys()):
         curves = (runs.curve(seed, metric) for runs in (method, baseline))
         own, theirs = ((samples, sign * scores) for samples, scores in curves)
         final = float(theirs[1][-1])
@@ -276,18 +206,18 @@ def _share_right(samples: np.ndarray, right: np.ndarray, at: np.ndarray | float,
     return (np.interp(at, samples, right) - np.interp(np.asarray(at) - last, samples, right)) / last
 
 
-def all_recovery_times(method: Method, rule: RecoveryRule) -> list[float]:
+def all_recovery_times(method: SeedRuns, rule: RecoveryRule) -> list[float]:
     """Return the recovery times of all seeds and changes."""
-    curves = (method.curve(seed, "online_accuracy") for seed in method.records)
+    curves = (method.curve(seed, "online_accuracy") for seed in method.finished)
     return [found for curve in curves for found in recovery_times(curve, rule)]
 
 
-def median_recovery(method: Method, rule: RecoveryRule) -> float:
+def median_recovery(method: SeedRuns, rule: RecoveryRule) -> float:
     """Return the median recovery time over all seeds and changes."""
     return float(np.median(all_recovery_times(method, rule)))
 
 
-def recovery_share(method: Method, baseline: Method, rule: RecoveryRule) -> float:
+def recovery_share(method: SeedRuns, baseline: SeedRuns, rule: RecoveryRule) -> float:
     """Return the median recovery time of the method divided by the baseline's; infinite if the method's is never."""
     own, theirs = median_recovery(method, rule), median_recovery(baseline, rule)
     return own / theirs if np.isfinite(own) else float("inf")

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from filtune.experiments.escaping import escape_markdown
 from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Row
 
 from .formatting import DASH, MINUS, format_p
-from .seed_runs import Values
-from .statistics import MeanStd, TTest, holm, paired, seed_differences, summarise
-from .study import (
-    Method,
-    RecoveryRule,
-    StreamResult,
-    all_recovery_times,
-    convergence_shares,
-    recovery_share,
-)
-from .styled import markdown_table, text_frame
+from .page import TableBlock
+from .seed_runs import SeedRuns, Values
+from .statistics import MeanStd, TTest, paired, seed_differences, summarise, with_holm
+from .study import RecoveryRule, StreamResult, all_recovery_times, convergence_shares, recovery_share
+from .styled import Markup, escape_tex, text_frame
 
-BREAK = "<br>"
-STARS = ((0.001, r"\*\*\*"), (0.01, r"\*\*"), (0.05, r"\*"))
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Lines = tuple[Sequence[str], bool]
+"""The lines of a cell, none of them for a dash, and whether the first is bold."""
+
+STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 """Marks of an adjusted p-value below a level."""
 
 
@@ -43,54 +41,32 @@ class MethodLine(NamedTuple):
     title: str | None = None
 
 
-class HolmTest(NamedTuple):
-    """The paired t-test of the method against one of several baselines, and its p-value with Holm's correction."""
-
-    test: TTest
-    adjusted: float
-
-    @property
-    def stars(self) -> str:
-        """Marks of the adjusted p-value."""
-        return next((f" {mark}" for level, mark in STARS if self.adjusted < level), "")  # narrow columns break here
-
-
-def holm_tests(own: Values, others: Mapping[str, Values]) -> dict[str, HolmTest]:
-    """Return the paired tests of a method against baselines, by their names, with Holm's correction over all of them.
-
-    A baseline with fewer than two seeds in common is left out, and does not count.
-
-    Args:
-        own: The method's values by seed.
-        others: The values of each baseline by seed.
-    """
-    tests = {name: test for name, values in others.items() if (test := paired(own, values))}
-    adjusted = holm([test.p for test in tests.values()])
-    return {name: HolmTest(test, p or 0.0) for (name, test), p in zip(tests.items(), adjusted, strict=True)}
-
-
 def method_table(
+    title: str,
     streams: Sequence[StreamResult],
     lines: Sequence[MethodLine],
-    cell: Callable[[StreamResult, MethodLine], Sequence[str]],
-) -> str:
-    """Return a Markdown table of one line per method and one column per stream; empty if all cells are.
+    cell: Callable[[StreamResult, MethodLine], Lines],
+) -> list[TableBlock]:
+    """Return a table of one line per method and one column per stream; none if all cells are empty.
 
     Args:
+        title: Its caption in LaTeX.
         streams: Its columns.
         lines: Its lines.
-        cell: The lines of text in a cell; a dash stands where there are none.
+        cell: Computes a cell.
     """
-    heads = [escape_markdown(stream.title) + (" (reserved)" if stream.reserved else "") for stream in streams]
-    rows = (
-        (
-            escape_markdown(line.title or row_title(line.row, streams)),
-            [BREAK.join(text for text in cell(stream, line) if text) for stream in streams],
-        )
-        for line in lines
-    )
-    frame = text_frame("method", heads, rows)
-    return markdown_table(frame.replace("", DASH)) if frame.ne("").to_numpy().any() else ""
+    cells = [[cell(stream, line) for stream in streams] for line in lines]
+    if not any(texts for row in cells for texts, _ in row):
+        return []
+    heads = [stream.title + (" (reserved)" if stream.reserved else "") for stream in streams]
+    titles = [line.title or row_title(line.row, streams) for line in lines]
+
+    def frame(markup: Markup, _: Any) -> DataFrame:
+        texts = [[markup.stack(texts or [DASH], bold) for texts, bold in row] for row in cells]
+        rows = zip(map(markup.escape, titles), texts, strict=True)
+        return text_frame("method", [*map(markup.escape, heads)], rows)
+
+    return [TableBlock(frame, escape_tex(title))]
 
 
 def row_title(row: Row, streams: Sequence[StreamResult]) -> str:
@@ -103,6 +79,7 @@ class ScoreTable:
     """The table of a metric: mean and deviation of each method, and the method's difference to each baseline.
 
     Args:
+        title: The caption in LaTeX.
         streams: Its columns.
         rows: All rows that are compared, the method first: Holm's correction is over all of them.
         metric: Name of the metric; none for that of each stream.
@@ -112,19 +89,20 @@ class ScoreTable:
 
     def __init__(
         self,
+        title: str,
         streams: Sequence[StreamResult],
         rows: Sequence[Row],
         metric: str | None = None,
         digits: int = 1,
-        values: Callable[[Method, str], Values] = Method.values,
+        values: Callable[[SeedRuns, str], Values] = SeedRuns.values,
     ) -> None:
-        self.rows, self.metric, self.digits, self._of = rows, metric, digits, values
+        self.title, self.rows, self.metric, self.digits, self._of = title, rows, metric, digits, values
         values_of = {s.name: {row.name: self._values(s, MethodLine(row)) for row in rows} for s in streams}
-        idle = [stream.name for stream in streams if not any(runs.records for runs in stream.rows.values())]
+        idle = [stream.name for stream in streams if not any(runs.finished for runs in stream.rows.values())]
         self.streams = [stream for stream in streams if stream.name in idle or any(values_of[stream.name].values())]
-        self.tests = {name: holm_tests(found.pop(rows[0].name), found) for name, found in values_of.items()}
+        self.tests = {name: self._tests(found) for name, found in values_of.items()}
 
-    def scores(self, lines: Sequence[MethodLine], points: bool = False) -> str:
+    def scores(self, lines: Sequence[MethodLine], points: bool = False) -> list[TableBlock]:
         """Return the table of some lines: the best in bold, below a baseline's score the method's difference to it.
 
         Args:
@@ -139,37 +117,44 @@ class ScoreTable:
             choose = min if lower_is_better(self.metric or stream.metric) else max
             best[stream.name] = self._number(choose(means)) if means else ""
 
-        def cell(stream: StreamResult, line: MethodLine) -> list[str]:
+        def cell(stream: StreamResult, line: MethodLine) -> Lines:
             values = self._values(stream, line)
             sample = summarise([*values.values()])
             if sample is None:
-                return []
-            text, few = self._summary(sample), len(values) < most[stream.name]
+                return [], False
+            few = len(values) < most[stream.name]
             differences, test = self._differences(stream, line), self.tests[stream.name].get(line.row.name)
-            return [
-                f"**{text}**" if not few and self._number(sample.mean) == best[stream.name] else text,
-                self._number(differences.mean, "+") + (test.stars if test else "") if differences else "",
-                escape_markdown(stream.rows[line.row.name].point).replace("=", "\u00a0") if points else "",
+            texts = [
+                self._summary(sample),
+                self._number(differences.mean, "+") + (stars(test.adjusted or 0.0) if test else "")
+                if differences
+                else "",
+                stream.rows[line.row.name].setting.replace("=", "\u00a0") if points else "",
                 seeds_text(len(values)) if few else "",
             ]
+            return [*filter(None, texts)], not few and self._number(sample.mean) == best[stream.name]
 
-        return method_table(self.streams, lines, cell)
+        return method_table(self.title, self.streams, lines, cell)
 
-    def differences(self) -> str:
+    def differences(self) -> list[TableBlock]:
         """Return the table of the differences to each baseline with their deviations and p-values."""
 
-        def cell(stream: StreamResult, line: MethodLine) -> list[str]:
+        def cell(stream: StreamResult, line: MethodLine) -> Lines:
             found, test = self._differences(stream, line), self.tests[stream.name].get(line.row.name)
             if not found or not test:
-                return []
+                return [], False
             few = (found.count or 0) < len(self._values(stream, MethodLine(self.rows[0])))
-            return [
-                self._summary(found, "+"),
-                f"{format_p(test.test.p, 'p')}, Holm {format_p(test.adjusted)}",
-                seeds_text(found.count or 0) if few else "",
-            ]
+            p = f"{format_p(test.p, 'p')}, Holm {format_p(test.adjusted)}"
+            return [self._summary(found, "+"), p, *([seeds_text(found.count or 0)] if few else [])], False
 
-        return method_table(self.streams, [MethodLine(row) for row in self.rows[1:]], cell)
+        lines, title = [MethodLine(row) for row in self.rows[1:]], f"{self.title}: differences"
+        return method_table(title, self.streams, lines, cell)
+
+    def _tests(self, values: Mapping[str, Values]) -> dict[str, TTest | None]:
+        """Return the tests of the method against each baseline, paired by seed, with Holm's correction over them."""
+        own, *others = (row.name for row in self.rows)
+        tests = with_holm([paired(values[own], values[other]) for other in others])
+        return dict(zip(others, tests, strict=True))
 
     def _values(self, stream: StreamResult, line: MethodLine) -> Values:
         return self._of(stream.rows[line.row.name], line.metric or self.metric or stream.metric)
@@ -188,33 +173,28 @@ class ScoreTable:
         return f"{value:{sign}.{self.digits}f}".replace("-", MINUS)
 
 
-def speed_table(streams: Sequence[StreamResult], lines: Sequence[MethodLine]) -> str:
-    """Return the table of samples until a baseline's final score, as a share of its own."""
-
-    def cell(stream: StreamResult, line: MethodLine) -> list[str]:
-        shares = convergence_shares(stream.method, stream.rows[line.row.name], stream.metric)
-        reached = [share for share in shares if math.isfinite(share)]
-        never = f"never {len(shares) - len(reached)} of {len(shares)}" if len(reached) < len(shares) else ""
-        return [f"{np.mean(reached):.2f}" if reached else DASH if never else "", never]
-
-    return method_table(streams, lines, cell)
+def stars(p: float) -> str:
+    """Return the marks of an adjusted p-value after a space, where narrow columns break."""
+    return next((f" {mark}" for level, mark in STARS if p < level), "")
 
 
-def recovery_table(
-    streams: Sequence[StreamResult], lines: Sequence[MethodLine], rules: Mapping[str, RecoveryRule]
-) -> str:
-    """Return the table of recovery times after a change, and the method's as a share of a baseline's."""
+def speed_cell(stream: StreamResult, line: MethodLine) -> Lines:
+    """Return the samples until a baseline's final score, as a share of its own."""
+    shares = convergence_shares(stream.method, stream.rows[line.row.name], stream.metric)
+    reached = [share for share in shares if math.isfinite(share)]
+    never = f"never {len(shares) - len(reached)} of {len(shares)}" if len(reached) < len(shares) else ""
+    return [*filter(None, [f"{np.mean(reached):.2f}" if reached else DASH if never else "", never])], False
 
-    def cell(stream: StreamResult, line: MethodLine) -> list[str]:
-        runs, rule = stream.rows[line.row.name], rules[stream.name]
-        times = all_recovery_times(runs, rule)
-        if not times:
-            return []
-        compared = runs is not stream.method and stream.method.records
-        share = recovery_share(stream.method, runs, rule) if compared else math.inf
-        return [_until(times), f"{share:.2f} of it" if math.isfinite(share) else ""]
 
-    return method_table(streams, lines, cell)
+def recovery_cell(rules: Mapping[str, RecoveryRule], stream: StreamResult, line: MethodLine) -> Lines:
+    """Return the recovery times after a change, and the method's as a share of a baseline's."""
+    runs, rule = stream.rows[line.row.name], rules[stream.name]
+    times = all_recovery_times(runs, rule)
+    if not times:
+        return [], False
+    compared = runs is not stream.method and stream.method.finished
+    share = recovery_share(stream.method, runs, rule) if compared else math.inf
+    return [_until(times), *([f"{share:.2f} of it"] if math.isfinite(share) else [])], False
 
 
 def seeds_text(count: int) -> str:

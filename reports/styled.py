@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "|": r"\textbar{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$",
-    ">": r"$>$", MINUS: r"$-$", DASH: "--",
+    ">": r"$>$", MINUS: r"$-$", DASH: "--", "†": r"$\dagger$",
 }  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def escape_tex(text: Any) -> str:
 
 
 class Markup(NamedTuple):
-    """Escapes of a language, and its patterns for bold, light, prose, shaded cells and images.
+    """Escapes of a language, and its patterns for bold, light, prose, shaded cells, images and lines below.
 
     A shade takes a text and a share, an image a text that stands for it and a PNG in base64.
     """
@@ -41,15 +41,22 @@ class Markup(NamedTuple):
     prose: str = "{}"
     shade: str = "{}"
     image: str = "{}"
+    below: str = "<br>{}"
+    tie: str = "\u00a0"
 
     def strong(self, text: str, is_bold: bool = True) -> str:
         """Return a text escaped, in bold if it is to be."""
         return self.bold.format(self.escape(text)) if is_bold else self.escape(text)
 
+    def stack(self, lines: Sequence[str], is_bold: bool = False) -> str:
+        """Return the lines of a cell escaped, the first in bold if it is to be; spaces that do not break are kept."""
+        first, *others = [self.tie.join(map(self.escape, line.split("\u00a0"))) for line in lines] or [""]
+        return (self.bold.format(first) if is_bold else first) + "".join(map(self.below.format, others))
+
 
 LANGUAGES = {
     "md": Markup(escape_markdown, "**{}**"),
-    "tex": Markup(escape_tex, r"\textbf{{{}}}"),
+    "tex": Markup(escape_tex, r"\textbf{{{}}}", below=r" {{\footnotesize {}}}", tie="~"),
     "html": Markup(
         lambda text: html.escape(plain(text)),
         '<span class="best">{}</span>',
@@ -57,6 +64,7 @@ LANGUAGES = {
         '<span class="prose">{}</span>',
         '<span class="shade" style="--share: {1:.3f}">{0}</span>',
         '<img alt="{0}" src="data:image/png;base64,{1}">',
+        '<span class="sub">{}</span>',
     ),
 }
 

@@ -10,10 +10,9 @@ from filtune.experiments.records import lower_is_better
 from filtune.experiments.tables import Table
 
 from .formatting import MINUS, format_p
-from .seed_runs import best_runs
+from .seed_runs import SeedRuns, best_runs
 from .statistics import paired, seed_differences
 from .study import (
-    Method,
     RecoveryRule,
     StreamResult,
     baseline_label,
@@ -134,7 +133,7 @@ class Targets:
         """Return whether a stream has changes to recover from, and the method, where it was run, the metric."""
         if kind == "recovery" and stream.name not in self._rules:
             return False
-        return not stream.method.records or bool(stream.method.values(_metric(stream, kind)))
+        return not stream.method.finished or bool(stream.method.values(_metric(stream, kind)))
 
     def _outcome(self, stream: StreamResult, name: str, kind: str, target: Target) -> StreamOutcome:
         metric, method, rule = _metric(stream, kind), stream.method, self._rules.get(stream.name)
@@ -142,10 +141,10 @@ class Targets:
         best = best_runs(runs, metric)
         if rule and kind == "recovery" and "best_of" in target:
             best = min(
-                (each for each in runs if each.records), key=lambda each: median_recovery(each, rule), default=None
+                (each for each in runs if each.finished), key=lambda each: median_recovery(each, rule), default=None
             )
         found, pairs = None, 0 if best is None else len(method.values(metric).keys() & best.values(metric).keys())
-        if method.failed and not method.records:
+        if method.diverged and not method.finished:
             return StreamOutcome(stream.title, False, "diverged")
         if best is not None and pairs:
             if kind == "share":
@@ -155,11 +154,11 @@ class Targets:
             elif rule is not None:
                 found = _recovers(method, best, target[kind], rule)
         if found is None or best is None:
-            baseline_failed = best is None and any(each.failed for each in runs)
+            baseline_failed = best is None and any(each.diverged for each in runs)
             return StreamOutcome(stream.title, None, "the baseline diverged" if baseline_failed else "not run")
         reached, value, remark = found
         to = f" to {self._table_rows[best.row].title}" if "best_of" in target else ""
-        most = max(len(method.records), len(best.records))
+        most = max(len(method.finished), len(best.finished))
         few = pairs < most and f"{pairs} of {most} seeds"
         awaited = [title for row in target.get("best_of", []) if (title := self._awaited(stream, row))]
         said = ", ".join(text for text in (value + to, remark, few) if text)
@@ -170,7 +169,7 @@ class Targets:
         """Return the title of a row that is yet to be run on a stream; empty if it was run."""
         row, runs = self._table_rows[name], stream.rows[name]
         wanted = row.columns is None or stream.name in row.columns
-        return row.title if wanted and not runs.records and not runs.failed else ""
+        return row.title if wanted and not runs.finished and not runs.diverged else ""
 
 
 def _words(label: str, target: Target) -> dict[str, str]:
@@ -196,7 +195,7 @@ def _metric(stream: StreamResult, kind: str) -> str:
     return "online_nll" if kind == "log_loss" else stream.metric
 
 
-def _ahead(method: Method, baseline: Method, metric: str, kind: str, wanted: float) -> tuple[bool, str, str]:
+def _ahead(method: SeedRuns, baseline: SeedRuns, metric: str, kind: str, wanted: float) -> tuple[bool, str, str]:
     own, theirs = method.values(metric), baseline.values(metric)
     differences = seed_differences(own, theirs)
     difference = sum(differences) / len(differences)
@@ -208,7 +207,7 @@ def _ahead(method: Method, baseline: Method, metric: str, kind: str, wanted: flo
     return gain >= wanted, text, _missed(wanted - gain)
 
 
-def _converges_faster(method: Method, baseline: Method, metric: str, wanted: float) -> tuple[bool, str, str]:
+def _converges_faster(method: SeedRuns, baseline: SeedRuns, metric: str, wanted: float) -> tuple[bool, str, str]:
     shares = convergence_shares(method, baseline, metric)
     if never := sum(math.isinf(share) for share in shares):
         return False, "", f"not reached with {never} of {len(shares)} seeds"
@@ -216,7 +215,7 @@ def _converges_faster(method: Method, baseline: Method, metric: str, wanted: flo
     return mean <= wanted, f"{mean:.2f}", _missed(mean - wanted)
 
 
-def _recovers(method: Method, baseline: Method, wanted: float, rule: RecoveryRule) -> tuple[bool, str, str]:
+def _recovers(method: SeedRuns, baseline: SeedRuns, wanted: float, rule: RecoveryRule) -> tuple[bool, str, str]:
     share = recovery_share(method, baseline, rule)
     if not math.isfinite(share):
         return False, "", "no recovery after half of the changes or more"

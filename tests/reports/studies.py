@@ -9,7 +9,7 @@ import pytest
 import yaml
 from filtune.experiments.archive import Archive
 from filtune.experiments.tables import load_table
-from filtune.reports import report, study_page
+from filtune.reports import figures, report
 from filtune.reports.study import StreamResult, compare_streams
 
 from tests.reports.factory import manifest, runs
@@ -50,7 +50,7 @@ def page(study: Path, content: dict[str, Any] | None = None, draw: bool = False,
     output = study.parent / "win.md"
     with pytest.MonkeyPatch.context() as patch:
         if not draw:
-            patch.setattr(study_page, "draw_study", lambda *_: [])
+            patch.setattr(figures, "save_figure", lambda *_: "<svg></svg>")
         report.main(["--study", str(study), "--root", str(study.parent), "--output", str(output)])
     return output.read_text()
 

@@ -100,7 +100,7 @@ def test_a_grid_shows_its_best_point_of_the_most_seeds(own: Path) -> None:
     manifest(own, "own.table", made)
     found = section(own)
     cell = found.cells["tuned", "a/online_accuracy"]
-    assert (cell.point.name, len(cell.points), cell.status) == ("lr=0.2", 3, Status.OURS)
+    assert (cell.point.setting, len(cell.points), cell.status) == ("lr=0.2", 3, Status.OURS)
     assert found.kinds == {"loko": "paper", "adamw": "paper", "tuned": "tuned"}
     assert any("favours the baseline" in note for note in found.notes())
 
@@ -115,8 +115,8 @@ def test_p_is_adjusted_over_the_cells_of_the_table(own: Path) -> None:
     assert a.test
     assert b.test
     assert a.test.p < b.test.p
-    assert a.adjusted == pytest.approx(2 * a.test.p)
-    assert b.adjusted == pytest.approx(max(b.test.p, 2 * a.test.p))
+    assert a.test.adjusted == pytest.approx(2 * a.test.p)
+    assert b.test.adjusted == pytest.approx(max(b.test.p, 2 * a.test.p))
 
 
 def test_best_of_a_column_in_bold_ours_and_published_apart(own: Path) -> None:
@@ -145,4 +145,4 @@ def test_times_compare_as_ratios_to_adamw(own: Path) -> None:
     assert cell.status is Status.UNTESTED
     assert times.cells["loko", "a/steps_to_convergence"].ratio[1] == pytest.approx(0.5)
     # the tuned row is timed at the setting that its accuracy chose
-    assert times.cells["tuned", "a/seconds_per_step"].point.name == "lr=0.2"
+    assert times.cells["tuned", "a/seconds_per_step"].point.setting == "lr=0.2"

@@ -17,7 +17,7 @@ import pytest
 from filtune.experiments import tables
 from filtune.experiments.fields import config_fault, manifest_fault, record_fault, summary_fault
 from filtune.experiments.records import pack, write_json
-from filtune.reports import compare, figures, report, study_page
+from filtune.reports import compare, figures, report
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,7 +50,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "PAPERS", folder / "papers")
         patch.setattr(figures, "save_figure", lambda *_: "<svg></svg>")  # what is drawn is computed all the same
-        patch.setattr(study_page, "draw_study", lambda *_: [])
         patch.setattr(compare, "plot_runs", lambda runs, _: [run.curves for run in runs])
         yield folder
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from filtune.reports.document import assemble
-from filtune.reports.rendering import render_latex
+from filtune.reports.rendering import render_document
 
 from tests.reports.factory import key_of, manifest, own_table, record, runs, whole_table
 from tests.reports.test_render import NASTY, check_tex
@@ -50,7 +50,8 @@ def written(own: Path) -> list[Path]:
     sweep["bad"] = {0: record(key_of("bad"), 0, {}, status="diverged")}
     manifest(root, None, sweep, sweep={"grid": {NASTY: [0.1]}, "metric": "val_accuracy"})
     document = assemble([root], [])
-    return [render_latex(part, out, [NASTY]) for part in [*document.sections, *document.listings]]
+    document.left_out.append(NASTY)
+    return render_document(document, out, ["tex"])[::-1]
 
 
 def test_tables_of_strangers_are_balanced(own: Path) -> None:
@@ -80,8 +81,7 @@ def test_tables_compile(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     paths = written(own)
     monkeypatch.undo()  # the shipped tables again
     whole_table(tmp_path / "times", "loko.table3", seeds=2, scale={"max_samples": 10})
-    (times,) = assemble([tmp_path / "times"], ["loko.table3"]).sections
-    paths.append(render_latex(times, paths[0].parent))
+    paths += render_document(assemble([tmp_path / "times"], ["loko.table3"]), paths[0].parent, ["tex"])
     body = "\n".join(
         rf"\input{{{path.stem}}}\clearpage" if " " not in path.stem else path.read_text() for path in paths
     )

@@ -46,8 +46,7 @@ def drawn(folder: Path, panels: list[dict[str, Any]], **more: dict[int, dict[str
     manifest(folder / "root", "own", {**cells, **more})
     document = assemble([folder / "root"], [str(path)])
     ((_, plan),) = figure_plans(document.sections)
-    figure = draw_figure(plan, folder)
-    return figure, (folder / f"{plan.name}.svg").read_text() if figure else ""
+    return (plan, (folder / f"{plan.name}.svg").read_text()) if draw_figure(plan, folder) else (None, "")
 
 
 def test_a_metric_is_drawn_over_the_values_of_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +73,7 @@ def test_a_metric_is_drawn_over_the_values_of_an_option(tmp_path: Path, monkeypa
     assert deviation == pytest.approx([2**0.5] * 3)
     assert levels == pytest.approx([70.0])  # the best of AdamW's rates
     assert all(f">{text}<" in svg for text in ("LoKO", "AdamW, tuned", "p0"))
-    assert figure.plan.note == ""
+    assert figure.note == ""
     drawn(tmp_path / "b", [{**panel, "complement": True}])
     assert seen[-1][0] == pytest.approx([0.0, 0.9, 1.0])
 
@@ -92,7 +91,7 @@ def test_a_curve_is_that_of_the_best_point_or_of_the_one_named(tmp_path: Path, m
     figure, svg = drawn(tmp_path, [panel, {"title": "Not there", "y": "measured/nothing", "lines": {"LoKO": "loko/a"}}])
     expected = [("loko", 1.0), ("loko", 0.1), ("adamw", 0.01)]
     assert asked[:3] == [{key_of(row, value, seed) for seed in (0, 1)} for row, value in expected]
-    assert figure.plan.note == "not run: Not there"
+    assert figure.note == "not run: Not there"
     assert ">samples<" in svg
 
 
@@ -125,4 +124,4 @@ def test_the_best_point_of_a_grid_is_chosen_by_another_metric(tmp_path: Path) ->
     cells["adamw/time/lr=0.01"] = made("adamw", "lr", 0.01, 70, **slow)
     manifest(tmp_path / "root", "own", cells)
     (section,) = assemble([tmp_path / "root"], [str(path)]).sections
-    assert section.cells["adamw", "time/wall_seconds"].point.name == "lr=0.01"
+    assert section.cells["adamw", "time/wall_seconds"].point.setting == "lr=0.01"

@@ -53,7 +53,7 @@ class Page(HTMLParser):
 
 
 def report(root: Path, output: Path, formats: tuple[str, ...] = ("html", "md", "tex")) -> str:
-    write_report([root], [], output, list(formats), Console(quiet=True))
+    write_report(assemble([root], []), output, formats, Console(quiet=True))
     return (output / "index.html").read_text() if "html" in formats else ""
 
 
@@ -100,10 +100,9 @@ def test_every_shipped_table_renders(name: str, tmp_path: Path) -> None:
     for source in [name] if of is None else of:
         whole_table(tmp_path / "root", source, seeds=2, scale={"max_samples": 10, "backbone": "minilm"})
     document = assemble([tmp_path / "root"], [name])
-    (section,) = document.sections
-    check_page(render_html(document, tmp_path).read_text())
-    check_tex(render_latex(section, tmp_path).read_text())
-    check_md(render_markdown(section, tmp_path).read_text())
+    check_page(render_html(document, tmp_path / "page.html").read_text())
+    check_tex(render_latex(document.parts, document))
+    check_md(render_markdown(document.parts, document))
 
 
 def test_the_page_stands_alone_with_its_figures(own: Path) -> None:

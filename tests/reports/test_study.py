@@ -7,7 +7,6 @@ import json
 import math
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +14,11 @@ import yaml
 from filtune.experiments.archive import Archive
 from filtune.experiments.tables import load_table
 from filtune.reports import report
-from filtune.reports.seed_runs import best_runs
-from filtune.reports.statistics import seed_differences
+from filtune.reports.figures import Line, plan_curves
+from filtune.reports.plots import looks
+from filtune.reports.seed_runs import SeedRuns, best_runs
+from filtune.reports.statistics import paired, seed_differences, with_holm
 from filtune.reports.study import (
-    Method,
     RecoveryRule,
     compare_streams,
     convergence_shares,
@@ -26,8 +26,9 @@ from filtune.reports.study import (
     recovery_times,
     samples_to,
 )
-from filtune.reports.study_figure import has_curve, panel_columns, panel_labels, spread
-from filtune.reports.study_tables import holm_tests
+from filtune.reports.study_figure import spread
+from filtune.reports.study_page import study_part
+from filtune.reports.study_tables import stars
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,7 +51,7 @@ def test_a_baseline_is_its_best_point_and_the_differences_are_paired(study: Path
 def test_on_other_seeds_another_point_may_be_best(study: Path) -> None:
     table = load_table(str(study))
     only, empty = compare_streams(table, Archive([study.parent], [table]), [2])
-    assert not empty.method.records
+    assert not empty.method.finished
     assert not empty.baselines
     assert only.baselines["AdamW"].name == "adamw/a/lr=0.01"
     assert only.baselines["AdamW"].values(only.metric) == {2: 90.0}
@@ -174,7 +175,7 @@ def test_the_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @given(st.lists(st.lists(st.integers(0, 100).map(float), max_size=4), max_size=6), st.booleans())
 def test_the_best_has_the_best_mean_of_those_with_the_most_seeds(values: list[list[float]], loss: bool) -> None:
     metric = "val_loss" if loss else "val_accuracy"
-    methods = [Method(f"row/a/{i}", runs(str(i), found, metric)) for i, found in enumerate(values)]
+    methods = [SeedRuns(f"row/a/{i}", runs(str(i), found, metric)) for i, found in enumerate(values)]
     best, most = best_runs(methods, metric), max(map(len, values), default=0)
     means = [sum(found) / most for found in values if most and len(found) == most]
     if best is None or not means:
@@ -210,24 +211,17 @@ def test_holms_correction_is_over_the_baselines_that_were_tested(data: st.DataOb
     """The smallest p counts as often as there are tests, the next once less, and none is below the one before."""
     scores = st.lists(st.integers(0, 50).map(float), min_size=2, max_size=5)
     own = dict(enumerate(data.draw(scores)))
-    others = {str(i): dict(enumerate(data.draw(scores))) for i in range(data.draw(st.integers(1, 6)))} | {
-        "one": {0: 1.0}
-    }
-    found = holm_tests(own, others)
-    assert set(found) == set(others) - {"one"}
+    others = [dict(enumerate(data.draw(scores))) for _ in range(data.draw(st.integers(1, 6)))]
+    *tests, untested = with_holm([paired(own, other) for other in [*others, {0: 1.0}]])
+    assert untested is None
+    found = [test for test in tests if test]
     left = len(found)
     bound = 0.0
-    for name in sorted(found, key=lambda name: found[name].test.p):
-        bound = max(bound, min(1.0, left * found[name].test.p))
+    for test in sorted(found, key=lambda test: test.p):
+        bound = max(bound, min(1.0, left * test.p))
         left -= 1
-        assert found[name].adjusted == pytest.approx(bound)
-        assert found[name].stars.strip() == r"\*" * sum(found[name].adjusted < level for level in (0.05, 0.01, 0.001))
-
-
-def test_a_panel_of_another_metric_has_its_own_label() -> None:
-    assert panel_labels(["online"] * 5, 3) == ["online", "", "", "online", ""]
-    assert panel_labels(["online", "online", "validation", "online"], 3) == ["online", "", "validation", "online"]
-    assert panel_labels(["validation", "online", "online"], 3) == ["validation", "online", ""]
+        assert test.adjusted == pytest.approx(bound)
+        assert stars(bound).strip() == "*" * sum(bound < level for level in (0.05, 0.01, 0.001))
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=12), st.floats(0.1, 20))
@@ -269,7 +263,7 @@ def test_a_metric_that_is_better_the_lower_it_is(study: Path) -> None:
     """The best point has the lowest loss, and the samples are those until the loss is as low."""
     values = {"ours/a": [0.4, 0.5], "adamw/a/lr=0.001": [0.6, 0.7], "adamw/a/lr=0.01": [0.9, 0.9]}
     _, stream = compared_on(study, "val_loss", values)
-    assert stream.baselines["AdamW"].point == "lr=0.001"
+    assert stream.baselines["AdamW"].setting == "lr=0.001"
     assert convergence_shares(stream.method, stream.baselines["AdamW"], "val_loss") == [0.25, 0.25]  # the loss rises
 
 
@@ -284,7 +278,12 @@ def test_a_figure_of_one_stream(study: Path) -> None:
 
 @pytest.mark.parametrize(("panels", "columns"), [(1, 1), (2, 2), (3, 3), (4, 2), (5, 3), (6, 3), (9, 3)])
 def test_panels_leave_few_places_empty(panels: int, columns: int) -> None:
-    assert panel_columns(panels) == columns
+    names = [str(i) for i in range(panels)]
+    records = {name: [*runs("ours", [80.0]).values()] for name in names}
+    line = Line("Ours", looks([("Ours", "filtune", "paper")])["Ours"], records)
+    plan = plan_curves("own", "Own", [(name, name, "online_accuracy") for name in names], ["metric"], [line])
+    left = panels % columns
+    assert [len(row) for row in plan.rows] == [columns] * (panels // columns) + [left] * (left > 0)
 
 
 def test_a_study_without_a_comparison_or_without_runs_is_refused(tmp_path: Path) -> None:
@@ -338,10 +337,15 @@ def test_a_study_and_the_command_of_an_earlier_release_are_understood(
     assert "1 ahead of AdamW, tuned (2 of 2 streams): reached on" in (study.parent / "old.md").read_text()
 
 
-def test_a_stream_that_is_scored_once_has_no_panel() -> None:
-    once, often = ([[10], [60.0]], [[10, 20], [60.0, 70.0]])
-    streams = [
-        SimpleNamespace(metric="val_pearson", rows={"filtune": SimpleNamespace(records={0: {"curves": curves}})})
-        for curves in ({}, {"val/pearson": once}, {"val/pearson": often})
-    ]
-    assert [has_curve(stream) for stream in streams] == [False, False, True]
+def test_a_stream_that_is_scored_once_has_no_panel(study: Path) -> None:
+    """It is named below the figure."""
+    made = {cell: runs(cell, values, "val_accuracy") for cell, values in VALUES.items()}
+    for cell in ("ours/b", "adamw/b/lr=0.001"):
+        for record in made[cell].values():
+            record["curves"] = {"val/accuracy": [[2000], [60.0]]}
+    study.write_text(yaml.safe_dump({**STUDY, "metric": "val_accuracy"}, sort_keys=False))
+    manifest(study.parent, "study", made)
+    table = load_table(str(study))
+    plan, panel = study_part(table, Archive([study.parent], [table]), "own").plans
+    assert ([len(row) for row in plan.rows], plan.note) == ([1], "no curve on Stream b")
+    assert panel.rows == [[]]
