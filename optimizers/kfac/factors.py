@@ -198,7 +198,7 @@ class LowRankFactor(Factor):
         self.state |= {"values": values.clamp_min(0), "vectors": vectors}
 
     def invert(self, lam: Tensor) -> None:
-        """Note lam: every damping is as exact as the one that was prepared."""
+        """Prepare the damping lam; the rows are inverted exactly at every other one, too."""
         self.state |= {"prepared": lam, "inverse_failures": torch.zeros((), dtype=torch.int64, device=lam.device)}
 
     def solve(self, V: Tensor, lam: Tensor | None = None) -> Tensor:

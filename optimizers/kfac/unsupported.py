@@ -14,6 +14,8 @@ from ..base import unhooked_step
 from ..parts import Part
 from ..ranges import NOT_NEGATIVE, check_ranges
 
+BatchNorm = nn.modules.batchnorm._BatchNorm  # torch has no public name for the one class above all of them
+
 
 class UnsupportedParams(Part, ABC):
     """Policy for trained parameters that have no Kronecker factors.
@@ -136,13 +138,12 @@ def list_parameters(model: nn.Module, params: Iterable[Tensor]) -> str:
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
-def batch_norms(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+def batch_norms(model: nn.Module) -> dict[str, BatchNorm]:
     """Return the norms over batches of a model, by name."""
-    # the one class above all of them, which torch names so
-    return {path: part for path, part in model.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)}
+    return {path: part for path, part in model.named_modules() if isinstance(part, BatchNorm)}
 
 
-def check_batch_norm(name: str, norms: Mapping[str, nn.modules.batchnorm._BatchNorm]) -> None:
+def check_batch_norm(name: str, norms: Mapping[str, BatchNorm]) -> None:
     """Refuse batch statistics, which mix the samples: the gradient of a sample's loss then depends on the others.
 
     Args:
