@@ -16,7 +16,7 @@ from ..layer_hooks import LayerHooks, LayerIO
 from ..likelihoods.base import Observation
 from .groups import KroneckerLayer
 from .output_gradients import OutputGradients
-from .unsupported import check_batch_norm
+from .unsupported import batch_norms, check_batch_norm
 
 
 class Gradients(NamedTuple):
@@ -65,6 +65,7 @@ class CurvatureCollector:
         self.name, self.model, self.params = name, model, list(params)
         self.fisher_type, self.grad_penalty = fisher_type, grad_penalty
         self.hooks = LayerHooks(model, params, masks=True)
+        self._norms = batch_norms(model)
         self._indices = [i for i, layer in enumerate(self.hooks.layers) if "weight" in layer.params]
         self.layers = [KroneckerLayer(self.hooks.layers[i]) for i in self._indices]
 
@@ -83,7 +84,7 @@ class CurvatureCollector:
         with ExitStack() as during:
             during.enter_context(torch.enable_grad())
             if refresh:
-                check_batch_norm(self.name, self.model)
+                check_batch_norm(self.name, self._norms)
                 during.enter_context(self.hooks)
             if penalised:  # the fused kernels have no second derivative
                 during.enter_context(sdpa_kernel(SDPBackend.MATH))

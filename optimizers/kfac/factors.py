@@ -19,7 +19,10 @@ from ..distributed import Ranks
 from .inverses import InverseMethod, reciprocal
 
 LOW_RANK_COLUMNS = 1024
-"""Columns from which a factor of few rows is held as these rows."""
+"""Columns from which a running average of few rows is held as these rows, the oldest of which are dropped."""
+
+LAST_REFRESH_COLUMNS = 64
+"""The same for a factor of the last refresh only, of which nothing is dropped; below, a dense inverse is as fast."""
 
 MAX_EARLIER_ROWS = 256
 """Most rows that a low-rank factor keeps of earlier refreshes."""
@@ -70,14 +73,15 @@ class Factor(ABC):
             c: Scale of the damping, (L,), kept until the next refresh.
         """
         self.state["scale"] = c
-        self._invert(root * c)
+        self.invert(root * c)
 
     def damping(self, root: Tensor) -> Tensor:
         """Return lam = sqrt(rho) c, (L,)."""
         return root * self.state["scale"]
 
     @abstractmethod
-    def _invert(self, lam: Tensor) -> None: ...
+    def invert(self, lam: Tensor) -> None:
+        """Invert M + lam I, lam (L,)."""
 
     @abstractmethod
     def solve(self, V: Tensor, lam: Tensor | None = None) -> Tensor:
@@ -126,19 +130,22 @@ class DenseFactor(Factor):
         self.inverse = inverse
 
     def add(self, rows: Sequence[Tensor], counts: Tensor, ranks: Ranks) -> None:
-        """Add a refresh to the average."""
-        total = ranks.sum(counts).clamp_min(1)[:, None, None]
-        new = ranks.sum(torch.stack([X.mT @ X for X in rows])) / total
+        """Add a refresh to the average, layer by layer and in place, which the cache of a CPU holds."""
         if "M" not in self.state:
-            probe = random_units(new).sign()
-            self.state |= {"M": torch.zeros_like(new), "total": new.new_zeros(()), "probe": probe}
+            M = rows[0].new_zeros(len(rows), rows[0].shape[1], rows[0].shape[1])
+            self.state |= {"M": M, "total": M.new_zeros(()), "probe": random_units(M).sign()}
         self.state["total"] = self.decay * self.state["total"] + 1
-        finite = new.sum((-2, -1), keepdim=True).isfinite()
-        delta = torch.where(finite, new - self.state["M"], 0)
-        self.state["M"] = self.state["M"] + delta / self.state["total"]
+        counts = ranks.sum(counts).clamp_min(1)
+        joined = ranks.sum(torch.stack([X.mT @ X for X in rows])) if ranks.world > 1 else None
+        for i, (M, X) in enumerate(zip(self.state["M"], rows, strict=True)):
+            new = X.mT @ X if joined is None else joined[i]
+            finite = new.trace().isfinite()  # no entry is larger than the largest on the diagonal
+            share = torch.where(finite, 1 / self.state["total"], 0)
+            M.mul_(1 - share).add_(torch.nan_to_num(new, 0, 0, 0, out=new).mul_(share / counts[i]))
         self.state |= self.inverse.decompose(self.state["M"])
 
-    def _invert(self, lam: Tensor) -> None:
+    def invert(self, lam: Tensor) -> None:
+        """Invert M + lam I."""
         self.state |= self.inverse.prepare(self.state["M"], lam, self.state)
 
     def solve(self, V: Tensor, lam: Tensor | None = None) -> Tensor:
@@ -190,7 +197,8 @@ class LowRankFactor(Factor):
         values, vectors = torch.linalg.eigh(X @ X.mT)
         self.state |= {"values": values.clamp_min(0), "vectors": vectors}
 
-    def _invert(self, lam: Tensor) -> None:
+    def invert(self, lam: Tensor) -> None:
+        """Prepare the damping lam; the rows are inverted exactly at every other one, too."""
         self.state |= {"prepared": lam, "inverse_failures": torch.zeros((), dtype=torch.int64, device=lam.device)}
 
     def solve(self, V: Tensor, lam: Tensor | None = None) -> Tensor:
@@ -217,9 +225,17 @@ class LowRankFactor(Factor):
         return self.state["X"] / self.state["total"].sqrt()
 
 
-def prefers_low_rank(columns: int, rows: int) -> bool:
-    """Return whether a factor with this many columns is cheaper to hold as its rows of one refresh."""
-    return columns >= LOW_RANK_COLUMNS and 2 * rows <= columns
+def prefers_low_rank(columns: int, rows: int, decay: float, inverse: InverseMethod) -> bool:
+    """Return whether a factor is cheaper to hold as its rows.
+
+    Args:
+        columns: k.
+        rows: Of one refresh.
+        decay: Decay of the average; without one, the rows of the last refresh are the whole factor.
+        inverse: Method by which it would be inverted otherwise; an iteration that was asked for is kept.
+    """
+    least = LAST_REFRESH_COLUMNS if not decay and not inverse.is_iteration else LOW_RANK_COLUMNS
+    return columns >= least and 2 * rows <= columns
 
 
 def largest_eigenvalue(M: Tensor) -> Tensor:
@@ -231,12 +247,12 @@ def largest_eigenvalue(M: Tensor) -> Tensor:
     if M.shape[-1] <= EXACT_COLUMNS:
         return torch.linalg.eigvalsh(torch.nan_to_num(M))[:, -1].clamp_min(0)
     scale = M.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]  # squares of tiny entries would underflow
-    M = M / torch.where(scale > 0, scale, 1)
+    divisor = torch.where(scale > 0, scale, 1)
     exhausted = 100 * torch.finfo(M.dtype).eps  # of the trace: what is left of a vector is rounding
     basis = random_units(M)
     rows = []
     for _ in range(LANCZOS_STEPS):
-        w = basis[:, -1:] @ M
+        w = basis[:, -1:] @ M / divisor
         rows.append(w)
         for _ in range(2):  # once leaves what rounding has added
             w = w - (w @ basis.mT) @ basis

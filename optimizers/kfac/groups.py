@@ -18,6 +18,7 @@ from ..distributed import Ranks
 from ..layer_hooks import LayerIO, WatchedLayer
 from .factors import DenseFactor, Factor, LowRankFactor, prefers_low_rank
 from .inverses import InverseMethod
+from .shared import SHARED, SharedFactor, same_inputs, separate
 
 ParamGroup = dict[str, Any]
 
@@ -100,6 +101,7 @@ class LayerGroup:
         state: Holds both factors and the momentum.
         decay: Decay of the factors' running averages.
         inverse: Method by which dense factors are inverted.
+        shares_inputs: Whether layers with the same input have one ``a_factor``.
     """
 
     layers: dict[int, KroneckerLayer]
@@ -107,6 +109,7 @@ class LayerGroup:
     state: dict[str, Any]
     decay: float
     inverse: InverseMethod
+    shares_inputs: bool
 
     def matrices(self, grads: dict[int, Tensor]) -> Tensor:
         """Return derivatives by the layers' matrices, (L, out, k), from those by the parameters' id."""
@@ -126,8 +129,13 @@ class LayerGroup:
             samples: B of this rank.
             ranks: The processes that train together.
         """
-        X, counts = [], []
-        for i, layer in self.layers.items():
+        places = self._places([calls[i] for i in self.layers])
+        X, counts = list[Tensor](), list[Tensor]()
+        for n, (i, layer) in enumerate(self.layers.items()):
+            if (first := places.index(places[n])) < n:
+                X.append(X[first])
+                counts.append(counts[first])
+                continue
             parts = [layer.activations(call) for call in calls[i]]
             X.append(_joined([x for x, _ in parts]))
             counts.append(torch.stack([count for _, count in parts]).sum())
@@ -136,9 +144,25 @@ class LayerGroup:
             if name not in self.state:
                 columns, longest = rows[0].shape[1], max(map(len, rows))
                 of_all = longest if ranks.world == 1 else sum(ranks.integers(longest, rows[0].device))
-                self.state[name] = {"low_rank": prefers_low_rank(columns, of_all)}
+                self.state[name] = {"low_rank": prefers_low_rank(columns, of_all, self.decay, self.inverse)}
+                if name == "a_factor" and max(places) + 1 < len(places):
+                    self.state[name][SHARED] = places
         self.a_factor.add(X, torch.stack(counts), ranks)
         self.g_factor.add(E, E[0].new_full((len(E),), samples), ranks)
+
+    def _places(self, calls: Sequence[Sequence[LayerIO]]) -> list[int]:
+        """Return for every layer the place of its input among the different ones, as at the first refresh.
+
+        If layers with one factor no longer have the same input, each goes on with a factor of its own.
+        """
+        state, own = self.state.get("a_factor"), list(range(len(calls)))
+        if not self.shares_inputs or (state is not None and SHARED not in state):
+            return own
+        places = same_inputs(calls)
+        if state is not None and places != state[SHARED]:
+            separate(state)
+            return own
+        return places
 
     @property
     def a_factor(self) -> Factor:
@@ -157,7 +181,8 @@ class LayerGroup:
 
     def _factor(self, name: str) -> Factor:
         state = self.state[name]
-        return LowRankFactor(state, self.decay) if state["low_rank"] else DenseFactor(state, self.decay, self.inverse)
+        factor = LowRankFactor(state, self.decay) if state["low_rank"] else DenseFactor(state, self.decay, self.inverse)
+        return SharedFactor(factor, state[SHARED]) if SHARED in state else factor
 
     def precondition(self, G: Tensor, root: Tensor | None) -> Tensor:
         """Return (Gamma + lam_G I)^-1 G (Lambda + lam_A I)^-1, (L, out, k).
@@ -192,6 +217,7 @@ def group_layers(
     states: dict[str, Any],
     decay: float,
     inverse: InverseMethod,
+    shares_inputs: bool,
 ) -> Iterator[LayerGroup]:
     """Group layers by parameter group and shape.
 
@@ -202,6 +228,7 @@ def group_layers(
         states: Holds each group's state, by its number.
         decay: Decay of the factors' running averages.
         inverse: Method by which dense factors are inverted.
+        shares_inputs: Whether layers with the same input have one ``a_factor``.
 
     Raises:
         ValueError: If a layer's weight and bias are in different parameter groups.
@@ -214,7 +241,7 @@ def group_layers(
             raise ValueError(f"{layers[i].name}: weight and bias of a layer must be in one parameter group")
         by_shape.setdefault((own.pop(), layers[i].shape), {})[i] = layers[i]
     for n, ((group, _), members) in enumerate(by_shape.items()):
-        yield LayerGroup(members, param_groups[group], states.setdefault(str(n), {}), decay, inverse)
+        yield LayerGroup(members, param_groups[group], states.setdefault(str(n), {}), decay, inverse, shares_inputs)
 
 
 def describe_factors(a_factors: Sequence[Factor], g_factors: Sequence[Factor]) -> dict[str, Tensor]:

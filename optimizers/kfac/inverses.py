@@ -8,14 +8,14 @@ Shapes: ``M`` (L, k, k); ``lam`` (L,); ``V`` (L, r, k), rows that are multiplied
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..parts import Part
 
-State = dict[str, Tensor]
+State = dict[str, Any]
 
 MAX_DAMPING_CHANGE = 0.5
 """Largest relative change of the damping over which eq. 11 is used; it is positive definite below 1."""
@@ -28,9 +28,14 @@ MAX_ITERATIONS = 60
 
 
 class InverseMethod(Part, ABC):
-    """A way to invert M + lam I."""
+    """A way to invert M + lam I.
+
+    Attributes:
+        is_iteration: Whether it converges to the inverse step by step.
+    """
 
     kind = "inverse_method"
+    is_iteration: ClassVar[bool] = False
 
     def decompose(self, M: Tensor) -> State:
         """Return what can be computed before the damping is known."""
@@ -63,7 +68,7 @@ class DenseInverse(InverseMethod):
     def prepare(self, M: Tensor, lam: Tensor, previous: State) -> State:
         """Return X, lam0 and the number of failures so far."""
         identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
-        X, works = self.invert(M + lam[:, None, None] * identity)
+        X, works = self.invert(add_diagonal(M, lam))
         works = works & X.sum((-2, -1)).isfinite()
         norm = torch.linalg.matrix_norm(M)
         scale = torch.where((norm > 0) & norm.isfinite(), 1 / (norm + lam), 0)
@@ -85,9 +90,38 @@ class DenseInverse(InverseMethod):
 
 
 class Cholesky(DenseInverse):
-    """A^-1 from the Cholesky factor."""
+    """A^-1 from the Cholesky factor C, A = CC'.
+
+    On a CPU the factor itself is kept at first, ``cholesky``: two triangular solves are the step at lam0, and a third
+    of the work of an inverse. It is turned into the ``inverse`` when another damping is asked for, for the products of
+    eq. 11, so that an inverse that lasts for a single step is never formed.
+    """
 
     name = "cholesky"
+
+    def prepare(self, M: Tensor, lam: Tensor, previous: State) -> State:
+        """Return C or X, lam0 and the number of failures so far."""
+        if M.device.type == "cpu":
+            factor, info = torch.linalg.cholesky_ex(add_diagonal(M, lam))
+            least = factor.diagonal(dim1=-2, dim2=-1).square().reciprocal().sum(-1)  # it is not finite where C is not
+            if bool(((info == 0) & least.isfinite()).all()):
+                failures = previous.get("inverse_failures", torch.zeros((), dtype=torch.int64))
+                return {"cholesky": factor, "inverse": None, "prepared": lam, "inverse_failures": failures}
+        known = {name: value for name, value in self._with_inverse(previous).items() if value is not None}
+        return {"cholesky": None, **super().prepare(M, lam, known)}
+
+    def solve(self, state: State, V: Tensor, lam: Tensor | None) -> Tensor:
+        """Return V A^-1, or V(X - dlam X^2)."""
+        if lam is None and state.get("inverse") is None:
+            return torch.cholesky_solve(V.mT, state["cholesky"]).mT
+        state |= self._with_inverse(state)
+        return super().solve(state, V, lam)
+
+    def _with_inverse(self, state: State) -> State:
+        """Return a state whose factor, where it has one, is replaced by the inverse."""
+        if state.get("cholesky") is None:
+            return state
+        return {**state, "inverse": torch.cholesky_inverse(state["cholesky"]).mT, "cholesky": None}  # rows contiguous
 
     def invert(self, A: Tensor) -> tuple[Tensor, Tensor]:
         """Return the inverse, and whether A is positive definite."""
@@ -128,6 +162,7 @@ class NewtonInverse(DenseInverse):
         paper_start: Start from X = A' / tr(A'A), as in the paper, rather than from I / |A|, which is faster.
     """
 
+    is_iteration = True
     order: ClassVar[int]
     paper_start: ClassVar[bool] = False
 
@@ -193,6 +228,13 @@ def newton(A: Tensor, order: int, paper_start: bool = False) -> tuple[Tensor, Te
         if not bool(better.any()):
             break
     return X, residual / A.shape[-1] ** 0.5 <= MAX_RESIDUAL
+
+
+def add_diagonal(M: Tensor, lam: Tensor) -> Tensor:
+    """Return M + lam I, (L, k, k)."""
+    A = M.clone()
+    A.diagonal(dim1=-2, dim2=-1).add_(lam[:, None])
+    return A
 
 
 def linear_inverse(VX: Tensor, VXX: Tensor, delta: Tensor) -> Tensor:

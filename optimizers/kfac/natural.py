@@ -111,6 +111,8 @@ class NaturalOptimizer(OnlineOptimizer):
     """
 
     abstract: ClassVar[bool] = True
+    shares_inputs: ClassVar[bool] = True
+    """Whether the damping of an ``a_factor`` follows from it alone, so that layers with one input have one inverse."""
     transient = frozenset({"_collector", "_groups", "_params", "unsupported", "stats"})
 
     def __init__(
@@ -318,7 +320,8 @@ class NaturalOptimizer(OnlineOptimizer):
             self.unsupported.announce(self._model, [param for layer in unused for param in layer.params])
         decay, groups = self.options.factor_decay, self.param_groups
         active = state["active_layers"]
-        self._groups = list(group_layers(layers, active, groups, state["groups"], decay, self.inverse_method))
+        inverse, shares = self.inverse_method, self.shares_inputs
+        self._groups = list(group_layers(layers, active, groups, state["groups"], decay, inverse, shares))
         own = {id(param) for i in active for param in layers[i].params}
         self.unsupported.attach([param for param in self._params if id(param) not in own])
 

@@ -67,6 +67,7 @@ class NGD(NaturalOptimizer):
         [0.25, 0.25, 0.25]
     """
 
+    shares_inputs: ClassVar[bool] = False  # pi depends on both factors of a layer
     relative_cost: ClassVar[float] = 1.8  # measured on transformers on a CPU in batches
 
     def __init__(

@@ -41,7 +41,7 @@ class RING(NaturalOptimizer):
         inverse_method: Inverse of the damped factors: ``cholesky``, ``newton-quadratic``, ``newton-cubic`` or
             ``newton-quartic``, which use eq. 11 at another damping; or ``eigen``, exact at every damping. Factors with
             at least 1024 columns and at most half as many rows are always inverted in the space of their rows
-            (Woodbury), exactly.
+            (Woodbury), exactly; with ``factor_decay`` 0 and no iteration, those of 64 columns, too.
         fisher_type: Labels of the Fisher information. ``mc``: one label per sample, drawn from the model, as in the
             paper. ``exact``: all labels, one backward pass each. ``empirical``: the observed labels. ``auto``: exact
             where it takes no further backward pass (two classes, one value), else mc.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ..base import unhooked_step
 from ..parts import Part
 from ..ranges import NOT_NEGATIVE, check_ranges
+
+BatchNorm = nn.modules.batchnorm._BatchNorm  # torch has no public name for the one class above all of them
 
 
 class UnsupportedParams(Part, ABC):
@@ -136,16 +138,22 @@ def list_parameters(model: nn.Module, params: Iterable[Tensor]) -> str:
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
-def check_batch_norm(name: str, model: nn.Module) -> None:
+def batch_norms(model: nn.Module) -> dict[str, BatchNorm]:
+    """Return the norms over batches of a model, by name."""
+    return {path: part for path, part in model.named_modules() if isinstance(part, BatchNorm)}
+
+
+def check_batch_norm(name: str, norms: Mapping[str, BatchNorm]) -> None:
     """Refuse batch statistics, which mix the samples: the gradient of a sample's loss then depends on the others.
+
+    Args:
+        name: Name of the optimizer, for messages.
+        norms: The model's norms over batches, by name (:func:`batch_norms`).
 
     Raises:
         ValueError: Naming the layer.
     """
-    for path, module in model.named_modules():
-        # the one class above all norms of batches, which torch names so
-        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
-            continue
+    for path, module in norms.items():
         if module.running_mean is None:
             raise ValueError(
                 f"{name}: {path} ({type(module).__name__}) keeps no statistics (track_running_stats=False) and mixes "

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from filtune.optimizers import RING, Categorical
+from filtune.optimizers.kfac.factors import Factor
+from filtune.optimizers.kfac.shared import SHARED
 from filtune.optimizers.likelihoods.base import Likelihood, Observation
 from torch import Tensor, nn
 
@@ -32,8 +34,16 @@ def read_factors(optimizer: RING) -> Factors:
     found = {}
     for group in optimizer._groups:
         for n, layer in enumerate(group.layers.values()):
-            found[layer.name] = (group.a_factor.state["M"][n], group.g_factor.state["M"][n])
+            found[layer.name] = tuple(as_matrices(factor, len(group.layers))[n] for factor in group.factors)
     return found
+
+
+def as_matrices(factor: Factor, layers: int) -> Tensor:
+    """Return M of every layer, (L, k, k), however it is held."""
+    if "M" in factor.state:
+        return factor.state["M"][factor.state.get(SHARED, range(layers))]
+    like = factor.state["probe"]
+    return factor.times(torch.eye(factor.columns, dtype=like.dtype, device=like.device).repeat(layers, 1, 1))
 
 
 def patches(module: nn.Module, x: Tensor) -> Tensor:

@@ -111,5 +111,5 @@ def test_the_residual_is_that_of_the_inverse() -> None:
     factor = fill(DenseFactor({}, 0.9, Cholesky()), samples(3))
     factor.prepare(torch.tensor(0.5, dtype=torch.float64), torch.ones(L, dtype=torch.float64))
     assert (factor.residual() <= rounding(100 * K, condition=100)).all()
-    factor.state["inverse"] = 0.9 * factor.state["inverse"]
+    factor.state["cholesky"] = factor.state["cholesky"] / 0.9**0.5
     assert torch.allclose(factor.residual(), torch.full((L,), 0.1, dtype=torch.float64), rtol=1e-10)
