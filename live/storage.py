@@ -116,7 +116,7 @@ def restore_content(
     own: OwnClasses,
     device: torch.device,
 ) -> None:
-    """Build a learner from the content of a checkpoint; without the state of an optimizer, it begins anew.
+    """Build a learner from the content of a checkpoint; without the state of an optimizer, its state is empty.
 
     Raises:
         CheckpointError: If it does not fit the backbone of today.

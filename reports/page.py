@@ -40,7 +40,7 @@ class Heading(NamedTuple):
 
 
 class TableBlock(NamedTuple):
-    """A table.
+    """A table of texts with a caption.
 
     Attributes:
         frame: Makes the frame of texts, of the language and its macros.
@@ -73,7 +73,7 @@ class CommandBlock(NamedTuple):
 
 
 class Cards(NamedTuple):
-    """What a click shows on a page of HTML: a macro, and its arguments for each card."""
+    """Cards that a click shows on a page of HTML: a macro, and its arguments for each."""
 
     macro: str
     arguments: Sequence[Sequence[Any]]

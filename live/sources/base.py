@@ -145,7 +145,7 @@ class AnswerOutput(ABC):
 
         Args:
             row: The answer.
-            is_ready: Whether the next sample is at hand, so that the answer may be sent together with others.
+            is_ready: Whether the next sample is available, so that the answer may be sent together with others.
         """
 
     @abstractmethod

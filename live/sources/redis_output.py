@@ -14,7 +14,7 @@ from .redis_source import NOTHING, id_order
 FIELD = "json"
 
 DELAY = 0.1
-"""Seconds that an answer waits for others at most, while the samples are at hand."""
+"""Seconds that an answer waits for others at most, while the samples are available."""
 
 
 class RedisOutput(AnswerOutput):
@@ -51,7 +51,7 @@ class RedisOutput(AnswerOutput):
             raise self.stream.refusal(error) from error
 
     def write(self, row: Mapping[str, Any], is_ready: bool = False) -> None:
-        """Write an answer; with others where the next sample is at hand, after :data:`DELAY` at the latest."""
+        """Write an answer; with others where the next sample is available, after :data:`DELAY` at the latest."""
         self._unwritten.append(row)
         if not is_ready or time.monotonic() - self._sent > DELAY:
             self._flush()

@@ -49,7 +49,7 @@ class Event:
     rolled_back_to: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it in plain values; without what there is not."""
+        """Return it in plain values, without figures that are None."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 

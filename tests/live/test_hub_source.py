@@ -1,4 +1,4 @@
-"""``filtune learn`` from data sets of the hub, of which folders in the same layout are at hand."""
+"""``filtune learn`` from data sets of the hub, read from folders in the same layout."""
 
 from __future__ import annotations
 
