@@ -84,7 +84,7 @@ function watched(found) {
   byId("window").replaceChildren(...Object.entries(found.window).map(([name, value]) => {
     const box = document.createElement("div");
     box.append(document.createElement("h3"), document.createElement("p"));
-    box.children[0].textContent = title(name);
+    box.children[0].textContent = name === "missing" ? "Missing labels" : title(name);
     box.children[1].textContent = number(value, 3);
     return box;
   }));
