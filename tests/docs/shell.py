@@ -41,6 +41,7 @@ class Command(NamedTuple):
     page: Path
     variables: tuple[str, ...]
     words: tuple[str, ...]
+    language: str = "bash"
 
     def __str__(self) -> str:
         return " ".join([*self.variables, *self.words])
@@ -53,15 +54,16 @@ def blocks(page: Path) -> list[Block]:
 
 def commands(page: Path) -> Iterator[Command]:
     """Yield the commands of a page's shell blocks and indented blocks, in their order."""
-    texts = [block.text for block in blocks(page) if block.language in ("bash", "sh")]
-    for text in [*texts, *INDENTED.findall(FENCE.sub("", markdown(page)))]:
+    texts = [(block.text, block.language) for block in blocks(page) if block.language in ("bash", "sh")]
+    texts += [(text, "bash") for text in INDENTED.findall(FENCE.sub("", markdown(page)))]
+    for text, language in texts:
         for line in text.replace("\\\n", " ").splitlines():
             for part in line.split(" && "):
                 words = shlex.split(part, comments=True)
                 words = words[: next((i for i, word in enumerate(words) if word in ("&", "|", ">")), None)]
                 variables = [word for word in words if ASSIGNMENT.match(word)]
                 if words:
-                    yield Command(page, tuple(variables), tuple(words[len(variables) :]))
+                    yield Command(page, tuple(variables), tuple(words[len(variables) :]), language)
 
 
 def arguments(page: Path) -> list[list[str]]:

@@ -29,8 +29,9 @@ def _every_four_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, "KEEP_INTERVAL", 4)
 
 
-def opened(folder: Path, monitor: dict[str, Any] | None = None, **options: Any) -> TestClient:
-    service = LearnerService(open_state(folder / "start.ckpt", None, monitor=monitor), save_interval=5, **options)
+def opened(folder: Path, monitor: dict[str, Any] | None = None, save_interval: int = 5, **options: Any) -> TestClient:
+    state = open_state(folder / "start.ckpt", None, monitor=monitor)
+    service = LearnerService(state, save_interval=save_interval, **options)
     client = TestClient(create_app(service), base_url=HOST)
     client.service = service  # type: ignore[attr-defined]
     return client
@@ -40,7 +41,7 @@ def test_alarms_and_rollback_are_replayed_bit_for_bit(folder: Path, monkeypatch:
     """And each alarm is posted once, though it is raised again when the log is read after the kill."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     receiver = Receiver()
-    with opened(folder, WATCHED, webhook=receiver.url) as client:
+    with opened(folder, WATCHED, save_interval=100, webhook=receiver.url) as client:  # all is read from the log
         assert learn(client, range(3)) == ["accepted"] * 3
         assert client.post("/rollback").json() == {"outcomes": ["accepted"]}
         learn(client, range(3, 12))
