@@ -39,7 +39,7 @@ def test_a_small_window_needs_no_more_than_it_holds() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("acuracy < 0.7", "there is no quantity 'acuracy'; choose from accuracy, log_loss, drift"),
+        ("accurac < 0.7", "there is no quantity 'accurac'; choose from accuracy, log_loss, drift"),
         ("accuracy < x", "'x' is no number"),
         ("accuracy < nan", "'nan' is no number"),
         ("log_loss > 50%", "'50%' is no number"),

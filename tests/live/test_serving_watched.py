@@ -94,7 +94,7 @@ def test_a_rollback_needs_the_token(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"monitor": {"alarms": ["acuracy < 1"]}}, "there is no quantity 'acuracy'"),
+        ({"monitor": {"alarms": ["accurac < 1"]}}, "there is no quantity 'accurac'"),
         ({"webhook": "http://localhost/"}, "--webhook: there is no alarm"),
     ],
 )

@@ -185,7 +185,7 @@ def test_learners_side_by_side(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--alarm", "acuracy < 1"], "there is no quantity 'acuracy'; choose from accuracy, f1, matthews, log_loss, "),
+        (["--alarm", "accurac < 1"], "there is no quantity 'accurac'; choose from accuracy, f1, matthews, log_loss, "),
         (["--alarm", "accuracy < high"], "alarm 'accuracy < high': 'high' is no number"),
         (["--alarm", "no.yaml"], "--alarm no.yaml: there is no such file"),
         (["--webhook", "hook"], "--webhook: an address of http or https is needed, got 'hook'"),
