@@ -232,5 +232,5 @@ def test_a_state_of_another_stream(tmp_path: Path, start: list[str], refused: Ca
     assert "is not the file that the state has read" in refused(*start, *own, "--input", str(other))
     (tmp_path / "out").write_text("")
     assert "has 0 bytes, the state has written" in refused(*start, *own, "--input", str(source))
-    fresh = ["--state", str(tmp_path / "t.ckpt"), "--output", str(tmp_path / "in")]
+    fresh = ["--state", str(tmp_path / "t.ckpt"), "--output", str(other)]
     assert "has content that is not of this state" in refused(*start, *fresh, "--input", str(source))
