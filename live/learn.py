@@ -57,6 +57,7 @@ class LearnLoop:
 
         Raises:
             Stopped: If a signal came; the state is saved.
+            BrokenPipeError: If the reader of the answers has gone; the state is saved.
         """
         try:
             for sample in self.source:
@@ -69,6 +70,10 @@ class LearnLoop:
             self.save()
         except signals.Stopped:
             self.save()
+            raise
+        except BrokenPipeError:
+            self.save()
+            print_line(f"the reader of the answers has gone; the state is in {self.path}")
             raise
         finally:
             signals.defer(False)
@@ -167,7 +172,9 @@ def _learn(options: argparse.Namespace) -> int:
         roll_back(options, stream)
         return 0
     source = open_source(options.input, SourceOptions(options.follow, options.skip_read), stream and stream["input"])
-    output = open_output(options.output, stream and stream["output"])
+    # where samples were read and no byte was written, they were answered to a pipe: a file that is there is another's
+    written = stream and (stream["output"] or (None if stream["input"]["count"] else 0))
+    output = open_output(options.output, written)
     learner = begin(options)
     if options.columns:
         learner.inputs.columns = list(options.columns)

@@ -189,8 +189,8 @@ def test_a_line_without_bounds_is_left_out(tmp_path: Path, monkeypatch: pytest.M
     source = tmp_path / "in"
     source.write_bytes(b"short\n" + b"x" * 35 + b"\nagain\n" + b"y" * 10)
     found = Lines(str(source), SourceOptions())
-    assert list(found) == [b"short\n", None, b"again\n", b"y" * 10]
-    assert found.position == source.stat().st_size
+    assert list(found) == [b"short\n", None, b"again\n"]
+    assert found.position == source.stat().st_size - 10  # the last line may go on
     signals.defer(False)
 
 
