@@ -166,7 +166,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _learn(options: argparse.Namespace) -> int:
-    """Roll back, or learn from the stream; the state is locked."""
+    """Run the command while the state is locked: roll back, or learn from the stream."""
     stream = position_of(options)
     if options.rollback:
         roll_back(options, stream)

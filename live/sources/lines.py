@@ -136,7 +136,7 @@ class Lines(SampleSource):
         return self._quiet > QUIET or not self.options.follow
 
     def _begin_next(self) -> None:
-        """Go on with the file that has the name now, from its start."""
+        """Open the file that has the name now, and begin at its start."""
         following = _open(self.name)
         print_notice(f"--input: {self.name} is a new file; the old one was read to its end, and it goes on with this")
         self.file.close()
@@ -156,7 +156,7 @@ class Lines(SampleSource):
             )
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        """Go to the position of a state, in the file or in what it was renamed to.
+        """Set the position to that of a state, in the file or in what it was renamed to.
 
         Raises:
             ValueError: If neither is the file that the state has read.
