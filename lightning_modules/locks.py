@@ -50,6 +50,9 @@ def try_lock(descriptor: int, shared: bool = False) -> bool | None:
 class FolderLock:
     """A lock that keeps other processes from writing into a folder until it is released or this process ends.
 
+    With ``file`` it is a lock of that file alone, which is held beside it: a file that is replaced as a whole has no
+    descriptor that could be locked.
+
     Processes that are forked from this one, such as the workers of a data loader, do not hold it.
 
     Args:
@@ -57,10 +60,12 @@ class FolderLock:
         name: What the message calls it, such as ``--root runs``; by default its path.
         remedy: What else than waiting can be done, for the message.
         shared: Whether processes that ask for the same may hold the lock as well.
+        file: Name of the only file in the folder that is locked; by default all are.
     """
 
-    def __init__(self, folder: Path, name: str = "", remedy: str = "", shared: bool = False) -> None:
+    def __init__(self, folder: Path, name: str = "", remedy: str = "", shared: bool = False, *, file: str = "") -> None:
         self.folder, self.name, self.remedy, self.shared = folder, name or str(folder), remedy, shared
+        self._file, self._what = (f".{file}{NAME}", "this file") if file else (NAME, "this folder")
         self._descriptor: int | None = None
 
     def acquire(self, patience: float = PATIENCE) -> None:
@@ -74,7 +79,7 @@ class FolderLock:
             ValueError: If the file to be locked is a link to another one, or cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = self._open(self.folder / NAME)
+        descriptor = self._open(self.folder / self._file)
         try:
             self._wait(descriptor, time.monotonic() + patience)
             with suppress(OSError):  # it only tells another who holds the lock
@@ -106,14 +111,14 @@ class FolderLock:
             if time.monotonic() >= until:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "?"
                 raise FolderInUse(
-                    f"{self.name}: another command (process {holder}) writes into this folder; wait for it"
+                    f"{self.name}: another command (process {holder}) writes into {self._what}; wait for it"
                     f"{f', or {self.remedy}' if self.remedy else ''}"
                 )
             time.sleep(_PAUSE)
         if locked is None:
             print(
                 f"filtune: warning: {self.name}: this file system has no locks; start no second command that writes "
-                "into this folder",
+                f"into {self._what}",
                 file=sys.stderr,
             )
 

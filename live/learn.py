@@ -13,6 +13,7 @@ from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
 from . import storage
 from .answers import Answers
 from .learner import OnlineLearner
+from .places import check_places, lock_of, naming_state, outbox_of
 from .settings import OPEN
 from .sources import AnswerOutput, SampleSource, SourceOptions, open_output, open_source
 from .watching.comparison import open_comparison
@@ -56,6 +57,7 @@ class LearnLoop:
 
         Raises:
             Stopped: If a signal came; the state is saved.
+            BrokenPipeError: If the reader of the answers has gone; the state is saved.
         """
         try:
             for sample in self.source:
@@ -68,6 +70,10 @@ class LearnLoop:
             self.save()
         except signals.Stopped:
             self.save()
+            raise
+        except BrokenPipeError:
+            self.save()
+            print_line(f"the reader of the answers has gone; the state is in {self.path}")
             raise
         finally:
             signals.defer(False)
@@ -84,21 +90,30 @@ class LearnLoop:
         self.source.acknowledge()
 
 
+def check_beginning(options: argparse.Namespace) -> None:
+    """Check that there is a state, or one thing to begin with.
+
+    Raises:
+        ValueError: If there is neither, or both.
+    """
+    if options.state.exists():
+        return
+    if bool(options.ckpt_path) == bool(options.config):
+        raise ValueError(f"--state: {options.state} is not there; give one of --ckpt_path and --config to begin with")
+    if options.ckpt_path and options.classes:
+        raise ValueError("--classes: a checkpoint has its own; leave them out, or add new ones: --new_classes add")
+
+
 def position_of(options: argparse.Namespace) -> dict[str, Any] | None:
     """Return the position in the stream that the state has; None where there is no state.
 
     Raises:
-        ValueError: If there is neither a state nor one thing to begin with, or the state is of something else.
+        ValueError: If the state is of something else.
     """
     if not options.state.exists():
-        if bool(options.ckpt_path) == bool(options.config):
-            raise ValueError(
-                f"--state: {options.state} is not there; give one of --ckpt_path and --config to begin with"
-            )
-        if options.ckpt_path and options.classes:
-            raise ValueError("--classes: a checkpoint has its own; leave them out, or add new ones: --new_classes add")
         return None
-    stream = AtomicCheckpointIO().load_checkpoint(options.state).get(STREAM)
+    with naming_state(options.state):
+        stream = AtomicCheckpointIO().load_checkpoint(options.state).get(STREAM)
     if stream is None:
         raise ValueError(f"--state: {options.state} was not written by filtune learn; begin with it by --ckpt_path")
     return stream
@@ -108,7 +123,8 @@ def begin(options: argparse.Namespace) -> OnlineLearner:
     """Return the learner, from the state where there is one."""
     bounds = {"new_classes": options.new_classes, "max_pending": options.max_pending}
     if options.state.exists():
-        return OnlineLearner.load(options.state, own=options.own_class, **bounds)
+        with naming_state(options.state):
+            return OnlineLearner.load(options.state, own=options.own_class, **bounds)
     if options.ckpt_path:
         return OnlineLearner.from_checkpoint(options.ckpt_path, own=options.own_class, **bounds)
     classes = OPEN if options.classes == [OPEN] else options.classes
@@ -143,12 +159,22 @@ def main(options: argparse.Namespace) -> int:
         raise ValueError(f"--save_interval: must be at least 1, got {options.save_interval}")
     if options.webhook:
         check_webhook(options.webhook)
+    check_places(options)
+    check_beginning(options)
+    with lock_of(options.state):
+        return _learn(options)
+
+
+def _learn(options: argparse.Namespace) -> int:
+    """Run the command while the state is locked: roll back, or learn from the stream."""
     stream = position_of(options)
     if options.rollback:
         roll_back(options, stream)
         return 0
     source = open_source(options.input, SourceOptions(options.follow, options.skip_read), stream and stream["input"])
-    output = open_output(options.output, stream and stream["output"])
+    # where samples were read and no byte was written, they were answered to a pipe: a file that is there is another's
+    written = stream and (stream["output"] or (None if stream["input"]["count"] else 0))
+    output = open_output(options.output, written)
     learner = begin(options)
     if options.columns:
         learner.inputs.columns = list(options.columns)
@@ -159,7 +185,7 @@ def main(options: argparse.Namespace) -> int:
     )
     if stream:
         answers.load(stream)
-    outbox = options.state.with_name(f"{options.state.name}.webhook.jsonl")
+    outbox = outbox_of(options.state)
     reports = WatchReports(
         learner.monitor, options.state.name, options.webhook, outbox, options.stop_on_alarm, comparison
     )

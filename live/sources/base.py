@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -158,14 +160,35 @@ class AnswerOutput(ABC):
 
 def open_source(address: str, options: SourceOptions, state: Mapping[str, Any] | None) -> SampleSource:
     """Return the source at an address."""
-    return SOURCES[_scheme(address, SOURCES)](address, options, state)
+    return SOURCES[_scheme(address, SOURCES, "--input")](address, options, state)
 
 
 def open_output(address: str, state: Any) -> AnswerOutput:
     """Return the output at an address."""
-    return OUTPUTS[_scheme(address, OUTPUTS)](address, state)
+    return OUTPUTS[_scheme(address, OUTPUTS, "--output")](address, state)
 
 
-def _scheme(address: str, known: Mapping[str, Any]) -> str:
-    scheme = address.partition(":")[0]
-    return scheme if scheme in known else ""
+def is_file_address(address: str) -> bool:
+    """Return whether an address is the path of a file, rather than one of a scheme."""
+    scheme, colon, _ = address.partition(":")
+    return not (scheme and colon and (scheme in SOURCES or scheme in OUTPUTS))
+
+
+def print_notice(text: str) -> None:
+    """Print a line to standard error."""
+    print(f"filtune: {text}", file=sys.stderr, flush=True)
+
+
+def _scheme(address: str, known: Mapping[str, Any], option: str) -> str:
+    """Return the scheme of an address; the empty one is that of a path.
+
+    Raises:
+        ValueError: If there is no such scheme; names those that exist.
+    """
+    scheme, colon, _ = address.partition(":")
+    if colon and scheme in known:
+        return scheme
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", address):
+        shown = ", ".join(f"{name}:" for name in sorted(known) if name)
+        raise ValueError(f"{option}: there is no scheme {scheme!r}; give the path of a file, -, or one of {shown}")
+    return ""

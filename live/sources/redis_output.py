@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from .base import AnswerOutput
-from .redis_server import SCHEMES, RedisStream, print_notice
+from .base import AnswerOutput, print_notice
+from .redis_server import SCHEMES, RedisStream
 from .redis_source import NOTHING, id_order
 
 FIELD = "json"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from filtune.lightning_modules import signals
+
+from .base import print_notice
 
 T = TypeVar("T")
 
@@ -140,8 +141,3 @@ class RedisStream:
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
-
-
-def print_notice(text: str) -> None:
-    """Write a line to standard error."""
-    print(f"filtune: {text}", file=sys.stderr, flush=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 from uuid import uuid4
 
-from .base import RawSample, SampleSource, SourceOptions, TextFields
+from .base import RawSample, SampleSource, SourceOptions, TextFields, print_notice
 from .lines import LONGEST
-from .redis_server import NEEDS, SCHEMES, RedisStream, print_notice
+from .redis_server import NEEDS, SCHEMES, RedisStream
 
 COUNT = 64
 """Most entries of one reading, which is all that is read ahead."""

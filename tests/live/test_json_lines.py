@@ -189,8 +189,8 @@ def test_a_line_without_bounds_is_left_out(tmp_path: Path, monkeypatch: pytest.M
     source = tmp_path / "in"
     source.write_bytes(b"short\n" + b"x" * 35 + b"\nagain\n" + b"y" * 10)
     found = Lines(str(source), SourceOptions())
-    assert list(found) == [b"short\n", None, b"again\n", b"y" * 10]
-    assert found.position == source.stat().st_size
+    assert list(found) == [b"short\n", None, b"again\n"]
+    assert found.position == source.stat().st_size - 10  # the last line may go on
     signals.defer(False)
 
 
@@ -232,5 +232,5 @@ def test_a_state_of_another_stream(tmp_path: Path, start: list[str], refused: Ca
     assert "is not the file that the state has read" in refused(*start, *own, "--input", str(other))
     (tmp_path / "out").write_text("")
     assert "has 0 bytes, the state has written" in refused(*start, *own, "--input", str(source))
-    fresh = ["--state", str(tmp_path / "t.ckpt"), "--output", str(tmp_path / "in")]
+    fresh = ["--state", str(tmp_path / "t.ckpt"), "--output", str(other)]
     assert "has content that is not of this state" in refused(*start, *fresh, "--input", str(source))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from filtune.live.answers import Answers
-from filtune.live.sources.lines import FileOutput
+from filtune.live.sources.line_output import FileOutput
 from filtune.optimizers import LoKO
 
 from filtune import OnlineLearner
