@@ -170,12 +170,17 @@ class Answers:
 
 
 def prediction_fields(learner: OnlineLearner, x: Any) -> dict[str, Any]:
-    """Return the prediction, and of classes that are exclusive its probability and the entropy of all in nats."""
+    """Return the prediction, and of classes that are exclusive its probability and the entropy of all in nats.
+
+    All are None where a probability is not finite.
+    """
     if not learner.labels.likelihood.is_softmax:
         return {"prediction": learner.predict_one(x)}
     found = learner.predict_proba_one(x)
     if not found:
         return {"prediction": None}
+    if not all(map(math.isfinite, found.values())):
+        return {"prediction": None, "probability": None, "entropy": None}
     best = max(found, key=lambda name: found[name])
     entropy = -sum(p * math.log(p) for p in found.values() if p > 0)
     return {"prediction": best, "probability": found[best], "entropy": entropy}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -57,6 +59,20 @@ def check_class(name: str, value: Any) -> None:
         raise ValueError(f"{name}: one class is needed, not a {kind}: {shortened(value)}")
     if fault := fault_of(value):
         raise ValueError(f"{name}: {shortened(value)} {fault}")
+
+
+def finite(value: Any) -> Any:
+    """Return a value with null in place of every number that is not finite, which JSON has none of."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {finite(key): finite(each) for key, each in value.items()}
+    return [finite(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def json_text(value: Any, ensure_ascii: bool = True) -> str:
+    """Return a value as strict JSON; see :func:`finite`."""
+    return json.dumps(finite(value), ensure_ascii=ensure_ascii, allow_nan=False)
 
 
 def shortened(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
+from ..plain import json_text
 from .base import AnswerOutput, RawSample, SampleSource, SourceOptions
 
 LONGEST = 1 << 24
@@ -143,7 +143,7 @@ class FileOutput(AnswerOutput):
 
     def write(self, row: Mapping[str, Any], is_ready: bool = False) -> None:
         """Write a line, at once; half of a surrogate pair is written as JSON escapes it."""
-        self.file.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
+        self.file.write(json_text(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
         self.file.flush()
 
     def state(self) -> int:

@@ -11,6 +11,8 @@ from typing import Any
 
 from filtune.lightning_modules.atomic import atomic_write
 
+from ..plain import json_text
+
 REMEMBERED = 10_000
 """Events that are remembered, the newest."""
 
@@ -56,7 +58,7 @@ class Outbox:
         rows = [{"delivered": id} for id in self._known if id not in self._waiting]
         rows += [{"event": event} for event in self._waiting.values()]
         with atomic_write(self.path) as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.writelines(json_text(row) + "\n" for row in rows)
 
     def add(self, event: dict[str, Any]) -> bool:
         """Take in an event to be sent; returns False for one that is known."""
@@ -96,7 +98,7 @@ class Outbox:
         """Append a line; where that fails, as on a full disk, the event is sent all the same."""
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json_text(row) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
-import json
 import os
 import threading
 import time
@@ -14,6 +13,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from ..plain import json_text
 from .outbox import Outbox
 
 TOKEN = "FILTUNE_WEBHOOK_TOKEN"
@@ -105,7 +105,7 @@ class Webhook:
         headers = {"Content-Type": "application/json", "User-Agent": "filtune", "Idempotency-Key": event["id"]}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        request = Request(self._url, json.dumps(event).encode(), headers, method="POST")
+        request = Request(self._url, json_text(event).encode(), headers, method="POST")
         try:
             with self._opener.open(request, timeout=TIMEOUT):
                 return None

@@ -5,6 +5,7 @@ Shapes: ``N`` predictions in the window, ``m`` outputs.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import deque
 from typing import Any, NamedTuple
@@ -40,6 +41,10 @@ class Score(NamedTuple):
 
     loss: float
     error: float
+
+    def is_finite(self) -> bool:
+        """Return whether both are finite."""
+        return math.isfinite(self.loss) and math.isfinite(self.error)
 
 
 class ScoreWindow:
