@@ -48,7 +48,11 @@ class UniqueIds:
 
     def state(self) -> dict[str, Any]:
         """Return everything in plain values."""
-        return {"most": self.most, "learned": list(self._learned), "early": [list(pair) for pair in self._early.items()]}
+        return {
+            "most": self.most,
+            "learned": list(self._learned),
+            "early": [list(pair) for pair in self._early.items()],
+        }
 
     def load(self, state: Mapping[str, Any]) -> tuple[int, int]:
         """Restore what :meth:`state` returned; with a smaller number the newest.

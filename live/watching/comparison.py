@@ -56,8 +56,8 @@ class Shadow:
 class Comparison:
     """A learner and others that see the same samples: the same model from the same start, with other optimizers.
 
-    Each predicts a sample before it learns from it. A shadow that diverges, or whose prediction is not finite, stops, and
-    changes nothing for the others.
+    Each predicts a sample before it learns from it. A shadow that diverges, or whose prediction is not finite,
+    stops, and changes nothing for the others.
 
     Args:
         learner: The learner whose predictions count.

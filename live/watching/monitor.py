@@ -173,7 +173,7 @@ class LearnerMonitor:
                 continue
             status = None if value is None else alarm.take(value)
             if status is not None:
-                samples, text = self.window.count, alarm.rule.text
+                samples, text = self.window.total(), alarm.rule.text
                 shown = float(self._drifts) if text == DRIFT else alarm.value
                 id = f"{self.stream}-{text.replace(' ', '')}-{samples}-{step}-{alarm.times}-{status}"
                 found.append(Event(id, text, alarm.rule.quantity, status, float(shown or 0), samples, step))
