@@ -65,6 +65,10 @@ class Comparison:
             name with options such as ``adamw lr=1e-3``. A dict names them.
         state: What :meth:`state` returned; the optimizers are those of the state then.
 
+    Attributes:
+        count: Predictions that were compared.
+        left_out: Predictions of the first learner that were not finite, with which none can be compared.
+
     Raises:
         ValueError: If an optimizer is not there, comes twice, or has not these options.
     """
@@ -76,10 +80,11 @@ class Comparison:
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.learner = learner
-        self.count, self.totals = 0, [0.0, 0.0]
+        self.count, self.left_out, self.totals = 0, 0, [0.0, 0.0]
         if state is not None:
             self.shadows = {name: self._restored(entry) for name, entry in state["shadows"].items()}
             self.count, self.totals = state["count"], list(state["totals"])
+            self.left_out = state.get("left_out", 0)
             return
         named = against if isinstance(against, Mapping) else names_of(against)
         self.shadows = {name: Shadow(self._copy(name, optimizer)) for name, optimizer in named.items()}
@@ -126,7 +131,9 @@ class Comparison:
             What the first learner returned. Where it raises, the others see nothing of it.
         """
         found, score = _scored(self.learner, change)
-        if score is not None and score.is_finite():
+        if score is not None and not score.is_finite():
+            self.left_out += 1
+        elif score is not None:
             self.count += 1
             self.totals = _sum(self.totals, score)
         for shadow in self.shadows.values():
@@ -188,7 +195,7 @@ class Comparison:
     def state(self) -> dict[str, Any]:
         """Return everything but the first learner, for a checkpoint."""
         shadows = {name: shadow.state() for name, shadow in self.shadows.items()}
-        return {"shadows": shadows, "count": self.count, "totals": self.totals}
+        return {"shadows": shadows, "count": self.count, "left_out": self.left_out, "totals": self.totals}
 
 
 @dataclass(frozen=True)

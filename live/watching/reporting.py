@@ -109,7 +109,8 @@ class WatchReports:
 
 def tabulated(comparison: Comparison) -> str:
     """Return a comparison as a table, with a line before it."""
-    return f"compared on {comparison.count} predictions\n{comparison.table()}"
+    left_out = f"; {comparison.left_out} of {comparison.name} were not finite" if comparison.left_out else ""
+    return f"compared on {comparison.count} predictions{left_out}\n{comparison.table()}"
 
 
 def describe_event(event: Event, place: dict[str, Any]) -> str:

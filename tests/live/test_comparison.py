@@ -12,7 +12,7 @@ from filtune.live.answers import Answers
 from filtune.live.sources.lines import FileOutput
 from filtune.live.watching.comparison import Comparison
 from filtune.live.watching.differences import MOST_BLOCKS, BlockMeans
-from filtune.live.watching.reporting import WatchReports
+from filtune.live.watching.reporting import WatchReports, tabulated
 from filtune.optimizers import LoKO
 from scipy.stats import binom, ttest_1samp
 
@@ -213,3 +213,15 @@ def test_a_shadow_that_cannot_predict_changes_nothing_for_the_others() -> None:
 
     assert comparison.each(ask) == {"adamw": 1}
     assert comparison.shadows["loko"].failure == "no prediction"
+
+
+def test_predictions_of_the_first_learner_that_are_not_finite_are_counted() -> None:
+    comparison = Comparison(new_table_learner(on_divergence="warn"), ["loko"])
+    for number, (x, y) in enumerate(stream(7)):
+        if number == 4:
+            for param in comparison.learner.optimizer.trained():
+                param.data.fill_(float("nan"))
+        comparison.apply(lambda each, x=x, y=y: each.learn_one(x, y))  # type: ignore[misc]
+    assert tabulated(comparison).startswith("compared on 4 predictions; 3 of AdamW were not finite\n")
+    again = Comparison(comparison.learner, state=comparison.state())
+    assert tabulated(again) == tabulated(comparison)
