@@ -41,10 +41,11 @@ class Receiver:
                 self.send_response(status)
                 if status == 302:
                     self.send_header("Location", f"http://127.0.0.1:{receiver.port}/elsewhere")
-                self.end_headers()
+                # before the answer is sent, for the sender may go on at once
                 receiver.headers.append({"path": self.path, **dict(self.headers)})
                 if status < 300:
                     receiver.taken.append(json.loads(body))
+                self.end_headers()
                 receiver.arrived.release()
 
             do_GET = do_POST
