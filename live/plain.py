@@ -29,10 +29,12 @@ def check_id(id: Any) -> None:
     """Check what a sample is known by.
 
     Raises:
-        ValueError: If it is neither a text nor an integer, or cannot be kept.
+        ValueError: If it is neither a text nor an integer, is blank, or cannot be kept.
     """
     if isinstance(id, bool) or not isinstance(id, str | int):
         raise ValueError(f"id: a text or an integer is needed, got {shortened(id)}")
+    if isinstance(id, str) and not id.strip():  # of an empty field, which would make all samples without id the same
+        raise ValueError(f"id: {id[:MOST_SHOWN]!r} is blank; leave it out, or give every sample one of its own")
     if fault := fault_of(id):
         raise ValueError(f"id: {shortened(id)} {fault}")
 

@@ -52,7 +52,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     507: {"model": Problem, "description": "The disk is full. Nothing was accepted."},
 }
 NEEDED = {
-    "id": "must be a text of at most 200 characters, or an integer",
+    "id": "must be an integer, or a text of 1 to 200 characters that is not blank",
     "y": "must be a text, a number, true or false, or a list of classes",
 }
 LEARNED = Query(False, description="Answer when it was learned, not as soon as it is on the disk.")

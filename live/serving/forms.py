@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from typing import Any
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what is wrong with a form is in the answer
 
 MOST_PARTS = 16
 """Fields of a form."""
@@ -80,7 +83,7 @@ def json_of_form(content_type: bytes, body: bytes) -> bytes:
     Args:
         content_type: The header, with the boundary of the parts.
         body: The body. A file becomes the base64 of its bytes, or its text where its media type is ``text/...``; other
-            fields are texts.
+            fields are texts. A blank id, which an empty field of a page sends, is left out.
 
     Raises:
         ValueError: If it is no such form.
@@ -99,6 +102,8 @@ def json_of_form(content_type: bytes, body: bytes) -> bytes:
     found: dict[str, list[str]] = {}
     for name, is_file, kind, content in reader.parts:
         is_text = not is_file or kind.startswith(b"text/")
+        if name == "id" and is_text and not content.strip():
+            continue
         found.setdefault(name, []).append(_text(name, content) if is_text else base64.b64encode(content).decode())
     return json.dumps({name: values[0] if len(values) == 1 else values for name, values in found.items()}).encode()
 
@@ -107,4 +112,6 @@ def _text(name: str, content: bytearray) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name[:60]}: the field of the form is no text in UTF-8") from error
+        raise ValueError(
+            f"{name[:60]}: the field of the form is no text in UTF-8; an image has a media type such as image/png"
+        ) from error

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from ..plain import HALF_PAIR, is_text
+from ..plain import HALF_PAIR, check_id, is_text
 
 
 def _of_characters(x: Any) -> Any:
@@ -25,8 +25,16 @@ def _of_characters(x: Any) -> Any:
     return x
 
 
+def _id(value: str) -> str:
+    check_id(value)
+    return value
+
+
 Sample = Annotated[Any, AfterValidator(_of_characters)]
-Id = Annotated[StrictStr, Field(max_length=200)] | Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+Id = (
+    Annotated[StrictStr, Field(max_length=200), AfterValidator(_id)]
+    | Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+)
 Label = Annotated[
     StrictStr | StrictBool | StrictInt | StrictFloat | list[StrictStr | StrictInt], AfterValidator(_of_characters)
 ]

@@ -104,3 +104,16 @@ def test_what_is_no_form_is_refused_in_one_line(body: bytes, words: str) -> None
     for cut in range(0, len(body), 7):  # nor does a form that was cut end in anything else
         with pytest.raises(ValueError, match="form"):
             json_of_form(KIND, body[:cut])
+
+
+def test_a_blank_id_is_none_in_a_form_and_refused_in_json(folder: Path) -> None:
+    """A page sends an empty field; one id for all samples without one would make their labels duplicates."""
+    body = part("id", b" ") + part("x", b"text") + END
+    assert json.loads(json_of_form(KIND, body)) == {"x": "text"}
+    with serving(folder) as client:
+        for _ in range(2):
+            form = {"x": ("a.png", FILES[0], "image/png"), "y": (None, str(YS[0])), "id": (None, "")}
+            assert client.post("/learn", files=form).json() == {"outcomes": ["accepted"]}
+        answer = client.post("/learn", json={"x": XS[0], "y": YS[0], "id": ""})
+        assert answer.status_code == 422
+        assert "that is not blank" in answer.text

@@ -35,7 +35,7 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("a huge label", "/learn", {"x": XS[0], "y": 10**400}, 422, "y: "),
     ("a list as label", "/learn", {"x": XS[0], "y": [1]}, 422, "y: one class is needed"),
     ("another field", "/predict", {"x": XS[0], "z": 1}, 422, "z: Extra"),
-    ("a long id", "/predict", {"x": XS[0], "id": "a" * 201}, 422, "id: must be a text of at most 200"),
+    ("a long id", "/predict", {"x": XS[0], "id": "a" * 201}, 422, "id: must be an integer, or a text of 1 to 200"),
     ("an id that is true", "/predict", {"x": XS[0], "id": True}, 422, "id: must be"),
     ("a huge id", "/predict", {"x": XS[0], "id": 2**63}, 422, "id: must be"),
     ("no class", "/learn", {"x": XS[0], "y": 10}, 422, "not among the classes .*--new_classes add"),
