@@ -16,6 +16,10 @@ from .plain import check_id
 from .sources import RawSample, TextFields
 from .unique_ids import UniqueIds
 from .watching.comparison import Comparison
+from .watching.reporting import print_line
+
+DROPPED = "early labels dropped"
+"""Count of labels that came before their samples, and were dropped for newer ones beyond ``--unique_ids``."""
 
 
 class Answers:
@@ -28,7 +32,7 @@ class Answers:
         comparison: Other learners that see the same samples.
         uncertainty: Whether an answer has what the filter knows of its uncertainty; it costs about a step.
         unique_ids: Most ids to remember where each names one sample, so that repetitions are not learned from and a
-            label may come before its sample; 0 where an id may come again.
+            label may come before its sample; 0 where an id may come again, None for the number of the state.
 
     Raises:
         ValueError: If the optimizer has no covariance of which an uncertainty could be computed.
@@ -41,7 +45,7 @@ class Answers:
         id_column: str,
         comparison: Comparison | None = None,
         uncertainty: bool = False,
-        unique_ids: int = 0,
+        unique_ids: int | None = None,
     ) -> None:
         self.learner, self.label_column, self.id_column = learner, label_column, id_column
         self.comparison = Comparison(learner) if comparison is None else comparison
@@ -80,9 +84,14 @@ class Answers:
         return {"counts": dict(self.counts), **({"ids": self.ids.state()} if self.ids.most else {})}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state` returned."""
+        """Restore what :meth:`state` returned; says what a smaller number of ids drops."""
         self.counts.update(state["counts"])
-        self.ids.load(state.get("ids") or {"learned": [], "early": []})
+        ids, labels = self.ids.load(state.get("ids") or {"learned": [], "early": []})
+        self._count_dropped(labels)
+        if ids or labels:
+            print_line(
+                f"--unique_ids {self.ids.most}: the oldest {ids} ids and {labels} early labels of the state are dropped"
+            )
 
     def _bad(self, error: Exception) -> dict[str, Any]:
         self.counts["bad"] += 1
@@ -122,9 +131,12 @@ class Answers:
             waits = id in self.learner.pending
             if self.ids.is_learned(id) or (waits and is_sample and not has_label):
                 return {**answer, "duplicate": True}, self._count_duplicate
+            early = self.ids.early_label(id)
             if not is_sample and not waits:
-                return {**answer, "label": y}, partial(self.ids.keep_label, id, y)
-            if is_sample and not has_label and (early := self.ids.early_label(id)) is not None:
+                if early is not None:
+                    return {**answer, "duplicate": True}, self._count_duplicate
+                return {**answer, "label": y}, partial(self._keep_label, id, y)
+            if is_sample and not has_label and early is not None:
                 y, has_label = early, True
         if not is_sample:
             return {**answer, "label": y}, partial(self.comparison.apply, lambda each: each.feedback(id, y))
@@ -140,6 +152,14 @@ class Answers:
         self.counts["duplicate"] += 1
         return False
 
+    def _count_dropped(self, labels: int) -> None:
+        if labels:
+            self.counts[DROPPED] += labels
+
+    def _keep_label(self, id: Any, y: Any) -> bool:
+        self._count_dropped(self.ids.keep_label(id, y))
+        return False
+
     def _take(self, x: Any, y: Any, id: Any, prediction: Any) -> bool:
         """Learn from a sample, or let it wait for its label; return whether it was learned from."""
         if y is None and id is not None:
@@ -150,12 +170,17 @@ class Answers:
 
 
 def prediction_fields(learner: OnlineLearner, x: Any) -> dict[str, Any]:
-    """Return the prediction, and of classes that are exclusive its probability and the entropy of all in nats."""
+    """Return the prediction, and of classes that are exclusive its probability and the entropy of all in nats.
+
+    All are None where a probability is not finite.
+    """
     if not learner.labels.likelihood.is_softmax:
         return {"prediction": learner.predict_one(x)}
     found = learner.predict_proba_one(x)
     if not found:
         return {"prediction": None}
+    if not all(map(math.isfinite, found.values())):
+        return {"prediction": None, "probability": None, "entropy": None}
     best = max(found, key=lambda name: found[name])
     entropy = -sum(p * math.log(p) for p in found.values() if p > 0)
     return {"prediction": best, "probability": found[best], "entropy": entropy}

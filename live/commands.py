@@ -49,9 +49,9 @@ def learn_parser() -> argparse.ArgumentParser:
     parser.add_argument("--classes", nargs="+", help="the classes, or the word open for those of the labels that come")
     parser.add_argument("--new_classes", choices=("refuse", "add"), help="what to do about a label that is no class")
     parser.add_argument("--max_pending", type=int, default=10_000, help="most samples that wait for a label")
-    parser.add_argument("--unique_ids", type=int, default=0, metavar="N",
+    parser.add_argument("--unique_ids", type=int, metavar="N",
         help="each id names one sample: of the newest N, repetitions are not learned from, and a label may come before "
-        "its sample")  # fmt: skip
+        "its sample; 0 ends it, and left out it stays as the state has it (of a new one 0)")  # fmt: skip
     parser.add_argument("--uncertainty", action="store_true", help="add what a filter knows of it; costs about a step")
     parser.add_argument("--skip_read", action="store_true", help="of standard input, skip as many lines as were read")
     add_options(parser)

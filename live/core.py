@@ -207,12 +207,16 @@ class LearnerCore:
         self.publish()
 
     def came(self, what: int, count: int = 1) -> None:
-        """Count samples or labels that came, and apply the rules of the alarms, which may restore a kept state."""
+        """Count samples or labels that came, and apply the rules of the alarms, which may restore a kept state.
+
+        Alarms of one fault come one after the other: what comes on while another is on restores nothing.
+        """
+        was_quiet = self.monitor.is_quiet(besides=MISSING)
         for _ in range(count):
             self.monitor.window.came(what)
         events = self.monitor.observe(self.drift_state, self.steps)
         reasons = [event for event in events if event.status == "firing" and event.quantity != MISSING]
-        if reasons and self.monitor.rollback_on_alarm and self.monitor.kept:
+        if reasons and was_quiet and self.monitor.rollback_on_alarm and self.monitor.kept:
             step = self.restore_state()
             for event in reasons:
                 event.rolled_back_to = step

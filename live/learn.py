@@ -178,6 +178,7 @@ def _learn(options: argparse.Namespace) -> int:
     learner = begin(options)
     if options.columns:
         learner.inputs.columns = list(options.columns)
+    watched = learner.monitor.options()
     learner.watch_for(**monitor_options(options))
     comparison = open_comparison(learner, options.against, (stream or {}).get("against"), is_new=stream is None)
     answers = Answers(
@@ -190,9 +191,11 @@ def _learn(options: argparse.Namespace) -> int:
         learner.monitor, options.state.name, options.webhook, outbox, options.stop_on_alarm, comparison
     )
     loop = LearnLoop(source, output, answers, options.state, options.save_interval, reports)
-    if stream is None:
-        loop.save()  # from here on the output belongs to the state, also where a kill comes before the next save
-    else:
+    known_ids = ((stream or {}).get("ids") or {}).get("most", 0)
+    if stream is None or learner.monitor.options() != watched or answers.ids.most != known_ids:
+        # from here on the output, the ids of alarms and the options belong to the state, whenever a kill comes
+        loop.save()
+    if stream is not None:
         print(f"filtune: goes on after line {source.count} of {source.name}", file=sys.stderr)
     loop.run()
     counts = {"bad": 0, **answers.counts, **source.counts}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -59,6 +61,27 @@ def check_class(name: str, value: Any) -> None:
         raise ValueError(f"{name}: one class is needed, not a {kind}: {shortened(value)}")
     if fault := fault_of(value):
         raise ValueError(f"{name}: {shortened(value)} {fault}")
+
+
+def finite(value: Any, is_utf8: bool = False) -> Any:
+    """Return a value with None in place of every number that is not finite, which JSON has none of.
+
+    Args:
+        value: The value, of dicts and lists as deep as it is.
+        is_utf8: Whether half of a surrogate pair, which UTF-8 has none of, becomes a question mark.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode() if is_utf8 else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {finite(key, is_utf8): finite(each, is_utf8) for key, each in value.items()}
+    return [finite(each, is_utf8) for each in value] if isinstance(value, list | tuple) else value
+
+
+def json_text(value: Any, ensure_ascii: bool = True) -> str:
+    """Return a value as strict JSON; see :func:`finite`."""
+    return json.dumps(finite(value), ensure_ascii=ensure_ascii, allow_nan=False)
 
 
 def shortened(value: Any) -> str:

@@ -13,16 +13,17 @@ class UniqueIds:
     """The newest ids that were learned from, and the labels whose samples have not come.
 
     Args:
-        most: Most ids, and most labels, that are remembered; beyond it the oldest are forgotten.
+        most: Most ids, and most labels, that are remembered; beyond it the oldest are forgotten. 0 where an id may come
+            again, and None for the number of the state that is loaded, or 0.
 
     Raises:
         ValueError: If the number is negative.
     """
 
-    def __init__(self, most: int) -> None:
-        if most < 0:
+    def __init__(self, most: int | None) -> None:
+        if most is not None and most < 0:
             raise ValueError(f"--unique_ids: must be a number of ids, or 0 where they may come again; got {most}")
-        self.most = most
+        self._asked, self.most = most, most or 0
         self._learned: OrderedDict[Id, None] = OrderedDict()
         self._early: OrderedDict[Id, Any] = OrderedDict()
 
@@ -34,11 +35,10 @@ class UniqueIds:
         """Return the label that came before its sample; None where none did."""
         return self._early.get(id)
 
-    def keep_label(self, id: Id, y: Any) -> bool:
-        """Keep a label for the sample that is still to come; return that nothing was learned."""
+    def keep_label(self, id: Id, y: Any) -> int:
+        """Keep a label for the sample that is still to come; return how many others were dropped for it."""
         self._early[id] = y
-        _bound(self._early, self.most)
-        return False
+        return _bound(self._early, self.most)
 
     def note_learned(self, id: Id) -> None:
         """Take note that the sample of an id was learned from."""
@@ -47,17 +47,29 @@ class UniqueIds:
         _bound(self._learned, self.most)
 
     def state(self) -> dict[str, Any]:
-        """Return everything as lists."""
-        return {"learned": list(self._learned), "early": [list(pair) for pair in self._early.items()]}
+        """Return everything in plain values."""
+        return {
+            "most": self.most,
+            "learned": list(self._learned),
+            "early": [list(pair) for pair in self._early.items()],
+        }
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state` returned; with a smaller number the newest."""
+    def load(self, state: Mapping[str, Any]) -> tuple[int, int]:
+        """Restore what :meth:`state` returned; with a smaller number the newest.
+
+        Returns:
+            How many ids, and how many labels, were dropped.
+        """
         self._learned = OrderedDict.fromkeys(state["learned"])
         self._early = OrderedDict((id, y) for id, y in state["early"])
-        _bound(self._learned, self.most)
-        _bound(self._early, self.most)
+        if self._asked is None:  # states of earlier releases have no number
+            self.most = state.get("most") or max(len(self._learned), len(self._early))
+        return _bound(self._learned, self.most), _bound(self._early, self.most)
 
 
-def _bound(ids: OrderedDict[Id, Any], most: int) -> None:
-    while len(ids) > most:
+def _bound(ids: OrderedDict[Id, Any], most: int) -> int:
+    """Drop the oldest beyond a number, and return how many."""
+    dropped = max(0, len(ids) - most)
+    for _ in range(dropped):
         ids.popitem(last=False)
+    return dropped

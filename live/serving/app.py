@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
@@ -18,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
+from ..plain import finite
 from .access import Denied, Guard, Limits
 from .api_page import api_page
 from .batching import Batcher
@@ -128,11 +128,12 @@ def _add_learner(app: FastAPI, service: LearnerService, limits: Limits) -> None:
     async def predictions(samples: list[ToPredict]) -> list[Predicted]:
         xs, ids = [sample.x for sample in bounded(samples)], [sample.id for sample in samples]
         answers = await batcher.predict(xs)
-        found = [Predicted(**finite(answer._asdict())) for answer in answers]
+        found = [Predicted(**finite(answer._asdict(), is_utf8=True)) for answer in answers]
         kept = [place for place, id in enumerate(ids) if id is not None]
         if kept:
             operations = [
-                {"op": "wait", "id": ids[i], "x": xs[i], "answer": finite(answers[i].prediction)} for i in kept
+                {"op": "wait", "id": ids[i], "x": xs[i], "answer": finite(answers[i].prediction, is_utf8=True)}
+                for i in kept
             ]
             for place, outcome in zip(kept, await accept(operations, False), strict=True):
                 found[place].outcome = outcome
@@ -195,7 +196,7 @@ def _add_pages(app: FastAPI, service: LearnerService) -> None:
     @app.get("/status", tags=["watch"])
     def status() -> JSONResponse:
         """Return what the page shows: metrics, the test for drift, and recent predictions."""
-        return JSONResponse(finite(service.status()))
+        return JSONResponse(finite(service.status(), is_utf8=True))
 
     @app.get("/health", tags=["watch"])
     def health() -> JSONResponse:
@@ -277,14 +278,3 @@ def _add_errors(app: FastAPI) -> None:
 
 def _problem(status: int, text: str, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse({"error": text.encode("utf-8", "replace").decode()[:500]}, status, headers)
-
-
-def finite(value: Any) -> Any:
-    """Return a value as JSON and UTF-8 can hold it: null in place of NaN, ? in place of half a surrogate pair."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {finite(key): finite(each) for key, each in value.items()}
-    return [finite(each) for each in value] if isinstance(value, list | tuple) else value

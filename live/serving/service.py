@@ -16,6 +16,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from ..pending import Waiting
+from ..watching.monitor import MOST_EVENTS, Event
 from ..watching.reporting import WatchReports
 from .journal import LogNotWritten, Operation, Payload, payload
 from .known_ids import KnownIds, Outcome
@@ -67,6 +68,7 @@ class LearnerService:
         self._written: deque[Ticket] = deque()
         self._stopping = self._rotates = False
         self._reports: WatchReports | None = None
+        self._raised: deque[tuple[int, Event]] = deque(maxlen=MOST_EVENTS)
         self._step_seconds = 0.1
         self.predictor = ServicePredictor(self.learner)
         try:
@@ -74,7 +76,9 @@ class LearnerService:
             self._change_options()
             outbox = state.folder / "webhook.jsonl"
             self._reports = WatchReports(self.learner.monitor, str(state.folder), webhook, outbox)
-            self._reports.take({"operation": state.position})  # what the log has raised again, mostly known by its id
+            for position, event in self._raised:  # by the log that was read, mostly known by their ids
+                self._reports.report([event], {"operation": position})
+            self._raised.clear()
         except BaseException:
             state.journal.close()
             state.lock.release()
@@ -271,7 +275,9 @@ class LearnerService:
             self.monitor.rejected(error)
         self.monitor.outcome(operation["op"], outcome)
         self.state.position += 1
-        if self._reports is not None:
+        if self._reports is None:
+            self._raised.extend((self.state.position, event) for event in self.learner.monitor.take_events())
+        else:
             self._reports.take({"operation": self.state.position})
         return outcome
 

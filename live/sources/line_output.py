@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import sys
@@ -13,6 +12,7 @@ from typing import Any, BinaryIO, ClassVar
 
 from filtune.lightning_modules.atomic import DiskFull, reason_full
 
+from ..plain import json_text
 from .base import AnswerOutput
 
 
@@ -65,7 +65,7 @@ class FileOutput(AnswerOutput):
             OSError: If it cannot be written; names the output.
         """
         with self._naming_errors():
-            self.file.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
+            self.file.write(json_text(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
             self.file.flush()
 
     def state(self) -> int | None:

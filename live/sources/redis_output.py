@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from ..plain import json_text
 from .base import AnswerOutput, print_notice
 from .redis_server import SCHEMES, RedisStream
 from .redis_source import NOTHING, id_order
@@ -81,7 +82,7 @@ class RedisOutput(AnswerOutput):
         """Write the answers that are not there yet."""
         pipe = self.client.pipeline(transaction=False)
         for row in self._unwritten:
-            line = json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace")
+            line = json_text(row, ensure_ascii=False).encode(errors="backslashreplace")
             pipe.xadd(self.key, {FIELD: line}, id=_id_of(row), maxlen=self.most)
         for row, found in zip(self._unwritten, pipe.execute(raise_on_error=False), strict=True):
             if isinstance(found, Exception):

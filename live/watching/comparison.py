@@ -56,13 +56,18 @@ class Shadow:
 class Comparison:
     """A learner and others that see the same samples: the same model from the same start, with other optimizers.
 
-    Each predicts a sample before it learns from it. A shadow that diverges stops, and changes nothing for the others.
+    Each predicts a sample before it learns from it. A shadow that diverges, or whose prediction is not finite,
+    stops, and changes nothing for the others.
 
     Args:
         learner: The learner whose predictions count.
         against: Optimizers: names or classes as :class:`OnlineLearner` takes them, the name of a configuration, or a
             name with options such as ``adamw lr=1e-3``. A dict names them.
         state: What :meth:`state` returned; the optimizers are those of the state then.
+
+    Attributes:
+        count: Predictions that were compared.
+        left_out: Predictions of the first learner that were not finite, with which none can be compared.
 
     Raises:
         ValueError: If an optimizer is not there, comes twice, or has not these options.
@@ -75,10 +80,11 @@ class Comparison:
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.learner = learner
-        self.count, self.totals = 0, [0.0, 0.0]
+        self.count, self.left_out, self.totals = 0, 0, [0.0, 0.0]
         if state is not None:
             self.shadows = {name: self._restored(entry) for name, entry in state["shadows"].items()}
             self.count, self.totals = state["count"], list(state["totals"])
+            self.left_out = state.get("left_out", 0)
             return
         named = against if isinstance(against, Mapping) else names_of(against)
         self.shadows = {name: Shadow(self._copy(name, optimizer)) for name, optimizer in named.items()}
@@ -125,7 +131,9 @@ class Comparison:
             What the first learner returned. Where it raises, the others see nothing of it.
         """
         found, score = _scored(self.learner, change)
-        if score is not None:
+        if score is not None and not score.is_finite():
+            self.left_out += 1
+        elif score is not None:
             self.count += 1
             self.totals = _sum(self.totals, score)
         for shadow in self.shadows.values():
@@ -134,17 +142,27 @@ class Comparison:
             try:
                 _, other = _scored(shadow.learner, change)
             except Exception as error:  # of whatever kind: what counts is the first learner
-                shadow.failure = " ".join(str(error).split())[:300] or type(error).__name__
+                shadow.failure = _line(error)
                 continue
-            if score is not None and other is not None:
+            if other is not None and not other.is_finite():
+                shadow.failure = f"predictions are not finite from sample {self.count} on"
+            elif score is not None and score.is_finite() and other is not None:
                 shadow.loss.add(other.loss - score.loss)
                 shadow.error.add(other.error - score.error)
                 shadow.totals = _sum(shadow.totals, other)
         return found
 
     def each(self, ask: Callable[[OnlineLearner], T]) -> dict[str, T]:
-        """Return what the shadows that still learn answer, by name."""
-        return {name: ask(shadow.learner) for name, shadow in self.shadows.items() if not shadow.failure}
+        """Return what the shadows that still learn answer, by name; one that raises learns no more."""
+        found = {}
+        for name, shadow in self.shadows.items():
+            if shadow.failure:
+                continue
+            try:
+                found[name] = ask(shadow.learner)
+            except Exception as error:  # of whatever kind: what counts is the first learner
+                shadow.failure = _line(error)
+        return found
 
     # results
 
@@ -177,7 +195,7 @@ class Comparison:
     def state(self) -> dict[str, Any]:
         """Return everything but the first learner, for a checkpoint."""
         shadows = {name: shadow.state() for name, shadow in self.shadows.items()}
-        return {"shadows": shadows, "count": self.count, "totals": self.totals}
+        return {"shadows": shadows, "count": self.count, "left_out": self.left_out, "totals": self.totals}
 
 
 @dataclass(frozen=True)
@@ -229,11 +247,17 @@ class Result:
 
 
 def _scored(learner: OnlineLearner, change: Callable[[OnlineLearner], T]) -> tuple[T, Score | None]:
-    """Return what a change returns, and the scores of what was learned from; None where nothing was."""
+    """Return what a change returns, and the scores of what was learned from, NaN of a prediction that is not finite."""
     window = learner.monitor.window
     before = window.count
     found = change(learner)
-    return found, window.last(window.count - before) if window.count > before else None
+    if window.count == before:
+        return found, None
+    return found, window.last(window.count - before) or Score(math.nan, math.nan)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _sum(totals: Sequence[float], values: Sequence[float]) -> list[float]:

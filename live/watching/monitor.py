@@ -63,7 +63,7 @@ class LearnerMonitor:
         window: The last predictions.
         alarms: The alarms.
         keep_states: Most states that are kept.
-        rollback_on_alarm: Whether an alarm restores the last of them.
+        rollback_on_alarm: Whether an alarm restores the last of them, where no other is on.
         kept: The states, the oldest first.
         rollbacks: How often one was restored.
         stream: What the ids of events begin with; random, and saved.
@@ -153,9 +153,9 @@ class LearnerMonitor:
         if observation is not None:
             self.window.update(observation)
 
-    def is_quiet(self) -> bool:
-        """Return whether no alarm is on."""
-        return not any(alarm.fires for alarm in self.alarms)
+    def is_quiet(self, besides: str = "") -> bool:
+        """Return whether no alarm is on, but for those on one figure."""
+        return not any(alarm.fires for alarm in self.alarms if alarm.rule.quantity != besides)
 
     def observe(self, drift: dict[str, Any], step: int) -> list[Event]:
         """Apply the rules to the figures of now, and return what came of it, which waits to be taken as well.
@@ -173,7 +173,7 @@ class LearnerMonitor:
                 continue
             status = None if value is None else alarm.take(value)
             if status is not None:
-                samples, text = self.window.count, alarm.rule.text
+                samples, text = self.window.total(), alarm.rule.text
                 shown = float(self._drifts) if text == DRIFT else alarm.value
                 id = f"{self.stream}-{text.replace(' ', '')}-{samples}-{step}-{alarm.times}-{status}"
                 found.append(Event(id, text, alarm.rule.quantity, status, float(shown or 0), samples, step))

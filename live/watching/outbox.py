@@ -11,6 +11,8 @@ from typing import Any
 
 from filtune.lightning_modules.atomic import atomic_write
 
+from ..plain import json_text
+
 REMEMBERED = 10_000
 """Events that are remembered, the newest."""
 
@@ -37,11 +39,12 @@ class Outbox:
         self._lock = threading.Lock()
         self._known: OrderedDict[str, None] = OrderedDict()
         self._waiting: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._lines = 0
         if path.is_file():
             self._read()
 
     def _read(self) -> None:
-        """Read what is there, and write it anew without what is too old; an incomplete line was never sent."""
+        """Read what is there, and write it anew; an incomplete line was never sent."""
         for line in self.path.read_bytes().split(b"\n"):
             try:
                 entry = json.loads(line)
@@ -53,10 +56,15 @@ class Outbox:
             if "event" in entry:
                 self._waiting[id] = entry["event"]
         self._bound()
-        rows = [{"delivered": id} for id in self._known if id not in self._waiting]
+        self._compact()
+
+    def _compact(self) -> None:
+        """Write the file anew, without what is too old and with one line for each event."""
+        rows: list[dict[str, Any]] = [{"delivered": id} for id in self._known if id not in self._waiting]
         rows += [{"event": event} for event in self._waiting.values()]
         with atomic_write(self.path) as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.writelines(json_text(row) + "\n" for row in rows)
+        self._lines = len(rows)
 
     def add(self, event: dict[str, Any]) -> bool:
         """Take in an event to be sent; returns False for one that is known."""
@@ -96,8 +104,11 @@ class Outbox:
         """Append a line; where that fails, as on a full disk, the event is sent all the same."""
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json_text(row) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+            self._lines += 1
+            if self._lines > 2 * REMEMBERED + len(self._waiting):
+                self._compact()
         except OSError:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,12 @@ class WatchReports:
         Args:
             place: The place in the stream, which documents of the webhook have as well.
         """
+        return self.report(self._monitor.take_events(), place)
+
+    def report(self, events: Iterable[Event], place: dict[str, Any]) -> dict[str, Any]:
+        """Report events that were taken at a place; returns the same as :meth:`take`."""
         found = []
-        for event in self._monitor.take_events():
+        for event in events:
             print_line(describe_event(event, place))
             if self._webhook:
                 self._webhook.post({**event.as_dict(), "stream": self._name, **place, "time": now()})
@@ -104,7 +109,8 @@ class WatchReports:
 
 def tabulated(comparison: Comparison) -> str:
     """Return a comparison as a table, with a line before it."""
-    return f"compared on {comparison.count} predictions\n{comparison.table()}"
+    left_out = f"; {comparison.left_out} of {comparison.name} were not finite" if comparison.left_out else ""
+    return f"compared on {comparison.count} predictions{left_out}\n{comparison.table()}"
 
 
 def describe_event(event: Event, place: dict[str, Any]) -> str:

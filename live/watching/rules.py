@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,8 +86,8 @@ def parse(text: Any, known: Mapping[str, bool], has_drift: bool, size: int) -> R
     least = min(MIN_SAMPLES, size) if after is None else _count(shown, after)
     if least > size:
         raise ValueError(f"{shown}: the window holds {size} predictions, never {least}; take a larger window")
-    words = [quantity, sign, f"{numbers[0]:g}"]
-    words += ["until", f"{numbers[1]:g}"] if until else []
+    words = [quantity, sign, _shown(numbers[0])]
+    words += ["until", _shown(numbers[1])] if until else []
     words += ["after", str(least)] if after else []
     return Rule(" ".join(words), quantity, is_below, *numbers, least)
 
@@ -94,14 +95,22 @@ def parse(text: Any, known: Mapping[str, bool], has_drift: bool, size: int) -> R
 def _number(shown: str, quantity: str, text: str, is_share: bool) -> float:
     """Return the number of a text; of a share also one in percent."""
     try:
-        value = float(text.removesuffix("%")) / 100 if is_share and text.endswith("%") else float(text)
-    except ValueError:
+        is_percent = is_share and text.endswith("%")
+        value = float(Decimal(text.removesuffix("%")).scaleb(-2)) if is_percent else float(text)
+    except (ValueError, ArithmeticError):
         value = math.nan
     if not math.isfinite(value):
         raise ValueError(f"{shown}: {text!r} is no number")
     if is_share and abs(value) > 1:
-        raise ValueError(f"{shown}: {quantity} is a share and at most 1; write {text}% or {value / 100:g}")
+        is_meant = 2 < value <= 100 and not text.endswith("%")
+        percent = f"; write {text}% or {_shown(float(Decimal(text).scaleb(-2)))}" if is_meant else ""
+        raise ValueError(f"{shown}: {quantity} is a share, and shares are between 0 and 1{percent}")
     return value
+
+
+def _shown(value: float) -> str:
+    """Return a number with all its digits, without a fraction of zero: other numbers are other rules."""
+    return repr(value).removesuffix(".0")
 
 
 def _count(shown: str, text: str) -> int:

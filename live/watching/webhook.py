@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
-import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
 
+from ..plain import json_text
 from .outbox import Outbox
 
 TOKEN = "FILTUNE_WEBHOOK_TOKEN"
 """Environment variable with the token of the receiver."""
 
 TIMEOUT = 10.0
-"""Seconds that a request may take, and the end of a command waits for the last ones."""
+"""Seconds that a try may take as a whole, and the end of a command waits for the last one."""
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 300.0
 """Seconds between two tries: the first, doubled up to the last."""
@@ -32,6 +34,35 @@ class _NoRedirect(HTTPRedirectHandler):
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         """Return None, so that the redirect is an error."""
         return
+
+
+class _Connections(HTTPHandler, HTTPSHandler):
+    """Handler of http and https that can end its connections from another thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: list[http.client.HTTPConnection] = []
+
+    def http_open(self, request: Request) -> Any:
+        """Open an address of http."""
+        return self.do_open(self._noted(http.client.HTTPConnection), request)
+
+    def https_open(self, request: Request) -> Any:
+        """Open an address of https; the certificate is checked."""
+        return self.do_open(self._noted(http.client.HTTPSConnection), request)
+
+    def _noted(self, kind: type[http.client.HTTPConnection]) -> Any:
+        def connection(*args: Any, **kwargs: Any) -> http.client.HTTPConnection:
+            self._made.append(kind(*args, **kwargs))
+            return self._made[-1]
+
+        return connection
+
+    def end(self) -> None:
+        """End the connections; whoever waits for one gets an error."""
+        for connection in self._made:
+            with contextlib.suppress(OSError, AttributeError):  # one that is not open yet, or no longer
+                connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 class Webhook:
@@ -55,7 +86,6 @@ class Webhook:
     def __init__(self, url: str, outbox: Outbox, say: Callable[[str], None]) -> None:
         self.host, self._token = check_webhook(url), read_webhook_token(url)
         self._url, self._outbox, self._say = url, outbox, say
-        self._opener = build_opener(_NoRedirect())
         self.failures = self.delivered = 0
         self._wake, self._ends = threading.Condition(), False
         self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
@@ -101,19 +131,38 @@ class Webhook:
             wait = min(2 * wait, LONGEST_WAIT)
 
     def _send(self, event: dict[str, Any]) -> str | None:
-        """Send an event, and return what went wrong."""
+        """Send an event, and return what went wrong; after :data:`TIMEOUT`, whatever the receiver does.
+
+        The timeout of a socket is of one operation: a name that is looked up, several addresses and an answer in small
+        pieces take many. So the try has a thread of its own, whose connection is ended.
+        """
         headers = {"Content-Type": "application/json", "User-Agent": "filtune", "Idempotency-Key": event["id"]}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        request = Request(self._url, json.dumps(event).encode(), headers, method="POST")
-        try:
-            with self._opener.open(request, timeout=TIMEOUT):
-                return None
-        except HTTPError as error:
-            error.close()
-            return f"status {error.code}" + (", a redirect, which is not followed" if 300 <= error.code < 400 else "")
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            return " ".join(str(getattr(error, "reason", None) or error).split())[:200] or type(error).__name__
+        request = Request(self._url, json_text(event).encode(), headers, method="POST")
+        connections, faults = _Connections(), []
+        opener, seconds = build_opener(_NoRedirect(), connections), TIMEOUT
+        thread = threading.Thread(
+            target=lambda: faults.append(_fault_of(opener, request, seconds)), name="webhook try", daemon=True
+        )
+        thread.start()
+        thread.join(seconds)
+        if faults:
+            return faults[0]
+        connections.end()
+        return f"no answer within {seconds:g} s"
+
+
+def _fault_of(opener: OpenerDirector, request: Request, seconds: float) -> str | None:
+    """Send a request, and return what went wrong; each operation of its socket may take so many seconds."""
+    try:
+        with opener.open(request, timeout=seconds):
+            return None
+    except HTTPError as error:
+        error.close()
+        return f"status {error.code}" + (", a redirect, which is not followed" if 300 <= error.code < 400 else "")
+    except Exception as error:  # of whatever kind: the try has failed
+        return " ".join(str(getattr(error, "reason", None) or error).split())[:200] or type(error).__name__
 
 
 def check_webhook(url: str) -> str:

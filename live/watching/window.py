@@ -5,6 +5,7 @@ Shapes: ``N`` predictions in the window, ``m`` outputs.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import deque
 from typing import Any, NamedTuple
@@ -41,6 +42,10 @@ class Score(NamedTuple):
     loss: float
     error: float
 
+    def is_finite(self) -> bool:
+        """Return whether both are finite."""
+        return math.isfinite(self.loss) and math.isfinite(self.error)
+
 
 class ScoreWindow:
     r"""The last predictions that were scored before their labels were learned, and figures of them.
@@ -60,7 +65,8 @@ class ScoreWindow:
         size: Predictions in the window.
 
     Attributes:
-        count: Predictions so far.
+        count: Predictions so far, of which the next is at this place of the ring.
+        earlier: Predictions before them that came to windows of other sizes.
 
     Raises:
         ValueError: If the size is not positive.
@@ -69,7 +75,7 @@ class ScoreWindow:
     def __init__(self, task: Task, size: int = SIZE) -> None:
         if size < 1:
             raise ValueError(f"window: must be at least one prediction, got {size}")
-        self.task, self.size, self.count = task, size, 0
+        self.task, self.size, self.count, self.earlier = task, size, 0, 0
         self._columns: dict[str, Tensor] = {}
         self._came: deque[int] = deque(maxlen=size)
         self._has_interval = _has_interval(task)
@@ -126,6 +132,7 @@ class ScoreWindow:
             kept = rows[-size:]
             other._columns[name] = torch.cat([kept, kept.new_zeros(size - len(kept), *kept.shape[1:])])
             other.count = len(kept)
+        other.earlier = self.total() - other.count
         return other
 
     # figures
@@ -133,6 +140,10 @@ class ScoreWindow:
     def __len__(self) -> int:
         """Return how many predictions the window holds."""
         return min(self.count, self.size)
+
+    def total(self) -> int:
+        """Return how many predictions there were in all, whatever the size of the window was."""
+        return self.earlier + self.count
 
     def arrived(self) -> int:
         """Return how many samples and labels the window holds."""
@@ -216,13 +227,19 @@ class ScoreWindow:
 
     def state(self) -> dict[str, Any]:
         """Return everything in plain values and tensors."""
-        return {"size": self.size, "count": self.count, "came": list(self._came), "columns": self._columns}
+        return {
+            "size": self.size,
+            "count": self.count,
+            "earlier": self.earlier,
+            "came": list(self._came),
+            "columns": self._columns,
+        }
 
     @classmethod
     def of_state(cls, task: Task, state: dict[str, Any], device: torch.device) -> ScoreWindow:
         """Return the window of a checkpoint."""
         found = cls(task, state["size"])
-        found.count = state["count"]
+        found.count, found.earlier = state["count"], state.get("earlier", 0)
         found._came.extend(state["came"])
         found._columns = {name: column.to(device, copy=True) for name, column in state["columns"].items()}
         return found

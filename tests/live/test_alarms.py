@@ -24,6 +24,11 @@ KNOWN = {"accuracy": True, "log_loss": False}
         ("accuracy < 0.7", Rule("accuracy < 0.7", "accuracy", True, 0.7, 0.7, 100)),
         (" accuracy<70%  until 75% ", Rule("accuracy < 0.7 until 0.75", "accuracy", True, 0.7, 0.75, 100)),
         ("log_loss > 1e1 until 9 after 5", Rule("log_loss > 10 until 9 after 5", "log_loss", False, 10, 9, 5)),
+        (
+            "log_loss > 1234567 until 1234566.25",
+            Rule("log_loss > 1234567 until 1234566.25", "log_loss", False, 1234567, 1234566.25, 100),
+        ),
+        ("accuracy < 6.93e1% until 7e-1", Rule("accuracy < 0.693 until 0.7", "accuracy", True, 0.693, 0.7, 100)),
         ("drift", Rule("drift", "drift")),
     ],
 )
@@ -43,7 +48,12 @@ def test_a_small_window_needs_no_more_than_it_holds() -> None:
         ("accuracy < x", "'x' is no number"),
         ("accuracy < nan", "'nan' is no number"),
         ("log_loss > 50%", "'50%' is no number"),
-        ("accuracy < 70", "accuracy is a share and at most 1; write 70% or 0.7"),
+        ("accuracy < 70", "accuracy is a share, and shares are between 0 and 1; write 70% or 0.7"),
+        ("accuracy > 2", "'accuracy > 2': accuracy is a share, and shares are between 0 and 1"),
+        ("accuracy > 300%", "accuracy is a share, and shares are between 0 and 1"),
+        ("accuracy > x%", "'x%' is no number"),
+        ("accuracy > inf%", "'inf%' is no number"),
+        ("accuracy > 1e999999999%", "'1e999999999%' is no number"),
         ("accuracy = 0.7", "cannot be read; write it as 'accuracy < 0.7'"),
         ("", "cannot be read"),
         (0.7, "a text is needed"),
@@ -188,3 +198,15 @@ def test_wrong_options_change_nothing(options: dict[str, Any], words: str) -> No
     with pytest.raises(ValueError, match=words):
         learner.watch_for(**options)
     assert learner.monitor.options() == before
+
+
+def test_another_window_goes_on_counting_samples() -> None:
+    learner, samples = new_table_learner(), stream(60)
+    learner.watch_for(["accuracy < 1 until 1 after 1"], window=20)
+    for size, part in [(20, samples[:30]), (5, samples[30:40]), (50, samples[40:])]:
+        learner.watch_for(window=size)
+        for x, y in part:
+            learner.learn_one(x, y)
+    events = learner.monitor.take_events()
+    assert [event.samples for event in events] == [event.step for event in events]
+    assert learner.monitor.window.total() == 60

@@ -80,9 +80,44 @@ def test_labels_before_their_samples_and_repetitions() -> None:
     twin = Answers(one, "label", "id", unique_ids=3)
     twin.load(json.loads(json.dumps(answers.state())))
     assert twin.state() == answers.state() == {
-        "counts": {"learned": 5, "duplicate": 6, "bad": 1}, "ids": {"learned": [1, 2, 3], "early": []}
+        "counts": {"learned": 5, "duplicate": 6, "bad": 1}, "ids": {"most": 3, "learned": [1, 2, 3], "early": []}
     }  # fmt: skip
     assert [take(id=i, label="p")["learned"] for i in (4, 5, 6, 7)] == [False] * 4  # of which 4 is forgotten
     assert take(id=4, a=1.0) == waits
     assert take(id=5, a=1.0) == learned
     assert take(id=1, a=1.0) == waits  # of the newest three only
+
+
+def test_the_number_of_unique_ids_is_part_of_the_state(capsys: pytest.CaptureFixture[str]) -> None:
+    """Left out it stays, so that nothing is learned twice and early labels are still learned."""
+    one = learner(classes=["n", "p"])
+
+    def opened(unique_ids: int | None, state: dict[str, Any] | None = None) -> Answers:
+        answers = Answers(one, "label", "id", unique_ids=unique_ids)
+        if state is not None:
+            answers.load(state)
+        return answers
+
+    def take(answers: Answers, **line: Any) -> dict[str, Any]:
+        return answers.answer(json.dumps(line).encode())
+
+    first = opened(3)
+    assert [take(first, id=i, a=1.0, label="p")["learned"] for i in (1, 2)] == [True, True]
+    assert [take(first, id=i, label="n")["learned"] for i in (8, 9)] == [False, False]
+    assert take(first, id=9, label="p") == {"id": 9, "duplicate": True, "learned": False}  # the first is kept
+    state = json.loads(json.dumps(first.state()))
+    again = opened(None, state)
+    assert again.state() == state
+    assert capsys.readouterr().err == ""
+    assert take(again, id=1, a=1.0, label="p")["duplicate"]
+    assert take(again, id=9, a=1.0)["label"] == "n"
+    assert not any(take(again, id=i, label="p")["learned"] for i in (10, 11, 12))  # the third drops the label of 8
+    assert again.counts["early labels dropped"] == 1
+    smaller = opened(1, again.state())
+    assert "--unique_ids 1: the oldest 2 ids and 2 early labels of the state are dropped" in capsys.readouterr().err
+    assert smaller.state()["ids"] == {"most": 1, "learned": [9], "early": [[12, "p"]]}
+    assert smaller.counts["early labels dropped"] == 3
+    ended = opened(0, smaller.state())
+    assert "ids" not in ended.state()
+    assert take(opened(None, ended.state()), id=9, a=1.0, label="p")["learned"]  # ids may come again
+    assert "duplicate" not in take(opened(None), id=9, a=1.0, label="p")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filtune.live.answers import Answers
+from filtune.live.sources.lines import FileOutput
 from filtune.live.watching.comparison import Comparison
 from filtune.live.watching.differences import MOST_BLOCKS, BlockMeans
+from filtune.live.watching.reporting import WatchReports, tabulated
 from filtune.optimizers import LoKO
 from scipy.stats import binom, ttest_1samp
 
@@ -167,3 +171,57 @@ def test_correlated_differences_are_not_taken_for_evidence() -> None:
         plain += ttest_1samp(column, 0).pvalue < 0.05
     assert wrong <= binom.ppf(0.999, streams, 0.068)
     assert plain > streams / 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_shadow_whose_predictions_are_not_finite_is_stopped(
+    value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where its optimizer goes on, and before its finite predictions alone are what is scored."""
+    learner = new_table_learner(on_divergence="warn")
+    comparison = Comparison(learner, {"broken": "adamw", "sound": "loko"})
+    answers = Answers(learner, "label", "id", comparison)
+    reports = WatchReports(learner.monitor, "s", None, tmp_path / "out", comparison=comparison)
+    output = FileOutput(str(tmp_path / "answers"), None)
+    for number, (x, y) in enumerate(stream(9)):
+        if number == 5:
+            for param in comparison.shadows["broken"].learner.optimizer.trained():
+                param.data.fill_(value)
+            comparison.shadows["broken"].learner.newest()
+            comparison.shadows["broken"].learner.publish()
+        output.write({"line": number, **answers.answer({**x, "label": y}), **reports.take({"line": number})})
+    output.close()
+    own, broken, sound = comparison.results()
+    assert (own.count, broken.count, sound.count) == (9, 5, 9)
+    assert broken.failure == "predictions are not finite from sample 6 on"
+    assert "against broken: learns no more, the others go on: predictions are not finite" in capsys.readouterr().err
+    text = (tmp_path / "answers").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    rows = [json.loads(line)["against"] for line in text.splitlines()]
+    assert rows[5]["broken"] == {"prediction": None, "probability": None, "entropy": None}
+    assert ["broken" in row for row in rows] == [True] * 6 + [False] * 3
+
+
+def test_a_shadow_that_cannot_predict_changes_nothing_for_the_others() -> None:
+    comparison = Comparison(new_table_learner(), ["loko", "adamw"])
+
+    def ask(each: OnlineLearner) -> int:
+        if each is comparison.shadows["loko"].learner:
+            raise RuntimeError("no prediction")
+        return 1
+
+    assert comparison.each(ask) == {"adamw": 1}
+    assert comparison.shadows["loko"].failure == "no prediction"
+
+
+def test_predictions_of_the_first_learner_that_are_not_finite_are_counted() -> None:
+    comparison = Comparison(new_table_learner(on_divergence="warn"), ["loko"])
+    for number, (x, y) in enumerate(stream(7)):
+        if number == 4:
+            for param in comparison.learner.optimizer.trained():
+                param.data.fill_(float("nan"))
+        comparison.apply(lambda each, x=x, y=y: each.learn_one(x, y))  # type: ignore[misc]
+    assert tabulated(comparison).startswith("compared on 4 predictions; 3 of AdamW were not finite\n")
+    again = Comparison(comparison.learner, state=comparison.state())
+    assert tabulated(again) == tabulated(comparison)

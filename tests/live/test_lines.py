@@ -38,7 +38,7 @@ def resumed(path: Path, before: Lines, **options: bool) -> Lines:
 
 
 @pytest.mark.parametrize(
-    "last", [b'{"a": 0.12', b'{"a": 1, "b": "x\\', b"12", b"-1.5", b'"te', b"[1, 2", b"tru", b'{"a": "\xc3', b"{" * 9]
+    "last", [b'{"a": 0.12', b'{"a": 1, "b": "x\\', b"12", b"-1.5", b'"te', b"[1, 2", b"fal", b'{"a": "\xc3', b"{" * 9]
 )
 def test_a_line_that_is_written_by_half_is_read_once_it_is_whole(
     tmp_path: Path, last: bytes, capsys: pytest.CaptureFixture[str]

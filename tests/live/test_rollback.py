@@ -127,3 +127,34 @@ def test_kept_states_are_saved(kind: str, tmp_path: Path) -> None:
         learner.learn_one(x, y)
         again.learn_one(x, y)
     assert differences(learner, again) == []
+
+
+def test_alarms_of_one_fault_roll_back_once() -> None:
+    """Drift, loss and accuracy show it one after the other; a figure of labels prevents no rollback."""
+    learner = new_table_learner()
+    rules = ["drift", "log_loss > 0.8 until 0.5 after 20", "accuracy < 0.5 until 0.9 after 20", "missing > 0.2 after 9"]
+    learner.watch_for(rules, window=20, keep_states=3, rollback_on_alarm=True)
+    samples = stream(100, 40)
+    for number, (x, y) in enumerate(samples):
+        if number == 100:
+            learner.monitor.take_events()
+            before = learner.monitor.rollbacks
+            for _ in range(6):
+                learner.learn_one(x)  # without a label
+        learner.learn_one(x, y)
+    events = [event for event in learner.monitor.take_events() if event.status == "firing"]
+    assert events[0].quantity == "missing"
+    first, *later = events[1:]
+    assert {event.quantity for event in events[1:]} == {"drift", "log_loss", "accuracy"}
+    assert first.rolled_back_to == 100
+    assert [event.rolled_back_to for event in later if event.step > first.step] == [None] * len(later)
+    assert learner.monitor.rollbacks == before + 1
+
+
+def test_alarms_that_come_on_together_roll_back_once() -> None:
+    learner = new_table_learner()
+    learner.watch_for(["accuracy < 1 after 10", "log_loss > 0.01 after 10"], window=10, rollback_on_alarm=True)
+    for x, y in stream(10):
+        learner.learn_one(x, y)
+    assert [event.rolled_back_to for event in learner.monitor.take_events()] == [0, 0]
+    assert learner.monitor.rollbacks == 1

@@ -102,3 +102,25 @@ def test_bad_options_leave_the_folder_free(folder: Path, options: dict[str, Any]
     with pytest.raises(ValueError, match=words):
         opened(folder, **options)
     opened(folder).service.close()  # type: ignore[attr-defined]
+
+
+def test_alarms_of_the_log_have_the_operation_at_which_they_came(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where they are raised by the log that is read, and were not posted before."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    rules = {"alarms": ["accuracy < 0.9 after 3", "accuracy < 0.95 after 6", "log_loss > 0.01 after 9"], "window": 9}
+    with opened(folder, rules, save_interval=100) as client:
+        learn(client, range(12))
+        killed = shutil.copytree(folder, folder.parent / f"{folder.name}-killed")
+    said = [line for line in capsys.readouterr().err.splitlines() if "alarm" in line]
+    assert len(said) >= 3
+    receiver = Receiver()
+    with opened(Path(killed), webhook=receiver.url) as again:
+        assert again.service.replayed == 13  # type: ignore[attr-defined]
+        receiver.wait(len(said))
+    receiver.server.shutdown()
+    assert [line for line in capsys.readouterr().err.splitlines() if "alarm" in line] == said
+    # the first operation is that of the options
+    fired = {each["rule"]: each["operation"] for each in receiver.taken if each["status"] == "firing"}
+    assert sorted(fired.values()) == [4, 7, 10]

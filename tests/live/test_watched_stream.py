@@ -227,3 +227,38 @@ def test_the_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     words = ["start.ckpt" if word == "RUN" else word for word in command.words[1:] if word != "--follow"]
     assert run(*words) == 0
     assert len(read(Path("predictions.jsonl"))) == 8
+
+
+def test_options_that_are_added_are_saved_at_once(
+    tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that after a kill the same alarms have the same ids, and are posted once."""
+    write(tmp_path / "in", [{**x, "label": y, "id": i} for i, (x, y) in enumerate(stream(22, 12))][:3])
+    words = [*options, *places(tmp_path, "out")]
+    assert run(*words) == 0
+    write(tmp_path / "in", [{**x, "label": y, "id": i} for i, (x, y) in enumerate(stream(22, 12))])
+
+    class Killed(BaseException): ...
+
+    def dies(self: Answers, sample: Any) -> dict[str, Any]:
+        raise Killed
+
+    def saved() -> tuple[dict[str, Any], int]:
+        found = torch.load(tmp_path / "out.ckpt", weights_only=True)
+        return found["live"]["monitor"]["options"], found["stream"].get("ids", {}).get("most", 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Answers, "answer", dies)
+        for more in (ALARMS, ["--unique_ids", "40"], []):
+            with pytest.raises(Killed):
+                main([*words, *more])
+            if more == ALARMS:
+                first = saved()[0]["stream"]
+    assert first
+    assert saved()[0]["stream"] == first
+    assert saved()[1] == 40
+    assert run(*words) == 0
+    ids = [alarm["id"] for row in read(tmp_path / "out") for alarm in row.get("alarms", [])]
+    assert ids
+    assert all(id.startswith(first) for id in ids)
+    assert saved()[1] == 40

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filtune.live.watching import webhook
+from filtune.live.watching import outbox, webhook
 from filtune.live.watching.outbox import Outbox
 from filtune.live.watching.webhook import TOKEN, Webhook, check_webhook
 
@@ -38,10 +41,11 @@ class Receiver:
                 self.send_response(status)
                 if status == 302:
                     self.send_header("Location", f"http://127.0.0.1:{receiver.port}/elsewhere")
-                self.end_headers()
+                # before the answer is sent, for the sender may go on at once
                 receiver.headers.append({"path": self.path, **dict(self.headers)})
                 if status < 300:
                     receiver.taken.append(json.loads(body))
+                self.end_headers()
                 receiver.arrived.release()
 
             do_GET = do_POST
@@ -214,3 +218,44 @@ def test_a_full_disk_loses_no_alarm(tmp_path: Path, receiver: Receiver) -> None:
     receiver.wait(1)
     assert hook.close() == 0
     assert receiver.taken == [{"id": "a"}]
+
+
+def test_a_try_is_bounded_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where headers come in small pieces no operation of the socket takes long; the connection is ended."""
+    monkeypatch.setattr(webhook, "TIMEOUT", 0.3)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    said: list[str] = []
+    server, ended = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def drip() -> None:
+        with contextlib.suppress(OSError), server.accept()[0] as connection:
+            connection.sendall(b"HTTP/1.1 204 No Content\r\n")
+            for number in range(10_000):
+                connection.sendall(b"X-%d: 1\r\n" % number)
+                time.sleep(0.05)
+        ended.set()
+
+    threading.Thread(target=drip, daemon=True).start()
+    begin = time.monotonic()
+    hook = Webhook(f"http://127.0.0.1:{server.getsockname()[1]}/", Outbox(tmp_path / "out"), said.append)
+    hook.post({"id": "a"})
+    assert ended.wait(WAIT)  # the receiver has seen the end: no thread is left with it
+    assert hook.close() == 1
+    assert time.monotonic() - begin < WAIT
+    assert "did not take an alarm (no answer within 0.3 s)" in said[0]
+    server.close()
+
+
+def test_the_file_of_alarms_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "REMEMBERED", 10)
+    box, most = Outbox(tmp_path / "out"), 0
+    for i in range(60):
+        assert box.add({"id": str(i)})
+        if i % 3:
+            box.delivered(str(i))
+        most = max(most, len((tmp_path / "out").read_text().splitlines()))
+        waiting = len(box)
+    assert most <= 20 + waiting
+    again = Outbox(tmp_path / "out")
+    assert len(again) == waiting == 20
+    assert not again.add({"id": "59"})

@@ -71,6 +71,9 @@ def test_another_size_keeps_the_newest() -> None:
     z, y = torch.randn(30, 2), torch.randint(2, (30,))
     window = filled("classification", z, y, 12)
     assert window.resized(5).values() == filled("classification", z[-5:], y[-5:], 5).values()
+    assert (window.resized(5).total(), window.resized(5).resized(9).total()) == (30, 30)
+    state = window.resized(5).state()
+    assert ScoreWindow.of_state(window.task, state, torch.device("cpu")).total() == 30
     larger = window.resized(20)
     for i in range(4):
         larger.update(observed("classification", z[i : i + 1], y[i : i + 1]))
