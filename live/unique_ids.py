@@ -68,7 +68,7 @@ class UniqueIds:
 
 
 def _bound(ids: OrderedDict[Id, Any], most: int) -> int:
-    """Drop the oldest beyond a number, and return how many."""
+    """Remove the oldest beyond a number, and return how many."""
     dropped = max(0, len(ids) - most)
     for _ in range(dropped):
         ids.popitem(last=False)
