@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filtune.live.answers import Answers
-from filtune.live.sources.lines import FileOutput
+from filtune.live.sources.line_output import FileOutput
 from filtune.live.watching.comparison import Comparison
 from filtune.live.watching.differences import MOST_BLOCKS, BlockMeans
 from filtune.live.watching.reporting import WatchReports, tabulated

@@ -33,7 +33,7 @@ def refusal(call: Any, *args: Any, **options: Any) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("id", [[1], {}, True, 1.0, None, "\ud800", 10**700, b"x", float("nan")], ids=ascii)
+@pytest.mark.parametrize("id", [[1], {}, True, 1.0, None, "\ud800", "", " ", 10**700, b"x", float("nan")], ids=ascii)
 def test_an_id_is_checked_wherever_it_comes(id: Any) -> None:
     pending = Pending(3)
     pending.add(1, Waiting("x"))
@@ -43,7 +43,7 @@ def test_an_id_is_checked_wherever_it_comes(id: Any) -> None:
 
 
 def test_ids_of_every_kind_that_is_taken_are_read_back(tmp_path: Path) -> None:
-    ids = [0, -1, 2**63, 2**1024 - 1, -(2**1024) + 1, "", "é✓", "1"]
+    ids = [0, -1, 2**63, 2**1024 - 1, -(2**1024) + 1, " a", "é✓", "1"]
     one = learner()
     one.predict_many([IMAGES[0]] * len(ids), ids)
     one.save(tmp_path / "a.ckpt")

@@ -24,7 +24,7 @@ HALVES: dict[str, tuple[str, Any, str]] = {
     "deep inside": ("/predict", {"x": {"picture": XS[0], "junk": [{"a": [HALF]}]}}, "x: a text holds half"),
     "one of many": ("/predict_many", {"samples": [{"x": XS[0]}, {"x": HALF}]}, "samples.1.x: a text holds half"),
     "learned": ("/learn", {"x": {"picture": XS[0], "junk": HALF}, "y": 1}, "x: a text holds half"),
-    "an id": ("/predict", {"x": {"picture": XS[0]}, "id": HALF}, "id: must be a text"),
+    "an id": ("/predict", {"x": {"picture": XS[0]}, "id": HALF}, "id: must be an integer, or a text"),
     "a label": ("/feedback", {"id": 1, "y": HALF}, "y: a text holds half"),
     "a class of a list": ("/learn", {"x": {"picture": XS[0]}, "y": [HALF]}, "y: a text holds half"),
     "a field": ("/predict", {"x": {"picture": XS[0]}, HALF: 1}, "body: Input should be a valid string"),
