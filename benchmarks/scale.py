@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filtune.lightning_modules.atomic import atomic_write
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
 from benchmarks.methods import OPTIMIZERS, OptimizerMethod
 from benchmarks.models import Case
-from benchmarks.timing import batches, describe_environment
+from benchmarks.timing import batches, describe_environment, write_record
 
 SHAPE = {
     "vocab_size": 151_936,
@@ -130,9 +129,7 @@ def main(args: list[str] | None = None) -> None:
     }
     print(json.dumps(record, indent=2))
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(options.output) as file:
-            file.write(json.dumps(record, indent=2) + "\n")
+        write_record(record, options.output)
 
 
 if __name__ == "__main__":

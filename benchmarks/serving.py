@@ -30,7 +30,7 @@ from filtune.experiments.terminal import terminal_table
 from filtune.optimizers import Filtune
 from rich.console import Console
 
-from benchmarks.timing import describe_environment
+from benchmarks.timing import describe_environment, write_record
 from filtune import OnlineLearner
 
 SERVICES = ("bare model", "filtune", "filtune, learning")
@@ -232,7 +232,7 @@ def main() -> None:
     ]  # fmt: skip
     Console().print(terminal_table("Serving", ("service", *columns), rows))
     if options.output:
-        options.output.write_text(json.dumps(result, indent=2) + "\n")
+        write_record(result, options.output)
 
 
 if __name__ == "__main__":

@@ -26,11 +26,10 @@ from typing import Any
 
 import torch
 from filtune.datamodules.image_decoding import decode
-from filtune.lightning_modules.atomic import atomic_write
 from PIL import Image
 from transformers import AutoTokenizer
 
-from benchmarks.timing import describe_environment
+from benchmarks.timing import describe_environment, write_record
 
 TOP = 15
 """Packages that are listed, those that take longest."""
@@ -135,9 +134,7 @@ def main(args: list[str] | None = None) -> None:
     }
     print(json.dumps(record, indent=2))
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(options.output) as file:
-            file.write(json.dumps(record, indent=2) + "\n")
+        write_record(record, options.output)
 
 
 if __name__ == "__main__":

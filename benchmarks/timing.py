@@ -208,10 +208,15 @@ def measure_points(points: Iterable[Point], options: argparse.Namespace) -> list
         found.append(measure_point(point, options.device, options.warmup, options.rounds, options.seconds))
         if options.output:
             record = {"points": found, "environment": describe_environment(options.device, options.threads)}
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(options.output.with_suffix(".json")) as file:
-                file.write(json.dumps(record, indent=2) + "\n")
+            write_record(record, options.output.with_suffix(".json"))
     return found
+
+
+def write_record(record: dict[str, Any], path: Path) -> None:
+    """Write the result of a measurement as JSON, as a whole; its folder is created if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(json.dumps(record, indent=2) + "\n")
 
 
 def describe_environment(device: torch.device, threads: int) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from typing import Any
 from filtune.optimizers.kalman.filter import KalmanOptimizer
 
 from .learner import OnlineLearner
+from .notices import print_line
 from .plain import check_id
 from .sources import RawSample, TextFields
 from .unique_ids import UniqueIds
 from .watching.comparison import Comparison
-from .watching.reporting import print_line
 
 DROPPED = "early labels dropped"
 """Count of labels that came before their samples, and were dropped for newer ones beyond ``--unique_ids``."""

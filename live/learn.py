@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ from filtune.lightning_modules.checkpoints import AtomicCheckpointIO
 from . import storage
 from .answers import Answers
 from .learner import OnlineLearner
+from .notices import print_line
 from .places import check_places, lock_of, naming_state, outbox_of
 from .settings import OPEN
 from .sources import AnswerOutput, SampleSource, SourceOptions, open_output, open_source
 from .watching.comparison import open_comparison
 from .watching.options import monitor_options
-from .watching.reporting import ALARM_STATUS, WatchReports, print_line
+from .watching.reporting import ALARM_STATUS, WatchReports
 from .watching.webhook import check_webhook
 
 STREAM = "stream"
@@ -196,13 +196,12 @@ def _learn(options: argparse.Namespace) -> int:
         # from here on the output, the ids of alarms and the options belong to the state, whenever a kill comes
         loop.save()
     if stream is not None:
-        print(f"filtune: goes on after line {source.count} of {source.name}", file=sys.stderr)
+        print_line(f"goes on after line {source.count} of {source.name}")
     loop.run()
     counts = {"bad": 0, **answers.counts, **source.counts}
     said = ", ".join(f"{number} {name}" for name, number in counts.items() if name != "learned")
-    print(
-        f"filtune: {source.count} samples read, {counts.get('learned', 0)} learned from{said and f', {said}'}; the "
-        f"state is in {options.state}",
-        file=sys.stderr,
+    print_line(
+        f"{source.count} samples read, {counts.get('learned', 0)} learned from{said and f', {said}'}; the state is in "
+        f"{options.state}"
     )
     return ALARM_STATUS if reports.stops else 0

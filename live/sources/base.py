@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ OUTPUTS: dict[str, type[AnswerOutput]] = {}
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """SourceOptions of a source.
+    """Options that a command gives to a source.
 
     Attributes:
         follow: Whether to wait for more at the end.
@@ -172,11 +171,6 @@ def is_file_address(address: str) -> bool:
     """Return whether an address is the path of a file, rather than one of a scheme."""
     scheme, colon, _ = address.partition(":")
     return not (scheme and colon and (scheme in SOURCES or scheme in OUTPUTS))
-
-
-def print_notice(text: str) -> None:
-    """Print a line to standard error."""
-    print(f"filtune: {text}", file=sys.stderr, flush=True)
 
 
 def _scheme(address: str, known: Mapping[str, Any], option: str) -> str:

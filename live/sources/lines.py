@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
-from .base import RawSample, SampleSource, SourceOptions, print_notice
+from ..notices import print_line
+from .base import RawSample, SampleSource, SourceOptions
 
 LONGEST = 1 << 24
 """Most bytes of a line; of a longer one nothing is kept."""
@@ -114,7 +115,7 @@ class Lines(SampleSource):
             return line, size
         if line is None or line.strip():
             name = "standard input" if self.name == "-" else self.name
-            print_notice(
+            print_line(
                 f"--input: the last line of {name} is incomplete and was not read; it is read as a whole, once its end "
                 "is there too, by the next start"
             )
@@ -138,7 +139,7 @@ class Lines(SampleSource):
     def _begin_next(self) -> None:
         """Open the file that has the name now, and begin at its start."""
         following = _open(self.name)
-        print_notice(f"--input: {self.name} is a new file; the old one was read to its end, and it goes on with this")
+        print_line(f"--input: {self.name} is a new file; the old one was read to its end, and it goes on with this")
         self.file.close()
         self.file, self.position = following, 0
         self._within, self._was_rotated, self._quiet = False, False, 0
@@ -170,7 +171,7 @@ class Lines(SampleSource):
             renamed, self._was_rotated = self._renamed(state), True
             self.file.close()
             self.file = _open(str(renamed))
-            print_notice(f"--input: {self.name} was renamed to {renamed}; its rest is read first")
+            print_line(f"--input: {self.name} was renamed to {renamed}; its rest is read first")
         self._within = self.position > 0 and os.pread(self.file.fileno(), 1, self.position - 1) != b"\n"
         self.file.seek(self.position)
 

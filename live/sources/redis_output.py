@@ -7,8 +7,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from ..notices import print_line
 from ..plain import json_text
-from .base import AnswerOutput, print_notice
+from .base import AnswerOutput
 from .redis_server import SCHEMES, RedisStream
 from .redis_source import NOTHING, id_order
 
@@ -109,7 +110,7 @@ class RedisOutput(AnswerOutput):
         """
         if not self.client.exists(self.key):
             if self._written != NOTHING:
-                print_notice(f"{self.stream.name} is gone, up to entry {self._written}")
+                print_line(f"{self.stream.name} is gone, up to entry {self._written}")
             return NOTHING
         newest = self.client.xinfo_stream(self.key)["last-generated-id"].decode()
         last = self.client.xrevrange(self.key, count=1)
@@ -118,7 +119,7 @@ class RedisOutput(AnswerOutput):
         if last and not _is_own(*last[0]):
             raise self._foreign(last[0][0].decode())
         if id_order(newest) < id_order(self._written):
-            print_notice(f"{self.stream.name} ends at {newest}, before {self._written}: the server has lost answers")
+            print_line(f"{self.stream.name} ends at {newest}, before {self._written}: the server has lost answers")
         return newest
 
     def _foreign(self, id: str) -> ValueError:

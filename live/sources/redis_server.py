@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from filtune.lightning_modules import signals
 
-from .base import print_notice
+from ..notices import print_line
 
 T = TypeVar("T")
 
@@ -117,13 +117,13 @@ class RedisStream:
                 if not self.is_away(error):
                     raise self.refusal(error) from error
                 if not failures:
-                    print_notice(f"{self.name}: {' '.join(str(error).split())}; waits for the server")
+                    print_line(f"{self.name}: {' '.join(str(error).split())}; waits for the server")
                 failures += 1
                 away()
                 self._pause(self._pauses.compute(failures))
             else:
                 if failures:
-                    print_notice(f"{self.name} is back")
+                    print_line(f"{self.name} is back")
                 return found
 
     def _pause(self, seconds: float) -> None:

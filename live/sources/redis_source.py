@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 from uuid import uuid4
 
-from .base import RawSample, SampleSource, SourceOptions, TextFields, print_notice
+from ..notices import print_line
+from .base import RawSample, SampleSource, SourceOptions, TextFields
 from .lines import LONGEST
 from .redis_server import NEEDS, SCHEMES, RedisStream
 
@@ -128,7 +129,7 @@ class RedisSource(SampleSource):
         if not self.client.exists(self.key):
             if not follow:
                 raise ValueError(f"--input: there is no stream {self.name}; correct the name, or wait for it: --follow")
-            return print_notice(f"there is no stream {self.name} yet; waits for it")
+            return print_line(f"there is no stream {self.name} yet; waits for it")
         if self.group not in (each["name"].decode() for each in self.client.xinfo_groups(self.key)):
             return None
         for each in self.client.xinfo_consumers(self.key, self.group):
@@ -151,7 +152,7 @@ class RedisSource(SampleSource):
             start, added = position or (NOTHING, 0)
             self.client.xgroup_create(self.key, self.group, start, mkstream=True, entries_read=added)
             if position and self.count:
-                print_notice(f"the group {self.group!r} of {self.name} was gone; it is made again after entry {start}")
+                print_line(f"the group {self.group!r} of {self.name} was gone; it is made again after entry {start}")
         except errors.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
@@ -212,7 +213,7 @@ class RedisSource(SampleSource):
         added, newest = info["entries-added"], info["last-generated-id"].decode()
         if id_order(newest) < id_order(last):
             if not self._said_rollback:
-                print_notice(
+                print_line(
                     f"{self.name} ends at {newest}, before {last}, up to which the state has learned: the server has "
                     "lost entries, or it is another stream; entries up to that id are not read"
                 )
@@ -228,7 +229,7 @@ class RedisSource(SampleSource):
             expected = added - info["length"]
         if expected > read:
             self.lost += expected - read
-            print_notice(f"{self.name}: {expected - read} entries after {last} were deleted before they were read")
+            print_line(f"{self.name}: {expected - read} entries after {last} were deleted before they were read")
         self.position = self._last = last, expected  # nothing that was fetched waits now
 
     def _wait(self) -> None:

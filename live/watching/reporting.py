@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..notices import print_line
 from .comparison import Comparison
 from .monitor import Event, LearnerMonitor
 from .outbox import Outbox
@@ -19,11 +19,6 @@ ALARM_STATUS = 4
 
 FIRST_TABLE = 100
 """Predictions before the first table of a comparison; then whenever they have doubled."""
-
-
-def print_line(text: str) -> None:
-    """Print a line to standard error."""
-    print(f"filtune: {text}", file=sys.stderr, flush=True)
 
 
 class WatchReports:
